@@ -3,7 +3,7 @@
 //! No logic lives here. Conversion to the types the programs reason about is in `ambit-model`.
 
 #![forbid(unsafe_code)]
-#![allow(missing_docs, clippy::all, clippy::pedantic)]
+#![allow(missing_docs, unused_qualifications, clippy::all)]
 
 pub use envoy_types as envoy;
 
