@@ -1,0 +1,194 @@
+//! What a route does with a request.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use super::{PathMatch, Pattern, RequestView, mutation::HeaderMutations};
+
+/// What a route does with a request.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Sends it to a cluster.
+    Forward(Box<Upstream>),
+    /// Sends the client elsewhere.
+    Redirect(Box<Redirect>),
+    /// Answers itself.
+    Direct(DirectResponse),
+}
+
+/// A fixed answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DirectResponse {
+    /// The status code.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+/// A cluster and its share of the requests.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClusterWeight {
+    /// The cluster's name.
+    pub cluster: Arc<str>,
+    /// Its share, out of the sum of all.
+    pub weight: u32,
+    /// Changes to requests that go to this cluster.
+    pub request_headers: HeaderMutations,
+    /// Changes to its responses.
+    pub response_headers: HeaderMutations,
+}
+
+/// How the path changes on the way.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathRewrite {
+    /// The matched prefix is replaced.
+    Prefix(String),
+    /// Matches of the expression are replaced.
+    Regex(Pattern, String),
+    /// The whole path is replaced.
+    Full(String),
+}
+
+impl PathRewrite {
+    /// The new path with the request's query.
+    #[must_use]
+    pub fn apply(&self, request: &RequestView<'_>, matched: &PathMatch) -> String {
+        let path = request.path();
+        let new = match self {
+            Self::Prefix(prefix) => {
+                let rest = path.get(matched.matched_length(path)..).unwrap_or("");
+                format!("{prefix}{rest}")
+            }
+            Self::Regex(pattern, substitution) => pattern.substitute(path, substitution),
+            Self::Full(path) => path.clone(),
+        };
+        let new = if new.is_empty() { "/".to_owned() } else { new };
+        match request.query() {
+            Some(query) => format!("{new}?{query}"),
+            None => new,
+        }
+    }
+}
+
+/// How the host changes on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostRewrite {
+    /// This host.
+    Literal(String),
+    /// The endpoint's host name, if it has one.
+    Endpoint,
+}
+
+/// When a request is tried again (`envoy.config.route.v3.RetryPolicy`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RetryPolicy {
+    /// How many more tries after the first.
+    pub attempts: u32,
+    /// Also on these codes from the upstream.
+    pub codes: Vec<u16>,
+    /// On connection failures.
+    pub on_connect_failure: bool,
+    /// On a reset or timeout before response headers.
+    pub on_reset: bool,
+    /// The longest a single try may take.
+    pub per_try_timeout: Option<Duration>,
+}
+
+/// Forwarding to one of several clusters.
+#[derive(Debug, Clone, Serialize)]
+pub struct Upstream {
+    /// The clusters with their shares. One cluster has the whole share.
+    pub clusters: Vec<ClusterWeight>,
+    /// What is answered when the cluster is not known: 503, or 404, or 500.
+    pub cluster_not_found: u16,
+    /// How the path changes.
+    pub path: Option<PathRewrite>,
+    /// How the host changes.
+    pub host: Option<HostRewrite>,
+    /// The longest from the end of the request to the end of the response; `None` for no limit.
+    pub timeout: Option<Duration>,
+    /// When it is tried again.
+    pub retry: Option<RetryPolicy>,
+}
+
+impl Upstream {
+    /// The cluster for one request; `random` decides, evenly spread over its whole range. `None` when all weights are 0.
+    #[must_use]
+    pub fn choose(&self, random: u64) -> Option<&ClusterWeight> {
+        let total: u64 = self.clusters.iter().map(|c| u64::from(c.weight)).sum();
+        let mut point = random.checked_rem(total)?;
+        self.clusters.iter().find(|c| match point.checked_sub(u64::from(c.weight)) {
+            Some(rest) => {
+                point = rest;
+                false
+            }
+            None => true,
+        })
+    }
+}
+
+/// A redirect (`envoy.config.route.v3.RedirectAction`).
+#[derive(Debug, Clone, Serialize)]
+pub struct Redirect {
+    /// The status code.
+    pub status: u16,
+    /// The new scheme.
+    pub scheme: Option<String>,
+    /// The new host.
+    pub host: Option<String>,
+    /// The new port.
+    pub port: Option<u16>,
+    /// The new path.
+    pub path: Option<PathRewrite>,
+    /// The query is left out.
+    pub strip_query: bool,
+}
+
+impl Redirect {
+    /// The `Location` to send. The request's port is left out when a port is given, or when it is the default one of
+    /// the request's scheme and the scheme changes.
+    #[must_use]
+    pub fn location(&self, request: &RequestView<'_>, matched: &PathMatch) -> String {
+        let scheme = self.scheme.as_deref().unwrap_or(request.scheme);
+        let host = match &self.host {
+            Some(host) => host.as_str(),
+            None => {
+                let (name, port) = split_port(request.authority);
+                let implied =
+                    scheme != request.scheme && matches!((request.scheme, port), ("http", Some("80")) | ("https", Some("443")));
+                if self.port.is_some() || implied { name } else { request.authority }
+            }
+        };
+        let port = self.port.map(|p| format!(":{p}")).unwrap_or_default();
+        let mut path = match &self.path {
+            Some(PathRewrite::Full(full)) if full.contains('?') => full.clone(),
+            Some(rewrite) => rewrite.apply(request, matched),
+            None => request.path_and_query.to_owned(),
+        };
+        if self.strip_query
+            && let Some(at) = path.find('?')
+        {
+            path.truncate(at);
+        }
+        format!("{scheme}://{host}{port}{path}")
+    }
+}
+
+/// Splits `host:port`; an IPv6 address stays whole in its brackets.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !ends_open(host) => {
+            (host, Some(port))
+        }
+        _ => (authority, None),
+    }
+}
+
+/// Whether the text is an IPv6 address cut in its middle.
+fn ends_open(host: &str) -> bool {
+    host.starts_with('[') && !host.ends_with(']')
+}

@@ -1,0 +1,23 @@
+//! HTTP routing as a pure decision: which route a request takes, what is done to it on the way, and whether a rule set lets it through.
+//!
+//! The types mean what the Envoy v3 resources they are compiled from mean (`envoy.config.route.v3`, `envoy.config.rbac.v3`);
+//! the waypoint compiles them, runs them for every request, and `ambit explain` runs the same ones.
+
+mod action;
+mod matcher;
+mod mutation;
+mod path;
+mod rbac;
+mod request;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, RetryPolicy, Upstream};
+pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest};
+pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTemplate, TemplatePart};
+pub use path::{PathMatch, PathTest, SlashPolicy, normalize_path};
+pub use rbac::{Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
+pub use request::RequestView;
+pub use table::{DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

@@ -1,0 +1,154 @@
+//! Route tables: virtual hosts, their routes, and the first that matches.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Action, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RequestView, StringMatch};
+
+/// Which hosts a virtual host is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DomainMatch {
+    /// This host.
+    Exact(String),
+    /// Hosts that end so (`*.example.com` is written `.example.com` here).
+    Suffix(String),
+    /// Hosts that begin so (`example.*` is written `example.` here).
+    Prefix(String),
+    /// Every host.
+    Any,
+}
+
+impl DomainMatch {
+    /// Reads Envoy's notation.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let text = text.to_ascii_lowercase();
+        if text == "*" {
+            return Self::Any;
+        }
+        if let Some(suffix) = text.strip_prefix('*') {
+            return Self::Suffix(suffix.to_owned());
+        }
+        match text.strip_suffix('*') {
+            Some(prefix) => Self::Prefix(prefix.to_owned()),
+            None => Self::Exact(text),
+        }
+    }
+
+    /// How well it matches: exact first, then the longest suffix, then the longest prefix, then any. `None`: not at all.
+    fn rank(&self, host: &str) -> Option<(u8, usize)> {
+        match self {
+            Self::Exact(h) => (h == host).then_some((3, h.len())),
+            Self::Suffix(s) => (host.len() > s.len() && host.ends_with(s.as_str())).then_some((2, s.len())),
+            Self::Prefix(p) => (host.len() > p.len() && host.starts_with(p.as_str())).then_some((1, p.len())),
+            Self::Any => Some((0, 0)),
+        }
+    }
+}
+
+/// What a request must be for a route to take it; all parts must hold.
+#[derive(Debug, Clone, Serialize)]
+pub struct RouteMatch {
+    /// The path.
+    pub path: PathMatch,
+    /// Headers, the method (`:method`) among them.
+    pub headers: Vec<HeaderMatch>,
+    /// Query parameters.
+    pub query: Vec<QueryMatch>,
+    /// Only gRPC requests (`content-type: application/grpc…`).
+    pub grpc: bool,
+    /// Connection facts kept by the terminating listener (`filter_state`), such as the client's identity; turned around when `true`.
+    pub peer: Vec<(StringMatch, bool)>,
+}
+
+impl RouteMatch {
+    /// Whether the request passes. `peer` is the client's SPIFFE id, if it has proven one.
+    #[must_use]
+    pub fn matches(&self, request: &RequestView<'_>, peer: Option<&str>) -> bool {
+        self.path.matches(request.path())
+            && self.headers.iter().all(|h| h.matches(request))
+            && self.query.iter().all(|q| q.matches(request))
+            && (!self.grpc || is_grpc(request))
+            && self.peer.iter().all(|(test, invert)| peer.is_some_and(|p| test.matches(p)) != *invert)
+    }
+}
+
+/// Whether the request is a gRPC call (`application/grpc` or `application/grpc+…`).
+fn is_grpc(request: &RequestView<'_>) -> bool {
+    request
+        .headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("application/grpc"))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+}
+
+/// A route.
+#[derive(Debug, Clone, Serialize)]
+pub struct Route {
+    /// Its name, for logs.
+    pub name: Arc<str>,
+    /// What it takes.
+    pub when: RouteMatch,
+    /// What it does.
+    pub action: Action,
+    /// Changes to requests, inside out: the route's, the virtual host's, the table's.
+    pub request_headers: Vec<HeaderMutations>,
+    /// Changes to responses, inside out.
+    pub response_headers: Vec<HeaderMutations>,
+}
+
+/// Routes for some hosts.
+#[derive(Debug, Clone, Serialize)]
+pub struct VirtualHost {
+    /// Its name.
+    pub name: String,
+    /// The hosts.
+    pub domains: Vec<DomainMatch>,
+    /// The routes; the first that matches takes the request.
+    pub routes: Vec<Arc<Route>>,
+}
+
+/// All routes of a listener's filter chain (`envoy.config.route.v3.RouteConfiguration`).
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RouteTable {
+    /// Its name.
+    pub name: String,
+    /// Virtual hosts.
+    pub hosts: Vec<VirtualHost>,
+    /// The port in the request's host is not looked at.
+    pub ignore_port: bool,
+}
+
+impl RouteTable {
+    /// The route for a request: the virtual host that fits best, and there the first route that matches.
+    #[must_use]
+    pub fn select(&self, request: &RequestView<'_>, peer: Option<&str>) -> Option<&Arc<Route>> {
+        let host = self.host(request.authority)?;
+        host.routes.iter().find(|route| route.when.matches(request, peer))
+    }
+
+    fn host(&self, authority: &str) -> Option<&VirtualHost> {
+        if let [only] = self.hosts.as_slice()
+            && only.domains.contains(&DomainMatch::Any)
+        {
+            return Some(only);
+        }
+        let mut host = authority.to_ascii_lowercase();
+        if self.ignore_port
+            && let Some((name, port)) = host.rsplit_once(':')
+            && port.bytes().all(|b| b.is_ascii_digit())
+            && (!name.contains(':') || name.ends_with(']'))
+        {
+            host.truncate(name.len());
+        }
+        let best = |v: &VirtualHost| v.domains.iter().filter_map(|d| d.rank(&host)).max();
+        self.hosts
+            .iter()
+            .filter_map(|v| best(v).map(|rank| (rank, v)))
+            .reduce(|a, b| if b.0 > a.0 { b } else { a })
+            .map(|(_, v)| v)
+    }
+}
