@@ -1,1 +1,28 @@
-//! 
+//! What every Ambit program needs around its logic: start-up, readiness, drain, the admin server, telemetry, sockets and
+//! network namespaces. Nothing in here knows about workloads, policies or certificates.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`netns`] | hold a network namespace by file descriptor, run a closure in it |
+//! | [`socket`] | listeners and connections with a mark, a foreign source address, inside a namespace; the original destination |
+//! | [`drain`] | tell every task to finish, wait for them with a deadline |
+//! | [`signal`] | wait for SIGTERM or SIGINT |
+//! | [`readiness`] | named start-up tasks that must finish before the program is ready |
+//! | [`admin`] | a small HTTP/1.1 server for readiness, metrics and debug pages |
+//! | [`telemetry`] | logging, the metrics recorder, label names, bounded series, the access log |
+//! | [`sys`] | the one place of the workspace with unsafe code |
+
+#![deny(unsafe_code)]
+
+pub mod admin;
+pub mod drain;
+mod error;
+pub mod netns;
+pub mod readiness;
+pub mod signal;
+pub mod socket;
+#[allow(unsafe_code)]
+pub mod sys;
+pub mod telemetry;
+
+pub use error::Error;

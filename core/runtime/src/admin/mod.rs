@@ -1,0 +1,112 @@
+//! The admin server: readiness, metrics, and debug pages of a program over HTTP/1.1.
+//!
+//! ```no_run
+//! # async fn example(listener: tokio::net::TcpListener, metrics: ambit_runtime::telemetry::Metrics,
+//! #   readiness: ambit_runtime::readiness::Readiness, drain: ambit_runtime::drain::Watch) {
+//! use ambit_runtime::admin::{Reply, Server};
+//! Server::new()
+//!     .with_readiness(readiness)
+//!     .with_metrics(metrics)
+//!     .get("/config_dump", |_query| Reply::json(&["state"]))
+//!     .run(listener, drain)
+//!     .await;
+//! # }
+//! ```
+
+mod reply;
+mod serve;
+
+pub use reply::Reply;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+
+use crate::readiness::Readiness;
+use crate::telemetry::Metrics;
+
+/// The query string of a request, decoded as far as `name=value` pairs separated by `&` (no percent-decoding).
+#[derive(Clone, Debug, Default)]
+pub struct Query(BTreeMap<String, String>);
+
+impl Query {
+    fn parse(query: Option<&str>) -> Self {
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        Self(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (k.into(), v.into())).collect())
+    }
+
+    /// The value of a parameter; empty if it was given without one.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+type Handler = Arc<dyn Fn(&Query) -> Reply + Send + Sync>;
+
+/// Routes of an admin server. Handlers are synchronous: they render state that is already there.
+#[derive(Clone, Default)]
+pub struct Server {
+    routes: BTreeMap<(String, Method), Handler>,
+    metrics: Option<Metrics>,
+}
+
+impl Server {
+    /// A server without routes, answering 404 to everything; `/` lists the routes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a page for GET (and HEAD).
+    #[must_use]
+    pub fn get(self, path: &str, handler: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {
+        self.route(Method::GET, path, handler)
+    }
+
+    /// Adds an action for POST.
+    #[must_use]
+    pub fn post(self, path: &str, handler: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {
+        self.route(Method::POST, path, handler)
+    }
+
+    /// `/healthz/ready`: 200 when ready, else 503 with the pending tasks, one a line. Also `/healthz/live`, always 200.
+    #[must_use]
+    pub fn with_readiness(self, readiness: Readiness) -> Self {
+        self.get("/healthz/live", |_| Reply::text("live\n")).get("/healthz/ready", move |_| {
+            let pending = readiness.pending();
+            if pending.is_empty() {
+                return Reply::text("ready\n");
+            }
+            let lines = pending.iter().map(|task| format!("waiting for {task}\n")).collect::<String>();
+            Reply::text(lines).status(StatusCode::SERVICE_UNAVAILABLE)
+        })
+    }
+
+    /// `/metrics` and `/stats/prometheus`: the metrics of this process in the Prometheus text format.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics.clone());
+        let other = metrics.clone();
+        self.get("/metrics", move |_| Reply::prometheus(metrics.render()))
+            .get("/stats/prometheus", move |_| Reply::prometheus(other.render()))
+    }
+
+    fn route(mut self, method: Method, path: &str, handler: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {
+        self.routes.insert((path.to_owned(), method), Arc::new(handler));
+        self
+    }
+
+    fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Reply {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        if let Some(handler) = self.routes.get(&(path.to_owned(), method.clone())) {
+            return handler(&Query::parse(query));
+        }
+        if path == "/" && method == Method::GET {
+            return Reply::text(self.routes.keys().map(|(path, method)| format!("{method} {path}\n")).collect::<String>());
+        }
+        if self.routes.keys().any(|(known, _)| known == path) {
+            return Reply::text("method not allowed\n").status(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        Reply::text("not found\n").status(StatusCode::NOT_FOUND)
+    }
+}

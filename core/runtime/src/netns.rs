@@ -1,0 +1,129 @@
+//! Network namespaces, held by file descriptor.
+//!
+//! A namespace is a property of a thread. [`NetNs::run`] moves the calling thread into the namespace, runs a closure, and moves it
+//! back before it returns. The closure is synchronous, so no `.await` can move the task to another thread in between. A socket
+//! stays for ever in the namespace it was created in, so entering is needed only to create it.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// A network namespace. Clones share one file descriptor; the namespace lives at least as long as any of them.
+#[derive(Clone, Debug)]
+pub struct NetNs {
+    fd: Arc<OwnedFd>,
+    inode: u64,
+}
+
+thread_local! {
+    /// Namespaces this thread has entered and not yet left, innermost last. The first is where the thread started.
+    static ENTERED: RefCell<Vec<NetNs>> = const { RefCell::new(Vec::new()) };
+}
+
+impl NetNs {
+    /// The namespace that the calling thread is in.
+    pub fn current() -> io::Result<Self> {
+        Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// Opens a namespace by path, for example `/proc/<pid>/ns/net`.
+    pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::from_fd(OwnedFd::from(File::open(path)?))
+    }
+
+    /// Takes a namespace file descriptor, for example one received in a ZDS message.
+    ///
+    /// That it really is a network namespace shows at the first [`run`](Self::run): `setns` refuses anything else with `EINVAL`.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let inode = file.metadata()?.ino();
+        Ok(Self { fd: Arc::new(OwnedFd::from(file)), inode })
+    }
+
+    /// Creates a new, empty network namespace (only a loopback device, which is down). Needs CAP_SYS_ADMIN.
+    pub fn create() -> io::Result<Self> {
+        // A thread of its own, so that the caller's thread never leaves its namespace.
+        std::thread::scope(|scope| {
+            let made = std::thread::Builder::new().name("netns-create".into()).spawn_scoped(scope, || {
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                Self::current()
+            })?;
+            made.join().unwrap_or_else(|_| Err(io::Error::other("the thread that creates a network namespace panicked")))
+        })
+    }
+
+    /// The inode of the namespace: equal exactly when two handles mean the same namespace.
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Runs `work` on this thread inside the namespace and returns its result.
+    ///
+    /// The thread is moved back even if `work` panics. If it cannot be moved back the process is aborted: a thread left in a pod's
+    /// namespace would send the traffic of one pod out of another. Calls may nest.
+    ///
+    /// # Errors
+    /// Entering failed (`EPERM` without CAP_SYS_ADMIN, `EINVAL` if this is not a network namespace); `work` was then not called.
+    pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+        let _back = Entered::enter(self)?;
+        Ok(work())
+    }
+}
+
+impl PartialEq for NetNs {
+    fn eq(&self, other: &Self) -> bool {
+        self.inode == other.inode
+    }
+}
+
+impl Eq for NetNs {}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for NetNs {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// While it lives, the thread is inside a namespace; dropping it moves the thread back where it was.
+struct Entered;
+
+impl Entered {
+    fn enter(namespace: &NetNs) -> io::Result<Self> {
+        ENTERED.with_borrow_mut(|stack| {
+            if stack.is_empty() {
+                stack.push(NetNs::current()?);
+            }
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            stack.push(namespace.clone());
+            Ok(Self)
+        })
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        ENTERED.with_borrow_mut(|stack| {
+            stack.pop();
+            let restored = stack.last().is_some_and(|back| setns(back.as_fd(), CloneFlags::CLONE_NEWNET).is_ok());
+            if !restored {
+                eprintln!("a thread could not return to its own network namespace; aborting rather than mixing pods");
+                std::process::abort();
+            }
+            if stack.len() == 1 {
+                stack.clear();
+            }
+        });
+    }
+}

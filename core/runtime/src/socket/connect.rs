@@ -1,0 +1,84 @@
+//! Opening connections.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::tune_socket;
+use crate::netns::NetNs;
+
+/// How long [`connect`] waits for the peer unless told otherwise.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How to open a connection. The default is an ordinary one with [`DEFAULT_CONNECT_TIMEOUT`].
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectOptions<'a> {
+    /// Send from this address although it may not be ours (IP_TRANSPARENT; needs CAP_NET_ADMIN or CAP_NET_RAW in the namespace).
+    /// The port is chosen by the kernel. Must be of the family of the destination.
+    pub bind_source: Option<IpAddr>,
+    /// SO_MARK of the socket, usually [`PROXY_MARK`](super::PROXY_MARK).
+    pub mark: Option<u32>,
+    /// Create the socket inside this network namespace; `None` means the one of the process.
+    pub netns: Option<&'a NetNs>,
+    /// How long to wait for the peer.
+    pub timeout: Duration,
+}
+
+impl Default for ConnectOptions<'_> {
+    fn default() -> Self {
+        Self { bind_source: None, mark: None, netns: None, timeout: DEFAULT_CONNECT_TIMEOUT }
+    }
+}
+
+/// Opens a TCP connection with `TCP_NODELAY` and keepalive.
+///
+/// # Errors
+/// As `connect(2)`; `TimedOut` when the peer did not answer within the timeout; `InvalidInput` when the families of source and
+/// destination differ.
+pub async fn connect(destination: SocketAddr, options: &ConnectOptions<'_>) -> io::Result<TcpStream> {
+    let socket = match options.netns {
+        Some(netns) => netns.run(|| new_socket(destination, options))??,
+        None => new_socket(destination, options)?,
+    };
+    let connecting = TcpSocket::from_std_stream(socket.into()).connect(destination);
+    match tokio::time::timeout(options.timeout, connecting).await {
+        Ok(result) => result,
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {destination} within {:?}", options.timeout)))
+        }
+    }
+}
+
+fn new_socket(destination: SocketAddr, options: &ConnectOptions<'_>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    tune_socket(&socket)?;
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
+    }
+    if let Some(source) = options.bind_source {
+        bind_transparent(&socket, source, destination)?;
+    }
+    Ok(socket)
+}
+
+fn bind_transparent(socket: &Socket, source: IpAddr, destination: SocketAddr) -> io::Result<()> {
+    match (source, destination) {
+        (IpAddr::V4(_), SocketAddr::V4(_)) => socket.set_ip_transparent_v4(true)?,
+        (IpAddr::V6(_), SocketAddr::V6(_)) => socket.set_ip_transparent_v6(true)?,
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("cannot connect from {source} to {destination}: not of one address family"),
+            ));
+        }
+    }
+    // The port is chosen at connect time, when the destination is known: one port can then serve many destinations. An IP-level
+    // option that IPv6 sockets honour as well.
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(source, 0).into())
+}

@@ -1,0 +1,209 @@
+//! One line of the access log.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Which side of the mesh this proxy was on for the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From a pod of this node into the mesh.
+    Outbound,
+    /// From the mesh to a pod of this node, or to a waypoint.
+    Inbound,
+}
+
+impl Direction {
+    /// `outbound` or `inbound`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+        }
+    }
+}
+
+/// How the connection was protected on the mesh side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Mutual TLS with verified SPIFFE identities.
+    MutualTls,
+    /// Not protected.
+    None,
+}
+
+impl Security {
+    /// `mutual_tls` or `none`, also the value of the label `connection_security_policy`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MutualTls => "mutual_tls",
+            Self::None => "none",
+        }
+    }
+}
+
+/// One connection or request, as it is written to the access log when it ends. Fields that are `None` are written as `-`, the
+/// HTTP fields are left out.
+#[derive(Clone, Debug)]
+pub struct Entry<'a> {
+    /// Which side this proxy was on.
+    pub direction: Direction,
+    /// The client.
+    pub source: SocketAddr,
+    /// Name of the client's workload.
+    pub source_workload: Option<Cow<'a, str>>,
+    /// Namespace of the client.
+    pub source_namespace: Option<Cow<'a, str>>,
+    /// SPIFFE id of the client, verified when `security` is mutual TLS.
+    pub source_identity: Option<Cow<'a, str>>,
+    /// Where the client was going.
+    pub destination: SocketAddr,
+    /// Name of the workload it reached.
+    pub destination_workload: Option<Cow<'a, str>>,
+    /// Namespace of the workload it reached.
+    pub destination_namespace: Option<Cow<'a, str>>,
+    /// Host name of the service it asked for.
+    pub destination_service: Option<Cow<'a, str>>,
+    /// SPIFFE id of the server.
+    pub destination_identity: Option<Cow<'a, str>>,
+    /// `namespace/name` of the policy that decided, if one did.
+    pub policy: Option<Cow<'a, str>>,
+    /// The reason code: `ok` when fine, else `ambit_model::Reason::label`.
+    pub reason: Cow<'a, str>,
+    /// Bytes from the client to the server.
+    pub bytes_sent: u64,
+    /// Bytes from the server to the client.
+    pub bytes_received: u64,
+    /// From accept (or the request's head) to the end.
+    pub duration: Duration,
+    /// Protection on the mesh side.
+    pub security: Security,
+    /// HTTP method.
+    pub method: Option<Cow<'a, str>>,
+    /// HTTP path.
+    pub path: Option<Cow<'a, str>>,
+    /// HTTP status.
+    pub status: Option<u16>,
+    /// Name of the route.
+    pub route: Option<Cow<'a, str>>,
+    /// Name of the cluster.
+    pub cluster: Option<Cow<'a, str>>,
+    /// What went wrong, in a sentence.
+    pub error: Option<Cow<'a, str>>,
+}
+
+impl<'a> Entry<'a> {
+    /// An entry with only what is known at accept; reason `ok`, no protection.
+    pub fn new(direction: Direction, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            direction,
+            source,
+            source_workload: None,
+            source_namespace: None,
+            source_identity: None,
+            destination,
+            destination_workload: None,
+            destination_namespace: None,
+            destination_service: None,
+            destination_identity: None,
+            policy: None,
+            reason: Cow::Borrowed("ok"),
+            bytes_sent: 0,
+            bytes_received: 0,
+            duration: Duration::ZERO,
+            security: Security::None,
+            method: None,
+            path: None,
+            status: None,
+            route: None,
+            cluster: None,
+            error: None,
+        }
+    }
+}
+
+impl Display for Entry<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "access direction={} src.addr={}", self.direction.as_str(), self.source)?;
+        field(out, "src.workload", self.source_workload.as_deref())?;
+        field(out, "src.namespace", self.source_namespace.as_deref())?;
+        field(out, "src.identity", self.source_identity.as_deref())?;
+        write!(out, " dst.addr={}", self.destination)?;
+        field(out, "dst.workload", self.destination_workload.as_deref())?;
+        field(out, "dst.namespace", self.destination_namespace.as_deref())?;
+        field(out, "dst.service", self.destination_service.as_deref())?;
+        field(out, "dst.identity", self.destination_identity.as_deref())?;
+        field(out, "policy", self.policy.as_deref())?;
+        field(out, "reason", Some(&self.reason))?;
+        write!(out, " bytes_sent={} bytes_recv={}", self.bytes_sent, self.bytes_received)?;
+        write!(out, " duration_ms={:.3} security={}", self.duration.as_secs_f64() * 1000.0, self.security.as_str())?;
+        let status = self.status.map(|status| status.to_string());
+        let optional = [
+            ("method", self.method.as_deref()),
+            ("path", self.path.as_deref()),
+            ("status", status.as_deref()),
+            ("route", self.route.as_deref()),
+            ("cluster", self.cluster.as_deref()),
+            ("error", self.error.as_deref()),
+        ];
+        optional.into_iter().filter(|(_, value)| value.is_some()).try_for_each(|(name, value)| field(out, name, value))
+    }
+}
+
+/// Writes ` name=value`, quoted when the value would not read back as one word. A peer may choose some of the values, so nothing
+/// in them may end the line or start another field.
+fn field(out: &mut fmt::Formatter<'_>, name: &str, value: Option<&str>) -> fmt::Result {
+    write!(out, " {name}=")?;
+    match value {
+        None => out.write_char('-'),
+        Some(value) if is_word(value) => out.write_str(value),
+        Some(value) => {
+            out.write_char('"')?;
+            for part in value.chars() {
+                match part {
+                    '"' | '\\' => write!(out, "\\{part}")?,
+                    part if part.is_control() => write!(out, "{}", part.escape_default())?,
+                    part => out.write_char(part)?,
+                }
+            }
+            out.write_char('"')
+        }
+    }
+}
+
+fn is_word(value: &str) -> bool {
+    !value.is_empty()
+        && value != "-"
+        && !value.chars().any(|part| part.is_whitespace() || part.is_control() || "\"\\=".contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry<'static> {
+        Entry::new(Direction::Outbound, "10.244.1.2:40000".parse().unwrap(), "[fd96::1]:80".parse().unwrap())
+    }
+
+    #[test]
+    fn an_entry_is_one_line_of_named_fields() {
+        let mut entry = entry();
+        entry.source_identity = Some("spiffe://cluster.local/ns/shop/sa/web".into());
+        entry.security = Security::MutualTls;
+        entry.duration = Duration::from_micros(1500);
+        assert_eq!(
+            entry.to_string(),
+            "access direction=outbound src.addr=10.244.1.2:40000 src.workload=- src.namespace=- \
+             src.identity=spiffe://cluster.local/ns/shop/sa/web dst.addr=[fd96::1]:80 dst.workload=- dst.namespace=- \
+             dst.service=- dst.identity=- policy=- reason=ok bytes_sent=0 bytes_recv=0 duration_ms=1.500 security=mutual_tls"
+        );
+    }
+
+    #[test]
+    fn a_value_chosen_by_a_peer_cannot_forge_a_field_or_a_line() {
+        let mut entry = entry();
+        entry.path = Some("/a\" reason=ok\n".into());
+        assert!(entry.to_string().ends_with(r#" path="/a\" reason=ok\n""#), "{entry}");
+    }
+}

@@ -1,0 +1,60 @@
+//! The metrics recorder of the process.
+
+use std::sync::{Mutex, PoisonError};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::metric;
+use crate::Error;
+
+/// Upper bounds of the duration buckets, milliseconds: those of Istio's standard metrics.
+const DURATION_BUCKETS: [f64; 20] = [
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 300000.0, 600000.0,
+    1800000.0, 3600000.0, 7200000.0,
+];
+/// Upper bounds of the size buckets, bytes.
+const SIZE_BUCKETS: [f64; 8] = [100.0, 1_000.0, 10_000.0, 100_000.0, 1e6, 1e7, 1e8, 1e9];
+
+/// Reads the metrics that this process records through the `metrics` macros.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+static INSTALLED: Mutex<Option<Metrics>> = Mutex::new(None);
+
+/// Installs the recorder of this process, or returns the one installed before.
+///
+/// # Errors
+/// Something else installed another recorder.
+pub fn metrics_handle() -> Result<Metrics, Error> {
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(metrics) = installed.as_ref() {
+        return Ok(metrics.clone());
+    }
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(metric::REQUEST_DURATION.to_owned()), &DURATION_BUCKETS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &SIZE_BUCKETS))
+        .map_err(|error| Error::Metrics(error.to_string()))?
+        .build_recorder();
+    let metrics = Metrics(recorder.handle());
+    ::metrics::set_global_recorder(recorder).map_err(|_| Error::AlreadyInstalled("a metrics recorder"))?;
+    *installed = Some(metrics.clone());
+    Ok(metrics)
+}
+
+impl Metrics {
+    /// All metrics in the Prometheus text format.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Folds histogram samples into their buckets; to be called every few seconds (the admin server does).
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Metrics")
+    }
+}

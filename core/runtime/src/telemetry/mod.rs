@@ -1,0 +1,19 @@
+//! The telemetry vocabulary: program logs, metrics with the names the ecosystem knows, and one access-log line per connection or
+//! request.
+
+mod access_log;
+mod labels;
+mod logging;
+mod metrics;
+mod names;
+mod series;
+
+pub use self::access_log::{AccessLog, Destination};
+pub use self::labels::label;
+pub use self::logging::{LogFormat, init_logging};
+pub use self::metrics::{Metrics, metrics_handle};
+pub use self::names::metric;
+pub use self::series::SeriesLimit;
+
+mod entry;
+pub use self::entry::{Direction, Entry, Security};

@@ -1,0 +1,23 @@
+//! Names of metrics.
+
+/// Metric names of the wire contract §7, and our own (prefix `ambit_`).
+#[allow(missing_docs)]
+pub mod metric {
+    pub const TCP_CONNECTIONS_OPENED: &str = "istio_tcp_connections_opened_total";
+    pub const TCP_CONNECTIONS_CLOSED: &str = "istio_tcp_connections_closed_total";
+    pub const TCP_CONNECTIONS_FAILED: &str = "istio_tcp_connections_failed_total";
+    pub const TCP_SENT_BYTES: &str = "istio_tcp_sent_bytes_total";
+    pub const TCP_RECEIVED_BYTES: &str = "istio_tcp_received_bytes_total";
+    pub const REQUESTS: &str = "istio_requests_total";
+    /// Histogram, milliseconds.
+    pub const REQUEST_DURATION: &str = "istio_request_duration_milliseconds";
+    /// Histogram, bytes.
+    pub const REQUEST_BYTES: &str = "istio_request_bytes";
+    /// Histogram, bytes.
+    pub const RESPONSE_BYTES: &str = "istio_response_bytes";
+
+    /// Access-log lines lost because the disk could not keep up.
+    pub const ACCESS_LOG_DROPPED: &str = "ambit_access_log_dropped_total";
+    /// Label sets that were folded into `other` because the limit of series was reached.
+    pub const SERIES_FOLDED: &str = "ambit_metric_series_folded_total";
+}
