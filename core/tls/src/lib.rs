@@ -1,1 +1,33 @@
-//! 
+//! Certificates of the mesh: where they come from, how they are renewed, and how a peer's is checked.
+//!
+//! - [`Svid`]: a workload's certificate and key, held in memory only. [`SvidSource`] issues one: [`CaClient`] asks the mesh's certificate
+//!   authority, [`authority::LocalSource`] signs with an authority of this process.
+//! - [`SvidStore`]: keeps one per identity, renews it in the background, goes on with a valid one while the authority is away.
+//! - [`handshake`]: TLS 1.3 with mutual SPIFFE verification; [`PeerError`] says in one sentence why a peer was refused.
+//! - [`authority`] and [`token`]: the authority's own side, and the service-account tokens it trusts.
+//! - [`control_plane`]: a verified gRPC channel to the control plane, and the token that goes with each call.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+pub mod authority;
+mod ca;
+pub mod control_plane;
+mod error;
+mod files;
+pub mod handshake;
+mod peer;
+mod provider;
+mod rotation;
+mod store;
+mod svid;
+pub mod token;
+mod verify;
+
+pub use ca::{CaClient, CaConfig};
+pub use error::TlsError;
+pub use handshake::{client_config, server_config};
+pub use peer::{PeerError, peer_identity};
+pub use provider::provider;
+pub use store::{StoreConfig, SvidStatus, SvidStore};
+pub use svid::{CertificateRequest, Svid, SvidSource};

@@ -1,0 +1,226 @@
+//! A certificate authority with a self-signed root, kept in memory or in two files.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ambit_identity::{SpiffeId, TrustDomain};
+use async_trait::async_trait;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::{CertificateRequest, Svid, SvidSource, TlsError, files};
+
+/// How long a workload's certificate lives unless asked otherwise (wire contract, section 3).
+pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
+/// How far back validity begins, for peers whose clock is behind.
+pub const BACKDATE: Duration = Duration::from_mins(2);
+const ROOT_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
+/// File of the root's private key in the state directory.
+pub const KEY_FILE: &str = "root-key.pem";
+/// File of the root certificate in the state directory.
+pub const CERTIFICATE_FILE: &str = "root-cert.pem";
+
+/// A root key that signs certificates of workloads and of the control plane itself.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    root_pem: String,
+    max_lifetime: Duration,
+    backdate: Duration,
+}
+
+/// A certificate for a server that is known by DNS names or addresses, with its key: the control plane's own.
+pub struct ServingCertificate {
+    /// Leaf certificate, PEM.
+    pub certificate_pem: String,
+    /// Private key, PEM (PKCS #8).
+    pub key_pem: String,
+}
+
+impl fmt::Debug for ServingCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServingCertificate").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("max_lifetime", &self.max_lifetime).finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// A new root in memory.
+    ///
+    /// # Errors
+    /// When a key cannot be generated.
+    pub fn create(trust_domain: &TrustDomain) -> Result<Self, TlsError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let root = self_signed(&key, trust_domain)?;
+        Self::from_pem(&root, key)
+    }
+
+    /// The root kept in `directory` (`root-key.pem`, readable by the owner only, and `root-cert.pem`); made when it is not there.
+    ///
+    /// # Errors
+    /// When the files cannot be read or written, or do not belong together.
+    pub fn load_or_create(directory: &Path, trust_domain: &TrustDomain) -> Result<Self, TlsError> {
+        let key_pem = files::create_or_read(&directory.join(KEY_FILE), files::SECRET, || {
+            Ok(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?.serialize_pem())
+        })?;
+        let key = KeyPair::from_pem(&key_pem)?;
+        let root = files::create_or_read(&directory.join(CERTIFICATE_FILE), files::PUBLIC, || self_signed(&key, trust_domain))?;
+        Self::from_pem(&root, key)
+    }
+
+    fn from_pem(root_pem: &str, key: KeyPair) -> Result<Self, TlsError> {
+        let der = CertificateDer::from_pem_slice(root_pem.as_bytes())
+            .map_err(|e| TlsError::malformed("root certificate", format!("{e:?}")))?;
+        let (_, parsed) = X509Certificate::from_der(&der).map_err(|e| TlsError::malformed("root certificate", e))?;
+        if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+            return Err(TlsError::malformed("root certificate", "it does not belong to the root key"));
+        }
+        let issuer = Issuer::from_ca_cert_der(&der, key)?;
+        Ok(Self { issuer, root_pem: root_pem.to_owned(), max_lifetime: DEFAULT_LIFETIME, backdate: BACKDATE })
+    }
+
+    /// Lowers or raises the longest lifetime that [`Authority::sign`] grants (24 h unless set).
+    #[must_use]
+    pub fn with_max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_lifetime = lifetime;
+        self
+    }
+
+    /// Changes how far back validity begins (2 min unless set).
+    #[must_use]
+    pub fn with_backdate(mut self, backdate: Duration) -> Self {
+        self.backdate = backdate;
+        self
+    }
+
+    /// The root certificate, PEM.
+    #[must_use]
+    pub fn root_pem(&self) -> &str {
+        &self.root_pem
+    }
+
+    /// Signs a PEM request for `id`. The signature on the request is checked; of its content only the public key is used, the name
+    /// is `id`. The lifetime is `lifetime`, or the default, and never more than the longest allowed. Answers the chain as the
+    /// certificate service sends it: leaf first, root last.
+    ///
+    /// # Errors
+    /// When the request does not parse, its signature is wrong, or it asks for a name other than `id`.
+    pub fn sign(&self, csr_pem: &str, id: &SpiffeId, lifetime: Option<Duration>) -> Result<Vec<String>, TlsError> {
+        let mut request = CertificateSigningRequestParams::from_pem(csr_pem)
+            .map_err(|e| TlsError::malformed("certificate signing request", e))?;
+        let wanted = SanType::URI(id.to_string().as_str().try_into()?);
+        if request.params.subject_alt_names.iter().any(|name| *name != wanted) {
+            let detail = format!("it asks for {:?}, allowed is {id}", request.params.subject_alt_names);
+            return Err(TlsError::malformed("certificate signing request", detail));
+        }
+        let lifetime = lifetime.filter(|l| !l.is_zero()).unwrap_or(DEFAULT_LIFETIME).min(self.max_lifetime);
+        let both = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        request.params = self.leaf(vec![wanted], both, lifetime);
+        let leaf = request.signed_by(&self.issuer)?;
+        Ok(vec![leaf.pem(), self.root_pem.clone()])
+    }
+
+    /// A certificate and key for a server with these names, each a DNS name or an IP address.
+    ///
+    /// # Errors
+    /// When a name is not one, or a key cannot be generated.
+    pub fn serving_certificate(&self, names: &[String], lifetime: Duration) -> Result<ServingCertificate, TlsError> {
+        let mut alternatives = Vec::new();
+        for name in names {
+            alternatives.push(match name.parse::<IpAddr>() {
+                Ok(ip) => SanType::IpAddress(ip),
+                Err(_) => SanType::DnsName(name.as_str().try_into()?),
+            });
+        }
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let params = self.leaf(alternatives, vec![ExtendedKeyUsagePurpose::ServerAuth], lifetime);
+        let leaf = params.signed_by(&key, &self.issuer)?;
+        Ok(ServingCertificate { certificate_pem: leaf.pem(), key_pem: key.serialize_pem() })
+    }
+
+    fn leaf(&self, names: Vec<SanType>, usages: Vec<ExtendedKeyUsagePurpose>, lifetime: Duration) -> CertificateParams {
+        let now = SystemTime::now();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = usages;
+        params.use_authority_key_identifier_extension = true;
+        params.serial_number = Some(serial());
+        params.not_before = (now - self.backdate).into();
+        params.not_after = (now + lifetime).into();
+        params
+    }
+}
+
+/// An authority of this process as a source of certificates: for tests, benchmarks and single-process meshes.
+#[derive(Debug, Clone)]
+pub struct LocalSource {
+    authority: Arc<Authority>,
+    lifetime: Duration,
+}
+
+impl LocalSource {
+    /// Certificates from `authority` that live for `lifetime`.
+    #[must_use]
+    pub fn new(authority: Arc<Authority>, lifetime: Duration) -> Self {
+        Self { authority, lifetime }
+    }
+
+    /// Makes one certificate at once.
+    ///
+    /// # Errors
+    /// As [`Authority::sign`].
+    pub fn svid(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
+        let request = CertificateRequest::new(id)?;
+        let chain = self.authority.sign(request.pem(), id, Some(self.lifetime))?;
+        request.complete(&chain)
+    }
+}
+
+#[async_trait]
+impl SvidSource for LocalSource {
+    async fn issue(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
+        self.svid(id)
+    }
+}
+
+fn self_signed(key: &KeyPair, trust_domain: &TrustDomain) -> Result<String, TlsError> {
+    let now = SystemTime::now();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
+    params.distinguished_name.push(DnType::CommonName, "Ambit root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.serial_number = Some(serial());
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = (now + ROOT_LIFETIME).into();
+    Ok(params.self_signed(key)?.pem())
+}
+
+/// Unpredictable, positive, and within the 20 octets of RFC 5280, section 4.1.2.2.
+fn serial() -> SerialNumber {
+    let mut bytes = [0u8; 16];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        fastrand::fill(&mut bytes);
+    }
+    if let Some(first) = bytes.first_mut() {
+        *first = (*first & 0x7f) | 0x40;
+    }
+    SerialNumber::from_slice(&bytes)
+}

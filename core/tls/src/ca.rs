@@ -1,0 +1,105 @@
+//! The client of the mesh's certificate service.
+
+use std::time::Duration;
+
+use ambit_api::ca::{IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient};
+use ambit_identity::SpiffeId;
+use async_trait::async_trait;
+use prost_types::{Struct, Value, value::Kind};
+use tonic::{Request, Status, transport::Channel};
+
+use crate::{
+    CertificateRequest, Svid, SvidSource, TlsError,
+    authority::DEFAULT_LIFETIME,
+    control_plane::{ControlPlane, Credentials},
+};
+
+/// How certificates are asked for.
+#[derive(Debug, Clone)]
+pub struct CaConfig {
+    /// Where the certificate service is.
+    pub control_plane: ControlPlane,
+    /// Who we are there.
+    pub credentials: Credentials,
+    /// Ask in the name of the workload (`ImpersonatedIdentity`): what a node proxy does. A waypoint asks for itself.
+    pub impersonate: bool,
+    /// The lifetime to ask for.
+    pub lifetime: Duration,
+    /// Limit for one call.
+    pub timeout: Duration,
+}
+
+impl CaConfig {
+    /// 24 h certificates, 10 s for a call.
+    #[must_use]
+    pub fn new(control_plane: ControlPlane, credentials: Credentials, impersonate: bool) -> Self {
+        Self { control_plane, credentials, impersonate, lifetime: DEFAULT_LIFETIME, timeout: Duration::from_secs(10) }
+    }
+}
+
+/// Asks the certificate service (`istio.v1.auth.IstioCertificateService`) for each certificate. The private key never leaves this
+/// process.
+#[derive(Debug, Clone)]
+pub struct CaClient {
+    channel: Channel,
+    config: CaConfig,
+}
+
+impl CaClient {
+    /// Connects at the first call.
+    ///
+    /// # Errors
+    /// When the address is not one.
+    pub fn new(config: CaConfig) -> Result<Self, TlsError> {
+        Ok(Self { channel: config.control_plane.channel()?, config })
+    }
+
+    fn body(&self, request: &CertificateRequest, id: &SpiffeId) -> IstioCertificateRequest {
+        let metadata = self.config.impersonate.then(|| Struct {
+            fields: [("ImpersonatedIdentity".to_owned(), Value { kind: Some(Kind::StringValue(id.to_string())) })].into(),
+        });
+        IstioCertificateRequest {
+            csr: request.pem().to_owned(),
+            validity_duration: i64::try_from(self.config.lifetime.as_secs()).unwrap_or(i64::MAX),
+            metadata,
+        }
+    }
+}
+
+#[async_trait]
+impl SvidSource for CaClient {
+    async fn issue(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
+        let request = CertificateRequest::new(id)?;
+        let mut call = Request::new(self.body(&request, id));
+        self.config.credentials.apply(call.metadata_mut()).await?;
+        call.set_timeout(self.config.timeout);
+        let mut client = IstioCertificateServiceClient::new(self.channel.clone());
+        // The deadline travels with the call, but a peer that hangs before answering anything must not hold us either.
+        let answer = tokio::time::timeout(self.config.timeout, client.create_certificate(call))
+            .await
+            .map_err(|_| self.unreachable("no answer in time".to_owned()))?
+            .map_err(|status| self.refused(&status))?;
+        request.complete(&answer.into_inner().cert_chain)
+    }
+}
+
+impl CaClient {
+    fn unreachable(&self, detail: String) -> TlsError {
+        TlsError::Unreachable { address: self.config.control_plane.address.clone(), detail }
+    }
+
+    /// A status with a transport error below it never came from the authority.
+    fn refused(&self, status: &Status) -> TlsError {
+        let mut cause = std::error::Error::source(status);
+        let mut deepest = None;
+        for _ in 0..8 {
+            let Some(here) = cause else { break };
+            deepest = Some(here.to_string());
+            cause = here.source();
+        }
+        match deepest {
+            Some(detail) => self.unreachable(detail),
+            None => TlsError::Authority { code: format!("{:?}", status.code()), message: status.message().to_owned() },
+        }
+    }
+}
