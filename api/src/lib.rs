@@ -26,6 +26,9 @@ pub mod ca {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// The address matcher of filter chains.
+pub mod matcher;
+
 /// Type URLs of the resources served over xDS.
 pub mod type_url {
     /// A workload or service, for node proxies.
