@@ -1,1 +1,3 @@
+//! The control plane as a program of its own.
+
 fn main() {}

@@ -1,0 +1,284 @@
+//! The aggregated discovery service: the session state machines over tonic streams.
+//!
+//! A stream has no task of its own: its session runs when the transport asks for the next response, so a peer that does not read
+//! causes no work and holds no responses.
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use ambit_api::envoy::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+};
+use futures::{FutureExt as _, Stream, stream};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tonic::{Request, Response, Status as Refusal, Streaming, metadata::MetadataMap};
+
+use super::{Cache, DeltaSession, Protocol, SotwSession, Status, TypeStatus, status::Registered};
+use crate::{Node, XdsError};
+
+/// Decides who may see what.
+pub trait Authenticate: Send + Sync + 'static {
+    /// What is known of a caller once its credentials are checked.
+    type Caller: Send + Sync + 'static;
+
+    /// Checks the credentials of a stream, before anything of it is read.
+    ///
+    /// # Errors
+    /// The refusal that the caller is sent.
+    fn caller(&self, metadata: &MetadataMap, peer: Option<SocketAddr>) -> Result<Self::Caller, Refusal>;
+
+    /// The view that this caller gets as this node.
+    ///
+    /// # Errors
+    /// The refusal that the caller is sent.
+    fn view(&self, caller: &Self::Caller, node: &Node) -> Result<String, Refusal>;
+}
+
+/// Limits of the server.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// A stream is closed after this time, give or take a tenth, so that peers spread over the instances of the control plane and
+    /// their tokens are checked again.
+    pub max_age: Duration,
+    /// How long a peer may take to say what it wants.
+    pub first_request: Duration,
+    /// The largest request, in bytes: the versions of about a hundred thousand resources.
+    pub max_request: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(30 * 60), first_request: Duration::from_secs(10), max_request: 32 << 20 }
+    }
+}
+
+/// The service. `drain` turning true closes its streams in order.
+pub struct AdsServer<A> {
+    cache: Cache,
+    authenticate: Arc<A>,
+    status: Status,
+    config: ServerConfig,
+    drain: watch::Receiver<bool>,
+}
+
+impl<A: Authenticate> AdsServer<A> {
+    /// Serves `cache` to whom `authenticate` lets in.
+    #[must_use]
+    pub fn new(cache: Cache, authenticate: A, config: ServerConfig, drain: watch::Receiver<bool>) -> Self {
+        Self { cache, authenticate: Arc::new(authenticate), status: Status::default(), config, drain }
+    }
+
+    /// Its sessions, for people.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// As a service of a tonic server.
+    #[must_use]
+    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
+        let limit = self.config.max_request;
+        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(limit).max_encoding_message_size(usize::MAX)
+    }
+
+    fn open<S: Session>(&self, request: Request<Streaming<S::Request>>) -> Result<Responses<S::Response>, Refusal> {
+        let peer = request.remote_addr();
+        let caller = self.authenticate.caller(request.metadata(), peer)?;
+        let opening = Opening {
+            cache: self.cache.clone(),
+            authenticate: Arc::clone(&self.authenticate),
+            status: self.status.clone(),
+            config: self.config.clone(),
+            drain: self.drain.clone(),
+            peer: peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
+            caller,
+            requests: request.into_inner(),
+        };
+        Ok(Box::pin(stream::unfold(State::Opening::<A, S>(Box::new(opening)), State::step)))
+    }
+}
+
+type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Refusal>> + Send>>;
+
+#[tonic::async_trait]
+impl<A: Authenticate> AggregatedDiscoveryService for AdsServer<A> {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Refusal> {
+        Ok(Response::new(self.open::<SotwSession>(request)?))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Refusal> {
+        Ok(Response::new(self.open::<DeltaSession>(request)?))
+    }
+}
+
+/// What the two variants of the protocol have in common.
+trait Session: Default + Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+    const PROTOCOL: Protocol;
+    fn node(request: &mut Self::Request) -> Option<Node>;
+    fn request(&mut self, request: Self::Request) -> Result<(), XdsError>;
+    fn next(&mut self, cache: &Cache, view: &str) -> Option<Self::Response>;
+    fn status(&self) -> std::collections::BTreeMap<String, TypeStatus>;
+}
+
+macro_rules! session {
+    ($session:ident, $request:ident, $response:ident, $protocol:ident) => {
+        impl Session for $session {
+            type Request = $request;
+            type Response = $response;
+            const PROTOCOL: Protocol = Protocol::$protocol;
+            fn node(request: &mut $request) -> Option<Node> {
+                request.node.take()
+            }
+            fn request(&mut self, request: $request) -> Result<(), XdsError> {
+                $session::request(self, request)
+            }
+            fn next(&mut self, cache: &Cache, view: &str) -> Option<$response> {
+                $session::next(self, cache, view)
+            }
+            fn status(&self) -> std::collections::BTreeMap<String, TypeStatus> {
+                $session::status(self)
+            }
+        }
+    };
+}
+session!(DeltaSession, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Delta);
+session!(SotwSession, DiscoveryRequest, DiscoveryResponse, StateOfTheWorld);
+
+/// A stream whose peer has not said yet which node it is.
+struct Opening<A: Authenticate, S: Session> {
+    cache: Cache,
+    authenticate: Arc<A>,
+    status: Status,
+    config: ServerConfig,
+    drain: watch::Receiver<bool>,
+    peer: String,
+    caller: A::Caller,
+    requests: Streaming<S::Request>,
+}
+
+/// A stream that is being served.
+struct Open<S: Session> {
+    session: S,
+    cache: Cache,
+    view: String,
+    node: String,
+    requests: Streaming<S::Request>,
+    changes: watch::Receiver<u64>,
+    drain: watch::Receiver<bool>,
+    registered: Registered,
+    closes: Instant,
+}
+
+enum State<A: Authenticate, S: Session> {
+    Opening(Box<Opening<A, S>>),
+    Open(Box<Open<S>>),
+    Closed,
+}
+
+impl<A: Authenticate, S: Session> State<A, S> {
+    /// The next response of the stream and what comes after it; `None` ends the stream in order.
+    async fn step(self) -> Option<(Result<S::Response, Refusal>, Self)> {
+        let mut open = match self {
+            Self::Opening(opening) => match opening.first_request().await {
+                Ok(open) => open?,
+                Err(refusal) => return Some((Err(refusal), Self::Closed)),
+            },
+            Self::Open(open) => open,
+            Self::Closed => return None,
+        };
+        match open.next().await {
+            Ok(Some(response)) => Some((Ok(response), Self::Open(open))),
+            Ok(None) => None,
+            Err(refusal) => Some((Err(refusal), Self::Closed)),
+        }
+    }
+}
+
+impl<A: Authenticate, S: Session> Opening<A, S> {
+    async fn first_request(mut self: Box<Self>) -> Result<Option<Box<Open<S>>>, Refusal> {
+        let first = timeout(self.config.first_request, self.requests.message()).await;
+        let first = first.map_err(|_| Refusal::deadline_exceeded("no request came on this stream"))??;
+        let Some(mut first) = first else { return Ok(None) };
+        let node = S::node(&mut first).ok_or_else(|| Refusal::invalid_argument("the first request names no node"))?;
+        let view = self.authenticate.view(&self.caller, &node)?;
+        let changes = self.cache.watch(&view);
+        let registered = self.status.register(node.id.clone(), self.peer, view.clone(), S::PROTOCOL);
+        let age = self.config.max_age.mul_f64(0.9 + fastrand::f64() / 5.0);
+        let mut open = Box::new(Open {
+            session: S::default(),
+            cache: self.cache,
+            view,
+            node: node.id,
+            requests: self.requests,
+            changes,
+            drain: self.drain,
+            registered,
+            closes: Instant::now() + age,
+        });
+        tracing::info!(node = open.node, view = open.view, protocol = ?S::PROTOCOL, "a discovery session opened");
+        open.take(first)?;
+        Ok(Some(open))
+    }
+}
+
+impl<S: Session> Open<S> {
+    /// Waits until a response is due; `None` when the stream ends.
+    async fn next(&mut self) -> Result<Option<S::Response>, Refusal> {
+        loop {
+            // Requests that are here already come first: they may ask for what would have to be sent next.
+            while let Some(request) = self.requests.message().now_or_never() {
+                match request? {
+                    Some(request) => self.take(request)?,
+                    None => return Ok(None),
+                }
+            }
+            self.changes.mark_unchanged();
+            if let Some(response) = self.session.next(&self.cache, &self.view) {
+                self.registered.update(self.session.status());
+                return Ok(Some(response));
+            }
+            let drain = self.drain.wait_for(|drain| *drain).map(|drained| drained.is_ok());
+            let request = tokio::select! {
+                request = self.requests.message() => request?,
+                Ok(()) = self.changes.changed() => continue,
+                true = drain => return Ok(None),
+                () = sleep_until(self.closes) => return Ok(None),
+            };
+            match request {
+                Some(request) => self.take(request)?,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn take(&mut self, mut request: S::Request) -> Result<(), Refusal> {
+        S::node(&mut request);
+        let refused = |status: &std::collections::BTreeMap<String, TypeStatus>| -> Vec<Option<super::Nack>> {
+            status.values().map(|of_type| of_type.last_nack.clone()).collect()
+        };
+        let before = refused(&self.session.status());
+        self.session.request(request).map_err(|error| Refusal::resource_exhausted(error.to_string()))?;
+        let status = self.session.status();
+        if refused(&status) != before {
+            let messages: Vec<&str> =
+                status.values().filter_map(|of_type| Some(of_type.last_nack.as_ref()?.message.as_str())).collect();
+            tracing::warn!(node = self.node, view = self.view, nack = messages.join("; "), "a peer refused a response");
+        }
+        self.registered.update(status);
+        Ok(())
+    }
+}

@@ -1,0 +1,255 @@
+//! What there is to serve: views of named resources, each with the version of its content and a log of what changed when.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Write as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use crate::Any;
+
+/// Removals remembered per type. A session that was away for longer compares everything it holds.
+const REMOVALS: usize = 4096;
+
+/// A resource to be put into a view, or (without a body) taken out.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Its name.
+    pub name: String,
+    /// Other names that find it on demand, such as `network/IP` of a workload.
+    pub aliases: Vec<String>,
+    /// The encoded resource; `None` removes it.
+    pub body: Option<Any>,
+}
+
+impl Change {
+    /// A new or changed resource.
+    #[must_use]
+    pub fn upsert(name: impl Into<String>, aliases: Vec<String>, body: Any) -> Self {
+        Self { name: name.into(), aliases, body: Some(body) }
+    }
+
+    /// A resource that is gone.
+    #[must_use]
+    pub fn remove(name: impl Into<String>) -> Self {
+        Self { name: name.into(), aliases: Vec::new(), body: None }
+    }
+}
+
+/// A resource in a view.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Other names that find it.
+    pub aliases: Vec<String>,
+    /// A hash of its content: equal in every instance of the control plane that computes the same resource.
+    pub version: Arc<str>,
+    /// The resource.
+    pub body: Any,
+    changed: u64,
+}
+
+/// The resources of one type in one view.
+#[derive(Debug, Default)]
+pub struct View {
+    entries: BTreeMap<Arc<str>, Arc<Entry>>,
+    aliases: HashMap<String, BTreeSet<Arc<str>>>,
+    /// Each resource by the generation of its latest change.
+    changes: BTreeMap<u64, Arc<str>>,
+    /// The latest removals by their generation, and back.
+    removals: BTreeMap<u64, Arc<str>>,
+    removed: HashMap<Arc<str>, u64>,
+    generation: u64,
+    /// Removals up to this generation may be forgotten.
+    forgotten: u64,
+}
+
+impl View {
+    /// Counts the changes; a session that saw this generation has nothing to be sent.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Every resource, by name.
+    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values()
+    }
+
+    /// The resource of a name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Entry>> {
+        self.entries.get(name)
+    }
+
+    /// The resources that a name or an alias stands for; none when it is unknown.
+    #[must_use]
+    pub fn find(&self, asked: &str) -> Vec<&Arc<Entry>> {
+        if let Some(entry) = self.entries.get(asked) {
+            return vec![entry];
+        }
+        self.aliases.get(asked).into_iter().flatten().filter_map(|name| self.entries.get(name)).collect()
+    }
+
+    /// The names that changed or went after `seen`; `None` when the memory of removals does not reach back that far.
+    #[must_use]
+    pub fn changed_since(&self, seen: u64) -> Option<Vec<Arc<str>>> {
+        if seen < self.forgotten {
+            return None;
+        }
+        let after = seen.saturating_add(1);
+        Some(self.changes.range(after..).chain(self.removals.range(after..)).map(|(_, name)| Arc::clone(name)).collect())
+    }
+
+    fn apply(&mut self, change: Change) -> bool {
+        let Change { name, mut aliases, body } = change;
+        let Some(body) = body else { return self.remove(&name) };
+        aliases.sort_unstable();
+        aliases.dedup();
+        let version = version(&body, &aliases);
+        let old = self.entries.get(name.as_str());
+        if old.is_some_and(|old| *old.version == *version) {
+            return false;
+        }
+        let old = old.cloned();
+        let name: Arc<str> = old.as_ref().map_or_else(|| name.into(), |old| Arc::clone(&old.name));
+        if let Some(old) = old {
+            self.changes.remove(&old.changed);
+            self.forget_aliases(&old);
+        }
+        if let Some(generation) = self.removed.remove(&name) {
+            self.removals.remove(&generation);
+        }
+        for alias in &aliases {
+            self.aliases.entry(alias.clone()).or_default().insert(Arc::clone(&name));
+        }
+        self.generation += 1;
+        self.changes.insert(self.generation, Arc::clone(&name));
+        let entry = Entry { name: Arc::clone(&name), aliases, version: version.into(), body, changed: self.generation };
+        self.entries.insert(name, Arc::new(entry));
+        true
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        let Some(old) = self.entries.remove(name) else { return false };
+        self.changes.remove(&old.changed);
+        self.forget_aliases(&old);
+        self.generation += 1;
+        self.removals.insert(self.generation, Arc::clone(&old.name));
+        self.removed.insert(Arc::clone(&old.name), self.generation);
+        if self.removals.len() > REMOVALS
+            && let Some((generation, name)) = self.removals.pop_first()
+        {
+            self.removed.remove(&name);
+            self.forgotten = generation;
+        }
+        true
+    }
+
+    fn forget_aliases(&mut self, entry: &Entry) {
+        for alias in &entry.aliases {
+            if let Some(names) = self.aliases.get_mut(alias) {
+                names.remove(&entry.name);
+                if names.is_empty() {
+                    self.aliases.remove(alias);
+                }
+            }
+        }
+    }
+}
+
+/// Aliases are part of what a client is sent, so they are part of the version.
+fn version(body: &Any, aliases: &[String]) -> String {
+    let mut hash = Sha256::new();
+    hash.update((body.type_url.len() as u64).to_be_bytes());
+    hash.update(&body.type_url);
+    hash.update((body.value.len() as u64).to_be_bytes());
+    hash.update(&body.value);
+    for alias in aliases {
+        hash.update((alias.len() as u64).to_be_bytes());
+        hash.update(alias);
+    }
+    hash.finalize().iter().take(12).fold(String::with_capacity(24), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[derive(Debug, Default)]
+struct Types {
+    types: HashMap<String, View>,
+    wake: watch::Sender<u64>,
+}
+
+/// All views. A view is what one kind of client sees: every node proxy the same one, each waypoint its own.
+#[derive(Debug, Clone, Default)]
+pub struct Cache {
+    views: Arc<Mutex<HashMap<String, Types>>>,
+}
+
+impl Cache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies changes to one type of a view and wakes its sessions once. Returns how many really changed something.
+    pub fn update(&self, view: &str, type_url: &str, changes: impl IntoIterator<Item = Change>) -> usize {
+        let mut views = self.lock();
+        let types = views.entry(view.to_owned()).or_default();
+        let resources = types.types.entry(type_url.to_owned()).or_default();
+        let changed = changes.into_iter().filter_map(|change| resources.apply(change).then_some(())).count();
+        if changed > 0 {
+            types.wake.send_modify(|count| *count += 1);
+        }
+        changed
+    }
+
+    /// Makes `all` the whole content of one type of a view: what is not in it is removed. Returns how many really changed.
+    pub fn replace(&self, view: &str, type_url: &str, all: Vec<Change>) -> usize {
+        let names: BTreeSet<&str> = all.iter().map(|change| change.name.as_str()).collect();
+        let gone: Vec<Change> = self.read(view, type_url, |resources| {
+            let stale = resources.entries().filter(|entry| !names.contains(&*entry.name));
+            stale.map(|entry| Change::remove(&*entry.name)).collect()
+        });
+        self.update(view, type_url, all.into_iter().chain(gone))
+    }
+
+    /// Removes every resource of a view; its sessions are told.
+    pub fn clear(&self, view: &str) {
+        let types: Vec<String> = self.lock().get(view).map(|types| types.types.keys().cloned().collect()).unwrap_or_default();
+        for type_url in types {
+            self.replace(view, &type_url, Vec::new());
+        }
+    }
+
+    /// The names of the views.
+    #[must_use]
+    pub fn views(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Looks at one type of a view; it is empty when there is none. The cache is locked meanwhile.
+    pub fn read<T>(&self, view: &str, type_url: &str, look: impl FnOnce(&View) -> T) -> T {
+        match self.lock().get(view).and_then(|types| types.types.get(type_url)) {
+            Some(resources) => look(resources),
+            None => look(&View::default()),
+        }
+    }
+
+    /// Wakes when the view changes. Any number of changes between two looks is one wake-up.
+    #[must_use]
+    pub fn watch(&self, view: &str) -> watch::Receiver<u64> {
+        self.lock().entry(view.to_owned()).or_default().wake.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Types>> {
+        // No code that can panic runs under this lock but a caller's `look`, which only reads.
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

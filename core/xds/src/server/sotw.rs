@@ -1,0 +1,174 @@
+//! The server's side of a state-of-the-world stream as a state machine: requests in, responses out, no I/O and no time.
+//!
+//! A response carries the full set: of everything for a wildcard, of the names asked for otherwise.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use ambit_api::envoy::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Cache, Nack, TypeStatus, View,
+    delta::MAX_TYPES,
+    order::{dependent, rank, waits_for},
+};
+use crate::{Any, WILDCARD, XdsError};
+
+#[derive(Debug, Default)]
+struct TypeState {
+    /// Nothing was ever asked for by name, or `*` is.
+    wildcard: bool,
+    named: bool,
+    names: BTreeSet<String>,
+    /// The generation of the view that the last response reflects.
+    seen: Option<u64>,
+    /// The version of the last response.
+    version: String,
+    /// A response is due even if its content is what it was.
+    owed: bool,
+    nonce: String,
+    waiting: bool,
+    acknowledged: Option<String>,
+    last_nack: Option<Nack>,
+}
+
+/// What the peer of one stream asked for, and what it was sent.
+#[derive(Debug, Default)]
+pub struct SotwSession {
+    types: BTreeMap<(usize, String), TypeState>,
+    nonce: u64,
+}
+
+impl SotwSession {
+    /// A stream on which nothing was asked.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a request: the names wanted of a type, with the answer to its last response. One that answers an older response is
+    /// ignored, for the peer has not seen the newer one and will answer that.
+    ///
+    /// # Errors
+    /// When the peer asks for more than a session may.
+    pub fn request(&mut self, request: DiscoveryRequest) -> Result<(), XdsError> {
+        let key = (rank(&request.type_url), request.type_url.clone());
+        let first = !self.types.contains_key(&key);
+        if first && self.types.len() >= MAX_TYPES {
+            return Err(XdsError::Protocol(format!("more than {MAX_TYPES} types on one stream")));
+        }
+        let state = self.types.entry(key).or_default();
+        if first {
+            state.owed = true;
+        } else if request.response_nonce != state.nonce {
+            return Ok(());
+        }
+        if state.waiting {
+            state.waiting = false;
+            match &request.error_detail {
+                Some(error) => state.last_nack = Some(Nack::new(&error.message)),
+                None => state.acknowledged = Some(state.version.clone()),
+            }
+        }
+        state.want(request.resource_names);
+        Ok(())
+    }
+
+    /// The next response that is due, if there is one; at most one of a type is under way.
+    pub fn next(&mut self, cache: &Cache, view: &str) -> Option<DiscoveryResponse> {
+        let keys: Vec<(usize, String)> = self.types.keys().cloned().collect();
+        for key in keys {
+            let held = waits_for(&key.1).iter().any(|other| self.is_waiting(other));
+            let Some(state) = self.types.get_mut(&key) else { continue };
+            if !state.owed && (state.waiting || held) {
+                continue;
+            }
+            let Some((version, resources)) = cache.read(view, &key.1, |content| state.take(content)) else { continue };
+            self.nonce += 1;
+            state.nonce = self.nonce.to_string();
+            state.version.clone_from(&version);
+            state.owed = false;
+            state.waiting = true;
+            let nonce = state.nonce.clone();
+            if let Some(other) = dependent(&key.1)
+                && let Some(other) = self.types.get_mut(&(rank(other), other.to_owned()))
+            {
+                other.owed = true;
+            }
+            return Some(DiscoveryResponse {
+                version_info: version,
+                resources,
+                type_url: key.1,
+                nonce,
+                ..DiscoveryResponse::default()
+            });
+        }
+        None
+    }
+
+    /// The session's types, for people.
+    #[must_use]
+    pub fn status(&self) -> BTreeMap<String, TypeStatus> {
+        let status = |state: &TypeState| TypeStatus {
+            wildcard: state.wildcard,
+            names: state.names.len(),
+            resources: 0,
+            generation: state.seen.unwrap_or_default(),
+            acknowledged: state.acknowledged.clone(),
+            waiting: state.waiting,
+            last_nack: state.last_nack.clone(),
+        };
+        self.types.iter().map(|((_, type_url), state)| (type_url.clone(), status(state))).collect()
+    }
+
+    fn is_waiting(&self, type_url: &str) -> bool {
+        self.types.iter().any(|((_, url), state)| url == type_url && state.waiting)
+    }
+}
+
+impl TypeState {
+    fn want(&mut self, names: Vec<String>) {
+        let names: BTreeSet<String> = names.into_iter().collect();
+        self.named |= !names.is_empty();
+        // An empty list means everything, unless names were asked for before: then it means nothing.
+        let wildcard = names.contains(WILDCARD) || !self.named;
+        if wildcard != self.wildcard || names != self.names {
+            // Names that are dropped need no response, names that are new do even if they are unknown.
+            self.owed |= wildcard != self.wildcard || !names.is_subset(&self.names);
+            self.seen = None;
+        }
+        self.wildcard = wildcard;
+        self.names = names;
+    }
+
+    /// The set as it is now with its version, if it has to be sent.
+    fn take(&mut self, content: &View) -> Option<(String, Vec<Any>)> {
+        if !self.owed && self.seen == Some(content.generation()) {
+            return None;
+        }
+        self.seen = Some(content.generation());
+        let entries: Vec<_> = if self.wildcard {
+            content.entries().collect()
+        } else {
+            self.names.iter().filter_map(|name| content.get(name)).collect()
+        };
+        let mut hash = Sha256::new();
+        for entry in &entries {
+            hash.update(entry.name.as_bytes());
+            hash.update([0]);
+            hash.update(entry.version.as_bytes());
+            hash.update([0]);
+        }
+        let version = hash.finalize().iter().take(8).fold(String::with_capacity(16), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        if !self.owed && version == self.version {
+            return None;
+        }
+        Some((version, entries.iter().map(|entry| entry.body.clone()).collect()))
+    }
+}

@@ -1,0 +1,1 @@
+//! The certificate service and its rules.

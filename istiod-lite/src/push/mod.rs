@@ -1,0 +1,1 @@
+//! Changed keys become resources in the cache that the xDS server serves.
