@@ -1,1 +1,27 @@
-//! 
+//! What the mesh knows and what it decides: workloads, services and policies converted from the wire, and the pure decisions on them.
+//!
+//! Nothing here does I/O, reads a clock or rolls a die: the proxies, `ambit explain` and the tests call the same functions.
+//!
+//! * [`state::MeshState`] holds what the control plane sent, and answers lookups.
+//! * [`plan::plan`] decides where an outbound connection goes.
+//! * [`admit::admit`] decides whether the address a tunnel asks for is the pod's own.
+//! * [`authorize::authorize`] decides whether a peer may connect.
+//! * [`route`] decides what happens to an HTTP request.
+//! * [`reason::Reason`] is the code of every outcome.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+pub mod address;
+pub mod admit;
+pub mod authorize;
+pub mod convert;
+pub mod plan;
+pub mod policy;
+pub mod reason;
+pub mod route;
+pub mod service;
+pub mod state;
+pub mod workload;
+
+pub use reason::{Reason, Refusal};

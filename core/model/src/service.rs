@@ -1,0 +1,110 @@
+//! A service: a name and virtual addresses that stand for several workloads.
+
+use std::sync::Arc;
+
+use ambit_identity::SpiffeId;
+use serde::Serialize;
+
+use crate::address::{GatewayAddress, NetworkAddress, ServiceKey};
+
+/// What an application speaks at a port, as far as is declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum AppProtocol {
+    #[default]
+    Unknown,
+    Http1,
+    Http2,
+    Grpc,
+    Tcp,
+    Tls,
+}
+
+/// A port of a service and the port of its endpoints behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Port {
+    /// What clients dial.
+    pub service_port: u16,
+    /// What endpoints listen on; 0 when each endpoint says so itself (a named port).
+    pub target_port: u16,
+    /// What is spoken there.
+    pub app_protocol: AppProtocol,
+}
+
+/// A part of the place something runs at, by which endpoints are ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Scope {
+    Region,
+    Zone,
+    Subzone,
+    Node,
+    Cluster,
+    Network,
+}
+
+/// How the ranking decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Every endpoint is as good as another.
+    #[default]
+    Any,
+    /// Only endpoints that match every preference.
+    Strict,
+    /// The endpoints that match the most preferences, in order.
+    Failover,
+    /// Keep the address the client dialled.
+    Passthrough,
+}
+
+/// How an endpoint of a service is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct LoadBalancing {
+    /// What to prefer, the most important first.
+    pub preferences: Vec<Scope>,
+    /// How the preferences decide.
+    pub mode: Mode,
+    /// Whether endpoints that are not ready are chosen too.
+    pub allow_unhealthy: bool,
+}
+
+/// A waypoint with its share of the connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WeightedWaypoint {
+    /// Where it is reached.
+    pub waypoint: GatewayAddress,
+    /// Its share relative to the others; 0 takes none.
+    pub weight: u32,
+}
+
+/// A name clients connect to, by virtual address or host name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Its key.
+    pub key: ServiceKey,
+    /// Its short name.
+    pub name: Arc<str>,
+    /// Its virtual addresses; a headless service has none.
+    pub vips: Vec<NetworkAddress>,
+    /// Its ports.
+    pub ports: Vec<Port>,
+    /// Identities, besides the endpoint's own, that may answer for this service.
+    pub subject_alt_names: Vec<SpiffeId>,
+    /// The waypoints that connections to it must pass, with their weights; empty when none.
+    pub waypoints: Vec<WeightedWaypoint>,
+    /// How an endpoint is chosen.
+    pub load_balancing: LoadBalancing,
+    /// Whether this entry is the authority on the host name.
+    pub canonical: bool,
+}
+
+impl Service {
+    /// The port that clients dial as `service_port`.
+    #[must_use]
+    pub fn port(&self, service_port: u16) -> Option<&Port> {
+        self.ports.iter().find(|port| port.service_port == service_port)
+    }
+}

@@ -1,0 +1,252 @@
+//! What the control plane sent, with the lookups that decisions need.
+//!
+//! Values are shared by reference count, so a decision takes what it needs out and holds no lock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
+    sync::Arc,
+};
+
+use ambit_identity::SpiffeId;
+
+use crate::{
+    address::{NetworkAddress, ServiceKey},
+    convert::Entry,
+    policy::{Policy, PolicyKey, Scope},
+    service::Service,
+    workload::{Uid, Workload},
+};
+
+/// The state of the mesh as this proxy knows it.
+#[derive(Debug, Default, Clone)]
+pub struct MeshState {
+    workloads: HashMap<Uid, Arc<Workload>>,
+    /// Several workloads share an address when they are on the host's network, or for a moment when an address is used again.
+    by_address: HashMap<NetworkAddress, Vec<Uid>>,
+    services: HashMap<ServiceKey, Arc<Service>>,
+    by_vip: HashMap<NetworkAddress, Vec<ServiceKey>>,
+    by_hostname: HashMap<Arc<str>, BTreeSet<ServiceKey>>,
+    /// Kept by what workloads say, so that a service may come before or after its endpoints.
+    endpoints: HashMap<ServiceKey, BTreeMap<Uid, Arc<Workload>>>,
+    policies: HashMap<PolicyKey, Arc<Policy>>,
+    global: BTreeSet<PolicyKey>,
+    by_namespace: HashMap<Arc<str>, BTreeSet<PolicyKey>>,
+    unreadable: BTreeMap<PolicyKey, Scope>,
+}
+
+impl MeshState {
+    /// An empty state.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a workload or a service, in place of the one with the same key.
+    pub fn insert(&mut self, entry: Entry) {
+        match entry {
+            Entry::Workload(workload) => self.insert_workload(*workload),
+            Entry::Service(service) => self.insert_service(*service),
+        }
+    }
+
+    /// Takes a workload, in place of the one with the same uid.
+    pub fn insert_workload(&mut self, workload: Workload) {
+        self.remove_workload(workload.uid.as_str());
+        let workload = Arc::new(workload);
+        for ip in &workload.addresses {
+            let address = NetworkAddress::new(workload.network.clone(), *ip);
+            self.by_address.entry(address).or_default().push(workload.uid.clone());
+        }
+        for key in workload.services.keys() {
+            self.endpoints.entry(key.clone()).or_default().insert(workload.uid.clone(), Arc::clone(&workload));
+        }
+        self.workloads.insert(workload.uid.clone(), workload);
+    }
+
+    /// Takes a service, in place of the one with the same key.
+    pub fn insert_service(&mut self, service: Service) {
+        self.remove_service(&service.key);
+        let service = Arc::new(service);
+        for vip in &service.vips {
+            self.by_vip.entry(vip.clone()).or_default().push(service.key.clone());
+        }
+        self.by_hostname.entry(Arc::clone(&service.key.hostname)).or_default().insert(service.key.clone());
+        self.services.insert(service.key.clone(), service);
+    }
+
+    /// Takes a policy, in place of the one with the same key.
+    pub fn insert_policy(&mut self, policy: Policy) {
+        self.remove_policy(&policy.key);
+        match policy.scope {
+            Scope::Global => {
+                self.global.insert(policy.key.clone());
+            }
+            Scope::Namespace => {
+                self.by_namespace.entry(Arc::clone(&policy.key.namespace)).or_default().insert(policy.key.clone());
+            }
+            Scope::Selector => {}
+        }
+        self.policies.insert(policy.key.clone(), Arc::new(policy));
+    }
+
+    /// Notes that a policy exists but could not be read. When no earlier version of it is held, everything in its scope is denied
+    /// until it can be read or is removed.
+    pub fn insert_unreadable_policy(&mut self, key: PolicyKey, scope: Scope) {
+        if !self.policies.contains_key(&key) {
+            self.unreadable.insert(key, scope);
+        }
+    }
+
+    /// Removes the workload or the service with this resource name (`uid` or `namespace/hostname`). Unknown names are no error.
+    pub fn remove_address(&mut self, name: &str) {
+        if self.remove_workload(name) {
+            return;
+        }
+        let Some((namespace, hostname)) = name.split_once('/') else { return };
+        let key = self.by_hostname.get(hostname).and_then(|keys| keys.iter().find(|key| key.namespace.as_str() == namespace));
+        if let Some(key) = key.cloned() {
+            self.remove_service(&key);
+        }
+    }
+
+    fn remove_workload(&mut self, uid: &str) -> bool {
+        let Some(workload) = self.workloads.remove(uid) else { return false };
+        for ip in &workload.addresses {
+            let address = NetworkAddress::new(workload.network.clone(), *ip);
+            remove_from(&mut self.by_address, &address, &workload.uid);
+        }
+        for key in workload.services.keys() {
+            if let Some(endpoints) = self.endpoints.get_mut(key) {
+                endpoints.remove(&workload.uid);
+                if endpoints.is_empty() {
+                    self.endpoints.remove(key);
+                }
+            }
+        }
+        true
+    }
+
+    fn remove_service(&mut self, key: &ServiceKey) {
+        let Some(service) = self.services.remove(key) else { return };
+        for vip in &service.vips {
+            remove_from(&mut self.by_vip, vip, key);
+        }
+        if let Some(keys) = self.by_hostname.get_mut(&key.hostname) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_hostname.remove(&key.hostname);
+            }
+        }
+    }
+
+    /// Removes a policy, read or not. Unknown keys are no error.
+    pub fn remove_policy(&mut self, key: &PolicyKey) {
+        self.unreadable.remove(key);
+        self.policies.remove(key);
+        self.global.remove(key);
+        if let Some(keys) = self.by_namespace.get_mut(&key.namespace) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_namespace.remove(&key.namespace);
+            }
+        }
+    }
+
+    /// The workload with this uid.
+    #[must_use]
+    pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// The workload at this address: one with an address of its own before one on the host's network, then the one that came last.
+    #[must_use]
+    pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
+        let at = || self.by_address.get(address).into_iter().flatten().rev().filter_map(|uid| self.workloads.get(uid));
+        at().find(|workload| !workload.host_network).or_else(|| at().next())
+    }
+
+    /// The service with this key.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// The service with this virtual address; the canonical one before others.
+    #[must_use]
+    pub fn service_at(&self, vip: &NetworkAddress) -> Option<&Arc<Service>> {
+        let at = || self.by_vip.get(vip).into_iter().flatten().filter_map(|key| self.services.get(key));
+        at().find(|service| service.canonical).or_else(|| at().next())
+    }
+
+    /// The services with this host name, in the order of their namespaces.
+    pub fn services_named(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
+        self.by_hostname.get(hostname).into_iter().flatten().filter_map(|key| self.services.get(key))
+    }
+
+    /// The workloads that say they are endpoints of this service, in the order of their uids.
+    pub fn endpoints(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
+        self.endpoints.get(key).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The policy with this key.
+    #[must_use]
+    pub fn policy(&self, key: &PolicyKey) -> Option<&Arc<Policy>> {
+        self.policies.get(key)
+    }
+
+    /// The keys of the policies that hold for `workload`: of the mesh, of its namespace, and those it names. Some may be unknown.
+    pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a PolicyKey> {
+        let namespace = self.by_namespace.get(workload.namespace.as_str()).into_iter().flatten();
+        self.global.iter().chain(namespace).chain(&workload.policies)
+    }
+
+    /// A policy whose scope holds `workload` and that could not be read.
+    #[must_use]
+    pub fn unreadable_policy_for(&self, workload: &Workload) -> Option<&PolicyKey> {
+        self.unreadable
+            .iter()
+            .find(|(key, scope)| match scope {
+                Scope::Global => true,
+                Scope::Namespace => *key.namespace == *workload.namespace.as_str(),
+                Scope::Selector => workload.policies.contains(key),
+            })
+            .map(|(key, _)| key)
+    }
+
+    /// All workloads, in no order.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// All services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// All policies that could be read, in no order.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.values()
+    }
+
+    /// The workload of a pod, found by what the node knows of it. The identity must agree, so that an older pod of the same name
+    /// is not taken for it.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str, identity: &SpiffeId) -> Option<&Arc<Workload>> {
+        self.workloads.values().find(|workload| {
+            &*workload.name == name && workload.namespace.as_str() == namespace && workload.identity == *identity
+        })
+    }
+}
+
+fn remove_from<K: Hash + Eq, V: PartialEq>(map: &mut HashMap<K, Vec<V>>, key: &K, value: &V) {
+    if let Some(values) = map.get_mut(key) {
+        values.retain(|v| v != value);
+        if values.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
