@@ -1,0 +1,352 @@
+//! Connections to peers, shared by the tunnels of one source to one destination.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use ambit_identity::SpiffeId;
+use http::HeaderMap;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Authority, ConnectError, Settings, TunnelStream,
+    connection::{Connection, Slot},
+};
+
+/// What tunnels must have in common to share a connection (wire contract, section 4).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// Who calls: its certificate is presented.
+    pub source: SpiffeId,
+    /// Who may answer: any of these.
+    pub destinations: Vec<SpiffeId>,
+    /// Where the connection goes.
+    pub address: SocketAddr,
+    /// The source address of the connection, when it is chosen.
+    pub source_ip: Option<IpAddr>,
+}
+
+/// A tunnel that is asked for.
+#[derive(Debug, Clone)]
+pub struct ConnectRequest {
+    /// Where it shall lead.
+    pub authority: Authority,
+    /// Headers that go with the CONNECT.
+    pub headers: HeaderMap,
+}
+
+/// How a pool behaves.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// HTTP/2 settings.
+    pub settings: Settings,
+    /// Tunnels in one connection (100), or fewer if the peer allows fewer.
+    pub max_streams: usize,
+    /// How long the answer to a CONNECT may take (30 s): the peer answers once its upstream connection stands.
+    pub answer_timeout: Duration,
+    /// A connection without tunnels is closed after this (5 min).
+    pub idle_timeout: Duration,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            max_streams: 100,
+            answer_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_mins(5),
+        }
+    }
+}
+
+/// The connections of one key, for the admin pages.
+#[derive(Debug, Clone)]
+pub struct PoolStatus {
+    /// Whose they are.
+    pub key: PoolKey,
+    /// Open tunnels of each connection.
+    pub tunnels: Vec<usize>,
+}
+
+/// Connections by key. Cloning is cheap; the last clone ends all connections. The task of each connection belongs to the pool.
+#[derive(Clone)]
+pub struct Pool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: PoolConfig,
+    entries: Mutex<Entries>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<PoolKey, Entry>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Entry {
+    connections: Vec<Arc<Connection>>,
+    dialing: Option<watch::Receiver<Dialed>>,
+}
+
+/// What those who wait for somebody else's dial learn.
+#[derive(Clone)]
+enum Dialed {
+    Pending,
+    Connected,
+    Failed(ConnectError),
+}
+
+/// What a caller does next.
+enum Step {
+    Use(Slot),
+    Wait(watch::Receiver<Dialed>),
+    Dial(Dialer),
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("keys", &self.shared.entries().by_key.len()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(config: PoolConfig) -> Self {
+        let shared = Shared { config, entries: Mutex::default(), tasks: TaskTracker::new(), stop: CancellationToken::new() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Opens a tunnel, in a connection at hand if one has room, else in one that `dial` makes (TCP and TLS; its error is passed on).
+    ///
+    /// For one key one dial runs at a time; callers that come meanwhile use its connection, or share its failure. A request that a
+    /// connection at hand turns out unable to carry (going away, or gone) is sent once more, on a connection made since.
+    ///
+    /// # Errors
+    /// See [`ConnectError`]. Headers of success are returned with the tunnel, those of a refusal are in the error.
+    pub async fn connect<D, F, T>(
+        &self,
+        key: &PoolKey,
+        dial: D,
+        request: ConnectRequest,
+    ) -> Result<(TunnelStream, HeaderMap), ConnectError>
+    where
+        D: FnOnce() -> F,
+        F: Future<Output = io::Result<T>>,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut dial = Some(dial);
+        let mut made_since = None;
+        loop {
+            let (slot, own) = self.slot(key, &mut dial, made_since).await?;
+            match slot.open(&request, self.shared.config.answer_timeout).await {
+                Ok(opened) => return Ok(opened),
+                Err(unopened) if unopened.again && !own && made_since.is_none() => made_since = Some(Instant::now()),
+                Err(unopened) => return Err(unopened.error),
+            }
+        }
+    }
+
+    /// Ends in order: no new tunnels, those that are open have `deadline` to finish, then all connections are cut.
+    pub async fn drain(&self, deadline: Duration) {
+        {
+            let mut entries = self.shared.entries();
+            entries.closed = true;
+            entries.by_key.clear();
+        }
+        self.shared.tasks.close();
+        if tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_err() {
+            self.shared.stop.cancel();
+            self.shared.tasks.wait().await;
+        }
+    }
+
+    /// Closes the connections of `source` to new tunnels, for example when its pod is gone; open tunnels go on.
+    pub fn forget(&self, source: &SpiffeId) {
+        self.shared.entries().by_key.retain(|key, _| key.source != *source);
+    }
+
+    /// What is open now.
+    #[must_use]
+    pub fn status(&self) -> Vec<PoolStatus> {
+        let entries = self.shared.entries();
+        let of = |(key, entry): (&PoolKey, &Entry)| PoolStatus {
+            key: key.clone(),
+            tunnels: entry.connections.iter().map(|c| c.tunnels()).collect(),
+        };
+        entries.by_key.iter().map(of).collect()
+    }
+
+    /// A place in a connection made since `since` (any if none), and whether this caller has dialled it itself.
+    async fn slot<D, F, T>(
+        &self,
+        key: &PoolKey,
+        dial: &mut Option<D>,
+        since: Option<Instant>,
+    ) -> Result<(Slot, bool), ConnectError>
+    where
+        D: FnOnce() -> F,
+        F: Future<Output = io::Result<T>>,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        loop {
+            match self.step(key, since)? {
+                Step::Use(slot) => return Ok((slot, false)),
+                Step::Wait(mut dialed) => {
+                    // An error means that the one who dialled gave up (its client went away): somebody else dials.
+                    if let Ok(outcome) = dialed.wait_for(|outcome| !matches!(outcome, Dialed::Pending)).await
+                        && let Dialed::Failed(error) = &*outcome
+                    {
+                        return Err(error.clone());
+                    }
+                }
+                Step::Dial(dialer) => {
+                    let Some(dial) = dial.take() else {
+                        return Err(ConnectError::Reset("the connection was full at once".to_owned()));
+                    };
+                    return dialer.run(dial(), &self.shared).await.map(|slot| (slot, true));
+                }
+            }
+        }
+    }
+
+    fn step(&self, key: &PoolKey, since: Option<Instant>) -> Result<Step, ConnectError> {
+        let mut entries = self.shared.entries();
+        if entries.closed {
+            return Err(ConnectError::Shutdown);
+        }
+        let entry = match entries.by_key.get_mut(key) {
+            Some(entry) => entry,
+            None => entries.by_key.entry(key.clone()).or_default(),
+        };
+        let usable = entry.connections.iter().filter(|c| since.is_none_or(|since| c.made >= since));
+        if let Some(slot) = usable.filter_map(|c| c.take(self.shared.config.max_streams)).next() {
+            return Ok(Step::Use(slot));
+        }
+        if let Some(dialing) = &entry.dialing {
+            return Ok(Step::Wait(dialing.clone()));
+        }
+        let (tell, dialing) = watch::channel(Dialed::Pending);
+        entry.dialing = Some(dialing);
+        Ok(Step::Dial(Dialer { key: key.clone(), pool: Arc::downgrade(&self.shared), tell }))
+    }
+}
+
+/// The one who dials for a key. However it ends, the next may dial.
+struct Dialer {
+    key: PoolKey,
+    pool: Weak<Shared>,
+    tell: watch::Sender<Dialed>,
+}
+
+impl Drop for Dialer {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.entries().change(&self.key, |entry| entry.dialing = None);
+        }
+    }
+}
+
+impl Dialer {
+    async fn run<F, T>(self, dial: F, pool: &Arc<Shared>) -> Result<Slot, ConnectError>
+    where
+        F: Future<Output = io::Result<T>>,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let outcome = match dial.await {
+            Ok(io) => pool.adopt(&self.key, io).await,
+            Err(error) => Err(ConnectError::Dial(Arc::new(error))),
+        };
+        self.tell.send_replace(match &outcome {
+            Ok(_) => Dialed::Connected,
+            Err(error) => Dialed::Failed(error.clone()),
+        });
+        outcome
+    }
+}
+
+impl Shared {
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes `io` a connection of the pool, with one place taken for the caller.
+    async fn adopt<T>(self: &Arc<Self>, key: &PoolKey, io: T) -> Result<Slot, ConnectError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (connection, drive) = Connection::start(io, &self.config.settings).await?;
+        let slot = connection.take(self.config.max_streams).ok_or(ConnectError::Shutdown)?;
+        let mut entries = self.entries();
+        if entries.closed {
+            return Err(ConnectError::Shutdown);
+        }
+        entries.by_key.entry(key.clone()).or_default().connections.push(Arc::clone(&connection));
+        drop(entries);
+        let (pool, key, stop) = (Arc::downgrade(self), key.clone(), self.stop.clone());
+        let idle = release_when_idle(Arc::downgrade(&connection), pool.clone(), key.clone(), self.config.idle_timeout);
+        drop(connection);
+        self.tasks.spawn(async move {
+            tokio::pin!(drive);
+            tokio::select! {
+                () = &mut drive => {}
+                () = stop.cancelled() => return,
+                // The pool has let go of it: it ends by itself when its last tunnel has.
+                () = idle => tokio::select! {
+                    () = drive => {}
+                    () = stop.cancelled() => return,
+                },
+            }
+            if let Some(pool) = pool.upgrade() {
+                pool.entries().change(&key, |_| {});
+            }
+        });
+        Ok(slot)
+    }
+}
+
+impl Entries {
+    /// Changes the entry of `key`, drops its closed connections, and itself when nothing is left of it.
+    fn change(&mut self, key: &PoolKey, change: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.by_key.get_mut(key) else { return };
+        change(entry);
+        entry.connections.retain(|c| c.is_open());
+        if entry.connections.is_empty() && entry.dialing.is_none() {
+            self.by_key.remove(key);
+        }
+    }
+}
+
+/// Waits until the connection is out of use, and takes it out of the pool.
+async fn release_when_idle(connection: Weak<Connection>, pool: Weak<Shared>, key: PoolKey, limit: Duration) {
+    let step = (limit / 4).max(Duration::from_millis(10));
+    loop {
+        tokio::time::sleep(step).await;
+        match connection.upgrade() {
+            Some(connection) if !connection.close_if_idle(limit) => {}
+            _ => break,
+        }
+    }
+    if let Some(pool) = pool.upgrade() {
+        pool.entries().change(&key, |_| {});
+    }
+}
