@@ -1,0 +1,151 @@
+//! Clusters: one for each port of a service that traffic may go to, and the fixed ones that lead through the tunnels.
+
+use ambit_api::envoy::pb::envoy::config::cluster::v3 as cluster;
+use ambit_api::envoy::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, OriginalDstLbConfig, TransportSocketMatch,
+};
+use ambit_api::envoy::pb::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, KeepaliveSettings, Metadata,
+    TransportSocket,
+};
+use ambit_api::envoy::pb::envoy::config::endpoint::v3 as endpoint;
+use ambit_api::envoy::pb::envoy::extensions::transport_sockets::internal_upstream::v3::{
+    InternalUpstreamTransport, internal_upstream_transport::MetadataValueSource,
+};
+use ambit_api::envoy::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use ambit_api::envoy::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use ambit_api::envoy::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+};
+use ambit_api::envoy::pb::envoy::r#type::metadata::v3::{MetadataKind, metadata_kind};
+use ambit_api::envoy::pb::google::protobuf::Struct;
+use ambit_api::workload::AppProtocol;
+
+use super::endpoint::internal_address;
+use super::names::{AMBIT_METADATA, CONNECT_ORIGINATE, DIRECT, HBONE_PORT, Layer, MAIN_INTERNAL, ORIGINAL_DST_METADATA};
+use super::tls;
+use super::wire::{ads, any, entry, seconds, string_kind, transport_socket, u32_value};
+use crate::source::NamespacedName;
+
+/// Stream window of HBONE peers, bytes.
+pub const STREAM_WINDOW: u32 = 4 << 20;
+/// Connection window of HBONE peers, bytes.
+pub const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// The cluster of a service port.
+pub fn service(name: &str, service: &NamespacedName, layer: Layer, protocol: AppProtocol) -> cluster::Cluster {
+    let mut cluster = named(name);
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
+    cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: ads(), service_name: String::new() });
+    cluster.transport_socket_matches = vec![
+        TransportSocketMatch {
+            name: "hbone".into(),
+            r#match: Some(Struct { fields: entry("tunnel", string_kind("hbone")) }),
+            transport_socket: internal_upstream(&[ORIGINAL_DST_METADATA, AMBIT_METADATA]),
+        },
+        TransportSocketMatch { name: "clear".into(), r#match: Some(Struct::default()), transport_socket: raw_buffer() },
+    ];
+    if layer == Layer::Http {
+        protocol_options(&mut cluster, &upstream_protocol(protocol));
+    }
+    let fields = entry("service", string_kind(service.to_string()));
+    let filter_metadata = entry(AMBIT_METADATA, Struct { fields });
+    cluster.metadata = Some(Metadata { filter_metadata, ..Default::default() });
+    cluster
+}
+
+/// The clusters every waypoint has.
+pub fn fixed(trust_domain: &str) -> Vec<cluster::Cluster> {
+    vec![internal(MAIN_INTERNAL, MAIN_INTERNAL), internal(DIRECT, CONNECT_ORIGINATE), originate(trust_domain)]
+}
+
+/// HBONE to the address of the connection, port 15008; the identity to expect is the connection's filter state.
+fn originate(trust_domain: &str) -> cluster::Cluster {
+    let mut cluster = named(CONNECT_ORIGINATE);
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
+    cluster.lb_policy = LbPolicy::ClusterProvided.into();
+    cluster.lb_config = Some(LbConfig::OriginalDstLbConfig(OriginalDstLbConfig {
+        upstream_port_override: u32_value(HBONE_PORT.into()),
+        ..Default::default()
+    }));
+    cluster.cleanup_interval = seconds(60);
+    cluster.transport_socket = tls::upstream(trust_domain);
+    let options = HttpProtocolOptions {
+        common_http_protocol_options: Some(CommonOptions { idle_timeout: seconds(300), ..Default::default() }),
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(hbone_options(100))),
+        })),
+        ..Default::default()
+    };
+    protocol_options(&mut cluster, &options);
+    cluster
+}
+
+/// HTTP/2 as HBONE peers speak it.
+pub fn hbone_options(max_streams: u32) -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        allow_connect: true,
+        max_concurrent_streams: u32_value(max_streams),
+        initial_stream_window_size: u32_value(STREAM_WINDOW),
+        initial_connection_window_size: u32_value(CONNECTION_WINDOW),
+        connection_keepalive: Some(KeepaliveSettings { interval: seconds(10), timeout: seconds(20), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn internal(name: &str, listener: &str) -> cluster::Cluster {
+    let mut cluster = named(name);
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
+    let address = Some(internal_address(listener, String::new()));
+    let endpoint = endpoint::Endpoint { address, ..Default::default() };
+    let host = endpoint::LbEndpoint {
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+        ..Default::default()
+    };
+    cluster.load_assignment = Some(endpoint::ClusterLoadAssignment {
+        cluster_name: name.into(),
+        endpoints: vec![endpoint::LocalityLbEndpoints { lb_endpoints: vec![host], ..Default::default() }],
+        ..Default::default()
+    });
+    cluster.transport_socket = internal_upstream(&[]);
+    cluster
+}
+
+fn named(name: &str) -> cluster::Cluster {
+    cluster::Cluster { name: name.into(), connect_timeout: seconds(5), ..Default::default() }
+}
+
+/// Services that declare HTTP/2 are spoken to in it; all others in the protocol of the client.
+fn upstream_protocol(protocol: AppProtocol) -> HttpProtocolOptions {
+    let chosen = match protocol {
+        AppProtocol::Http2 | AppProtocol::Grpc => UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+        }),
+        _ => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(Http2ProtocolOptions::default()),
+            ..Default::default()
+        }),
+    };
+    HttpProtocolOptions { upstream_protocol_options: Some(chosen), ..Default::default() }
+}
+
+fn protocol_options(cluster: &mut cluster::Cluster, options: &HttpProtocolOptions) {
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    cluster.typed_extension_protocol_options = entry(name, any(options));
+}
+
+fn raw_buffer() -> Option<TransportSocket> {
+    transport_socket("envoy.transport_sockets.raw_buffer", &RawBuffer::default())
+}
+
+/// To an internal listener, with this metadata of the endpoint passed along.
+fn internal_upstream(metadata: &[&str]) -> Option<TransportSocket> {
+    let source = |name: &&str| MetadataValueSource {
+        kind: Some(MetadataKind { kind: Some(metadata_kind::Kind::Host(metadata_kind::Host {})) }),
+        name: (*name).into(),
+    };
+    let transport =
+        InternalUpstreamTransport { passthrough_metadata: metadata.iter().map(source).collect(), transport_socket: raw_buffer() };
+    transport_socket("envoy.transport_sockets.internal_upstream", &transport)
+}

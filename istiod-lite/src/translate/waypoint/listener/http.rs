@@ -1,0 +1,69 @@
+//! HTTP connection managers.
+
+use ambit_api::envoy::pb::envoy::config::accesslog::v3::AccessLog;
+use ambit_api::envoy::pb::envoy::config::listener::v3::Filter;
+use ambit_api::envoy::pb::envoy::config::route::v3::RouteConfiguration;
+use ambit_api::envoy::pb::envoy::extensions::filters::http::router::v3::Router;
+use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
+};
+use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+
+use super::super::rbac::Enforcement;
+use super::super::wire::ordered::HttpRbac;
+use super::super::wire::{Any, ads, any, any_as, bool_value, seconds};
+use super::network_filter;
+
+/// Where the routes of a connection manager come from.
+pub enum Routes {
+    /// A route configuration of this name.
+    Discovered(String),
+    /// Written in place.
+    Inline(Box<RouteConfiguration>),
+}
+
+/// A connection manager for requests to a service: authorization, then the router.
+pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
+    let rules = [&enforcement.deny, &enforcement.allow].into_iter().flatten();
+    let mut http_filters: Vec<HttpFilter> = rules
+        .map(|rules| {
+            let rbac = HttpRbac { rules: Some(rules.clone()) };
+            http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
+        })
+        .collect();
+    http_filters.push(router());
+    let manager = HttpConnectionManager {
+        stat_prefix: name.into(),
+        http_filters,
+        access_log,
+        route_specifier: Some(match routes {
+            Routes::Discovered(name) => RouteSpecifier::Rds(Rds { config_source: ads(), route_config_name: name }),
+            Routes::Inline(configuration) => RouteSpecifier::RouteConfig(*configuration),
+        }),
+        // What a service answers is passed on as it is, and requests are not given headers of the proxy's own.
+        server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
+        generate_request_id: bool_value(false),
+        // The peer's address is the tunnel's; X-Forwarded-For is the client's to write.
+        use_remote_address: bool_value(false),
+        // Paths are compared by policies as servers will see them.
+        normalize_path: bool_value(true),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        stream_idle_timeout: seconds(0),
+        request_timeout: seconds(0),
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.http_connection_manager", &manager)
+}
+
+/// The last HTTP filter.
+pub fn router() -> HttpFilter {
+    let router = Router { suppress_envoy_headers: true, ..Default::default() };
+    http_filter("envoy.filters.http.router", any(&router))
+}
+
+/// An HTTP filter.
+pub fn http_filter(name: &str, config: Any) -> HttpFilter {
+    HttpFilter { name: name.into(), config_type: Some(http_filter::ConfigType::TypedConfig(config)), ..Default::default() }
+}

@@ -1,0 +1,190 @@
+//! The internal listener that sees the connections inside the tunnels.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ambit_api::envoy::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::{MatchSet, Rule};
+use ambit_api::envoy::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, ListenerFilterChainMatchPredicate};
+use ambit_api::envoy::pb::envoy::config::route::v3::{
+    Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_match::PathSpecifier,
+};
+use ambit_api::envoy::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::SharedWithUpstream;
+use ambit_api::envoy::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use ambit_api::envoy::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
+use ambit_api::envoy::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use ambit_api::envoy::pb::envoy::r#type::v3::Int32Range;
+
+use super::super::names::{BLOCKED, DIRECT, Layer, MAIN_INTERNAL, ORIGINAL_DESTINATION, UPSTREAM_IDENTITY, direct};
+use super::super::rbac::{Enforcement, nothing_allowed};
+use super::super::route;
+use super::super::scope::{ServedPort, Spoken};
+use super::super::wire::ordered::{NetworkRbac, Rules};
+use super::super::wire::{any_as, bool_value, seconds};
+use super::http::{self, Routes};
+use super::matcher::{Lead, by_address};
+use super::{
+    access_log, filter_state, internal_listener, listener_filter, network_filter, network_filter_any, original_destination,
+};
+
+/// The filter chains with what leads to them.
+#[derive(Default)]
+pub struct Chains {
+    chains: Vec<FilterChain>,
+    leads: Vec<(Vec<IpAddr>, Lead)>,
+    /// Destination ports where the client's first bytes have to be looked at.
+    sniffed: BTreeSet<u16>,
+    sniff_all: bool,
+}
+
+impl Chains {
+    /// Adds the chains of all ports of one service, each with its policies for requests and for connections.
+    pub fn service(&mut self, ports: &[(&ServedPort<'_>, Enforcement, Enforcement)]) {
+        let Some((first, ..)) = ports.first() else { return };
+        let addresses = first.addresses.clone();
+        let mut leads = Vec::new();
+        for (port, for_requests, for_connections) in ports {
+            for layer in port.layers() {
+                self.chains.push(match layer {
+                    Layer::Http => http_chain(port, for_requests),
+                    Layer::Tcp => tcp_chain(port, for_connections),
+                });
+            }
+            let (http, tcp) = (port.chain(Layer::Http), port.chain(Layer::Tcp));
+            let lead = match port.spoken() {
+                Spoken::Http => Lead::Chain(http),
+                Spoken::Tcp => Lead::Chain(tcp),
+                Spoken::Unknown => {
+                    self.sniffed.insert(port.port.port);
+                    Lead::Protocol { http, tcp }
+                }
+            };
+            leads.push((port.port.port, lead));
+        }
+        self.leads.push((addresses, Lead::Port(leads)));
+    }
+
+    /// Adds the chains of the pods of one identity.
+    pub fn pods(&mut self, identity: &str, addresses: Vec<IpAddr>, for_requests: &Enforcement, for_connections: &Enforcement) {
+        self.sniff_all = true;
+        let (http, tcp) = (direct(Layer::Http, identity), direct(Layer::Tcp, identity));
+        self.chains.push(direct_http(&http, identity, for_requests));
+        self.chains.push(direct_tcp(&tcp, identity, for_connections));
+        self.leads.push((addresses, Lead::Protocol { http, tcp }));
+    }
+}
+
+/// The listener. A destination that no chain is for is refused by a chain of its own, so that it is seen in the log.
+pub fn inner(mut chains: Chains) -> Listener {
+    chains.chains.push(blocked());
+    let mut inspector = listener_filter("envoy.filters.listener.http_inspector", &HttpInspector::default());
+    inspector.filter_disabled = (!chains.sniff_all).then(|| none_of(&chains.sniffed));
+    Listener {
+        listener_filters: vec![original_destination(), inspector],
+        // A client that waits for the server to speak is told from one that speaks HTTP by its silence.
+        listener_filters_timeout: seconds(1),
+        continue_on_listener_filters_timeout: true,
+        // An address matcher without ranges is invalid.
+        filter_chain_matcher: (!chains.leads.is_empty()).then(|| by_address(chains.leads, BLOCKED)),
+        filter_chains: chains.chains,
+        ..internal_listener(MAIN_INTERNAL)
+    }
+}
+
+/// Destination ports other than these.
+fn none_of(ports: &BTreeSet<u16>) -> ListenerFilterChainMatchPredicate {
+    let predicate = |rule| ListenerFilterChainMatchPredicate { rule: Some(rule) };
+    let one = |port: &u16| {
+        let start = i32::from(*port);
+        predicate(Rule::DestinationPortRange(Int32Range { start, end: start + 1 }))
+    };
+    let mut ranges: Vec<_> = ports.iter().map(one).collect();
+    match (ranges.len(), ranges.pop()) {
+        (_, None) => predicate(Rule::AnyMatch(true)),
+        (1, Some(only)) => predicate(Rule::NotMatch(Box::new(only))),
+        (_, Some(last)) => {
+            ranges.push(last);
+            predicate(Rule::NotMatch(Box::new(predicate(Rule::OrMatch(MatchSet { rules: ranges })))))
+        }
+    }
+}
+
+fn http_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
+    let name = port.chain(Layer::Http);
+    let filter = http::requests(&name, Routes::Discovered(name.clone()), enforcement, access_log::requests(&port.host));
+    FilterChain { name, filters: vec![filter], ..Default::default() }
+}
+
+fn tcp_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
+    let name = port.chain(Layer::Tcp);
+    let mut filters = network_rbac(&name, enforcement);
+    filters.push(tcp_proxy(&name, &name, &port.host));
+    FilterChain { name, filters, ..Default::default() }
+}
+
+fn direct_http(name: &str, identity: &str, enforcement: &Enforcement) -> FilterChain {
+    let everything = Route {
+        name: "default".into(),
+        r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }),
+        action: Some(Action::Route(route::to_cluster(DIRECT.into()))),
+        ..Default::default()
+    };
+    let routes = RouteConfiguration {
+        name: name.into(),
+        virtual_hosts: vec![VirtualHost {
+            name: name.into(),
+            domains: vec!["*".into()],
+            routes: vec![everything],
+            ..Default::default()
+        }],
+        validate_clusters: bool_value(false),
+        ..Default::default()
+    };
+    let manager = http::requests(name, Routes::Inline(Box::new(routes)), enforcement, access_log::requests("-"));
+    FilterChain { name: name.into(), filters: vec![upstream_is(identity), manager], ..Default::default() }
+}
+
+fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterChain {
+    let mut filters = vec![upstream_is(identity)];
+    filters.extend(network_rbac(name, enforcement));
+    filters.push(tcp_proxy(name, DIRECT, "-"));
+    FilterChain { name: name.into(), filters, ..Default::default() }
+}
+
+fn blocked() -> FilterChain {
+    let refuse_all = Enforcement { allow: Some(nothing_allowed()), deny: None };
+    let mut filters = network_rbac(BLOCKED, &refuse_all);
+    filters.push(tcp_proxy(BLOCKED, BLOCKED, "-"));
+    FilterChain { name: BLOCKED.into(), filters, ..Default::default() }
+}
+
+/// Tells the originating listener where the connection goes and whom to expect there.
+fn upstream_is(identity: &str) -> Filter {
+    let once = SharedWithUpstream::Once;
+    let state = SetFilterState {
+        on_new_connection: vec![
+            filter_state(ORIGINAL_DESTINATION, "", "%DOWNSTREAM_LOCAL_ADDRESS%", once),
+            filter_state(UPSTREAM_IDENTITY, "envoy.string", identity, once),
+        ],
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.set_filter_state", &state)
+}
+
+fn network_rbac(stat_prefix: &str, enforcement: &Enforcement) -> Vec<Filter> {
+    let filter = |rules: &Rules| {
+        let rbac = NetworkRbac { rules: Some(rules.clone()), stat_prefix: format!("{stat_prefix}.") };
+        network_filter_any("envoy.filters.network.rbac", any_as("envoy.extensions.filters.network.rbac.v3.RBAC", &rbac))
+    };
+    [&enforcement.deny, &enforcement.allow].into_iter().flatten().map(filter).collect()
+}
+
+fn tcp_proxy(name: &str, cluster: &str, host: &str) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: name.into(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+        idle_timeout: seconds(0),
+        access_log: access_log::connections(host),
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.tcp_proxy", &proxy)
+}

@@ -1,0 +1,174 @@
+//! Envoy v3 resources for a waypoint: one set that drives an unmodified Envoy and our own waypoint alike.
+//!
+//! The shapes are those of the wire contract, section 8: HBONE ends at the listener `connect_terminate`, the connection
+//! inside it is matched by destination in the internal listener `main_internal`, and endpoints are reached by HBONE
+//! through `connect_originate`, which expects the endpoint's exact identity. Everything is a function of the index, and
+//! the same index gives the same bytes.
+
+mod cluster;
+mod endpoint;
+mod listener;
+mod names;
+mod rbac;
+mod route;
+mod scope;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ambit_api::workload::AppProtocol;
+use prost::{Message, Name};
+
+use crate::index::{Index, ServicePort, Waypoint};
+use crate::source::NamespacedName;
+use listener::{Chains, KnownAuthority};
+use names::{Layer, any_port, authority};
+use rbac::{Enforcement, Place};
+use route::Backend;
+use scope::{ServedPort, Spoken};
+pub use wire::Any;
+
+/// Resources of one waypoint with their names, in the order of those.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Resources {
+    /// `envoy.config.listener.v3.Listener`
+    pub listeners: Vec<(String, Any)>,
+    /// `envoy.config.route.v3.RouteConfiguration`
+    pub routes: Vec<(String, Any)>,
+    /// `envoy.config.cluster.v3.Cluster`
+    pub clusters: Vec<(String, Any)>,
+    /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
+    pub endpoints: Vec<(String, Any)>,
+}
+
+/// The resources of the waypoint that a Gateway asks for; `None` when it asks for none.
+#[must_use]
+pub fn translate(index: &Index, gateway: &NamespacedName) -> Option<Resources> {
+    let waypoint = index.waypoint(gateway)?;
+    Some(Translation::new(index, &waypoint).run())
+}
+
+/// Resources of one type by their names.
+type Named = BTreeMap<String, Any>;
+
+/// The work on one waypoint.
+struct Translation<'a> {
+    index: &'a Index,
+    waypoint: &'a Waypoint,
+    trust_domain: String,
+    chains: Chains,
+    known: Vec<KnownAuthority>,
+    backends: BTreeSet<Backend>,
+    listeners: Named,
+    routes: Named,
+    clusters: Named,
+    endpoints: Named,
+}
+
+impl<'a> Translation<'a> {
+    fn new(index: &'a Index, waypoint: &'a Waypoint) -> Self {
+        Self {
+            index,
+            waypoint,
+            trust_domain: index.config().trust_domain.to_string(),
+            chains: Chains::default(),
+            known: Vec::new(),
+            backends: BTreeSet::new(),
+            listeners: Named::new(),
+            routes: Named::new(),
+            clusters: Named::new(),
+            endpoints: Named::new(),
+        }
+    }
+
+    fn run(mut self) -> Resources {
+        let ports = scope::ports(self.index, self.waypoint);
+        for of_service in ports.chunk_by(|one, other| one.service == other.service) {
+            self.service(of_service);
+        }
+        for (identity, addresses) in scope::pods(self.index, self.waypoint) {
+            let (for_requests, for_connections) = (self.policies(None, Layer::Http), self.policies(None, Layer::Tcp));
+            self.known.push(KnownAuthority {
+                name: format!("direct|{identity}"),
+                domains: addresses.iter().copied().map(any_port).collect(),
+                enforcement: Enforcement::default(),
+            });
+            self.chains.pods(&identity, addresses, &for_requests, &for_connections);
+        }
+        self.http_backends();
+        let listeners =
+            [listener::terminate(&self.trust_domain), listener::inner(std::mem::take(&mut self.chains)), listener::originate()];
+        for listener in listeners {
+            insert(&mut self.listeners, listener.name.clone(), &listener);
+        }
+        let known = listener::terminate_routes(std::mem::take(&mut self.known));
+        insert(&mut self.routes, known.name.clone(), &known);
+        for cluster in cluster::fixed(&self.trust_domain) {
+            insert(&mut self.clusters, cluster.name.clone(), &cluster);
+        }
+        Resources {
+            listeners: self.listeners.into_iter().collect(),
+            routes: self.routes.into_iter().collect(),
+            clusters: self.clusters.into_iter().collect(),
+            endpoints: self.endpoints.into_iter().collect(),
+        }
+    }
+
+    /// All ports of one service.
+    fn service(&mut self, ports: &[ServedPort<'_>]) {
+        let mut chains = Vec::new();
+        for port in ports {
+            let (for_requests, for_connections) = (self.policies(Some(port), Layer::Http), self.policies(Some(port), Layer::Tcp));
+            let layers = port.layers();
+            if layers.contains(&Layer::Http) {
+                let configuration = route::configuration(self.index, port, &port.attached, &mut self.backends);
+                insert(&mut self.routes, configuration.name.clone(), &configuration);
+            }
+            if layers.contains(&Layer::Tcp) {
+                self.cluster(&port.chain(Layer::Tcp), &port.service, port.port.port, Layer::Tcp, port.port.protocol);
+            }
+            let before_tunnel = if port.spoken() == Spoken::Tcp { for_connections.clone() } else { Enforcement::default() };
+            self.known.push(KnownAuthority {
+                name: format!("{}|{}", port.port.port, port.host),
+                domains: port.addresses.iter().map(|address| authority(*address, port.port.port)).collect(),
+                enforcement: before_tunnel,
+            });
+            chains.push((port, for_requests, for_connections));
+        }
+        self.chains.service(&chains);
+    }
+
+    /// The policies that hold for a service port, or for pods dialled by their address.
+    fn policies(&self, port: Option<&ServedPort<'_>>, layer: Layer) -> Enforcement {
+        let mut policies = self.index.policies_of_waypoint(&self.waypoint.name);
+        if let Some(port) = port {
+            policies.extend(self.index.policies_of_service(&port.service));
+        }
+        let place = Place { layer, port: port.map(|port| port.port.port), trust_domain: &self.trust_domain };
+        rbac::compile(&policies, place)
+    }
+
+    /// The clusters of all services that requests are routed to.
+    fn http_backends(&mut self) {
+        for backend in std::mem::take(&mut self.backends) {
+            let Some(service) = self.index.objects().services.get(&backend.service) else { continue };
+            let port = ServicePort::all_of(service).into_iter().find(|port| port.port == backend.port);
+            let protocol = port.map_or(AppProtocol::Unknown, |port| port.protocol);
+            self.cluster(&backend.cluster(self.index), &backend.service, backend.port, Layer::Http, protocol);
+        }
+    }
+
+    fn cluster(&mut self, name: &str, service: &NamespacedName, port: u16, layer: Layer, protocol: AppProtocol) {
+        let assignment = endpoint::assignment(self.index, name, service, port);
+        let any = wire::any_as("envoy.config.endpoint.v3.ClusterLoadAssignment", &assignment);
+        self.endpoints.insert(name.into(), any);
+        insert(&mut self.clusters, name.into(), &cluster::service(name, service, layer, protocol));
+    }
+}
+
+fn insert<T: Message + Name>(resources: &mut Named, name: String, message: &T) {
+    resources.insert(name, wire::any(message));
+}

@@ -1,0 +1,135 @@
+//! AuthorizationPolicies that target a service or the waypoint, as Envoy RBAC rules.
+//!
+//! DENY is asked first, then ALLOW, each as one filter with one policy per rule, keyed
+//! `ns[<namespace>]-policy[<name>]-rule[<i>]` so that a refusal names the rule. What cannot be expressed never lets
+//! more through: an unknown field makes an ALLOW rule match nothing and drops out of a DENY rule, which then matches
+//! more. CUSTOM asks for a provider that this mesh does not have, so what it matches is denied.
+
+mod permission;
+mod principal;
+mod term;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
+use ambit_api::envoy::pb::envoy::config::rbac::v3::{Policy, permission::Rule as PermissionRule, principal::Identifier};
+
+use super::names::Layer;
+use super::wire::ordered::Rules;
+use crate::index::label;
+use crate::source::crd::{AuthorizationPolicy, PolicyAction, Rule};
+pub use principal::escape;
+use term::{Effect, Term, all_of, any_of};
+
+/// Where rules are going to be evaluated.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Requests, or connections: HTTP attributes are unknown on a connection.
+    pub layer: Layer,
+    /// The service port, known beforehand; `None` for traffic to pod addresses.
+    pub port: Option<u16>,
+    /// The mesh's own trust domain.
+    pub trust_domain: &'a str,
+}
+
+/// The rules in force at one place; `None` where no policy of that action holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Enforcement {
+    /// Refuse what any of these matches.
+    pub deny: Option<Rules>,
+    /// Refuse what none of these matches.
+    pub allow: Option<Rules>,
+}
+
+/// Compiles the policies that hold at a place.
+pub fn compile(policies: &[&Arc<AuthorizationPolicy>], place: Place<'_>) -> Enforcement {
+    let mut enforcement = Enforcement::default();
+    for policy in policies {
+        if is_dry_run(policy) {
+            continue;
+        }
+        let (effect, rules) = match policy.spec.action {
+            PolicyAction::Allow => (Effect::Allow, enforcement.allow.get_or_insert_with(|| empty(Action::Allow))),
+            PolicyAction::Deny | PolicyAction::Custom => {
+                (Effect::Deny, enforcement.deny.get_or_insert_with(|| empty(Action::Deny)))
+            }
+            PolicyAction::Audit => continue,
+        };
+        let context = Context { effect, place, namespace: policy.metadata.namespace.as_deref().unwrap_or_default() };
+        for (index, rule) in policy.spec.rules.iter().enumerate() {
+            if let Some(compiled) = context.rule(rule) {
+                rules.policies.insert(rule_key(policy, index), compiled);
+            }
+        }
+    }
+    // A DENY filter without rules refuses nothing; an ALLOW filter without rules refuses everything, as it should.
+    enforcement.deny = enforcement.deny.filter(|rules| !rules.policies.is_empty());
+    enforcement
+}
+
+/// Rules that refuse everything.
+pub fn nothing_allowed() -> Rules {
+    empty(Action::Allow)
+}
+
+fn empty(action: Action) -> Rules {
+    Rules { action: action.into(), policies: BTreeMap::new() }
+}
+
+fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
+    let annotations = policy.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(label::DRY_RUN)).is_some_and(|value| value == "true")
+}
+
+fn rule_key(policy: &AuthorizationPolicy, index: usize) -> String {
+    let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+    let name = policy.metadata.name.as_deref().unwrap_or_default();
+    format!("ns[{namespace}]-policy[{name}]-rule[{index}]")
+}
+
+/// What a rule is compiled for.
+struct Context<'a> {
+    effect: Effect,
+    place: Place<'a>,
+    namespace: &'a str,
+}
+
+impl Context<'_> {
+    /// One rule; `None` when it can never match here.
+    fn rule(&self, rule: &Rule) -> Option<Policy> {
+        let from =
+            if rule.from.is_empty() { Term::Always } else { any_of(rule.from.iter().map(|from| self.source(&from.source))) };
+        let to = if rule.to.is_empty() { Term::Always } else { any_of(rule.to.iter().map(|to| self.operation(&to.operation))) };
+        let (mut principals, mut permissions) = (vec![from], vec![to]);
+        for when in &rule.when {
+            match self.condition(when) {
+                Condition::Principal(term) => principals.push(term),
+                Condition::Permission(term) => permissions.push(term),
+            }
+        }
+        let principal = match all_of(principals) {
+            Term::Never => return None,
+            Term::Always => Identifier::Any(true),
+            Term::Is(identifier) => identifier,
+        };
+        let permission = match all_of(permissions) {
+            Term::Never => return None,
+            Term::Always => PermissionRule::Any(true),
+            Term::Is(rule) => rule,
+        };
+        Some(Policy {
+            permissions: vec![permission::boxed(permission)],
+            principals: vec![principal::boxed(principal)],
+            ..Default::default()
+        })
+    }
+}
+
+/// A `when` condition speaks of the caller or of the request.
+enum Condition {
+    Principal(Term<Identifier>),
+    Permission(Term<PermissionRule>),
+}

@@ -1,0 +1,206 @@
+//! HTTPRoutes as Envoy route configurations, one per HTTP service port.
+//!
+//! Producer routes (of the service's namespace) hold for all clients. Consumer routes (of another namespace) hold for
+//! the clients of that namespace, told by their certificates, and for them take the place of the producer's without
+//! merging (GEP-1294). Routes attached to the waypoint's own Gateway hold for services without a route of their own.
+//! Within each of these sets the precedence of the specification orders all matches of all routes. `hostnames` are
+//! ignored, as the specification asks of mesh routes.
+
+mod action;
+mod filter;
+mod matching;
+mod redirect;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ambit_api::envoy::pb::envoy::config::route::v3::{
+    Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_match::PathSpecifier,
+};
+use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use gateway_api::experimental::httproutes::{HttpRoute, HttpRouteParentRefs};
+
+use super::names::{HBONE_PORT, Layer, inbound_vip};
+use super::scope::ServedPort;
+use super::wire::{bool_value, matches, peer_is};
+use crate::index::Index;
+use crate::source::{Kind, NamespacedName};
+pub use action::to_cluster;
+use matching::Precedence;
+
+/// A port of a service that a route sends to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    /// The service.
+    pub service: NamespacedName,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Backend {
+    /// Name of its cluster.
+    pub fn cluster(&self, index: &Index) -> String {
+        inbound_vip(self.port, Layer::Http, &index.config().hostname(&self.service))
+    }
+}
+
+/// The routes that hold for one service port.
+#[derive(Debug, Default)]
+pub struct Attached<'a> {
+    /// For every client without routes of its own namespace.
+    producer: Vec<&'a Arc<HttpRoute>>,
+    /// By the client's namespace.
+    consumer: BTreeMap<&'a str, Vec<&'a Arc<HttpRoute>>>,
+}
+
+impl<'a> Attached<'a> {
+    /// The routes of a service port, on a waypoint.
+    pub fn to(index: &'a Index, waypoint: &NamespacedName, port: &ServedPort<'_>) -> Self {
+        let mut attached = Self::default();
+        for route in index.http_routes_of_service(&port.service) {
+            let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
+            if !route.spec.parent_refs.iter().flatten().any(|parent| is_parent(parent, namespace, port)) {
+                continue;
+            }
+            if namespace == &*port.service.namespace {
+                attached.producer.push(route);
+            } else {
+                attached.consumer.entry(namespace).or_default().push(route);
+            }
+        }
+        if attached.producer.is_empty() {
+            let of_gateway = index.http_routes_of_gateway(waypoint).into_iter();
+            attached.producer.extend(of_gateway.filter(|route| is_of_gateway(route, waypoint)));
+        }
+        attached
+    }
+
+    /// Whether any client is routed by a route.
+    pub fn is_empty(&self) -> bool {
+        self.producer.is_empty() && self.consumer.is_empty()
+    }
+}
+
+/// Whether a parent reference means this port of this service.
+fn is_parent(parent: &HttpRouteParentRefs, own_namespace: &str, port: &ServedPort<'_>) -> bool {
+    let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
+    matches!(group, Some("" | "core"))
+        && kind == Some("Service")
+        && parent.name == *port.service.name
+        && parent.namespace.as_deref().unwrap_or(own_namespace) == &*port.service.namespace
+        && parent.port.is_none_or(|number| number == i32::from(port.port.port))
+        && parent.section_name.as_deref().is_none_or(|name| port.port.name.as_deref() == Some(name))
+}
+
+/// Whether a route names this Gateway, on the HBONE port if on any.
+fn is_of_gateway(route: &HttpRoute, gateway: &NamespacedName) -> bool {
+    let own = route.metadata.namespace.as_deref().unwrap_or_default();
+    route.spec.parent_refs.iter().flatten().any(|parent| {
+        matches!(parent.kind.as_deref(), None | Some("Gateway"))
+            && parent.name == *gateway.name
+            && parent.namespace.as_deref().unwrap_or(own) == &*gateway.namespace
+            && parent.port.is_none_or(|port| port == i32::from(HBONE_PORT))
+    })
+}
+
+/// The route configuration of a service port. The services it sends to are added to `backends`.
+pub fn configuration(
+    index: &Index,
+    port: &ServedPort<'_>,
+    attached: &Attached<'_>,
+    backends: &mut BTreeSet<Backend>,
+) -> RouteConfiguration {
+    let mut routes = Vec::new();
+    for (namespace, of_namespace) in &attached.consumer {
+        let domain = index.config().trust_domain.to_string();
+        let clients = peer_is(matches(MatchPattern::Prefix(format!("spiffe://{domain}/ns/{namespace}/sa/"))));
+        let mut for_clients = ordered_routes(index, port, of_namespace, backends);
+        // Consumer routes are not merged with the producer's: what they do not match is not found.
+        for_clients.push(not_found(&format!("{namespace}/unmatched")));
+        for mut route in for_clients {
+            if let Some(condition) = &mut route.r#match {
+                condition.filter_state.push(clients.clone());
+            }
+            routes.push(route);
+        }
+    }
+    if attached.producer.is_empty() {
+        routes.push(default_route(index, port, backends));
+    } else {
+        routes.extend(ordered_routes(index, port, &attached.producer, backends));
+    }
+    let name = port.chain(Layer::Http);
+    RouteConfiguration {
+        virtual_hosts: vec![VirtualHost { name: name.clone(), domains: vec!["*".into()], routes, ..Default::default() }],
+        name,
+        validate_clusters: bool_value(false),
+        // A backend's filters run after those of its rule.
+        most_specific_header_mutations_wins: true,
+        ..Default::default()
+    }
+}
+
+/// All matches of all routes of one parent, the first that applies first.
+fn ordered_routes(
+    index: &Index,
+    port: &ServedPort<'_>,
+    routes: &[&Arc<HttpRoute>],
+    backends: &mut BTreeSet<Backend>,
+) -> Vec<Route> {
+    let mut ordered: Vec<(Precedence, Route)> = Vec::new();
+    for route in routes {
+        let name = NamespacedName::of(&route.metadata);
+        for (rule_index, rule) in route.spec.rules.iter().flatten().enumerate() {
+            let conditions = rule.matches.as_deref().filter(|conditions| !conditions.is_empty());
+            let any = [Default::default()];
+            for (match_index, condition) in conditions.unwrap_or(&any).iter().enumerate() {
+                let precedence = Precedence::of(condition, route, &name, (rule_index, match_index));
+                let mut compiled = action::route(index, port, &name, rule, condition, backends);
+                compiled.name = format!("{name}/rule[{rule_index}]/match[{match_index}]");
+                compiled.r#match = Some(matching::condition(condition));
+                ordered.push((precedence, compiled));
+            }
+        }
+    }
+    ordered.sort_by(|(one, _), (other, _)| one.cmp(other));
+    ordered.into_iter().map(|(_, route)| route).collect()
+}
+
+/// Everything to the service itself, when no route is attached.
+fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Route {
+    let own = Backend { service: port.service.clone(), port: port.port.port };
+    let route = Route { name: "default".into(), r#match: Some(any_path()), ..Default::default() };
+    let action = Some(Action::Route(to_cluster(own.cluster(index))));
+    backends.insert(own);
+    Route { action, ..route }
+}
+
+fn not_found(name: &str) -> Route {
+    let action = Some(Action::DirectResponse(action::respond(404)));
+    Route { name: name.into(), r#match: Some(any_path()), action, ..Default::default() }
+}
+
+fn any_path() -> RouteMatch {
+    RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }
+}
+
+/// The port a backend reference of a route in `namespace` means, if it is valid: a service that exists, with that
+/// port, which the route may refer to.
+fn resolve(
+    index: &Index,
+    namespace: &str,
+    reference: &gateway_api::experimental::httproutes::HttpRouteRulesBackendRefs,
+) -> Option<Backend> {
+    if !matches!(reference.group.as_deref(), None | Some("" | "core"))
+        || reference.kind.as_deref().is_some_and(|kind| kind != "Service")
+    {
+        return None;
+    }
+    let to = NamespacedName::new(reference.namespace.as_deref().unwrap_or(namespace), reference.name.as_str());
+    let port = u16::try_from(reference.port?).ok()?;
+    let service = index.objects().services.get(&to)?;
+    let has_port = crate::index::ServicePort::all_of(service).iter().any(|candidate| candidate.port == port);
+    (has_port && index.may_refer(Kind::HttpRoute, namespace, &to)).then_some(Backend { service: to, port })
+}

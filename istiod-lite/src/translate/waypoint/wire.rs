@@ -1,0 +1,206 @@
+//! Small constructors of Envoy messages, and wire-identical forms of the few that hold maps.
+//!
+//! The generated types keep map fields in a `HashMap`, whose order differs from one instance to the next, so the same
+//! resource would have other bytes, another version, and be pushed again. Where a map has more than one entry the
+//! messages of [`ordered`] take its place; everywhere else maps have at most one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ambit_api::envoy::pb::envoy::config::core::v3 as core;
+use ambit_api::envoy::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use ambit_api::envoy::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
+use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{FilterStateMatcher, RegexMatcher, StringMatcher, filter_state_matcher};
+use ambit_api::envoy::pb::google::protobuf as wkt;
+use prost::{Message, Name};
+
+pub use wkt::Any;
+
+pub fn any<T: Message + Name>(message: &T) -> Any {
+    Any { type_url: T::type_url(), value: message.encode_to_vec() }
+}
+
+/// An `Any` of a message whose type is given by its name, for [`ordered`] messages.
+pub fn any_as(name: &str, message: &impl Message) -> Any {
+    Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
+}
+
+pub fn bool_value(value: bool) -> Option<wkt::BoolValue> {
+    Some(wkt::BoolValue { value })
+}
+
+pub fn u32_value(value: u32) -> Option<wkt::UInt32Value> {
+    Some(wkt::UInt32Value { value })
+}
+
+pub fn duration(value: Duration) -> Option<wkt::Duration> {
+    let nanos = i32::try_from(value.subsec_nanos()).unwrap_or(0);
+    Some(wkt::Duration { seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX), nanos })
+}
+
+pub fn seconds(value: u64) -> Option<wkt::Duration> {
+    duration(Duration::from_secs(value))
+}
+
+/// A map with the one entry that may be written without losing determinism.
+pub fn entry<V>(key: &str, value: V) -> HashMap<String, V> {
+    HashMap::from([(key.to_owned(), value)])
+}
+
+pub fn string_kind(value: impl Into<String>) -> wkt::Value {
+    wkt::Value { kind: Some(wkt::value::Kind::StringValue(value.into())) }
+}
+
+pub fn transport_socket<T: Message + Name>(name: &str, message: &T) -> Option<core::TransportSocket> {
+    let config_type = Some(core::transport_socket::ConfigType::TypedConfig(any(message)));
+    Some(core::TransportSocket { name: name.into(), config_type })
+}
+
+/// Delivered over the same ADS stream.
+pub fn ads() -> Option<core::ConfigSource> {
+    Some(core::ConfigSource {
+        resource_api_version: core::ApiVersion::V3.into(),
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(core::AggregatedConfigSource {})),
+        ..Default::default()
+    })
+}
+
+/// Delivered by the local secret server: the cluster `sds-grpc` of the bootstrap.
+pub fn local_sds() -> Option<core::ConfigSource> {
+    let envoy = core::grpc_service::EnvoyGrpc { cluster_name: "sds-grpc".into(), ..Default::default() };
+    let service =
+        core::GrpcService { target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() };
+    let source = core::ApiConfigSource {
+        api_type: core::api_config_source::ApiType::Grpc.into(),
+        transport_api_version: core::ApiVersion::V3.into(),
+        grpc_services: vec![service],
+        set_node_on_first_message_only: true,
+        ..Default::default()
+    };
+    Some(core::ConfigSource {
+        initial_fetch_timeout: seconds(0),
+        resource_api_version: core::ApiVersion::V3.into(),
+        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
+        ..Default::default()
+    })
+}
+
+pub fn text_format(format: &str) -> core::SubstitutionFormatString {
+    use core::substitution_format_string::Format;
+    let specifier = Some(core::data_source::Specifier::InlineString(format.into()));
+    core::SubstitutionFormatString {
+        format: Some(Format::TextFormatSource(core::DataSource { specifier, ..Default::default() })),
+        ..Default::default()
+    }
+}
+
+pub fn regex(regex: impl Into<String>) -> RegexMatcher {
+    RegexMatcher { regex: regex.into(), ..Default::default() }
+}
+
+pub fn matches(pattern: MatchPattern) -> StringMatcher {
+    StringMatcher { ignore_case: false, match_pattern: Some(pattern) }
+}
+
+pub fn exactly(value: impl Into<String>) -> StringMatcher {
+    matches(MatchPattern::Exact(value.into()))
+}
+
+pub fn header_is(name: impl Into<String>, value: StringMatcher) -> HeaderMatcher {
+    let header_match_specifier = Some(HeaderMatchSpecifier::StringMatch(value));
+    HeaderMatcher { name: name.into(), header_match_specifier, ..Default::default() }
+}
+
+/// The client of the tunnel is one that matches.
+pub fn peer_is(value: StringMatcher) -> FilterStateMatcher {
+    let matcher = Some(filter_state_matcher::Matcher::StringMatch(value));
+    FilterStateMatcher { key: super::names::PEER_PRINCIPAL.into(), matcher }
+}
+
+/// Messages with the same bytes as Envoy's, maps in the order of their keys.
+pub mod ordered {
+    use std::collections::BTreeMap;
+
+    use ambit_api::envoy::pb::envoy::config::core::v3::Locality;
+    use ambit_api::envoy::pb::envoy::config::endpoint::v3::Endpoint;
+    use ambit_api::envoy::pb::envoy::config::rbac::v3::Policy;
+    use ambit_api::envoy::pb::google::protobuf::{UInt32Value, Value};
+    use prost::Message;
+
+    /// `envoy.config.rbac.v3.RBAC`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Rules {
+        /// 0 ALLOW, 1 DENY.
+        #[prost(int32, tag = "1")]
+        pub action: i32,
+        #[prost(btree_map = "string, message", tag = "2")]
+        pub policies: BTreeMap<String, Policy>,
+    }
+
+    /// `envoy.extensions.filters.http.rbac.v3.RBAC`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct HttpRbac {
+        #[prost(message, optional, tag = "1")]
+        pub rules: Option<Rules>,
+    }
+
+    /// `envoy.extensions.filters.http.rbac.v3.RBACPerRoute`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct RbacPerRoute {
+        #[prost(message, optional, tag = "2")]
+        pub rbac: Option<HttpRbac>,
+    }
+
+    /// `envoy.extensions.filters.network.rbac.v3.RBAC`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct NetworkRbac {
+        #[prost(message, optional, tag = "1")]
+        pub rules: Option<Rules>,
+        #[prost(string, tag = "3")]
+        pub stat_prefix: String,
+    }
+
+    /// `google.protobuf.Struct`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Struct {
+        #[prost(btree_map = "string, message", tag = "1")]
+        pub fields: BTreeMap<String, Value>,
+    }
+
+    /// `envoy.config.core.v3.Metadata`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Metadata {
+        #[prost(btree_map = "string, message", tag = "1")]
+        pub filter_metadata: BTreeMap<String, Struct>,
+    }
+
+    /// `envoy.config.endpoint.v3.LbEndpoint`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct LbEndpoint {
+        #[prost(message, optional, tag = "1")]
+        pub endpoint: Option<Endpoint>,
+        #[prost(message, optional, tag = "3")]
+        pub metadata: Option<Metadata>,
+        #[prost(message, optional, tag = "4")]
+        pub load_balancing_weight: Option<UInt32Value>,
+    }
+
+    /// `envoy.config.endpoint.v3.LocalityLbEndpoints`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct LocalityLbEndpoints {
+        #[prost(message, optional, tag = "1")]
+        pub locality: Option<Locality>,
+        #[prost(message, repeated, tag = "2")]
+        pub lb_endpoints: Vec<LbEndpoint>,
+    }
+
+    /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct ClusterLoadAssignment {
+        #[prost(string, tag = "1")]
+        pub cluster_name: String,
+        #[prost(message, repeated, tag = "2")]
+        pub endpoints: Vec<LocalityLbEndpoints>,
+    }
+}
