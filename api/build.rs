@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed=proto/{file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().bytes(".istio").compile_fds(descriptors)?;
+    // Ordered maps, so that equal messages have equal bytes: versions of resources are hashes of them.
+    tonic_prost_build::configure().bytes(".istio").btree_map(".istio").compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,0 +1,152 @@
+//! Reverse indexes: from a label, a selector, a waypoint, a parent or a backend to the objects that name it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Flatten;
+use std::option::IntoIter;
+
+use super::binding::{Requester, waypoint_label};
+use super::waypoint::{RouteKey, route_backends, route_parents};
+use crate::source::{NamespacedName, Object};
+
+/// A map to sets that forgets empty sets.
+#[derive(Debug)]
+pub(super) struct Reverse<K, V>(BTreeMap<K, BTreeSet<V>>);
+
+impl<K, V> Default for Reverse<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord, V: Ord> Reverse<K, V> {
+    fn set(&mut self, key: K, value: V, present: bool) {
+        if present {
+            self.0.entry(key).or_default().insert(value);
+        } else if let Some(set) = self.0.get_mut(&key) {
+            set.remove(&value);
+            if set.is_empty() {
+                self.0.remove(&key);
+            }
+        }
+    }
+
+    /// The values under a key, in order.
+    pub(super) fn get(&self, key: &K) -> Flatten<IntoIter<&BTreeSet<V>>> {
+        let set: Option<&BTreeSet<V>> = self.0.get(key);
+        set.into_iter().flatten()
+    }
+
+    /// How many values a key has.
+    pub(super) fn count(&self, key: &K) -> usize {
+        self.0.get(key).map_or(0, BTreeSet::len)
+    }
+}
+
+/// One label of a namespace's objects; both parts empty stand for "every pod".
+pub(super) type LabelKey = (std::sync::Arc<str>, String, String);
+
+/// All reverse indexes.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// Pods by each of their labels.
+    pub(super) pods_by_label: Reverse<LabelKey, NamespacedName>,
+    /// Services by the first pair of their selector.
+    pub(super) services_by_selector: Reverse<LabelKey, NamespacedName>,
+    /// Selector policies by the first pair of their selector.
+    pub(super) policies_by_selector: Reverse<LabelKey, NamespacedName>,
+    /// Pods by the node they run on.
+    pub(super) pods_by_node: Reverse<String, NamespacedName>,
+    /// Who names a waypoint.
+    pub(super) requesters: Reverse<NamespacedName, Requester>,
+    /// Routes by the service they are attached to.
+    pub(super) routes_by_service: Reverse<NamespacedName, RouteKey>,
+    /// Routes by the gateway they are attached to.
+    pub(super) routes_by_gateway: Reverse<NamespacedName, RouteKey>,
+    /// Routes by the services they send to.
+    pub(super) routes_by_backend: Reverse<NamespacedName, RouteKey>,
+    /// Routes by the namespaces they send to from another.
+    pub(super) routes_into_namespace: Reverse<String, RouteKey>,
+    /// Policies by the resource they target: kind and name.
+    pub(super) policies_by_target: Reverse<(String, NamespacedName), NamespacedName>,
+    /// Endpoint slices by their service.
+    pub(super) slices_by_service: Reverse<NamespacedName, NamespacedName>,
+}
+
+impl Links {
+    pub(super) fn insert(&mut self, object: &Object) {
+        self.set(object, true);
+    }
+
+    pub(super) fn remove(&mut self, object: &Object) {
+        self.set(object, false);
+    }
+
+    fn set(&mut self, object: &Object, present: bool) {
+        let name = NamespacedName::of(object.metadata());
+        if let Some((waypoint, requester)) = waypoint_label(object) {
+            self.requesters.set(waypoint, requester, present);
+        }
+        match object {
+            Object::Pod(pod) => {
+                for (key, value) in pod.metadata.labels.iter().flatten() {
+                    self.pods_by_label.set((name.namespace.clone(), key.clone(), value.clone()), name.clone(), present);
+                }
+                if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
+                    self.pods_by_node.set(node, name, present);
+                }
+            }
+            Object::Service(service) => {
+                let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+                if let Some(first) = selector.and_then(|selector| selector.first_key_value()) {
+                    self.services_by_selector.set(label_key(&name, Some(first)), name, present);
+                }
+            }
+            Object::EndpointSlice(slice) => {
+                if let Some(service) = slice_service(slice) {
+                    self.slices_by_service.set(service, name, present);
+                }
+            }
+            Object::AuthorizationPolicy(policy) => {
+                for target in policy.spec.targets() {
+                    let target = (target.kind.clone(), NamespacedName::new(name.namespace.clone(), target.name.as_str()));
+                    self.policies_by_target.set(target, name.clone(), present);
+                }
+                if let (Some(selector), None) = (&policy.spec.selector, policy.spec.targets().next()) {
+                    let first = selector.match_labels.first_key_value();
+                    self.policies_by_selector.set(label_key(&name, first), name, present);
+                }
+            }
+            Object::HttpRoute(_) | Object::GrpcRoute(_) => self.set_route(object, &name, present),
+            _ => {}
+        }
+    }
+
+    fn set_route(&mut self, object: &Object, name: &NamespacedName, present: bool) {
+        let route = RouteKey { kind: object.kind(), name: name.clone() };
+        let parents = route_parents(object);
+        for service in parents.services {
+            self.routes_by_service.set(service, route.clone(), present);
+        }
+        for gateway in parents.gateways {
+            self.routes_by_gateway.set(gateway, route.clone(), present);
+        }
+        for backend in route_backends(object) {
+            if backend.namespace != name.namespace {
+                self.routes_into_namespace.set(backend.namespace.to_string(), route.clone(), present);
+            }
+            self.routes_by_backend.set(backend, route.clone(), present);
+        }
+    }
+}
+
+/// The service an endpoint slice belongs to.
+pub(super) fn slice_service(slice: &k8s_openapi::api::discovery::v1::EndpointSlice) -> Option<NamespacedName> {
+    let service = slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?;
+    Some(NamespacedName::new(slice.metadata.namespace.as_deref().unwrap_or_default(), service.as_str()))
+}
+
+/// The key under which a selector with this first pair is kept.
+pub(super) fn label_key(name: &NamespacedName, pair: Option<(&String, &String)>) -> LabelKey {
+    let (key, value) = pair.map_or_else(Default::default, |(key, value)| (key.clone(), value.clone()));
+    (name.namespace.clone(), key, value)
+}

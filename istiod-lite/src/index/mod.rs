@@ -1,0 +1,185 @@
+//! All objects the mesh is made of, and what follows from what.
+//!
+//! [`Index::apply`] takes one event and returns the keys of the resources that it may have changed; it reads no clock
+//! and does no I/O. The translations are functions of the index alone, so any order of the same events ends in the
+//! same resources. Every object is kept once, behind an `Arc`; the reverse indexes of [`links`] say which objects an
+//! event can reach, so that the cost of an event is that of what it touches.
+
+mod affected;
+mod binding;
+mod endpoint;
+mod links;
+mod objects;
+mod port;
+mod waypoint;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use ambit_identity::TrustDomain;
+
+pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability};
+pub use endpoint::{
+    Endpoint, EndpointHealth, Locality, has_ended, host_network, native_tunnel, pod_addresses, pod_health, selects,
+    service_account,
+};
+pub use objects::{Objects, Store, cluster_scoped, in_namespace};
+pub use port::{ServicePort, TargetPort};
+pub use waypoint::{RouteKey, Waypoint, WaypointFor};
+
+use crate::source::{Event, NamespacedName};
+use links::Links;
+
+/// Labels and annotations that the mesh gives a meaning to (wire contract, section 7).
+pub mod label {
+    /// Enrols a namespace or pod: `ambient` or `none`.
+    pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+    /// Names the waypoint of a namespace, service or pod; `none` opts out.
+    pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+    /// The namespace of that waypoint, when another.
+    pub const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+    /// What a waypoint serves: `service`, `workload`, `all` or `none`.
+    pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+    /// Whether ingress goes through the service's waypoint too.
+    pub const INGRESS_USE_WAYPOINT: &str = "istio.io/ingress-use-waypoint";
+    /// `http`: the pod speaks HBONE itself.
+    pub const TUNNEL: &str = "networking.istio.io/tunnel";
+    /// The network of a pod.
+    pub const NETWORK: &str = "topology.istio.io/network";
+    /// The Gateway that a generated pod or service belongs to.
+    pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+    /// Annotation: `enabled` once the pod's traffic is captured.
+    pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+    /// Annotation: how clients spread over a service's endpoints.
+    pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+    /// Annotation: `true` only logs what a policy would do.
+    pub const DRY_RUN: &str = "istio.io/dry-run";
+}
+
+/// What the index must know of the mesh besides its objects.
+#[derive(Debug, Clone)]
+pub struct MeshConfig {
+    /// Trust domain of all identities.
+    pub trust_domain: TrustDomain,
+    /// Name of the cluster, the first part of every workload uid.
+    pub cluster_id: String,
+    /// DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// Namespace whose policies hold for the whole mesh.
+    pub root_namespace: String,
+}
+
+impl MeshConfig {
+    /// The ecosystem's defaults for a trust domain and cluster: domain `cluster.local`, root namespace `istio-system`.
+    #[must_use]
+    pub fn new(trust_domain: TrustDomain, cluster_id: impl Into<String>) -> Self {
+        Self {
+            trust_domain,
+            cluster_id: cluster_id.into(),
+            cluster_domain: "cluster.local".into(),
+            root_namespace: "istio-system".into(),
+        }
+    }
+
+    /// DNS name of a service.
+    #[must_use]
+    pub fn hostname(&self, service: &NamespacedName) -> String {
+        format!("{}.{}.svc.{}", service.name, service.namespace, self.cluster_domain)
+    }
+
+    /// Key of a service in the address table: `namespace/hostname`.
+    #[must_use]
+    pub fn service_key(&self, service: &NamespacedName) -> String {
+        format!("{}/{}", service.namespace, self.hostname(service))
+    }
+
+    /// Key of a pod in the address table: `<cluster>//Pod/<namespace>/<name>`.
+    #[must_use]
+    pub fn pod_uid(&self, pod: &NamespacedName) -> String {
+        format!("{}//Pod/{}/{}", self.cluster_id, pod.namespace, pod.name)
+    }
+}
+
+/// A resource that may have changed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ChangedKey {
+    /// The workload of a pod.
+    Workload(NamespacedName),
+    /// A service of the address table.
+    Service(NamespacedName),
+    /// An authorization policy for node proxies, by the key it has on the wire.
+    Policy(NamespacedName),
+    /// The configuration of the waypoint that this Gateway asks for.
+    Waypoint(NamespacedName),
+}
+
+impl fmt::Debug for ChangedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(name) => write!(f, "workload {name}"),
+            Self::Service(name) => write!(f, "service {name}"),
+            Self::Policy(name) => write!(f, "policy {name}"),
+            Self::Waypoint(name) => write!(f, "waypoint {name}"),
+        }
+    }
+}
+
+/// The objects and their reverse indexes.
+#[derive(Debug)]
+pub struct Index {
+    config: MeshConfig,
+    objects: Objects,
+    links: Links,
+}
+
+impl Index {
+    /// An empty index.
+    #[must_use]
+    pub fn new(config: MeshConfig) -> Self {
+        Self { config, objects: Objects::default(), links: Links::default() }
+    }
+
+    /// What the index was told of the mesh.
+    #[must_use]
+    pub fn config(&self) -> &MeshConfig {
+        &self.config
+    }
+
+    /// All objects, by kind and name.
+    #[must_use]
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Takes one event in and returns the resources whose translation it may have changed, sorted, each once.
+    ///
+    /// What the event can reach is collected in the state before and in the state after, so that a resource that loses
+    /// something is named as well as one that gains it. An object equal to the one held changes nothing.
+    pub fn apply(&mut self, event: Event) -> Vec<ChangedKey> {
+        let (key, new) = match event {
+            Event::Upsert(object) => (object.key(), Some(object)),
+            Event::Delete(key) => (key, None),
+        };
+        let old = self.objects.get(&key);
+        if old == new {
+            return Vec::new();
+        }
+        let mut changed = BTreeSet::new();
+        if let Some(old) = &old {
+            self.affected(old, new.as_ref(), &mut changed);
+            self.links.remove(old);
+        }
+        match &new {
+            Some(object) => {
+                self.objects.insert(object.clone());
+                self.links.insert(object);
+                self.affected(object, old.as_ref(), &mut changed);
+            }
+            None => self.objects.remove(&key),
+        }
+        changed.into_iter().collect()
+    }
+}

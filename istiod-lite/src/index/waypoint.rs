@@ -1,0 +1,284 @@
+//! Waypoints: the Gateways that ask for one, and all that configures them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use gateway_api::experimental::grpcroutes::GrpcRoute;
+use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::gateways::Gateway;
+use k8s_openapi::api::core::v1::{Pod, Service};
+
+use super::binding::{Binding, Requester, Unavailability};
+use super::links::label_key;
+use super::objects::in_namespace;
+use super::{Index, label, selects};
+use crate::source::crd::AuthorizationPolicy;
+use crate::source::{Kind, NamespacedName, Object};
+
+/// What traffic a waypoint serves (`istio.io/waypoint-for`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaypointFor {
+    /// Traffic to services; the default.
+    Service,
+    /// Traffic to pods by their address.
+    Workload,
+    /// Both.
+    All,
+    /// Neither.
+    None,
+}
+
+impl WaypointFor {
+    /// What a Gateway says; a word that is none of ours is taken for the default.
+    #[must_use]
+    pub fn of(gateway: &Gateway) -> Self {
+        let labels = gateway.metadata.labels.as_ref();
+        match labels.and_then(|labels| labels.get(label::WAYPOINT_FOR)).map(String::as_str) {
+            Some("workload") => Self::Workload,
+            Some("all") => Self::All,
+            Some("none") => Self::None,
+            _ => Self::Service,
+        }
+    }
+
+    /// Whether services go through it.
+    #[must_use]
+    pub fn serves_services(self) -> bool {
+        matches!(self, Self::Service | Self::All)
+    }
+
+    /// Whether pods dialled by their address go through it.
+    #[must_use]
+    pub fn serves_workloads(self) -> bool {
+        matches!(self, Self::Workload | Self::All)
+    }
+}
+
+/// A route of either kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// [`Kind::HttpRoute`] or [`Kind::GrpcRoute`].
+    pub kind: Kind,
+    /// Its name.
+    pub name: NamespacedName,
+}
+
+/// A waypoint and what goes through it.
+#[derive(Debug, Clone)]
+pub struct Waypoint {
+    /// Namespace and name of its Gateway.
+    pub name: NamespacedName,
+    /// The Gateway.
+    pub gateway: Arc<Gateway>,
+    /// The services bound to it, in the order of their names. A service whose waypoint has no address yet is bound
+    /// already, so that the waypoint is configured by the time traffic comes.
+    pub services: Vec<Arc<Service>>,
+    /// The pods bound to it by their own address.
+    pub pods: Vec<Arc<Pod>>,
+}
+
+/// The services and gateways a route is attached to.
+#[derive(Debug, Default)]
+pub(super) struct Parents {
+    pub(super) services: BTreeSet<NamespacedName>,
+    pub(super) gateways: BTreeSet<NamespacedName>,
+}
+
+impl Parents {
+    fn add(&mut self, own: &str, group: Option<&str>, kind: Option<&str>, namespace: Option<&str>, name: &str) {
+        let target = NamespacedName::new(namespace.unwrap_or(own), name);
+        match (group.unwrap_or("gateway.networking.k8s.io"), kind.unwrap_or("Gateway")) {
+            ("gateway.networking.k8s.io", "Gateway") => _ = self.gateways.insert(target),
+            ("" | "core", "Service") => _ = self.services.insert(target),
+            _ => {}
+        }
+    }
+}
+
+/// What a route is attached to.
+pub(super) fn route_parents(route: &Object) -> Parents {
+    let own = route.metadata().namespace.as_deref().unwrap_or_default();
+    let mut parents = Parents::default();
+    match route {
+        Object::HttpRoute(route) => {
+            for parent in route.spec.parent_refs.iter().flatten() {
+                let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
+                parents.add(own, group, kind, parent.namespace.as_deref(), &parent.name);
+            }
+        }
+        Object::GrpcRoute(route) => {
+            for parent in route.spec.parent_refs.iter().flatten() {
+                let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
+                parents.add(own, group, kind, parent.namespace.as_deref(), &parent.name);
+            }
+        }
+        _ => {}
+    }
+    parents
+}
+
+/// The services a route may send to, mirrors included.
+pub(super) fn route_backends(route: &Object) -> BTreeSet<NamespacedName> {
+    let own = route.metadata().namespace.as_deref().unwrap_or_default();
+    let mut backends = BTreeSet::new();
+    let mut add = |group: Option<&str>, kind: Option<&str>, namespace: Option<&str>, name: &str| {
+        if matches!(group, None | Some("")) && matches!(kind, None | Some("Service")) {
+            backends.insert(NamespacedName::new(namespace.unwrap_or(own), name));
+        }
+    };
+    match route {
+        Object::HttpRoute(route) => {
+            for rule in route.spec.rules.iter().flatten() {
+                for backend in rule.backend_refs.iter().flatten() {
+                    add(backend.group.as_deref(), backend.kind.as_deref(), backend.namespace.as_deref(), &backend.name);
+                    for mirror in backend.filters.iter().flatten().filter_map(|filter| filter.request_mirror.as_ref()) {
+                        let to = &mirror.backend_ref;
+                        add(to.group.as_deref(), to.kind.as_deref(), to.namespace.as_deref(), &to.name);
+                    }
+                }
+                for mirror in rule.filters.iter().flatten().filter_map(|filter| filter.request_mirror.as_ref()) {
+                    let to = &mirror.backend_ref;
+                    add(to.group.as_deref(), to.kind.as_deref(), to.namespace.as_deref(), &to.name);
+                }
+            }
+        }
+        Object::GrpcRoute(route) => {
+            for rule in route.spec.rules.iter().flatten() {
+                for backend in rule.backend_refs.iter().flatten() {
+                    add(backend.group.as_deref(), backend.kind.as_deref(), backend.namespace.as_deref(), &backend.name);
+                }
+                for mirror in rule.filters.iter().flatten().filter_map(|filter| filter.request_mirror.as_ref()) {
+                    let to = &mirror.backend_ref;
+                    add(to.group.as_deref(), to.kind.as_deref(), to.namespace.as_deref(), &to.name);
+                }
+            }
+        }
+        _ => {}
+    }
+    backends
+}
+
+impl Index {
+    /// The Gateways that ask for a waypoint.
+    pub fn waypoints(&self) -> impl Iterator<Item = &NamespacedName> {
+        self.objects().gateways.iter().filter(|(_, gateway)| self.is_waypoint(gateway)).map(|(name, _)| name)
+    }
+
+    /// The waypoint a Gateway asks for; `None` when there is no such Gateway or it is of another class.
+    #[must_use]
+    pub fn waypoint(&self, name: &NamespacedName) -> Option<Waypoint> {
+        let gateway = self.objects().gateways.get(name).filter(|gateway| self.is_waypoint(gateway))?;
+        let (mut services, mut pods) = (BTreeSet::new(), BTreeSet::new());
+        for requester in self.links.requesters.get(name) {
+            match requester {
+                Requester::Service(service) => _ = services.insert(service),
+                Requester::Pod(pod) => _ = pods.insert(pod),
+                Requester::Namespace(namespace) => {
+                    services.extend(in_namespace(&self.objects().services, namespace).map(|(name, _)| name));
+                    pods.extend(in_namespace(&self.objects().pods, namespace).map(|(name, _)| name));
+                }
+            }
+        }
+        let services = services.into_iter().filter_map(|service| self.objects().services.get(service));
+        let pods = pods.into_iter().filter_map(|pod| self.objects().pods.get(pod));
+        Some(Waypoint {
+            name: name.clone(),
+            gateway: gateway.clone(),
+            services: services.filter(|service| serves(self.service_binding(service), name)).cloned().collect(),
+            pods: pods.filter(|pod| serves(self.pod_binding(pod), name)).cloned().collect(),
+        })
+    }
+
+    /// The HTTPRoutes attached to a service (`parentRefs` of kind Service), producer and consumer routes alike.
+    #[must_use]
+    pub fn http_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<HttpRoute>> {
+        self.http_routes(self.links.routes_by_service.get(service))
+    }
+
+    /// The HTTPRoutes attached to a Gateway.
+    #[must_use]
+    pub fn http_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<HttpRoute>> {
+        self.http_routes(self.links.routes_by_gateway.get(gateway))
+    }
+
+    /// The GRPCRoutes attached to a service.
+    #[must_use]
+    pub fn grpc_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<GrpcRoute>> {
+        let routes = self.links.routes_by_service.get(service).filter(|route| route.kind == Kind::GrpcRoute);
+        routes.filter_map(|route| self.objects().grpc_routes.get(&route.name)).collect()
+    }
+
+    fn http_routes<'a>(&'a self, keys: impl Iterator<Item = &'a RouteKey>) -> Vec<&'a Arc<HttpRoute>> {
+        let routes = keys.filter(|route| route.kind == Kind::HttpRoute);
+        routes.filter_map(|route| self.objects().http_routes.get(&route.name)).collect()
+    }
+
+    /// The AuthorizationPolicies that target a service by `targetRefs`; they live in its namespace.
+    #[must_use]
+    pub fn policies_of_service(&self, service: &NamespacedName) -> Vec<&Arc<AuthorizationPolicy>> {
+        self.policies_targeting("Service", service)
+    }
+
+    /// The AuthorizationPolicies that hold for all traffic of a waypoint: those that target its Gateway, and those of
+    /// the root namespace that target its class.
+    #[must_use]
+    pub fn policies_of_waypoint(&self, name: &NamespacedName) -> Vec<&Arc<AuthorizationPolicy>> {
+        let mut policies = self.policies_targeting("Gateway", name);
+        if let Some(gateway) = self.objects().gateways.get(name) {
+            let class = gateway.spec.gateway_class_name.as_str();
+            let class = NamespacedName::new(self.config().root_namespace.as_str(), class);
+            policies.extend(self.policies_targeting("GatewayClass", &class));
+        }
+        policies
+    }
+
+    fn policies_targeting(&self, kind: &str, target: &NamespacedName) -> Vec<&Arc<AuthorizationPolicy>> {
+        let names = self.links.policies_by_target.get(&(kind.to_owned(), target.clone()));
+        names.filter_map(|name| self.objects().authorization_policies.get(name)).collect()
+    }
+
+    /// The AuthorizationPolicies whose selector selects a pod: those of its namespace and of the root namespace, by name.
+    #[must_use]
+    pub fn selector_policies_of_pod(&self, pod: &Pod) -> Vec<&Arc<AuthorizationPolicy>> {
+        let labels = pod.metadata.labels.as_ref();
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let mut namespaces = vec![namespace, self.config().root_namespace.as_str()];
+        namespaces.dedup();
+        let mut names = BTreeSet::new();
+        for namespace in namespaces {
+            let scope = NamespacedName::new(namespace, "");
+            let pairs = labels.into_iter().flatten();
+            names.extend(pairs.flat_map(|pair| self.links.policies_by_selector.get(&label_key(&scope, Some(pair)))));
+        }
+        let policies = names.into_iter().filter_map(|name| self.objects().authorization_policies.get(name));
+        policies
+            .filter(|policy| policy.spec.selector.as_ref().is_some_and(|selector| selects(&selector.match_labels, labels)))
+            .collect()
+    }
+
+    /// Whether a route of the namespace may send to a service: its own namespace always, another with a ReferenceGrant.
+    #[must_use]
+    pub fn may_refer(&self, from_kind: Kind, from_namespace: &str, to: &NamespacedName) -> bool {
+        if *to.namespace == *from_namespace {
+            return true;
+        }
+        in_namespace(&self.objects().reference_grants, &to.namespace).any(|(_, grant)| {
+            let from = grant.spec.from.iter().any(|from| {
+                from.group == "gateway.networking.k8s.io" && from.kind == from_kind.as_str() && from.namespace == from_namespace
+            });
+            let to_ok = grant.spec.to.iter().any(|target| {
+                target.group.is_empty() && target.kind == "Service" && target.name.as_deref().is_none_or(|name| name == &*to.name)
+            });
+            from && to_ok
+        })
+    }
+}
+
+/// Whether a binding is to this waypoint and only its address may be wanting.
+fn serves(binding: Binding, name: &NamespacedName) -> bool {
+    match binding {
+        Binding::Bound { waypoint, .. } => waypoint == *name,
+        Binding::Unavailable { waypoint, reason } => waypoint == *name && reason == Unavailability::NotReady,
+        Binding::None | Binding::OtherTraffic(_) => false,
+    }
+}

@@ -1,0 +1,207 @@
+//! Directories of YAML files, read recursively and watched.
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::layer::{FileId, Layers};
+use super::{Event, Problem, Severity, Source, SourceError};
+
+/// Files are read when nothing has changed for this long, so that a file is not read while it is being written.
+const QUIET: Duration = Duration::from_millis(50);
+/// Files are read after this long even if changes go on.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// A file whose time stamp is younger than this when read may change again within the same stamp.
+const STAMP_SLACK: Duration = Duration::from_secs(2);
+/// Time between two looks at all files in case the kernel lost a notification.
+const RESYNC: Duration = Duration::from_secs(30);
+/// No larger file is read.
+const MAX_FILE: u64 = 16 << 20;
+
+/// N directories of YAML files (`*.yaml`, `*.yml`). Later directories lie over earlier ones: an object that is given
+/// in several is the deep merge of its documents.
+pub struct Directory {
+    roots: Vec<PathBuf>,
+    layers: Layers,
+    stamps: BTreeMap<FileId, Stamp>,
+    unreadable: BTreeMap<FileId, Problem>,
+    problems: Arc<Vec<Problem>>,
+    wake: mpsc::Receiver<()>,
+    started: bool,
+    _watcher: RecommendedWatcher,
+}
+
+/// How a file looked when it was read.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+    /// Whether the stamp was old enough to tell the next change.
+    settled: bool,
+}
+
+impl Directory {
+    /// Begins to watch the directories, which must exist.
+    ///
+    /// # Errors
+    ///
+    /// When a directory cannot be watched.
+    pub fn new(roots: Vec<PathBuf>) -> Result<Self, SourceError> {
+        // One pending wake-up stands for any number of changes.
+        let (sender, wake) = mpsc::channel(1);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.map_or(true, |event| matters(event.kind)) {
+                _ = sender.try_send(());
+            }
+        })
+        .map_err(|cause| SourceError::Watch { path: PathBuf::new(), cause })?;
+        for root in &roots {
+            let watched = watcher.watch(root, RecursiveMode::Recursive);
+            watched.map_err(|cause| SourceError::Watch { path: root.clone(), cause })?;
+        }
+        Ok(Self {
+            roots,
+            layers: Layers::default(),
+            stamps: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            problems: Arc::default(),
+            wake,
+            started: false,
+            _watcher: watcher,
+        })
+    }
+
+    /// Waits for a change, and then for the changes to pause.
+    async fn changed(&mut self) {
+        tokio::select! {
+            _ = self.wake.recv() => {}
+            () = sleep(RESYNC) => return,
+        }
+        let latest = Instant::now() + PATIENCE;
+        while let Ok(Some(())) = timeout_at(latest.min(Instant::now() + QUIET), self.wake.recv()).await {
+            if Instant::now() >= latest {
+                break;
+            }
+        }
+    }
+
+    /// Reads what is other than at the last look; events, and whether the problems changed.
+    fn look(&mut self) -> Result<(Vec<Event>, bool), SourceError> {
+        let mut present = BTreeMap::new();
+        for (layer, root) in self.roots.iter().enumerate() {
+            list(root, layer, true, &mut present)?;
+        }
+        let gone: Vec<FileId> = self.stamps.keys().filter(|id| !present.contains_key(*id)).cloned().collect();
+        let mut changes = Vec::new();
+        for id in gone {
+            self.stamps.remove(&id);
+            self.unreadable.remove(&id);
+            changes.push((id, None));
+        }
+        for (id, metadata) in present {
+            let stamp = Stamp::of(&metadata);
+            if self.stamps.get(&id) == Some(&stamp) && stamp.settled {
+                continue;
+            }
+            self.stamps.insert(id.clone(), stamp);
+            match read(&id, &metadata) {
+                Ok(text) => {
+                    self.unreadable.remove(&id);
+                    changes.push((id, Some(text)));
+                }
+                // What cannot be read keeps its last good state, as what cannot be understood does.
+                Err(reason) => _ = self.unreadable.insert(id.clone(), unreadable(&id, reason)),
+            }
+        }
+        let events = self.layers.update(changes);
+        let problems: Vec<Problem> = self.unreadable.values().cloned().chain(self.layers.problems()).collect();
+        let other = *self.problems != problems;
+        if other {
+            self.problems = Arc::new(problems);
+        }
+        Ok((events, other))
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for Directory {
+    async fn next(&mut self) -> Result<Vec<Event>, SourceError> {
+        if !self.started {
+            let (events, _) = self.look()?;
+            self.started = true;
+            return Ok(events);
+        }
+        loop {
+            self.changed().await;
+            let (events, problems) = self.look()?;
+            if !events.is_empty() || problems {
+                return Ok(events);
+            }
+        }
+    }
+
+    fn problems(&self) -> Arc<Vec<Problem>> {
+        self.problems.clone()
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let modified = metadata.modified().ok();
+        let age = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
+        Self { modified, length: metadata.len(), inode: metadata.ino(), settled: age.is_some_and(|age| age > STAMP_SLACK) }
+    }
+}
+
+/// Reading a file is no change of it.
+fn matters(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+/// Finds the YAML files below a directory. Hidden files are editors' and `kubectl`'s own.
+fn list(directory: &Path, layer: usize, is_root: bool, found: &mut BTreeMap<FileId, Metadata>) -> Result<(), SourceError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // A directory that vanished meanwhile is simply not there.
+        Err(_) if !is_root => return Ok(()),
+        Err(cause) => return Err(SourceError::List { path: directory.to_owned(), cause }),
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        // Follows symbolic links to files, not to directories, which could lead in circles.
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        let link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        if metadata.is_dir() && !link {
+            list(&path, layer, false, found)?;
+        } else if metadata.is_file() && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            found.insert((layer, path), metadata);
+        }
+    }
+    Ok(())
+}
+
+fn read(id: &FileId, metadata: &Metadata) -> Result<String, String> {
+    if metadata.len() > MAX_FILE {
+        return Err(format!("larger than {} MiB", MAX_FILE >> 20));
+    }
+    std::fs::read_to_string(&id.1).map_err(|error| format!("cannot be read: {error}"))
+}
+
+fn unreadable(id: &FileId, reason: String) -> Problem {
+    Problem { file: id.1.clone(), line: 0, object: None, field: String::new(), reason, severity: Severity::Error }
+}

@@ -1,0 +1,177 @@
+//! The kinds of objects the control plane reads, and the keys they have.
+
+use std::fmt;
+use std::sync::Arc;
+
+use gateway_api::experimental::grpcroutes::GrpcRoute;
+use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::gatewayclasses::GatewayClass;
+use gateway_api::gateways::Gateway;
+use gateway_api::referencegrants::ReferenceGrant;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::crd::{AuthorizationPolicy, PeerAuthentication};
+
+/// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamespacedName {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+}
+
+impl NamespacedName {
+    /// The key `namespace/name`.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object from its metadata; what is missing there is empty.
+    #[must_use]
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        Self::new(metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+    }
+}
+
+impl fmt::Display for NamespacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { write!(f, "{}", self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+impl fmt::Debug for NamespacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl serde::Serialize for NamespacedName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A kind and a name: what identifies an object in a source.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// The kind.
+    pub kind: Kind,
+    /// The namespace and name.
+    pub name: NamespacedName,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.as_str(), self.name)
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl serde::Serialize for ObjectKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One change of one object.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The object is new or other than before.
+    Upsert(Object),
+    /// The object is gone.
+    Delete(ObjectKey),
+}
+
+/// Declares [`Kind`] and [`Object`] from one table: variant, type, API group (`""` is core), versions, namespaced or not.
+macro_rules! kinds {
+    ($($kind:ident($type:ty), $text:literal, $group:literal, [$($version:literal),+], $namespaced:literal;)+) => {
+        /// A kind of object the control plane reads.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $(#[doc = concat!("`", $text, "`")] $kind,)+
+        }
+
+        impl Kind {
+            /// The kind's name as written in YAML.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$kind => $text,)+ }
+            }
+
+            /// Whether objects of this kind live in a namespace.
+            #[must_use]
+            pub fn namespaced(self) -> bool {
+                match self { $(Self::$kind => $namespaced,)+ }
+            }
+
+            /// The kind with this `apiVersion` and `kind`, if it is one of ours.
+            #[must_use]
+            pub fn from_api(api_version: &str, kind: &str) -> Option<Self> {
+                let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+                match (group, kind) {
+                    $(($group, $text) if [$($version),+].contains(&version) => Some(Self::$kind),)+
+                    _ => None,
+                }
+            }
+        }
+
+        /// An object of one of the kinds we read; cheap to clone.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Object {
+            $(#[doc = concat!("`", $text, "`")] $kind(Arc<$type>),)+
+        }
+
+        impl Object {
+            /// The object's kind.
+            #[must_use]
+            pub fn kind(&self) -> Kind {
+                match self { $(Self::$kind(_) => Kind::$kind,)+ }
+            }
+
+            /// The object's metadata.
+            #[must_use]
+            pub fn metadata(&self) -> &ObjectMeta {
+                match self { $(Self::$kind(object) => &object.metadata,)+ }
+            }
+
+            /// Reads an object of the kind from a tree of values.
+            pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(kind: Kind, deserializer: D) -> Result<Self, D::Error> {
+                match kind {
+                    $(Kind::$kind => <$type as serde::Deserialize>::deserialize(deserializer).map(|object| Self::$kind(Arc::new(object))),)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Namespace(Namespace), "Namespace", "", ["v1"], false;
+    Node(Node), "Node", "", ["v1"], false;
+    ServiceAccount(ServiceAccount), "ServiceAccount", "", ["v1"], true;
+    Pod(Pod), "Pod", "", ["v1"], true;
+    Service(Service), "Service", "", ["v1"], true;
+    EndpointSlice(EndpointSlice), "EndpointSlice", "discovery.k8s.io", ["v1"], true;
+    GatewayClass(GatewayClass), "GatewayClass", "gateway.networking.k8s.io", ["v1", "v1beta1"], false;
+    Gateway(Gateway), "Gateway", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
+    HttpRoute(HttpRoute), "HTTPRoute", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
+    GrpcRoute(GrpcRoute), "GRPCRoute", "gateway.networking.k8s.io", ["v1"], true;
+    ReferenceGrant(ReferenceGrant), "ReferenceGrant", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
+    AuthorizationPolicy(AuthorizationPolicy), "AuthorizationPolicy", "security.istio.io", ["v1", "v1beta1"], true;
+    PeerAuthentication(PeerAuthentication), "PeerAuthentication", "security.istio.io", ["v1", "v1beta1"], true;
+}
+
+impl Object {
+    /// The object's key.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { kind: self.kind(), name: NamespacedName::of(self.metadata()) }
+    }
+}

@@ -1,0 +1,10 @@
+//! From the index to the resources that the proxies are sent.
+
+pub mod authorization;
+mod origin;
+pub mod peer_authentication;
+pub mod waypoint;
+pub mod workload;
+
+#[cfg(test)]
+mod tests;
