@@ -30,8 +30,6 @@ pub enum Step {
         /// Where it is shown; must exist.
         target: CString,
     },
-    /// Mount a sysfs for the network namespace now entered over `/sys`; a refusal is ignored.
-    OwnSysfs,
     /// Take a host name of its own.
     Hostname(CString),
     /// Be killed when the parent thread that spawned it ends.
@@ -61,10 +59,6 @@ impl Step {
             }
             Self::Bind { source, target } => {
                 mount(Some(source.as_c_str()), target.as_c_str(), NO, MsFlags::MS_BIND, NO)?;
-            }
-            Self::OwnSysfs => {
-                // Nothing needed depends on it; a kernel that shows a masked /sys refuses.
-                let _ = mount(Some(c"sysfs"), c"/sys", Some(c"sysfs"), MsFlags::empty(), NO);
             }
             Self::Hostname(name) => {
                 unshare(CloneFlags::CLONE_NEWUTS)?;

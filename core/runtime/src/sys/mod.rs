@@ -2,6 +2,8 @@
 
 mod child;
 mod fork;
+mod packet_ring;
 
 pub use child::{Step, before_exec};
 pub use fork::{Fork, fork_while_single_threaded};
+pub use packet_ring::{Packet, PacketRing};
