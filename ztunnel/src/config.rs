@@ -1,0 +1,151 @@
+//! The settings of the node proxy, from flags and environment, read here and nowhere else.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ambit_identity::TrustDomain;
+
+/// Settings of the node proxy.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Name of the node this proxy serves.
+    #[arg(long, env = "NODE_NAME")]
+    pub node: String,
+    /// Name of this proxy's own pod.
+    #[arg(long, env = "POD_NAME", default_value = "ztunnel")]
+    pub pod_name: String,
+    /// Namespace of this proxy's own pod.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
+    pub pod_namespace: String,
+    /// Address of this proxy's own pod, as it is told to the control plane.
+    #[arg(long, env = "INSTANCE_IP", default_value = "127.0.0.1")]
+    pub instance_ip: String,
+    /// The control plane's discovery service, host:port.
+    #[arg(long, env = "XDS_ADDRESS", default_value = "istiod.istio-system.svc:15012")]
+    pub xds_address: String,
+    /// The certificate service, host:port; the discovery service's address if not set.
+    #[arg(long, env = "CA_ADDRESS")]
+    pub ca_address: Option<String>,
+    /// File with the root certificates of the control plane, PEM.
+    #[arg(long, env = "CA_ROOT", default_value = "/var/run/secrets/istio/root-cert.pem")]
+    pub ca_root: PathBuf,
+    /// File with this proxy's service-account token.
+    #[arg(long, env = "TOKEN", default_value = "/var/run/secrets/tokens/istio-token")]
+    pub token: PathBuf,
+    /// The node agent's socket.
+    #[arg(long, env = "ZDS_SOCKET", default_value = "/var/run/ztunnel/ztunnel.sock")]
+    pub zds_socket: PathBuf,
+    /// Where the admin pages are served; keep it on the loopback device.
+    #[arg(long, default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// Where metrics are served.
+    #[arg(long, default_value = "[::]:15020")]
+    pub metrics: SocketAddr,
+    /// Where readiness is served.
+    #[arg(long, default_value = "[::]:15021")]
+    pub ready: SocketAddr,
+    /// File for the access log; standard output if not set.
+    #[arg(long, env = "ACCESS_LOG")]
+    pub access_log: Option<PathBuf>,
+    /// The trust domain of the mesh.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+    /// Further trust domains whose workloads are accepted.
+    #[arg(long, env = "TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
+    pub trust_domain_aliases: Vec<String>,
+    /// The cluster this node belongs to.
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// Which program logs to write, in the syntax of RUST_LOG.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub log: String,
+    /// Seconds that open connections may go on after SIGTERM.
+    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10)]
+    pub drain_seconds: u64,
+    /// Connections of all pods together; more are refused.
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 100_000)]
+    pub max_connections: usize,
+    /// Connections of one pod; more are refused.
+    #[arg(long, env = "MAX_CONNECTIONS_PER_POD", default_value_t = 20_000)]
+    pub max_connections_per_pod: usize,
+}
+
+/// What connections are held to. Times are upper bounds.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections of all pods together.
+    pub connections: usize,
+    /// Connections of one pod.
+    pub connections_per_pod: usize,
+    /// Until a TCP connection stands.
+    pub connect: Duration,
+    /// Until a TLS handshake is done.
+    pub handshake: Duration,
+    /// Until the control plane has told of a workload and its policies.
+    pub knowledge: Duration,
+    /// How long open connections may go on when the proxy or the pod goes away.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 100_000,
+            connections_per_pod: 20_000,
+            connect: Duration::from_secs(5),
+            handshake: Duration::from_secs(5),
+            knowledge: Duration::from_secs(5),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Settings that were checked: all that is wrong is said at once.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// The trust domain of the mesh.
+    pub trust_domain: TrustDomain,
+    /// Further ones that are accepted.
+    pub aliases: Vec<TrustDomain>,
+    /// What connections are held to.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// Names every setting that cannot be used.
+    pub fn check(&self) -> Result<Checked, crate::Error> {
+        let mut wrong = Vec::new();
+        let mut domain = |flag: &str, text: &str| match text.parse::<TrustDomain>() {
+            Ok(domain) => Some(domain),
+            Err(error) => {
+                wrong.push(format!("{flag}: {error}"));
+                None
+            }
+        };
+        let trust_domain = domain("--trust-domain", &self.trust_domain);
+        let aliases = self.trust_domain_aliases.iter().filter_map(|text| domain("--trust-domain-aliases", text)).collect();
+        if self.node.is_empty() {
+            wrong.push("--node: is empty".to_owned());
+        }
+        if self.max_connections == 0 || self.max_connections_per_pod == 0 {
+            wrong.push("--max-connections: 0 would refuse every connection".to_owned());
+        }
+        if !self.admin.ip().is_loopback() {
+            wrong.push(format!("--admin: {} is not on the loopback device", self.admin));
+        }
+        match trust_domain {
+            Some(trust_domain) if wrong.is_empty() => {
+                let limits = Limits {
+                    connections: self.max_connections,
+                    connections_per_pod: self.max_connections_per_pod,
+                    drain: Duration::from_secs(self.drain_seconds),
+                    ..Limits::default()
+                };
+                Ok(Checked { trust_domain, aliases, limits })
+            }
+            _ => Err(crate::Error::Config(wrong.join("; "))),
+        }
+    }
+}

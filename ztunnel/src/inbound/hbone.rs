@@ -1,0 +1,176 @@
+//! HBONE to a pod: mutual TLS, then for each CONNECT the checks of address and policy, then the application.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ambit_hbone::{
+    Host, Incoming, ServeError, ServerConfig,
+    copy::{self, Counters},
+    server,
+};
+use ambit_identity::SpiffeId;
+use ambit_model::{
+    Reason, Refusal,
+    admit::{Admitted, Target, admit},
+    plan,
+};
+use ambit_runtime::{
+    drain::Watch,
+    socket::{self, canonical},
+    telemetry::{Direction, Security},
+};
+use ambit_tls::{PeerError, handshake};
+use tokio::net::TcpStream;
+
+use super::{conclude, permit, revoked};
+use crate::{
+    peer,
+    proxy::{Pod, Proxy},
+    telemetry::Record,
+};
+
+/// One accepted connection, with who is at its other end.
+#[derive(Clone)]
+struct Peer {
+    proxy: Arc<Proxy>,
+    pod: Arc<Pod>,
+    id: SpiffeId,
+    from: SocketAddr,
+    at: SocketAddr,
+}
+
+/// Serves one accepted connection until it ends.
+pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, drain: Watch) {
+    let Ok(from) = io.peer_addr().map(canonical) else { return };
+    let Ok(at) = io.local_addr().map(canonical) else { return };
+    let failed = |refusal| proxy.telemetry.begin(Direction::Inbound, from, at).refused(refusal);
+    let _places = match proxy.place(&pod) {
+        Ok(places) => places,
+        Err(refusal) => {
+            socket::reset(io);
+            return failed(refusal);
+        }
+    };
+    if let Err(error) = socket::tune(&io) {
+        return failed(Refusal::new(Reason::ClientReset, error.to_string()));
+    }
+    let config = match proxy.certificates.server_config(&pod.identity).await {
+        Ok(config) => config,
+        Err(error) => {
+            socket::reset(io);
+            return failed(Refusal::new(Reason::CertificateUnavailable, error.to_string()));
+        }
+    };
+    let (io, id) = match handshake::accept(io, config, proxy.limits.handshake).await {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            let reason = PeerError::from_io(&error).map_or(Reason::TlsHandshakeFailed, |error| peer::reason(&error));
+            return failed(Refusal::new(reason, error.to_string()));
+        }
+    };
+    let peer = Peer { proxy: Arc::clone(&proxy), pod, id, from, at };
+    let config = ServerConfig { drain_deadline: proxy.limits.drain, ..ServerConfig::default() };
+    let handler = {
+        let peer = peer.clone();
+        move |incoming| tunnel(peer.clone(), incoming)
+    };
+    if let Err(error) = Box::pin(server::serve(io, &config, drain.draining(), handler)).await {
+        match error {
+            ServeError::NotHttp2(_) | ServeError::Protocol(_) => {
+                let mut record = proxy.telemetry.begin(Direction::Inbound, from, at);
+                record.source_identity = Some(peer.id.clone());
+                record.security = Security::MutualTls;
+                record.refused(Refusal::new(Reason::TunnelProtocolError, error.to_string()));
+            }
+            // Peers close connections as they like; each tunnel in it has its own record.
+            ServeError::Lost(_) | ServeError::Silent(_) => tracing::debug!(%error, %from, "a tunnel connection ended"),
+        }
+    }
+}
+
+/// Carries one tunnel to its end.
+async fn tunnel(peer: Peer, mut incoming: Incoming) {
+    let (proxy, pod) = (&peer.proxy, &peer.pod);
+    let mut record = proxy.telemetry.begin(Direction::Inbound, peer.from, peer.at);
+    record.source_identity = Some(peer.id.clone());
+    record.destination_identity = Some(pod.identity.clone());
+    record.security = Security::MutualTls;
+    // One connection carries many tunnels, each of which counts.
+    let _places = match proxy.place(pod) {
+        Ok(places) => places,
+        Err(refusal) => {
+            let _gone = incoming.refuse(peer::status(refusal.reason), peer::write_refusal(&refusal));
+            return record.refused(refusal);
+        }
+    };
+    let target = incoming_target(&incoming);
+    let opened = tokio::select! {
+        opened = open(&peer, &target, &mut record) => opened,
+        () = incoming.abandoned() => return record.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer")),
+    };
+    let (upstream, admitted, workload) = match opened {
+        Ok(opened) => opened,
+        Err(refusal) => {
+            // When the client has gone there is no one to tell.
+            let _gone = incoming.refuse(peer::status(refusal.reason), peer::write_refusal(&refusal));
+            return record.refused(refusal);
+        }
+    };
+    let stream = match incoming.accept(http::HeaderMap::new()) {
+        Ok(stream) => stream,
+        Err(error) => {
+            socket::reset(upstream);
+            return record.refused(Refusal::new(Reason::ClientReset, error.to_string()));
+        }
+    };
+    record.established();
+    let counters = Counters::default();
+    tokio::select! {
+        outcome = copy::pump(stream, upstream, &counters) => {
+            conclude(record, outcome, counters.received(), counters.sent());
+        }
+        refusal = revoked(proxy, &workload, Some(&peer.id), peer.from, admitted.destination) => {
+            record.broken(counters.received(), counters.sent(), refusal);
+        }
+    }
+}
+
+fn incoming_target(incoming: &Incoming) -> Result<Target, Refusal> {
+    match incoming.authority() {
+        Ok(authority) => Ok(match (authority.socket_addr(), authority.host()) {
+            (Some(address), _) => Target::Address(address),
+            (None, Host::Name(name)) => Target::Host(name.to_string(), authority.port()),
+            (None, Host::Ip(ip)) => Target::Address(SocketAddr::new(*ip, authority.port())),
+        }),
+        Err(error) => Err(Refusal::new(Reason::AuthorityInvalid, error.to_string())),
+    }
+}
+
+type Opened = (TcpStream, Admitted, Arc<ambit_model::workload::Workload>);
+
+async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: &mut Record) -> Result<Opened, Refusal> {
+    let (proxy, pod) = (&peer.proxy, &peer.pod);
+    let target = target.as_ref().map_err(Clone::clone)?;
+    if let Target::Address(address) = target {
+        record.destination(*address);
+    }
+    let Some(workload) = proxy.destination(pod).await else {
+        return Err(Refusal::new(Reason::DestinationUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
+    };
+    record.target = plan::Target { workload: Some(Arc::clone(&workload)), service: None };
+    let admitted = admit(&workload, target)?;
+    if admitted.proxy_protocol {
+        // The application waits for a header that we cannot write yet, and would take the first bytes for it.
+        return Err(Refusal::new(Reason::Internal, "the PROXY protocol is not supported yet"));
+    }
+    permit(proxy, &workload, Some(&peer.id), peer.from, admitted.destination, record)?;
+    let upstream = proxy.connect(pod, admitted.upstream, same_family(peer.from.ip(), admitted.upstream)).await?;
+    Ok((upstream, admitted, workload))
+}
+
+/// The client's address for the last hop, unless the tunnel came over the other address family.
+pub(super) fn same_family(from: IpAddr, to: SocketAddr) -> Option<IpAddr> {
+    (from.is_ipv4() == to.is_ipv4()).then_some(from)
+}

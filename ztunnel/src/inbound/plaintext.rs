@@ -1,0 +1,68 @@
+//! Plain text to a pod: passed on when no policy asks for more, with the client's address kept.
+
+use std::sync::Arc;
+
+use ambit_hbone::copy::{self, Counters, TcpSide};
+use ambit_model::{Reason, Refusal, address::port, admit::admit_plaintext, plan, workload::Workload};
+use ambit_runtime::{
+    socket::{self, canonical},
+    telemetry::Direction,
+};
+use tokio::net::TcpStream;
+
+use super::{conclude, hbone::same_family, permit, revoked};
+use crate::{
+    proxy::{Pod, Proxy},
+    telemetry::Record,
+};
+
+/// Carries one captured connection to its end.
+pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
+    let Ok(from) = client.peer_addr().map(canonical) else { return };
+    let Ok(local) = client.local_addr().map(canonical) else { return };
+    let mut record = proxy.telemetry.begin(Direction::Inbound, from, local);
+    let opened = match proxy.place(&pod) {
+        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|opened| (opened, places)),
+        Err(refusal) => Err(refusal),
+    };
+    let ((server, destination, workload), _places) = match opened {
+        Ok(opened) => opened,
+        Err(refusal) => {
+            socket::reset(client);
+            return record.refused(refusal);
+        }
+    };
+    record.established();
+    let counters = Counters::default();
+    tokio::select! {
+        outcome = copy::join(TcpSide::from(client), TcpSide::from(server), &counters) => {
+            conclude(record, outcome, counters.received(), counters.sent());
+        }
+        refusal = revoked(&proxy, &workload, None, from, destination) => {
+            record.broken(counters.received(), counters.sent(), refusal);
+        }
+    }
+}
+
+type Opened = (TcpStream, std::net::SocketAddr, Arc<Workload>);
+
+async fn open(
+    proxy: &Proxy,
+    pod: &Pod,
+    client: &TcpStream,
+    from: std::net::SocketAddr,
+    record: &mut Record,
+) -> Result<Opened, Refusal> {
+    socket::tune(client).map_err(|error| Refusal::new(Reason::ClientReset, error.to_string()))?;
+    let destination = socket::original_destination(client)
+        .map_err(|_| Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::INBOUND_PLAINTEXT)))?;
+    record.destination(destination);
+    let Some(workload) = proxy.destination(pod).await else {
+        return Err(Refusal::new(Reason::DestinationUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
+    };
+    record.target = plan::Target { workload: Some(Arc::clone(&workload)), service: None };
+    let destination = admit_plaintext(&workload, destination)?;
+    permit(proxy, &workload, None, from, destination, record)?;
+    let server = proxy.connect(pod, destination, same_family(from.ip(), destination)).await?;
+    Ok((server, destination, workload))
+}

@@ -1,0 +1,120 @@
+//! What all connections of the node share, and what those of one pod share.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use ambit_hbone::Pool;
+use ambit_identity::SpiffeId;
+use ambit_model::{Reason, Refusal, workload::Workload};
+use ambit_runtime::{
+    netns::NetNs,
+    socket::{self, ConnectOptions, PROXY_MARK},
+};
+use ambit_tls::SvidStore;
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use crate::{config::Limits, state::Shared, telemetry::Telemetry};
+
+/// What all connections of the node share.
+pub struct Proxy {
+    /// What the control plane sent.
+    pub state: Arc<Shared>,
+    /// Certificates of the identities on this node.
+    pub certificates: SvidStore,
+    /// Tunnels to other nodes and waypoints.
+    pub pool: Pool,
+    /// Access log and metrics.
+    pub telemetry: Telemetry,
+    /// What connections are held to.
+    pub limits: Limits,
+    /// The cluster of this node.
+    pub cluster: String,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+}
+
+/// A pod of this node whose traffic is captured.
+#[derive(Debug)]
+pub struct Pod {
+    /// The node agent's key of it: the UID of the Kubernetes object.
+    pub uid: String,
+    /// Its name.
+    pub name: String,
+    /// Who it is.
+    pub identity: SpiffeId,
+    /// Where it runs.
+    pub netns: NetNs,
+    /// Places for its connections.
+    pub places: Arc<Semaphore>,
+}
+
+/// Places that a connection holds while it lives.
+pub struct Places {
+    _pod: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
+}
+
+impl Proxy {
+    /// Takes a place for one more connection.
+    ///
+    /// # Errors
+    /// `connection_limit` when there is none.
+    pub fn place(&self, pod: &Pod) -> Result<Places, Refusal> {
+        let full = |whose: &str| Refusal::new(Reason::ConnectionLimit, format!("{whose} has no room for another connection"));
+        let place = Arc::clone(&pod.places).try_acquire_owned().map_err(|_| full("the pod"))?;
+        let node = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full("the node"))?;
+        Ok(Places { _pod: place, _node: node })
+    }
+
+    /// The workload of `pod`, as soon as the control plane has told of it.
+    pub async fn source(&self, pod: &Pod) -> Option<Arc<Workload>> {
+        self.state.wait_for(self.limits.knowledge, |mesh, _| self.workload_of(mesh, pod)).await
+    }
+
+    /// The workload of `pod`, as soon as the control plane has told of it and of every policy: before that nothing can be authorized.
+    pub async fn destination(&self, pod: &Pod) -> Option<Arc<Workload>> {
+        let known = |mesh: &ambit_model::state::MeshState, changes: crate::state::Changes| {
+            if changes.policies_synced { self.workload_of(mesh, pod) } else { None }
+        };
+        self.state.wait_for(self.limits.knowledge, known).await
+    }
+
+    /// The workload of `pod`, if it is known now. The identity must be the one that the node agent told: a workload of the same name
+    /// with another account is an earlier pod.
+    pub fn workload_of(&self, mesh: &ambit_model::state::MeshState, pod: &Pod) -> Option<Arc<Workload>> {
+        let namespace = pod.identity.namespace().as_str();
+        let uid = format!("{}//Pod/{namespace}/{}", self.cluster, pod.name);
+        let by_uid = mesh.workload(&uid).filter(|workload| workload.identity == pod.identity);
+        by_uid.or_else(|| mesh.pod(namespace, &pod.name, &pod.identity)).cloned()
+    }
+
+    /// Opens a TCP connection from the pod, marked as the proxy's own; from `source` when that is given.
+    ///
+    /// # Errors
+    /// `upstream_refused`, `upstream_timeout` or `upstream_unreachable`.
+    pub async fn connect(&self, pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Refusal> {
+        self.dial(pod, destination, source, self.limits.connect).await.map_err(|error| {
+            let reason = match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => Reason::UpstreamRefused,
+                std::io::ErrorKind::TimedOut => Reason::UpstreamTimeout,
+                _ => Reason::UpstreamUnreachable,
+            };
+            Refusal::new(reason, format!("{destination}: {error}"))
+        })
+    }
+
+    /// As [`Proxy::connect`], with the error of the system.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    pub async fn dial(&self, pod: &Pod, to: SocketAddr, from: Option<IpAddr>, limit: Duration) -> std::io::Result<TcpStream> {
+        let options = ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), netns: Some(&pod.netns), timeout: limit };
+        socket::connect(to, &options).await
+    }
+}

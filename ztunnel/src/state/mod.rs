@@ -1,0 +1,85 @@
+//! What the control plane sent, shared by all connections of the node.
+
+mod handlers;
+
+use std::{
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
+
+use ambit_model::state::MeshState;
+use tokio::sync::watch;
+
+pub use handlers::{addresses, policies};
+
+/// The mesh as this proxy knows it. Readers hold the lock for one decision, writers for one batch; never across an await.
+#[derive(Debug)]
+pub struct Shared {
+    mesh: RwLock<MeshState>,
+    changes: watch::Sender<Changes>,
+}
+
+/// How far knowledge has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Rises with each batch.
+    pub version: u64,
+    /// Rises with each batch that may change who is allowed.
+    pub policies: u64,
+    /// Whether all addresses known to the control plane have arrived once.
+    pub addresses_synced: bool,
+    /// Whether all policies known to the control plane have arrived once. Until then nothing can be authorized.
+    pub policies_synced: bool,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { mesh: RwLock::default(), changes: watch::Sender::default() }
+    }
+}
+
+impl Shared {
+    /// Decides something on the state as it is now.
+    pub fn read<T>(&self, decide: impl FnOnce(&MeshState) -> T) -> T {
+        // A panic while writing would leave the state between two batches, which are independent of each other.
+        decide(&self.mesh.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the state and tells everyone who waits.
+    pub fn write(&self, policies: bool, change: impl FnOnce(&mut MeshState)) {
+        change(&mut self.mesh.write().unwrap_or_else(PoisonError::into_inner));
+        self.note(|changes| {
+            changes.version += 1;
+            changes.policies += u64::from(policies);
+        });
+    }
+
+    /// Notes how far knowledge has come.
+    pub fn note(&self, change: impl FnOnce(&mut Changes)) {
+        self.changes.send_modify(change);
+    }
+
+    /// Tells of changes from now on.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Changes> {
+        self.changes.subscribe()
+    }
+
+    /// What `find` finds, as soon as it finds something, or nothing after `limit`. Asked again at each change.
+    pub async fn wait_for<T>(&self, limit: Duration, mut find: impl FnMut(&MeshState, Changes) -> Option<T>) -> Option<T> {
+        let mut changes = self.changes.subscribe();
+        let found = async {
+            loop {
+                let now = *changes.borrow_and_update();
+                if let Some(found) = self.read(|mesh| find(mesh, now)) {
+                    return Some(found);
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(limit, found).await.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests;

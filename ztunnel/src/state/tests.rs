@@ -1,0 +1,86 @@
+use std::sync::Arc;
+
+use ambit_api::{security, type_url, workload};
+use ambit_model::policy::PolicyKey;
+use ambit_xds::{Any, Resource, client::Handler};
+use prost::Message;
+
+use super::*;
+
+fn resource(type_url: &str, name: &str, message: &impl Message) -> Resource {
+    let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec().into() };
+    Resource { name: name.to_owned(), version: "1".to_owned(), body }
+}
+
+fn pod(uid: &str, address: &[u8], policies: &[&str]) -> Resource {
+    let workload = workload::Workload {
+        uid: uid.to_owned(),
+        name: "web".to_owned(),
+        namespace: "shop".to_owned(),
+        addresses: vec![address.to_vec().into()],
+        authorization_policies: policies.iter().map(|p| (*p).to_owned()).collect(),
+        ..Default::default()
+    };
+    let address = workload::Address { r#type: Some(workload::address::Type::Workload(workload)) };
+    resource(type_url::ADDRESS, uid, &address)
+}
+
+#[test]
+fn one_bad_address_is_rejected_and_the_others_are_taken() {
+    let shared = Arc::new(Shared::default());
+    let mut handler = addresses(Arc::clone(&shared));
+    let rejected = handler.apply(vec![pod("good", &[10, 0, 0, 1], &[]), pod("bad", &[10, 0, 0], &[])], Vec::new());
+    assert_eq!(rejected.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["bad"]);
+    assert!(shared.read(|mesh| mesh.workload("good").is_some() && mesh.workload("bad").is_none()));
+    handler.apply(Vec::new(), vec!["good".to_owned()]);
+    assert!(shared.read(|mesh| mesh.workload("good").is_none()));
+}
+
+#[test]
+fn a_rejected_update_leaves_the_version_before_it_in_force() {
+    let shared = Arc::new(Shared::default());
+    let mut handler = addresses(Arc::clone(&shared));
+    handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
+    assert_eq!(handler.apply(vec![pod("web", &[1], &[])], Vec::new()).len(), 1);
+    assert!(shared.read(|mesh| mesh.workload("web").is_some()));
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_is_rejected_and_denies_in_its_scope() {
+    let shared = Arc::new(Shared::default());
+    addresses(Arc::clone(&shared)).apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
+    let mut handler = policies(Arc::clone(&shared));
+    let bad = security::Authorization { name: "p".into(), namespace: "shop".into(), scope: 1, action: 7, ..Default::default() };
+    let rejected = handler.apply(vec![resource(type_url::AUTHORIZATION, "shop/p", &bad)], Vec::new());
+    assert_eq!(rejected.len(), 1);
+    let denied = |mesh: &MeshState| mesh.unreadable_policy_for(mesh.workload("web").unwrap()).cloned();
+    assert_eq!(shared.read(denied), Some(PolicyKey::new("shop", "p")));
+    handler.apply(Vec::new(), vec!["shop/p".to_owned()]);
+    assert_eq!(shared.read(denied), None);
+}
+
+#[test]
+fn a_workload_that_names_other_policies_counts_as_a_change_of_policy() {
+    let shared = Arc::new(Shared::default());
+    let mut handler = addresses(Arc::clone(&shared));
+    handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
+    let before = shared.watch().borrow().policies;
+    handler.apply(vec![pod("web", &[10, 0, 0, 2], &[])], Vec::new());
+    assert_eq!(shared.watch().borrow().policies, before);
+    handler.apply(vec![pod("web", &[10, 0, 0, 2], &["shop/p"])], Vec::new());
+    assert_eq!(shared.watch().borrow().policies, before + 1);
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_change_or_with_the_limit() {
+    let shared = Arc::new(Shared::default());
+    let waiting = tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move { shared.wait_for(Duration::from_secs(5), |mesh, _| mesh.workload("web").cloned()).await }
+    });
+    tokio::task::yield_now().await;
+    addresses(Arc::clone(&shared)).apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
+    assert!(waiting.await.unwrap().is_some());
+    let never = shared.wait_for(Duration::from_millis(20), |mesh, _| mesh.workload("other").cloned()).await;
+    assert!(never.is_none());
+}
