@@ -203,15 +203,18 @@ impl Side for TcpSide {
 
 /// Carries bytes both ways between a tunnel and a TCP connection until both directions have ended or one side fails. The end of one
 /// direction is passed on while the other goes on; a failure of one side resets the other. Dropping the future resets both.
-pub async fn pump(tunnel: TunnelStream, tcp: TcpStream, counters: &Counters) -> Outcome {
-    join(tunnel, TcpSide::from(tcp), counters).await
+pub fn pump(tunnel: TunnelStream, tcp: TcpStream, counters: &Counters) -> impl Future<Output = Outcome> + Send {
+    join(tunnel, TcpSide::from(tcp), counters)
 }
 
 /// As [`pump`], between any two sides.
-pub async fn join<A: Side, B: Side>(first: A, second: B, counters: &Counters) -> Outcome {
+pub fn join<A: Side, B: Side>(first: A, second: B, counters: &Counters) -> impl Future<Output = Outcome> + use<'_, A, B> {
+    // Made before the future is first polled, so that both are reset even if it never is.
     let mut pair = Pair { first, second, into_first: Direction::default(), into_second: Direction::default() };
-    let ended_by = poll_fn(|cx| pair.poll(cx, counters)).await;
-    Outcome { sent: counters.sent(), received: counters.received(), ended_by }
+    async move {
+        let ended_by = poll_fn(|cx| pair.poll(cx, counters)).await;
+        Outcome { sent: counters.sent(), received: counters.received(), ended_by }
+    }
 }
 
 /// Two sides that are reset unless both directions ended well.

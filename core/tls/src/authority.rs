@@ -204,13 +204,20 @@ fn self_signed(key: &KeyPair, trust_domain: &TrustDomain) -> Result<String, TlsE
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
-    params.distinguished_name.push(DnType::CommonName, "Ambit root");
+    // Roots of several meshes must not look alike: a chain is followed by name.
+    params.distinguished_name.push(DnType::CommonName, format!("Ambit root {}", root_name(key)));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(serial());
     params.not_before = (now - BACKDATE).into();
     params.not_after = (now + ROOT_LIFETIME).into();
     Ok(params.self_signed(key)?.pem())
+}
+
+/// A short name of a key.
+fn root_name(key: &KeyPair) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.public_key_raw());
+    digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Unpredictable, positive, and within the 20 octets of RFC 5280, section 4.1.2.2.

@@ -9,7 +9,7 @@ use prost_types::{Struct, Value, value::Kind};
 use tonic::{Request, Status, transport::Channel};
 
 use crate::{
-    CertificateRequest, Svid, SvidSource, TlsError,
+    CertificateRequest, PemSvid, Svid, SvidSource, TlsError,
     authority::DEFAULT_LIFETIME,
     control_plane::{ControlPlane, Credentials},
 };
@@ -70,7 +70,24 @@ impl CaClient {
 impl SvidSource for CaClient {
     async fn issue(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
         let request = CertificateRequest::new(id)?;
-        let mut call = Request::new(self.body(&request, id));
+        let chain = self.ask(&request, id).await?;
+        request.complete(&chain)
+    }
+}
+
+impl CaClient {
+    /// A certificate with its key as text, for a proxy that is not ours (Envoy's SDS).
+    ///
+    /// # Errors
+    /// As [`SvidSource::issue`].
+    pub async fn issue_pem(&self, id: &SpiffeId) -> Result<PemSvid, TlsError> {
+        let request = CertificateRequest::new(id)?;
+        let chain = self.ask(&request, id).await?;
+        request.complete_pem(&chain)
+    }
+
+    async fn ask(&self, request: &CertificateRequest, id: &SpiffeId) -> Result<Vec<String>, TlsError> {
+        let mut call = Request::new(self.body(request, id));
         self.config.credentials.apply(call.metadata_mut()).await?;
         call.set_timeout(self.config.timeout);
         let mut client = IstioCertificateServiceClient::new(self.channel.clone());
@@ -79,11 +96,9 @@ impl SvidSource for CaClient {
             .await
             .map_err(|_| self.unreachable("no answer in time".to_owned()))?
             .map_err(|status| self.refused(&status))?;
-        request.complete(&answer.into_inner().cert_chain)
+        Ok(answer.into_inner().cert_chain)
     }
-}
 
-impl CaClient {
     fn unreachable(&self, detail: String) -> TlsError {
         TlsError::Unreachable { address: self.config.control_plane.address.clone(), detail }
     }

@@ -18,7 +18,7 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use crate::{TlsError, provider::provider, svid::root_store};
+use crate::{TlsError, handshake::explained, provider::provider, svid::root_store};
 
 /// The name the control plane's certificate carries when its address is given as an IP address.
 pub const DEFAULT_SERVER_NAME: &str = "istiod.istio-system.svc";
@@ -70,7 +70,7 @@ impl ControlPlane {
             let name = ServerName::try_from(self.expected_name()).map_err(io::Error::other)?;
             let tcp = TcpStream::connect(&self.address).await?;
             tcp.set_nodelay(true)?;
-            TlsConnector::from(config).connect(name, tcp).await
+            TlsConnector::from(config).connect(name, tcp).await.map_err(explained)
         };
         async { tokio::time::timeout(self.connect_timeout, attempt).await.unwrap_or_else(|late| Err(late.into())) }
     }

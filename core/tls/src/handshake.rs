@@ -139,7 +139,7 @@ fn require_h2(negotiated: Option<&[u8]>) -> io::Result<()> {
 }
 
 /// Puts our typed reason in place of the TLS library's error.
-fn explained(error: io::Error) -> io::Error {
+pub(crate) fn explained(error: io::Error) -> io::Error {
     match PeerError::from_io(&error) {
         Some(reason) => reason.into(),
         None if error.kind() == io::ErrorKind::UnexpectedEof => PeerError::Closed.into(),

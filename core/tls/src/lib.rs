@@ -30,4 +30,4 @@ pub use handshake::{client_config, server_config};
 pub use peer::{PeerError, peer_identity};
 pub use provider::provider;
 pub use store::{StoreConfig, SvidStatus, SvidStore};
-pub use svid::{CertificateRequest, Svid, SvidSource};
+pub use svid::{CertificateRequest, PemSvid, Svid, SvidSource};

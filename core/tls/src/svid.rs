@@ -137,28 +137,84 @@ impl CertificateRequest {
     /// # Errors
     /// When the chain does not parse, the leaf is for another identity or another key, or it is not valid now.
     pub fn complete(self, chain: &[String]) -> Result<Svid, TlsError> {
-        let (roots, certificates) = match chain {
-            [] | [_] => return Err(TlsError::malformed("certificate chain", "no root came with the certificate")),
-            [certificates @ .., roots] => (roots, certificates),
-        };
-        let mut sent = Vec::new();
-        for pem in certificates {
-            sent.extend(certificates_of(pem)?);
-        }
-        let leaf = sent.first().ok_or_else(|| TlsError::malformed("certificate chain", "it has no certificate"))?;
-        let facts = Facts::read(leaf)?;
-        facts.check(&self.id, &self.key)?;
-        let roots = root_store(roots)?;
+        let checked = self.check(chain)?;
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let signer = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&key)?;
         Ok(Svid {
             id: self.id,
-            serial: facts.serial,
-            not_before: facts.not_before,
-            not_after: facts.not_after,
-            roots: Arc::new(roots),
-            key: Arc::new(CertifiedKey::new(sent, signer)),
+            serial: checked.facts.serial,
+            not_before: checked.facts.not_before,
+            not_after: checked.facts.not_after,
+            roots: Arc::new(checked.roots),
+            key: Arc::new(CertifiedKey::new(checked.certificates, signer)),
         })
+    }
+
+    /// As [`CertificateRequest::complete`], but gives the private key out: for a proxy that is not ours and gets it over its own
+    /// interface (Envoy's SDS). Nothing of ours uses it for itself.
+    ///
+    /// # Errors
+    /// As [`CertificateRequest::complete`].
+    pub fn complete_pem(self, chain: &[String]) -> Result<PemSvid, TlsError> {
+        let checked = self.check(chain)?;
+        let (roots, certificates) = parts(chain)?;
+        Ok(PemSvid {
+            chain: certificates.iter().map(|pem| format!("{}\n", pem.trim_end())).collect(),
+            key: self.key.serialize_pem(),
+            roots: roots.clone(),
+            not_before: checked.facts.not_before,
+            not_after: checked.facts.not_after,
+        })
+    }
+
+    fn check(&self, chain: &[String]) -> Result<Checked, TlsError> {
+        let (roots, pems) = parts(chain)?;
+        let mut certificates = Vec::new();
+        for pem in pems {
+            certificates.extend(certificates_of(pem)?);
+        }
+        let leaf = certificates.first().ok_or_else(|| TlsError::malformed("certificate chain", "it has no certificate"))?;
+        let facts = Facts::read(leaf)?;
+        facts.check(&self.id, &self.key)?;
+        Ok(Checked { facts, certificates, roots: root_store(roots)? })
+    }
+}
+
+/// An answer of the authority that passed all checks.
+struct Checked {
+    facts: Facts,
+    certificates: Vec<CertificateDer<'static>>,
+    roots: RootCertStore,
+}
+
+/// A certificate with its key as text, for a proxy that is not ours.
+pub struct PemSvid {
+    /// Leaf and intermediates, PEM.
+    pub chain: String,
+    /// Private key, PKCS #8 PEM.
+    pub key: String,
+    /// The mesh's roots, PEM.
+    pub roots: String,
+    /// Start of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
+}
+
+impl fmt::Debug for PemSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PemSvid")
+            .field("not_before", &self.not_before)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The root bundle and the certificates of an authority's answer.
+fn parts(chain: &[String]) -> Result<(&String, &[String]), TlsError> {
+    match chain {
+        [] | [_] => Err(TlsError::malformed("certificate chain", "no root came with the certificate")),
+        [certificates @ .., roots] => Ok((roots, certificates)),
     }
 }
 

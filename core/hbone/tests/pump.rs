@@ -1,0 +1,187 @@
+//! The byte pump between real TCP connections and a tunnel.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ambit_hbone::{
+    PoolConfig, ServerConfig,
+    copy::{Counters, EndedBy, Outcome, join, pump},
+};
+use common::{Client, noise, server, tcp_pair};
+use http::HeaderMap;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// TCP, pump, tunnel, pump, TCP: what two proxies do.
+struct Line {
+    client: TcpStream,
+    server: TcpStream,
+    counters: Arc<Counters>,
+    near: JoinHandle<Outcome>,
+    far: JoinHandle<Outcome>,
+    _pool: Client,
+}
+
+async fn line() -> Line {
+    let (client, captured) = tcp_pair().await;
+    let (upstream, application) = tcp_pair().await;
+    let (hand, mut tunnels) = mpsc::channel(1);
+    let server = server(ServerConfig::default(), move |incoming| {
+        let hand = hand.clone();
+        async move {
+            // The tunnel outlives its handler here, which the pump's task makes good.
+            hand.send(incoming.accept(HeaderMap::new()).unwrap()).await.unwrap();
+        }
+    })
+    .await;
+    let pool = Client::new(server.address, PoolConfig::default());
+    let (tunnel, _) = pool.open("10.0.0.1:80").await.unwrap();
+    let far_tunnel = tunnels.recv().await.unwrap();
+    let counters = Arc::new(Counters::default());
+    let counted = Arc::clone(&counters);
+    let near = tokio::spawn(async move { pump(tunnel, captured, &counted).await });
+    let far = tokio::spawn(async move { pump(far_tunnel, upstream, &Counters::default()).await });
+    Line { client, server: application, counters, near, far, _pool: pool }
+}
+
+async fn outcome(task: JoinHandle<Outcome>) -> Outcome {
+    timeout(Duration::from_secs(10), task).await.expect("the pump did not end").unwrap()
+}
+
+#[tokio::test]
+async fn sixty_megabytes_pass_unchanged_both_ways_and_are_counted() {
+    let line = line().await;
+    let (there, back) = (noise(1, 60 << 20), noise(2, 40 << 20));
+    let (mut client_read, mut client_write) = line.client.into_split();
+    let (mut server_read, mut server_write) = line.server.into_split();
+    let (mut got_there, mut got_back) = (Vec::new(), Vec::new());
+    tokio::join!(
+        async {
+            client_write.write_all(&there).await.unwrap();
+            client_write.shutdown().await.unwrap();
+        },
+        async {
+            server_write.write_all(&back).await.unwrap();
+            server_write.shutdown().await.unwrap();
+        },
+        async { server_read.read_to_end(&mut got_there).await.unwrap() },
+        async { client_read.read_to_end(&mut got_back).await.unwrap() },
+    );
+    assert!(got_there == there && got_back == back, "bytes changed on the way");
+    let near = outcome(line.near).await;
+    let far = outcome(line.far).await;
+    assert!(matches!((&near.ended_by, &far.ended_by), (EndedBy::Finished, EndedBy::Finished)), "{near:?} {far:?}");
+    assert_eq!((near.sent, near.received), (60 << 20, 40 << 20));
+    assert_eq!((far.sent, far.received), (40 << 20, 60 << 20));
+}
+
+#[tokio::test]
+async fn bytes_are_counted_while_the_connection_is_open() {
+    let mut line = line().await;
+    line.client.write_all(&[7; 1000]).await.unwrap();
+    line.server.read_exact(&mut [0; 1000]).await.unwrap();
+    line.server.write_all(&[7; 3000]).await.unwrap();
+    line.client.read_exact(&mut [0; 3000]).await.unwrap();
+    assert_eq!((line.counters.sent(), line.counters.received()), (1000, 3000));
+}
+
+#[tokio::test]
+async fn either_end_may_close_its_direction_first() {
+    for client_first in [true, false] {
+        let line = line().await;
+        let (mut first, mut second) = if client_first { (line.client, line.server) } else { (line.server, line.client) };
+        first.write_all(b"question").await.unwrap();
+        first.shutdown().await.unwrap();
+        let mut text = String::new();
+        second.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "question");
+        second.write_all(&noise(3, 2 << 20)).await.unwrap();
+        second.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        first.read_to_end(&mut answer).await.unwrap();
+        assert!(answer == noise(3, 2 << 20));
+        assert!(matches!(outcome(line.near).await.ended_by, EndedBy::Finished));
+        assert!(matches!(outcome(line.far).await.ended_by, EndedBy::Finished));
+    }
+}
+
+#[tokio::test]
+async fn a_reset_of_one_end_is_a_reset_for_the_other() {
+    for client_resets in [true, false] {
+        let line = line().await;
+        let (resetting, mut other) = if client_resets { (line.client, line.server) } else { (line.server, line.client) };
+        resetting.set_zero_linger().unwrap();
+        drop(resetting);
+        let seen = timeout(Duration::from_secs(5), other.read(&mut [0; 16])).await.unwrap();
+        assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let (near, far) = (outcome(line.near).await.ended_by, outcome(line.far).await.ended_by);
+        let (by_tcp, by_tunnel) = if client_resets { (near, far) } else { (far, near) };
+        assert!(matches!(by_tcp, EndedBy::Second(_)), "{by_tcp:?}");
+        assert!(matches!(by_tunnel, EndedBy::First(_)), "{by_tunnel:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_pump_that_is_dropped_resets_both_ends() {
+    let mut line = line().await;
+    // Once bytes have passed the pump is known to run.
+    line.client.write_all(b"?").await.unwrap();
+    line.server.read_exact(&mut [0]).await.unwrap();
+    line.near.abort();
+    for end in [&mut line.client, &mut line.server] {
+        let seen = timeout(Duration::from_secs(5), end.read(&mut [0; 16])).await.unwrap();
+        assert_eq!(seen.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_noticed_although_the_other_end_does_not_read() {
+    let line = line().await;
+    let (_client_read, mut client_write) = line.client.into_split();
+    // Fill everything on the way: the server reads nothing.
+    let chunk = noise(4, 1 << 20);
+    while timeout(Duration::from_millis(300), client_write.write_all(&chunk)).await.is_ok() {}
+    line.near.abort();
+    let started = Instant::now();
+    assert!(matches!(outcome(line.far).await.ended_by, EndedBy::First(_)));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn two_tunnels_can_be_joined() {
+    let (hand, mut tunnels) = mpsc::channel(2);
+    let server = server(ServerConfig::default(), move |incoming| {
+        let hand = hand.clone();
+        async move { hand.send(incoming.accept(HeaderMap::new()).unwrap()).await.unwrap() }
+    })
+    .await;
+    let pool = Client::new(server.address, PoolConfig::default());
+    let (mut left, _) = pool.open("10.0.0.1:80").await.unwrap();
+    let left_far = tunnels.recv().await.unwrap();
+    let (mut right, _) = pool.open("10.0.0.2:80").await.unwrap();
+    let right_far = tunnels.recv().await.unwrap();
+    let joined = tokio::spawn(async move { join(left_far, right_far, &Counters::default()).await });
+    left.write_all(b"hello").await.unwrap();
+    left.shutdown().await.unwrap();
+    let mut text = String::new();
+    right.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "hello");
+    right.write_all(b"and back").await.unwrap();
+    right.shutdown().await.unwrap();
+    text.clear();
+    left.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text, "and back");
+    assert!(matches!(outcome(joined).await.ended_by, EndedBy::Finished));
+}
