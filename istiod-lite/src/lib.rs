@@ -5,8 +5,18 @@
 #![forbid(unsafe_code)]
 
 pub mod ca;
+mod config;
+mod error;
 pub mod index;
+mod mesh;
+mod monitoring;
 pub mod push;
+mod serve;
 pub mod source;
 pub mod status;
 pub mod translate;
+
+pub use config::{Account, Config};
+pub use error::Error;
+pub use mesh::Mesh;
+pub use serve::{ControlPlane, run};

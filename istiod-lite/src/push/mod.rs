@@ -1,1 +1,10 @@
 //! Changed keys become resources in the cache that the xDS server serves.
+
+mod authenticate;
+mod resources;
+mod run;
+mod translated;
+
+pub use authenticate::XdsAuthenticator;
+pub use resources::{NODE_VIEW, Pusher, waypoint_view};
+pub use run::{Batch, follow, read};

@@ -12,7 +12,7 @@ pub use backoff::Backoff;
 pub use run::DeltaClient;
 pub use session::{Batch, Interest, Session};
 pub use subscriptions::Subscriptions;
-pub use target::{Credentials, Target, channel};
+pub use target::{Credentials, DEFAULT_SERVER_NAME, Target, channel};
 
 use crate::{Rejected, Resource};
 

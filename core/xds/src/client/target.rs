@@ -1,6 +1,6 @@
 //! Where the discovery server is, how it is recognised, and how it recognises us.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use tonic::{
     metadata::{MetadataMap, MetadataValue},
@@ -8,6 +8,9 @@ use tonic::{
 };
 
 use crate::XdsError;
+
+/// The name a control plane's certificate carries, whatever its address is.
+pub const DEFAULT_SERVER_NAME: &str = "istiod.istio-system.svc";
 
 /// The discovery server. Root certificates are read again for each connection, so that a new root needs no restart.
 #[derive(Debug, Clone)]
@@ -18,7 +21,7 @@ pub enum Target {
         address: String,
         /// PEM of the mesh roots.
         root_file: PathBuf,
-        /// The name to verify instead of the host of `address`.
+        /// The name to verify instead.
         server_name: Option<String>,
     },
     /// A channel made elsewhere (plain text on 15010, or a test).
@@ -26,7 +29,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// TLS to `host:port`, verified by that host against the roots in `root_file`.
+    /// TLS to `host:port`, verified by that host (by [`DEFAULT_SERVER_NAME`] when it is an IP address) against the roots in `root_file`.
     #[must_use]
     pub fn tls(address: impl Into<String>, root_file: impl Into<PathBuf>) -> Self {
         Self::Tls { address: address.into(), root_file: root_file.into(), server_name: None }
@@ -48,7 +51,7 @@ impl Target {
     }
 }
 
-/// A TLS channel to `address` (`host:port`), verified against `root_pem`; it connects at its first call.
+/// A TLS channel to `address` (`host:port`), verified against `root_pem` as [`Target::tls`] does; it connects at its first call.
 ///
 /// # Errors
 /// When the address is not `host:port`, or the roots are not PEM certificates.
@@ -61,7 +64,12 @@ fn named_channel(address: &str, root_pem: &[u8], server_name: Option<&str>) -> R
     let (host, port) = address.rsplit_once(':').ok_or_else(bad)?;
     port.parse::<u16>().map_err(|_| bad())?;
     let endpoint = Endpoint::from_shared(format!("https://{address}")).map_err(|_| bad())?;
-    let host = server_name.unwrap_or_else(|| host.trim_start_matches('[').trim_end_matches(']'));
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let name = match bare.parse::<IpAddr>() {
+        Ok(_) => DEFAULT_SERVER_NAME,
+        Err(_) => bare,
+    };
+    let host = server_name.unwrap_or(name);
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(root_pem)).domain_name(host);
     Ok(endpoint
         .tls_config(tls)?

@@ -185,6 +185,30 @@ struct Types {
     wake: watch::Sender<u64>,
 }
 
+/// Changes a view inside [`Cache::write`].
+#[derive(Debug)]
+pub struct Writer<'a> {
+    types: &'a mut HashMap<String, View>,
+    changed: usize,
+}
+
+impl Writer<'_> {
+    /// Applies changes to one type.
+    pub fn update(&mut self, type_url: &str, changes: impl IntoIterator<Item = Change>) {
+        let content = self.types.entry(type_url.to_owned()).or_default();
+        self.changed += changes.into_iter().filter_map(|change| content.apply(change).then_some(())).count();
+    }
+
+    /// Makes `all` the whole content of one type: what is not in it is removed.
+    pub fn replace(&mut self, type_url: &str, all: Vec<Change>) {
+        let content = self.types.entry(type_url.to_owned()).or_default();
+        let names: BTreeSet<&str> = all.iter().map(|change| change.name.as_str()).collect();
+        let stale: Vec<Change> =
+            content.entries().filter(|entry| !names.contains(&*entry.name)).map(|entry| Change::remove(&*entry.name)).collect();
+        self.update(type_url, all.into_iter().chain(stale));
+    }
+}
+
 /// All views. A view is what one kind of client sees: every node proxy the same one, each waypoint its own.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
@@ -198,34 +222,42 @@ impl Cache {
         Self::default()
     }
 
-    /// Applies changes to one type of a view and wakes its sessions once. Returns how many really changed something.
-    pub fn update(&self, view: &str, type_url: &str, changes: impl IntoIterator<Item = Change>) -> usize {
+    /// Changes several types of a view in one step: a session sees all of it or nothing, and is woken once. The cache is locked
+    /// while `change` runs. Returns how many resources really changed.
+    pub fn write(&self, view: &str, change: impl FnOnce(&mut Writer<'_>)) -> usize {
         let mut views = self.lock();
         let types = views.entry(view.to_owned()).or_default();
-        let resources = types.types.entry(type_url.to_owned()).or_default();
-        let changed = changes.into_iter().filter_map(|change| resources.apply(change).then_some(())).count();
+        let mut writer = Writer { types: &mut types.types, changed: 0 };
+        change(&mut writer);
+        let changed = writer.changed;
         if changed > 0 {
             types.wake.send_modify(|count| *count += 1);
         }
         changed
     }
 
-    /// Makes `all` the whole content of one type of a view: what is not in it is removed. Returns how many really changed.
+    /// Changes one type of a view. Returns how many resources really changed.
+    pub fn update(&self, view: &str, type_url: &str, changes: impl IntoIterator<Item = Change>) -> usize {
+        self.write(view, |writer| writer.update(type_url, changes))
+    }
+
+    /// Makes `all` the whole content of one type of a view. Returns how many resources really changed.
     pub fn replace(&self, view: &str, type_url: &str, all: Vec<Change>) -> usize {
-        let names: BTreeSet<&str> = all.iter().map(|change| change.name.as_str()).collect();
-        let gone: Vec<Change> = self.read(view, type_url, |resources| {
-            let stale = resources.entries().filter(|entry| !names.contains(&*entry.name));
-            stale.map(|entry| Change::remove(&*entry.name)).collect()
-        });
-        self.update(view, type_url, all.into_iter().chain(gone))
+        self.write(view, |writer| writer.replace(type_url, all))
     }
 
     /// Removes every resource of a view; its sessions are told.
     pub fn clear(&self, view: &str) {
-        let types: Vec<String> = self.lock().get(view).map(|types| types.types.keys().cloned().collect()).unwrap_or_default();
-        for type_url in types {
-            self.replace(view, &type_url, Vec::new());
-        }
+        self.write(view, |writer| {
+            let types: Vec<String> = writer.types.keys().cloned().collect();
+            types.iter().for_each(|type_url| writer.replace(type_url, Vec::new()));
+        });
+    }
+
+    /// The types of a view that ever had a resource.
+    #[must_use]
+    pub fn types(&self, view: &str) -> Vec<String> {
+        self.lock().get(view).map(|types| types.types.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// The names of the views.
@@ -249,7 +281,7 @@ impl Cache {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Types>> {
-        // No code that can panic runs under this lock but a caller's `look`, which only reads.
+        // Each change leaves a view consistent before the next begins, so a caller's panic cannot break one.
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

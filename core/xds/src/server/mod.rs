@@ -10,7 +10,7 @@ mod status;
 mod tests;
 
 pub use ads::{AdsServer, Authenticate, ServerConfig};
-pub use cache::{Cache, Change, Entry, View};
+pub use cache::{Cache, Change, Entry, View, Writer};
 pub use delta::DeltaSession;
 pub use sotw::SotwSession;
 pub use status::{Nack, Protocol, SessionStatus, Status, TypeStatus};

@@ -5,13 +5,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    sync::Arc,
 };
 
 use ambit_api::envoy::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Cache, Nack, TypeStatus, View,
+    Cache, Entry, Nack, TypeStatus, View,
     delta::MAX_TYPES,
     order::{dependent, rank, waits_for},
 };
@@ -27,6 +28,8 @@ struct TypeState {
     seen: Option<u64>,
     /// The version of the last response.
     version: String,
+    /// Names were dropped, so that the version of the set is another although nothing changed.
+    shrunk: bool,
     /// A response is due even if its content is what it was.
     owed: bool,
     nonce: String,
@@ -135,40 +138,49 @@ impl TypeState {
         self.named |= !names.is_empty();
         // An empty list means everything, unless names were asked for before: then it means nothing.
         let wildcard = names.contains(WILDCARD) || !self.named;
-        if wildcard != self.wildcard || names != self.names {
-            // Names that are dropped need no response, names that are new do even if they are unknown.
-            self.owed |= wildcard != self.wildcard || !names.is_subset(&self.names);
-            self.seen = None;
-        }
+        // Names that are dropped need no response, names that are new do even if they are unknown.
+        self.owed |= wildcard != self.wildcard || !names.is_subset(&self.names);
+        self.shrunk |= names != self.names;
         self.wildcard = wildcard;
         self.names = names;
     }
 
     /// The set as it is now with its version, if it has to be sent.
     fn take(&mut self, content: &View) -> Option<(String, Vec<Any>)> {
-        if !self.owed && self.seen == Some(content.generation()) {
+        let changed = self.seen != Some(content.generation());
+        if !self.owed && !changed && !self.shrunk {
             return None;
         }
         self.seen = Some(content.generation());
+        self.shrunk = false;
         let entries: Vec<_> = if self.wildcard {
             content.entries().collect()
         } else {
             self.names.iter().filter_map(|name| content.get(name)).collect()
         };
-        let mut hash = Sha256::new();
-        for entry in &entries {
-            hash.update(entry.name.as_bytes());
-            hash.update([0]);
-            hash.update(entry.version.as_bytes());
-            hash.update([0]);
-        }
-        let version = hash.finalize().iter().take(8).fold(String::with_capacity(16), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let version = version(&entries);
         if !self.owed && version == self.version {
+            return None;
+        }
+        if !self.owed && !changed {
+            self.version = version;
             return None;
         }
         Some((version, entries.iter().map(|entry| entry.body.clone()).collect()))
     }
+}
+
+/// Equal for equal sets, whichever instance serves them.
+fn version(entries: &[&Arc<Entry>]) -> String {
+    let mut hash = Sha256::new();
+    for entry in entries {
+        hash.update(entry.name.as_bytes());
+        hash.update([0]);
+        hash.update(entry.version.as_bytes());
+        hash.update([0]);
+    }
+    hash.finalize().iter().take(8).fold(String::with_capacity(16), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -1,0 +1,179 @@
+//! TLS of the discovery server: a certificate by our own authority, replaced before it expires, and connections accepted under it.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ambit_tls::authority::{Authority, ServingCertificate};
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::error::Error;
+
+/// How long a serving certificate lives.
+const LIFETIME: Duration = Duration::from_hours(24);
+/// It is replaced at half of its life; when that fails, this is the time to the next attempt.
+const RETRY: Duration = Duration::from_mins(1);
+/// How long a peer may take for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes under way at once; more wait in the backlog.
+const HANDSHAKES: usize = 256;
+/// The pause after an accept that failed, for example because there are no file descriptors left.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The serving certificate in force.
+#[derive(Debug)]
+pub struct Serving {
+    authority: Arc<Authority>,
+    names: Vec<String>,
+    key: ArcSwap<CertifiedKey>,
+    lifetime: Duration,
+}
+
+impl Serving {
+    /// A first certificate for `names`, each a DNS name or an IP address.
+    ///
+    /// # Errors
+    /// When a name is neither.
+    pub fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, Error> {
+        Self::with_lifetime(authority, names, LIFETIME)
+    }
+
+    /// The same, with another lifetime of the certificates.
+    ///
+    /// # Errors
+    /// When a name is neither.
+    pub fn with_lifetime(authority: Arc<Authority>, names: Vec<String>, lifetime: Duration) -> Result<Self, Error> {
+        let key = ArcSwap::from_pointee(issue(&authority, &names, lifetime)?);
+        Ok(Self { authority, names, key, lifetime })
+    }
+
+    /// Replaces the certificate at half of its life, for ever. The time is looked at often, so that a machine that slept notices.
+    pub async fn rotate(self: Arc<Self>) {
+        let mut due = SystemTime::now() + self.lifetime / 2;
+        loop {
+            let left = due.duration_since(SystemTime::now()).unwrap_or_default();
+            if !left.is_zero() {
+                sleep(left.min(RETRY)).await;
+                continue;
+            }
+            match issue(&self.authority, &self.names, self.lifetime) {
+                Ok(key) => {
+                    self.key.store(Arc::new(key));
+                    due = SystemTime::now() + self.lifetime / 2;
+                    tracing::info!("the certificate of the discovery server was replaced");
+                }
+                Err(error) => {
+                    due = SystemTime::now() + RETRY;
+                    tracing::error!(%error, "the certificate of the discovery server cannot be replaced");
+                }
+            }
+        }
+    }
+
+    /// TLS 1.3 and HTTP/2 under the certificate in force at each handshake.
+    ///
+    /// # Errors
+    /// When the provider has no TLS 1.3, which is a defect of the build.
+    pub fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, Error> {
+        let mut config = ServerConfig::builder_with_provider(ambit_tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| Error::Serving(error.to_string()))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Resolver(Arc::clone(self))));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+#[derive(Debug)]
+struct Resolver(Arc<Serving>);
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.key.load_full())
+    }
+}
+
+fn issue(authority: &Authority, names: &[String], lifetime: Duration) -> Result<CertifiedKey, Error> {
+    let ServingCertificate { certificate_pem, key_pem } = authority.serving_certificate(names, lifetime)?;
+    let wrong = |what: &str, error: &dyn std::fmt::Debug| Error::Serving(format!("{what}: {error:?}"));
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong("certificate", &error))?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| wrong("key", &error))?;
+    let provider: Arc<CryptoProvider> = ambit_tls::provider();
+    CertifiedKey::from_der(chain, key, &provider).map_err(|error| wrong("certificate and key", &error))
+}
+
+/// Accepts connections and shakes hands, each in a task of its own, so that a slow peer holds up nobody.
+pub struct Tls {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Tls {
+    /// Accepts on `listener`.
+    #[must_use]
+    pub fn new(listener: TcpListener, acceptor: TlsAcceptor) -> Self {
+        Self { listener, acceptor }
+    }
+
+    /// The connections as a stream, and the task that feeds it: it ends when the stream is dropped.
+    pub fn incoming(self) -> (ReceiverStream<io::Result<TlsStream<TcpStream>>>, impl Future<Output = ()> + Send) {
+        let (ready, incoming) = mpsc::channel(16);
+        (ReceiverStream::new(incoming), self.accept(ready))
+    }
+
+    async fn accept(self, ready: mpsc::Sender<io::Result<TlsStream<TcpStream>>>) {
+        let permits = Arc::new(Semaphore::new(HANDSHAKES));
+        let mut handshakes = JoinSet::new();
+        loop {
+            let next = async {
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                (self.listener.accept().await, permit)
+            };
+            let (accepted, permit) = tokio::select! {
+                () = ready.closed() => return,
+                Some(_) = handshakes.join_next() => continue,
+                next = next => next,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "the discovery server cannot accept a connection");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let (acceptor, ready) = (self.acceptor.clone(), ready.clone());
+            handshakes.spawn(async move {
+                let _ = stream.set_nodelay(true);
+                match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let _ = ready.send(Ok(stream)).await;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+                }
+                drop(permit);
+            });
+        }
+    }
+}

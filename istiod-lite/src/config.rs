@@ -1,0 +1,69 @@
+//! What the control plane is told at start; flags are read here and nowhere else.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ambit_identity::{Namespace, ServiceAccount, TrustDomain};
+
+use crate::index::MeshConfig;
+
+/// Flags of the control plane.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// A directory of Kubernetes YAML, read recursively and watched. Objects in later directories are laid over those in earlier ones.
+    #[arg(long = "source-dir", value_name = "DIR", required = true)]
+    pub source_dirs: Vec<PathBuf>,
+    /// Where the root certificate, its key and the token key are kept; made when missing.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Where discovery and certificates are served, under TLS.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15012")]
+    pub listen: SocketAddr,
+    /// Where readiness, metrics and debug pages are served, in plain text.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15014")]
+    pub monitoring: SocketAddr,
+    /// The trust domain of every identity.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+    /// The name of the cluster, the first part of a workload's uid.
+    #[arg(long, value_name = "NAME", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// A service account that may ask for certificates of the workloads on its node.
+    #[arg(long = "node-account", value_name = "NAMESPACE/NAME", default_value = "istio-system/ztunnel")]
+    pub node_accounts: Vec<Account>,
+    /// A further DNS name or IP address for the certificate of the discovery server.
+    #[arg(long = "serving-name", value_name = "NAME")]
+    pub serving_names: Vec<String>,
+}
+
+impl Config {
+    /// What the index has to know of the mesh.
+    #[must_use]
+    pub fn mesh(&self) -> MeshConfig {
+        MeshConfig::new(self.trust_domain.clone(), self.cluster_id.clone())
+    }
+}
+
+/// A service account in its namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Account {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// The service account.
+    pub name: ServiceAccount,
+}
+
+impl std::fmt::Display for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl std::str::FromStr for Account {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, name) = text.split_once('/').ok_or("not of the form namespace/name")?;
+        let namespace = namespace.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { namespace, name: name.parse().map_err(|error| format!("{error}"))? })
+    }
+}

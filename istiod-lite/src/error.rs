@@ -1,0 +1,44 @@
+//! Why the control plane cannot run.
+
+use std::{io, net::SocketAddr};
+
+use crate::source::SourceError;
+
+/// What ends the control plane, or keeps it from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The root, a serving certificate or the token key.
+    #[error(transparent)]
+    Tls(#[from] ambit_tls::TlsError),
+    /// The source of objects.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Signals, logging or metrics.
+    #[error(transparent)]
+    Runtime(#[from] ambit_runtime::Error),
+    /// A listener.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// The state directory.
+    #[error("cannot make the directory {path}: {cause}", path = path.display())]
+    State {
+        /// The directory.
+        path: std::path::PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// TLS of the discovery server.
+    #[error("cannot serve TLS: {0}")]
+    Serving(String),
+    /// gRPC.
+    #[error("the discovery server failed: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+    /// One of the control plane's own tasks ended.
+    #[error("{0} stopped")]
+    Stopped(&'static str),
+}

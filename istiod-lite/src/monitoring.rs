@@ -1,0 +1,44 @@
+//! The pages for people and probes on 15014.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ambit_runtime::{
+    admin::{Reply, Server},
+    readiness::Readiness,
+    telemetry::Metrics,
+};
+use ambit_xds::server::{Cache, Status};
+
+use crate::mesh::Mesh;
+
+/// `/healthz/ready`, `/metrics`, and
+///
+/// - `/debug/syncz`: the discovery sessions with what each holds and refused last;
+/// - `/debug/errors`: what is wrong with the input, with file, line, field and reason;
+/// - `/debug/config`: the names and versions of what is served, by view and type (`?view=` for one view).
+pub fn pages(metrics: Metrics, readiness: Readiness, mesh: Arc<Mesh>, cache: Cache, status: Status) -> Server {
+    let syncz = status.clone();
+    Server::new()
+        .with_readiness(readiness)
+        .with_metrics(metrics)
+        .get("/debug/syncz", move |_| Reply::json(&syncz.sessions()))
+        .get("/debug/errors", move |_| Reply::json(&*mesh.problems()))
+        .get("/debug/config", move |query| Reply::json(&config(&cache, query.get("view"))))
+}
+
+type Versions = BTreeMap<String, String>;
+
+fn config(cache: &Cache, only: Option<&str>) -> BTreeMap<String, BTreeMap<String, Versions>> {
+    let mut views = BTreeMap::new();
+    for view in cache.views().into_iter().filter(|view| only.is_none_or(|only| only == view)) {
+        let mut types = BTreeMap::new();
+        for type_url in cache.types(&view) {
+            let versions = cache.read(&view, &type_url, |content| {
+                content.entries().map(|entry| (entry.name.to_string(), entry.version.to_string())).collect()
+            });
+            types.insert(type_url, versions);
+        }
+        views.insert(view, types);
+    }
+    views
+}

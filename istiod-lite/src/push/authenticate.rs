@@ -1,0 +1,79 @@
+//! Who may see which view over xDS.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use ambit_xds::{Node, node_string, server::Authenticate};
+use tonic::{Status, metadata::MetadataMap};
+
+use super::{NODE_VIEW, waypoint_view};
+use crate::{
+    ca::{Caller, Tokens},
+    config::Account,
+    index::label,
+    mesh::Mesh,
+    source::NamespacedName,
+};
+
+/// Decides the view by the identity of the token: a node account gets the addresses and policies of the whole mesh, a waypoint gets
+/// the configuration of its own Gateway. What a node says of itself only chooses among what its identity may see.
+pub struct XdsAuthenticator {
+    tokens: Tokens,
+    node_accounts: BTreeSet<Account>,
+    mesh: Arc<Mesh>,
+}
+
+impl XdsAuthenticator {
+    /// Node proxies are those that run under one of `node_accounts`.
+    #[must_use]
+    pub fn new(tokens: Tokens, node_accounts: BTreeSet<Account>, mesh: Arc<Mesh>) -> Self {
+        Self { tokens, node_accounts, mesh }
+    }
+
+    /// Whether the caller runs the waypoint of this Gateway: its pod is labelled so, or its service account bears the Gateway's name
+    /// (as generated for waypoints).
+    fn runs(&self, caller: &Caller, gateway: &str) -> bool {
+        let labelled = caller.pod.as_ref().is_some_and(|token| {
+            let index = self.mesh.index();
+            let name = NamespacedName::new(caller.account.namespace.as_str(), token.name.as_str());
+            index.objects().pods.get(&name).is_some_and(|pod| {
+                let labels = pod.metadata.labels.as_ref();
+                crate::index::service_account(pod) == caller.account.name.as_str()
+                    && pod.metadata.uid.as_deref().unwrap_or_default() == token.uid
+                    && labels.and_then(|labels| labels.get(label::GATEWAY_NAME)).is_some_and(|name| name == gateway)
+            })
+        });
+        labelled || caller.account.name.as_str() == gateway
+    }
+}
+
+impl Authenticate for XdsAuthenticator {
+    type Caller = Caller;
+
+    fn caller(&self, metadata: &MetadataMap, peer: Option<SocketAddr>) -> Result<Caller, Status> {
+        self.tokens.caller(metadata).map_err(|error| {
+            tracing::warn!(%error, peer = peer.map(tracing::field::display), "a discovery stream was refused");
+            Status::unauthenticated(error.to_string())
+        })
+    }
+
+    fn view(&self, caller: &Caller, node: &Node) -> Result<String, Status> {
+        let refused = |reason: String| {
+            tracing::warn!(%caller, node = node.id, reason, "a discovery stream was refused");
+            Err(Status::permission_denied(reason))
+        };
+        match node.id.split('~').next().unwrap_or_default() {
+            "ztunnel" if self.node_accounts.contains(&caller.account) => Ok(NODE_VIEW.to_owned()),
+            "ztunnel" => refused(format!("service account {} is not a node account", caller.account)),
+            "waypoint" => {
+                let Some(gateway) = node_string(node, "GATEWAY_NAME").or_else(|| node_string(node, "NAME")) else {
+                    return refused("the node's metadata names no GATEWAY_NAME".to_owned());
+                };
+                if self.runs(caller, gateway) {
+                    return Ok(waypoint_view(&NamespacedName::new(caller.account.namespace.as_str(), gateway)));
+                }
+                refused(format!("service account {} does not run the waypoint {gateway}", caller.account))
+            }
+            kind => refused(format!("nodes of kind {kind:?} are not served")),
+        }
+    }
+}

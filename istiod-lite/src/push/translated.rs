@@ -1,0 +1,58 @@
+//! The translations as changes of the cache.
+
+use ambit_api::{type_url, workload::Address};
+use ambit_xds::{Any, server::Change};
+use prost::Message;
+
+use crate::{
+    index::Index,
+    source::NamespacedName,
+    translate::{
+        authorization,
+        waypoint::{self, Resources},
+        workload,
+    },
+};
+
+/// The workload of a pod, or its end.
+pub(super) fn workload(index: &Index, name: &NamespacedName) -> Change {
+    address(index.config().pod_uid(name), workload::workload(index, name))
+}
+
+/// A service, or its end.
+pub(super) fn service(index: &Index, name: &NamespacedName) -> Change {
+    address(index.config().service_key(name), workload::service(index, name))
+}
+
+/// A policy for node proxies, or its end.
+pub(super) fn policy(index: &Index, name: &NamespacedName) -> Change {
+    match authorization::policy(index, name) {
+        Some(policy) => Change::upsert(name.to_string(), Vec::new(), any(type_url::AUTHORIZATION, &policy)),
+        None => Change::remove(name.to_string()),
+    }
+}
+
+/// Everything a waypoint is to have, by type; nothing if there is no such waypoint.
+pub(super) fn waypoint(index: &Index, gateway: &NamespacedName) -> [(&'static str, Vec<Change>); 4] {
+    let Resources { listeners, routes, clusters, endpoints } = waypoint::translate(index, gateway).unwrap_or_default();
+    let changes = |resources: Vec<(String, Any)>| {
+        resources.into_iter().map(|(name, body)| Change::upsert(name, Vec::new(), body)).collect()
+    };
+    [
+        (type_url::CLUSTER, changes(clusters)),
+        (type_url::ENDPOINT, changes(endpoints)),
+        (type_url::LISTENER, changes(listeners)),
+        (type_url::ROUTE, changes(routes)),
+    ]
+}
+
+fn address(name: String, address: Option<Address>) -> Change {
+    match address {
+        Some(address) => Change::upsert(name, workload::aliases(&address), any(type_url::ADDRESS, &address)),
+        None => Change::remove(name),
+    }
+}
+
+fn any(type_url: &str, message: &impl Message) -> Any {
+    Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }
+}

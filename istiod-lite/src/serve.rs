@@ -1,0 +1,184 @@
+//! The control plane as a running program: its tasks, its listeners, its end.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+
+use ambit_runtime::{
+    drain,
+    readiness::Readiness,
+    socket::{ListenOptions, listen},
+    telemetry,
+};
+use ambit_tls::{authority::Authority, token};
+use ambit_xds::server::{AdsServer, Cache, ServerConfig, Status};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tonic::transport::Server;
+
+use crate::{
+    ca::{CertificateService, Rules, Serving, Tls, Tokens},
+    config::Config,
+    error::Error,
+    mesh::Mesh,
+    monitoring,
+    push::{self, Pusher, XdsAuthenticator},
+    source::Directory,
+};
+
+/// Names that the certificate of the discovery server always bears.
+const SERVING_NAMES: [&str; 8] = [
+    "istiod.istio-system.svc",
+    "istiod.istio-system.svc.cluster.local",
+    "istiod.istio-system",
+    "istiod-lite.istio-system.svc",
+    "istiod-lite",
+    "localhost",
+    "127.0.0.1",
+    "::1",
+];
+/// Batches of the source that may wait.
+const BATCHES: usize = 16;
+/// How long open streams and requests may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs the control plane until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or one of its parts ends by itself.
+pub async fn run(config: Config) -> Result<(), Error> {
+    ControlPlane::start(config)?
+        .run(async {
+            let signal = ambit_runtime::signal::shutdown().await?;
+            tracing::info!(%signal, "stopping");
+            Ok(())
+        })
+        .await
+}
+
+/// A control plane that holds its listeners but serves nothing yet.
+pub struct ControlPlane {
+    config: Config,
+    authority: Arc<Authority>,
+    tokens: Tokens,
+    serving: Arc<Serving>,
+    discovery: TcpListener,
+    monitoring: TcpListener,
+}
+
+impl ControlPlane {
+    /// Reads or makes the keys and takes the addresses.
+    ///
+    /// # Errors
+    /// When one of these cannot be had.
+    pub fn start(config: Config) -> Result<Self, Error> {
+        std::fs::create_dir_all(&config.state_dir).map_err(|cause| Error::State { path: config.state_dir.clone(), cause })?;
+        let authority = Arc::new(Authority::load_or_create(&config.state_dir, &config.trust_domain)?);
+        let tokens = Tokens::new(token::Signer::load_or_create(&config.state_dir)?.verifier()?);
+        let names = SERVING_NAMES.iter().map(ToString::to_string).chain(config.serving_names.iter().cloned()).collect();
+        let serving = Arc::new(Serving::new(Arc::clone(&authority), names)?);
+        let bind = |address| listen(address, &ListenOptions::default()).map_err(|cause| Error::Listen { address, cause });
+        let (discovery, monitoring) = (bind(config.listen)?, bind(config.monitoring)?);
+        Ok(Self { config, authority, tokens, serving, discovery, monitoring })
+    }
+
+    /// Where discovery and certificates are served.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn discovery_address(&self) -> std::io::Result<SocketAddr> {
+        self.discovery.local_addr()
+    }
+
+    /// Where the monitoring pages are served.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn monitoring_address(&self) -> std::io::Result<SocketAddr> {
+        self.monitoring.local_addr()
+    }
+
+    /// Serves until `stop` completes, then closes streams in order and finishes.
+    ///
+    /// # Errors
+    /// When one of its parts ends by itself, or `stop` fails.
+    pub async fn run(self, stop: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+        let Self { config, authority, tokens, serving, discovery, monitoring } = self;
+        let (trigger, watch) = drain::channel();
+        let metrics = telemetry::metrics_handle()?;
+        let readiness = Readiness::new();
+        let listed = readiness.task("the first reading of the source");
+        let mesh = Arc::new(Mesh::new(config.mesh()));
+        let cache = Cache::new();
+        let accounts: BTreeSet<_> = config.node_accounts.iter().cloned().collect();
+
+        let (close, closing) = watch::channel(false);
+        let authenticator = XdsAuthenticator::new(tokens.clone(), accounts.clone(), Arc::clone(&mesh));
+        let ads = AdsServer::new(cache.clone(), authenticator, ServerConfig::default(), closing.clone());
+        let status: Status = ads.status();
+        let rules = Rules { trust_domain: config.trust_domain.clone(), node_accounts: accounts };
+        let ca = CertificateService::new(authority, tokens, rules, Arc::clone(&mesh));
+
+        let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
+        let pages = monitoring::pages(metrics, readiness, Arc::clone(&mesh), cache.clone(), status);
+        let admin_watch = watch.clone();
+        tasks.spawn(async move {
+            pages.run(monitoring, admin_watch).await;
+            Ok(())
+        });
+        let (batches, received) = mpsc::channel(BATCHES);
+        let source = Directory::new(config.source_dirs.clone())?;
+        tasks.spawn(push::read(source, batches));
+        tasks.spawn(follow(Arc::clone(&mesh), Pusher::new(cache), received));
+        tasks.spawn(rotate(Arc::clone(&serving)));
+        let acceptor = serving.acceptor()?;
+        let mut generation = mesh.generation();
+        // Before the first batch is in the cache an answer would say that there is nothing, and proxies would believe it.
+        let serve = async move {
+            let _ = generation.wait_for(|generation| *generation > 0).await;
+            listed.done();
+            let (incoming, accepting) = Tls::new(discovery, acceptor).incoming();
+            let server = Server::builder()
+                .http2_keepalive_interval(Some(Duration::from_secs(30)))
+                .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+                .max_concurrent_streams(256)
+                .initial_stream_window_size(1 << 20)
+                .add_service(ads.into_service())
+                .add_service(ca.into_service())
+                .serve_with_incoming_shutdown(incoming, closed(closing));
+            let (served, ()) = tokio::join!(server, accepting);
+            drop(watch);
+            served.map_err(Error::from)
+        };
+        tasks.spawn(serve);
+        tracing::info!(discovery = %config.listen, monitoring = %config.monitoring, "the control plane runs");
+
+        let ended = tokio::select! {
+            stopped = stop => stopped,
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(Ok(())) => Err(Error::Stopped("a task of the control plane")),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Err(Error::Stopped("a task of the control plane that panicked")),
+            },
+        };
+        close.send_replace(true);
+        trigger.drain(DRAIN).await;
+        tasks.shutdown().await;
+        ended
+    }
+}
+
+async fn follow(mesh: Arc<Mesh>, pusher: Pusher, batches: mpsc::Receiver<push::Batch>) -> Result<(), Error> {
+    push::follow(mesh, pusher, batches).await;
+    Ok(())
+}
+
+async fn rotate(serving: Arc<Serving>) -> Result<(), Error> {
+    serving.rotate().await;
+    Ok(())
+}
+
+async fn closed(mut closing: watch::Receiver<bool>) {
+    let _ = closing.wait_for(|closing| *closing).await;
+}
