@@ -31,6 +31,7 @@ struct Inner {
     port: String,
     mtu: u32,
     pods: Mutex<Slots>,
+    services: service::Present,
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +79,16 @@ impl Node {
         links.add_route((SERVICES_V4.0.into(), SERVICES_V4.1), "eth0", None).await?;
         links.add_route((SERVICES_V6.0.into(), SERVICES_V6.1), "eth0", None).await?;
 
-        let inner = Inner { name: name.to_owned(), plan, place, wire: wire.clone(), port, mtu, pods: Mutex::default() };
+        let inner = Inner {
+            name: name.to_owned(),
+            plan,
+            place,
+            wire: wire.clone(),
+            port,
+            mtu,
+            pods: Mutex::default(),
+            services: service::Present::default(),
+        };
         let node = Self(Arc::new(inner));
         node.set_services(&[]).await?;
         Ok(node)
@@ -200,7 +210,7 @@ impl Node {
     /// Replaces, in one step, the service addresses that this node translates for its pods (those that no proxy captures) and for
     /// programs on the node itself. A service address without a rule, or with no endpoints, refuses connections.
     pub async fn set_services(&self, rules: &[ServiceRule]) -> Result<(), Error> {
-        service::apply(self.netns(), rules).await
+        service::apply(self.netns(), &self.0.services, rules).await
     }
 
     /// Unplugs the node from the wire (`false`) or plugs it in again.

@@ -49,20 +49,28 @@ impl ServiceRule {
     }
 }
 
+/// Whether our tables are in a namespace yet. Held while they are changed, so that changes do not mix.
+pub(crate) type Present = tokio::sync::Mutex<bool>;
+
 /// Replaces all rules of a namespace in one transaction.
-pub(crate) async fn apply(netns: &NetNs, rules: &[ServiceRule]) -> Result<(), Error> {
+pub(crate) async fn apply(netns: &NetNs, present: &Present, rules: &[ServiceRule]) -> Result<(), Error> {
     let what = "set the rules for service addresses (kernel options CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_NUMGEN)";
     let connection = Connection::<Nftables>::new_in(netns.as_fd()).map_err(Error::netlink(what))?;
+    let mut present = present.lock().await;
     let mut transaction = connection.transaction();
     for family in [Family::Ip, Family::Ip6] {
+        if *present {
+            transaction = transaction.del_table(TABLE, family);
+        }
         transaction = table(transaction, family, rules).map_err(Error::netlink(what))?;
     }
-    transaction.commit(&connection).await.map_err(Error::netlink(what))
+    transaction.commit(&connection).await.map_err(Error::netlink(what))?;
+    *present = true;
+    Ok(())
 }
 
 fn table(transaction: Transaction, family: Family, rules: &[ServiceRule]) -> nlink::Result<Transaction> {
-    // Adding first makes deleting succeed whether or not it was there.
-    let mut transaction = transaction.add_table(TABLE, family).del_table(TABLE, family).add_table(TABLE, family);
+    let mut transaction = transaction.add_table(TABLE, family);
     for (name, hook) in TRANSLATE {
         let chain = Chain::new(TABLE, name)?.family(family).base(BaseChain::nat(hook, Priority::DstNat));
         transaction = transaction.add_chain(chain);

@@ -3,13 +3,16 @@
 pub(crate) mod plan;
 pub(crate) mod sysctl;
 
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use ambit_runtime::netns::NetNs;
 use nlink::netlink::Connection;
 use nlink::netlink::link::{BridgeLink, LinkCreateExt, VethLink};
 use nlink::netlink::neigh::Neighbor;
+use nlink::netlink::types::route::RouteType;
 use nlink::{Ipv4Address, Ipv4Route, Ipv6Address, Ipv6Route, Route};
 
 use crate::Error;
@@ -80,11 +83,29 @@ impl Links {
     }
 
     pub(crate) async fn add_address(&self, device: &str, ip: IpAddr, length: u8) -> Result<(), Error> {
+        let what = format!("give {device} the address {ip}/{length}");
         match ip {
             IpAddr::V4(ip) => self.connection.add_address(Ipv4Address::new(device, ip, length)).await,
             IpAddr::V6(ip) => self.connection.add_address(Ipv6Address::new(device, ip, length).nodad()).await,
         }
-        .map_err(Error::netlink(format!("give {device} the address {ip}/{length}")))
+        .map_err(Error::netlink(what.clone()))?;
+        if ip.is_ipv6() { self.settle(ip).await.map_err(Error::io(what)) } else { Ok(()) }
+    }
+
+    /// Waits until the kernel delivers packets to a new IPv6 address to itself: even without duplicate address detection it adds the
+    /// route for that in the background (`addrconf_dad_work`), and what comes before is sent out or refused.
+    async fn settle(&self, ip: IpAddr) -> io::Result<()> {
+        let settled = async {
+            loop {
+                // Until then there may be no route at all, which is an error.
+                if self.connection.lookup_route(ip).await.is_ok_and(|route| route.route_type() == RouteType::Local) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the kernel did not finish setting it up");
+        tokio::time::timeout(Duration::from_secs(5), settled).await.map_err(late)
     }
 
     /// A route to a network, straight out of a device or through a gateway on it.

@@ -1,0 +1,158 @@
+//! However a bed ends, nothing is left.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use ambit_testbed::{Bed, BedConfig, Output, PodSpec};
+use anyhow::{Context, bail, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{network, test};
+
+/// First argument that makes this program hold a bed instead of testing; the second says how it is to end.
+const HOLD: &str = "--hold-a-bed";
+/// An environment variable by which all processes of a held bed are found.
+const TAG: &str = "AMBIT_TESTBED_TAG";
+const NOBODY: u32 = 65534;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("kill_9_of_the_parent_leaves_nothing", async || ended("wait", false, Some(Signal::SIGKILL), None)),
+        test("a_panic_leaves_nothing", async || ended("panic", false, None, Some(101))),
+        test("an_ordinary_exit_leaves_nothing_and_returns_its_code", async || ended("exit", false, None, Some(7))),
+        test("sigterm_to_the_parent_reaches_the_program", async || ended("wait", false, Some(Signal::SIGTERM), Some(42))),
+        test("an_ordinary_user_can_make_a_bed_and_kill_9_leaves_nothing", async || {
+            ended("wait", true, Some(Signal::SIGKILL), None)
+        }),
+    ]
+}
+
+/// Runs a bed in a process of its own, ends it by `signal` (or lets it end), and checks its exit code and that all is gone.
+fn ended(how: &str, as_nobody: bool, signal: Option<Signal>, code: Option<i32>) -> anyhow::Result<()> {
+    if as_nobody && !(nix::unistd::geteuid().is_root() && can_be_nobody()) {
+        // The whole suite already runs as an ordinary user.
+        return Ok(());
+    }
+    let tag = format!("{how}-{}-{as_nobody}-{}", signal.map_or("none", Signal::as_str), std::process::id());
+    let mut child = hold(how, &tag, as_nobody)?;
+    let outcome = observe(&mut child, &tag, signal, code);
+    let _ = child.kill();
+    let _ = child.wait();
+    outcome
+}
+
+fn observe(child: &mut Child, tag: &str, signal: Option<Signal>, code: Option<i32>) -> anyhow::Result<()> {
+    let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
+    let ready = lines.next().context("the held bed ended before it was ready")??;
+    ensure!(ready == "ready", "{ready}");
+    let before = tagged(tag)?;
+    // The waiting parent, process 1 of the namespace, the program, and the sleepers in node and pod.
+    ensure!(before.len() >= 5, "only {before:?}");
+    // Reading the network namespace of a process of another user is not allowed.
+    let namespaces: Vec<_> = before.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok()).collect();
+    ensure!(namespaces.len() == before.len());
+    match signal {
+        Some(signal) => kill(Pid::from_raw(child.id().try_into()?), signal)?,
+        None => drop(child.stdin.take()),
+    }
+    let status = child.wait()?;
+    match code {
+        Some(code) => ensure!(status.code() == Some(code), "{status}"),
+        None => ensure!(status.signal() == signal.map(|signal| signal as i32), "{status}"),
+    }
+    let patience = Instant::now() + Duration::from_secs(3);
+    loop {
+        let left = tagged(tag)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > patience {
+            bail!("these are left: {left:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Processes (zombies have no environment any more) of the bed with this tag.
+fn tagged(tag: &str) -> anyhow::Result<Vec<u32>> {
+    let wanted = format!("{TAG}={tag}");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn hold(how: &str, tag: &str, as_nobody: bool) -> anyhow::Result<Child> {
+    // In memory of our own, where another user may read it wherever the build directory lies.
+    let copy = Path::new("/run").join(format!("hold-{tag}"));
+    fs::copy("/proc/self/exe", &copy)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    let mut command = Command::new(&copy);
+    command.args([HOLD, how]).env(TAG, tag).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    if as_nobody {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command.spawn().context("start a bed in a process of its own")
+}
+
+/// Whether this user namespace has that user at all.
+fn can_be_nobody() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let length = map.split_whitespace().nth(2).and_then(|length| length.parse::<u64>().ok());
+        length.is_some_and(|length| length > u64::from(NOBODY))
+    })
+}
+
+/// The held bed itself, when the arguments ask for it.
+pub fn held_program() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    let how = arguments.next().filter(|first| first == HOLD).and_then(|_| arguments.next())?;
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    Some(ExitCode::from(runtime.block_on(held(&how)).expect("a bed")))
+}
+
+async fn held(how: &str) -> anyhow::Result<u8> {
+    let bed = Bed::new(BedConfig::default()).await?;
+    let one = bed.add_node("node-1").await?;
+    let two = bed.add_node("node-2").await?;
+    let (client, server) = (one.add_pod(PodSpec::new("a", "client")).await?, two.add_pod(PodSpec::new("a", "server")).await?);
+    for ip in server.ips() {
+        let address = network::serve(&server, ip, 80, "held")?;
+        client.connect(address).await?;
+    }
+    // One that ignores signals, and one whose parent goes first, so that process 1 has to reap it.
+    let sleep = |script: &str| ambit_testbed::Command::new("sh").args(["-c", script]).output(Output::Null);
+    one.spawn(sleep("trap '' INT TERM HUP; sleep 1000"))?;
+    server.spawn(sleep("sleep 1000 & exit 0"))?.wait().await;
+    println!("ready");
+    match how {
+        "wait" => {
+            let signal = ambit_runtime::signal::shutdown().await?;
+            Ok(if signal == ambit_runtime::signal::Shutdown::Terminate { 42 } else { 43 })
+        }
+        "panic" => {
+            end_of_input();
+            panic!("on purpose")
+        }
+        _ => {
+            end_of_input();
+            Ok(7)
+        }
+    }
+}
+
+fn end_of_input() {
+    let _ = std::io::stdin().lines().count();
+}

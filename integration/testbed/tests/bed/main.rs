@@ -1,0 +1,35 @@
+//! The bed on real namespaces. Runs inside a bed of its own, so it needs root or user namespaces and leaves nothing behind.
+
+mod end;
+mod network;
+mod places;
+mod watch;
+
+use std::process::ExitCode;
+
+use ambit_testbed::bed;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test on a runtime of its own.
+pub fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(body()).map_err(|error| Failed::from(format!("{error:?}")))
+    })
+}
+
+fn main() -> ExitCode {
+    if let Err(error) = bed::enter() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    if let Some(code) = end::held_program() {
+        return code;
+    }
+    let mut tests = Vec::new();
+    tests.extend(network::tests());
+    tests.extend(places::tests());
+    tests.extend(watch::tests());
+    tests.extend(end::tests());
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}
