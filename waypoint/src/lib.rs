@@ -1,1 +1,27 @@
-//! 
+//! The waypoint: the L7 proxy of the mesh.
+//!
+//! A connection: [`terminate`] accepts mutual TLS and HTTP/2 and decides on each CONNECT; the inner connection goes to [`http`] or
+//! [`tcp`]; [`upstream`] reaches an endpoint through a tunnel with the waypoint's own identity; [`observe`] writes what happened.
+//! A change: [`xds`] receives Envoy resources, compiles them into [`compiled`] configuration, and publishes it whole.
+
+#![forbid(unsafe_code)]
+
+mod authz;
+pub mod compiled;
+mod config;
+mod error;
+pub mod http;
+pub mod observe;
+pub mod proxy;
+mod run;
+pub mod tcp;
+pub mod terminate;
+pub mod upstream;
+pub mod xds;
+
+pub use config::Config;
+pub use error::Error;
+pub use run::run;
+
+/// The port tunnels are opened to, on pods and waypoints alike.
+pub const HBONE_PORT: u16 = 15008;

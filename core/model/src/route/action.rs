@@ -73,30 +73,9 @@ impl PathRewrite {
     }
 }
 
-/// How the host changes on the way.
+/// The host that a request is given on the way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HostRewrite {
-    /// This host.
-    Literal(String),
-    /// The endpoint's host name, if it has one.
-    Endpoint,
-}
-
-/// When a request is tried again (`envoy.config.route.v3.RetryPolicy`).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct RetryPolicy {
-    /// How many more tries after the first.
-    pub attempts: u32,
-    /// Also on these codes from the upstream.
-    pub codes: Vec<u16>,
-    /// On connection failures.
-    pub on_connect_failure: bool,
-    /// On a reset or timeout before response headers.
-    pub on_reset: bool,
-    /// The longest a single try may take.
-    pub per_try_timeout: Option<Duration>,
-}
+pub struct HostRewrite(pub String);
 
 /// Forwarding to one of several clusters.
 #[derive(Debug, Clone, Serialize)]
@@ -111,8 +90,6 @@ pub struct Upstream {
     pub host: Option<HostRewrite>,
     /// The longest from the end of the request to the end of the response; `None` for no limit.
     pub timeout: Option<Duration>,
-    /// When it is tried again.
-    pub retry: Option<RetryPolicy>,
 }
 
 impl Upstream {

@@ -14,7 +14,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, RetryPolicy, Upstream};
+pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, Upstream};
 pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest};
 pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTemplate, TemplatePart};
 pub use path::{PathMatch, PathTest, SlashPolicy, normalize_path};

@@ -141,7 +141,6 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
         path: None,
         host: None,
         timeout: None,
-        retry: None,
     }
 }
 

@@ -1,0 +1,166 @@
+//! Listeners and their filter chains.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ambit_identity::SpiffeId;
+use ambit_model::route::{Rbac, RouteTable, StringMatch};
+use serde::Serialize;
+
+use super::{AppProtocol, MatchNode, Selection};
+
+/// The listener that ends tunnels (`connect_terminate`).
+#[derive(Debug, Clone, Serialize)]
+pub struct Terminate {
+    /// The port it listens on.
+    pub port: u16,
+    /// A peer's SPIFFE id must pass one of these; none means any identity under the mesh roots.
+    pub peers: Vec<StringMatch>,
+    /// The name of the table of known authorities, or the table itself.
+    pub authorities: Result<Arc<str>, Arc<TerminateTable>>,
+}
+
+/// A rule set with the one that is only reported on.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RbacFilter {
+    /// Enforced, unless absent.
+    pub rules: Option<Rbac>,
+    /// What would be denied is logged and let through.
+    pub shadow: Option<Rbac>,
+}
+
+/// A virtual host of the terminating listener: what a tunnel may be opened for.
+#[derive(Debug, Clone, Serialize)]
+pub struct TerminateHost {
+    /// Its name.
+    pub name: String,
+    /// Decided on the tunnel itself, before any byte.
+    pub rbac: Vec<RbacFilter>,
+}
+
+/// The authorities a tunnel may be opened for.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TerminateTable {
+    /// By address and port.
+    pub exact: HashMap<SocketAddr, Arc<TerminateHost>>,
+    /// By address, with any port.
+    pub any_port: HashMap<IpAddr, Arc<TerminateHost>>,
+    /// All others.
+    pub any: Option<Arc<TerminateHost>>,
+}
+
+impl TerminateTable {
+    /// The virtual host for a destination.
+    #[must_use]
+    pub fn get(&self, destination: SocketAddr) -> Option<&Arc<TerminateHost>> {
+        self.exact.get(&destination).or_else(|| self.any_port.get(&destination.ip())).or(self.any.as_ref())
+    }
+}
+
+/// The listener inside the tunnel (`main_internal`).
+#[derive(Debug, Clone, Serialize)]
+pub struct Inbound {
+    /// From a destination to a chain's name.
+    pub matcher: MatchNode,
+    /// Chains by name.
+    pub chains: HashMap<Arc<str>, Arc<Chain>>,
+}
+
+impl Inbound {
+    /// The chain for a destination, or that it depends on the first bytes. See [`MatchNode::select`].
+    #[must_use]
+    pub fn select(&self, destination: SocketAddr, protocol: Option<Option<AppProtocol>>) -> Gate<'_> {
+        match self.matcher.select(destination, protocol) {
+            Selection::Chain(name) => self.chains.get(name).map_or(Gate::Nothing, Gate::Chain),
+            Selection::NeedsProtocol => Gate::NeedsProtocol,
+            Selection::Nothing => Gate::Nothing,
+        }
+    }
+}
+
+/// Where a destination leads.
+#[derive(Debug, Clone, Copy)]
+pub enum Gate<'a> {
+    /// To this filter chain.
+    Chain(&'a Arc<Chain>),
+    /// It depends on the first bytes.
+    NeedsProtocol,
+    /// Nowhere.
+    Nothing,
+}
+
+/// A filter chain.
+#[derive(Debug, Clone, Serialize)]
+pub struct Chain {
+    /// Its name, `inbound-vip|<port>|<http|tcp>|<host>` for a service port.
+    pub name: Arc<str>,
+    /// Rule sets on the connection.
+    pub rbac: Vec<RbacFilter>,
+    /// The identity that a directly addressed destination must prove (`direct-http` and `direct-tcp` chains).
+    pub upstream_identity: Option<SpiffeId>,
+    /// What carries the connection on.
+    pub proxy: Proxy,
+}
+
+/// What carries a connection on.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proxy {
+    /// Request by request.
+    Http(Arc<HttpChain>),
+    /// Byte by byte.
+    Tcp(TcpChain),
+}
+
+/// Byte by byte, to one of these clusters with their weights.
+#[derive(Debug, Clone, Serialize)]
+pub struct TcpChain {
+    /// The clusters.
+    pub clusters: Vec<(Arc<str>, u32)>,
+}
+
+impl TcpChain {
+    /// The cluster for a connection; `random` decides. `None` when all weights are 0.
+    #[must_use]
+    pub fn choose(&self, random: u64) -> Option<&Arc<str>> {
+        let total: u64 = self.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut point = random.checked_rem(total)?;
+        for (cluster, weight) in &self.clusters {
+            match point.checked_sub(u64::from(*weight)) {
+                Some(rest) => point = rest,
+                None => return Some(cluster),
+            }
+        }
+        None
+    }
+}
+
+/// Where a chain's routes are.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Routes {
+    /// Discovered under this name.
+    Named(Arc<str>),
+    /// Given with the chain.
+    Inline(Arc<RouteTable>),
+}
+
+/// Request by request.
+#[derive(Debug, Clone, Serialize)]
+pub struct HttpChain {
+    /// The routes.
+    pub routes: Routes,
+    /// Rule sets on each request, in order.
+    pub rbac: Vec<RbacFilter>,
+    /// Upgrades that are passed on, in lower case (`websocket`).
+    pub upgrades: Vec<String>,
+    /// Paths are brought to their normal form before anything looks at them.
+    pub normalize_path: bool,
+    /// Several slashes count as one.
+    pub merge_slashes: bool,
+    /// The most that header fields may take together, in bytes.
+    pub max_header_bytes: usize,
+}

@@ -1,0 +1,88 @@
+//! The tree that leads from a destination to a filter chain.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// What the first bytes of a connection are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppProtocol {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// A node of the tree. A `None` leads nowhere.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MatchNode {
+    /// The end: a filter chain's name.
+    Chain(Arc<str>),
+    /// By destination address; of several ranges the most specific wins.
+    Address {
+        /// Single addresses.
+        hosts: HashMap<IpAddr, Arc<MatchNode>>,
+        /// Ranges, the most specific first.
+        ranges: Vec<(IpNet, Arc<MatchNode>)>,
+        /// Any other address.
+        otherwise: Option<Arc<MatchNode>>,
+    },
+    /// By destination port.
+    Port {
+        /// The ports.
+        ports: HashMap<u16, Arc<MatchNode>>,
+        /// Any other port.
+        otherwise: Option<Arc<MatchNode>>,
+    },
+    /// By the protocol of the first bytes.
+    Protocol {
+        /// The protocols.
+        protocols: HashMap<AppProtocol, Arc<MatchNode>>,
+        /// Any other one.
+        otherwise: Option<Arc<MatchNode>>,
+    },
+}
+
+/// Where a destination leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection<'a> {
+    /// To this filter chain.
+    Chain(&'a Arc<str>),
+    /// It depends on the first bytes.
+    NeedsProtocol,
+    /// Nowhere.
+    Nothing,
+}
+
+impl MatchNode {
+    /// The filter chain for a destination. `protocol` is `None` before the first bytes were looked at, and `Some(None)` when they
+    /// are not HTTP.
+    #[must_use]
+    pub fn select(&self, destination: SocketAddr, protocol: Option<Option<AppProtocol>>) -> Selection<'_> {
+        let (next, otherwise) = match self {
+            Self::Chain(name) => return Selection::Chain(name),
+            Self::Address { hosts, ranges, otherwise } => {
+                let ip = destination.ip().to_canonical();
+                (hosts.get(&ip).or_else(|| ranges.iter().find(|(net, _)| net.contains(&ip)).map(|(_, node)| node)), otherwise)
+            }
+            Self::Port { ports, otherwise } => (ports.get(&destination.port()), otherwise),
+            Self::Protocol { protocols, otherwise } => match protocol {
+                None => return Selection::NeedsProtocol,
+                Some(seen) => (seen.and_then(|p| protocols.get(&p)), otherwise),
+            },
+        };
+        match next.map(|node| node.select(destination, protocol)) {
+            Some(Selection::Nothing) | None => {
+                otherwise.as_ref().map_or(Selection::Nothing, |node| node.select(destination, protocol))
+            }
+            Some(found) => found,
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The configuration in the form requests are served from: immutable, published whole, shared by reference count.
+
+mod cluster;
+mod listener;
+mod matcher;
+
+use std::{collections::HashMap, sync::Arc};
+
+use ambit_model::route::RouteTable;
+use serde::Serialize;
+
+pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Protocol, ServiceInfo, Target};
+pub use listener::{
+    Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
+};
+pub use matcher::{AppProtocol, MatchNode, Selection};
+
+/// Everything in force at one moment.
+#[derive(Debug, Default, Serialize)]
+pub struct Snapshot {
+    /// Who may open a tunnel, and for what.
+    pub terminate: Option<Arc<Terminate>>,
+    /// Which authorities are known.
+    pub authorities: Option<Arc<TerminateTable>>,
+    /// What happens to the connection inside.
+    pub inbound: Option<Arc<Inbound>>,
+    /// Route tables by name.
+    pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    /// Clusters by name.
+    pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    /// Endpoints by the name their cluster discovers them under.
+    pub endpoints: HashMap<Arc<str>, Arc<Endpoints>>,
+}
+
+impl Snapshot {
+    /// The endpoints of a cluster; `None` when they have not been delivered yet.
+    #[must_use]
+    pub fn endpoints_of(&self, cluster: &Cluster) -> Option<Arc<Endpoints>> {
+        match &cluster.discovery {
+            Discovery::Static(endpoints) => Some(endpoints.clone()),
+            Discovery::Eds(name) => self.endpoints.get(name).cloned(),
+            Discovery::OriginalDestination => None,
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What the waypoint is told at start: flags and environment, read here and nowhere else.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ambit_identity::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
+
+/// Flags of the waypoint.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// Name of the Gateway this waypoint is for.
+    #[arg(long, env = "GATEWAY_NAME")]
+    pub name: String,
+    /// Its namespace.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: Namespace,
+    /// Its service account; the Gateway's name when not given.
+    #[arg(long, env = "SERVICE_ACCOUNT")]
+    pub service_account: Option<ServiceAccount>,
+    /// Name of its pod; the Gateway's name when not given.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// Address of its pod, for the control plane's eyes only.
+    #[arg(long, env = "INSTANCE_IP", default_value = "127.0.0.1")]
+    pub pod_ip: std::net::IpAddr,
+    /// Control plane for configuration, host:port.
+    #[arg(long, env = "XDS_ADDRESS", default_value = "istiod.istio-system.svc:15012")]
+    pub xds_address: String,
+    /// Control plane for certificates, host:port.
+    #[arg(long, env = "CA_ADDRESS", default_value = "istiod.istio-system.svc:15012")]
+    pub ca_address: String,
+    /// File with the mesh's root certificates.
+    #[arg(long, env = "CA_ROOT_CA", default_value = "/var/run/secrets/istio/root-cert.pem")]
+    pub ca_root: PathBuf,
+    /// File with the service account token.
+    #[arg(long, env = "TOKEN_FILE", default_value = "/var/run/secrets/tokens/istio-token")]
+    pub token: PathBuf,
+    /// Name of the cluster.
+    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// Trust domain of the mesh.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: TrustDomain,
+    /// Where tunnels are accepted.
+    #[arg(long, default_value = "[::]:15008")]
+    pub hbone: SocketAddr,
+    /// Admin pages.
+    #[arg(long, default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+    /// Metrics.
+    #[arg(long, default_value = "[::]:15020")]
+    pub metrics: SocketAddr,
+    /// Readiness.
+    #[arg(long, default_value = "[::]:15021")]
+    pub ready: SocketAddr,
+    /// Access log; standard output when not given.
+    #[arg(long)]
+    pub access_log: Option<PathBuf>,
+    /// How long open requests may go on after SIGTERM, in seconds.
+    #[arg(long, default_value_t = 20)]
+    pub drain_seconds: u64,
+}
+
+impl Config {
+    /// The waypoint's own identity.
+    #[must_use]
+    pub fn identity(&self) -> Result<SpiffeId, ambit_identity::IdentityError> {
+        let account = match &self.service_account {
+            Some(account) => account.clone(),
+            None => ServiceAccount::new(&self.name)?,
+        };
+        Ok(SpiffeId::new(self.trust_domain.clone(), self.namespace.clone(), account))
+    }
+
+    /// The name of its pod.
+    #[must_use]
+    pub fn pod(&self) -> &str {
+        self.pod_name.as_deref().unwrap_or(&self.name)
+    }
+}

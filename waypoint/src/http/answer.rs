@@ -1,0 +1,62 @@
+//! Answers the waypoint gives itself. gRPC clients get them as a gRPC status, as Envoy gives its local replies.
+
+use ambit_model::Refusal;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use super::ResponseBody;
+use crate::observe::Record;
+
+/// What an answer depends on besides its status.
+#[derive(Debug, Clone, Copy)]
+pub struct Style {
+    /// The request is a gRPC call.
+    pub grpc: bool,
+}
+
+/// A refusal: `status`, its reason and policy in headers, and a short text.
+pub fn refused(record: &mut Record, style: Style, status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
+    record.refused(refusal);
+    let text = match refusal.reason.is_policy() {
+        // Envoy's words, which clients know.
+        true => "RBAC: access denied".to_owned(),
+        false => refusal.reason.sentence().trim().trim_end_matches('.').to_lowercase(),
+    };
+    plain(record, style, status, text, crate::terminate::reason_headers(refusal))
+}
+
+/// An answer of `status` with a text.
+pub fn plain(record: &mut Record, style: Style, status: StatusCode, text: String, headers: HeaderMap) -> Response<ResponseBody> {
+    record.received = if style.grpc { 0 } else { text.len() as u64 };
+    let mut response = Response::new(ResponseBody::local(Bytes::new()));
+    *response.headers_mut() = headers;
+    if style.grpc {
+        record.status = Some(200);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(grpc_status(status)));
+        if let Ok(message) = HeaderValue::from_str(&text) {
+            headers.insert("grpc-message", message);
+        }
+        return response;
+    }
+    record.status = Some(status.as_u16());
+    *response.status_mut() = status;
+    if !text.is_empty() {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        *response.body_mut() = ResponseBody::local(text.into());
+    }
+    response
+}
+
+/// The gRPC status for an HTTP status ("HTTP to gRPC Status Code Mapping" of the gRPC documentation).
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}

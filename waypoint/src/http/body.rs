@@ -1,0 +1,141 @@
+//! The body of a response on its way to the client.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use ambit_model::Reason;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use crate::{
+    observe::{InFlight, Record},
+    upstream::Lease,
+};
+
+/// A body made here, or one that streams through.
+pub struct ResponseBody(Kind);
+
+enum Kind {
+    Local(Bytes),
+    Streaming(Box<Streaming>),
+}
+
+/// What a response that streams through holds until its end: the upstream connection, its record, its place among those in flight.
+pub struct Streaming {
+    /// The upstream's body.
+    pub inner: Incoming,
+    /// The connection it comes on.
+    pub lease: Option<Lease>,
+    /// Its record.
+    pub record: Record,
+    /// Its place.
+    pub place: InFlight,
+    /// When it must have ended.
+    pub deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The upstream broke it.
+    #[error("the upstream broke the response: {0}")]
+    Upstream(#[from] hyper::Error),
+    /// It took too long.
+    #[error("the response took longer than the route allows")]
+    TimedOut,
+}
+
+impl ResponseBody {
+    /// A body made here.
+    pub fn local(bytes: Bytes) -> Self {
+        Self(Kind::Local(bytes))
+    }
+
+    /// A body that streams through.
+    pub fn streaming(streaming: Streaming) -> Self {
+        Self(Kind::Streaming(Box::new(streaming)))
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResponseBody")
+    }
+}
+
+impl Streaming {
+    fn finished(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.release();
+            self.record.reason = Reason::Ok;
+        }
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        // A body whose length is known is not read beyond its last byte.
+        if self.inner.is_end_stream() {
+            self.finished();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let streaming = match &mut self.0 {
+            Kind::Local(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Kind::Local(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Streaming(streaming) => streaming,
+        };
+        if let Some(deadline) = &mut streaming.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            streaming.record.reason = Reason::RequestTimeout;
+            streaming.lease = None;
+            return Poll::Ready(Some(Err(BodyError::TimedOut)));
+        }
+        match ready!(Pin::new(&mut streaming.inner).poll_frame(cx)) {
+            None => {
+                streaming.finished();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                streaming.record.reason = Reason::UpstreamReset;
+                streaming.record.error = Some(error.to_string());
+                streaming.lease = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    streaming.record.received += data.len() as u64;
+                } else if let Some(status) = frame.trailers_ref().and_then(|t| t.get("grpc-status")) {
+                    streaming.record.grpc_status = status.to_str().ok().and_then(|s| s.parse().ok());
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Local(bytes) => bytes.is_empty(),
+            Kind::Streaming(streaming) => streaming.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Streaming(streaming) => streaming.inner.size_hint(),
+        }
+    }
+}

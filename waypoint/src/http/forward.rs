@@ -1,0 +1,285 @@
+//! A request on its way to an endpoint, and the response on its way back.
+
+use std::sync::Arc;
+
+use ambit_model::{
+    Reason, Refusal,
+    route::{Action, ClusterWeight, Route, Upstream as Forwarding},
+};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    ResponseBody,
+    answer::{self, Style},
+    body::Streaming,
+    headers, select, serve, upgrade,
+};
+use crate::{
+    compiled::{Chain, HttpChain, Protocol, Snapshot},
+    observe::{InFlight, Record},
+    proxy::Proxy,
+    terminate::Tunnel,
+    upstream::{Candidates, Checkout, RequestBody, Sent, candidates},
+};
+
+/// Everything that was decided about a request.
+pub struct Exchange {
+    /// The shared state.
+    pub proxy: Arc<Proxy>,
+    /// The tunnel it came through.
+    pub tunnel: Arc<Tunnel>,
+    /// The configuration it is handled by, from beginning to end.
+    pub snapshot: Arc<Snapshot>,
+    /// Its filter chain.
+    pub chain: Arc<Chain>,
+    /// The HTTP part of it.
+    pub http: Arc<HttpChain>,
+    /// Its route.
+    pub route: Arc<Route>,
+    /// Its target before rewriting.
+    pub target: select::Target,
+    /// How answers of ours look.
+    pub style: Style,
+    /// Where a connection that is upgraded goes on.
+    pub upgrades: TaskTracker,
+}
+
+/// Sends a request on and answers with the upstream's response, or with why there is none.
+pub async fn forward(
+    exchange: Exchange,
+    request: Request<Incoming>,
+    mut record: Record,
+    place: InFlight,
+) -> Response<ResponseBody> {
+    let Action::Forward(forwarding) = &exchange.route.action else {
+        return answer::refused(
+            &mut record,
+            exchange.style,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            &Refusal::new(Reason::Internal, ""),
+        );
+    };
+    let deadline = forwarding.timeout.map(|limit| Instant::now() + limit);
+    let attempt = attempt(&exchange, forwarding, request, &mut record);
+    let outcome = match deadline {
+        None => attempt.await,
+        Some(deadline) => match tokio::time::timeout_at(deadline, attempt).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, "no response in time"))),
+        },
+    };
+    match outcome {
+        Ok(outcome) => respond(exchange, outcome, record, place, deadline),
+        Err((status, refusal)) => answer::refused(&mut record, exchange.style, status, &refusal),
+    }
+}
+
+/// A response, with what is needed to finish it.
+struct Outcome {
+    sent: Sent,
+    weight: ClusterWeight,
+    /// The request's head, for placeholders in response headers.
+    head: Request<()>,
+    /// The client's side of an upgrade.
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    version: Version,
+}
+
+async fn attempt(
+    exchange: &Exchange,
+    forwarding: &Forwarding,
+    mut request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<Outcome, select::Refused> {
+    let weight = choose(exchange, forwarding, record)?;
+    let mut candidates = endpoints(exchange, forwarding, &weight)?;
+    record.service = candidates.service.take();
+    let version = request.version();
+    let wanted = headers::upgrade(request.headers());
+    if let Some(name) = &wanted
+        && !exchange.http.upgrades.contains(name)
+        && name != "h2c"
+    {
+        let text = format!("an upgrade to {name} is not passed on");
+        return Err((StatusCode::FORBIDDEN, Refusal::new(Reason::RequestInvalid, text)));
+    }
+    // An offer of HTTP/2 in clear may be ignored (RFC 9110, section 7.8), and always is.
+    let wanted = wanted.filter(|name| exchange.http.upgrades.contains(name));
+    let upgrade = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let http2 = upgrade.is_none()
+        && match candidates.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::Downstream => version == Version::HTTP_2,
+        };
+    let head = head(&request);
+    prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
+    let sent = send(exchange, &candidates, request, record, http2).await?;
+    Ok(Outcome { sent, weight, head, upgrade, version })
+}
+
+/// The cluster for this request.
+fn choose(exchange: &Exchange, forwarding: &Forwarding, record: &mut Record) -> Result<ClusterWeight, select::Refused> {
+    let Some(weight) = forwarding.choose(fastrand::u64(..)) else {
+        let refusal = Refusal::new(Reason::BackendInvalid, format!("route {} has no cluster with a weight", exchange.route.name));
+        return Err((StatusCode::INTERNAL_SERVER_ERROR, refusal));
+    };
+    record.cluster = Some(weight.cluster.clone());
+    Ok(weight.clone())
+}
+
+fn endpoints(exchange: &Exchange, forwarding: &Forwarding, weight: &ClusterWeight) -> Result<Candidates, select::Refused> {
+    let Some(cluster) = exchange.snapshot.clusters.get(&weight.cluster) else {
+        let status = StatusCode::from_u16(forwarding.cluster_not_found).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        return Err((status, Refusal::new(Reason::BackendInvalid, format!("there is no cluster {}", weight.cluster))));
+    };
+    candidates(&exchange.snapshot, cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref())
+        .map_err(|refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal))
+}
+
+/// A copy of a request's head, without its body.
+fn head<B>(request: &Request<B>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
+
+/// Brings the request into the form it is sent on in.
+fn prepare(
+    exchange: &Exchange,
+    forwarding: &Forwarding,
+    weight: &ClusterWeight,
+    head: &Request<()>,
+    request: &mut Request<Incoming>,
+    upgrade: Option<&str>,
+    http2: bool,
+) -> Result<(), select::Refused> {
+    let view = serve::view(head, &exchange.target);
+    let path = match &forwarding.path {
+        Some(rewrite) => rewrite.apply(&view, &exchange.route.when.path),
+        None => exchange.target.path_and_query.clone(),
+    };
+    let authority = forwarding.host.as_ref().map_or(exchange.target.authority.as_str(), |host| &host.0);
+    let map = request.headers_mut();
+    headers::strip_hop(map);
+    // The expectation is met here: reading the body makes the server side send 100 (RFC 9110, section 10.1.1).
+    map.remove(header::EXPECT);
+    if !map.contains_key("x-forwarded-proto") {
+        map.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    }
+    let peer = exchange.tunnel.peer.uri.as_deref();
+    weight.request_headers.apply(map, &view, peer);
+    for changes in &exchange.route.request_headers {
+        changes.apply(map, &view, peer);
+    }
+    if let Some(upgrade) = upgrade.and_then(|u| HeaderValue::from_str(u).ok()) {
+        map.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        map.insert(header::UPGRADE, upgrade);
+    }
+    headers::target(request, &path, authority, http2)
+        .map_err(|error| (StatusCode::BAD_REQUEST, Refusal::new(Reason::RequestInvalid, error.to_string())))
+}
+
+/// Tries the candidates until one has the request. The next is tried only while no byte of the request was sent, or when the request
+/// can be repeated and the connection at hand turned out to be closed.
+async fn send(
+    exchange: &Exchange,
+    candidates: &Candidates,
+    request: Request<Incoming>,
+    record: &mut Record,
+    http2: bool,
+) -> Result<Sent, select::Refused> {
+    let proxy = &*exchange.proxy;
+    let repeatable = repeatable(&request);
+    let sent = record.sent.clone();
+    let mut request = request.map(|body| RequestBody::new(body, sent));
+    let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
+    for (to, upstream) in &candidates.endpoints {
+        record.upstream = Some(upstream.clone());
+        let mut fresh = false;
+        // Each round either returns, goes on to the next endpoint, or closes one connection at hand for good.
+        loop {
+            let checkout = match fresh {
+                false => proxy.http.checkout(proxy, to, http2, candidates.connect_timeout).await,
+                true => proxy.http.fresh(proxy, to, http2, candidates.connect_timeout).await,
+            };
+            let checkout = match checkout {
+                Ok(checkout) => checkout,
+                Err(refusal) if refusal.reason.is_policy() => return Err((StatusCode::SERVICE_UNAVAILABLE, refusal)),
+                Err(refusal) => {
+                    tracing::debug!(%refusal, "an endpoint is not reached");
+                    last = refusal;
+                    break;
+                }
+            };
+            let reused = !matches!(checkout, Checkout::Http1(_, false));
+            let again = (reused && !fresh && repeatable).then(|| head(&request));
+            match proxy.http.send(to, checkout, request).await {
+                Ok(sent) => return Ok(sent),
+                Err(unsent) => match (unsent.request, again) {
+                    (Some(unsent), _) if reused && !fresh => {
+                        request = unsent;
+                        fresh = true;
+                    }
+                    (None, Some(head)) if record.sent() == 0 => {
+                        request = head.map(|()| RequestBody::empty());
+                        fresh = true;
+                    }
+                    _ => return Err((StatusCode::SERVICE_UNAVAILABLE, unsent.refusal)),
+                },
+            }
+        }
+    }
+    Err((StatusCode::SERVICE_UNAVAILABLE, last))
+}
+
+/// Whether a request may be sent once more although it may have arrived: it changes nothing, or no more a second time
+/// (RFC 9110, section 9.2.2), and has no body.
+fn repeatable(request: &Request<Incoming>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
+        && request.body().is_end_stream()
+}
+
+fn respond(
+    exchange: Exchange,
+    outcome: Outcome,
+    mut record: Record,
+    place: InFlight,
+    deadline: Option<Instant>,
+) -> Response<ResponseBody> {
+    let Outcome { sent: Sent { mut response, lease }, weight, head, upgrade, version } = outcome;
+    record.status = Some(response.status().as_u16());
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let upstream = switched.then(|| hyper::upgrade::on(&mut response));
+    let name = response.headers().get(header::UPGRADE).cloned();
+    let map = response.headers_mut();
+    headers::strip_hop(map);
+    let view = serve::view(&head, &exchange.target);
+    let peer = exchange.tunnel.peer.uri.as_deref();
+    weight.response_headers.apply(map, &view, peer);
+    for changes in &exchange.route.response_headers {
+        changes.apply(map, &view, peer);
+    }
+    if let (Some(client), Some(upstream)) = (upgrade, upstream) {
+        map.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(name) = name {
+            map.insert(header::UPGRADE, name);
+        }
+        exchange.upgrades.spawn(upgrade::carry(client, upstream, record, place, exchange.tunnel.drain.clone()));
+        return response.map(|_| ResponseBody::local(bytes::Bytes::new()));
+    }
+    if switched {
+        let refusal = Refusal::new(Reason::UpstreamProtocolError, "it switched protocols without being asked to");
+        return answer::refused(&mut record, exchange.style, StatusCode::BAD_GATEWAY, &refusal);
+    }
+    *response.version_mut() = version;
+    let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
+    response.map(|inner| ResponseBody::streaming(Streaming { inner, lease: Some(lease), record, place, deadline }))
+}

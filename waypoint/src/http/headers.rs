@@ -1,0 +1,122 @@
+//! Headers that concern one connection only, and the form a request takes for the next one.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, header};
+
+/// Headers of one hop (RFC 9110, section 7.6.1) besides those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 5] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Removes what concerns one hop only. `TE: trailers` stays: it is about the whole way (gRPC relies on it).
+pub fn strip_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .filter(|name| *name != header::TE && *name != header::HOST)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if let Some(te) = headers.get(header::TE) {
+        let trailers = te.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("trailers")));
+        match trailers {
+            true => drop(headers.insert(header::TE, HeaderValue::from_static("trailers"))),
+            false => drop(headers.remove(header::TE)),
+        }
+    }
+}
+
+/// The upgrade that a request asks for, in lower case.
+pub fn upgrade(headers: &HeaderMap) -> Option<String> {
+    let asks = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .any(|v| v.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")));
+    let name = headers.get(header::UPGRADE)?.to_str().ok()?;
+    asks.then(|| name.trim().to_ascii_lowercase())
+}
+
+/// Brings a request into the form of the next connection: target, version, host, cookies.
+///
+/// # Errors
+/// When path or host do not make a target.
+pub fn target<B>(request: &mut Request<B>, path: &str, authority: &str, http2: bool) -> Result<(), http::Error> {
+    *request.uri_mut() = match http2 {
+        true => Uri::builder().scheme("http").authority(authority).path_and_query(path).build()?,
+        false => Uri::builder().path_and_query(path).build()?,
+    };
+    *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    let headers = request.headers_mut();
+    match http2 {
+        true => drop(headers.remove(header::HOST)),
+        false => drop(headers.insert(header::HOST, HeaderValue::from_str(authority)?)),
+    }
+    if !http2 && headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+        // HTTP/2 may split cookies, HTTP/1.1 must not (RFC 9113, section 8.2.3).
+        let joined = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+        headers.insert(header::COOKIE, HeaderValue::from_bytes(&joined)?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn headers_of_one_hop_are_removed_with_those_that_connection_names() {
+        let mut headers = map(&[
+            ("connection", "close, X-Own, te"),
+            ("keep-alive", "timeout=5"),
+            ("x-own", "1"),
+            ("transfer-encoding", "chunked"),
+            ("te", "gzip, trailers"),
+            ("x-kept", "1"),
+            ("upgrade", "h2c"),
+        ]);
+        strip_hop(&mut headers);
+        assert_eq!(headers, map(&[("te", "trailers"), ("x-kept", "1")]));
+        let mut headers = map(&[("te", "gzip"), ("connection", "host"), ("host", "a")]);
+        strip_hop(&mut headers);
+        assert_eq!(headers, map(&[("host", "a")]));
+    }
+
+    #[test]
+    fn an_upgrade_needs_both_headers() {
+        assert_eq!(
+            upgrade(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])).as_deref(),
+            Some("websocket")
+        );
+        assert_eq!(upgrade(&map(&[("upgrade", "websocket")])), None);
+    }
+
+    #[test]
+    fn a_request_takes_the_form_of_the_next_connection() {
+        let mut request = Request::builder().uri("http://a/x").version(Version::HTTP_2).body(()).unwrap();
+        request.headers_mut().append("cookie", HeaderValue::from_static("a=1"));
+        request.headers_mut().append("cookie", HeaderValue::from_static("b=2"));
+        target(&mut request, "/y?z", "shop:80", false).unwrap();
+        assert_eq!(request.uri(), "/y?z");
+        assert_eq!(*request.headers(), map(&[("host", "shop:80"), ("cookie", "a=1; b=2")]));
+        target(&mut request, "/y", "shop:80", true).unwrap();
+        assert_eq!(request.uri(), "http://shop:80/y");
+        assert!(!request.headers().contains_key("host"));
+    }
+}

@@ -1,0 +1,14 @@
+//! HTTP: which route a request takes ([`select`]), what is done to it on the way ([`headers`]), who may ([`crate::authz`]), and how it
+//! reaches an endpoint ([`forward`]).
+
+mod answer;
+mod body;
+pub mod detect;
+mod forward;
+mod headers;
+mod select;
+mod serve;
+mod upgrade;
+
+pub use body::ResponseBody;
+pub use serve::serve;

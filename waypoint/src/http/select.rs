@@ -1,0 +1,89 @@
+//! From a request to what is done with it: the filter chain of its destination, its rules, its route.
+
+use std::{borrow::Cow, sync::Arc};
+
+use ambit_model::{
+    Reason, Refusal,
+    route::{RequestView, Route, RouteTable, normalize_path},
+};
+use http::{Request, StatusCode, Version, header};
+
+use crate::{
+    authz,
+    compiled::{AppProtocol, Chain, Gate, HttpChain, Proxy as ChainProxy, Routes, Snapshot},
+    terminate::Tunnel,
+};
+
+/// A request's target as rules see it.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The host it is for.
+    pub authority: String,
+    /// The path in its normal form, with the query.
+    pub path_and_query: String,
+}
+
+/// A refusal with the status it is answered with.
+pub type Refused = (StatusCode, Refusal);
+
+/// The chain that takes requests of a tunnel now. It is looked up for each request, so that a change holds for open connections too.
+pub fn chain(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Result<(Arc<Chain>, Arc<HttpChain>), Refused> {
+    let gone = |text: &str| (StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::ListenerNotFound, text));
+    let inbound = snapshot.inbound.as_ref().ok_or_else(|| gone("there is no inner listener"))?;
+    match inbound.select(tunnel.destination, Some(Some(protocol))) {
+        Gate::Chain(chain) => match &chain.proxy {
+            ChainProxy::Http(http) => Ok((chain.clone(), http.clone())),
+            ChainProxy::Tcp(_) => Err(gone("the destination is no longer read as HTTP")),
+        },
+        Gate::NeedsProtocol | Gate::Nothing => Err(gone("no filter chain takes the destination any more")),
+    }
+}
+
+/// The host and path of a request, as `http` wants paths.
+pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refused> {
+    let bad = |text: &str| (StatusCode::BAD_REQUEST, Refusal::new(Reason::RequestInvalid, text));
+    if request.method() == http::Method::CONNECT {
+        return Err((StatusCode::FORBIDDEN, Refusal::new(Reason::RequestInvalid, "CONNECT is not passed on")));
+    }
+    let host = request.headers().get(header::HOST).map(|v| v.to_str());
+    let authority = match (request.uri().authority(), host) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(host)) => host.map_err(|_| bad("the host is not text"))?,
+        (None, None) if request.version() == Version::HTTP_10 => "",
+        (None, None) => return Err(bad("there is no host")),
+    };
+    let (path, query) = (request.uri().path(), request.uri().query());
+    let path = match http.normalize_path && path.starts_with('/') {
+        true => Cow::Owned(normalize_path(path, http.merge_slashes).ok_or_else(|| bad("the path has no normal form"))?),
+        false => Cow::Borrowed(path),
+    };
+    let path_and_query = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into_owned(),
+    };
+    Ok(Target { authority: authority.to_owned(), path_and_query })
+}
+
+/// Applies the chain's rules, and finds the route.
+pub fn route(
+    snapshot: &Snapshot,
+    tunnel: &Tunnel,
+    chain: &Chain,
+    http: &HttpChain,
+    view: RequestView<'_>,
+) -> Result<Arc<Route>, Refused> {
+    let denied = |refusal| (StatusCode::FORBIDDEN, refusal);
+    authz::connection(&chain.rbac, tunnel).map_err(denied)?;
+    authz::request(&http.rbac, tunnel, view).map_err(denied)?;
+    let table: &RouteTable = match &http.routes {
+        Routes::Inline(table) => table,
+        Routes::Named(name) => snapshot.routes.get(name).ok_or_else(|| {
+            let text = format!("routes {name} have not been delivered or were rejected");
+            (StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::ConfigurationInvalid, text))
+        })?,
+    };
+    table.select(&view, tunnel.peer.uri.as_deref()).cloned().ok_or_else(|| {
+        let text = format!("{} {} matches no route of {}", view.method, view.path(), table.name);
+        (StatusCode::NOT_FOUND, Refusal::new(Reason::RouteNotFound, text))
+    })
+}

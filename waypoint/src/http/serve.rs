@@ -1,0 +1,176 @@
+//! One connection inside a tunnel: its requests, one after the other (HTTP/1.1) or at once (HTTP/2).
+
+use std::{convert::Infallible, sync::Arc};
+
+use ambit_model::{
+    Reason, Refusal,
+    route::{Action, RequestView},
+};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    ResponseBody,
+    answer::{self, Style},
+    detect::Detected,
+    forward::{self, Exchange},
+    select,
+};
+use crate::{compiled::AppProtocol, observe::Record, proxy::Proxy, terminate::Tunnel};
+
+/// Serves the connection until its client closes it, or has finished its last request after the drain began.
+pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
+    let detected = tokio::select! {
+        detected = detected.version() => detected,
+        // Nothing was asked for yet.
+        () = tunnel.drain.draining() => return,
+    };
+    let (Ok(Some(detected)), drain) = (detected, tunnel.drain.clone()) else { return };
+    let protocol = detected.protocol.unwrap_or(AppProtocol::Http1);
+    let upgrades = TaskTracker::new();
+    let io = TokioIo::new(detected.into_stream());
+    let max_header = max_header(&proxy, &tunnel, protocol);
+    let service = service_fn(|request| {
+        let (proxy, tunnel, upgrades) = (proxy.clone(), tunnel.clone(), upgrades.clone());
+        async move { Ok::<_, Infallible>(handle(proxy, tunnel, protocol, upgrades, request).await) }
+    });
+    let result = match protocol {
+        AppProtocol::Http1 => {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(proxy.limits.idle)
+                .half_close(true)
+                .max_buf_size(max_header.max(64 * 1024))
+                .serve_connection(io, service)
+                .with_upgrades();
+            tokio::pin!(connection);
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = drain.draining() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }
+        AppProtocol::Http2 => {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(proxy.limits.http2_streams)
+                .max_header_list_size(u32::try_from(max_header).unwrap_or(u32::MAX))
+                .initial_stream_window_size(1 << 20)
+                .initial_connection_window_size(4 << 20)
+                .max_send_buf_size(256 << 10)
+                .serve_connection(io, service);
+            tokio::pin!(connection);
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = drain.draining() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, peer = tunnel.peer.uri.as_deref(), "connection inside a tunnel ended");
+    }
+    upgrades.close();
+    upgrades.wait().await;
+}
+
+fn max_header(proxy: &Proxy, tunnel: &Tunnel, protocol: AppProtocol) -> usize {
+    const DEFAULT: usize = 60 * 1024;
+    select::chain(&proxy.config.load(), tunnel, protocol).map_or(DEFAULT, |(_, http)| http.max_header_bytes)
+}
+
+/// One request, to the head of its response.
+async fn handle(
+    proxy: Arc<Proxy>,
+    tunnel: Arc<Tunnel>,
+    protocol: AppProtocol,
+    upgrades: TaskTracker,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let style = Style { grpc: is_grpc(request.headers()) };
+    let kind = if style.grpc { "grpc" } else { "http" };
+    let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, kind);
+    record.request = Some((request.method().as_str().to_owned(), request.uri().path().to_owned()));
+    let Some(place) = proxy.telemetry.admit(proxy.limits.requests) else {
+        return answer::refused(&mut record, style, StatusCode::SERVICE_UNAVAILABLE, &Refusal::new(Reason::RequestLimit, ""));
+    };
+    let snapshot = proxy.config.load_full();
+    let chosen = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
+        let target = select::target(&request, &http)?;
+        let view = view(&request, &target);
+        let route = select::route(&snapshot, &tunnel, &chain, &http, view)?;
+        Ok((chain, http, target, route))
+    });
+    let (chain, http, target, route) = match chosen {
+        Ok(chosen) => chosen,
+        Err((status, refusal)) => return answer::refused(&mut record, style, status, &refusal),
+    };
+    record.route = Some(route.name.clone());
+    match &route.action {
+        Action::Forward(_) => {
+            let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
+            forward::forward(exchange, request, record, place).await
+        }
+        Action::Redirect(redirect) => {
+            let location = redirect.location(&view(&request, &target), &route.when.path);
+            record.reason = Reason::Ok;
+            let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
+            let mut response = answer::plain(&mut record, Style { grpc: false }, status, String::new(), HeaderMap::new());
+            if let Ok(location) = HeaderValue::from_str(&location) {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            change_response(&route, &tunnel, &view(&request, &target), response)
+        }
+        Action::Direct(direct) => {
+            record.reason = Reason::RouteDirectResponse;
+            let status = StatusCode::from_u16(direct.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let headers = match status.is_server_error() {
+                true => crate::terminate::reason_headers(&Refusal::new(Reason::RouteDirectResponse, "")),
+                false => HeaderMap::new(),
+            };
+            let response = answer::plain(&mut record, style, status, direct.body.clone(), headers);
+            change_response(&route, &tunnel, &view(&request, &target), response)
+        }
+    }
+}
+
+fn change_response(
+    route: &ambit_model::route::Route,
+    tunnel: &Tunnel,
+    view: &RequestView<'_>,
+    mut response: Response<ResponseBody>,
+) -> Response<ResponseBody> {
+    for changes in &route.response_headers {
+        changes.apply(response.headers_mut(), view, tunnel.peer.uri.as_deref());
+    }
+    response
+}
+
+/// The request as rules see it.
+pub fn view<'a, B>(request: &'a Request<B>, target: &'a select::Target) -> RequestView<'a> {
+    RequestView {
+        method: request.method().as_str(),
+        scheme: "http",
+        authority: &target.authority,
+        path_and_query: &target.path_and_query,
+        headers: request.headers(),
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("application/grpc"))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']))
+}

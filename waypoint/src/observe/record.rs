@@ -1,0 +1,110 @@
+//! The record of one request or connection: filled in on the way, written exactly once, when it is dropped.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use ambit_identity::SpiffeId;
+use ambit_model::{Reason, Refusal, policy::PolicyKey};
+
+use super::Telemetry;
+use crate::{compiled::ServiceInfo, terminate::Peer};
+
+/// The endpoint that was reached.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its identity, unless it was reached in clear.
+    pub identity: Option<SpiffeId>,
+    /// Its workload.
+    pub workload: Arc<str>,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+}
+
+/// What is known of one request or connection.
+#[derive(Debug)]
+pub struct Record {
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) started: Instant,
+    /// Who asks; unknown when the handshake failed.
+    pub peer: Arc<Peer>,
+    /// The address asked for.
+    pub destination: SocketAddr,
+    /// `http`, `grpc` or `tcp`.
+    pub protocol: &'static str,
+    /// The method and the path of a request.
+    pub request: Option<(String, String)>,
+    /// The status answered.
+    pub status: Option<u16>,
+    /// The status of a gRPC call.
+    pub grpc_status: Option<u32>,
+    /// How it ended.
+    pub reason: Reason,
+    /// The policy that decided.
+    pub policy: Option<PolicyKey>,
+    /// The route taken.
+    pub route: Option<Arc<str>>,
+    /// The cluster chosen.
+    pub cluster: Option<Arc<str>>,
+    /// The service asked for.
+    pub service: Option<ServiceInfo>,
+    /// The endpoint reached.
+    pub upstream: Option<Upstream>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// Bytes from the client.
+    pub sent: Arc<AtomicU64>,
+    /// Bytes to the client.
+    pub received: u64,
+}
+
+impl Record {
+    /// A record that begins now. Until somebody says otherwise, the client is the one who ended it.
+    pub fn new(telemetry: Arc<Telemetry>, peer: Arc<Peer>, destination: SocketAddr, protocol: &'static str) -> Self {
+        Self {
+            telemetry,
+            started: Instant::now(),
+            peer,
+            destination,
+            protocol,
+            request: None,
+            status: None,
+            grpc_status: None,
+            reason: Reason::ClientReset,
+            policy: None,
+            route: None,
+            cluster: None,
+            service: None,
+            upstream: None,
+            error: None,
+            sent: Arc::default(),
+            received: 0,
+        }
+    }
+
+    /// Notes a refusal.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.reason = refusal.reason;
+        self.policy.clone_from(&refusal.policy);
+        self.error = Some(refusal.to_string());
+    }
+
+    /// Bytes from the client so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let telemetry = self.telemetry.clone();
+        telemetry.write(self);
+    }
+}

@@ -1,0 +1,169 @@
+//! The access log and the standard metrics.
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use ambit_model::Reason;
+use ambit_runtime::telemetry::{AccessLog, Direction, Entry, Security, SeriesLimit, label, metric};
+use metrics::{Label, SharedString, counter, histogram};
+
+use super::Record;
+
+/// Where records go.
+#[derive(Debug)]
+pub struct Telemetry {
+    log: AccessLog,
+    series: SeriesLimit,
+    in_flight: AtomicUsize,
+}
+
+impl Telemetry {
+    /// Records go to `log` and to the process's metrics recorder.
+    pub fn new(log: AccessLog) -> Self {
+        Self { log, series: SeriesLimit::default(), in_flight: AtomicUsize::new(0) }
+    }
+
+    /// Takes one of `limit` places for a request, given back when dropped.
+    pub fn admit(self: &Arc<Self>, limit: usize) -> Option<InFlight> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = InFlight(self.clone());
+        (before < limit).then_some(place)
+    }
+
+    /// Waits until the log is with the operating system.
+    pub fn flush(&self) {
+        self.log.flush();
+    }
+
+    pub(super) fn write(&self, record: &Record) {
+        self.log.write(&entry(record));
+        let labels = self.series.admit(labels(record));
+        if record.request.is_some() {
+            counter!(metric::REQUESTS, labels.clone()).increment(1);
+            histogram!(metric::REQUEST_DURATION, labels).record(record.started.elapsed().as_secs_f64() * 1000.0);
+            return;
+        }
+        match record.upstream.is_some() {
+            true => {
+                counter!(metric::TCP_CONNECTIONS_OPENED, labels.clone()).increment(1);
+                counter!(metric::TCP_CONNECTIONS_CLOSED, labels.clone()).increment(1);
+                counter!(metric::TCP_SENT_BYTES, labels.clone()).increment(record.received);
+                counter!(metric::TCP_RECEIVED_BYTES, labels).increment(record.sent());
+            }
+            false => counter!(metric::TCP_CONNECTIONS_FAILED, labels).increment(1),
+        }
+    }
+}
+
+/// A place among the requests in flight.
+#[derive(Debug)]
+pub struct InFlight(Arc<Telemetry>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn borrowed(text: &Option<Arc<str>>) -> Option<Cow<'_, str>> {
+    text.as_deref().filter(|t| !t.is_empty()).map(Cow::Borrowed)
+}
+
+fn entry(record: &Record) -> Entry<'_> {
+    let mut entry = Entry::new(Direction::Inbound, record.peer.address, record.destination);
+    entry.source_workload = borrowed(&record.peer.workload);
+    entry.source_namespace = record.peer.identity.as_ref().map(|id| id.namespace().as_str().into());
+    entry.source_identity = record.peer.uri.as_deref().map(Cow::Borrowed);
+    if let Some(upstream) = &record.upstream {
+        entry.destination_workload = Some(Cow::Borrowed(&*upstream.workload)).filter(|w| !w.is_empty());
+        entry.destination_namespace = Some(Cow::Borrowed(&*upstream.namespace)).filter(|w| !w.is_empty());
+        entry.destination_identity = upstream.identity.as_ref().map(|id| id.to_string().into());
+    }
+    entry.destination_service = record.service.as_ref().map(|s| Cow::Borrowed(&*s.host)).filter(|h| !h.is_empty());
+    entry.policy = record.policy.as_ref().map(|p| p.to_string().into());
+    entry.reason = record.reason.label().into();
+    entry.bytes_sent = record.sent();
+    entry.bytes_received = record.received;
+    entry.duration = record.started.elapsed();
+    entry.security = security(record);
+    if let Some((method, path)) = &record.request {
+        entry.method = Some(method.into());
+        entry.path = Some(path.into());
+    }
+    entry.status = record.status;
+    entry.route = borrowed(&record.route);
+    entry.cluster = borrowed(&record.cluster);
+    entry.error = record.error.as_deref().map(Cow::Borrowed);
+    entry
+}
+
+fn security(record: &Record) -> Security {
+    match record.peer.identity {
+        Some(_) => Security::MutualTls,
+        None => Security::None,
+    }
+}
+
+fn labels(record: &Record) -> Vec<Label> {
+    let text = |key: &'static str, value: Option<&str>| {
+        let value = value.filter(|v| !v.is_empty());
+        Label::new(key, value.map_or(SharedString::const_str(label::UNKNOWN), |v| SharedString::from_owned(v.to_owned())))
+    };
+    let principal = record.peer.identity.as_ref().map(|id| id.to_string());
+    let source_namespace = record.peer.identity.as_ref().map(|id| id.namespace().as_str());
+    let source = record.peer.workload.as_deref();
+    let upstream = record.upstream.as_ref();
+    let workload = upstream.map(|u| &*u.workload);
+    let namespace = upstream.map(|u| &*u.namespace).or(record.service.as_ref().map(|s| &*s.namespace));
+    let destination_principal = upstream.and_then(|u| u.identity.as_ref()).map(|id| id.to_string());
+    let service = record.service.as_ref();
+    let mut labels = vec![
+        Label::new(label::REPORTER, "waypoint"),
+        text(label::SOURCE_WORKLOAD, source),
+        text(label::SOURCE_CANONICAL_SERVICE, record.peer.canonical_service.as_deref().or(source)),
+        text(label::SOURCE_CANONICAL_REVISION, record.peer.canonical_revision.as_deref()),
+        text(label::SOURCE_WORKLOAD_NAMESPACE, source_namespace),
+        text(label::SOURCE_PRINCIPAL, principal.as_deref()),
+        text(label::DESTINATION_WORKLOAD, workload),
+        text(label::DESTINATION_CANONICAL_SERVICE, workload),
+        text(label::DESTINATION_WORKLOAD_NAMESPACE, namespace),
+        text(label::DESTINATION_PRINCIPAL, destination_principal.as_deref()),
+        text(label::DESTINATION_SERVICE, service.map(|s| &*s.host)),
+        text(label::DESTINATION_SERVICE_NAME, service.map(|s| &*s.name)),
+        text(label::DESTINATION_SERVICE_NAMESPACE, service.map(|s| &*s.namespace)),
+        Label::new(label::REQUEST_PROTOCOL, record.protocol),
+        Label::new(label::CONNECTION_SECURITY_POLICY, security(record).as_str()),
+        Label::new(label::RESPONSE_FLAGS, flags(record.reason)),
+        Label::new(label::REASON, record.reason.label()),
+    ];
+    if record.request.is_some() {
+        let status = record.status.unwrap_or(0).to_string();
+        labels.push(Label::new(label::RESPONSE_CODE, status));
+        if record.protocol == "grpc" {
+            let status = record.grpc_status.map_or_else(String::new, |s| s.to_string());
+            labels.push(Label::new(label::GRPC_RESPONSE_STATUS, status));
+        }
+    }
+    labels
+}
+
+/// The short code that Envoy gives for the same outcome (`%RESPONSE_FLAGS%`).
+fn flags(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoHealthyEndpoint => "UH",
+        Reason::UpstreamRefused | Reason::UpstreamUnreachable | Reason::PeerIdentityMismatch | Reason::TunnelFailed => "UF",
+        Reason::UpstreamReset => "UC",
+        Reason::UpstreamProtocolError => "UPE",
+        Reason::UpstreamTimeout | Reason::RequestTimeout => "UT",
+        Reason::RouteNotFound | Reason::ListenerNotFound => "NR",
+        Reason::BackendInvalid => "NC",
+        Reason::ClientReset => "DC",
+        Reason::RequestLimit => "OM",
+        _ => "-",
+    }
+}

@@ -1,0 +1,83 @@
+//! What every connection and request shares.
+
+use std::{sync::Arc, time::Duration};
+
+use ambit_hbone::{Pool, PoolConfig, ServerConfig};
+use ambit_identity::SpiffeId;
+use ambit_tls::SvidStore;
+use arc_swap::ArcSwap;
+
+use crate::{compiled::Snapshot, observe::Telemetry, upstream::HttpPool};
+
+/// What the waypoint bears at most. All limits are on by default.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections of tunnels (16384).
+    pub connections: usize,
+    /// Requests in flight (65536).
+    pub requests: usize,
+    /// The longest a TLS handshake may take (10 s).
+    pub handshake: Duration,
+    /// The longest a client may be silent before it counts as waiting for the server to speak first (1 s), on ports whose protocol
+    /// is not known.
+    pub detect: Duration,
+    /// The longest an HTTP/1 client may take from the end of one request to the end of the next one's header (15 min).
+    pub idle: Duration,
+    /// Requests on one HTTP/2 connection at once (1000).
+    pub http2_streams: u32,
+    /// Tunnels of one connection.
+    pub tunnels: ServerConfig,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 16 * 1024,
+            requests: 64 * 1024,
+            handshake: Duration::from_secs(10),
+            detect: Duration::from_secs(1),
+            idle: Duration::from_mins(15),
+            http2_streams: 1000,
+            tunnels: ServerConfig::default(),
+        }
+    }
+}
+
+/// The shared state.
+pub struct Proxy {
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Snapshot>>,
+    /// The waypoint's own identity.
+    pub identity: SpiffeId,
+    /// Where its certificate is.
+    pub certificates: SvidStore,
+    /// Tunnels to endpoints.
+    pub tunnels: Pool,
+    /// HTTP connections inside those tunnels.
+    pub http: HttpPool,
+    /// Where records go.
+    pub telemetry: Arc<Telemetry>,
+    /// What it bears at most.
+    pub limits: Limits,
+}
+
+impl Proxy {
+    /// Puts the state together.
+    pub fn new(
+        config: Arc<ArcSwap<Snapshot>>,
+        identity: SpiffeId,
+        certificates: SvidStore,
+        telemetry: Arc<Telemetry>,
+        limits: Limits,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            identity,
+            certificates,
+            tunnels: Pool::new(PoolConfig::default()),
+            http: HttpPool::new(),
+            telemetry,
+            limits,
+        })
+    }
+}

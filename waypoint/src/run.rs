@@ -1,0 +1,116 @@
+//! Start-up, and the end.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use ambit_runtime::{
+    admin::{Reply, Server},
+    drain,
+    readiness::Readiness,
+    signal,
+    socket::{ListenOptions, listen},
+    telemetry::{AccessLog, Destination, metrics_handle},
+};
+use ambit_tls::{CaClient, CaConfig, StoreConfig, SvidStore, control_plane};
+use ambit_xds::client::{Credentials, Subscriptions, Target};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::{
+    Config, Error,
+    observe::Telemetry,
+    proxy::{Limits, Proxy},
+    terminate,
+    xds::{self, Store},
+};
+
+/// How often connections that wait too long are looked for.
+const SWEEP: Duration = Duration::from_secs(15);
+/// How long the admin pages may take to end.
+const ADMIN_DRAIN: Duration = Duration::from_secs(1);
+
+/// Runs the waypoint until SIGTERM or SIGINT, then lets open requests finish.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let identity = config.identity()?;
+    let metrics = metrics_handle()?;
+    let telemetry = Arc::new(Telemetry::new(AccessLog::open(&Destination::from(config.access_log.clone()))?));
+    let readiness = Readiness::new();
+    let (certificate_task, xds_task) = (readiness.task("certificate"), readiness.task("configuration"));
+    let control = control_plane::ControlPlane::new(&config.ca_address, &config.ca_root);
+    let token = control_plane::Credentials::new(&config.token, &config.cluster_id);
+    let ca = CaClient::new(CaConfig::new(control, token, false))?;
+    let certificates = SvidStore::new(Arc::new(ca), StoreConfig::default());
+    let wanted = Subscriptions::new();
+    let store = Store::new(wanted.clone());
+    let proxy = Proxy::new(store.published(), identity.clone(), certificates.clone(), telemetry.clone(), Limits::default());
+    let (trigger, watch) = drain::channel();
+    let (admin_trigger, admin_watch) = drain::channel();
+    let mut tasks = JoinSet::new();
+
+    let node = format!("waypoint~{}~{}.{ns}~{ns}.svc.cluster.local", config.pod_ip, config.pod(), ns = config.namespace);
+    let metadata = [
+        ("NAME", config.pod()),
+        ("NAMESPACE", config.namespace.as_str()),
+        ("GATEWAY_NAME", &config.name),
+        ("CLUSTER_ID", &config.cluster_id),
+    ];
+    let client = xds::client(
+        Target::tls(&config.xds_address, &config.ca_root),
+        ambit_xds::node(node, &metadata),
+        Credentials::new(&config.token, &config.cluster_id),
+        &store,
+        wanted,
+    );
+    let awaited = xds::awaited(&client);
+    tasks.spawn(client.run());
+    tasks.spawn(async move {
+        xds::synced(awaited).await;
+        xds_task.done();
+    });
+    tasks.spawn({
+        let (certificates, identity) = (certificates.clone(), identity.clone());
+        async move {
+            while let Err(error) = certificates.get(&identity).await {
+                tracing::warn!(%error, "no certificate yet");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            certificate_task.done();
+        }
+    });
+    tasks.spawn({
+        let pool = proxy.http.clone();
+        async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                pool.sweep();
+            }
+        }
+    });
+    let config_dump = store.clone();
+    let admin = Server::new()
+        .with_readiness(readiness.clone())
+        .with_metrics(metrics.clone())
+        .get("/config_dump", move |_| Reply::json(&*config_dump.snapshot()));
+    tasks.spawn(admin.run(bind(config.admin)?, admin_watch.clone()));
+    tasks.spawn(Server::new().with_metrics(metrics).run(bind(config.metrics)?, admin_watch.clone()));
+    tasks.spawn(Server::new().with_readiness(readiness).run(bind(config.ready)?, admin_watch));
+    let listener = bind(config.hbone)?;
+    tasks.spawn(terminate::accept_loop(proxy.clone(), listener, watch));
+    tracing::info!(%identity, hbone = %config.hbone, xds = config.xds_address, "waypoint started");
+
+    let shutdown = signal::shutdown().await?;
+    tracing::info!(%shutdown, seconds = config.drain_seconds, "draining");
+    let outcome = trigger.drain(Duration::from_secs(config.drain_seconds)).await;
+    tracing::info!(?outcome, "drained");
+    admin_trigger.drain(ADMIN_DRAIN).await;
+    tasks.shutdown().await;
+    proxy.tunnels.drain(Duration::ZERO).await;
+    certificates.shutdown();
+    telemetry.flush();
+    Ok(())
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    listen(address, &ListenOptions::default()).map_err(|source| Error::Listen { address, source })
+}

@@ -1,0 +1,92 @@
+//! Connections that are not read: bytes both ways.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use ambit_hbone::{
+    Incoming,
+    copy::{Counters, EndedBy, Side, TcpSide, join},
+};
+use ambit_model::{Reason, Refusal};
+
+use crate::{
+    authz,
+    compiled::{Chain, TcpChain},
+    http::detect::Detected,
+    observe::Record,
+    proxy::Proxy,
+    terminate::{Tunnel, refuse},
+    upstream::{Stream, candidates, open},
+};
+
+/// Connects to an endpoint and only then opens the tunnel, so that a client learns at once when there is no endpoint
+/// (wire contract, section 4: 200 only after the upstream connection stands).
+pub async fn connect_then_accept(
+    proxy: Arc<Proxy>,
+    tunnel: Arc<Tunnel>,
+    chain: Arc<Chain>,
+    tcp: &TcpChain,
+    mut incoming: Incoming,
+) {
+    let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
+    let connected = tokio::select! {
+        connected = connect(&proxy, &tunnel, &chain, tcp, &mut record) => connected,
+        () = incoming.abandoned() => return,
+    };
+    match connected {
+        Err(refusal) => refuse(record, incoming, &refusal),
+        Ok(upstream) => match incoming.accept(http::HeaderMap::new()) {
+            Ok(stream) => pump(Detected::later(stream).into_stream(), upstream, record).await,
+            Err(error) => record.error = Some(error.to_string()),
+        },
+    }
+}
+
+/// Connects to an endpoint for a tunnel that is open already.
+pub async fn carry<S: Side>(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, chain: Arc<Chain>, tcp: &TcpChain, stream: S) {
+    let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
+    match authz::connection(&chain.rbac, &tunnel) {
+        Err(refusal) => record.refused(&refusal),
+        Ok(()) => match connect(&proxy, &tunnel, &chain, tcp, &mut record).await {
+            Err(refusal) => record.refused(&refusal),
+            Ok(upstream) => pump(stream, upstream, record).await,
+        },
+    }
+}
+
+async fn connect(proxy: &Proxy, tunnel: &Tunnel, chain: &Chain, tcp: &TcpChain, record: &mut Record) -> Result<Stream, Refusal> {
+    let name = tcp.choose(fastrand::u64(..)).ok_or_else(|| Refusal::new(Reason::BackendInvalid, "no cluster has a weight"))?;
+    record.cluster = Some(name.clone());
+    let snapshot = proxy.config.load_full();
+    let cluster =
+        snapshot.clusters.get(name).ok_or_else(|| Refusal::new(Reason::BackendInvalid, format!("there is no cluster {name}")))?;
+    let mut found = candidates(&snapshot, cluster, tunnel.destination, chain.upstream_identity.as_ref())?;
+    record.service = found.service.take();
+    let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
+    for (to, upstream) in &found.endpoints {
+        match open(proxy, to, tunnel.passed_on.clone(), found.connect_timeout).await {
+            Ok(stream) => {
+                record.upstream = Some(upstream.clone());
+                return Ok(stream);
+            }
+            Err(refusal) if refusal.reason.is_policy() => return Err(refusal),
+            Err(refusal) => last = refusal,
+        }
+    }
+    Err(last)
+}
+
+async fn pump<S: Side>(client: S, upstream: Stream, mut record: Record) {
+    let counters = Counters::default();
+    let outcome = match upstream {
+        Stream::Tunnel(upstream) => join(client, upstream, &counters).await,
+        Stream::Clear(upstream) => join(client, TcpSide::from(upstream), &counters).await,
+    };
+    record.sent.store(outcome.received, Ordering::Relaxed);
+    record.received = outcome.sent;
+    record.reason = match &outcome.ended_by {
+        EndedBy::Finished => Reason::Ok,
+        EndedBy::First(_) => Reason::ClientReset,
+        EndedBy::Second(_) => Reason::UpstreamReset,
+    };
+    record.error = outcome.ended_by.error().map(ToString::to_string);
+}

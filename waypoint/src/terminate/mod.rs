@@ -1,0 +1,9 @@
+//! Where a connection is accepted: mutual TLS with the waypoint's own certificate, HTTP/2, one CONNECT per connection inside.
+
+mod accept;
+mod peer;
+mod tunnel;
+
+pub use accept::{accept_loop, peer_reason};
+pub use peer::Peer;
+pub use tunnel::{Tunnel, reason_headers, refuse};

@@ -1,0 +1,68 @@
+//! The other end of a tunnel: who it has proven to be, and what it says about itself.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use ambit_identity::SpiffeId;
+use http::HeaderMap;
+
+/// The most of a peer's own words that are kept, in bytes.
+const LONGEST: usize = 128;
+
+/// The client's side of a tunnel.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its proven identity; none when the handshake failed.
+    pub identity: Option<SpiffeId>,
+    /// The identity as rules compare it, `spiffe://…`.
+    pub uri: Option<Arc<str>>,
+    /// The workload it says it is (`baggage`). Never used to decide anything.
+    pub workload: Option<Arc<str>>,
+    /// The service it says it belongs to.
+    pub canonical_service: Option<Arc<str>>,
+    /// The version it says it is.
+    pub canonical_revision: Option<Arc<str>>,
+}
+
+impl Peer {
+    /// A peer that has proven its identity, or has not.
+    pub fn new(address: SocketAddr, identity: Option<SpiffeId>) -> Self {
+        let uri = identity.as_ref().map(|id| id.to_string().into());
+        Self { address, identity, uri, workload: None, canonical_service: None, canonical_revision: None }
+    }
+
+    /// The same peer with what the CONNECT says about it (wire contract, section 4: `baggage`).
+    #[must_use]
+    pub fn described(&self, headers: &HeaderMap) -> Self {
+        let mut peer = self.clone();
+        let Some(baggage) = headers.get("baggage").and_then(|v| v.to_str().ok()) else { return peer };
+        for (key, value) in baggage.split(',').filter_map(|pair| pair.trim().split_once('=')) {
+            let value = || Some(Arc::from(value.split(';').next().unwrap_or_default().get(..LONGEST).unwrap_or(value)));
+            match key.trim() {
+                "k8s.deployment.name" | "k8s.job.name" | "k8s.cronjob.name" => peer.workload = value(),
+                "k8s.pod.name" if peer.workload.is_none() => peer.workload = value(),
+                "service.name" => peer.canonical_service = value(),
+                "service.version" => peer.canonical_revision = value(),
+                _ => {}
+            }
+        }
+        peer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn baggage_describes_the_workload_and_the_deployment_wins_over_the_pod() {
+        let mut headers = HeaderMap::new();
+        let baggage =
+            "k8s.cluster.name=Kubernetes,k8s.pod.name=web-1, k8s.deployment.name=web;p=1,service.name=web,service.version=v1";
+        headers.insert("baggage", baggage.parse().unwrap());
+        let peer = Peer::new("127.0.0.1:1".parse().unwrap(), None).described(&headers);
+        assert_eq!(peer.workload.as_deref(), Some("web"));
+        assert_eq!(peer.canonical_revision.as_deref(), Some("v1"));
+    }
+}

@@ -1,0 +1,9 @@
+//! Reaching endpoints: which one, through a tunnel or in clear, on a connection at hand or a new one.
+
+mod dial;
+mod pool;
+mod select;
+
+pub use dial::{Stream, open, reason_of};
+pub use pool::{Checkout, HttpPool, Lease, RequestBody, Sent, Unsent};
+pub use select::{Candidates, Destination, candidates};

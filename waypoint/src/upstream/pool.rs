@@ -1,0 +1,310 @@
+//! HTTP connections to endpoints: HTTP/1.1 ones wait for their next request, HTTP/2 ones are shared.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use ambit_model::{Reason, Refusal};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio_util::task::TaskTracker;
+
+use super::{Destination, Stream, open};
+use crate::proxy::Proxy;
+
+/// How long a connection waits for its next request.
+const IDLE: Duration = Duration::from_secs(60);
+/// HTTP/1.1 connections that wait, for each endpoint.
+const WAITING: usize = 512;
+/// Requests on one HTTP/2 connection at once; more open another.
+const SHARED: usize = 100;
+/// How long a connection may take to be ready again after a response was read.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// The body of a request on its way: counts what passes.
+#[derive(Debug)]
+pub struct RequestBody {
+    inner: Option<Incoming>,
+    sent: Arc<AtomicU64>,
+}
+
+impl RequestBody {
+    /// Counts into `sent`.
+    pub fn new(inner: Incoming, sent: Arc<AtomicU64>) -> Self {
+        Self { inner: Some(inner), sent }
+    }
+
+    /// A body without bytes.
+    pub fn empty() -> Self {
+        Self { inner: None, sent: Arc::default() }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+type Http1 = http1::SendRequest<RequestBody>;
+type Http2 = http2::SendRequest<RequestBody>;
+
+/// Connections by destination. Cloning shares them.
+#[derive(Clone, Default)]
+pub struct HttpPool {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    connections: Mutex<Connections>,
+    tasks: TaskTracker,
+}
+
+#[derive(Default)]
+struct Connections {
+    waiting: HashMap<Destination, Vec<(Http1, Instant)>>,
+    multiplexed: HashMap<Destination, Vec<Arc<Multiplexed>>>,
+}
+
+struct Multiplexed {
+    sender: Http2,
+    in_flight: AtomicUsize,
+    idle_since: Mutex<Instant>,
+}
+
+/// A connection to send one request on.
+pub enum Checkout {
+    /// HTTP/1.1; `true` when it has carried a request before.
+    Http1(Http1, bool),
+    /// HTTP/2.
+    Http2(Shares),
+}
+
+/// A place on a shared connection.
+pub struct Shares(Arc<Multiplexed>);
+
+impl Drop for Shares {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+    }
+}
+
+/// What a response holds until it has been read.
+pub enum Lease {
+    /// The connection goes back to wait.
+    Http1(HttpPool, Destination, Box<Http1>),
+    /// The place on a shared connection is given up.
+    Http2(Shares),
+}
+
+/// A response, with what it holds.
+pub struct Sent {
+    /// The response.
+    pub response: Response<Incoming>,
+    /// What it holds.
+    pub lease: Lease,
+}
+
+/// A request that got no response.
+pub struct Unsent {
+    /// Why.
+    pub refusal: Refusal,
+    /// The request, when not a byte of it was sent.
+    pub request: Option<Request<RequestBody>>,
+}
+
+impl HttpPool {
+    /// Without connections.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection at hand or a new one, which stands within `limit`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn checkout(&self, proxy: &Proxy, to: &Destination, http2: bool, limit: Duration) -> Result<Checkout, Refusal> {
+        if let Some(found) = self.at_hand(to, http2) {
+            return Ok(found);
+        }
+        self.fresh(proxy, to, http2, limit).await
+    }
+
+    /// A new connection, which stands within `limit`.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn fresh(&self, proxy: &Proxy, to: &Destination, http2: bool, limit: Duration) -> Result<Checkout, Refusal> {
+        let stream = open(proxy, to, http::HeaderMap::new(), limit).await?;
+        match http2 {
+            true => self.handshake_http2(to, stream).await,
+            false => self.handshake_http1(stream).await,
+        }
+        .map_err(|error| Refusal::new(Reason::UpstreamProtocolError, format!("{}: {error}", to.address)))
+    }
+
+    fn at_hand(&self, to: &Destination, http2: bool) -> Option<Checkout> {
+        let mut connections = self.connections();
+        if http2 {
+            let shared = connections.multiplexed.get_mut(to)?;
+            shared.retain(|c| !c.sender.is_closed());
+            let free = shared.iter().find(|c| c.in_flight.load(Ordering::Acquire) < SHARED)?;
+            free.in_flight.fetch_add(1, Ordering::AcqRel);
+            return Some(Checkout::Http2(Shares(free.clone())));
+        }
+        let waiting = connections.waiting.get_mut(to)?;
+        while let Some((sender, since)) = waiting.pop() {
+            if sender.is_ready() && since.elapsed() < IDLE {
+                return Some(Checkout::Http1(sender, true));
+            }
+        }
+        None
+    }
+
+    async fn handshake_http1(&self, stream: Stream) -> hyper::Result<Checkout> {
+        let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "connection to an endpoint ended");
+            }
+        });
+        sender.ready().await?;
+        Ok(Checkout::Http1(sender, false))
+    }
+
+    async fn handshake_http2(&self, to: &Destination, stream: Stream) -> hyper::Result<Checkout> {
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_send_buf_size(256 << 10)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to an endpoint ended");
+            }
+        });
+        sender.ready().await?;
+        let connection = Arc::new(Multiplexed { sender, in_flight: AtomicUsize::new(1), idle_since: Mutex::new(Instant::now()) });
+        self.connections().multiplexed.entry(to.clone()).or_default().push(connection.clone());
+        Ok(Checkout::Http2(Shares(connection)))
+    }
+
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// Why there is none, with the request when it can be sent elsewhere.
+    pub async fn send(&self, to: &Destination, on: Checkout, request: Request<RequestBody>) -> Result<Sent, Box<Unsent>> {
+        match on {
+            Checkout::Http1(mut sender, _) => match sender.try_send_request(request).await {
+                Ok(response) => Ok(Sent { response, lease: Lease::Http1(self.clone(), to.clone(), Box::new(sender)) }),
+                Err(mut error) => Err(unsent(to, error.take_message(), error.error())),
+            },
+            Checkout::Http2(place) => match place.0.sender.clone().try_send_request(request).await {
+                Ok(response) => Ok(Sent { response, lease: Lease::Http2(place) }),
+                Err(mut error) => Err(unsent(to, error.take_message(), error.error())),
+            },
+        }
+    }
+
+    /// Closes connections that have waited too long. Run it now and then.
+    pub fn sweep(&self) {
+        let mut connections = self.connections();
+        for waiting in connections.waiting.values_mut() {
+            waiting.retain(|(sender, since)| sender.is_ready() && since.elapsed() < IDLE);
+        }
+        connections.waiting.retain(|_, waiting| !waiting.is_empty());
+        for shared in connections.multiplexed.values_mut() {
+            shared.retain(|c| {
+                let idle = c.idle_since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE;
+                !c.sender.is_closed() && !(idle && c.in_flight.load(Ordering::Acquire) == 0)
+            });
+        }
+        connections.multiplexed.retain(|_, shared| !shared.is_empty());
+    }
+
+    /// Closes what waits and waits for the rest to end.
+    pub async fn close(&self) {
+        *self.connections() = Connections::default();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    fn wait(&self, to: &Destination, sender: Http1) {
+        let mut connections = self.connections();
+        let waiting = match connections.waiting.get_mut(to) {
+            Some(waiting) => waiting,
+            None => connections.waiting.entry(to.clone()).or_default(),
+        };
+        if waiting.len() < WAITING {
+            waiting.push((sender, Instant::now()));
+        }
+    }
+}
+
+fn unsent(to: &Destination, request: Option<Request<RequestBody>>, error: &hyper::Error) -> Box<Unsent> {
+    let reason = match error.is_parse() || error.is_parse_status() {
+        true => Reason::UpstreamProtocolError,
+        false => Reason::UpstreamReset,
+    };
+    let text = std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    Box::new(Unsent { refusal: Refusal::new(reason, format!("{}: {text}", to.address)), request })
+}
+
+impl Lease {
+    /// The response has been read: the connection may carry the next request.
+    pub fn release(self) {
+        let Self::Http1(pool, to, mut sender) = self else { return };
+        if sender.is_ready() {
+            return pool.wait(&to, *sender);
+        }
+        if sender.is_closed() {
+            return;
+        }
+        let again = pool.clone();
+        pool.shared.tasks.spawn(async move {
+            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, sender.ready()).await {
+                again.wait(&to, *sender);
+            }
+        });
+    }
+}

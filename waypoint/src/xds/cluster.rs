@@ -1,0 +1,221 @@
+//! Clusters (`envoy.config.cluster.v3.Cluster`) and their endpoints.
+
+use std::{
+    mem::take,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use ambit_api::envoy::pb::{
+    envoy::{
+        config::{
+            cluster::v3::{
+                self as pb,
+                cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, TransportSocketMatch},
+            },
+            core::v3::{
+                Address, HealthStatus, Metadata, TransportSocket, address, envoy_internal_address::AddressNameSpecifier,
+                socket_address::PortSpecifier, transport_socket,
+            },
+            endpoint::v3::{ClusterLoadAssignment, LbEndpoint, lb_endpoint},
+        },
+        extensions::upstreams::http::v3::{HttpProtocolOptions, http_protocol_options as options},
+    },
+    google::protobuf::{Any, Struct, value::Kind},
+};
+
+use super::{
+    hcm::over_ads,
+    read::{Compiled, Problem, Under, duration, finish, number, port, required, type_of, unpack},
+    tls,
+};
+use crate::compiled::{Cluster, Discovery, Endpoint, Endpoints, Protocol, ServiceInfo, Target};
+
+/// Envoy's default.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Our own metadata.
+const AMBIT: &str = "io.ambit";
+
+/// A cluster.
+pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
+    let name: Arc<str> = take(&mut cluster.name).into();
+    cluster.alt_stat_name.clear();
+    // How long unused hosts of an original-destination cluster are kept is Envoy's own book-keeping.
+    cluster.cleanup_interval = None;
+    let connect_timeout = cluster.connect_timeout.take().map(duration).transpose().under("connect_timeout")?;
+    let discovery = discovery(&mut cluster, &name)?;
+    match LbPolicy::try_from(take(&mut cluster.lb_policy)) {
+        Ok(LbPolicy::RoundRobin | LbPolicy::ClusterProvided) => {}
+        Ok(other) => return Err(Problem::new(format!("{} is not implemented", other.as_str_name())).under("lb_policy")),
+        Err(_) => return Err(Problem::new("lb_policy is not implemented")),
+    }
+    let mut protocol = Protocol::Http1;
+    for (key, any) in take(&mut cluster.typed_extension_protocol_options) {
+        protocol = self::protocol(&any).under(format!("typed_extension_protocol_options[{key}]"))?;
+    }
+    sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take())?;
+    let service = cluster.metadata.take().and_then(|m| service(&m));
+    finish(&cluster)?;
+    Ok(Cluster {
+        name,
+        discovery,
+        protocol,
+        connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        service,
+        turn: Arc::new(AtomicUsize::new(0)),
+    })
+}
+
+fn discovery(cluster: &mut pb::Cluster, name: &Arc<str>) -> Compiled<Discovery> {
+    let kind = match cluster.cluster_discovery_type.take() {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(kind)) => {
+            DiscoveryType::try_from(kind).map_err(|_| Problem::new("type is not implemented"))?
+        }
+        Some(ClusterDiscoveryType::ClusterType(_)) => return Err(Problem::new("cluster_type is not implemented")),
+    };
+    match kind {
+        DiscoveryType::Static => {
+            let assignment = cluster.load_assignment.take().unwrap_or_default();
+            Ok(Discovery::Static(Arc::new(endpoints(assignment).under("load_assignment")?.1)))
+        }
+        DiscoveryType::Eds => {
+            let EdsClusterConfig { eds_config, service_name } =
+                required(cluster.eds_cluster_config.take(), "eds_cluster_config")?;
+            over_ads(eds_config).under("eds_cluster_config")?;
+            Ok(Discovery::Eds(if service_name.is_empty() { name.clone() } else { service_name.into() }))
+        }
+        DiscoveryType::OriginalDst => {
+            let Some(LbConfig::OriginalDstLbConfig(mut lb)) = cluster.lb_config.take() else {
+                return Err(Problem::new("original_dst_lb_config is missing"));
+            };
+            if number(lb.upstream_port_override.take()) != Some(u32::from(crate::HBONE_PORT)) {
+                return Err(Problem::new("an upstream_port_override other than 15008 is not implemented"));
+            }
+            finish(&lb).under("original_dst_lb_config")?;
+            Ok(Discovery::OriginalDestination)
+        }
+        other => Err(Problem::new(format!("{} is not implemented", other.as_str_name())).under("type")),
+    }
+}
+
+fn protocol(any: &Any) -> Compiled<Protocol> {
+    use options::{UpstreamProtocolOptions as Kind, explicit_http_config::ProtocolConfig};
+    let mut config: HttpProtocolOptions = unpack(any, HTTP_OPTIONS)?;
+    // Idle limits and flow control windows are our own; they do not change what a client sees.
+    config.common_http_protocol_options = None;
+    let protocol = match required(config.upstream_protocol_options.take(), "a protocol")? {
+        Kind::ExplicitHttpConfig(explicit) => match explicit.protocol_config {
+            Some(ProtocolConfig::Http2ProtocolOptions(_)) => Protocol::Http2,
+            Some(ProtocolConfig::HttpProtocolOptions(_)) | None => Protocol::Http1,
+            Some(ProtocolConfig::Http3ProtocolOptions(_)) => return Err(Problem::new("HTTP/3 is not implemented")),
+        },
+        Kind::UseDownstreamProtocolConfig(_) => Protocol::Downstream,
+        Kind::AutoConfig(_) => return Err(Problem::new("auto_config is not implemented")),
+    };
+    finish(&config)?;
+    Ok(protocol)
+}
+
+/// How endpoints are reached follows from each endpoint's address; the sockets must be the ones that go with that.
+fn sockets(matches: Vec<TransportSocketMatch>, own: Option<TransportSocket>) -> Compiled<()> {
+    for socket in matches.into_iter().filter_map(|m| m.transport_socket).chain(own) {
+        let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
+            return Err(Problem::new("typed_config is missing").under("transport_socket"));
+        };
+        match type_of(any) {
+            "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
+            | "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport" => {}
+            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => tls::upstream(socket).under("transport_socket")?,
+            other => return Err(Problem::new(format!("{other} is not implemented")).under("transport_socket")),
+        }
+    }
+    Ok(())
+}
+
+/// The endpoints with the name they are discovered under.
+pub fn endpoints(mut assignment: ClusterLoadAssignment) -> Compiled<(Arc<str>, Endpoints)> {
+    let name: Arc<str> = take(&mut assignment.cluster_name).into();
+    let mut all = Vec::new();
+    for (index, mut locality) in take(&mut assignment.endpoints).into_iter().enumerate() {
+        // Where endpoints are and how near are hints for other policies than ours.
+        locality.locality = None;
+        locality.load_balancing_weight = None;
+        locality.metadata = None;
+        let priority = take(&mut locality.priority);
+        for endpoint in take(&mut locality.lb_endpoints) {
+            all.push((priority, Arc::new(self::endpoint(endpoint).under(format!("endpoints[{index}]"))?)));
+        }
+        finish(&locality).under(format!("endpoints[{index}]"))?;
+    }
+    finish(&assignment)?;
+    Ok((name, Endpoints::new(all)))
+}
+
+fn endpoint(mut endpoint: LbEndpoint) -> Compiled<Endpoint> {
+    let metadata = endpoint.metadata.take().unwrap_or_default();
+    let Some(lb_endpoint::HostIdentifier::Endpoint(mut host)) = endpoint.host_identifier.take() else {
+        return Err(Problem::new("only endpoint is implemented"));
+    };
+    let weight = number(endpoint.load_balancing_weight.take()).unwrap_or(1);
+    let healthy = match HealthStatus::try_from(take(&mut endpoint.health_status)) {
+        Ok(HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded) => true,
+        _ => false,
+    };
+    let target = target(required(host.address.take(), "address")?, &metadata)?;
+    host.hostname.clear();
+    finish(&host)?;
+    finish(&endpoint)?;
+    let text = |key| string(&metadata, AMBIT, key).unwrap_or_default().into();
+    Ok(Endpoint { target, weight, workload: text("workload"), namespace: text("namespace"), healthy })
+}
+
+fn target(address: Address, metadata: &Metadata) -> Compiled<Target> {
+    match required(address.address, "address")? {
+        address::Address::SocketAddress(socket) => {
+            let Some(PortSpecifier::PortValue(value)) = socket.port_specifier else {
+                return Err(Problem::new("only port_value is implemented"));
+            };
+            let ip = socket.address.parse().map_err(|_| Problem::new(format!("{:?} is not an address", socket.address)))?;
+            Ok(Target::Clear { address: SocketAddr::new(ip, port(value)?) })
+        }
+        address::Address::EnvoyInternalAddress(internal) => {
+            let Some(AddressNameSpecifier::ServerListenerName(listener)) = internal.address_name_specifier else {
+                return Err(Problem::new("only server_listener_name is implemented"));
+            };
+            match (listener.as_str(), internal.endpoint_id.as_str()) {
+                (super::CONNECT_ORIGINATE, "") => Ok(Target::OriginalDestination),
+                (super::CONNECT_ORIGINATE, id) => tunnelled(id, metadata),
+                _ => Ok(Target::Internal { listener: listener.into() }),
+            }
+        }
+        address::Address::Pipe(_) => Err(Problem::new("pipe is not implemented")),
+    }
+}
+
+fn tunnelled(endpoint_id: &str, metadata: &Metadata) -> Compiled<Target> {
+    let address =
+        endpoint_id.parse().map_err(|_| Problem::new(format!("endpoint_id {endpoint_id:?} is not an address and a port")))?;
+    let identity = string(metadata, AMBIT, "identity").ok_or_else(|| Problem::new("metadata io.ambit has no identity"))?;
+    let identity = identity.parse().map_err(|error| Problem::new(format!("{identity:?} is not an identity: {error}")))?;
+    Ok(Target::Hbone { address, identity })
+}
+
+fn string<'a>(metadata: &'a Metadata, filter: &str, key: &str) -> Option<&'a str> {
+    text(metadata.filter_metadata.get(filter)?, key)
+}
+
+fn text<'a>(fields: &'a Struct, key: &str) -> Option<&'a str> {
+    match fields.fields.get(key)?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn service(metadata: &Metadata) -> Option<ServiceInfo> {
+    let fields = metadata.filter_metadata.get(AMBIT)?;
+    let text = |key| text(fields, key).unwrap_or_default().into();
+    Some(ServiceInfo { name: text("service"), namespace: text("namespace"), host: text("host") })
+}

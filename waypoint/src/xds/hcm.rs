@@ -1,0 +1,132 @@
+//! The HTTP connection manager of an inner filter chain.
+
+use std::{mem::take, sync::Arc};
+
+use ambit_api::envoy::pb::envoy::{
+    config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier},
+    extensions::filters::{
+        http::router::v3::Router,
+        network::http_connection_manager::v3::{
+            HttpConnectionManager, HttpFilter, Rds, http_connection_manager as pb, http_filter::ConfigType,
+        },
+    },
+};
+
+use super::{
+    chain,
+    read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
+    route,
+};
+use crate::compiled::{HttpChain, RbacFilter, Routes};
+
+const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+/// Envoy's default, in KiB.
+const MAX_HEADERS_KB: u32 = 60;
+
+/// Request by request.
+pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
+    cosmetic(&mut config);
+    let routes = match required(config.route_specifier.take(), "a route configuration")? {
+        pb::RouteSpecifier::Rds(rds) => Routes::Named(named(rds).under("rds")?),
+        pb::RouteSpecifier::RouteConfig(table) => Routes::Inline(Arc::new(route::table(table).under("route_config")?)),
+        pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
+    };
+    let rbac = filters(take(&mut config.http_filters)).under("http_filters")?;
+    let upgrades = take(&mut config.upgrade_configs)
+        .into_iter()
+        .map(|mut upgrade| {
+            let name = take(&mut upgrade.upgrade_type).to_ascii_lowercase();
+            let on = boolean(upgrade.enabled.take(), true);
+            finish(&upgrade).map(|()| on.then_some(name))
+        })
+        .filter_map(Result::transpose)
+        .collect::<Compiled<Vec<_>>>()
+        .under("upgrade_configs")?;
+    if upgrades.iter().any(|u| u == "connect") {
+        return Err(Problem::new("CONNECT is not implemented here").under("upgrade_configs"));
+    }
+    let normalize_path = boolean(config.normalize_path.take(), false);
+    let merge_slashes = take(&mut config.merge_slashes);
+    let max_header_bytes = number(config.max_request_headers_kb.take()).unwrap_or(MAX_HEADERS_KB) as usize * 1024;
+    finish(&config)?;
+    Ok(HttpChain { routes, rbac, upgrades, normalize_path, merge_slashes, max_header_bytes })
+}
+
+/// Clears what has no bearing on what happens to a request, and what is set to the value we act by anyway.
+fn cosmetic(config: &mut HttpConnectionManager) {
+    config.stat_prefix.clear();
+    config.access_log.clear();
+    config.access_log_options = None;
+    config.codec_type = 0;
+    config.server_name.clear();
+    if config.server_header_transformation == pb::ServerHeaderTransformation::PassThrough as i32 {
+        config.server_header_transformation = 0;
+    }
+    for flag in [&mut config.generate_request_id, &mut config.use_remote_address] {
+        if flag.is_some_and(|v| !v.value) {
+            *flag = None;
+        }
+    }
+    config.preserve_external_request_id = false;
+    config.delayed_close_timeout = None;
+    config.drain_timeout = None;
+    if config.forward_client_cert_details == pb::ForwardClientCertDetails::Sanitize as i32 {
+        config.forward_client_cert_details = 0;
+    }
+    for limit in [&mut config.stream_idle_timeout, &mut config.request_timeout] {
+        if limit.is_some_and(|t| t.seconds == 0 && t.nanos == 0) {
+            *limit = None;
+        }
+    }
+}
+
+/// Routes discovered under a name.
+pub fn named(rds: Rds) -> Compiled<Arc<str>> {
+    over_ads(rds.config_source).under("config_source")?;
+    Ok(rds.route_config_name.into())
+}
+
+/// Everything is discovered over the one stream there is.
+pub fn over_ads(source: Option<ConfigSource>) -> Compiled<()> {
+    match source.and_then(|s| s.config_source_specifier) {
+        Some(ConfigSourceSpecifier::Ads(_)) | Some(ConfigSourceSpecifier::Self_(_)) => Ok(()),
+        _ => Err(Problem::new("only ads is implemented")),
+    }
+}
+
+/// The rule sets in order; the router must be the last filter.
+fn filters(filters: Vec<HttpFilter>) -> Compiled<Vec<RbacFilter>> {
+    let mut rbac = Vec::new();
+    let mut routed = false;
+    for mut filter in filters {
+        let at = take(&mut filter.name);
+        if take(&mut filter.disabled) {
+            return Err(Problem::new("disabled is not implemented").under(at));
+        }
+        let optional = take(&mut filter.is_optional);
+        let any = match filter.config_type.take() {
+            Some(ConfigType::TypedConfig(any)) => any,
+            _ => return Err(Problem::new("only typed_config is implemented").under(at)),
+        };
+        if routed {
+            return Err(Problem::new("a filter after the router").under(at));
+        }
+        match type_of(&any) {
+            RBAC => rbac.push(chain::http_rbac(unpack(&any, RBAC)?).under(at)?),
+            ROUTER => {
+                let mut router: Router = unpack(&any, ROUTER)?;
+                router.suppress_envoy_headers = false;
+                router.dynamic_stats = None;
+                finish(&router).under(at)?;
+                routed = true;
+            }
+            _ if optional => {}
+            other => return Err(Problem::new(format!("{other} is not implemented")).under(at)),
+        }
+    }
+    if !routed {
+        return Err(Problem::new("there is no router"));
+    }
+    Ok(rbac)
+}

@@ -1,0 +1,238 @@
+//! Route configurations (`envoy.config.route.v3.RouteConfiguration`).
+
+use std::{collections::HashMap, mem::take, sync::Arc, time::Duration};
+
+use ambit_api::envoy::pb::envoy::config::{
+    core::v3::{DataSource, data_source::Specifier},
+    route::v3::{
+        self as pb, redirect_action,
+        route::Action as PbAction,
+        route_action,
+        route_match::PathSpecifier,
+        weighted_cluster::{ClusterWeight as PbWeight, cluster_weight},
+    },
+};
+use ambit_model::route::{
+    Action, ClusterWeight, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest, Redirect,
+    Route, RouteMatch, RouteTable, Upstream, VirtualHost,
+};
+
+use super::{
+    read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required},
+    text,
+};
+
+/// What Envoy takes for a route without a timeout.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Takes the four header lists out of a table, virtual host, route or cluster weight.
+macro_rules! header_changes {
+    ($message:expr) => {{
+        let request = text::mutations(take(&mut $message.request_headers_to_add), take(&mut $message.request_headers_to_remove))
+            .under("request_headers_to_add")?;
+        let response =
+            text::mutations(take(&mut $message.response_headers_to_add), take(&mut $message.response_headers_to_remove))
+                .under("response_headers_to_add")?;
+        (request, response)
+    }};
+}
+
+/// A route table.
+pub fn table(mut config: pb::RouteConfiguration) -> Compiled<RouteTable> {
+    let name = take(&mut config.name);
+    let outer = header_changes!(config);
+    let ignore_port = take(&mut config.ignore_port_in_host_matching);
+    // Clusters are looked up for each request, so whether they exist now does not matter.
+    config.validate_clusters = None;
+    let mut hosts = Vec::new();
+    for host in take(&mut config.virtual_hosts) {
+        let at = format!("virtual_hosts[{}]", host.name);
+        hosts.push(virtual_host(host, &outer).under(at)?);
+    }
+    finish(&config)?;
+    Ok(RouteTable { name, hosts, ignore_port })
+}
+
+fn virtual_host(mut host: pb::VirtualHost, outer: &(HeaderMutations, HeaderMutations)) -> Compiled<VirtualHost> {
+    let name = take(&mut host.name);
+    let domains = take(&mut host.domains).iter().map(|d| DomainMatch::parse(d)).collect();
+    let own = header_changes!(host);
+    let mut routes = Vec::new();
+    for (index, route) in take(&mut host.routes).into_iter().enumerate() {
+        let at = if route.name.is_empty() { format!("routes[{index}]") } else { format!("routes[{}]", route.name) };
+        routes.push(Arc::new(self::route(route, &own, outer).under(at)?));
+    }
+    finish(&host)?;
+    Ok(VirtualHost { name, domains, routes })
+}
+
+type Changes = (HeaderMutations, HeaderMutations);
+
+fn route(mut route: pb::Route, host: &Changes, table: &Changes) -> Compiled<Route> {
+    let name: Arc<str> = take(&mut route.name).into();
+    let own = header_changes!(route);
+    let when = matches(required(route.r#match.take(), "match")?).under("match")?;
+    let action = match required(route.action.take(), "action")? {
+        PbAction::Route(action) => Action::Forward(Box::new(upstream(action).under("route")?)),
+        PbAction::Redirect(action) => Action::Redirect(Box::new(redirect(action).under("redirect")?)),
+        PbAction::DirectResponse(action) => Action::Direct(direct(action).under("direct_response")?),
+        PbAction::FilterAction(_) | PbAction::NonForwardingAction(_) => {
+            return Err(Problem::new("the action is not implemented"));
+        }
+    };
+    // Neither changes what happens to a request.
+    route.metadata = None;
+    route.stat_prefix.clear();
+    finish(&route)?;
+    let chain = |own: HeaderMutations, host: &HeaderMutations, table: &HeaderMutations| {
+        [own, host.clone(), table.clone()].into_iter().filter(|m| !m.is_empty()).collect()
+    };
+    Ok(Route {
+        name,
+        when,
+        action,
+        request_headers: chain(own.0, &host.0, &table.0),
+        response_headers: chain(own.1, &host.1, &table.1),
+    })
+}
+
+fn matches(mut m: pb::RouteMatch) -> Compiled<RouteMatch> {
+    let case_sensitive = boolean(m.case_sensitive.take(), true);
+    let test = match required(m.path_specifier.take(), "a path")? {
+        PathSpecifier::Prefix(prefix) => PathTest::Prefix(prefix),
+        PathSpecifier::Path(path) => PathTest::Exact(path),
+        PathSpecifier::PathSeparatedPrefix(prefix) => PathTest::PathSeparatedPrefix(prefix),
+        PathSpecifier::SafeRegex(regex) => PathTest::Regex(text::pattern(&regex).under("safe_regex")?),
+        PathSpecifier::ConnectMatcher(_) => return Err(Problem::new("connect_matcher is not implemented here")),
+        PathSpecifier::PathMatchPolicy(_) => return Err(Problem::new("path_match_policy is not implemented")),
+    };
+    let headers = take(&mut m.headers).into_iter().map(text::header).collect::<Compiled<_>>().under("headers")?;
+    let query = take(&mut m.query_parameters).into_iter().map(text::query).collect::<Compiled<_>>().under("query_parameters")?;
+    let peer = take(&mut m.filter_state)
+        .into_iter()
+        .map(|state| text::peer(state).map(|test| (test, false)))
+        .collect::<Compiled<_>>()
+        .under("filter_state")?;
+    let grpc = m.grpc.take().is_some();
+    finish(&m)?;
+    Ok(RouteMatch { path: PathMatch { test, case_sensitive }, headers, query, grpc, peer })
+}
+
+fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
+    let clusters = match required(action.cluster_specifier.take(), "a cluster")? {
+        route_action::ClusterSpecifier::Cluster(name) => vec![ClusterWeight {
+            cluster: name.into(),
+            weight: 1,
+            request_headers: HeaderMutations::default(),
+            response_headers: HeaderMutations::default(),
+        }],
+        route_action::ClusterSpecifier::WeightedClusters(weighted) => weighted_clusters(weighted).under("weighted_clusters")?,
+        _ => return Err(Problem::new("a cluster chosen by header or plugin is not implemented")),
+    };
+    use route_action::ClusterNotFoundResponseCode as NotFound;
+    let cluster_not_found = match NotFound::try_from(take(&mut action.cluster_not_found_response_code)) {
+        Ok(NotFound::ServiceUnavailable) => 503,
+        Ok(NotFound::NotFound) => 404,
+        Ok(NotFound::InternalServerError) => 500,
+        Err(_) => return Err(Problem::new("cluster_not_found_response_code is not implemented")),
+    };
+    let prefix = take(&mut action.prefix_rewrite);
+    let path = match (prefix.is_empty(), action.regex_rewrite.take()) {
+        (true, None) => None,
+        (false, None) => Some(PathRewrite::Prefix(prefix)),
+        (true, Some(rewrite)) => {
+            text::substitution(rewrite).map(|(p, s)| Some(PathRewrite::Regex(p, s))).under("regex_rewrite")?
+        }
+        (false, Some(_)) => return Err(Problem::new("both prefix_rewrite and regex_rewrite are set")),
+    };
+    let host = match action.host_rewrite_specifier.take() {
+        None => None,
+        Some(route_action::HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(HostRewrite(host)),
+        Some(_) => return Err(Problem::new("a host rewrite other than host_rewrite_literal is not implemented")),
+    };
+    let timeout = match action.timeout.take() {
+        None => Some(DEFAULT_TIMEOUT),
+        Some(timeout) => Some(duration(timeout).under("timeout")?).filter(|t| !t.is_zero()),
+    };
+    finish(&action)?;
+    Ok(Upstream { clusters, cluster_not_found, path, host, timeout })
+}
+
+fn weighted_clusters(mut weighted: pb::WeightedCluster) -> Compiled<Vec<ClusterWeight>> {
+    let mut clusters = Vec::new();
+    for weight in take(&mut weighted.clusters) {
+        let at = format!("clusters[{}]", weight.name);
+        clusters.push(cluster_weight(weight).under(at)?);
+    }
+    #[allow(deprecated)]
+    {
+        // Only checked by Envoy, never used to choose.
+        weighted.total_weight = None;
+    }
+    finish(&weighted)?;
+    Ok(clusters)
+}
+
+fn cluster_weight(mut weight: PbWeight) -> Compiled<ClusterWeight> {
+    let cluster = take(&mut weight.name).into();
+    let share = number(weight.weight.take()).unwrap_or(0);
+    let (request_headers, response_headers) = header_changes!(weight);
+    if let Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(_)) = &weight.host_rewrite_specifier {
+        return Err(Problem::new("host_rewrite_literal is not implemented here"));
+    }
+    finish(&weight)?;
+    Ok(ClusterWeight { cluster, weight: share, request_headers, response_headers })
+}
+
+fn redirect(mut action: pb::RedirectAction) -> Compiled<Redirect> {
+    use redirect_action::{PathRewriteSpecifier as Path, RedirectResponseCode as Code, SchemeRewriteSpecifier as Scheme};
+    let status = match Code::try_from(take(&mut action.response_code)) {
+        Ok(Code::MovedPermanently) => 301,
+        Ok(Code::Found) => 302,
+        Ok(Code::SeeOther) => 303,
+        Ok(Code::TemporaryRedirect) => 307,
+        Ok(Code::PermanentRedirect) => 308,
+        Err(_) => return Err(Problem::new("response_code is not implemented")),
+    };
+    let scheme = match action.scheme_rewrite_specifier.take() {
+        None | Some(Scheme::HttpsRedirect(false)) => None,
+        Some(Scheme::HttpsRedirect(true)) => Some("https".to_owned()),
+        Some(Scheme::SchemeRedirect(scheme)) => Some(scheme.to_ascii_lowercase()),
+    };
+    let path = match action.path_rewrite_specifier.take() {
+        None => None,
+        Some(Path::PathRedirect(path)) => Some(PathRewrite::Full(path)),
+        Some(Path::PrefixRewrite(prefix)) => Some(PathRewrite::Prefix(prefix)),
+        Some(Path::RegexRewrite(rewrite)) => {
+            Some(text::substitution(rewrite).map(|(p, s)| PathRewrite::Regex(p, s)).under("regex_rewrite")?)
+        }
+        Some(Path::PathRewrite(_)) => return Err(Problem::new("path_rewrite is not implemented")),
+    };
+    let host = Some(take(&mut action.host_redirect)).filter(|h| !h.is_empty());
+    let port = Some(port(take(&mut action.port_redirect)).under("port_redirect")?).filter(|p| *p != 0);
+    let strip_query = take(&mut action.strip_query);
+    finish(&action)?;
+    Ok(Redirect { status, scheme, host, port, path, strip_query })
+}
+
+fn direct(mut action: pb::DirectResponseAction) -> Compiled<DirectResponse> {
+    let status = u16::try_from(take(&mut action.status))
+        .ok()
+        .filter(|s| (200..600).contains(s))
+        .ok_or_else(|| Problem::new("status is not an HTTP status"))?;
+    let body = action.body.take().map(inline).transpose().under("body")?.unwrap_or_default();
+    finish(&action)?;
+    Ok(DirectResponse { status, body })
+}
+
+/// A text given in the resource itself.
+pub fn inline(source: DataSource) -> Compiled<String> {
+    match source.specifier {
+        Some(Specifier::InlineString(text)) => Ok(text),
+        Some(Specifier::InlineBytes(bytes)) => String::from_utf8(bytes).map_err(|_| Problem::new("inline_bytes is not text")),
+        _ => Err(Problem::new("only inline_string and inline_bytes are implemented")),
+    }
+}
+
+/// The part of a message that says the same for each filter (`typed_per_filter_config`).
+pub type PerFilter = HashMap<String, ambit_api::envoy::pb::google::protobuf::Any>;

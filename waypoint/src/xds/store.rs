@@ -1,0 +1,203 @@
+//! What was delivered, compiled, and its publication as one snapshot.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ambit_api::{
+    envoy::pb::envoy::config::{
+        cluster::v3 as cluster_pb, endpoint::v3 as endpoint_pb, listener::v3 as listener_pb, route::v3 as route_pb,
+    },
+    type_url,
+};
+use ambit_model::route::RouteTable;
+use ambit_xds::{Any, Rejected, Resource, client::Subscriptions};
+use arc_swap::ArcSwap;
+
+use super::{
+    CONNECT_TERMINATE, authority, cluster,
+    listener::{self, CompiledListener},
+    read::{Compiled, Problem, unpack},
+    route,
+};
+use crate::compiled::{Cluster, Discovery, Endpoints, Proxy, Routes, Snapshot, TerminateTable};
+
+/// Holds compiled resources by name and publishes them.
+#[derive(Clone)]
+pub struct Store {
+    held: Arc<Mutex<Held>>,
+    published: Arc<ArcSwap<Snapshot>>,
+    wanted: Subscriptions,
+}
+
+#[derive(Default)]
+struct Held {
+    listeners: HashMap<String, CompiledListener>,
+    routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    authorities: HashMap<Arc<str>, Arc<TerminateTable>>,
+    clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    endpoints: HashMap<Arc<str>, Arc<Endpoints>>,
+}
+
+impl Store {
+    /// An empty store. `wanted` is told which routes and endpoints to ask for.
+    pub fn new(wanted: Subscriptions) -> Self {
+        Self { held: Arc::default(), published: Arc::default(), wanted }
+    }
+
+    /// What is in force now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.load_full()
+    }
+
+    /// What is in force now, to be read many times.
+    pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
+        self.published.clone()
+    }
+
+    /// Applies a batch of one type: compiles off-lock, rejects by name what it cannot take (what was there before stays in force),
+    /// and publishes the rest at once.
+    pub fn apply(&self, type_url: &str, upserts: Vec<Resource>, removals: Vec<String>) -> Vec<Rejected> {
+        let mut taken = Vec::new();
+        let mut rejected = Vec::new();
+        for Resource { name, body, .. } in upserts {
+            match compile(type_url, &body) {
+                Ok(part) => taken.push((name, part)),
+                Err(problem) => {
+                    tracing::warn!(resource = name, %problem, "a resource is rejected, what was in force before stays");
+                    rejected.push(Rejected { name, reason: problem.to_string() });
+                }
+            }
+        }
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &removals {
+            held.remove(type_url, name);
+        }
+        for (name, part) in taken {
+            held.insert(name, part);
+        }
+        self.published.store(Arc::new(held.snapshot()));
+        self.wanted.set(type_url::ROUTE, held.wanted_routes());
+        self.wanted.set(type_url::ENDPOINT, held.wanted_endpoints());
+        rejected
+    }
+}
+
+enum Part {
+    Listener(CompiledListener),
+    Routes(Arc<RouteTable>),
+    Authorities(Arc<TerminateTable>),
+    Cluster(Box<Cluster>),
+    Endpoints(Arc<Endpoints>),
+}
+
+fn compile(type_url: &str, body: &Any) -> Compiled<Part> {
+    let name = type_url.rsplit('/').next().unwrap_or_default();
+    match type_url {
+        type_url::LISTENER => listener::listener(unpack::<listener_pb::Listener>(body, name)?).map(Part::Listener),
+        type_url::CLUSTER => cluster::cluster(unpack::<cluster_pb::Cluster>(body, name)?).map(|c| Part::Cluster(Box::new(c))),
+        type_url::ENDPOINT => {
+            let (_, endpoints) = cluster::endpoints(unpack::<endpoint_pb::ClusterLoadAssignment>(body, name)?)?;
+            Ok(Part::Endpoints(Arc::new(endpoints)))
+        }
+        type_url::ROUTE => {
+            let config: route_pb::RouteConfiguration = unpack(body, name)?;
+            match config.name == CONNECT_TERMINATE || authority::is_for_tunnels(&config) {
+                true => authority::table(config).map(|t| Part::Authorities(Arc::new(t))),
+                false => route::table(config).map(|t| Part::Routes(Arc::new(t))),
+            }
+        }
+        other => Err(Problem::new(format!("{other} was not asked for"))),
+    }
+}
+
+impl Held {
+    fn insert(&mut self, name: String, part: Part) {
+        let key: Arc<str> = name.as_str().into();
+        match part {
+            Part::Listener(listener) => drop(self.listeners.insert(name, listener)),
+            Part::Routes(table) => {
+                self.authorities.remove(&key);
+                self.routes.insert(key, table);
+            }
+            Part::Authorities(table) => {
+                self.routes.remove(&key);
+                self.authorities.insert(key, table);
+            }
+            Part::Cluster(mut cluster) => {
+                if let Some(before) = self.clusters.get(&key) {
+                    cluster.turn = before.turn.clone();
+                }
+                self.clusters.insert(key, Arc::new(*cluster));
+            }
+            Part::Endpoints(endpoints) => drop(self.endpoints.insert(key, endpoints)),
+        }
+    }
+
+    fn remove(&mut self, type_url: &str, name: &str) {
+        match type_url {
+            type_url::LISTENER => drop(self.listeners.remove(name)),
+            type_url::ROUTE => {
+                self.routes.remove(name);
+                self.authorities.remove(name);
+            }
+            type_url::CLUSTER => drop(self.clusters.remove(name)),
+            type_url::ENDPOINT => drop(self.endpoints.remove(name)),
+            _ => {}
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let terminate = match self.listeners.get(CONNECT_TERMINATE) {
+            Some(CompiledListener::Terminate(terminate)) => Some(terminate.clone()),
+            _ => None,
+        };
+        let authorities = terminate.as_ref().and_then(|t| match &t.authorities {
+            Ok(name) => self.authorities.get(name).cloned(),
+            Err(table) => Some(table.clone()),
+        });
+        let inbound = match self.listeners.get(super::MAIN_INTERNAL) {
+            Some(CompiledListener::Inbound(inbound)) => Some(inbound.clone()),
+            _ => None,
+        };
+        Snapshot {
+            terminate,
+            authorities,
+            inbound,
+            routes: self.routes.clone(),
+            clusters: self.clusters.clone(),
+            endpoints: self.endpoints.clone(),
+        }
+    }
+
+    fn wanted_routes(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for listener in self.listeners.values() {
+            match listener {
+                CompiledListener::Terminate(terminate) => {
+                    names.extend(terminate.authorities.as_ref().ok().map(|n| n.to_string()))
+                }
+                CompiledListener::Inbound(inbound) => {
+                    names.extend(inbound.chains.values().filter_map(|chain| match &chain.proxy {
+                        Proxy::Http(http) => match &http.routes {
+                            Routes::Named(name) => Some(name.to_string()),
+                            Routes::Inline(_) => None,
+                        },
+                        Proxy::Tcp(_) => None,
+                    }))
+                }
+                CompiledListener::Originate => {}
+            }
+        }
+        names
+    }
+
+    fn wanted_endpoints(&self) -> BTreeSet<String> {
+        let name = |cluster: &Arc<Cluster>| match &cluster.discovery {
+            Discovery::Eds(name) => Some(name.to_string()),
+            Discovery::Static(_) | Discovery::OriginalDestination => None,
+        };
+        self.clusters.values().filter_map(name).collect()
+    }
+}
