@@ -1,0 +1,45 @@
+//! The node proxy as a process of the test: this program again, with certificates signed from the authority's directory.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use ambit_tls::authority::{Authority, LocalSource};
+use ambit_xds::client::Target;
+use clap::Parser;
+
+/// The first argument that makes this program a node proxy.
+pub const NAME: &str = "node-proxy";
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// [`NAME`].
+    _name: String,
+    #[command(flatten)]
+    config: ztunnel::Config,
+    #[arg(long)]
+    authority: PathBuf,
+}
+
+/// Runs the node proxy if that is what this process is.
+pub fn run() -> Option<ExitCode> {
+    if std::env::args().nth(1).as_deref() != Some(NAME) {
+        return None;
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    Some(match runtime.block_on(proxy()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+async fn proxy() -> anyhow::Result<()> {
+    let Arguments { config, authority, .. } = Arguments::parse();
+    ambit_runtime::telemetry::init_logging(&config.log, ambit_runtime::telemetry::LogFormat::Text)?;
+    let authority = Authority::load_or_create(&authority, &config.trust_domain.parse()?)?;
+    let source = Arc::new(LocalSource::new(Arc::new(authority), Duration::from_secs(3600)));
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", config.xds_address))?.connect_lazy();
+    let stop = async { ambit_runtime::signal::shutdown().await.map(drop) };
+    Ok(ztunnel::run_with(config, source, Target::Channel(channel), stop).await?)
+}

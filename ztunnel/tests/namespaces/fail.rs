@@ -1,0 +1,164 @@
+//! What happens when a part of the mesh is away.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ambit_api::workload::{GatewayAddress, gateway_address::Destination};
+use anyhow::ensure;
+use libtest_mimic::Trial;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::{
+    mesh::{Mesh, PATIENCE, call, call_until_it_works, call_until_refused, echo, network_address},
+    test,
+};
+
+const MARKER: &[u8] = b"plain-text-marker-4712";
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("a_killed_proxy_refuses_and_never_goes_in_clear_and_recovers_within_a_second", killed_proxy),
+        test("without_the_control_plane_known_pods_go_on", no_control_plane),
+        test("a_missing_waypoint_is_refused_and_not_gone_around", missing_waypoint),
+        test("a_proxy_that_is_told_to_stop_lets_open_connections_finish", drain),
+        test("a_pod_that_is_released_is_no_longer_captured", released),
+        test("a_refused_port_is_a_reset_with_its_reason", refused_port),
+    ]
+}
+
+async fn killed_proxy() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start().await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    let capture = mesh.bed.capture([MARKER])?;
+    // The clients' side, then the servers' side.
+    for number in [0, 1] {
+        if let Some(proxy) = mesh.nodes[number].proxy.take() {
+            proxy.kill();
+            proxy.wait().await;
+        }
+        for ip in server.ips() {
+            for _ in 0..10 {
+                let answer = call(&client, SocketAddr::new(ip, 8080), MARKER).await;
+                ensure!(answer.is_err(), "a connection succeeded without the proxy of node {number}");
+            }
+        }
+        let begun = Instant::now();
+        mesh.start_proxy(number).await?;
+        call_until_it_works(&client, to, PATIENCE).await?;
+        let took = begun.elapsed();
+        ensure!(took < Duration::from_secs(1), "it took {took:?} to recover");
+    }
+    let report = capture.report();
+    ensure!(!report.marker_seen() && report.dropped == 0, "{report:?}");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn no_control_plane() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start().await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    let mut open = client.connect(to).await?;
+    mesh.stop_control_plane().await;
+    for _ in 0..20 {
+        call(&client, to, b"x").await?;
+    }
+    open.write_all(b"still here").await?;
+    open.shutdown().await?;
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).await?;
+    ensure!(answer.ends_with("still herebye"), "{answer}");
+    // And what changed meanwhile arrives once it is back.
+    mesh.start_control_plane().await?;
+    let late = mesh.pod(0, "late").await?;
+    call_until_it_works(&late, to, Duration::from_secs(20)).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn missing_waypoint() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let vip: IpAddr = "10.96.0.10".parse()?;
+    let to = SocketAddr::new(vip, 80);
+    mesh.service("api", &[vip], &["api"], |_| {});
+    call_until_it_works(&client, to, PATIENCE).await?;
+    let waypoint =
+        |ip: IpAddr| GatewayAddress { destination: Some(Destination::Address(network_address(ip))), hbone_mtls_port: 15008 };
+    mesh.service("api", &[vip], &["api"], |service| service.waypoint = Some(waypoint("10.96.0.99".parse().unwrap())));
+    mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=waypoint_missing "]).await?;
+    call_until_refused(&client, to).await?;
+    // One that is known, and dead.
+    let dead = mesh.outsider(1, "waypoint", true).await?;
+    mesh.service("api", &[vip], &["api"], |service| service.waypoint = Some(waypoint(dead.ip())));
+    let until = Instant::now() + PATIENCE;
+    while mesh.logged_now(0, &["reason=waypoint_unreachable "]).is_none() {
+        ensure!(call(&client, to, b"x").await.is_err(), "the waypoint was gone around");
+        ensure!(Instant::now() < until, "no reason in the log");
+    }
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn drain() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start().await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    let mut open = client.connect(to).await?;
+    let mut seen = [0; 1];
+    open.read_exact(&mut seen).await?;
+    let proxies: Vec<_> = (0..2).filter_map(|number| mesh.nodes[number].proxy.take()).collect();
+    let stopping: Vec<_> = proxies.iter().cloned().map(|proxy| tokio::spawn(async move { proxy.stop(PATIENCE).await })).collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    ensure!(call(&client, to, b"x").await.is_err(), "a draining proxy took a new connection");
+    open.write_all(b"last words").await?;
+    open.shutdown().await?;
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).await?;
+    ensure!(answer.ends_with("last wordsbye"), "{answer}");
+    for stopped in stopping {
+        ensure!(stopped.await?.success(), "a proxy did not end well");
+    }
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn released() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.outsider(1, "legacy", false).await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call(&client, to, b"x").await?;
+    mesh.logged(0, &["direction=outbound", "src.workload=web"]).await?;
+    ensure!(ztunnel::node::rules::installed(client.netns()).await?);
+    mesh.nodes[0].agent.remove("uid-web").await?;
+    ensure!(!ztunnel::node::rules::installed(client.netns()).await?);
+    let before = std::fs::read_to_string(&mesh.nodes[0].log)?.lines().count();
+    call(&client, to, b"x").await?;
+    ensure!(std::fs::read_to_string(&mesh.nodes[0].log)?.lines().count() == before, "it is still captured");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn refused_port() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    for ip in server.ips() {
+        call_until_refused(&client, SocketAddr::new(ip, 9)).await?;
+        for (node, direction) in [(0, "direction=outbound"), (1, "direction=inbound")] {
+            mesh.logged(node, &[direction, &format!("dst.addr={} ", SocketAddr::new(ip, 9)), "reason=upstream_refused "]).await?;
+        }
+    }
+    mesh.bed.shutdown().await;
+    Ok(())
+}

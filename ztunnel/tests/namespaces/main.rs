@@ -1,0 +1,38 @@
+//! The node proxy on real namespaces: two nodes, a proxy process on each, a control plane and an authority in the test.
+//! Needs root or user namespaces and leaves nothing behind.
+
+mod carry;
+mod child;
+mod fail;
+mod lies;
+mod mesh;
+mod policy;
+
+use std::process::ExitCode;
+
+use ambit_testbed::bed;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test on a runtime of its own.
+fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(body()).map_err(|error| Failed::from(format!("{error:?}")))
+    })
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = child::run() {
+        return code;
+    }
+    if let Err(error) = bed::enter() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let mut tests = Vec::new();
+    tests.extend(carry::tests());
+    tests.extend(policy::tests());
+    tests.extend(fail::tests());
+    tests.extend(lies::tests());
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}

@@ -1,0 +1,355 @@
+//! A mesh for tests: what an API server, a control plane and a kubelet would do, in a few lines each.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use ambit_api::{security, type_url, workload};
+use ambit_testbed::{Bed, BedConfig, Command, Node, Output, Pod, PodSpec, Process};
+use ambit_tls::authority::Authority;
+use ambit_xds::{
+    Any,
+    server::{AdsServer, Authenticate, Cache, Change, ServerConfig},
+};
+use anyhow::{Context, bail, ensure};
+use prost::Message;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tonic::{Status, metadata::MetadataMap};
+use ztunnel::node::agent::{Agent, Handover, PodInfo};
+
+use crate::child;
+
+pub const VIEW: &str = "ztunnel";
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Mesh {
+    pub bed: Bed,
+    pub cache: Cache,
+    pub authority: Arc<Authority>,
+    pub nodes: Vec<MeshNode>,
+    workloads: Mutex<BTreeMap<String, workload::Workload>>,
+    control_plane: Option<JoinHandle<()>>,
+}
+
+pub struct MeshNode {
+    pub node: Node,
+    pub agent: Agent,
+    pub proxy: Option<Process>,
+    pub log: PathBuf,
+}
+
+struct Anyone;
+
+impl Authenticate for Anyone {
+    type Caller = ();
+    fn caller(&self, _: &MetadataMap, _: Option<SocketAddr>) -> Result<(), Status> {
+        Ok(())
+    }
+    fn view(&self, (): &(), _: &ambit_xds::Node) -> Result<String, Status> {
+        Ok(VIEW.to_owned())
+    }
+}
+
+impl Mesh {
+    /// Two nodes, each with an agent and a proxy that is connected to it.
+    pub async fn start() -> anyhow::Result<Self> {
+        let bed = Bed::new(BedConfig::default()).await?;
+        let authority = Arc::new(Authority::load_or_create(&bed.dir().join("ca"), &"cluster.local".parse()?)?);
+        std::fs::write(bed.dir().join("token"), "nobody")?;
+        let mut mesh =
+            Self { bed, cache: Cache::new(), authority, nodes: Vec::new(), workloads: Mutex::default(), control_plane: None };
+        mesh.start_control_plane().await?;
+        for name in ["node-1", "node-2"] {
+            let node = mesh.bed.add_node(name).await?;
+            std::fs::create_dir_all(node.dir())?;
+            let agent = Agent::listen(&node.dir().join("zds.sock"))?;
+            let log = node.dir().join("access.log");
+            mesh.nodes.push(MeshNode { node, agent, proxy: None, log });
+        }
+        for number in 0..mesh.nodes.len() {
+            mesh.start_proxy(number).await?;
+        }
+        Ok(mesh)
+    }
+
+    pub async fn start_control_plane(&mut self) -> anyhow::Result<()> {
+        let node = self.bed.control_plane().await?;
+        let listener = node.listen(SocketAddr::from((node.ipv4(), 15010)))?;
+        let (_keep, drain) = tokio::sync::watch::channel(false);
+        let service = AdsServer::new(self.cache.clone(), Anyone, ServerConfig::default(), drain).into_service();
+        self.control_plane = Some(tokio::spawn(async move {
+            let _keep = _keep;
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let _ended = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await;
+        }));
+        Ok(())
+    }
+
+    /// As if its process were killed: its listener and its connections are gone.
+    pub async fn stop_control_plane(&mut self) {
+        if let Some(task) = self.control_plane.take() {
+            task.abort();
+            let _aborted = task.await;
+        }
+    }
+
+    pub async fn start_proxy(&mut self, number: usize) -> anyhow::Result<()> {
+        let held = &mut self.nodes[number];
+        let dir = held.node.dir();
+        let path = |name: &str| dir.join(name).into_os_string();
+        let control_plane = self.bed.control_plane().await?.ipv4();
+        let command = Command::this_program()
+            .name(format!("ztunnel-{number}"))
+            .arg(child::NAME)
+            .args(["--node", held.node.name(), "--xds-address", &format!("{control_plane}:15010")])
+            .args(["--log", "info,h2=warn", "--drain-seconds", "3"])
+            .arg("--zds-socket")
+            .arg(path("zds.sock"))
+            .arg("--access-log")
+            .arg(&held.log)
+            .arg("--token")
+            .arg(self.bed.dir().join("token"))
+            .arg("--authority")
+            .arg(self.bed.dir().join("ca"))
+            .output(Output::File(dir.join("ztunnel.log")));
+        held.proxy = Some(held.node.spawn(command)?);
+        let mut proxies = held.agent.proxies();
+        match tokio::time::timeout(PATIENCE, proxies.wait_for(|count| *count > 0)).await {
+            Ok(connected) => drop(connected?),
+            Err(_) => bail!("no proxy: {}", std::fs::read_to_string(dir.join("ztunnel.log")).unwrap_or_default()),
+        }
+        Ok(())
+    }
+
+    pub fn program_log(&self, number: usize) -> String {
+        std::fs::read_to_string(self.nodes[number].node.dir().join("ztunnel.log")).unwrap_or_default()
+    }
+
+    /// A pod that is not in the mesh, known to the control plane or not.
+    pub async fn outsider(&self, node: usize, name: &str, known: bool) -> anyhow::Result<Pod> {
+        let pod = self.nodes[node].node.add_pod(PodSpec::new("shop", name)).await?;
+        if known {
+            self.set_workload(workload_of(&pod, self.nodes[node].node.name()));
+        }
+        Ok(pod)
+    }
+
+    /// A pod in the mesh.
+    pub async fn pod(&self, node: usize, name: &str) -> anyhow::Result<Pod> {
+        let pod = self.outsider(node, name, false).await?;
+        let mut known = workload_of(&pod, self.nodes[node].node.name());
+        known.tunnel_protocol = workload::TunnelProtocol::Hbone.into();
+        self.set_workload(known);
+        let handover = self.nodes[node].agent.add(info_of(&pod), pod.netns().clone()).await?;
+        ensure!(handover == Handover::Accepted, "no proxy took {name}");
+        Ok(pod)
+    }
+
+    pub fn change(&self, name: &str, change: impl FnOnce(&mut workload::Workload)) {
+        let mut workload = self.workloads.lock().unwrap().get(name).cloned().unwrap();
+        change(&mut workload);
+        self.set_workload(workload);
+    }
+
+    fn set_workload(&self, workload: workload::Workload) {
+        self.workloads.lock().unwrap().insert(workload.name.clone(), workload.clone());
+        let name = workload.uid.clone();
+        self.put(type_url::ADDRESS, &name, &workload::Address { r#type: Some(workload::address::Type::Workload(workload)) });
+    }
+
+    /// A service at `vips` with port 80, in front of these pods' port 8080.
+    pub fn service(&self, name: &str, vips: &[IpAddr], endpoints: &[&str], change: impl FnOnce(&mut workload::Service)) {
+        let hostname = format!("{name}.shop.svc.cluster.local");
+        let port = workload::Port { service_port: 80, target_port: 8080, app_protocol: 0 };
+        for endpoint in endpoints {
+            let ports = workload::PortList { ports: vec![port] };
+            self.change(endpoint, |workload| drop(workload.services.insert(format!("shop/{hostname}"), ports)));
+        }
+        let mut service = workload::Service {
+            name: name.to_owned(),
+            namespace: "shop".to_owned(),
+            hostname: hostname.clone(),
+            addresses: vips.iter().map(|ip| network_address(*ip)).collect(),
+            ports: vec![port],
+            canonical: true,
+            ..Default::default()
+        };
+        change(&mut service);
+        let name = format!("shop/{hostname}");
+        self.put(type_url::ADDRESS, &name, &workload::Address { r#type: Some(workload::address::Type::Service(service)) });
+    }
+
+    pub fn policy(&self, name: &str, action: security::Action, matches: Vec<security::Match>) {
+        let rules = vec![security::Rules { matches }];
+        let policy = security::Authorization {
+            name: name.to_owned(),
+            namespace: "shop".to_owned(),
+            scope: security::Scope::Namespace.into(),
+            action: action.into(),
+            groups: vec![security::Group { rules }],
+            ..Default::default()
+        };
+        self.put(type_url::AUTHORIZATION, &format!("shop/{name}"), &policy);
+    }
+
+    pub fn remove_policy(&self, name: &str) {
+        self.cache.update(VIEW, type_url::AUTHORIZATION, [Change::remove(format!("shop/{name}"))]);
+    }
+
+    fn put(&self, type_url: &str, name: &str, message: &impl Message) {
+        let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec().into() };
+        self.cache.update(VIEW, type_url, [Change::upsert(name, Vec::new(), body)]);
+    }
+
+    /// An access-log line of `node` that has all these parts, if there is one now.
+    pub fn logged_now(&self, node: usize, parts: &[&str]) -> Option<String> {
+        let log = std::fs::read_to_string(&self.nodes[node].log).unwrap_or_default();
+        log.lines().find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned)
+    }
+
+    /// Calls until `node` has logged a line with these parts. A call that was under way when a change arrived ends in another way.
+    pub async fn logged_by_calling(&self, pod: &Pod, to: SocketAddr, node: usize, parts: &[&str]) -> anyhow::Result<String> {
+        let until = Instant::now() + 2 * PATIENCE;
+        while Instant::now() < until {
+            if let Some(line) = self.logged_now(node, parts) {
+                return Ok(line);
+            }
+            let _either_way = call(pod, to, b"hello").await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.logged(node, parts).await
+    }
+
+    /// Waits for an access-log line of `node` that has all these parts, and returns it.
+    pub async fn logged(&self, node: usize, parts: &[&str]) -> anyhow::Result<String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(line) = self.logged_now(node, parts) {
+                return Ok(line);
+            }
+            let log = std::fs::read_to_string(&self.nodes[node].log).unwrap_or_default();
+            ensure!(
+                Instant::now() < until,
+                "no line with {parts:?} in the log of node {node}:\n{log}\n{}",
+                self.program_log(node)
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+pub fn id_of(name: &str) -> String {
+    format!("spiffe://cluster.local/ns/shop/sa/{name}")
+}
+
+pub fn info_of(pod: &Pod) -> PodInfo {
+    PodInfo {
+        uid: format!("uid-{}", pod.name()),
+        name: pod.name().to_owned(),
+        namespace: pod.namespace().parse().unwrap(),
+        service_account: pod.name().parse().unwrap(),
+    }
+}
+
+fn workload_of(pod: &Pod, node: &str) -> workload::Workload {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    workload::Workload {
+        uid: format!("Kubernetes//Pod/{}/{}", pod.namespace(), pod.name()),
+        name: pod.name().to_owned(),
+        namespace: pod.namespace().to_owned(),
+        addresses: pod.ips().map(|ip| octets(ip).into()).to_vec(),
+        service_account: pod.name().to_owned(),
+        node: node.to_owned(),
+        workload_name: pod.name().to_owned(),
+        canonical_name: pod.name().to_owned(),
+        cluster_id: "Kubernetes".to_owned(),
+        ..Default::default()
+    }
+}
+
+pub fn network_address(ip: IpAddr) -> workload::NetworkAddress {
+    let address = match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    workload::NetworkAddress { address: address.into(), ..Default::default() }
+}
+
+/// A server that first says who it sees, then echoes; at the end of what it is sent it says `bye`.
+pub fn echo(pod: &Pod, port: u16) -> anyhow::Result<JoinHandle<()>> {
+    let listener = pod.listen(SocketAddr::from(([0_u16; 8], port)))?;
+    Ok(tokio::spawn(serve(listener)))
+}
+
+async fn serve(listener: TcpListener) {
+    while let Ok((mut stream, from)) = listener.accept().await {
+        tokio::spawn(async move {
+            let from = from.ip().to_canonical();
+            let (mut read, mut write) = stream.split();
+            write.write_all(format!("{from}\n").as_bytes()).await?;
+            tokio::io::copy(&mut read, &mut write).await?;
+            write.write_all(b"bye").await?;
+            write.shutdown().await
+        });
+    }
+}
+
+/// What the echo server said: the address it saw, and what came back.
+pub async fn talk(mut stream: TcpStream, text: &[u8]) -> anyhow::Result<(IpAddr, Vec<u8>)> {
+    let talk = async {
+        stream.write_all(text).await?;
+        stream.shutdown().await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.context("read the answer")?;
+        let end = answer.iter().position(|byte| *byte == b'\n').context("the server said nothing")?;
+        let seen = std::str::from_utf8(&answer[..end])?.parse()?;
+        Ok((seen, answer[end + 1..].to_vec()))
+    };
+    tokio::time::timeout(PATIENCE, talk).await.context("no answer in time")?
+}
+
+/// Connects from `pod` and talks.
+pub async fn call(pod: &Pod, to: SocketAddr, text: &[u8]) -> anyhow::Result<(IpAddr, Vec<u8>)> {
+    talk(pod.connect(to).await?, text).await
+}
+
+/// Calls until it works, within `limit`; returns how long it took.
+pub async fn call_until_it_works(pod: &Pod, to: SocketAddr, limit: Duration) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    loop {
+        match call(pod, to, b"hello").await {
+            Ok(_) => return Ok(begun.elapsed()),
+            Err(error) if begun.elapsed() > limit => return Err(error.context("it never worked")),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Calls until it is refused, within [`PATIENCE`]: a change takes a moment to reach the proxies.
+pub async fn call_until_refused(pod: &Pod, to: SocketAddr) -> anyhow::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if let Err(error) = call(pod, to, b"hello").await {
+            let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+            let kind = io.map(std::io::Error::kind);
+            ensure!(
+                matches!(kind, Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)),
+                "the connection ended, but not by a reset: {error:?}"
+            );
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bail!("it was never refused")
+}
