@@ -220,10 +220,15 @@ impl Node {
     }
 
     pub(crate) fn kill_all(&self) {
-        for pod in self.slots(|slots| std::mem::take(&mut slots.taken)).into_values().flatten() {
+        for pod in self.pods() {
             pod.deref().kill_all();
         }
         self.0.place.kill_all();
+    }
+
+    /// Lets go of the pods, and with them of their network namespaces.
+    pub(crate) fn forget_pods(&self) {
+        self.slots(|slots| slots.taken.clear());
     }
 
     pub(crate) async fn stop_all(&self) {

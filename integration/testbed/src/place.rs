@@ -13,6 +13,7 @@ use ambit_runtime::sys::Step;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::hosts::{HostEntry, render, write_in_place};
+use crate::net::sysctl;
 use crate::process::{Command, Finished, Process};
 use crate::{Error, Output};
 
@@ -35,6 +36,7 @@ impl Place {
         let netns = NetNs::create().map_err(Error::io(format!("make the network namespace of {hostname}")))?;
         std::fs::create_dir_all(&dir).map_err(Error::io(format!("make {}", dir.display())))?;
         let place = Self { netns, hostname: hostname.to_owned(), ipv4, ipv6, dir, processes: Mutex::default() };
+        sysctl::set(&place.netns, sysctl::CLIENT)?;
         place.set_hosts(&[])?;
         place.set_resolv_conf(NO_RESOLVER)?;
         Ok(place)

@@ -31,6 +31,9 @@ pub(super) const RUN: &str = "/run";
 const USER_NAMESPACES: &str = "run as root, or allow user namespaces for ordinary users: `sysctl user.max_user_namespaces` must not be 0, \
      `kernel.unprivileged_userns_clone` must be 1 (Debian) and `kernel.apparmor_restrict_unprivileged_userns` 0 (Ubuntu); \
      in a container, run it with --privileged or with a seccomp profile that allows unshare";
+const LIMITS: &str = "raise the limits on namespaces (`sysctl user.max_user_namespaces`, `user.max_net_namespaces`, \
+     `user.max_pid_namespaces`, `user.max_mnt_namespaces`), or end programs that hold many";
+const KERNEL: &str = "a kernel with all namespaces (CONFIG_NAMESPACES, CONFIG_USER_NS, CONFIG_NET_NS, CONFIG_PID_NS)";
 const MOUNTS: &str =
     "in a container, run it with --privileged or with an unmasked /proc (`--security-opt systempaths=unconfined`)";
 
@@ -85,18 +88,20 @@ fn separate() -> Result<(), Error> {
             Ok(()) => return Ok(()),
             // Root without CAP_SYS_ADMIN, as in most containers: try like an ordinary user.
             Err(Errno::EPERM) => {}
-            Err(error) => {
-                return Err(Error::unavailable(
-                    "make namespaces",
-                    "a kernel with all namespaces (CONFIG_NAMESPACES, CONFIG_NET_NS, CONFIG_PID_NS)",
-                )(error.into()));
-            }
+            Err(error) => return Err(refused("make namespaces", error)),
         }
     }
-    unshare(CloneFlags::CLONE_NEWUSER | inside)
-        .map_err(io::Error::from)
-        .map_err(Error::unavailable("make a user namespace", USER_NAMESPACES))?;
+    unshare(CloneFlags::CLONE_NEWUSER | inside).map_err(|error| refused("make a user namespace", error))?;
     map_to_root(user, group).map_err(Error::unavailable("become root of the user namespace", USER_NAMESPACES))
+}
+
+fn refused(what: &str, error: Errno) -> Error {
+    let remedy = match error {
+        Errno::ENOSPC | Errno::EUSERS => LIMITS,
+        Errno::EINVAL | Errno::ENOSYS => KERNEL,
+        _ => USER_NAMESPACES,
+    };
+    Error::unavailable(what, remedy)(error.into())
 }
 
 fn map_to_root(user: Uid, group: Gid) -> io::Result<()> {

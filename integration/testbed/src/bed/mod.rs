@@ -112,7 +112,11 @@ impl Bed {
 
     /// Kills every program of the bed and waits for them to be gone.
     pub async fn shutdown(&self) {
-        for node in self.nodes() {
+        let nodes = self.nodes();
+        for node in &nodes {
+            node.kill_all();
+        }
+        for node in &nodes {
             node.stop_all().await;
         }
     }
@@ -122,6 +126,7 @@ impl Drop for Bed {
     fn drop(&mut self) {
         for node in self.nodes() {
             node.kill_all();
+            node.forget_pods();
         }
         // Only files in a tmpfs of our own; what cannot be removed goes with the mount namespace.
         let _ = std::fs::remove_dir_all(&self.dir);

@@ -30,6 +30,9 @@ pub(crate) const WIRE: &[Setting] = &[
     want("ipv6/conf/default/disable_ipv6", "1"),
 ];
 
+/// For everything that opens connections: many of them, one after the other, to one server.
+pub(crate) const CLIENT: &[Setting] = &[want("ipv4/ip_local_port_range", "16384 65535"), want("ipv4/tcp_tw_reuse", "1")];
+
 /// For nodes: they route.
 pub(crate) const NODE: &[Setting] = &[
     want("bridge/bridge-nf-call-iptables", "0"),

@@ -47,7 +47,11 @@ impl Command {
 
     /// The program that is running now, for example to run another part of a multi-call program.
     pub fn this_program() -> Self {
-        Self::new("/proc/self/exe")
+        let mut command = Self::new("/proc/self/exe");
+        if let Some(name) = std::env::args_os().next() {
+            command.inner.arg0(name);
+        }
+        command
     }
 
     /// What [`Process::name`] says.

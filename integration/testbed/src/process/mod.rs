@@ -107,8 +107,10 @@ impl Process {
     pub async fn wait(&self) -> ExitStatus {
         let mut ended = self.0.ended.clone();
         // The sending task reports an end before it goes; only a runtime that is shut down can cut it short, and nobody awaits then.
-        match ended.wait_for(Option::is_some).await {
-            Ok(status) => status.unwrap_or_default(),
+        // Copied out at once: what `wait_for` gives holds a lock, which must not live across an await.
+        let status = ended.wait_for(Option::is_some).await.map(|status| status.unwrap_or_default());
+        match status {
+            Ok(status) => status,
             Err(_) => std::future::pending().await,
         }
     }

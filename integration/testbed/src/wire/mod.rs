@@ -18,7 +18,7 @@ use self::search::Search;
 use crate::Error;
 use crate::net::plan::{CONTROL_PLANE, NodePlan};
 
-/// Megabytes of packets that may wait for us.
+/// Megabytes of packets that may wait for us: what is sent while the capture's thread gets no processor time.
 const RING: usize = 64;
 /// How long to wait for packets before looking around, milliseconds.
 const PATIENCE: u16 = 10;

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,29 +22,40 @@ const TAG: &str = "AMBIT_TESTBED_TAG";
 const NOBODY: u32 = 65534;
 
 pub fn tests() -> Vec<Trial> {
-    vec![
+    let ordinary_user = [
+        test("an_ordinary_user_can_make_a_bed_and_kill_9_leaves_nothing", async || {
+            ended("wait", true, Some(Signal::SIGKILL), None)
+        }),
+        test("a_machine_that_refuses_namespaces_is_told_how_to_allow_them", async || refused()),
+    ];
+    // The suite may itself be run by an ordinary user, who cannot become another.
+    let cannot = !can_be_nobody();
+    let mut tests = vec![
         test("kill_9_of_the_parent_leaves_nothing", async || ended("wait", false, Some(Signal::SIGKILL), None)),
         test("a_panic_leaves_nothing", async || ended("panic", false, None, Some(101))),
         test("an_ordinary_exit_leaves_nothing_and_returns_its_code", async || ended("exit", false, None, Some(7))),
         test("sigterm_to_the_parent_reaches_the_program", async || ended("wait", false, Some(Signal::SIGTERM), Some(42))),
-        test("an_ordinary_user_can_make_a_bed_and_kill_9_leaves_nothing", async || {
-            ended("wait", true, Some(Signal::SIGKILL), None)
-        }),
-    ]
+    ];
+    tests.extend(ordinary_user.map(|test| test.with_ignored_flag(cannot)));
+    tests
 }
 
 /// Runs a bed in a process of its own, ends it by `signal` (or lets it end), and checks its exit code and that all is gone.
 fn ended(how: &str, as_nobody: bool, signal: Option<Signal>, code: Option<i32>) -> anyhow::Result<()> {
-    if as_nobody && !(nix::unistd::geteuid().is_root() && can_be_nobody()) {
-        // The whole suite already runs as an ordinary user.
-        return Ok(());
-    }
     let tag = format!("{how}-{}-{as_nobody}-{}", signal.map_or("none", Signal::as_str), std::process::id());
     let mut child = hold(how, &tag, as_nobody)?;
     let outcome = observe(&mut child, &tag, signal, code);
     let _ = child.kill();
     let _ = child.wait();
     outcome
+}
+
+/// In a user namespace that may have no more network namespaces, a second bed must say why it cannot be.
+fn refused() -> anyhow::Result<()> {
+    let output = hold("refuse", "refuse", true)?.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && text.contains("how to get it") && text.contains("user.max_net_namespaces"), "{text}");
+    Ok(())
 }
 
 fn observe(child: &mut Child, tag: &str, signal: Option<Signal>, code: Option<i32>) -> anyhow::Result<()> {
@@ -94,13 +104,22 @@ fn tagged(tag: &str) -> anyhow::Result<Vec<u32>> {
     Ok(found)
 }
 
+/// A copy of this program in memory of our own, where another user may read it wherever the build directory lies.
+const COPY: &str = "/run/bed-test";
+
+/// Makes the copy. Before any thread starts: a child forked meanwhile would inherit the file open for writing, and then it cannot be
+/// executed ("text file busy").
+pub fn prepare() -> std::io::Result<()> {
+    fs::copy("/proc/self/exe", COPY)?;
+    fs::set_permissions(COPY, fs::Permissions::from_mode(0o755))
+}
+
 fn hold(how: &str, tag: &str, as_nobody: bool) -> anyhow::Result<Child> {
-    // In memory of our own, where another user may read it wherever the build directory lies.
-    let copy = Path::new("/run").join(format!("hold-{tag}"));
-    fs::copy("/proc/self/exe", &copy)?;
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
-    let mut command = Command::new(&copy);
+    let mut command = Command::new(COPY);
     command.args([HOLD, how]).env(TAG, tag).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    if how == "panic" {
+        command.stderr(Stdio::null());
+    }
     if as_nobody {
         command.uid(NOBODY).gid(NOBODY);
     }
@@ -123,7 +142,18 @@ pub fn held_program() -> Option<ExitCode> {
     Some(ExitCode::from(runtime.block_on(held(&how)).expect("a bed")))
 }
 
+/// Forbids further network namespaces in this user namespace (which is the bed's own), then tries to make a bed inside.
+fn hold_in_vain() -> anyhow::Result<u8> {
+    fs::write("/proc/sys/user/max_net_namespaces", "0")?;
+    let output = Command::new("/proc/self/exe").args([HOLD, "exit"]).stdin(Stdio::null()).output()?;
+    println!("{}", String::from_utf8_lossy(&output.stderr));
+    Ok(u8::from(output.status.code() != Some(1)))
+}
+
 async fn held(how: &str) -> anyhow::Result<u8> {
+    if how == "refuse" {
+        return hold_in_vain();
+    }
     let bed = Bed::new(BedConfig::default()).await?;
     let one = bed.add_node("node-1").await?;
     let two = bed.add_node("node-2").await?;

@@ -3,6 +3,7 @@
 mod end;
 mod network;
 mod places;
+mod sockets;
 mod watch;
 
 use std::process::ExitCode;
@@ -26,9 +27,14 @@ fn main() -> ExitCode {
     if let Some(code) = end::held_program() {
         return code;
     }
+    if let Err(error) = end::prepare() {
+        eprintln!("cannot copy this program: {error}");
+        return ExitCode::FAILURE;
+    }
     let mut tests = Vec::new();
     tests.extend(network::tests());
     tests.extend(places::tests());
+    tests.extend(sockets::tests());
     tests.extend(watch::tests());
     tests.extend(end::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
