@@ -1,1 +1,18 @@
-//! 
+//! The command people type: `ambit up` shows a whole mesh on this machine; `ambit ztunnel|waypoint|istiod` are its parts.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`cli`] | the command line: one program that carries all parts |
+//! | [`demo`] | the demonstration's business programs, which know nothing of the mesh |
+//! | [`envoy`] | `ambit envoy`: an unmodified Envoy as a waypoint |
+//! | [`local`] | the local mesh: API server, kubelet and node agent of the test bed |
+//! | [`up`] | `ambit up`: start the mesh, show it, report on it |
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod demo;
+pub mod envoy;
+pub mod error;
+pub mod local;
+pub mod up;

@@ -1,0 +1,127 @@
+//! The command line: one program that carries all parts of the mesh.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::{Parser, Subcommand};
+
+use crate::demo::{self, DemoArgs};
+use crate::envoy;
+use crate::error::{Error, Result};
+use crate::up::{self, UpArgs};
+
+/// A service mesh without sidecars.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ambit",
+    version,
+    about = "A Kubernetes service mesh without sidecars",
+    after_help = "Examples:\n  ambit up                     a whole mesh on this machine, live\n  ambit up --for 20s --json    the same for 20 seconds, as one JSON document\n  ambit ztunnel --help         the settings of the node proxy"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A whole mesh on this machine, live
+    Up(UpArgs),
+    /// The node proxy: carries the connections of a node's pods
+    #[command(after_help = "Example:\n  ambit ztunnel --node node-1 --xds-address istiod.istio-system.svc:15012")]
+    Ztunnel(ztunnel::Config),
+    /// The control plane: turns Kubernetes YAML into configuration and certificates
+    #[command(alias = "istiod-lite", after_help = "Example:\n  ambit istiod --source-dir manifests/ --state-dir /var/lib/ambit")]
+    Istiod {
+        #[command(flatten)]
+        config: istiod_lite::Config,
+        /// What to log, in the syntax of RUST_LOG
+        #[arg(long, env = "RUST_LOG", default_value = "info")]
+        log: String,
+    },
+    /// An unmodified Envoy as a waypoint of this mesh
+    #[command(after_help = "Example:\n  ambit envoy --name waypoint --namespace billing --service-account waypoint")]
+    Envoy(envoy::Config),
+    /// A program of the demonstration
+    #[command(hide = true)]
+    Demo(DemoArgs),
+}
+
+/// Names by which the program may be called to be one of its parts.
+const PARTS: [&str; 4] = ["ztunnel", "waypoint", "istiod", "istiod-lite"];
+
+/// Runs what the command line asks for; the caller has not started any thread yet.
+///
+/// # Errors
+/// Whatever ended the command, for `main` to print.
+pub fn run() -> Result<()> {
+    let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
+    match cli.command {
+        Command::Up(args) => {
+            // Its own log is for those who look for a fault in it: off unless asked for.
+            if let Ok(filter) = std::env::var("RUST_LOG") {
+                log(&filter)?;
+            }
+            up::run(args)
+        }
+        Command::Ztunnel(config) => block_on(async {
+            log(&config.log)?;
+            ztunnel::run(config).await.map_err(|error| Error::part("ztunnel", error))
+        }),
+        Command::Istiod { config, log: filter } => block_on(async {
+            log(&filter)?;
+            istiod_lite::run(config).await.map_err(|error| Error::part("istiod", error))
+        }),
+        Command::Envoy(config) => block_on(async {
+            log(&std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))?;
+            envoy::run(config).await
+        }),
+        Command::Demo(args) => block_on_one_thread(demo::run(args)),
+    }
+}
+
+/// Called by the name of a part, the program is that part.
+fn arguments(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let called = arguments.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str()).map(str::to_owned);
+    if let Some(part) = called.filter(|name| PARTS.contains(&name.as_str())) {
+        arguments.insert(1, part.into());
+    }
+    arguments
+}
+
+fn log(filter: &str) -> Result<()> {
+    use ambit_runtime::telemetry::{LogFormat, init_logging};
+    init_logging(filter, LogFormat::default()).map_err(|error| Error::part("starting the log", error))
+}
+
+fn block_on(task: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|cause| Error::io("starting the runtime", cause))?.block_on(task)
+}
+
+fn block_on_one_thread(task: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|cause| Error::io("starting the runtime", cause))?.block_on(task)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn called_by_the_name_of_a_part_the_program_is_that_part() {
+        let words = |list: &[&str]| list.iter().map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(
+            arguments(words(&["/usr/bin/ztunnel", "--node", "a"])),
+            words(&["/usr/bin/ztunnel", "ztunnel", "--node", "a"])
+        );
+        assert_eq!(arguments(words(&["ambit", "up"])), words(&["ambit", "up"]));
+    }
+}

@@ -1,0 +1,100 @@
+use super::*;
+use crate::local::topology::PodFacts;
+
+fn pod(workload: &str, account: &str, address: &str, waypoint: bool) -> PodFacts {
+    PodFacts {
+        workload: workload.into(),
+        service_account: account.into(),
+        node: "node-1".into(),
+        addresses: vec![address.parse().unwrap()],
+        stats: "/nowhere".into(),
+        ready: true,
+        enrolled: true,
+        captured: true,
+        waypoint,
+        services: Vec::new(),
+    }
+}
+
+fn topology() -> Topology {
+    let mut topology = Topology::default();
+    let mut add = |namespace: &str, name: &str, facts| topology.pods.insert(NamespacedName::new(namespace, name), facts);
+    add("shop", "api-1", pod("api", "api", "10.244.1.2", false));
+    add("billing", "billing-v1", pod("billing", "billing", "10.244.2.2", false));
+    add("billing", "waypoint", pod("waypoint", "waypoint", "10.244.2.3", true));
+    topology
+}
+
+fn line(text: &str) -> AccessLine {
+    AccessLine::parse(&format!("2026-01-01T00:00:00Z access {text}")).unwrap()
+}
+
+fn only(sightings: &Sightings) -> (EdgeKey, Seen) {
+    let keys: Vec<&EdgeKey> = sightings.keys().collect();
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    (keys[0].clone(), sightings.get(keys[0]).unwrap().clone())
+}
+
+const API: &str = "spiffe://cluster.local/ns/shop/sa/api";
+const BILLING: &str = "spiffe://cluster.local/ns/billing/sa/billing";
+
+fn through_the_waypoint(last_hop: &str) -> Sightings {
+    let (mut sightings, topology) = (Sightings::default(), topology());
+    let first = line(&format!(
+        "direction=outbound src.addr=10.244.1.2:4000 src.workload=api-1 src.namespace=shop src.identity={API} \
+         dst.addr=10.96.0.1:8080 dst.workload=waypoint dst.namespace=billing dst.service=billing.billing.svc.cluster.local \
+         dst.identity=spiffe://cluster.local/ns/billing/sa/waypoint reason=ok duration_ms=3.0 security=mutual_tls"
+    ));
+    sightings.take("ztunnel/node-1", &first, &topology);
+    let second = line(&format!(
+        "direction=inbound src.addr=10.244.1.2:4000 src.identity={API} dst.addr=10.244.2.2:8080 dst.workload=billing-v1 \
+         dst.namespace=billing dst.service=billing.billing.svc.cluster.local dst.identity={BILLING} reason=ok \
+         duration_ms=2.0 security={last_hop} method=POST status=200"
+    ));
+    sightings.take("waypoint/billing/waypoint", &second, &topology);
+    sightings
+}
+
+#[test]
+fn an_edge_through_a_waypoint_ends_at_the_workload_behind_it() {
+    let (key, seen) = only(&through_the_waypoint("mutual_tls"));
+    assert_eq!((key.source.to_string(), key.destination.to_string()), ("shop/api".into(), "billing/billing".into()));
+    assert_eq!(seen.source_identity.as_deref(), Some(API));
+    assert_eq!(seen.destination_identity.as_deref(), Some(BILLING));
+    assert_eq!(seen.via.as_deref(), Some("billing/waypoint"));
+    assert_eq!((seen.connections, seen.mutual_tls), (1, 2));
+    assert!(Edge::new(&key, None, Some(&seen)).encrypted);
+}
+
+#[test]
+fn one_hop_in_clear_makes_the_edge_not_encrypted() {
+    let (key, seen) = only(&through_the_waypoint("none"));
+    assert!(!Edge::new(&key, None, Some(&seen)).encrypted);
+    assert!(!Edge::new(&key, None, None).encrypted);
+}
+
+#[test]
+fn a_refusal_keeps_its_reason_and_policy() {
+    let mut sightings = Sightings::default();
+    let refused = line(&format!(
+        "direction=inbound src.addr=10.244.1.2:4000 src.identity={API} dst.addr=10.244.2.2:8080 dst.workload=billing-v1 \
+         dst.namespace=billing policy=billing/no reason=policy_denied_explicit duration_ms=0.1 security=mutual_tls error=\"a sentence\""
+    ));
+    sightings.take("ztunnel/node-2", &refused, &topology());
+    let (key, seen) = only(&sightings);
+    let edge = Edge::new(&key, None, Some(&seen));
+    let refusal = edge.refusal.unwrap();
+    assert_eq!((refusal.reason.as_str(), refusal.policy.as_deref()), ("policy_denied_explicit", Some("billing/no")));
+    assert_eq!((refusal.by.as_str(), refusal.detail.as_deref()), ("ztunnel/node-2", Some("a sentence")));
+    assert!(!edge.encrypted, "nothing was carried");
+}
+
+#[test]
+fn the_callers_own_counts_go_before_connections() {
+    let (key, seen) = only(&through_the_waypoint("mutual_tls"));
+    let counted = EdgeStats { protocol: "http".into(), requests: 50, errors: 1, ..EdgeStats::default() };
+    let edge = Edge::new(&key, Some(&counted), Some(&seen));
+    assert_eq!((edge.protocol.as_str(), edge.requests, edge.errors), ("http", 50, 1));
+    let edge = Edge::new(&key, None, Some(&seen));
+    assert_eq!((edge.protocol.as_str(), edge.requests, edge.p50_ms), ("tcp", 1, Some(3.0)));
+}
