@@ -1,1 +1,189 @@
+//! Golden tests: `golden/<case>/in.yaml` through the directory source and the index, against `out.yaml` beside it.
+//! `UPDATE_GOLDEN=1 cargo test -p istiod-lite golden` writes what the code gives now; read the difference before keeping it.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use ambit_identity::TrustDomain;
+use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
+use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use serde_json::{Map, Value};
+
+use super::{Any, Resources, translate};
+use crate::index::{Index, MeshConfig};
+use crate::source::{Directory, NamespacedName, Source as _};
+
+/// An index of the objects in some YAML.
+pub(super) fn index(yaml: &str) -> Index {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("in.yaml"), yaml).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut source = {
+        let _inside = runtime.enter();
+        Directory::new(vec![directory.path().to_owned()]).unwrap()
+    };
+    let events = runtime.block_on(source.next()).unwrap();
+    assert_eq!(source.problems().as_slice(), [], "the fixture has errors");
+    let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
+    let mut index = Index::new(MeshConfig::new(trust_domain, "Kubernetes"));
+    for event in events {
+        index.apply(event);
+    }
+    index
+}
+
+pub(super) fn of_waypoint(yaml: &str) -> Resources {
+    translate(&index(yaml), &NamespacedName::new("shop", "waypoint")).unwrap()
+}
+
+fn case(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/translate/waypoint/golden").join(name)
+}
+
+fn input(name: &str) -> String {
+    std::fs::read_to_string(case(name).join("in.yaml")).unwrap()
+}
+
+/// Compares what the input of a case gives, reduced to what the case is about.
+fn check(name: &str, look: impl Fn(&str, &str) -> bool) {
+    let resources = of_waypoint(&input(name));
+    let mut shown = Map::new();
+    for (kind, of_kind) in kinds(&resources) {
+        let chosen = of_kind.iter().filter(|(name, _)| look(kind, name));
+        let rendered: Vec<Value> = chosen.map(|(_, resource)| render(resource)).collect();
+        if !rendered.is_empty() {
+            shown.insert(kind.into(), Value::Array(rendered));
+        }
+    }
+    let got = serde_saphyr::to_string(&Value::Object(shown)).unwrap();
+    let path = case(name).join("out.yaml");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &got).unwrap();
+    }
+    let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+    let first = wanted.lines().zip(got.lines()).position(|(wanted, got)| wanted != got);
+    assert!(wanted == got, "{name}: out.yaml differs from line {:?} on; got\n{got}", first.map(|line| line + 1));
+}
+
+fn kinds(resources: &Resources) -> [(&'static str, &[(String, Any)]); 4] {
+    [
+        ("listeners", &resources.listeners),
+        ("routes", &resources.routes),
+        ("clusters", &resources.clusters),
+        ("endpoints", &resources.endpoints),
+    ]
+}
+
+/// A resource as Envoy's documentation writes it.
+pub(super) fn render(resource: &Any) -> Value {
+    let pool = descriptors();
+    let any = pool.get_message_by_name("google.protobuf.Any").unwrap();
+    let mut message = DynamicMessage::new(any);
+    message.set_field_by_name("type_url", prost_reflect::Value::String(resource.type_url.clone()));
+    message.set_field_by_name("value", prost_reflect::Value::Bytes(resource.value.clone().into()));
+    let options = SerializeOptions::new().use_proto_field_name(true).stringify_64_bit_integers(false);
+    sorted(message.serialize_with_options(serde_json::value::Serializer, &options).unwrap())
+}
+
+/// Maps in the order of their keys, so that a rendering has one form.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<(String, Value)> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|one, other| one.0.cmp(&other.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}
+
+/// The descriptors of Envoy's messages, which the crate of the generated types has in its sources.
+fn descriptors() -> &'static DescriptorPool {
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let cargo = Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--offline"]).output().unwrap();
+        let metadata: Value = serde_json::from_slice(&cargo.stdout).unwrap();
+        let packages = metadata["packages"].as_array().unwrap();
+        let package = packages.iter().find(|package| package["name"] == "envoy-types").unwrap();
+        let manifest = Path::new(package["manifest_path"].as_str().unwrap());
+        let types = manifest.parent().unwrap().join("src/generated/types.bin");
+        let mut pool = DescriptorPool::decode(std::fs::read(types).unwrap().as_slice()).unwrap();
+        pool.add_file_descriptor_proto(address_matcher()).unwrap();
+        pool
+    })
+}
+
+/// `xds/type/matcher/v3/ip.proto`, which that crate leaves out.
+fn address_matcher() -> FileDescriptorProto {
+    let field = |name: &str, number, label: Label, kind: Type, type_name: Option<&str>| FieldDescriptorProto {
+        name: Some(name.into()),
+        number: Some(number),
+        label: Some(label.into()),
+        r#type: Some(kind.into()),
+        type_name: type_name.map(Into::into),
+        ..Default::default()
+    };
+    let range = DescriptorProto {
+        name: Some("IPRangeMatcher".into()),
+        field: vec![
+            field("ranges", 1, Label::Repeated, Type::Message, Some(".xds.core.v3.CidrRange")),
+            field("on_match", 2, Label::Optional, Type::Message, Some(".xds.type.matcher.v3.Matcher.OnMatch")),
+            field("exclusive", 3, Label::Optional, Type::Bool, None),
+        ],
+        ..Default::default()
+    };
+    let of_range = Some(".xds.type.matcher.v3.IPMatcher.IPRangeMatcher");
+    let matcher = DescriptorProto {
+        name: Some("IPMatcher".into()),
+        field: vec![field("range_matchers", 1, Label::Repeated, Type::Message, of_range)],
+        nested_type: vec![range],
+        ..Default::default()
+    };
+    FileDescriptorProto {
+        name: Some("xds/type/matcher/v3/ip.proto".into()),
+        package: Some("xds.type.matcher.v3".into()),
+        dependency: vec!["xds/type/matcher/v3/matcher.proto".into(), "xds/core/v3/cidr.proto".into()],
+        message_type: vec![matcher],
+        syntax: Some("proto3".into()),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn golden_whole_waypoint() {
+    check("whole", |_, _| true);
+}
+
+#[test]
+fn golden_routes() {
+    check("routes", |kind, _| kind == "routes");
+}
+
+#[test]
+fn golden_policies() {
+    check("policies", |kind, name| name == "connect_terminate" && kind == "routes" || name == "main_internal");
+}
+
+#[test]
+fn golden_waypoint_for_workloads() {
+    check("direct", |kind, name| kind == "routes" || name == "main_internal");
+}
+
+#[test]
+fn the_same_index_gives_the_same_bytes() {
+    for name in ["whole", "routes", "policies", "direct"] {
+        let first = of_waypoint(&input(name));
+        for _ in 0..4 {
+            assert_eq!(first, of_waypoint(&input(name)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_gateway_of_another_class_is_no_waypoint() {
+    let yaml = input("direct").replace("istio-waypoint", "nginx");
+    assert_eq!(translate(&index(&yaml), &NamespacedName::new("shop", "waypoint")), None);
+}

@@ -3,7 +3,7 @@
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{Permission, permission::Rule};
 use ambit_api::envoy::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher};
+use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
 
 use super::super::names::Layer;
 use super::super::wire::{header_is, matches, regex};
@@ -21,8 +21,8 @@ impl Context<'_> {
     pub(super) fn operation(&self, operation: &Operation) -> Term<Rule> {
         let effect = self.effect;
         all_of([
-            self.of_request(&operation.hosts, &operation.not_hosts, |value| Some(header(":authority", value, true))),
-            self.of_request(&operation.methods, &operation.not_methods, |value| Some(header(":method", value, false))),
+            self.of_request(&operation.hosts, &operation.not_hosts, |value| Some(host(value))),
+            self.of_request(&operation.methods, &operation.not_methods, |value| Some(header(":method", value))),
             self.of_request(&operation.paths, &operation.not_paths, path),
             field(effect, &operation.ports, &operation.not_ports, |value| self.port_is(value)),
         ])
@@ -36,7 +36,7 @@ impl Context<'_> {
             // A pseudo-header is not a header here: paths and methods have fields of their own.
             let valid = !name.is_empty() && !name.starts_with(':');
             return Condition::Permission(
-                self.of_request(values, not_values, |value| valid.then(|| header(&name, value, false))),
+                self.of_request(values, not_values, |value| valid.then(|| header(&name, value))),
             );
         }
         match when.key.as_str() {
@@ -69,15 +69,27 @@ impl Context<'_> {
     }
 }
 
-fn header(name: &str, value: &str, ignore_case: bool) -> Term<Rule> {
+fn header(name: &str, value: &str) -> Term<Rule> {
     Term::Is(Rule::Header(match pattern(value) {
         None => HeaderMatcher {
             name: name.into(),
             header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
             ..Default::default()
         },
-        Some(pattern) => header_is(name, StringMatcher { ignore_case, match_pattern: Some(pattern) }),
+        Some(pattern) => header_is(name, matches(pattern)),
     }))
+}
+
+/// A host in any case. One written without a port matches with any: a client must not get around a DENY by adding it.
+fn host(value: &str) -> Term<Rule> {
+    let port = |host: &str| if host.contains(':') { "" } else { "(:[0-9]+)?" };
+    let expression = match pattern(value) {
+        Some(MatchPattern::Exact(host)) => format!("(?i){}{}", escape(&host), port(&host)),
+        Some(MatchPattern::Suffix(host)) => format!("(?i).*{}{}", escape(&host), port(&host)),
+        Some(MatchPattern::Prefix(host)) => format!("(?i){}.*", escape(&host)),
+        _ => return header(":authority", value),
+    };
+    Term::Is(Rule::Header(header_is(":authority", matches(MatchPattern::SafeRegex(regex(expression))))))
 }
 
 /// Exact, `prefix*`, `*suffix`, `*`, or a template whose `{*}` is one path element and `{**}` any number of them.

@@ -37,7 +37,7 @@ pub fn route(
     } else if let Some(filter) = &filters.redirect {
         redirect::redirect(filter, &path, port.port.port).map(Action::Redirect)
     } else {
-        forward(index, name, rule, &filters, &path, backends).map(Action::Route)
+        forward(index, &port.service, name, rule, &filters, &path, backends).map(Action::Route)
     };
     Route {
         action: Some(action.unwrap_or_else(|| Action::DirectResponse(respond(500)))),
@@ -68,6 +68,7 @@ pub fn respond(status: u32) -> DirectResponseAction {
 /// `None` when there is nothing to forward to, or the rewrite cannot be done.
 fn forward(
     index: &Index,
+    parent: &NamespacedName,
     name: &NamespacedName,
     rule: &HttpRouteRules,
     filters: &Filters,
@@ -76,7 +77,7 @@ fn forward(
 ) -> Option<RouteAction> {
     let mut weighted = Vec::new();
     for reference in rule.backend_refs.iter().flatten().filter(|reference| reference.weight != Some(0)) {
-        weighted.push(backend(index, &name.namespace, reference, backends));
+        weighted.push(backend(index, parent, &name.namespace, reference, backends));
     }
     if weighted.is_empty() {
         return None;
@@ -99,6 +100,7 @@ fn forward(
 /// One backend with its weight and filters. One that is invalid, or whose filters cannot be done, keeps its share.
 fn backend(
     index: &Index,
+    parent: &NamespacedName,
     namespace: &str,
     reference: &HttpRouteRulesBackendRefs,
     backends: &mut BTreeSet<Backend>,
@@ -107,7 +109,7 @@ fn backend(
     let mut filters = Filters::of_backend(reference.filters.as_deref());
     let host = filters.rewrite.as_ref().map_or(filters.host.take(), |rewrite| rewrite.hostname.clone());
     let rewrites_path = filters.rewrite.as_ref().is_some_and(|rewrite| rewrite.path.is_some());
-    let target = resolve(index, namespace, reference);
+    let target = resolve(index, parent, namespace, reference);
     let cluster = match target {
         Some(target) if !filters.unsupported && !rewrites_path && filters.redirect.is_none() => {
             let cluster = target.cluster(index);

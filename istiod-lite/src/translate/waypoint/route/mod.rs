@@ -187,9 +187,11 @@ fn any_path() -> RouteMatch {
 }
 
 /// The port a backend reference of a route in `namespace` means, if it is valid: a service that exists, with that
-/// port, which the route may refer to.
+/// port, which the route may refer to. A consumer route may refer to its own parent without a grant; to another service
+/// of that namespace it may not, since that one's policies are not enforced on the parent's port.
 fn resolve(
     index: &Index,
+    parent: &NamespacedName,
     namespace: &str,
     reference: &gateway_api::experimental::httproutes::HttpRouteRulesBackendRefs,
 ) -> Option<Backend> {
@@ -202,5 +204,6 @@ fn resolve(
     let port = u16::try_from(reference.port?).ok()?;
     let service = index.objects().services.get(&to)?;
     let has_port = crate::index::ServicePort::all_of(service).iter().any(|candidate| candidate.port == port);
-    (has_port && index.may_refer(Kind::HttpRoute, namespace, &to)).then_some(Backend { service: to, port })
+    let allowed = to == *parent || index.may_refer(Kind::HttpRoute, namespace, &to);
+    (has_port && allowed).then_some(Backend { service: to, port })
 }
