@@ -14,14 +14,16 @@ use crate::mesh::Mesh;
 /// `/healthz/ready`, `/metrics`, and
 ///
 /// - `/debug/syncz`: the discovery sessions with what each holds and refused last;
+/// - `/debug/status`: the conditions of the objects, as Kubernetes would show them;
 /// - `/debug/errors`: what is wrong with the input, with file, line, field and reason;
 /// - `/debug/config`: the names and versions of what is served, by view and type (`?view=` for one view).
 pub fn pages(metrics: Metrics, readiness: Readiness, mesh: Arc<Mesh>, cache: Cache, status: Status) -> Server {
-    let syncz = status.clone();
+    let conditions = Arc::clone(&mesh);
     Server::new()
         .with_readiness(readiness)
         .with_metrics(metrics)
-        .get("/debug/syncz", move |_| Reply::json(&syncz.sessions()))
+        .get("/debug/syncz", move |_| Reply::json(&status.sessions()))
+        .get("/debug/status", move |_| Reply::json(&crate::status::conditions(&conditions.index())))
         .get("/debug/errors", move |_| Reply::json(&*mesh.problems()))
         .get("/debug/config", move |query| Reply::json(&config(&cache, query.get("view"))))
 }

@@ -3,7 +3,7 @@
 //! A stream has no task of its own: its session runs when the transport asks for the next response, so a peer that does not read
 //! causes no work and holds no responses.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use ambit_api::envoy::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -12,12 +12,15 @@ use ambit_api::envoy::pb::envoy::service::discovery::v3::{
 use futures::{FutureExt as _, Stream, stream};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::{Request, Response, Status as Refusal, Streaming, metadata::MetadataMap};
 
 use super::{Cache, DeltaSession, Protocol, SotwSession, Status, TypeStatus, status::Registered};
 use crate::{Node, XdsError};
+
+/// How long a response waits for the answer to one that it depends on.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// Decides who may see what.
 pub trait Authenticate: Send + Sync + 'static {
@@ -131,7 +134,9 @@ trait Session: Default + Send + 'static {
     fn node(request: &mut Self::Request) -> Option<Node>;
     fn request(&mut self, request: Self::Request) -> Result<(), XdsError>;
     fn next(&mut self, cache: &Cache, view: &str) -> Option<Self::Response>;
-    fn status(&self) -> std::collections::BTreeMap<String, TypeStatus>;
+    fn is_holding(&self) -> bool;
+    fn release(&mut self);
+    fn status(&self) -> BTreeMap<String, TypeStatus>;
 }
 
 macro_rules! session {
@@ -149,7 +154,13 @@ macro_rules! session {
             fn next(&mut self, cache: &Cache, view: &str) -> Option<$response> {
                 $session::next(self, cache, view)
             }
-            fn status(&self) -> std::collections::BTreeMap<String, TypeStatus> {
+            fn is_holding(&self) -> bool {
+                $session::is_holding(self)
+            }
+            fn release(&mut self) {
+                $session::release(self);
+            }
+            fn status(&self) -> BTreeMap<String, TypeStatus> {
                 $session::status(self)
             }
         }
@@ -256,6 +267,10 @@ impl<S: Session> Open<S> {
                 request = self.requests.message() => request?,
                 Ok(()) = self.changes.changed() => continue,
                 true = drain => return Ok(None),
+                () = sleep(HOLD), if self.session.is_holding() => {
+                    self.session.release();
+                    continue;
+                }
                 () = sleep_until(self.closes) => return Ok(None),
             };
             match request {
@@ -267,7 +282,7 @@ impl<S: Session> Open<S> {
 
     fn take(&mut self, mut request: S::Request) -> Result<(), Refusal> {
         S::node(&mut request);
-        let refused = |status: &std::collections::BTreeMap<String, TypeStatus>| -> Vec<Option<super::Nack>> {
+        let refused = |status: &BTreeMap<String, TypeStatus>| -> Vec<Option<super::Nack>> {
             status.values().map(|of_type| of_type.last_nack.clone()).collect()
         };
         let before = refused(&self.session.status());

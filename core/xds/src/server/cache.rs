@@ -233,6 +233,10 @@ impl Cache {
         if changed > 0 {
             types.wake.send_modify(|count| *count += 1);
         }
+        // A view of which nothing is left and that nobody sees is forgotten.
+        if types.wake.receiver_count() == 0 && types.types.values().all(|content| content.entries.is_empty()) {
+            views.remove(view);
+        }
         changed
     }
 

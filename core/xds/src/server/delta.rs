@@ -48,6 +48,10 @@ struct TypeState {
 pub struct DeltaSession {
     types: BTreeMap<(usize, String), TypeState>,
     nonce: u64,
+    /// Something is put off until the peer has answered what it depends on.
+    holding: bool,
+    /// The peer took too long: what was put off goes out without that.
+    released: bool,
 }
 
 impl DeltaSession {
@@ -87,9 +91,30 @@ impl DeltaSession {
     /// The next response that is due, if there is one. At most one response of a type is under way; what changes meanwhile is in
     /// the next one. Upserts go in the order of [`rank`]; removals of what other types name go last.
     pub fn next(&mut self, cache: &Cache, view: &str) -> Option<DeltaDiscoveryResponse> {
+        self.holding = false;
+        let response = self.next_upsert(cache, view).or_else(|| self.next_removal(cache, view));
+        if response.is_none() {
+            self.released = false;
+        }
+        response
+    }
+
+    /// Whether something waits for an answer of the peer to something else.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.holding
+    }
+
+    /// Waits no longer: a peer that dropped its interest in a type may never answer its last response.
+    pub fn release(&mut self) {
+        self.released = true;
+    }
+
+    fn next_upsert(&mut self, cache: &Cache, view: &str) -> Option<DeltaDiscoveryResponse> {
         let keys: Vec<(usize, String)> = self.types.keys().cloned().collect();
         for key in &keys {
-            let held = waits_for(&key.1).iter().any(|other| self.is_outstanding(other));
+            let held = !self.released && waits_for(&key.1).iter().any(|other| self.is_outstanding(other));
+            self.holding |= held;
             let Some(state) = self.types.get_mut(key) else { continue };
             if (state.outstanding.is_some() || held) && state.asked.is_empty() && !state.owed {
                 continue;
@@ -106,7 +131,7 @@ impl DeltaSession {
             let resources = resources.iter().map(|(entry, _)| resource(entry)).collect();
             return Some(self.respond(key, resources, removed));
         }
-        self.next_removal(&keys, cache, view)
+        None
     }
 
     /// The session's types, for people.
@@ -129,9 +154,12 @@ impl DeltaSession {
     }
 
     /// Removals that were put off: once nothing else is to be sent and the types that might name the resources have been answered.
-    fn next_removal(&mut self, keys: &[(usize, String)], cache: &Cache, view: &str) -> Option<DeltaDiscoveryResponse> {
-        for key in keys.iter().rev() {
-            if self.types.iter().any(|(other, state)| other.0 >= key.0 && state.outstanding.is_some()) {
+    fn next_removal(&mut self, cache: &Cache, view: &str) -> Option<DeltaDiscoveryResponse> {
+        let keys: Vec<(usize, String)> =
+            self.types.iter().rev().filter(|(_, state)| !state.deferred.is_empty()).map(|(key, _)| key.clone()).collect();
+        for key in &keys {
+            if !self.released && self.types.iter().any(|(other, state)| other.0 >= key.0 && state.outstanding.is_some()) {
+                self.holding = true;
                 continue;
             }
             let state = self.types.get_mut(key)?;
@@ -277,17 +305,18 @@ impl TypeState {
     }
 
     fn compare(&self, content: &View, name: &Arc<str>, send: &mut BTreeMap<Arc<str>, Arc<Entry>>, gone: &mut BTreeSet<Arc<str>>) {
-        match content.get(name) {
-            Some(entry) if self.wants(entry) => {
+        match content.get(name).filter(|entry| self.wants(entry)) {
+            Some(entry) => {
                 if self.sent.get(name) != Some(&entry.version) {
                     send.insert(Arc::clone(name), Arc::clone(entry));
                 }
             }
             // Gone, or no longer found by the alias that the peer asked for.
-            _ if self.sent.contains_key(name) => {
-                gone.insert(Arc::clone(name));
+            None => {
+                if self.sent.contains_key(name) {
+                    gone.insert(Arc::clone(name));
+                }
             }
-            _ => {}
         }
     }
 }

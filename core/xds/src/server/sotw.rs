@@ -43,6 +43,10 @@ struct TypeState {
 pub struct SotwSession {
     types: BTreeMap<(usize, String), TypeState>,
     nonce: u64,
+    /// Something is put off until the peer has answered what it depends on.
+    holding: bool,
+    /// The peer took too long: what was put off goes out without that.
+    released: bool,
 }
 
 impl SotwSession {
@@ -82,9 +86,11 @@ impl SotwSession {
 
     /// The next response that is due, if there is one; at most one of a type is under way.
     pub fn next(&mut self, cache: &Cache, view: &str) -> Option<DiscoveryResponse> {
+        self.holding = false;
         let keys: Vec<(usize, String)> = self.types.keys().cloned().collect();
         for key in keys {
-            let held = waits_for(&key.1).iter().any(|other| self.is_waiting(other));
+            let held = !self.released && waits_for(&key.1).iter().any(|other| self.is_waiting(other));
+            self.holding |= held;
             let Some(state) = self.types.get_mut(&key) else { continue };
             if !state.owed && (state.waiting || held) {
                 continue;
@@ -98,6 +104,7 @@ impl SotwSession {
             let nonce = state.nonce.clone();
             if let Some(other) = dependent(&key.1)
                 && let Some(other) = self.types.get_mut(&(rank(other), other.to_owned()))
+                && (other.wildcard || !other.names.is_empty())
             {
                 other.owed = true;
             }
@@ -109,7 +116,19 @@ impl SotwSession {
                 ..DiscoveryResponse::default()
             });
         }
+        self.released = false;
         None
+    }
+
+    /// Whether something waits for an answer of the peer to something else.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.holding
+    }
+
+    /// Waits no longer: a peer that dropped its interest in a type may never answer its last response.
+    pub fn release(&mut self) {
+        self.released = true;
     }
 
     /// The session's types, for people.

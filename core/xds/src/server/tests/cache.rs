@@ -45,6 +45,7 @@ fn the_log_names_what_changed_since_a_generation_once() {
 #[test]
 fn a_session_that_missed_too_many_removals_is_told_so() {
     let cache = Cache::new();
+    let _session = cache.watch(VIEW);
     cache.update(VIEW, TYPE, (0..5000).map(|n| change(&n.to_string(), "1")));
     assert!(changed_since(&cache, 10).is_some());
     cache.update(VIEW, TYPE, (0..5000).map(|n| Change::remove(n.to_string())));
@@ -76,4 +77,16 @@ fn an_alias_finds_its_resource_for_as_long_as_it_has_it() {
     cache.update(VIEW, TYPE, [Change::remove("a")]);
     assert_eq!(find("/10.0.0.1"), ["b"]);
     assert!(find("/fd00::1").is_empty() && find("/10.0.0.2").is_empty());
+}
+
+#[test]
+fn a_view_of_which_nothing_is_left_is_forgotten_once_nobody_sees_it() {
+    let cache = Cache::new();
+    let watch = cache.watch(VIEW);
+    cache.update(VIEW, TYPE, [change("a", "1")]);
+    cache.clear(VIEW);
+    assert_eq!(cache.views(), [VIEW], "a session must see the removal");
+    drop(watch);
+    cache.clear(VIEW);
+    assert!(cache.views().is_empty());
 }

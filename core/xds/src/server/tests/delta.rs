@@ -217,6 +217,24 @@ fn a_listener_waits_until_the_clusters_are_taken() {
 }
 
 #[test]
+fn what_waits_for_an_answer_that_never_comes_goes_out_when_released() {
+    let mut peer = Peer::new(CLUSTER, vec![change("c", "1")]);
+    peer.cache.update(VIEW, LISTENER, [change("l", "1")]);
+    peer.ask(CLUSTER, &[], &[], &[]);
+    peer.ask(LISTENER, &[], &[], &[]);
+    while peer.turn() != "" {}
+    assert!(!peer.session.is_holding());
+    peer.cache.write(VIEW, |writer| {
+        writer.update(CLUSTER, [change("c", "2")]);
+        writer.update(LISTENER, [change("l", "2")]);
+    });
+    assert_eq!(sentence(&peer.next().unwrap()), "Cluster +c");
+    assert_eq!((peer.next(), peer.session.is_holding()), (None, true));
+    peer.session.release();
+    assert_eq!(peer.turn(), "Listener +l");
+}
+
+#[test]
 fn a_removal_that_is_put_off_is_dropped_when_the_resource_comes_back() {
     let mut peer = Peer::new(CLUSTER, vec![change("c", "1")]);
     peer.cache.update(VIEW, LISTENER, [change("l", "1")]);

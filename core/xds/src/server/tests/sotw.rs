@@ -163,3 +163,30 @@ fn routes_wait_until_clusters_and_endpoints_are_taken() {
     assert_eq!(envoy.turn(&["c1", "c3"]), "ClusterLoadAssignment 1 1");
     assert_eq!(envoy.turn(&["r1"]), "RouteConfiguration to c3");
 }
+
+#[test]
+fn what_waits_for_an_answer_that_never_comes_goes_out_when_released() {
+    let mut envoy = Envoy::new();
+    for (type_url, names) in [(CLUSTER, &[][..]), (ENDPOINT, &["c1"]), (LISTENER, &[])] {
+        envoy.ask(type_url, names, "", None);
+        envoy.turn(names);
+    }
+    envoy.cache.update(VIEW, ENDPOINT, [change("c1", "2")]);
+    let endpoints = envoy.next().unwrap();
+    assert_eq!(sentence(&endpoints), "ClusterLoadAssignment 2");
+    envoy.cache.update(VIEW, LISTENER, [change("l1", "2")]);
+    assert_eq!((envoy.next(), envoy.session.is_holding()), (None, true));
+    envoy.session.release();
+    assert_eq!(envoy.turn(&[]), "Listener 2");
+}
+
+#[test]
+fn endpoints_of_nobody_are_not_sent_after_the_clusters() {
+    let mut envoy = Envoy::new();
+    envoy.ask(CLUSTER, &[], "", None);
+    envoy.turn(&[]);
+    envoy.ask(ENDPOINT, &["c1"], "", None);
+    envoy.turn(&[]);
+    envoy.cache.update(VIEW, CLUSTER, [Change::remove("c1"), Change::remove("c2")]);
+    assert_eq!([envoy.turn(&[]), envoy.turn(&[])], ["Cluster", ""]);
+}
