@@ -58,3 +58,31 @@ impl std::fmt::Debug for Metrics {
         formatter.write_str("Metrics")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ::metrics::{counter, histogram};
+
+    use super::*;
+    use crate::telemetry::label;
+
+    #[test]
+    fn the_recorder_is_installed_once_and_renders_counters_and_buckets() {
+        let metrics = metrics_handle().unwrap();
+        let again = metrics_handle().unwrap();
+        counter!(metric::TCP_CONNECTIONS_OPENED, label::REPORTER => "source").increment(2);
+        histogram!(metric::REQUEST_DURATION).record(7.0);
+        histogram!(metric::REQUEST_BYTES).record(2_000.0);
+        again.upkeep();
+        let text = metrics.render();
+        for line in [
+            r#"istio_tcp_connections_opened_total{reporter="source"} 2"#,
+            r#"istio_request_duration_milliseconds_bucket{le="5"} 0"#,
+            r#"istio_request_duration_milliseconds_bucket{le="10"} 1"#,
+            r#"istio_request_bytes_bucket{le="10000"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
+        }
+        assert_eq!(text, again.render());
+    }
+}
