@@ -367,3 +367,6 @@ fn load_balancing(wire: wire::LoadBalancing) -> Result<LoadBalancing, ConvertErr
     let allow_unhealthy = wire.health_policy == i32::from(lb::HealthPolicy::AllowAll);
     Ok(LoadBalancing { preferences, mode, allow_unhealthy })
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,8 @@ pub mod reason;
 pub mod route;
 pub mod service;
 pub mod state;
+#[cfg(test)]
+mod test_support;
 pub mod workload;
 
 pub use reason::{Reason, Refusal};

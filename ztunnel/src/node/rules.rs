@@ -56,9 +56,11 @@ pub async fn install(netns: &NetNs) -> Result<(), Error> {
         }
     }
     let nft = Connection::<Nftables>::new_in(netns.as_fd()).map_err(fail)?;
-    // Made first so that it can be deleted whether or not it was there; all in one transaction.
-    let mut transaction =
-        nft.transaction().add_table(TABLE, Family::Inet).del_table(TABLE, Family::Inet).add_table(TABLE, Family::Inet);
+    // What is there goes in the same transaction. (Adding a table that exists is refused, so it is not added to be deleted.)
+    let there = nft.list_tables_in(Family::Inet).await.map_err(fail)?.iter().any(|table| table.name == TABLE);
+    let transaction = nft.transaction();
+    let transaction = if there { transaction.del_table(TABLE, Family::Inet) } else { transaction };
+    let mut transaction = transaction.add_table(TABLE, Family::Inet);
     for chain in chains().map_err(fail)? {
         transaction = transaction.add_chain(chain);
     }

@@ -101,6 +101,10 @@ async fn cut() -> anyhow::Result<()> {
     let (client, _server, to) = pair(&mesh).await?;
     let mut open = client.connect(to).await?;
     open.write_all(b"first").await?;
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"first") {
+        ensure!(tokio::time::timeout(PATIENCE, open.read_buf(&mut seen)).await?? > 0, "it ended before the policy came");
+    }
     mesh.policy("no-web", Action::Deny, vec![principal("web")]);
     let mut all = Vec::new();
     let end = tokio::time::timeout(PATIENCE, open.read_to_end(&mut all)).await?;

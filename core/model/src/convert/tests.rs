@@ -1,0 +1,200 @@
+use ambit_api::security;
+use prost::Message;
+
+use super::*;
+use crate::policy::{Action, Scope as PolicyScope, StringMatch};
+
+fn workload() -> wire::Workload {
+    wire::Workload {
+        uid: "Kubernetes//Pod/shop/web".into(),
+        name: "web".into(),
+        namespace: "shop".into(),
+        addresses: vec![vec![10, 0, 0, 1].into(), vec![0xfd; 16].into()],
+        ..Default::default()
+    }
+}
+
+fn service() -> wire::Service {
+    wire::Service {
+        name: "api".into(),
+        namespace: "shop".into(),
+        hostname: "api.shop.svc.cluster.local".into(),
+        ..Default::default()
+    }
+}
+
+fn gateway_at(address: &[u8], port: u32) -> wire::GatewayAddress {
+    let address = wire::NetworkAddress { address: address.to_vec().into(), ..Default::default() };
+    wire::GatewayAddress { destination: Some(wire::gateway_address::Destination::Address(address)), hbone_mtls_port: port }
+}
+
+#[test]
+fn defaults_of_a_workload_are_those_of_the_contract() {
+    let workload = Workload::try_from(workload()).unwrap();
+    assert_eq!(workload.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/default");
+    assert_eq!((workload.tunnel, workload.healthy, workload.capacity), (Tunnel::None, true, 1));
+    assert_eq!(workload.addresses.len(), 2);
+}
+
+#[test]
+fn a_workload_reads_in_full() {
+    let ports = wire::PortList { ports: vec![wire::Port { service_port: 80, target_port: 8080, app_protocol: 2 }] };
+    let wire = wire::Workload {
+        trust_domain: "mesh.example".into(),
+        service_account: "web".into(),
+        tunnel_protocol: wire::TunnelProtocol::Hbone.into(),
+        waypoint: Some(gateway_at(&[10, 96, 0, 9], 0)),
+        services: [("shop/web.shop.svc.cluster.local".to_owned(), ports)].into(),
+        authorization_policies: vec!["shop/p".into()],
+        status: 1,
+        capacity: Some(7),
+        application_tunnel: Some(wire::ApplicationTunnel { protocol: 1, port: 15088 }),
+        network_mode: 1,
+        ..workload()
+    };
+    let workload = Workload::try_from(wire).unwrap();
+    assert_eq!(workload.identity.to_string(), "spiffe://mesh.example/ns/shop/sa/web");
+    assert_eq!((workload.tunnel, workload.healthy, workload.capacity, workload.host_network), (Tunnel::Hbone, false, 7, true));
+    assert_eq!(workload.waypoint.unwrap().port, 15008);
+    assert_eq!(workload.policies, [PolicyKey::new("shop", "p")]);
+    assert_eq!(workload.application_tunnel, Some(ApplicationTunnel { proxy_protocol: true, port: 15088 }));
+    let (key, ports) = workload.services.iter().next().unwrap();
+    assert_eq!((key.to_string().as_str(), ports[0].target_port), ("shop/web.shop.svc.cluster.local", 8080));
+}
+
+#[test]
+fn a_workload_that_cannot_be_understood_is_refused() {
+    let with = |change: fn(&mut wire::Workload)| {
+        let mut wire = workload();
+        change(&mut wire);
+        Workload::try_from(wire).unwrap_err().to_string()
+    };
+    assert_eq!(with(|w| w.uid.clear()), "uid is missing");
+    assert_eq!(with(|w| w.addresses = vec![vec![1, 2, 3].into()]), "addresses has 3 bytes, which is no IP address");
+    assert_eq!(with(|w| w.namespace = "Shop".into()), "namespace: namespace has the character 'S', which is not allowed there");
+    assert_eq!(with(|w| w.tunnel_protocol = 9), "tunnel_protocol has the unknown value 9");
+    assert_eq!(with(|w| w.tunnel_protocol = 2), "the legacy tunnel protocol is not supported");
+    assert_eq!(with(|w| w.status = 5), "status has the unknown value 5");
+    assert_eq!(with(|w| w.workload_type = 5), "workload_type has the unknown value 5");
+    assert_eq!(with(|w| w.authorization_policies = vec!["p".into()]), "\"p\" is not of the form namespace/name");
+    assert_eq!(
+        with(|w| drop(w.services.insert("shop".into(), wire::PortList::default()))),
+        "\"shop\" is not of the form namespace/hostname"
+    );
+    assert_eq!(with(|w| w.waypoint = Some(wire::GatewayAddress::default())), "destination of a gateway is missing");
+    assert_eq!(with(|w| w.waypoint = Some(gateway_at(&[1, 2, 3, 4], 70000))), "hbone_mtls_port is 70000, which is no port");
+    assert_eq!(with(|w| w.application_tunnel = Some(wire::ApplicationTunnel::default())), "application_tunnel.port is missing");
+}
+
+#[test]
+fn a_service_reads_with_its_waypoints_and_preferences() {
+    let weighted = |last: u8, weight| wire::WeightedWaypoint { destination: Some(gateway_at(&[10, 96, 0, last], 15008)), weight };
+    let one = Service::try_from(wire::Service { waypoint: Some(gateway_at(&[10, 96, 0, 1], 15008)), ..service() }).unwrap();
+    assert_eq!(one.waypoints.iter().map(|w| w.weight).collect::<Vec<_>>(), [1]);
+    let two = wire::Service {
+        waypoint: Some(gateway_at(&[10, 96, 0, 1], 15008)),
+        weighted_waypoints: vec![weighted(2, 90), weighted(3, 10)],
+        load_balancing: Some(wire::LoadBalancing { routing_preference: vec![6, 1, 2], mode: 2, health_policy: 1 }),
+        ..service()
+    };
+    let two = Service::try_from(two).unwrap();
+    assert_eq!(two.waypoints.iter().map(|w| w.weight).collect::<Vec<_>>(), [90, 10]);
+    assert_eq!(two.load_balancing.preferences, [Scope::Network, Scope::Region, Scope::Zone]);
+    assert!(two.load_balancing.mode == Mode::Failover && two.load_balancing.allow_unhealthy);
+}
+
+#[test]
+fn a_service_that_cannot_be_understood_is_refused() {
+    let with = |change: fn(&mut wire::Service)| {
+        let mut wire = service();
+        change(&mut wire);
+        Service::try_from(wire).unwrap_err().to_string()
+    };
+    assert_eq!(with(|s| s.hostname.clear()), "hostname is missing");
+    assert_eq!(
+        with(|s| s.subject_alt_names = vec!["web".into()]),
+        "subject_alt_names: not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+    );
+    let range = wire::NetworkAddress { address: vec![10, 0, 0, 0].into(), length: Some(8), ..Default::default() };
+    let mut ranged = service();
+    ranged.addresses = vec![range];
+    assert_eq!(Service::try_from(ranged).unwrap_err(), ConvertError::Unsupported("a virtual address that is a range"));
+    assert_eq!(
+        with(|s| s.weighted_waypoints = vec![wire::WeightedWaypoint::default()]),
+        "weighted_waypoints.destination is missing"
+    );
+    let scope = |s: &mut wire::Service| {
+        s.load_balancing = Some(wire::LoadBalancing { routing_preference: vec![0], ..Default::default() })
+    };
+    assert_eq!(with(scope), "load_balancing.routing_preference has the unknown value 0");
+}
+
+fn authorization() -> security::Authorization {
+    let text = |match_type| security::StringMatch { match_type: Some(match_type) };
+    use security::string_match::MatchType;
+    let m = security::Match {
+        principals: vec![
+            text(MatchType::Exact("a".into())),
+            text(MatchType::Prefix("b".into())),
+            text(MatchType::Suffix("c".into())),
+        ],
+        not_principals: vec![text(MatchType::Presence(()))],
+        source_ips: vec![security::Address { address: vec![10, 0, 0, 0].into(), length: 8 }],
+        not_destination_ports: vec![443],
+        service_accounts: vec![security::ServiceAccountMatch { namespace: "shop".into(), service_account: "web".into() }],
+        ..Default::default()
+    };
+    security::Authorization {
+        name: "p".into(),
+        namespace: "shop".into(),
+        scope: 2,
+        action: 1,
+        groups: vec![security::Group { rules: vec![security::Rules { matches: vec![m] }] }],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_policy_reads_in_full() {
+    let policy = decode_policy("shop/p", &authorization().encode_to_vec()).unwrap();
+    assert_eq!((policy.scope, policy.action, policy.dry_run), (PolicyScope::Selector, Action::Deny, false));
+    let m = &policy.groups[0].clauses[0].matches[0];
+    assert_eq!(m.principals, [StringMatch::Exact("a".into()), StringMatch::Prefix("b".into()), StringMatch::Suffix("c".into())]);
+    assert_eq!(m.not_principals, [StringMatch::Presence]);
+    assert_eq!(m.source_ips, ["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!((m.not_destination_ports.as_slice(), &*m.service_accounts[0].service_account), (&[443][..], "web"));
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_in_full_keeps_its_name_and_scope() {
+    let with = |change: fn(&mut security::Match)| {
+        let mut wire = authorization();
+        change(&mut wire.groups[0].rules[0].matches[0]);
+        *decode_policy("shop/p", &wire.encode_to_vec()).unwrap_err()
+    };
+    let bad = with(|m| m.source_ips[0].length = 33);
+    assert_eq!((bad.key, bad.scope), (PolicyKey::new("shop", "p"), PolicyScope::Selector));
+    assert_eq!(bad.error.to_string(), "source_ips has a prefix of 33 bits, longer than the address");
+    assert_eq!(with(|m| m.principals[0].match_type = None).error, ConvertError::Missing("principals"));
+    assert_eq!(
+        with(|m| m.destination_ports = vec![65536]).error,
+        ConvertError::Port { field: "destination_ports", value: 65536 }
+    );
+    assert_eq!(
+        with(|m| m.extensions = vec![security::Extension::default()]).error,
+        ConvertError::Unsupported("an extension of a match")
+    );
+    let renamed = decode_policy("shop/q", &authorization().encode_to_vec()).unwrap_err();
+    assert_eq!(renamed.key, PolicyKey::new("shop", "q"));
+    let broken = decode_policy("shop/p", &[0xff, 0xff]).unwrap_err();
+    assert_eq!(broken.scope, PolicyScope::Namespace);
+}
+
+#[test]
+fn an_address_under_another_name_is_refused() {
+    let address = wire::Address { r#type: Some(wire::address::Type::Service(service())) };
+    assert!(Entry::decode("shop/api.shop.svc.cluster.local", &address.encode_to_vec()).is_ok());
+    assert!(matches!(Entry::decode("shop/web", &address.encode_to_vec()), Err(ConvertError::Name { .. })));
+    assert_eq!(Entry::decode("x", &[]), Err(ConvertError::Missing("type")));
+    assert!(matches!(Entry::decode("x", &[0xff]), Err(ConvertError::Decode(_))));
+}
