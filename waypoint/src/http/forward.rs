@@ -166,7 +166,8 @@ fn prepare(
         Some(rewrite) => rewrite.apply(&view, &exchange.route.when.path),
         None => exchange.target.path_and_query.clone(),
     };
-    let authority = forwarding.host.as_ref().map_or(exchange.target.authority.as_str(), |host| &host.0);
+    let host = weight.host.as_ref().or(forwarding.host.as_ref());
+    let authority = host.map_or(exchange.target.authority.as_str(), |host| &host.0);
     let map = request.headers_mut();
     headers::strip_hop(map);
     // The expectation is met here: reading the body makes the server side send 100 (RFC 9110, section 10.1.1).
@@ -175,8 +176,7 @@ fn prepare(
         map.insert("x-forwarded-proto", HeaderValue::from_static("http"));
     }
     let peer = exchange.tunnel.peer.uri.as_deref();
-    weight.request_headers.apply(map, &view, peer);
-    for changes in &exchange.route.request_headers {
+    for changes in exchange.route.request_changes(&weight.request_headers) {
         changes.apply(map, &view, peer);
     }
     if let Some(upgrade) = upgrade.and_then(|u| HeaderValue::from_str(u).ok()) {
@@ -263,8 +263,7 @@ fn respond(
     headers::strip_hop(map);
     let view = serve::view(&head, &exchange.target);
     let peer = exchange.tunnel.peer.uri.as_deref();
-    weight.response_headers.apply(map, &view, peer);
-    for changes in &exchange.route.response_headers {
+    for changes in exchange.route.response_changes(&weight.response_headers) {
         changes.apply(map, &view, peer);
     }
     if let (Some(client), Some(upstream)) = (upgrade, upstream) {

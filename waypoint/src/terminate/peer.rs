@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use ambit_identity::SpiffeId;
 use http::HeaderMap;
 
-/// The most of a peer's own words that are kept, in bytes.
+/// The most of a peer's own words that are kept, in characters.
 const LONGEST: usize = 128;
 
 /// The client's side of a tunnel.
@@ -38,7 +38,7 @@ impl Peer {
         let mut peer = self.clone();
         let Some(baggage) = headers.get("baggage").and_then(|v| v.to_str().ok()) else { return peer };
         for (key, value) in baggage.split(',').filter_map(|pair| pair.trim().split_once('=')) {
-            let value = || Some(Arc::from(value.split(';').next().unwrap_or_default().get(..LONGEST).unwrap_or(value)));
+            let value = || Some(value.split(';').next().unwrap_or_default().chars().take(LONGEST).collect::<String>().into());
             match key.trim() {
                 "k8s.deployment.name" | "k8s.job.name" | "k8s.cronjob.name" => peer.workload = value(),
                 "k8s.pod.name" if peer.workload.is_none() => peer.workload = value(),

@@ -41,26 +41,27 @@ macro_rules! header_changes {
 pub fn table(mut config: pb::RouteConfiguration) -> Compiled<RouteTable> {
     let name = take(&mut config.name);
     let outer = header_changes!(config);
+    let specific_last = take(&mut config.most_specific_header_mutations_wins);
     let ignore_port = take(&mut config.ignore_port_in_host_matching);
     // Clusters are looked up for each request, so whether they exist now does not matter.
     config.validate_clusters = None;
     let mut hosts = Vec::new();
     for host in take(&mut config.virtual_hosts) {
         let at = format!("virtual_hosts[{}]", host.name);
-        hosts.push(virtual_host(host, &outer).under(at)?);
+        hosts.push(virtual_host(host, &outer, specific_last).under(at)?);
     }
     finish(&config)?;
     Ok(RouteTable { name, hosts, ignore_port })
 }
 
-fn virtual_host(mut host: pb::VirtualHost, outer: &(HeaderMutations, HeaderMutations)) -> Compiled<VirtualHost> {
+fn virtual_host(mut host: pb::VirtualHost, outer: &Changes, specific_last: bool) -> Compiled<VirtualHost> {
     let name = take(&mut host.name);
     let domains = take(&mut host.domains).iter().map(|d| DomainMatch::parse(d)).collect();
     let own = header_changes!(host);
     let mut routes = Vec::new();
     for (index, route) in take(&mut host.routes).into_iter().enumerate() {
         let at = if route.name.is_empty() { format!("routes[{index}]") } else { format!("routes[{}]", route.name) };
-        routes.push(Arc::new(self::route(route, &own, outer).under(at)?));
+        routes.push(Arc::new(self::route(route, &own, outer, specific_last).under(at)?));
     }
     finish(&host)?;
     Ok(VirtualHost { name, domains, routes })
@@ -68,7 +69,7 @@ fn virtual_host(mut host: pb::VirtualHost, outer: &(HeaderMutations, HeaderMutat
 
 type Changes = (HeaderMutations, HeaderMutations);
 
-fn route(mut route: pb::Route, host: &Changes, table: &Changes) -> Compiled<Route> {
+fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: bool) -> Compiled<Route> {
     let name: Arc<str> = take(&mut route.name).into();
     let own = header_changes!(route);
     let when = matches(required(route.r#match.take(), "match")?).under("match")?;
@@ -85,7 +86,11 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes) -> Compiled<Rout
     route.stat_prefix.clear();
     finish(&route)?;
     let chain = |own: HeaderMutations, host: &HeaderMutations, table: &HeaderMutations| {
-        [own, host.clone(), table.clone()].into_iter().filter(|m| !m.is_empty()).collect()
+        let mut all: Vec<_> = [own, host.clone(), table.clone()].into_iter().filter(|m| !m.is_empty()).collect();
+        if specific_last {
+            all.reverse();
+        }
+        all
     };
     Ok(Route {
         name,
@@ -93,6 +98,7 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes) -> Compiled<Rout
         action,
         request_headers: chain(own.0, &host.0, &table.0),
         response_headers: chain(own.1, &host.1, &table.1),
+        cluster_headers_last: specific_last,
     })
 }
 
@@ -125,6 +131,7 @@ fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
             weight: 1,
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
+            host: None,
         }],
         route_action::ClusterSpecifier::WeightedClusters(weighted) => weighted_clusters(weighted).under("weighted_clusters")?,
         _ => return Err(Problem::new("a cluster chosen by header or plugin is not implemented")),
@@ -177,11 +184,10 @@ fn cluster_weight(mut weight: PbWeight) -> Compiled<ClusterWeight> {
     let cluster = take(&mut weight.name).into();
     let share = number(weight.weight.take()).unwrap_or(0);
     let (request_headers, response_headers) = header_changes!(weight);
-    if let Some(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(_)) = &weight.host_rewrite_specifier {
-        return Err(Problem::new("host_rewrite_literal is not implemented here"));
-    }
+    let host = weight.host_rewrite_specifier.take();
+    let host = host.map(|cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host)| HostRewrite(host));
     finish(&weight)?;
-    Ok(ClusterWeight { cluster, weight: share, request_headers, response_headers })
+    Ok(ClusterWeight { cluster, weight: share, request_headers, response_headers, host })
 }
 
 fn redirect(mut action: pb::RedirectAction) -> Compiled<Redirect> {

@@ -1,0 +1,171 @@
+//! An endpoint behind its node proxy: HBONE on port 15008, an application that says what it got.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ambit_hbone::{Incoming as Connect, ServerConfig, TunnelStream, server};
+use ambit_identity::SpiffeId;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Mesh, certificates, id};
+
+/// The port that answers HTTP.
+pub const HTTP: u16 = 8080;
+/// The port that speaks first, then echoes.
+pub const BANNER: u16 = 9000;
+/// The port that echoes.
+pub const ECHO: u16 = 9001;
+/// The port nothing listens on.
+pub const CLOSED: u16 = 9002;
+
+/// What an endpoint has seen.
+#[derive(Default)]
+pub struct Seen {
+    pub tunnels: AtomicUsize,
+    pub requests: AtomicUsize,
+    pub connections: AtomicUsize,
+}
+
+impl Seen {
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.load(Ordering::SeqCst)
+    }
+
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// An endpoint called `name` at `127.77.<test>.<host>` that proves to be `identity`.
+pub async fn start(mesh: &Mesh, host: u8, name: &'static str, identity: &str) -> Arc<Seen> {
+    let listener = tokio::net::TcpListener::bind(mesh.socket(host, waypoint::HBONE_PORT)).await.expect("port 15008");
+    let store = certificates(&mesh.authority);
+    let identity = id(identity);
+    let seen = Arc::new(Seen::default());
+    let counted = seen.clone();
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let config = store.server_config(&identity).await.expect("a configuration");
+            let seen = counted.clone();
+            seen.connections.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let Ok((stream, peer)) = ambit_tls::handshake::accept(stream, config, Duration::from_secs(5)).await else {
+                    return;
+                };
+                let handler = move |incoming: Connect| Box::pin(connect(incoming, name, peer.clone(), seen.clone()));
+                let _ = server::serve(stream, &ServerConfig::default(), std::future::pending(), handler).await;
+            });
+        }
+    });
+    seen
+}
+
+/// The same application without a node proxy.
+pub async fn start_clear(address: SocketAddr, name: &'static str) {
+    let listener = tokio::net::TcpListener::bind(address).await.expect("a port");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(http(TokioIo::new(stream), name, None, Arc::default()));
+        }
+    });
+}
+
+async fn connect(incoming: Connect, name: &'static str, peer: SpiffeId, seen: Arc<Seen>) {
+    let port = incoming.authority().expect("an authority").port();
+    seen.tunnels.fetch_add(1, Ordering::SeqCst);
+    if port == CLOSED {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ambit-reason", "upstream_refused".parse().expect("a value"));
+        incoming.refuse(StatusCode::SERVICE_UNAVAILABLE, headers).expect("an answer");
+        return;
+    }
+    let stream = incoming.accept(HeaderMap::new()).expect("a tunnel");
+    match port {
+        HTTP => http(TokioIo::new(stream), name, Some(peer), seen).await,
+        BANNER => echo(stream, format!("hello from {name}\n").as_bytes()).await,
+        ECHO => echo(stream, b"").await,
+        _ => {}
+    }
+}
+
+async fn echo(mut stream: TunnelStream, banner: &[u8]) {
+    let _ = stream.write_all(banner).await;
+    let (mut read, mut write) = tokio::io::split(stream);
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+    // The end of the client's direction is passed on before ours ends.
+    let _ = write.write_all(b"bye").await;
+    let _ = write.shutdown().await;
+    let _ = read.read(&mut [0]).await;
+}
+
+async fn http<I>(io: I, name: &'static str, peer: Option<SpiffeId>, seen: Arc<Seen>)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| answer(request, name, peer.clone(), seen.clone()));
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(io, service).await;
+}
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+async fn answer(
+    mut request: Request<Incoming>,
+    name: &'static str,
+    peer: Option<SpiffeId>,
+    seen: Arc<Seen>,
+) -> Result<Answer, Infallible> {
+    seen.requests.fetch_add(1, Ordering::SeqCst);
+    let full = |text: String| Full::new(Bytes::from(text)).boxed();
+    if request.headers().contains_key(header::UPGRADE) {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgrade.await.expect("an upgrade"));
+            let mut buffer = [0; 64];
+            while let Ok(count) = io.read(&mut buffer).await {
+                if count == 0 || io.write_all(&buffer[..count]).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        return Ok(response.body(full(String::new())).expect("a response"));
+    }
+    let path = request.uri().path().to_owned();
+    if path == "/trailers" {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().expect("a value"));
+        let received = request.into_body().collect().await.expect("a body").to_bytes();
+        let frames = vec![Ok(Frame::data(received)), Ok(Frame::trailers(trailers))];
+        let body = StreamBody::new(futures::stream::iter(frames)).boxed();
+        return Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"));
+    }
+    let mut text = format!("{name} {} {} {:?}\n", request.method(), request.uri(), request.version());
+    for (key, value) in request.headers() {
+        text += &format!("{key}: {}\n", value.to_str().unwrap_or("?"));
+    }
+    if let Some(peer) = peer {
+        text += &format!("peer {peer}\n");
+    }
+    if path == "/echo" {
+        let received = request.into_body().collect().await.expect("a body").to_bytes();
+        return Ok(Response::new(Full::new(received).boxed()));
+    }
+    Ok(Response::builder().header("x-from", name).header("keep-alive", "timeout=5").body(full(text)).expect("a response"))
+}
