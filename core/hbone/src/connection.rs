@@ -8,18 +8,28 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use futures::stream::{FuturesUnordered, StreamExt};
+use h2::{RecvStream, client::SendRequest};
 use http::{HeaderMap, Method, Request, Uri, Version};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 
 use crate::{
     ConnectError, ConnectRequest, Settings, TunnelStream, keepalive,
     tap::{Cause, Tapped},
 };
 
+/// How long a tunnel that was closed here may take until the peer has ended it too, and how many bytes it may still bring. After that
+/// it is reset, which tells the peer to stop.
+const PARTING: Duration = Duration::from_secs(30);
+const PARTING_BYTES: usize = 256 << 10;
+
 /// A connection that carries tunnels.
 pub(crate) struct Connection {
     sender: SendRequest<Bytes>,
+    parting: mpsc::UnboundedSender<Parting>,
     places: Mutex<Places>,
     cause: Cause,
     pub(crate) made: Instant,
@@ -34,6 +44,12 @@ struct Places {
 /// A place for one tunnel in a connection; given back when dropped.
 pub(crate) struct Slot {
     connection: Arc<Connection>,
+}
+
+/// A tunnel that its user has closed and the peer has not ended yet.
+struct Parting {
+    recv: RecvStream,
+    _slot: Slot,
 }
 
 /// A tunnel that was not opened.
@@ -66,7 +82,8 @@ impl Connection {
         let (sender, mut driver) = handshake.map_err(|e| ConnectError::Lost(cause.or(|| io::Error::other(e.to_string()))))?;
         let now = Instant::now();
         let places = Mutex::new(Places { taken: 0, open: true, idle_since: now });
-        let this = Arc::new(Self { sender, places, cause, made: now });
+        let (parting, partings) = mpsc::unbounded_channel();
+        let this = Arc::new(Self { sender, parting, places, cause, made: now });
         let watched = Arc::downgrade(&this);
         let silence = keepalive::until_silent(driver.ping_pong(), settings.ping_interval, settings.ping_timeout);
         let drive = async move {
@@ -75,6 +92,7 @@ impl Connection {
                     tracing::debug!(%error, "tunnel connection ended");
                 },
                 () = silence => tracing::info!("tunnel connection dropped: the peer answers no ping"),
+                () = see_off(partings) => {}
             }
             if let Some(connection) = watched.upgrade() {
                 connection.close();
@@ -133,7 +151,39 @@ impl Drop for Slot {
     }
 }
 
+/// Reads to their end what peers still send in tunnels that were closed here. Each holds a place, so that they are few.
+async fn see_off(mut partings: mpsc::UnboundedReceiver<Parting>) {
+    let mut leaving = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some(parting) = partings.recv() => leaving.push(tokio::time::timeout(PARTING, parting.end())),
+            Some(_) = leaving.next() => {}
+            // Nobody can send any more, and nothing is left: what remains of the connection ends by itself.
+            else => std::future::pending().await,
+        }
+    }
+}
+
+impl Parting {
+    async fn end(mut self) {
+        let mut seen = 0;
+        while let Some(Ok(chunk)) = self.recv.data().await {
+            seen += chunk.len();
+            if seen > PARTING_BYTES || self.recv.flow_control().release_capacity(chunk.len()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl Slot {
+    /// Takes over a tunnel that its user has closed, until the peer has ended it too.
+    pub(crate) fn part(self, recv: RecvStream) {
+        let parting = self.connection.parting.clone();
+        // When the connection has ended there is nothing to wait for.
+        let _ended = parting.send(Parting { recv, _slot: self });
+    }
+
     /// Sends the CONNECT and waits for its answer, at most `limit`.
     pub(crate) async fn open(self, request: &ConnectRequest, limit: Duration) -> Result<(TunnelStream, HeaderMap), Unopened> {
         let message = message(request)?;

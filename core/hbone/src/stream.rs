@@ -7,37 +7,39 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{FlowControl, Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{connection::Slot, error::stream_error};
 
 /// An open tunnel.
 ///
-/// Shutting down the writer half-closes it. Dropping it before both sides have finished resets it, so that the peer can tell a cut from
-/// an end. What arrives is acknowledged to the sender only when it is read here, so a slow reader holds at most one stream window.
+/// Shutting down the writer half-closes it. Dropping it before that resets it, so that the peer can tell a cut from an end; dropping it
+/// after that is like closing a socket: what was written still arrives, and the peer may write no more. What arrives is acknowledged to the sender only when it is read here, so a slow reader holds at most one stream window.
 pub struct TunnelStream {
     send: SendStream<Bytes>,
-    recv: RecvStream,
+    /// None once the peer's direction has ended.
+    recv: Option<RecvStream>,
+    flow: FlowControl,
     unread: Bytes,
     send_ended: bool,
-    recv_ended: bool,
     /// On the client's side: the place in its connection.
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
 impl fmt::Debug for TunnelStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TunnelStream")
             .field("send_ended", &self.send_ended)
-            .field("recv_ended", &self.recv_ended)
+            .field("recv_ended", &self.recv.is_none())
             .finish_non_exhaustive()
     }
 }
 
 impl TunnelStream {
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, slot: Option<Slot>) -> Self {
-        Self { send, recv, unread: Bytes::new(), send_ended: false, recv_ended: false, _slot: slot }
+    pub(crate) fn new(send: SendStream<Bytes>, mut recv: RecvStream, slot: Option<Slot>) -> Self {
+        let flow = recv.flow_control().clone();
+        Self { send, recv: Some(recv), flow, unread: Bytes::new(), send_ended: false, slot }
     }
 
     /// The next bytes without a copy, or none at the end. Acknowledge them with [`TunnelStream::consumed`] once they are passed on.
@@ -48,27 +50,23 @@ impl TunnelStream {
         if !self.unread.is_empty() {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.unread))));
         }
-        if self.recv_ended {
-            return Poll::Ready(Ok(None));
-        }
+        let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(None)) };
         loop {
-            match ready!(self.recv.poll_data(cx)) {
+            match ready!(recv.poll_data(cx)) {
                 Some(Ok(chunk)) if chunk.is_empty() => {}
                 Some(Ok(chunk)) => return Poll::Ready(Ok(Some(chunk))),
-                // An abrupt end without error: the peer needs no more from us, and we got all of it (RFC 9113, section 8.1).
-                Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) && self.recv.is_end_stream() => break,
                 Some(Err(error)) => return Poll::Ready(Err(stream_error(&error))),
                 None => break,
             }
         }
-        self.recv_ended = true;
+        self.recv = None;
         Poll::Ready(Ok(None))
     }
 
     /// Acknowledges `count` bytes of what [`TunnelStream::poll_chunk`] gave: the peer may send as many more.
     pub fn consumed(&mut self, count: usize) {
         // Fails only for more than was received or on a stream that is over; then there is nothing to acknowledge.
-        let _over = self.recv.flow_control().release_capacity(count);
+        let _over = self.flow.release_capacity(count);
     }
 
     /// Sends as much of `chunk` as the peer's window and our buffer allow, without a copy, and takes it off its front.
@@ -100,18 +98,17 @@ impl TunnelStream {
 
     /// Cuts the tunnel in both directions; the peer sees a reset.
     pub fn reset(&mut self) {
-        if !(self.send_ended && self.recv_ended) {
+        if !self.send_ended || self.recv.is_some() {
             self.send.send_reset(Reason::CANCEL);
             self.send_ended = true;
-            self.recv_ended = true;
+            self.recv = None;
         }
     }
 
-    /// Ready when the peer has reset the tunnel, whether or not anything is being read or written.
+    /// Ready when the peer has reset the tunnel, whether or not anything is being read or written. A peer that has ended its
+    /// direction and wants nothing more of ours resets too; what it sent before can still be read.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match ready!(self.send.poll_reset(cx)) {
-            // The peer wants no more bytes but is content with those it got.
-            Ok(Reason::NO_ERROR) if self.send_ended => Poll::Pending,
             Ok(reason) => {
                 let text = format!("the peer reset the tunnel ({reason})");
                 Poll::Ready(io::Error::new(io::ErrorKind::ConnectionReset, text))
@@ -185,6 +182,11 @@ impl AsyncWrite for TunnelStream {
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
-        self.reset();
+        if !self.send_ended {
+            self.reset();
+        } else if let (Some(recv), Some(slot)) = (self.recv.take(), self.slot.take()) {
+            // The framing would reset the stream, and on the client's side that overtakes what we wrote before.
+            slot.part(recv);
+        }
     }
 }

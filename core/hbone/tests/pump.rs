@@ -185,3 +185,76 @@ async fn two_tunnels_can_be_joined() {
     assert_eq!(text, "and back");
     assert!(matches!(outcome(joined).await.ended_by, EndedBy::Finished));
 }
+
+/// What an HTTP server does that answers and closes: its side of the tunnel is dropped right after its end.
+#[tokio::test]
+async fn an_answer_arrives_whole_from_a_server_that_closes_right_after_it() {
+    for length in [5, 3 << 20] {
+        let server = server(ServerConfig::default(), move |incoming| async move {
+            let mut tunnel = incoming.accept(HeaderMap::new()).unwrap();
+            tunnel.read_exact(&mut [0; 3]).await.unwrap();
+            tunnel.write_all(&noise(8, length)).await.unwrap();
+            tunnel.shutdown().await.unwrap();
+        })
+        .await;
+        let pool = Client::new(server.address, PoolConfig::default());
+        let (tunnel, _) = pool.open("10.0.0.1:80").await.unwrap();
+        let (mut client, captured) = tcp_pair().await;
+        let near = tokio::spawn(async move { pump(tunnel, captured, &Counters::default()).await });
+        client.write_all(b"GET").await.unwrap();
+        let mut answer = Vec::new();
+        timeout(Duration::from_secs(5), client.read_to_end(&mut answer)).await.unwrap().unwrap();
+        assert!(answer == noise(8, length), "{} of {length} bytes came", answer.len());
+        assert!(matches!(outcome(near).await.ended_by, EndedBy::Finished));
+        // And it is closed as a whole: the client is told when it goes on.
+        let told = async { while client.write_all(b"more").await.is_ok() {} };
+        timeout(Duration::from_secs(5), told).await.unwrap();
+    }
+}
+
+/// An application that answers before it has read all, ends its answer, and closes.
+#[tokio::test]
+async fn an_early_answer_arrives_whole_although_the_question_goes_on() {
+    let line = line().await;
+    let (mut client_read, mut client_write) = line.client.into_split();
+    let asking = tokio::spawn(async move {
+        let chunk = noise(9, 64 << 10);
+        while client_write.write_all(&chunk).await.is_ok() {}
+    });
+    let (mut server_read, mut server_write) = line.server.into_split();
+    server_read.read_exact(&mut [0; 1000]).await.unwrap();
+    server_write.write_all(&noise(10, 200_000)).await.unwrap();
+    server_write.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(5), client_read.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer == noise(10, 200_000));
+    drop((server_read, server_write));
+    timeout(Duration::from_secs(5), asking).await.expect("the client was not told that nobody reads any more").unwrap();
+    let far = outcome(line.far).await.ended_by;
+    assert!(matches!(far, EndedBy::Second(_)), "the loss of the question was not reported: {far:?}");
+    outcome(line.near).await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_all_of_an_answer_whose_sender_has_gone() {
+    let server = server(ServerConfig::default(), move |incoming| async move {
+        let mut tunnel = incoming.accept(HeaderMap::new()).unwrap();
+        tunnel.write_all(&noise(11, 3 << 20)).await.unwrap();
+        tunnel.shutdown().await.unwrap();
+    })
+    .await;
+    let pool = Client::new(server.address, PoolConfig::default());
+    let (tunnel, _) = pool.open("10.0.0.1:80").await.unwrap();
+    let (mut client, captured) = tcp_pair().await;
+    let near = tokio::spawn(async move { pump(tunnel, captured, &Counters::default()).await });
+    // Long enough for everything to be sent, and the sender's connection to be gone as well.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.task.abort();
+    server.drain.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(answer == noise(11, 3 << 20), "{} bytes came", answer.len());
+    drop(client);
+    outcome(near).await;
+}

@@ -198,3 +198,34 @@ async fn an_answer_that_does_not_come_is_given_up_in_time() {
     let client = Client::new(server.address, PoolConfig { answer_timeout: Duration::from_millis(100), ..PoolConfig::default() });
     assert!(matches!(client.open("10.0.0.1:80").await.unwrap_err(), ConnectError::TimedOut(_)));
 }
+
+#[tokio::test]
+async fn a_tunnel_that_is_closed_after_its_end_still_delivers_all_of_it() {
+    let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let server = server(ServerConfig::default(), move |incoming| {
+        let tell = tell.clone();
+        async move {
+            let mut tunnel = incoming.accept(HeaderMap::new()).unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut all = Vec::new();
+            let read = tunnel.read_to_end(&mut all).await.map_err(|e| e.to_string());
+            tell.send(read.map(|_| all)).unwrap();
+        }
+    })
+    .await;
+    let client = Client::new(server.address, PoolConfig::default());
+    let (mut tunnel, _) = client.open("10.0.0.1:80").await.unwrap();
+    let sent = noise(6, (4 << 20) + (100 << 10));
+    tunnel.write_all(&sent).await.unwrap();
+    tunnel.shutdown().await.unwrap();
+    drop(tunnel);
+    let received = timeout(Duration::from_secs(5), heard.recv()).await.unwrap().unwrap().unwrap();
+    assert!(received == sent, "{} of {} bytes came", received.len(), sent.len());
+    for _ in 0..100 {
+        if client.tunnels() == [0] {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the place of a closed tunnel did not come back");
+}

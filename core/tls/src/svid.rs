@@ -9,11 +9,17 @@ use std::{
 use ambit_identity::SpiffeId;
 use async_trait::async_trait;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
-use rustls::{RootCertStore, pki_types::CertificateDer, sign::CertifiedKey};
+use rustls::{
+    RootCertStore,
+    client::verify_server_cert_signed_by_trust_anchor,
+    pki_types::{CertificateDer, UnixTime},
+    server::ParsedCertificate,
+    sign::CertifiedKey,
+};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{TlsError, peer::uri_names};
+use crate::{TlsError, peer::uri_names, provider::provider};
 
 /// A certificate for one identity, its private key, and the roots of the mesh it belongs to.
 ///
@@ -176,7 +182,19 @@ impl CertificateRequest {
         let leaf = certificates.first().ok_or_else(|| TlsError::malformed("certificate chain", "it has no certificate"))?;
         let facts = Facts::read(leaf)?;
         facts.check(&self.id, &self.key)?;
-        Ok(Checked { facts, certificates, roots: root_store(roots)? })
+        let roots = root_store(roots)?;
+        // Peers would refuse what does not chain to the roots; better to know it here.
+        let intermediates = certificates.get(1..).unwrap_or_default();
+        let algorithms = provider().signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            &roots,
+            intermediates,
+            UnixTime::now(),
+            algorithms,
+        )
+        .map_err(|e| TlsError::malformed("certificate chain", e))?;
+        Ok(Checked { facts, certificates, roots })
     }
 }
 

@@ -1,0 +1,86 @@
+//! The byte pump: joins a tunnel with a TCP connection, or any two sides, and counts while it goes.
+
+mod pair;
+mod side;
+
+use std::{
+    future::poll_fn,
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use tokio::net::TcpStream;
+
+use crate::TunnelStream;
+use pair::Pair;
+pub use side::{Side, TcpSide};
+
+/// Bytes carried so far. Others may read them while the pump runs.
+#[derive(Debug, Default)]
+pub struct Counters {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Counters {
+    /// Bytes carried into the first side (the tunnel).
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes carried out of the first side (the tunnel).
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// How a pump ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Bytes carried into the first side (the tunnel).
+    pub sent: u64,
+    /// Bytes carried out of the first side (the tunnel).
+    pub received: u64,
+    /// What ended it.
+    pub ended_by: EndedBy,
+}
+
+/// What ended a pump.
+#[derive(Debug)]
+pub enum EndedBy {
+    /// Both directions came to their end.
+    Finished,
+    /// The first side (the tunnel) failed; the other was reset.
+    First(io::Error),
+    /// The second side (the TCP connection) failed; the other was reset.
+    Second(io::Error),
+}
+
+impl EndedBy {
+    /// The failure, if it was one.
+    #[must_use]
+    pub fn error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Finished => None,
+            Self::First(error) | Self::Second(error) => Some(error),
+        }
+    }
+}
+
+/// Carries bytes both ways between a tunnel and a TCP connection until both directions have ended or one side fails. The end of one
+/// direction is passed on while the other goes on; a failure of one side resets the other. Dropping the future resets both.
+pub fn pump(tunnel: TunnelStream, tcp: TcpStream, counters: &Counters) -> impl Future<Output = Outcome> + Send {
+    join(tunnel, TcpSide::from(tcp), counters)
+}
+
+/// As [`pump`], between any two sides.
+pub fn join<A: Side, B: Side>(first: A, second: B, counters: &Counters) -> impl Future<Output = Outcome> + use<'_, A, B> {
+    // Made before the future is first polled, so that both are reset even if it never is.
+    let mut pair = Pair::new(first, second);
+    async move {
+        let ended_by = poll_fn(|cx| pair.poll(cx, counters)).await;
+        Outcome { sent: counters.sent(), received: counters.received(), ended_by }
+    }
+}

@@ -1,0 +1,178 @@
+//! Two sides and the bytes under way between them.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+
+use super::{Counters, EndedBy, Side};
+
+/// Two sides that are reset unless both directions came to an end.
+pub(super) struct Pair<A: Side, B: Side> {
+    first: A,
+    second: B,
+    into_first: Direction,
+    into_second: Direction,
+    /// Why bytes were lost, when the rest could go on.
+    loss: Option<EndedBy>,
+}
+
+/// Bytes under way in one direction.
+#[derive(Default)]
+struct Direction {
+    chunk: Bytes,
+    /// What a source had left when it was cut off after its end.
+    rest: VecDeque<Bytes>,
+    /// The source has come to its end.
+    ended: bool,
+    /// The sink knows of the end, or wants nothing more.
+    finished: bool,
+}
+
+/// Which end of a direction failed.
+enum Failed {
+    Source(io::Error),
+    /// Whether bytes were lost with it.
+    Sink(io::Error, bool),
+}
+
+/// How a failure of either end of a direction is reported.
+struct Blame {
+    source: fn(io::Error) -> EndedBy,
+    sink: fn(io::Error) -> EndedBy,
+}
+
+const INTO_FIRST: Blame = Blame { source: EndedBy::Second, sink: EndedBy::First };
+const INTO_SECOND: Blame = Blame { source: EndedBy::First, sink: EndedBy::Second };
+
+impl<A: Side, B: Side> Pair<A, B> {
+    pub(super) fn new(first: A, second: B) -> Self {
+        Self { first, second, into_first: Direction::default(), into_second: Direction::default(), loss: None }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, counters: &Counters) -> Poll<EndedBy> {
+        let Self { first, second, into_first, into_second, loss } = self;
+        loop {
+            let ended = (into_first.ended, into_second.ended);
+            let turns = [
+                into_first.turn(cx, second, first, into_second, &counters.sent, &INTO_FIRST),
+                into_second.turn(cx, first, second, into_first, &counters.received, &INTO_SECOND),
+            ];
+            for turned in turns {
+                match turned {
+                    Ok(lost) => *loss = loss.take().or(lost),
+                    Err(ended_by) => return Poll::Ready(ended_by),
+                }
+            }
+            if into_first.finished && into_second.finished {
+                return Poll::Ready(loss.take().unwrap_or(EndedBy::Finished));
+            }
+            // The end of one direction changes what the other has to watch.
+            if ended == (into_first.ended, into_second.ended) {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl<A: Side, B: Side> Drop for Pair<A, B> {
+    fn drop(&mut self) {
+        if !(self.into_first.finished && self.into_second.finished) {
+            self.first.reset();
+            self.second.reset();
+        }
+    }
+}
+
+impl Direction {
+    /// Carries what can be carried now; `back` is the other direction.
+    ///
+    /// A sink that fails after its own bytes have ended has closed as a whole, as an application does that answers and closes: this
+    /// direction is given up, while what it said before still goes to the other side. If that cost bytes the loss is returned.
+    ///
+    /// # Errors
+    /// When the pair cannot go on.
+    fn turn<S: Side, T: Side>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &mut T,
+        back: &mut Self,
+        carried: &AtomicU64,
+        blame: &Blame,
+    ) -> Result<Option<EndedBy>, EndedBy> {
+        let failed = match self.carry(cx, source, sink, carried) {
+            Poll::Ready(Ok(())) => return Ok(None),
+            Poll::Ready(Err(failed)) => failed,
+            Poll::Pending => {
+                // A side that is not read from at the moment tells of its end only when asked.
+                if !self.chunk.is_empty() && !self.ended && source.poll_failed(cx).is_ready() {
+                    self.look_ahead(cx, source).map_err(blame.source)?;
+                }
+                match back.ended.then(|| sink.poll_failed(cx)) {
+                    Some(Poll::Ready(error)) => Failed::Sink(error, !self.chunk.is_empty()),
+                    _ => return Ok(None),
+                }
+            }
+        };
+        match failed {
+            Failed::Source(error) => Err((blame.source)(error)),
+            Failed::Sink(error, lost) => {
+                // Its end may have come but not been read yet.
+                if !back.ended && (back.look_ahead(cx, sink).is_err() || !back.ended) {
+                    return Err((blame.sink)(error));
+                }
+                *self = Self { ended: true, finished: true, ..Self::default() };
+                Ok(lost.then(|| (blame.sink)(error)))
+            }
+        }
+    }
+
+    fn carry<S: Side, T: Side>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &mut T,
+        carried: &AtomicU64,
+    ) -> Poll<Result<(), Failed>> {
+        while !self.finished {
+            if !self.chunk.is_empty() {
+                let count = ready!(sink.poll_send(cx, &mut self.chunk)).map_err(|e| Failed::Sink(e, true))?;
+                source.consumed(count);
+                carried.fetch_add(count as u64, Ordering::Relaxed);
+            } else if let Some(chunk) = self.rest.pop_front() {
+                self.chunk = chunk;
+            } else if self.ended {
+                ready!(sink.poll_finish(cx)).map_err(|e| Failed::Sink(e, false))?;
+                self.finished = true;
+            } else {
+                match ready!(source.poll_chunk(cx)).map_err(Failed::Source)? {
+                    Some(chunk) => self.chunk = chunk,
+                    None => self.ended = true,
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes over what a source that has failed or closed had sent before, which is no more than its flow control let it send.
+    ///
+    /// # Errors
+    /// When the source did not come to its end.
+    fn look_ahead<S: Side>(&mut self, cx: &mut Context<'_>, source: &mut S) -> io::Result<()> {
+        while let Poll::Ready(next) = source.poll_chunk(cx) {
+            match next? {
+                Some(chunk) => self.rest.push_back(chunk),
+                None => {
+                    self.ended = true;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+}
