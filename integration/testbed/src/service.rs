@@ -1,5 +1,6 @@
 //! Service addresses for those that no proxy captures: nftables rules on the node.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
@@ -16,6 +17,8 @@ use crate::net::plan::{SERVICES_V4, SERVICES_V6};
 const TABLE: &str = "ambit-services";
 /// Chains that translate: for what is routed through the node, and for what the node itself sends.
 const TRANSLATE: [(&str, NatHook); 2] = [("prerouting", NatHook::Prerouting), ("output", NatHook::Output)];
+/// The chain that lets a pod reach itself through a service address.
+const HAIRPIN: &str = "hairpin";
 /// Chains that refuse what was not translated.
 const REFUSE: [(&str, FilterHook); 2] = [("refuse-forward", FilterHook::Forward), ("refuse-output", FilterHook::Output)];
 
@@ -80,6 +83,11 @@ fn table(transaction: Transaction, family: Family, rules: &[ServiceRule]) -> nli
             }
         }
     }
+    let chain = Chain::new(TABLE, HAIRPIN)?.family(family).base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat));
+    transaction = transaction.add_chain(chain);
+    for own in endpoint_addresses(family, rules) {
+        transaction = transaction.add_rule(hairpin(family, own));
+    }
     let (range, length) = match family {
         Family::Ip => (IpAddr::V4(SERVICES_V4.0), SERVICES_V4.1),
         _ => (IpAddr::V6(SERVICES_V6.0), SERVICES_V6.1),
@@ -93,6 +101,17 @@ fn table(transaction: Transaction, family: Family, rules: &[ServiceRule]) -> nli
             .add_rule(refused().reject());
     }
     Ok(transaction)
+}
+
+fn endpoint_addresses(family: Family, rules: &[ServiceRule]) -> BTreeSet<IpAddr> {
+    let all = rules.iter().flat_map(|rule| &rule.endpoints).map(SocketAddr::ip);
+    all.filter(|ip| ip.is_ipv4() == (family == Family::Ip)).collect()
+}
+
+/// A pod that was sent to itself must see another source than itself, or it would answer itself directly and not through the node.
+fn hairpin(family: Family, own: IpAddr) -> Rule {
+    let length = if own.is_ipv4() { 32 } else { 128 };
+    Rule::new(TABLE, HAIRPIN).family(family).match_saddr(own, length).match_daddr(own, length).masquerade()
 }
 
 /// One rule per endpoint: the first takes 1 of n, the next 1 of the n - 1 left, and so on, so that each has an equal chance.

@@ -49,8 +49,9 @@ impl PacketRing {
     /// How long a packet may stay invisible in a block that is not full: twice the retire time, rounded up.
     pub const DELAY: std::time::Duration = std::time::Duration::from_millis(2 * RETIRE_MS as u64 + 4);
 
-    /// Opens a ring of `megabytes` (at least 2) in the network namespace of this thread. Needs CAP_NET_RAW there.
-    pub fn open(megabytes: usize) -> io::Result<Self> {
+    /// Opens a ring of `megabytes` (at least 2) in the network namespace of this thread. Needs CAP_NET_RAW there. With
+    /// `incoming_only`, packets that the namespace sends take no room in the ring where the kernel can tell (4.20 on).
+    pub fn open(megabytes: usize, incoming_only: bool) -> io::Result<Self> {
         let blocks = megabytes.max(2);
         // SAFETY: no pointers; the result is checked. Protocol 0: nothing is received before the ring stands.
         let socket = check(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
@@ -68,6 +69,11 @@ impl PacketRing {
             tp_feature_req_word: 0,
         };
         set_option(&socket, libc::PACKET_RX_RING, &request)?;
+        if incoming_only {
+            // Kernels before 4.20 do not know this; `Packet::outgoing` tells them apart there.
+            let on: libc::c_int = 1;
+            let _ = set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &on);
+        }
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address the kernel chooses; the length is that of the ring just made.
         let memory =

@@ -102,7 +102,7 @@ struct State {
 impl Capture {
     /// `bridge` is the index of the bridge itself, which sees again what its ports saw.
     pub(crate) fn start(wire: &NetNs, bridge: u32, markers: Vec<Vec<u8>>) -> Result<Self, Error> {
-        let ring = wire.run(|| PacketRing::open(RING)).and_then(|opened| opened);
+        let ring = wire.run(|| PacketRing::open(RING, true)).and_then(|opened| opened);
         let ring = ring.map_err(Error::unavailable("watch the wire", "a kernel with packet sockets (CONFIG_PACKET)"))?;
         let seen = |marker: &Vec<u8>| Seen { marker: String::from_utf8_lossy(marker).into_owned(), ..Seen::default() };
         let report = Report { markers: markers.iter().map(seen).collect(), ..Report::default() };

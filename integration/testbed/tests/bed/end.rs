@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ambit_testbed::{Bed, BedConfig, Output, PodSpec};
@@ -21,28 +22,47 @@ const HOLD: &str = "--hold-a-bed";
 const TAG: &str = "AMBIT_TESTBED_TAG";
 const NOBODY: u32 = 65534;
 
+/// Which process of the held bed is signalled.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    Parent,
+    /// The process with this id in the innermost pid namespace: 1 is its init, 2 the program.
+    Inside(u32),
+}
+
 pub fn tests() -> Vec<Trial> {
     let ordinary_user = [
         test("an_ordinary_user_can_make_a_bed_and_kill_9_leaves_nothing", async || {
-            ended("wait", true, Some(Signal::SIGKILL), None)
+            ended("wait", true, kill_9(Target::Parent), None)
         }),
         test("a_machine_that_refuses_namespaces_is_told_how_to_allow_them", async || refused()),
     ];
     // The suite may itself be run by an ordinary user, who cannot become another.
     let cannot = !can_be_nobody();
     let mut tests = vec![
-        test("kill_9_of_the_parent_leaves_nothing", async || ended("wait", false, Some(Signal::SIGKILL), None)),
+        test("kill_9_of_the_parent_leaves_nothing", async || ended("wait", false, kill_9(Target::Parent), None)),
+        test("kill_9_of_the_init_leaves_nothing", async || ended("wait", false, kill_9(Target::Inside(1)), Some(137))),
+        test("kill_9_of_the_program_leaves_nothing", async || ended("wait", false, kill_9(Target::Inside(2)), Some(137))),
         test("a_panic_leaves_nothing", async || ended("panic", false, None, Some(101))),
         test("an_ordinary_exit_leaves_nothing_and_returns_its_code", async || ended("exit", false, None, Some(7))),
-        test("sigterm_to_the_parent_reaches_the_program", async || ended("wait", false, Some(Signal::SIGTERM), Some(42))),
+        test("sigterm_to_the_parent_reaches_the_program", async || {
+            ended("wait", false, Some((Target::Parent, Signal::SIGTERM)), Some(42))
+        }),
     ];
     tests.extend(ordinary_user.map(|test| test.with_ignored_flag(cannot)));
     tests
 }
 
+type Blow = (Target, Signal);
+
+fn kill_9(target: Target) -> Option<Blow> {
+    Some((target, Signal::SIGKILL))
+}
+
 /// Runs a bed in a process of its own, ends it by `signal` (or lets it end), and checks its exit code and that all is gone.
-fn ended(how: &str, as_nobody: bool, signal: Option<Signal>, code: Option<i32>) -> anyhow::Result<()> {
-    let tag = format!("{how}-{}-{as_nobody}-{}", signal.map_or("none", Signal::as_str), std::process::id());
+fn ended(how: &str, as_nobody: bool, signal: Option<Blow>, code: Option<i32>) -> anyhow::Result<()> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let tag = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let mut child = hold(how, &tag, as_nobody)?;
     let outcome = observe(&mut child, &tag, signal, code);
     let _ = child.kill();
@@ -58,7 +78,7 @@ fn refused() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn observe(child: &mut Child, tag: &str, signal: Option<Signal>, code: Option<i32>) -> anyhow::Result<()> {
+fn observe(child: &mut Child, tag: &str, signal: Option<Blow>, code: Option<i32>) -> anyhow::Result<()> {
     let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
     let ready = lines.next().context("the held bed ended before it was ready")??;
     ensure!(ready == "ready", "{ready}");
@@ -69,13 +89,14 @@ fn observe(child: &mut Child, tag: &str, signal: Option<Signal>, code: Option<i3
     let namespaces: Vec<_> = before.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok()).collect();
     ensure!(namespaces.len() == before.len());
     match signal {
-        Some(signal) => kill(Pid::from_raw(child.id().try_into()?), signal)?,
+        Some((Target::Parent, signal)) => kill(Pid::from_raw(child.id().try_into()?), signal)?,
+        Some((Target::Inside(inner), signal)) => kill(Pid::from_raw(outer_pid(&before, inner)?.try_into()?), signal)?,
         None => drop(child.stdin.take()),
     }
     let status = child.wait()?;
     match code {
         Some(code) => ensure!(status.code() == Some(code), "{status}"),
-        None => ensure!(status.signal() == signal.map(|signal| signal as i32), "{status}"),
+        None => ensure!(status.signal() == signal.map(|(_, signal)| signal as i32), "{status}"),
     }
     let patience = Instant::now() + Duration::from_secs(3);
     loop {
@@ -112,6 +133,17 @@ const COPY: &str = "/run/bed-test";
 pub fn prepare() -> std::io::Result<()> {
     fs::copy("/proc/self/exe", COPY)?;
     fs::set_permissions(COPY, fs::Permissions::from_mode(0o755))
+}
+
+/// The id here of the process that has this id in the innermost pid namespace of the held bed.
+fn outer_pid(candidates: &[u32], inner: u32) -> anyhow::Result<u32> {
+    let found = candidates.iter().copied().find(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let ids: Vec<_> =
+            status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default().split_whitespace().collect();
+        ids.len() > 1 && ids.last().is_some_and(|last| *last == inner.to_string())
+    });
+    found.with_context(|| format!("no process {inner} in the held bed"))
 }
 
 fn hold(how: &str, tag: &str, as_nobody: bool) -> anyhow::Result<Child> {

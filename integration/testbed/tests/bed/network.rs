@@ -1,11 +1,11 @@
 //! Who reaches whom.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use ambit_runtime::socket::{self, ConnectOptions, PROXY_MARK};
-use ambit_testbed::{Bed, BedConfig, Place, PodSpec, ServiceRule};
+use ambit_runtime::socket::{self, ConnectOptions, ListenOptions, PROXY_MARK};
+use ambit_testbed::{Bed, BedConfig, Place, PodSpec, Protocol, ServiceRule};
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +20,8 @@ pub fn tests() -> Vec<Trial> {
         test("pods_reach_the_control_plane", pods_reach_the_control_plane),
         test("a_service_address_reaches_every_endpoint_and_changes_at_once", service_addresses),
         test("a_service_address_without_endpoints_refuses", service_without_endpoints),
+        test("a_service_address_carries_udp", udp_service),
+        test("a_pod_reaches_itself_through_a_service_address", hairpin),
         test("an_unplugged_node_is_not_reached", unplugged),
         test("a_connection_can_keep_a_foreign_source_address", foreign_source),
         test("a_removed_pod_is_gone_and_its_name_is_free", removed_pod),
@@ -147,6 +149,41 @@ async fn service_without_endpoints() -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn udp_service() -> anyhow::Result<()> {
+    let bed = Bed::new(BedConfig::default()).await?;
+    let node = bed.add_node("node-1").await?;
+    let client = node.add_pod(PodSpec::new("shop", "client")).await?;
+    let server = node.add_pod(PodSpec::new("shop", "dns")).await?;
+    for (vip, family) in [("10.96.0.10".parse::<IpAddr>()?, 0), ("fd96::10".parse()?, 1)] {
+        let bind = |place: &Place| place.netns().run(|| UdpSocket::bind((place.ips()[family], 0)));
+        let (asker, answerer) = (bind(&client)??, bind(&server)??);
+        asker.set_read_timeout(Some(Duration::from_secs(2)))?;
+        answerer.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let rule = ServiceRule { vip, port: 53, protocol: Protocol::Udp, endpoints: vec![answerer.local_addr()?] };
+        node.set_services(&[rule]).await?;
+        asker.send_to(b"question", (vip, 53))?;
+        let mut text = [0; 16];
+        let (length, from) = answerer.recv_from(&mut text)?;
+        ensure!(text[..length] == *b"question" && from == asker.local_addr()?);
+        answerer.send_to(b"answer", from)?;
+        let (length, from) = asker.recv_from(&mut text)?;
+        ensure!(text[..length] == *b"answer" && from == (vip, 53).into(), "{from}");
+    }
+    Ok(())
+}
+
+async fn hairpin() -> anyhow::Result<()> {
+    let bed = Bed::new(BedConfig::default()).await?;
+    let node = bed.add_node("node-1").await?;
+    let pod = node.add_pod(PodSpec::new("shop", "own")).await?;
+    for (family, vip) in ["10.96.0.7".parse::<IpAddr>()?, "fd96::7".parse()?].into_iter().enumerate() {
+        node.set_services(&[ServiceRule::tcp(vip, 80, [serve(&pod, pod.ips()[family], 8080, "own")?])]).await?;
+        let answer = read(pod.connect((vip, 80).into()).await?).await?;
+        ensure!(answer.starts_with("own "), "{answer}");
+    }
+    Ok(())
+}
+
 async fn unplugged() -> anyhow::Result<()> {
     let bed = Bed::new(BedConfig::default()).await?;
     let one = bed.add_node("node-1").await?;
@@ -173,6 +210,11 @@ async fn foreign_source() -> anyhow::Result<()> {
         let answer = read(pod.connect_with(address, options).await?).await?;
         ensure!(answer == format!("server {source}"), "{answer}");
     }
+    // The other way round: a listener on a foreign address.
+    let foreign: SocketAddr = "10.244.9.77:80".parse()?;
+    let listener = socket::listen(foreign, &ListenOptions { transparent: true, netns: Some(pod.netns()), ..Default::default() })?;
+    let (client, accepted) = tokio::join!(pod.connect(foreign), listener.accept());
+    ensure!(client?.peer_addr()? == foreign && accepted?.0.local_addr()? == foreign);
     let mixed = ConnectOptions { bind_source: Some("10.0.0.1".parse()?), ..ConnectOptions::default() };
     let error = pod.connect_with((pod.ipv6(), 80).into(), mixed).await.err().context("mixed families")?;
     ensure!(error.kind() == std::io::ErrorKind::InvalidInput, "{error}");
