@@ -30,6 +30,17 @@ enum Command {
     /// The node proxy: carries the connections of a node's pods
     #[command(after_help = "Example:\n  ambit ztunnel --node node-1 --xds-address istiod.istio-system.svc:15012")]
     Ztunnel(ztunnel::Config),
+    /// The L7 proxy: routes and authorizes the requests of the services that ask for it
+    #[command(
+        after_help = "Example:\n  ambit waypoint --name waypoint --namespace billing --xds-address istiod.istio-system.svc:15012"
+    )]
+    Waypoint {
+        #[command(flatten)]
+        config: waypoint::Config,
+        /// What to log, in the syntax of RUST_LOG
+        #[arg(long, env = "RUST_LOG", default_value = "info")]
+        log: String,
+    },
     /// The control plane: turns Kubernetes YAML into configuration and certificates
     #[command(alias = "istiod-lite", after_help = "Example:\n  ambit istiod --source-dir manifests/ --state-dir /var/lib/ambit")]
     Istiod {
@@ -67,6 +78,10 @@ pub fn run() -> Result<()> {
         Command::Ztunnel(config) => block_on(async {
             log(&config.log)?;
             ztunnel::run(config).await.map_err(|error| Error::part("ztunnel", error))
+        }),
+        Command::Waypoint { config, log: filter } => block_on(async {
+            log(&filter)?;
+            waypoint::run(config).await.map_err(|error| Error::part("waypoint", error))
         }),
         Command::Istiod { config, log: filter } => block_on(async {
             log(&filter)?;

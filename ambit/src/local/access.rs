@@ -20,7 +20,7 @@ impl AccessLine {
         let mut rest = rest.strip_prefix("access ")?;
         let mut fields = BTreeMap::new();
         while let Some((name, value)) = rest.split_once('=') {
-            let (value, left) = if let Some(quoted) = value.strip_prefix('"') {
+            let (value, left): (String, &str) = if let Some(quoted) = value.strip_prefix('"') {
                 unquote(quoted)?
             } else {
                 let (word, left) = value.split_once(' ').unwrap_or((value, ""));
@@ -47,6 +47,11 @@ impl AccessLine {
     /// The reason code, `ok` when fine.
     pub fn reason(&self) -> &str {
         self.get("reason").unwrap_or("ok")
+    }
+
+    /// Whether it ended well: our own proxies write `ok`, Envoy that the answer came from the upstream.
+    pub fn is_fine(&self) -> bool {
+        matches!(self.reason(), "ok" | "via_upstream")
     }
 
     /// Whether the mesh side was mutual TLS.

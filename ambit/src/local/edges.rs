@@ -4,11 +4,13 @@
 //! the node proxy saw them). Encryption, identities and refusals are what the proxies saw, never what is configured.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use istiod_lite::source::NamespacedName;
 use serde::Serialize;
 
 use super::access::AccessLine;
+use super::scrape::Sample;
 use super::topology::Topology;
 use crate::demo::stats::EdgeStats;
 
@@ -34,16 +36,17 @@ pub struct RefusalSeen {
     pub detail: Option<String>,
     /// When, RFC 3339.
     pub at: String,
+    /// When it was read.
+    #[serde(skip)]
+    pub read: Instant,
 }
 
 /// What the proxies saw of an edge.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
-    /// Connections (or requests, at a waypoint) that ended well, by what protected them.
-    pub mutual_tls: u64,
-    /// The same without protection.
-    pub plain: u64,
-    /// Connections that the caller's proxy logged.
+    /// What protected the connections that were carried.
+    pub protection: Protection,
+    /// Connections that ended, as the caller's proxy logged them.
     pub connections: u64,
     /// Those of them that did not end well.
     pub failed: u64,
@@ -59,7 +62,45 @@ pub struct Seen {
     pub refusal: Option<RefusalSeen>,
 }
 
+/// Connections by what protected them on the way between the pods, counted when they open and when they end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Protection {
+    /// Under mutual TLS.
+    pub mutual_tls: u64,
+    /// In clear.
+    pub plain: u64,
+}
+
+impl Protection {
+    fn add(&mut self, mutual_tls: bool, count: u64) {
+        if mutual_tls { self.mutual_tls += count } else { self.plain += count }
+    }
+
+    /// What was added since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        let minus = u64::saturating_sub;
+        Self { mutual_tls: minus(self.mutual_tls, earlier.mutual_tls), plain: minus(self.plain, earlier.plain) }
+    }
+
+    /// Whether all were under mutual TLS; nothing if there were none.
+    pub fn all_mutual_tls(self) -> Option<bool> {
+        (self.mutual_tls + self.plain > 0).then_some(self.plain == 0)
+    }
+}
+
 impl Seen {
+    /// Learns what was at the other end: a waypoint in between, or the callee itself.
+    fn reach(&mut self, pod: Option<NamespacedName>, identity: Option<&str>, topology: &Topology) {
+        match pod.filter(|pod| topology.pods.get(pod).is_some_and(|facts| facts.waypoint)) {
+            Some(waypoint) => self.via = Some(waypoint.to_string()),
+            None => {
+                if let Some(identity) = identity {
+                    self.destination_identity = Some(identity.to_owned());
+                }
+            }
+        }
+    }
+
     /// The caller's connections as if each was a request: all there is where the caller's program tells nothing.
     pub fn as_stats(&self) -> EdgeStats {
         EdgeStats {
@@ -76,6 +117,8 @@ impl Seen {
 #[derive(Debug, Clone, Default)]
 pub struct Sightings {
     seen: BTreeMap<EdgeKey, Seen>,
+    /// Identity that pods proved to waypoints, by service.
+    behind_waypoints: BTreeMap<NamespacedName, String>,
 }
 
 impl Sightings {
@@ -83,55 +126,78 @@ impl Sightings {
     pub fn take(&mut self, proxy: &str, line: &AccessLine, topology: &Topology) {
         let Some(key) = edge_of(line, topology) else { return };
         let seen = self.seen.entry(key).or_default();
-        let fine = line.reason() == "ok";
-        if !fine {
+        if !line.is_fine() {
             seen.refusal = Some(RefusalSeen {
                 reason: line.reason().to_owned(),
                 policy: line.get("policy").map(str::to_owned),
                 by: proxy.to_owned(),
                 detail: line.get("error").map(str::to_owned),
                 at: line.time.clone(),
+                read: Instant::now(),
             });
         }
-        let from_caller = line.get("direction") == Some("outbound") && !proxy.starts_with("waypoint/");
-        if from_caller {
+        let at_waypoint = proxy.starts_with("waypoint/");
+        if line.get("direction") == Some("outbound") && !at_waypoint {
             seen.connections += 1;
-            seen.failed += u64::from(!fine);
-            if let Some(duration) = line.number("duration_ms").filter(|_| fine) {
+            seen.failed += u64::from(!line.is_fine());
+            if let Some(duration) = line.number("duration_ms").filter(|_| line.is_fine()) {
                 *seen.duration_us.entry((duration * 1000.0) as u64).or_default() += 1;
             }
         }
         if let Some(identity) = line.get("src.identity") {
             seen.source_identity = Some(identity.to_owned());
         }
-        if fine {
-            if line.is_mutual_tls() {
-                seen.mutual_tls += 1
-            } else {
-                seen.plain += 1
-            }
-            self.learn_destination(line, topology);
+        if line.is_fine() {
+            seen.protection.add(line.is_mutual_tls(), 1);
+            let pod = line.get("dst.namespace").zip(line.get("dst.workload"));
+            let pod = pod.map(|(namespace, name)| NamespacedName::new(namespace, name));
+            seen.reach(pod, line.get("dst.identity"), topology);
         }
     }
 
-    fn learn_destination(&mut self, line: &AccessLine, topology: &Topology) {
-        let Some(seen) = edge_of(line, topology).and_then(|key| self.seen.get_mut(&key)) else { return };
-        let pod = line.get("dst.namespace").zip(line.get("dst.workload"));
-        let pod = pod.map(|(namespace, name)| NamespacedName::new(namespace, name));
-        let waypoint = pod.filter(|pod| topology.pods.get(pod).is_some_and(|facts| facts.waypoint));
-        match waypoint {
-            Some(pod) => seen.via = Some(pod.to_string()),
-            None => {
-                if let Some(identity) = line.get("dst.identity") {
-                    seen.destination_identity = Some(identity.to_owned());
-                }
+    /// Takes in that `count` connections of a kind were opened, as the metrics of a node proxy say.
+    pub fn take_opened(&mut self, sample: &Sample, count: u64, topology: &Topology) {
+        let pod = |workload, namespace| {
+            sample.label(namespace).zip(sample.label(workload)).map(|(namespace, name)| NamespacedName::new(namespace, name))
+        };
+        let identity =
+            |name| sample.label(name).map(|principal| format!("spiffe://{}", principal.trim_start_matches("spiffe://")));
+        let source = pod("source_workload", "source_workload_namespace");
+        let destination = pod("destination_workload", "destination_workload_namespace");
+        let service = sample.label("destination_service").and_then(|host| super::hosts::service_of(host, ""));
+        let (principal, peer) = (identity("source_principal"), identity("destination_principal"));
+        let is_waypoint = |name: &NamespacedName| topology.pods.get(name).is_some_and(|facts| facts.waypoint);
+        if sample.label("reporter") == Some("destination") {
+            let from_waypoint = source.as_ref().is_some_and(is_waypoint);
+            let facts = destination.as_ref().and_then(|pod| topology.pods.get(pod));
+            if let (true, Some(facts), Some(identity)) = (from_waypoint, facts, peer) {
+                self.behind_waypoints.extend(facts.services.iter().map(|service| (service.clone(), identity.clone())));
             }
+            return;
         }
+        let Some(source) = source.filter(|pod| !is_waypoint(pod)).and_then(|pod| topology.workload(&pod)) else { return };
+        let Some(to) = service.or_else(|| destination.as_ref().and_then(|pod| topology.workload(pod))) else { return };
+        let seen = self.seen.entry(EdgeKey { source, destination: to }).or_default();
+        seen.protection.add(sample.label("connection_security_policy") == Some("mutual_tls"), count);
+        seen.source_identity = principal.or_else(|| seen.source_identity.take());
+        seen.reach(destination, peer.as_deref(), topology);
     }
 
     /// What was seen of an edge.
-    pub fn get(&self, key: &EdgeKey) -> Option<&Seen> {
-        self.seen.get(key)
+    pub fn get(&self, key: &EdgeKey) -> Option<Seen> {
+        let mut seen = self.seen.get(key)?.clone();
+        if seen.destination_identity.is_none() && seen.via.is_some() {
+            seen.destination_identity = self.behind_waypoints.get(&key.destination).cloned();
+        }
+        Some(seen)
+    }
+
+    /// Forgets all counts and refusals; who is who stays.
+    pub fn reset(&mut self) {
+        for seen in self.seen.values_mut() {
+            let Seen { source_identity, destination_identity, via, .. } = std::mem::take(seen);
+            *seen = Seen { source_identity, destination_identity, via, ..Seen::default() };
+        }
     }
 
     /// All edges seen.
@@ -184,7 +250,7 @@ pub struct Edge {
     pub p50_ms: Option<f64>,
     /// 99th percentile of the latency, milliseconds.
     pub p99_ms: Option<f64>,
-    /// Whether every connection that a proxy logged was under mutual TLS, and there was one.
+    /// Whether every connection that a proxy saw was under mutual TLS, and there was one, and the caller is captured.
     pub encrypted: bool,
     /// Verified SPIFFE id of the caller.
     pub source_identity: Option<String>,
@@ -202,8 +268,8 @@ pub struct Edge {
 
 impl Edge {
     /// Puts an edge together; `counted` is the caller's own view if it tells.
-    pub fn new(key: &EdgeKey, counted: Option<&EdgeStats>, seen: Option<&Seen>) -> Self {
-        let seen = seen.cloned().unwrap_or_default();
+    pub fn new(key: &EdgeKey, counted: Option<&EdgeStats>, seen: Option<Seen>) -> Self {
+        let seen = seen.unwrap_or_default();
         let by_connection = seen.as_stats();
         let stats = counted.unwrap_or(&by_connection);
         Self {
@@ -214,7 +280,7 @@ impl Edge {
             errors: stats.errors,
             p50_ms: stats.quantile_ms(0.50),
             p99_ms: stats.quantile_ms(0.99),
-            encrypted: seen.mutual_tls > 0 && seen.plain == 0,
+            encrypted: seen.protection.all_mutual_tls().unwrap_or(false),
             source_identity: seen.source_identity,
             destination_identity: seen.destination_identity,
             via: seen.via,

@@ -11,7 +11,7 @@
 //! | `kubelet` | the actor that makes what runs equal to what is asked for |
 //! | `cluster`, `objects`, `overlay`, `vips`, `hosts`, `tokens` | the API server's part |
 //! | `node`, `pod`, `process`, `probe`, `programs` | the node's part |
-//! | [`edges`], [`access`], [`topology`], `observer` | who talks to whom, from what programs and proxies saw |
+//! | [`edges`], [`access`], [`topology`], `observer`, `scrape` | who talks to whom, from what programs and proxies saw |
 
 pub mod access;
 mod cluster;
@@ -28,11 +28,12 @@ mod pod;
 mod probe;
 mod process;
 mod programs;
+mod scrape;
 mod tokens;
 pub mod topology;
 mod vips;
 
 pub use mesh::{LocalMesh, ProcessUse, Wire};
-pub use observer::{Observer, window as observer_window};
+pub use observer::{Observer, Totals};
 pub use options::{LocalOptions, WaypointKind};
 pub use process::{Process, ProcessState};

@@ -1,69 +1,101 @@
-//! Puts the edges of the mesh together: asks the programs, reads the proxies' logs.
+//! Puts the edges of the mesh together: asks the programs, reads the proxies' logs and metrics.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use istiod_lite::source::NamespacedName;
 
-use super::access::{AccessLine, Tail};
-use super::edges::{Edge, EdgeKey, Sightings};
+use super::access::Tail;
+use super::edges::{Edge, EdgeKey, Protection, Sightings};
 use super::hosts;
+use super::mesh::LocalMesh;
+use super::scrape;
 use super::topology::Topology;
 use crate::demo::stats::{self, EdgeStats};
 
+/// Counter of connections that a node proxy opened (wire contract, section 7).
+const OPENED: &str = "istio_tcp_connections_opened_total";
+
 /// Counts of one edge as one pod tells them.
 type Told = BTreeMap<(EdgeKey, NamespacedName), EdgeStats>;
+
+/// Counts of one edge up to a moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Total {
+    stats: EdgeStats,
+    protection: Protection,
+}
+
+/// Counts of all edges up to a moment.
+pub type Totals = BTreeMap<EdgeKey, Total>;
 
 /// Watches all edges from the moment it is made or [`Observer::reset`].
 #[derive(Default)]
 pub struct Observer {
     tails: BTreeMap<String, Tail>,
+    opened: BTreeMap<String, BTreeMap<String, u64>>,
     sightings: Sightings,
     baseline: Told,
     told: Told,
+    topology: std::sync::Arc<Topology>,
 }
 
 impl Observer {
-    /// Reads everything new and gives all edges, with counts since the last reset.
-    pub async fn look(&mut self, topology: &Arc<Topology>) -> Vec<Edge> {
-        self.ask_programs(topology).await;
-        self.read_logs(topology);
-        self.edges()
+    /// Takes in everything new.
+    pub async fn look(&mut self, mesh: &LocalMesh) {
+        let topology = mesh.topology().borrow().clone();
+        self.topology = topology.clone();
+        self.ask_programs(&topology).await;
+        self.read_logs(&topology);
+        self.read_metrics(mesh, &topology).await;
     }
 
     /// Forgets what was before: counts begin anew. Call it after [`Observer::look`].
     pub fn reset(&mut self) {
-        self.sightings = Sightings::default();
+        self.sightings.reset();
         self.baseline = self.told.clone();
     }
 
-    /// All counts now, to measure a window with [`window`].
-    pub fn totals(&self) -> BTreeMap<EdgeKey, EdgeStats> {
-        let mut totals = self.counted();
+    /// All counts now, to measure from later with [`Observer::edges_since`].
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::new();
+        for (key, stats) in self.counted() {
+            totals.entry(key).or_default().stats = stats;
+        }
         for key in self.sightings.keys() {
-            if let (false, Some(seen)) = (totals.contains_key(key), self.sightings.get(key)) {
-                totals.insert(key.clone(), seen.as_stats());
+            let Some(seen) = self.sightings.get(key) else { continue };
+            let known = totals.contains_key(key);
+            let total = totals.entry(key.clone()).or_default();
+            total.protection = seen.protection;
+            if !known {
+                total.stats = seen.as_stats();
             }
         }
         totals
     }
 
-    /// The edges, with the counts of `window` in place of all since the reset.
-    pub fn edges_in(&self, window: &BTreeMap<EdgeKey, EdgeStats>) -> Vec<Edge> {
-        let edge = |key: &EdgeKey| Edge::new(key, window.get(key), self.sightings.get(key));
-        self.keys().iter().map(edge).collect()
+    /// All edges, with counts since the reset.
+    pub fn edges(&self) -> Vec<Edge> {
+        self.edges_since(&Totals::new())
     }
 
-    fn edges(&self) -> Vec<Edge> {
-        let counted = self.counted();
-        self.keys().iter().map(|key| Edge::new(key, counted.get(key), self.sightings.get(key))).collect()
+    /// All edges, with counts since those of `before` were taken.
+    pub fn edges_since(&self, before: &Totals) -> Vec<Edge> {
+        let nothing = Total::default();
+        let edges = self.totals().into_iter().map(|(key, now)| {
+            let before = before.get(&key).unwrap_or(&nothing);
+            let mut edge = Edge::new(&key, Some(&now.stats.since(&before.stats)), self.sightings.get(&key));
+            // Without a new connection in between, those that were open go on as they were.
+            let lately = now.protection.since(before.protection).all_mutual_tls();
+            edge.encrypted = lately.unwrap_or(edge.encrypted) && self.is_captured(&key.source);
+            edge
+        });
+        edges.collect()
     }
 
-    fn keys(&self) -> Vec<EdgeKey> {
-        let mut keys: Vec<EdgeKey> = self.counted().into_keys().chain(self.sightings.keys().cloned()).collect();
-        keys.sort();
-        keys.dedup();
-        keys
+    /// Whether all pods of a workload are captured.
+    fn is_captured(&self, workload: &NamespacedName) -> bool {
+        let of = |name: &NamespacedName| self.topology.workload(name).as_ref() == Some(workload);
+        self.topology.pods.iter().filter(|(name, _)| of(name)).all(|(_, facts)| facts.captured)
     }
 
     /// What the programs counted since the reset, all pods of a workload together.
@@ -94,16 +126,26 @@ impl Observer {
     fn read_logs(&mut self, topology: &Topology) {
         for proxy in &topology.proxies {
             let tail = self.tails.entry(proxy.name.clone()).or_insert_with(|| Tail::new(proxy.access_log.clone()));
-            let lines: Vec<AccessLine> = tail.read();
-            for line in lines {
+            for line in tail.read() {
                 self.sightings.take(&proxy.name, &line, topology);
             }
         }
     }
-}
 
-/// What happened between two totals.
-pub fn window(before: &BTreeMap<EdgeKey, EdgeStats>, now: &BTreeMap<EdgeKey, EdgeStats>) -> BTreeMap<EdgeKey, EdgeStats> {
-    let nothing = EdgeStats::default();
-    now.iter().map(|(key, stats)| (key.clone(), stats.since(before.get(key).unwrap_or(&nothing)))).collect()
+    async fn read_metrics(&mut self, mesh: &LocalMesh, topology: &Topology) {
+        for proxy in topology.proxies.iter().filter(|proxy| proxy.name.starts_with("ztunnel/")) {
+            // A proxy that is dead or busy is asked again at the next look.
+            let Ok(text) = mesh.metrics(&proxy.name).await else { continue };
+            let before = self.opened.entry(proxy.name.clone()).or_default();
+            for sample in scrape::samples(&text, OPENED) {
+                let count = sample.value as u64;
+                let known = before.insert(sample.series(), count).unwrap_or(0);
+                // One that has become less is of a proxy that was started again.
+                let new = if count < known { count } else { count - known };
+                if new > 0 {
+                    self.sightings.take_opened(&sample, new, topology);
+                }
+            }
+        }
+    }
 }

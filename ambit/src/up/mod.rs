@@ -6,7 +6,6 @@ mod report;
 mod screen;
 mod table;
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,10 +13,9 @@ use std::time::{Duration, Instant};
 pub use args::UpArgs;
 pub use report::Report;
 
-use crate::demo::stats::EdgeStats;
 use crate::error::{Error, Result};
-use crate::local::edges::EdgeKey;
-use crate::local::{LocalMesh, LocalOptions, Observer, observer_window};
+use crate::local::edges::RefusalSeen;
+use crate::local::{LocalMesh, LocalOptions, Observer, Totals};
 use screen::Screen;
 use table::Scene;
 
@@ -29,6 +27,9 @@ const PRINT: Duration = Duration::from_secs(5);
 
 /// Time over which rates and latencies of the table are measured.
 const WINDOW: Duration = Duration::from_secs(5);
+
+/// Time for which the table shows a refusal.
+const REFUSAL: Duration = Duration::from_secs(60);
 
 /// Time after which everything must have stopped.
 const STOP: Duration = Duration::from_millis(2500);
@@ -129,7 +130,7 @@ struct Viewer<'a> {
     watched: &'a Watched,
     mesh: &'a LocalMesh,
     observer: Observer,
-    history: Vec<(Instant, BTreeMap<EdgeKey, EdgeStats>)>,
+    history: Vec<(Instant, Totals)>,
     screen: Option<Screen>,
     began: Instant,
     printed: Instant,
@@ -144,8 +145,7 @@ impl<'a> Viewer<'a> {
 
     /// Begins to count: what was before everything was ready is the start's business.
     async fn begin(&mut self) {
-        let topology = self.mesh.topology().borrow().clone();
-        self.observer.look(&topology).await;
+        self.observer.look(self.mesh).await;
         self.observer.reset();
         self.began = Instant::now();
         self.history = vec![(self.began, self.observer.totals())];
@@ -156,11 +156,9 @@ impl<'a> Viewer<'a> {
     }
 
     async fn draw(&mut self) {
-        let topology = self.mesh.topology().borrow().clone();
-        self.observer.look(&topology).await;
+        self.observer.look(self.mesh).await;
         let now = Instant::now();
-        let totals = self.observer.totals();
-        self.history.push((now, totals.clone()));
+        self.history.push((now, self.observer.totals()));
         let fresh = self.history.iter().position(|(at, _)| now.duration_since(*at) <= WINDOW).unwrap_or(0);
         self.history.drain(..fresh.saturating_sub(1));
         if self.json || (self.screen.is_none() && self.printed.elapsed() < PRINT) {
@@ -168,9 +166,10 @@ impl<'a> Viewer<'a> {
         }
         self.printed = now;
         let Some((since, before)) = self.history.first() else { return };
-        let edges = self.observer.edges_in(&observer_window(before, &totals));
+        let mut edges = self.observer.edges_since(before);
+        let old = |refusal: &RefusalSeen| refusal.read.elapsed() > REFUSAL;
+        edges.iter_mut().for_each(|edge| edge.refusal = edge.refusal.take().filter(|refusal| !old(refusal)));
         let notices = self.notices().await;
-        let istiod = self.mesh.process("istiod").ok().and_then(|process| process.state().pid);
         let scene = Scene {
             edges: &edges,
             window: now.duration_since(*since),
@@ -179,7 +178,7 @@ impl<'a> Viewer<'a> {
             notices: &notices,
             directory: &self.watched.path,
             demo: self.watched.demo,
-            kill_control_plane: istiod.map(|_| "pkill -9 -f 'ambit-istiod-of-this-bed'".to_owned()),
+            kill_control_plane: format!("pkill -9 -f 'istiod --source-dir {}'", self.mesh.manifests().display()),
         };
         match &mut self.screen {
             Some(screen) => screen.show(|width| scene.draw(width)),
@@ -204,7 +203,7 @@ impl<'a> Viewer<'a> {
 
     async fn report(&mut self, ready: Duration) -> Report {
         let topology = self.mesh.topology().borrow().clone();
-        let edges = self.observer.look(&topology).await;
-        Report::of(self.mesh, &topology, edges, ready, self.began.elapsed())
+        self.observer.look(self.mesh).await;
+        Report::of(self.mesh, &topology, self.observer.edges(), ready, self.began.elapsed())
     }
 }

@@ -24,7 +24,7 @@ pub struct Scene<'a> {
     /// Whether that is the demonstration.
     pub demo: bool,
     /// How to kill the control plane, from another terminal.
-    pub kill_control_plane: Option<String>,
+    pub kill_control_plane: String,
 }
 
 impl Scene<'_> {
@@ -133,9 +133,11 @@ impl Scene<'_> {
                 &format!("  mv {directory}/deny-billing.yaml.off {directory}/deny-billing.yaml   # the waypoint answers 403"),
             );
         }
-        if let Some(command) = &self.kill_control_plane {
-            line(text, width, &format!("  {command}   # kill the control plane: traffic goes on, it comes back by itself"));
-        }
+        line(
+            text,
+            width,
+            &format!("  {}   # kill the control plane: traffic goes on, it comes back by itself", self.kill_control_plane),
+        );
         line(text, width, "Ctrl-C stops everything.");
     }
 }
@@ -199,6 +201,7 @@ mod tests {
                 by: "waypoint/billing/waypoint".into(),
                 detail: None,
                 at: "2026-01-01T10:11:12.000Z".into(),
+                read: std::time::Instant::now(),
             }),
             last_error: None,
         }
@@ -213,7 +216,7 @@ mod tests {
             notices: &["a notice".to_owned()],
             directory: Path::new("demo"),
             demo: true,
-            kill_control_plane: Some("kill -9 7".into()),
+            kill_control_plane: "kill -9 7".into(),
         };
         scene.draw(width)
     }

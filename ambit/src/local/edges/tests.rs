@@ -32,7 +32,7 @@ fn line(text: &str) -> AccessLine {
 fn only(sightings: &Sightings) -> (EdgeKey, Seen) {
     let keys: Vec<&EdgeKey> = sightings.keys().collect();
     assert_eq!(keys.len(), 1, "{keys:?}");
-    (keys[0].clone(), sightings.get(keys[0]).unwrap().clone())
+    (keys[0].clone(), sightings.get(keys[0]).unwrap())
 }
 
 const API: &str = "spiffe://cluster.local/ns/shop/sa/api";
@@ -62,14 +62,14 @@ fn an_edge_through_a_waypoint_ends_at_the_workload_behind_it() {
     assert_eq!(seen.source_identity.as_deref(), Some(API));
     assert_eq!(seen.destination_identity.as_deref(), Some(BILLING));
     assert_eq!(seen.via.as_deref(), Some("billing/waypoint"));
-    assert_eq!((seen.connections, seen.mutual_tls), (1, 2));
-    assert!(Edge::new(&key, None, Some(&seen)).encrypted);
+    assert_eq!((seen.connections, seen.protection.mutual_tls), (1, 2));
+    assert!(Edge::new(&key, None, Some(seen.clone())).encrypted);
 }
 
 #[test]
 fn one_hop_in_clear_makes_the_edge_not_encrypted() {
     let (key, seen) = only(&through_the_waypoint("none"));
-    assert!(!Edge::new(&key, None, Some(&seen)).encrypted);
+    assert!(!Edge::new(&key, None, Some(seen.clone())).encrypted);
     assert!(!Edge::new(&key, None, None).encrypted);
 }
 
@@ -82,7 +82,7 @@ fn a_refusal_keeps_its_reason_and_policy() {
     ));
     sightings.take("ztunnel/node-2", &refused, &topology());
     let (key, seen) = only(&sightings);
-    let edge = Edge::new(&key, None, Some(&seen));
+    let edge = Edge::new(&key, None, Some(seen.clone()));
     let refusal = edge.refusal.unwrap();
     assert_eq!((refusal.reason.as_str(), refusal.policy.as_deref()), ("policy_denied_explicit", Some("billing/no")));
     assert_eq!((refusal.by.as_str(), refusal.detail.as_deref()), ("ztunnel/node-2", Some("a sentence")));
@@ -93,8 +93,24 @@ fn a_refusal_keeps_its_reason_and_policy() {
 fn the_callers_own_counts_go_before_connections() {
     let (key, seen) = only(&through_the_waypoint("mutual_tls"));
     let counted = EdgeStats { protocol: "http".into(), requests: 50, errors: 1, ..EdgeStats::default() };
-    let edge = Edge::new(&key, Some(&counted), Some(&seen));
+    let edge = Edge::new(&key, Some(&counted), Some(seen.clone()));
     assert_eq!((edge.protocol.as_str(), edge.requests, edge.errors), ("http", 50, 1));
-    let edge = Edge::new(&key, None, Some(&seen));
+    let edge = Edge::new(&key, None, Some(seen.clone()));
     assert_eq!((edge.protocol.as_str(), edge.requests, edge.p50_ms), ("tcp", 1, Some(3.0)));
+}
+
+#[test]
+fn what_a_waypoint_reached_is_known_from_the_metrics_of_the_pods_node() {
+    let mut sightings = through_the_waypoint("mutual_tls");
+    let mut topology = topology();
+    let billing = NamespacedName::new("billing", "billing-v1");
+    topology.pods.get_mut(&billing).unwrap().services = vec![NamespacedName::new("billing", "billing")];
+    let key = only(&sightings).0;
+    sightings.seen.get_mut(&key).unwrap().destination_identity = None;
+    let text = "opened{reporter=\"destination\",source_workload=\"waypoint\",source_workload_namespace=\"billing\",\
+                destination_workload=\"billing-v1\",destination_workload_namespace=\"billing\",\
+                destination_principal=\"cluster.local/ns/billing/sa/billing\"} 1";
+    let sample = crate::local::scrape::samples(text, "opened").next().unwrap();
+    sightings.take_opened(&sample, 1, &topology);
+    assert_eq!(sightings.get(&key).unwrap().destination_identity.as_deref(), Some(BILLING));
 }
