@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::binding::Binding;
 use super::links::slice_service;
@@ -33,9 +34,10 @@ impl Index {
                     self.waypoints_seeing(&service, changed);
                 }
             }
+            // Its labels enrol and bind, its annotations set what services do not say; the rest is nobody's concern.
             Object::Namespace(namespace) => {
-                let labels = other.map(|other| other.metadata().labels.as_ref());
-                if labels != Some(namespace.metadata.labels.as_ref()) {
+                let says = |metadata: &ObjectMeta| (metadata.labels.clone(), metadata.annotations.clone());
+                if other.map(|other| says(other.metadata())) != Some(says(&namespace.metadata)) {
                     self.namespace_affected(&name.name, changed);
                 }
             }

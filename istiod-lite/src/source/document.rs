@@ -53,7 +53,7 @@ const FOREIGN_GROUPS: &[&str] =
 pub(super) fn parse(file: &Path, text: &str) -> Parsed {
     let mut parsed = Parsed::default();
     for (offset, text) in split(text) {
-        let value: Value = match serde_saphyr::from_str::<Option<Value>>(text) {
+        let value: Value = match serde_saphyr::from_str_with_options::<Option<Value>>(text, yaml_1_2()) {
             Ok(None | Some(Value::Null)) => continue,
             Ok(Some(value)) => value,
             Err(error) => {
@@ -162,6 +162,11 @@ fn split(text: &str) -> Vec<(usize, &str)> {
     }
     documents.push((first_line, &text[start..]));
     documents
+}
+
+/// YAML 1.2: `yes`, `on` and `y` are strings.
+fn yaml_1_2() -> serde_saphyr::Options {
+    serde_saphyr::options! { strict_booleans: true, with_snippet: false }
 }
 
 /// The parser's message, without the picture of the source that it may draw below.

@@ -9,6 +9,8 @@ mod document;
 mod layer;
 mod lines;
 mod object;
+#[cfg(test)]
+pub(crate) mod testing;
 mod typed;
 mod validate;
 

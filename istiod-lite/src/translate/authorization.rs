@@ -243,7 +243,7 @@ fn strings(values: &[String]) -> Vec<StringMatch> {
 /// `*` is presence, `x*` a prefix, `*x` a suffix, anything else exact.
 fn string_match(value: &str) -> StringMatch {
     let match_type = match (value, value.strip_suffix('*'), value.strip_prefix('*')) {
-        ("*", ..) => MatchType::Presence(Default::default()),
+        ("*", ..) => MatchType::Presence(()),
         (_, Some(prefix), _) => MatchType::Prefix(prefix.to_owned()),
         (_, None, Some(suffix)) => MatchType::Suffix(suffix.to_owned()),
         (exact, None, None) => MatchType::Exact(exact.to_owned()),

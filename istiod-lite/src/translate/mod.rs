@@ -5,6 +5,3 @@ mod origin;
 pub mod peer_authentication;
 pub mod waypoint;
 pub mod workload;
-
-#[cfg(test)]
-mod tests;

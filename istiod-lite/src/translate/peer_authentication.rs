@@ -112,7 +112,7 @@ fn port_rules(index: &Index, policy: &PeerAuthentication) -> Option<Rules> {
 }
 
 fn deny_without_identity(key: &NamespacedName, further: Vec<Rules>) -> Authorization {
-    let anyone = StringMatch { match_type: Some(MatchType::Presence(Default::default())) };
+    let anyone = StringMatch { match_type: Some(MatchType::Presence(())) };
     let mut rules = vec![Rules { matches: vec![Match { not_principals: vec![anyone], ..Match::default() }] }];
     rules.extend(further);
     Authorization {
