@@ -2,8 +2,10 @@
 
 mod child;
 mod fork;
+mod limits;
 mod packet_ring;
 
 pub use child::{Step, before_exec};
 pub use fork::{Fork, fork_while_single_threaded};
+pub use limits::raise_open_files;
 pub use packet_ring::{Packet, PacketRing};

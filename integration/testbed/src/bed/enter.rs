@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use ambit_runtime::sys::{Fork, fork_while_single_threaded};
+use ambit_runtime::sys::{Fork, fork_while_single_threaded, raise_open_files};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -48,6 +48,8 @@ pub fn enter() -> Result<(), Error> {
     if threads != 1 {
         return Err(Error::Plan(format!("bed::enter() must come first in main: there are already {threads} threads")));
     }
+    // For this program and all that it starts; a user who may not have more files goes on with what there is.
+    let _ = raise_open_files();
     separate()?;
     let mask = block_signals().map_err(Error::io("block signals"))?;
     let (lifeline, held) = nix::unistd::pipe().map_err(io::Error::from).map_err(Error::io("make a pipe"))?;
