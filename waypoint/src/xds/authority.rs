@@ -38,10 +38,15 @@ pub fn table(mut config: pb::RouteConfiguration) -> Compiled<TerminateTable> {
 fn add(mut host: pb::VirtualHost, table: &mut TerminateTable) -> Compiled<()> {
     let name = take(&mut host.name);
     let domains = take(&mut host.domains);
-    for route in take(&mut host.routes) {
-        connect_route(route)?;
-    }
-    let rbac = per_filter(take(&mut host.typed_per_filter_config)).under("typed_per_filter_config")?;
+    let mut filters = take(&mut host.typed_per_filter_config);
+    let mut routes = take(&mut host.routes);
+    let (Some(mut route), true) = (routes.pop(), routes.is_empty()) else {
+        return Err(Problem::new("exactly one route is implemented here"));
+    };
+    // What a route says about a filter goes before what its virtual host says.
+    filters.extend(take(&mut route.typed_per_filter_config));
+    connect_route(route)?;
+    let rbac = per_filter(filters).under("typed_per_filter_config")?;
     finish(&host)?;
     let host = Arc::new(TerminateHost { name, rbac });
     for domain in domains {

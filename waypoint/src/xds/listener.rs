@@ -22,7 +22,7 @@ use super::{
     read::{Compiled, Problem, Under, finish, port, required, type_of, unpack},
     state, text, tls,
 };
-use crate::compiled::{Inbound, Terminate};
+use crate::compiled::{Inbound, MatchNode, Terminate};
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const SET_STATE: &str = "envoy.extensions.filters.http.set_filter_state.v3.Config";
@@ -152,7 +152,7 @@ fn kept_facts(mut config: HttpState) -> Compiled<()> {
         let (key, text) = state::value(value)?;
         match (key.as_str(), text.as_str()) {
             (state::LOCAL_ADDRESS, "%REQ(:AUTHORITY)%")
-            | (state::REMOTE_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS%")
+            | (state::REMOTE_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS%" | "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%")
             | (text::PEER_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%") => {}
             _ => return Err(Problem::new(format!("filter state {key:?} from {text:?} is not implemented"))),
         }
@@ -168,8 +168,7 @@ fn inbound(mut listener: Listener) -> Compiled<Inbound> {
     }
     listener.listener_filters_timeout = None;
     listener.continue_on_listener_filters_timeout = false;
-    let matcher =
-        matcher::node(required(listener.filter_chain_matcher.take(), "filter_chain_matcher")?).under("filter_chain_matcher")?;
+    let matcher = listener.filter_chain_matcher.take().map(matcher::node).transpose().under("filter_chain_matcher")?;
     let mut chains = HashMap::new();
     for part in take(&mut listener.filter_chains) {
         let at = format!("filter_chains[{}]", part.name);
@@ -177,6 +176,15 @@ fn inbound(mut listener: Listener) -> Compiled<Inbound> {
         chains.insert(compiled.name.clone(), Arc::new(compiled));
     }
     finish(&listener)?;
+    let matcher = match (matcher, chains.len()) {
+        (Some(matcher), _) => matcher,
+        // Without matcher the only chain takes everything; without chain nothing is taken.
+        (None, 0 | 1) => match chains.keys().next() {
+            Some(only) => MatchNode::Chain(only.clone()),
+            None => MatchNode::Port { ports: HashMap::new(), otherwise: None },
+        },
+        (None, _) => return Err(Problem::new("several filter chains without filter_chain_matcher are not implemented")),
+    };
     Ok(Inbound { matcher, chains })
 }
 

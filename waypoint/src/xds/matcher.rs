@@ -9,7 +9,16 @@ use ambit_api::{
             core::v3::TypedExtensionConfig,
             r#type::matcher::v3::{
                 Matcher,
-                matcher::{MatcherTree, MatcherType, OnMatch, matcher_tree::TreeType, on_match},
+                matcher::{
+                    MatcherList, MatcherTree, MatcherType, OnMatch,
+                    matcher_list::{
+                        Predicate,
+                        predicate::{MatchType, SinglePredicate, single_predicate},
+                    },
+                    matcher_tree::TreeType,
+                    on_match,
+                },
+                string_matcher::MatchPattern,
             },
         },
     },
@@ -31,7 +40,7 @@ pub fn node(matcher: Matcher) -> Compiled<MatchNode> {
     let otherwise = matcher.on_no_match.map(|m| on_match(*m)).transpose().under("on_no_match")?;
     match required(matcher.matcher_type, "a matcher")? {
         MatcherType::MatcherTree(tree) => self::tree(tree, otherwise).under("matcher_tree"),
-        MatcherType::MatcherList(_) => Err(Problem::new("matcher_list is not implemented")),
+        MatcherType::MatcherList(list) => self::list(list, otherwise).under("matcher_list"),
     }
 }
 
@@ -48,42 +57,107 @@ fn on_match(m: OnMatch) -> Compiled<Arc<MatchNode>> {
     }))
 }
 
+/// What a matcher looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Address,
+    Port,
+    Protocol,
+}
+
+fn input(config: Option<TypedExtensionConfig>) -> Compiled<Input> {
+    let any = required(required(config, "input")?.typed_config, "input.typed_config")?;
+    match type_of(&any).strip_prefix(INPUTS) {
+        Some("DestinationIPInput") => Ok(Input::Address),
+        Some("DestinationPortInput") => Ok(Input::Port),
+        Some("ApplicationProtocolInput") => Ok(Input::Protocol),
+        _ => Err(Problem::new(format!("{} is not implemented", type_of(&any)))),
+    }
+}
+
+/// Values of one input with where each leads; of equal values the first counts.
+fn exact(input: Input, values: Vec<(String, Arc<MatchNode>)>, otherwise: Option<Arc<MatchNode>>) -> Compiled<MatchNode> {
+    match input {
+        Input::Address => {
+            let parse = |text: &str| text.parse().map_err(|_| Problem::new(format!("{text:?} is not an address")));
+            Ok(MatchNode::Address { hosts: keyed(values, parse)?, ranges: Vec::new(), otherwise })
+        }
+        Input::Port => {
+            let parse = |text: &str| text.parse().map_err(|_| Problem::new(format!("{text:?} is not a port")));
+            Ok(MatchNode::Port { ports: keyed(values, parse)?, otherwise })
+        }
+        Input::Protocol => Ok(MatchNode::Protocol { protocols: keyed(values, protocol)?, otherwise }),
+    }
+}
+
+fn keyed<K: Eq + std::hash::Hash>(
+    values: Vec<(String, Arc<MatchNode>)>,
+    parse: impl Fn(&str) -> Compiled<K>,
+) -> Compiled<HashMap<K, Arc<MatchNode>>> {
+    let mut map = HashMap::new();
+    for (text, node) in values {
+        map.entry(parse(&text)?).or_insert(node);
+    }
+    Ok(map)
+}
+
+/// Envoy writes the detected protocols in single quotes.
+fn protocol(text: &str) -> Compiled<AppProtocol> {
+    match text {
+        "'http/1.1'" | "'http/1.0'" => Ok(AppProtocol::Http1),
+        "'h2c'" => Ok(AppProtocol::Http2),
+        other => Err(Problem::new(format!("protocol {other} is not implemented"))),
+    }
+}
+
 fn tree(tree: MatcherTree, otherwise: Option<Arc<MatchNode>>) -> Compiled<MatchNode> {
-    let input = required(tree.input, "input")?;
-    let any = required(input.typed_config, "input.typed_config")?;
-    let kind = type_of(&any).strip_prefix(INPUTS).unwrap_or_default().to_owned();
-    match (kind.as_str(), required(tree.tree_type, "a tree")?) {
-        ("DestinationIPInput", TreeType::CustomMatch(custom)) => ranges(custom, otherwise).under("custom_match"),
-        ("DestinationIPInput", TreeType::ExactMatchMap(map)) => {
-            let mut hosts = HashMap::new();
+    match (input(tree.input)?, required(tree.tree_type, "a tree")?) {
+        (Input::Address, TreeType::CustomMatch(custom)) => ranges(custom, otherwise).under("custom_match"),
+        (input, TreeType::ExactMatchMap(map)) => {
+            let mut values = Vec::new();
             for (text, m) in map.map {
-                let ip = text.parse().map_err(|_| Problem::new(format!("{text:?} is not an address")))?;
-                hosts.insert(ip, on_match(m).under(text)?);
+                let node = on_match(m).under(&text)?;
+                values.push((text, node));
             }
-            Ok(MatchNode::Address { hosts, ranges: Vec::new(), otherwise })
+            exact(input, values, otherwise).under("exact_match_map")
         }
-        ("DestinationPortInput", TreeType::ExactMatchMap(map)) => {
-            let mut ports = HashMap::new();
-            for (text, m) in map.map {
-                let port = text.parse().map_err(|_| Problem::new(format!("{text:?} is not a port")))?;
-                ports.insert(port, on_match(m).under(text)?);
+        (input, _) => Err(Problem::new(format!("this kind of tree over {input:?} is not implemented"))),
+    }
+}
+
+/// A list whose predicates all compare the same input with texts, which is a map written another way.
+fn list(list: MatcherList, otherwise: Option<Arc<MatchNode>>) -> Compiled<MatchNode> {
+    let mut common = None;
+    let mut values = Vec::new();
+    for matcher in list.matchers {
+        let node = on_match(required(matcher.on_match, "on_match")?)?;
+        let mut tests = Vec::new();
+        comparisons(required(matcher.predicate, "predicate")?, &mut tests).under("predicate")?;
+        for (input, text) in tests {
+            if *common.get_or_insert(input) != input {
+                return Err(Problem::new("a list over several inputs is not implemented"));
             }
-            Ok(MatchNode::Port { ports, otherwise })
+            values.push((text, node.clone()));
         }
-        ("ApplicationProtocolInput", TreeType::ExactMatchMap(map)) => {
-            let mut protocols = HashMap::new();
-            for (text, m) in map.map {
-                // Envoy writes the detected protocols in single quotes.
-                let protocol = match text.as_str() {
-                    "'http/1.1'" | "'http/1.0'" => AppProtocol::Http1,
-                    "'h2c'" => AppProtocol::Http2,
-                    other => return Err(Problem::new(format!("protocol {other} is not implemented"))),
-                };
-                protocols.insert(protocol, on_match(m).under(text)?);
+    }
+    exact(required(common, "matchers")?, values, otherwise)
+}
+
+fn comparisons(predicate: Predicate, into: &mut Vec<(Input, String)>) -> Compiled<()> {
+    match required(predicate.match_type, "match_type")? {
+        MatchType::SinglePredicate(SinglePredicate { input: config, matcher }) => {
+            let Some(single_predicate::Matcher::ValueMatch(value)) = matcher else {
+                return Err(Problem::new("only value_match is implemented"));
+            };
+            match (value.ignore_case, value.match_pattern) {
+                (false, Some(MatchPattern::Exact(text))) => into.push((input(config)?, text)),
+                _ => return Err(Problem::new("only exact is implemented").under("value_match")),
             }
-            Ok(MatchNode::Protocol { protocols, otherwise })
+            Ok(())
         }
-        _ => Err(Problem::new(format!("this tree over {} is not implemented", type_of(&any)))),
+        MatchType::OrMatcher(any) => any.predicate.into_iter().try_for_each(|p| comparisons(p, into)),
+        MatchType::AndMatcher(_) => Err(Problem::new("and_matcher is not implemented")),
+        MatchType::NotMatcher(_) => Err(Problem::new("not_matcher is not implemented")),
     }
 }
 
