@@ -20,6 +20,9 @@ use crate::{Error, Output};
 /// Content of `/etc/resolv.conf` where nothing else is asked for: there is no resolver in the bed, names come from the hosts file.
 const NO_RESOLVER: &str = "options timeout:1 attempts:1\n";
 
+/// Directory for the temporary files of programs, below that of the place.
+const TEMPORARY: &str = "tmp";
+
 /// What [`Node`](crate::Node) and [`Pod`](crate::Pod) have in common.
 #[derive(Debug)]
 pub struct Place {
@@ -34,7 +37,8 @@ pub struct Place {
 impl Place {
     pub(crate) fn new(hostname: &str, ipv4: Ipv4Addr, ipv6: Ipv6Addr, dir: PathBuf) -> Result<Self, Error> {
         let netns = NetNs::create().map_err(Error::io(format!("make the network namespace of {hostname}")))?;
-        std::fs::create_dir_all(&dir).map_err(Error::io(format!("make {}", dir.display())))?;
+        let temporary = dir.join(TEMPORARY);
+        std::fs::create_dir_all(&temporary).map_err(Error::io(format!("make {}", temporary.display())))?;
         let place = Self { netns, hostname: hostname.to_owned(), ipv4, ipv6, dir, processes: Mutex::default() };
         sysctl::set(&place.netns, sysctl::CLIENT)?;
         place.set_hosts(&[])?;
@@ -84,12 +88,13 @@ impl Place {
         write_in_place(&path, text).map_err(Error::io(format!("write the resolver settings of {}", self.hostname)))
     }
 
-    /// Starts a program here. Must be called inside a tokio runtime.
+    /// Starts a program here. Must be called inside a tokio runtime. Unless the command says otherwise, `TMPDIR` is a directory in
+    /// memory, so that temporary files do not outlive the bed.
     ///
     /// # Errors
     /// The program does not exist or cannot be executed, or an output file cannot be opened.
     pub fn spawn(&self, command: Command) -> Result<Process, Error> {
-        let process = command.start(self.steps()?)?;
+        let process = command.start(self.steps()?, &self.dir.join(TEMPORARY))?;
         let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
         processes.retain(Process::is_running);
         processes.push(process.clone());

@@ -123,8 +123,11 @@ impl Command {
         self
     }
 
-    pub(crate) fn start(mut self, mut steps: Vec<Step>) -> Result<Process, Error> {
+    pub(crate) fn start(mut self, mut steps: Vec<Step>, temporary: &Path) -> Result<Process, Error> {
         steps.push(Step::UnblockSignals);
+        if self.inner.get_envs().all(|(name, _)| name != "TMPDIR") {
+            self.inner.env("TMPDIR", temporary);
+        }
         let stdout = stdio(&self.stdout)?;
         let stderr = stdio(&self.stderr)?;
         self.inner.stdout(stdout).stderr(stderr).process_group(0);

@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_change_of_hosts_is_seen_by_a_running_program", hosts_change),
         test("a_program_can_be_signalled_waited_for_and_measured", signals_and_usage),
         test("output_goes_to_a_file_of_the_bed", output_to_file),
+        test("temporary_files_are_made_in_memory", temporary_files),
         test("a_program_that_does_not_exist_is_named", missing_program),
         test("a_panic_inside_a_namespace_brings_the_thread_back", panic_inside),
     ]
@@ -102,6 +103,18 @@ async fn output_to_file() -> anyhow::Result<()> {
         node.spawn(Command::new("sh").args(["-c", "echo out; echo err >&2"]).output(Output::File(path.clone())))?.wait().await;
     ensure!(status.success());
     ensure!(std::fs::read_to_string(path)? == "out\nerr\n");
+    Ok(())
+}
+
+async fn temporary_files() -> anyhow::Result<()> {
+    let bed = Bed::new(BedConfig::default()).await?;
+    let node = bed.add_node("node-1").await?;
+    let made = node.run(Command::new("mktemp")).await?.stdout;
+    ensure!(made.starts_with(&format!("{}/", bed.dir().display())), "{made}");
+    let told = node.run(Command::new("sh").args(["-c", "echo $TMPDIR"]).env("TMPDIR", "/elsewhere")).await?.stdout;
+    ensure!(told == "/elsewhere\n", "{told}");
+    drop(bed);
+    ensure!(!std::path::Path::new(made.trim()).exists());
     Ok(())
 }
 
