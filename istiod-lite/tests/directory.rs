@@ -120,3 +120,11 @@ async fn a_directory_that_does_not_exist_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     assert!(Directory::new(vec![directory.path().join("absent")]).is_err());
 }
+
+#[tokio::test]
+async fn the_demonstration_is_read_without_a_problem() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/demo");
+    let (source, first) = open(&demo).await;
+    assert!(!first.is_empty());
+    assert_eq!(*source.problems(), []);
+}

@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::binding::Binding;
-use super::links::slice_service;
 use super::objects::in_namespace;
 use super::waypoint::{RouteKey, route_parents};
 use super::{ChangedKey, Index, Requester, selects};
@@ -29,11 +28,6 @@ impl Index {
                 self.waypoints_of_pod(pod, changed);
             }
             Object::Service(service) => self.service_affected(service, &name, changed),
-            Object::EndpointSlice(slice) => {
-                if let Some(service) = slice_service(slice) {
-                    self.waypoints_seeing(&service, changed);
-                }
-            }
             // Its labels enrol and bind, its annotations set what services do not say; the rest is nobody's concern.
             Object::Namespace(namespace) => {
                 let says = |metadata: &ObjectMeta| (metadata.labels.clone(), metadata.annotations.clone());

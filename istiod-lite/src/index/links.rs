@@ -68,8 +68,6 @@ pub(super) struct Links {
     pub(super) routes_into_namespace: Reverse<String, RouteKey>,
     /// Policies by the resource they target: kind and name.
     pub(super) policies_by_target: Reverse<(String, NamespacedName), NamespacedName>,
-    /// Endpoint slices by their service.
-    pub(super) slices_by_service: Reverse<NamespacedName, NamespacedName>,
 }
 
 impl Links {
@@ -99,11 +97,6 @@ impl Links {
                 let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
                 if let Some(first) = selector.and_then(|selector| selector.first_key_value()) {
                     self.services_by_selector.set(label_key(&name, Some(first)), name, present);
-                }
-            }
-            Object::EndpointSlice(slice) => {
-                if let Some(service) = slice_service(slice) {
-                    self.slices_by_service.set(service, name, present);
                 }
             }
             Object::AuthorizationPolicy(policy) => {
@@ -137,12 +130,6 @@ impl Links {
             self.routes_by_backend.set(backend, route.clone(), present);
         }
     }
-}
-
-/// The service an endpoint slice belongs to.
-pub(super) fn slice_service(slice: &k8s_openapi::api::discovery::v1::EndpointSlice) -> Option<NamespacedName> {
-    let service = slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?;
-    Some(NamespacedName::new(slice.metadata.namespace.as_deref().unwrap_or_default(), service.as_str()))
 }
 
 /// The key under which a selector with this first pair is kept.

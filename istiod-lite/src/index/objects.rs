@@ -10,7 +10,6 @@ use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::source::crd::{AuthorizationPolicy, PeerAuthentication};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey};
@@ -58,7 +57,6 @@ objects! {
     service_accounts: ServiceAccount(ServiceAccount),
     pods: Pod(Pod),
     services: Service(Service),
-    endpoint_slices: EndpointSlice(EndpointSlice),
     gateway_classes: GatewayClass(GatewayClass),
     gateways: Gateway(Gateway),
     http_routes: HttpRoute(HttpRoute),

@@ -9,7 +9,6 @@ use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::crd::{AuthorizationPolicy, PeerAuthentication};
@@ -158,7 +157,6 @@ kinds! {
     ServiceAccount(ServiceAccount), "ServiceAccount", "", ["v1"], true;
     Pod(Pod), "Pod", "", ["v1"], true;
     Service(Service), "Service", "", ["v1"], true;
-    EndpointSlice(EndpointSlice), "EndpointSlice", "discovery.k8s.io", ["v1"], true;
     GatewayClass(GatewayClass), "GatewayClass", "gateway.networking.k8s.io", ["v1", "v1beta1"], false;
     Gateway(Gateway), "Gateway", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
     HttpRoute(HttpRoute), "HTTPRoute", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;

@@ -27,7 +27,6 @@ pub(super) fn validate(object: &Object) -> Vec<FieldError> {
         Object::Namespace(_)
         | Object::Node(_)
         | Object::ServiceAccount(_)
-        | Object::EndpointSlice(_)
         | Object::GatewayClass(_)
         | Object::ReferenceGrant(_) => {}
     }
