@@ -159,13 +159,21 @@ fn fields<'a>(m: &'a Match, facts: &'a Facts<'_>) -> impl Iterator<Item = (&'sta
     .into_iter()
 }
 
+/// The rule of an ALLOW policy of which the most held.
+struct Closest<'a> {
+    score: (usize, usize),
+    policy: &'a PolicyKey,
+    rule: Option<usize>,
+    detail: String,
+}
+
 /// The refusal when no ALLOW matched: it names the rule of which the most held, and the first field that did not.
 fn closest<'a>(policies: impl Iterator<Item = &'a Policy>, facts: &Facts<'_>) -> Refusal {
-    let mut best: Option<((usize, usize), &PolicyKey, Option<usize>, String)> = None;
+    let mut best: Option<Closest<'a>> = None;
     for policy in policies {
         let mut offer = |score, rule, detail: String| {
-            if best.as_ref().is_none_or(|(held, ..)| score > *held) {
-                best = Some((score, &policy.key, rule, detail));
+            if best.as_ref().is_none_or(|best| score > best.score) {
+                best = Some(Closest { score, policy: &policy.key, rule, detail });
             }
         };
         if policy.groups.is_empty() {
@@ -178,7 +186,7 @@ fn closest<'a>(policies: impl Iterator<Item = &'a Policy>, facts: &Facts<'_>) ->
         }
     }
     match best {
-        Some((_, key, rule, detail)) => Refusal::new(Reason::PolicyDeniedNoAllowMatch, detail).by(key.clone(), rule),
+        Some(best) => Refusal::new(Reason::PolicyDeniedNoAllowMatch, best.detail).by(best.policy.clone(), best.rule),
         None => Refusal::new(Reason::PolicyDeniedNoAllowMatch, ""),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     reason::{Reason, Refusal},
     service::{Mode, Service},
     state::MeshState,
-    workload::{Tunnel, Workload},
+    workload::{Tunnel, Uid, Workload},
 };
 
 mod endpoint;
@@ -87,6 +87,8 @@ pub struct Request<'a> {
     pub destination: SocketAddr,
     /// A random number, by which one of several equals is picked.
     pub random: u64,
+    /// Endpoints and waypoints that were tried for this connection and did not answer.
+    pub avoid: &'a [Uid],
 }
 
 /// Decides where a connection goes.

@@ -53,16 +53,11 @@ async fn revoked(
     destination: SocketAddr,
 ) -> Refusal {
     let connection = Connection { source: peer.cloned(), source_ip: from.ip(), destination };
-    let mut changes = proxy.state.watch();
-    let mut seen = changes.borrow_and_update().policies;
+    let mut policies = proxy.state.policies();
     loop {
         // The sender lives in the proxy, so there is no error to wait for.
-        if changes.changed().await.is_err() {
+        if policies.changed().await.is_err() {
             return std::future::pending().await;
-        }
-        let now = changes.borrow_and_update().policies;
-        if std::mem::replace(&mut seen, now) == now {
-            continue;
         }
         if let Err(refusal) = proxy.state.read(|mesh| decide(mesh, workload, &connection)) {
             return refusal;

@@ -3,13 +3,17 @@
 mod headers;
 mod tunnel;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use ambit_hbone::copy::{self, Counters, EndedBy, TcpSide};
+use ambit_hbone::{
+    TunnelStream,
+    copy::{self, Counters, EndedBy, TcpSide},
+};
 use ambit_model::{
     Reason, Refusal,
     address::port,
-    plan::{self, Hbone, Passthrough, Plan},
+    plan::{self, Plan},
+    workload::Uid,
 };
 use ambit_runtime::{
     socket::{self, canonical},
@@ -22,38 +26,47 @@ use crate::{
     telemetry::Record,
 };
 
+/// How many endpoints of a service are tried for one connection before its first byte.
+const ATTEMPTS: usize = 3;
+
 /// Carries one captured connection to its end.
 pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
     let Ok(from) = client.peer_addr().map(canonical) else { return };
     let Ok(local) = client.local_addr().map(canonical) else { return };
     let mut record = proxy.telemetry.begin(Direction::Outbound, from, local);
     record.source_identity = Some(pod.identity.clone());
-    let planned = match proxy.place(&pod) {
-        Ok(places) => decide(&proxy, &pod, &client, &mut record).await.map(|plan| (plan, places)),
+    let opened = match proxy.place(&pod) {
+        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|server| (server, places)),
         Err(refusal) => Err(refusal),
     };
-    match planned {
-        Ok((Planned::Hbone(plan), places)) => {
-            carry(&proxy, &pod, client, from, *plan, record).await;
-            drop(places);
-        }
-        Ok((Planned::Passthrough(plan), places)) => {
-            pass(&proxy, &pod, client, *plan, record).await;
-            drop(places);
-        }
+    let (server, _places) = match opened {
+        Ok(opened) => opened,
         Err(refusal) => {
             socket::reset(client);
-            record.refused(refusal);
+            return record.refused(refusal);
         }
+    };
+    record.established();
+    let counters = Counters::default();
+    let outcome = match server {
+        Server::Tunnel(tunnel) => copy::pump(tunnel, client, &counters).await,
+        Server::Plain(server) => copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await,
+    };
+    let (sent, received) = (outcome.sent, outcome.received);
+    match outcome.ended_by {
+        EndedBy::Finished => record.finish(sent, received),
+        EndedBy::First(error) => record.broken(sent, received, Refusal::new(Reason::UpstreamReset, error.to_string())),
+        EndedBy::Second(error) => record.broken(sent, received, Refusal::new(Reason::ClientReset, error.to_string())),
     }
 }
 
-enum Planned {
-    Hbone(Box<Hbone>),
-    Passthrough(Box<Passthrough>),
+/// The way to the server.
+enum Server {
+    Tunnel(TunnelStream),
+    Plain(TcpStream),
 }
 
-async fn decide(proxy: &Proxy, pod: &Pod, client: &TcpStream, record: &mut Record) -> Result<Planned, Refusal> {
+async fn open(proxy: &Proxy, pod: &Pod, client: &TcpStream, from: SocketAddr, record: &mut Record) -> Result<Server, Refusal> {
     socket::tune(client).map_err(|error| Refusal::new(Reason::ClientReset, error.to_string()))?;
     let destination = socket::original_destination(client)
         .map_err(|_| Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::OUTBOUND)))?;
@@ -62,57 +75,52 @@ async fn decide(proxy: &Proxy, pod: &Pod, client: &TcpStream, record: &mut Recor
         return Err(Refusal::new(Reason::SourceUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
     };
     record.source_workload = Some(Arc::clone(&source));
-    let request = plan::Request { source: &source, destination, random: fastrand::u64(..) };
-    match proxy.state.read(|mesh| plan::plan(mesh, request)) {
-        Plan::Hbone(plan) => {
-            record.target = plan.target.clone();
-            Ok(Planned::Hbone(plan))
+    let mut avoid: Vec<Uid> = Vec::new();
+    let mut failed = None;
+    for _ in 0..ATTEMPTS {
+        let request = plan::Request { source: &source, destination, random: fastrand::u64(..), avoid: &avoid };
+        let attempt = match proxy.state.read(|mesh| plan::plan(mesh, request)) {
+            Plan::Hbone(plan) => {
+                record.target = plan.target.clone();
+                tunnel::open(proxy, pod, client, from, &plan, record).await.map(Server::Tunnel)
+            }
+            Plan::Passthrough(plan) => {
+                record.target = plan.target.clone();
+                proxy.connect(pod, plan.dial, None).await.map(Server::Plain)
+            }
+            Plan::Deny(denied) => {
+                // When every endpoint was tried, what the last one said tells more.
+                return Err(failed.unwrap_or_else(|| {
+                    record.target = denied.target;
+                    denied.refusal
+                }));
+            }
+        };
+        let refusal = match attempt {
+            Ok(server) => return Ok(server),
+            Err(refusal) => refusal,
+        };
+        match (&record.target.service, &record.target.workload) {
+            (Some(_), Some(tried)) if may_be_tried_elsewhere(refusal.reason) => avoid.push(tried.uid.clone()),
+            _ => return Err(refusal),
         }
-        Plan::Passthrough(plan) => {
-            record.target = plan.target.clone();
-            Ok(Planned::Passthrough(plan))
-        }
-        Plan::Deny(denied) => {
-            record.target = denied.target;
-            Err(denied.refusal)
-        }
+        tracing::debug!(%refusal, "another endpoint is tried");
+        failed = Some(refusal);
     }
+    Err(failed.unwrap_or_else(|| Refusal::new(Reason::NoHealthyEndpoint, "")))
 }
 
-async fn carry(proxy: &Proxy, pod: &Pod, client: TcpStream, from: std::net::SocketAddr, plan: Hbone, mut record: Record) {
-    let tunnel = match tunnel::open(proxy, pod, &client, from, &plan, &mut record).await {
-        Ok(tunnel) => tunnel,
-        Err(refusal) => {
-            socket::reset(client);
-            return record.refused(refusal);
-        }
-    };
-    record.established();
-    let counters = Counters::default();
-    let outcome = copy::pump(tunnel, client, &counters).await;
-    let (sent, received) = (outcome.sent, outcome.received);
-    match outcome.ended_by {
-        EndedBy::Finished => record.finish(sent, received),
-        EndedBy::First(error) => record.broken(sent, received, Refusal::new(Reason::UpstreamReset, error.to_string())),
-        EndedBy::Second(error) => record.broken(sent, received, Refusal::new(Reason::ClientReset, error.to_string())),
-    }
-}
-
-async fn pass(proxy: &Proxy, pod: &Pod, client: TcpStream, plan: Passthrough, mut record: Record) {
-    let server = match proxy.connect(pod, plan.dial, None).await {
-        Ok(server) => server,
-        Err(refusal) => {
-            socket::reset(client);
-            return record.refused(refusal);
-        }
-    };
-    record.established();
-    let counters = Counters::default();
-    let outcome = copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await;
-    let (sent, received) = (outcome.sent, outcome.received);
-    match outcome.ended_by {
-        EndedBy::Finished => record.finish(sent, received),
-        EndedBy::First(error) => record.broken(sent, received, Refusal::new(Reason::UpstreamReset, error.to_string())),
-        EndedBy::Second(error) => record.broken(sent, received, Refusal::new(Reason::ClientReset, error.to_string())),
-    }
+/// Whether the endpoint was away, as opposed to refusing. No byte of the client has left, so nothing is done twice.
+fn may_be_tried_elsewhere(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::UpstreamRefused
+            | Reason::UpstreamTimeout
+            | Reason::UpstreamUnreachable
+            | Reason::WaypointUnreachable
+            | Reason::TunnelFailed
+            | Reason::TlsHandshakeTimeout
+            | Reason::Draining
+            | Reason::DestinationUnknown
+    )
 }

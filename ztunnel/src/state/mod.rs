@@ -17,6 +17,8 @@ pub use handlers::{addresses, policies};
 pub struct Shared {
     mesh: RwLock<MeshState>,
     changes: watch::Sender<Changes>,
+    /// Rises with each batch that may change who is allowed. Apart from the other changes, so that those wake no open connection.
+    policies: watch::Sender<u64>,
 }
 
 /// How far knowledge has come.
@@ -24,8 +26,6 @@ pub struct Shared {
 pub struct Changes {
     /// Rises with each batch.
     pub version: u64,
-    /// Rises with each batch that may change who is allowed.
-    pub policies: u64,
     /// Whether all addresses known to the control plane have arrived once.
     pub addresses_synced: bool,
     /// Whether all policies known to the control plane have arrived once. Until then nothing can be authorized.
@@ -34,7 +34,7 @@ pub struct Changes {
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { mesh: RwLock::default(), changes: watch::Sender::default() }
+        Self { mesh: RwLock::default(), changes: watch::Sender::default(), policies: watch::Sender::default() }
     }
 }
 
@@ -48,10 +48,10 @@ impl Shared {
     /// Changes the state and tells everyone who waits.
     pub fn write(&self, policies: bool, change: impl FnOnce(&mut MeshState)) {
         change(&mut self.mesh.write().unwrap_or_else(PoisonError::into_inner));
-        self.note(|changes| {
-            changes.version += 1;
-            changes.policies += u64::from(policies);
-        });
+        self.note(|changes| changes.version += 1);
+        if policies {
+            self.policies.send_modify(|version| *version += 1);
+        }
     }
 
     /// Notes how far knowledge has come.
@@ -59,10 +59,10 @@ impl Shared {
         self.changes.send_modify(change);
     }
 
-    /// Tells of changes from now on.
+    /// Tells of changes that may change who is allowed, from now on.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Changes> {
-        self.changes.subscribe()
+    pub fn policies(&self) -> watch::Receiver<u64> {
+        self.policies.subscribe()
     }
 
     /// What `find` finds, as soon as it finds something, or nothing after `limit`. Asked again at each change.

@@ -64,11 +64,11 @@ fn a_workload_that_names_other_policies_counts_as_a_change_of_policy() {
     let shared = Arc::new(Shared::default());
     let mut handler = addresses(Arc::clone(&shared));
     handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
-    let before = shared.watch().borrow().policies;
+    let before = *shared.policies().borrow();
     handler.apply(vec![pod("web", &[10, 0, 0, 2], &[])], Vec::new());
-    assert_eq!(shared.watch().borrow().policies, before);
+    assert_eq!(*shared.policies().borrow(), before);
     handler.apply(vec![pod("web", &[10, 0, 0, 2], &["shop/p"])], Vec::new());
-    assert_eq!(shared.watch().borrow().policies, before + 1);
+    assert_eq!(*shared.policies().borrow(), before + 1);
 }
 
 #[tokio::test]

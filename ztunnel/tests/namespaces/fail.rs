@@ -23,6 +23,7 @@ pub fn tests() -> Vec<Trial> {
         test("without_the_control_plane_known_pods_go_on", no_control_plane),
         test("a_missing_waypoint_is_refused_and_not_gone_around", missing_waypoint),
         test("a_proxy_that_is_told_to_stop_lets_open_connections_finish", drain),
+        test("an_endpoint_that_is_away_costs_no_connection", endpoint_away),
         test("a_pod_that_is_released_is_no_longer_captured", released),
         test("a_refused_port_is_a_reset_with_its_reason", refused_port),
     ]
@@ -133,6 +134,27 @@ async fn drain() -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn endpoint_away() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start().await?;
+    let client = mesh.pod(0, "web").await?;
+    let (near, far, silent) = (mesh.pod(0, "near").await?, mesh.pod(1, "far").await?, mesh.pod(0, "silent").await?);
+    let _echo = (echo(&near, 8080)?, echo(&far, 8080)?, &silent);
+    let vip: IpAddr = "10.96.0.10".parse()?;
+    let to = SocketAddr::new(vip, 80);
+    mesh.service("api", &[vip], &["near", "far", "silent"], |_| {});
+    call_until_it_works(&client, to, PATIENCE).await?;
+    // One endpoint whose node has lost its proxy, one whose application does not listen.
+    if let Some(proxy) = mesh.nodes[1].proxy.take() {
+        proxy.kill();
+        proxy.wait().await;
+    }
+    for _ in 0..30 {
+        call(&client, to, b"x").await?;
+    }
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
 async fn released() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.outsider(1, "legacy", false).await?);
@@ -141,6 +163,8 @@ async fn released() -> anyhow::Result<()> {
     call(&client, to, b"x").await?;
     mesh.logged(0, &["direction=outbound", "src.workload=web"]).await?;
     ensure!(ztunnel::node::rules::installed(client.netns()).await?);
+    ztunnel::node::rules::install(client.netns()).await?;
+    ensure!(ztunnel::node::rules::installed(client.netns()).await?, "a second install changed the rules");
     mesh.nodes[0].agent.remove("uid-web").await?;
     ensure!(!ztunnel::node::rules::installed(client.netns()).await?);
     let before = std::fs::read_to_string(&mesh.nodes[0].log)?.lines().count();

@@ -6,7 +6,9 @@ mod child;
 mod fail;
 mod lies;
 mod mesh;
+mod observe;
 mod policy;
+mod waypoint;
 
 use std::process::ExitCode;
 
@@ -34,5 +36,7 @@ fn main() -> ExitCode {
     tests.extend(policy::tests());
     tests.extend(fail::tests());
     tests.extend(lies::tests());
+    tests.extend(observe::tests());
+    tests.extend(waypoint::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -43,8 +43,10 @@ fn pick(state: &MeshState, request: Request<'_>, service: &Service, default_port
     let mut best: Vec<(&Arc<Workload>, SocketAddr)> = Vec::new();
     for workload in state.endpoints(&service.key) {
         known += 1;
-        let usable =
-            (workload.healthy || lb.allow_unhealthy) && workload.capacity > 0 && workload.network == request.source.network;
+        let usable = (workload.healthy || lb.allow_unhealthy)
+            && workload.capacity > 0
+            && workload.network == request.source.network
+            && !request.avoid.contains(&workload.uid);
         let Some(address) = usable.then(|| address(workload, service, request, default_port)).flatten() else { continue };
         let Some(rank) = rank(lb, request.source, workload) else { continue };
         if rank > best_rank {

@@ -45,7 +45,7 @@ fn through(mut service: Service, waypoints: &[(GatewayAddress, u32)]) -> Service
 }
 
 fn go(state: &MeshState, source: &Workload, destination: &str, random: u64) -> Plan {
-    plan(state, Request { source, destination: destination.parse().unwrap(), random })
+    plan(state, Request { source, destination: destination.parse().unwrap(), random, avoid: &[] })
 }
 
 #[track_caller]
@@ -277,6 +277,19 @@ fn endpoints_are_ranked_by_locality() {
     assert_eq!(reached(lb(Mode::Strict, &[Scope::Node]), all().split_off(1)), names(&[]));
     let scopes = [Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Cluster];
     assert_eq!(reached(lb(Mode::Strict, &scopes), all()), names(&["near", "zone"]));
+}
+
+#[test]
+fn an_endpoint_that_did_not_answer_is_not_tried_again() {
+    let other = endpoint_of(workload("other", "10.0.0.3"), "api");
+    let state = state(vec![api(), other.clone()], vec![service("api", &["10.96.0.1"])]);
+    let go = |avoid: &[Uid], random| {
+        plan(&state, Request { source: &web(), destination: "10.96.0.1:80".parse().unwrap(), random, avoid })
+    };
+    for random in [0, u64::MAX / 2, u64::MAX] {
+        assert_eq!(hbone(go(&[api().uid], random)).target.workload.unwrap().uid, other.uid);
+    }
+    assert_eq!(denied(go(&[api().uid, other.uid.clone()], 0)), Reason::NoHealthyEndpoint);
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! The way through a waypoint, which here is a few lines that accept every tunnel and note what was asked.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ambit_api::workload::{GatewayAddress, gateway_address::Destination};
+use ambit_hbone::{Incoming, ServerConfig, server};
+use ambit_testbed::Pod;
+use ambit_tls::{authority::LocalSource, handshake, server_config};
+use anyhow::ensure;
+use libtest_mimic::Trial;
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    mesh::{Mesh, call, id_of, network_address},
+    test,
+};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("a_service_with_a_waypoint_is_reached_through_it", through),
+        test("a_waypoint_with_another_identity_is_refused", impostor),
+    ]
+}
+
+type Asked = Arc<Mutex<Vec<(String, String)>>>;
+
+/// Answers each tunnel with one line; notes its authority and the `forwarded` header.
+fn waypoint(mesh: &Mesh, pod: &Pod, id: &str) -> anyhow::Result<Asked> {
+    let listener = pod.listen(SocketAddr::from(([0_u16; 8], 15008)))?;
+    let svid = LocalSource::new(Arc::clone(&mesh.authority), Duration::from_secs(600)).svid(&id.parse()?)?;
+    let config = server_config(&svid, &[])?;
+    let asked = Asked::default();
+    let noted = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((io, _)) = listener.accept().await {
+            let (config, noted) = (Arc::clone(&config), Arc::clone(&noted));
+            tokio::spawn(async move {
+                let Ok((io, _peer)) = handshake::accept(io, config, Duration::from_secs(5)).await else { return };
+                let handler = |incoming: Incoming| answer(incoming, Arc::clone(&noted));
+                let _ended = server::serve(io, &ServerConfig::default(), std::future::pending(), handler).await;
+            });
+        }
+    });
+    Ok(asked)
+}
+
+async fn answer(incoming: Incoming, noted: Asked) {
+    let authority = incoming.authority().map(ToString::to_string).unwrap_or_default();
+    let forwarded = incoming.headers().get("forwarded").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    noted.lock().unwrap().push((authority, forwarded));
+    let mut tunnel = incoming.accept(http::HeaderMap::new()).unwrap();
+    tunnel.write_all(b"10.9.9.9\nwaypoint").await.unwrap();
+    tunnel.shutdown().await.unwrap();
+    // The bed may end first.
+    let _ended = tokio::io::copy(&mut tunnel, &mut tokio::io::sink()).await;
+}
+
+async fn prepare(mesh: &Mesh) -> anyhow::Result<(Pod, Pod, [IpAddr; 2])> {
+    let client = mesh.pod(0, "web").await?;
+    let (_server, gateway) = (mesh.pod(1, "api").await?, mesh.outsider(1, "gw", true).await?);
+    mesh.service("gw", &["10.96.0.9".parse()?], &["gw"], |service| {
+        service.ports[0] = ambit_api::workload::Port { service_port: 15008, target_port: 15008, app_protocol: 0 }
+    });
+    let vips: [IpAddr; 2] = ["10.96.0.10".parse()?, "fd96::10".parse()?];
+    let destination = Some(Destination::Address(network_address("10.96.0.9".parse()?)));
+    mesh.service("api", &vips, &["api"], |service| {
+        service.waypoint = Some(GatewayAddress { destination, hbone_mtls_port: 15008 })
+    });
+    Ok((client, gateway, vips))
+}
+
+async fn through() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, gateway, vips) = prepare(&mesh).await?;
+    let asked = waypoint(&mesh, &gateway, &id_of("gw"))?;
+    let log = ["direction=outbound", "reason=ok ", "dst.workload=gw ", "dst.service=api.shop.svc.cluster.local "];
+    mesh.logged_by_calling(&client, SocketAddr::new(vips[0], 80), 0, &log).await?;
+    for vip in vips {
+        let to = SocketAddr::new(vip, 80);
+        let (_, said) = call(&client, to, b"x").await?;
+        ensure!(said == b"waypoint", "{said:?}");
+        let (authority, forwarded) = asked.lock().unwrap().last().cloned().unwrap();
+        ensure!(authority == to.to_string(), "the waypoint was asked for {authority}");
+        let from = client.ips()[usize::from(vip.is_ipv6())];
+        let from = if from.is_ipv6() { format!("for=\"[{from}]:") } else { format!("for=\"{from}:") };
+        ensure!(forwarded.starts_with(&from) && forwarded.ends_with(";host=api.shop.svc.cluster.local"), "{forwarded}");
+    }
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn impostor() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, gateway, vips) = prepare(&mesh).await?;
+    let asked = waypoint(&mesh, &gateway, &id_of("api"))?;
+    mesh.logged_by_calling(&client, SocketAddr::new(vips[0], 80), 0, &["direction=outbound", "reason=peer_identity_mismatch "])
+        .await?;
+    ensure!(asked.lock().unwrap().is_empty(), "a tunnel was opened to a server that is not the waypoint");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
