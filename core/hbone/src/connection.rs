@@ -86,6 +86,12 @@ impl Connection {
         let this = Arc::new(Self { sender, parting, places, cause, made: now });
         let watched = Arc::downgrade(&this);
         let silence = keepalive::until_silent(driver.ping_pong(), settings.ping_interval, settings.ping_timeout);
+        let blamed = this.cause.clone();
+        let silence = async move {
+            silence.await;
+            // Before the connection is dropped, so that its tunnels are told this and not what follows from it.
+            blamed.set(io::Error::new(io::ErrorKind::TimedOut, "the peer answers no ping"));
+        };
         let drive = async move {
             tokio::select! {
                 ended = driver => if let Err(error) = ended {

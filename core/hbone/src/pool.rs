@@ -72,7 +72,7 @@ impl Default for PoolConfig {
 pub struct PoolStatus {
     /// Whose they are.
     pub key: PoolKey,
-    /// Open tunnels of each connection.
+    /// Open tunnels of each connection that takes more.
     pub tunnels: Vec<usize>,
 }
 
@@ -191,9 +191,9 @@ impl Pool {
         let entries = self.shared.entries();
         let of = |(key, entry): (&PoolKey, &Entry)| PoolStatus {
             key: key.clone(),
-            tunnels: entry.connections.iter().map(|c| c.tunnels()).collect(),
+            tunnels: entry.connections.iter().filter(|c| c.is_open()).map(|c| c.tunnels()).collect(),
         };
-        entries.by_key.iter().map(of).collect()
+        entries.by_key.iter().map(of).filter(|status| !status.tunnels.is_empty()).collect()
     }
 
     /// A place in a connection made since `since` (any if none), and whether this caller has dialled it itself.

@@ -23,11 +23,15 @@ impl Cause {
         self.get().unwrap_or_else(|| Arc::new(other()))
     }
 
+    /// Only the first error counts; later ones follow from it.
+    pub(crate) fn set(&self, error: io::Error) {
+        let _first = self.0.set(Arc::new(error));
+    }
+
     fn keep(&self, error: io::Error) -> io::Error {
         let kind = error.kind();
         let text = error.to_string();
-        // Only the first counts; later ones follow from it.
-        let _first = self.0.set(Arc::new(error));
+        self.set(error);
         io::Error::new(kind, text)
     }
 }

@@ -20,7 +20,7 @@ async fn end_of(server: &mut Server) -> Result<u64, ServeError> {
     timeout(Duration::from_secs(10), server.ended.recv()).await.unwrap().unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bytes_that_are_not_http2_end_the_connection_with_that_reason() {
     let mut server = server(ServerConfig::default(), echo).await;
     for garbage in [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), noise(5, 4096), vec![0; 100]] {
@@ -30,7 +30,7 @@ async fn bytes_that_are_not_http2_end_the_connection_with_that_reason() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn random_frames_after_a_good_preface_end_the_connection_and_nothing_else() {
     let mut server = server(ServerConfig::default(), echo).await;
     for seed in 0..200 {
@@ -55,7 +55,7 @@ async fn random_frames_after_a_good_preface_end_the_connection_and_nothing_else(
     client.open("10.0.0.1:80").await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_peer_that_never_begins_is_given_up() {
     let mut server = server(ServerConfig { preface_timeout: Duration::from_millis(100), ..ServerConfig::default() }, echo).await;
     let mut client = tcp(server.address).await.unwrap();
@@ -63,7 +63,7 @@ async fn a_peer_that_never_begins_is_given_up() {
     assert!(matches!(end_of(&mut server).await, Err(ServeError::Silent(_))));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_peer_that_begins_and_falls_silent_is_given_up() {
     let settings =
         Settings { ping_interval: Duration::from_millis(50), ping_timeout: Duration::from_millis(100), ..Settings::default() };
@@ -74,7 +74,7 @@ async fn a_peer_that_begins_and_falls_silent_is_given_up() {
     assert!(matches!(end_of(&mut server).await, Err(ServeError::Silent(_))));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_connection_without_requests_is_released() {
     let mut server = server(ServerConfig { idle_timeout: Duration::from_millis(100), ..ServerConfig::default() }, echo).await;
     let (_send, connection) = h2::client::handshake(tcp(server.address).await.unwrap()).await.unwrap();
@@ -90,7 +90,7 @@ async fn status_of(address: std::net::SocketAddr, request: Request<()>) -> Statu
     timeout(Duration::from_secs(5), response).await.unwrap().unwrap().status()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_method_other_than_connect_is_a_bad_request() {
     let server = server(ServerConfig::default(), echo).await;
     for method in [Method::GET, Method::POST] {
@@ -99,7 +99,7 @@ async fn a_method_other_than_connect_is_a_bad_request() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_authority_that_is_no_target_reaches_the_handler_as_an_error() {
     let server = server(ServerConfig::default(), echo).await;
     for target in ["10.0.0.1", "300.1.1.1:80", "a_host", "user@host:80", "10.0.0.1:0"] {
@@ -108,7 +108,7 @@ async fn an_authority_that_is_no_target_reaches_the_handler_as_an_error() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn headers_beyond_the_limit_are_refused() {
     let server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig::default());
@@ -121,7 +121,7 @@ async fn headers_beyond_the_limit_are_refused() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_client_that_opens_and_resets_without_end_does_not_pile_up_handlers() {
     let running = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let most = std::sync::Arc::clone(&running);
@@ -150,7 +150,7 @@ async fn a_client_that_opens_and_resets_without_end_does_not_pile_up_handlers() 
     assert!((1..=20).contains(&most), "{most} handlers for a connection of 10 streams");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_draining_server_lets_tunnels_finish_until_the_deadline_and_then_cuts_them() {
     let config = ServerConfig { drain_deadline: Duration::from_millis(300), ..ServerConfig::default() };
     let mut server = server(config, echo).await;
@@ -168,7 +168,7 @@ async fn a_draining_server_lets_tunnels_finish_until_the_deadline_and_then_cuts_
     assert!(long.read(&mut [0; 1]).await.is_err(), "a tunnel outlived the server's deadline");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_draining_server_without_tunnels_ends_at_once() {
     let mut server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig::default());

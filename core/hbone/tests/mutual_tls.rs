@@ -79,7 +79,7 @@ async fn open(
     pool.connect(&key, || dial(address, svid, std::slice::from_ref(&expected)), request).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_tunnel_under_tls_carries_a_large_transfer_and_the_peer_is_known() {
     let source = source();
     let (address, _refused) = api(source.clone()).await;
@@ -100,7 +100,7 @@ async fn a_tunnel_under_tls_carries_a_large_transfer_and_the_peer_is_known() {
     assert!(received == sent);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_thousand_tunnels_are_open_at_once() {
     let source = source();
     let (address, _refused) = api(source.clone()).await;
@@ -119,7 +119,7 @@ async fn a_thousand_tunnels_are_open_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_client_whose_certificate_is_refused_learns_why_and_so_does_the_server() {
     let ours = source();
     let (address, mut refused) = api(ours.clone()).await;
@@ -135,7 +135,7 @@ async fn a_client_whose_certificate_is_refused_learns_why_and_so_does_the_server
     assert!(pool.status().is_empty(), "a refused connection stayed in the pool");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_server_that_is_somebody_else_is_never_sent_a_request() {
     let source = source();
     let (address, mut refused) = api(source.clone()).await;

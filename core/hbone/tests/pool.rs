@@ -24,7 +24,7 @@ async fn works(tunnel: &mut ambit_hbone::TunnelStream) {
     tunnel.read_exact(&mut answer).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn callers_that_come_at_once_share_one_dial() {
     let server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig::default());
@@ -33,7 +33,7 @@ async fn callers_that_come_at_once_share_one_dial() {
     assert_eq!(client.dials(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_full_connection_is_followed_by_another_and_all_places_come_back() {
     let server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig::default());
@@ -51,7 +51,7 @@ async fn a_full_connection_is_followed_by_another_and_all_places_come_back() {
     assert_eq!(client.dials(), 3, "a place that came back is used again");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_peer_that_allows_fewer_tunnels_gets_fewer_in_each_connection() {
     let server = server(ServerConfig { max_streams: 3, ..ServerConfig::default() }, echo).await;
     let client = Client::new(server.address, PoolConfig::default());
@@ -66,7 +66,7 @@ async fn a_peer_that_allows_fewer_tunnels_gets_fewer_in_each_connection() {
     assert_eq!(taken, [1, 3, 3]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_failed_dial_is_shared_by_those_who_wait_and_tried_anew_by_those_who_come_later() {
     let client = Client::new("127.0.0.1:1".parse().unwrap(), PoolConfig::default());
     let request = || ConnectRequest { authority: TARGET.parse().unwrap(), headers: HeaderMap::new() };
@@ -84,7 +84,7 @@ async fn a_failed_dial_is_shared_by_those_who_wait_and_tried_anew_by_those_who_c
     assert_eq!(client.dials(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn when_the_one_who_dials_gives_up_another_takes_over() {
     let server = server(ServerConfig::default(), echo).await;
     let client = Arc::new(Client::new(server.address, PoolConfig::default()));
@@ -147,7 +147,7 @@ where
     (client, outcome)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_request_that_the_peer_refuses_to_process_is_sent_again_on_a_new_connection() {
     let (client, outcome) = second_request_meets(|mut connection| async move {
         let (_, mut respond) = connection.accept().await.unwrap().unwrap();
@@ -159,7 +159,7 @@ async fn a_request_that_the_peer_refuses_to_process_is_sent_again_on_a_new_conne
     assert_eq!(client.dials(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_request_on_a_connection_that_dies_before_the_answer_is_sent_again_on_a_new_connection() {
     let (client, outcome) = second_request_meets(|mut connection| async move {
         let _request = connection.accept().await.unwrap().unwrap();
@@ -169,7 +169,7 @@ async fn a_request_on_a_connection_that_dies_before_the_answer_is_sent_again_on_
     assert_eq!(client.dials(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_request_that_the_peer_cancels_is_not_sent_again() {
     let (client, outcome) = second_request_meets(|mut connection| async move {
         let (_, mut respond) = connection.accept().await.unwrap().unwrap();
@@ -181,7 +181,7 @@ async fn a_request_that_the_peer_cancels_is_not_sent_again() {
     assert_eq!(client.dials(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_connection_that_is_going_away_finishes_its_tunnels_and_gets_no_new_ones() {
     let Server { address, drain, .. } = server(ServerConfig::default(), echo).await;
     let client = Client::new(address, PoolConfig::default());
@@ -201,7 +201,7 @@ async fn a_connection_that_is_going_away_finishes_its_tunnels_and_gets_no_new_on
     assert_eq!(old.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_idle_connection_is_released_and_a_used_one_is_not() {
     let mut server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig { idle_timeout: Duration::from_millis(200), ..PoolConfig::default() });
@@ -215,18 +215,18 @@ async fn an_idle_connection_is_released_and_a_used_one_is_not() {
     assert_eq!(client.dials(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_peer_that_answers_no_ping_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let settings =
         Settings { ping_interval: Duration::from_millis(50), ping_timeout: Duration::from_millis(100), ..Settings::default() };
     let client = Client::new(listener.local_addr().unwrap(), PoolConfig { settings, ..PoolConfig::default() });
     let (outcome, _silent) = tokio::join!(timeout(Duration::from_secs(5), client.open(TARGET)), listener.accept());
-    assert!(matches!(outcome.unwrap().unwrap_err(), ConnectError::Lost(_)));
+    assert_eq!(outcome.unwrap().unwrap_err().to_string(), "the connection ended before an answer: the peer answers no ping");
     assert!(client.pool.status().is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_drained_pool_lets_tunnels_finish_until_the_deadline_and_then_cuts_them() {
     let server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig::default());

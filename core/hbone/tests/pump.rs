@@ -60,7 +60,7 @@ async fn outcome(task: JoinHandle<Outcome>) -> Outcome {
     timeout(Duration::from_secs(10), task).await.expect("the pump did not end").unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sixty_megabytes_pass_unchanged_both_ways_and_are_counted() {
     let line = line().await;
     let (there, back) = (noise(1, 60 << 20), noise(2, 40 << 20));
@@ -87,7 +87,7 @@ async fn sixty_megabytes_pass_unchanged_both_ways_and_are_counted() {
     assert_eq!((far.sent, far.received), (40 << 20, 60 << 20));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bytes_are_counted_while_the_connection_is_open() {
     let mut line = line().await;
     line.client.write_all(&[7; 1000]).await.unwrap();
@@ -97,7 +97,7 @@ async fn bytes_are_counted_while_the_connection_is_open() {
     assert_eq!((line.counters.sent(), line.counters.received()), (1000, 3000));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn either_end_may_close_its_direction_first() {
     for client_first in [true, false] {
         let line = line().await;
@@ -117,7 +117,7 @@ async fn either_end_may_close_its_direction_first() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_reset_of_one_end_is_a_reset_for_the_other() {
     for client_resets in [true, false] {
         let line = line().await;
@@ -133,7 +133,7 @@ async fn a_reset_of_one_end_is_a_reset_for_the_other() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pump_that_is_dropped_resets_both_ends() {
     let mut line = line().await;
     // Once bytes have passed the pump is known to run.
@@ -146,7 +146,7 @@ async fn a_pump_that_is_dropped_resets_both_ends() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_reset_is_noticed_although_the_other_end_does_not_read() {
     let line = line().await;
     let (_client_read, mut client_write) = line.client.into_split();
@@ -159,7 +159,7 @@ async fn a_reset_is_noticed_although_the_other_end_does_not_read() {
     assert!(started.elapsed() < Duration::from_secs(5));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_tunnels_can_be_joined() {
     let (hand, mut tunnels) = mpsc::channel(2);
     let server = server(ServerConfig::default(), move |incoming| {
@@ -187,7 +187,7 @@ async fn two_tunnels_can_be_joined() {
 }
 
 /// What an HTTP server does that answers and closes: its side of the tunnel is dropped right after its end.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_answer_arrives_whole_from_a_server_that_closes_right_after_it() {
     for length in [5, 3 << 20] {
         let server = server(ServerConfig::default(), move |incoming| async move {
@@ -213,7 +213,7 @@ async fn an_answer_arrives_whole_from_a_server_that_closes_right_after_it() {
 }
 
 /// An application that answers before it has read all, ends its answer, and closes.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_early_answer_arrives_whole_although_the_question_goes_on() {
     let line = line().await;
     let (mut client_read, mut client_write) = line.client.into_split();
@@ -235,7 +235,7 @@ async fn an_early_answer_arrives_whole_although_the_question_goes_on() {
     outcome(line.near).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_slow_reader_gets_all_of_an_answer_whose_sender_has_gone() {
     let server = server(ServerConfig::default(), move |incoming| async move {
         let mut tunnel = incoming.accept(HeaderMap::new()).unwrap();

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_tunnel_leads_to_an_ipv4_an_ipv6_or_a_named_target_and_carries_headers_both_ways() {
     let server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig::default());
@@ -31,7 +31,7 @@ async fn a_tunnel_leads_to_an_ipv4_an_ipv6_or_a_named_target_and_carries_headers
     assert_eq!(client.dials(), 1, "tunnels to one destination share a connection");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_client_may_end_its_direction_and_go_on_reading() {
     let server = server(ServerConfig::default(), |incoming| async move {
         let mut tunnel = incoming.accept(HeaderMap::new()).unwrap();
@@ -50,7 +50,7 @@ async fn the_client_may_end_its_direction_and_go_on_reading() {
     assert_eq!(answer, "100000 bytes");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_server_may_end_its_direction_and_go_on_reading() {
     let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let server = server(ServerConfig::default(), move |incoming| {
@@ -76,7 +76,7 @@ async fn the_server_may_end_its_direction_and_go_on_reading() {
     assert!(heard.recv().await.unwrap() == sent, "bytes sent after the other direction's end were lost");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_megabytes_arrive_unchanged_both_ways_at_once() {
     let server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig::default());
@@ -102,7 +102,7 @@ async fn many_megabytes_arrive_unchanged_both_ways_at_once() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_refusal_comes_with_its_status_and_headers() {
     let server = server(ServerConfig::default(), |incoming| async move {
         let headers = [("x-ambit-reason".parse().unwrap(), "policy_denied".parse().unwrap())].into_iter().collect();
@@ -120,7 +120,7 @@ async fn a_refusal_comes_with_its_status_and_headers() {
     assert_eq!(client.tunnels(), [0], "a refused request gives its place back");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_reader_that_does_not_read_holds_one_window_and_not_its_neighbours() {
     let server = server(ServerConfig::default(), |incoming| async move {
         if incoming.headers().contains_key("x-stall") {
@@ -152,7 +152,7 @@ async fn a_reader_that_does_not_read_holds_one_window_and_not_its_neighbours() {
     assert!(received == sent);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_tunnel_that_is_dropped_before_its_end_is_a_reset_for_the_peer() {
     let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let server = server(ServerConfig::default(), move |incoming| {
@@ -170,7 +170,7 @@ async fn a_tunnel_that_is_dropped_before_its_end_is_a_reset_for_the_peer() {
     assert_eq!(heard.recv().await.unwrap(), Err(std::io::ErrorKind::ConnectionReset));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_handler_learns_that_the_client_gave_up_waiting() {
     let abandoned = Arc::new(tokio::sync::Notify::new());
     let notice = Arc::clone(&abandoned);
@@ -188,7 +188,7 @@ async fn a_handler_learns_that_the_client_gave_up_waiting() {
     assert_eq!(client.tunnels(), [0]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_answer_that_does_not_come_is_given_up_in_time() {
     let server = server(ServerConfig::default(), |incoming| async move {
         let _incoming = incoming;
@@ -199,7 +199,7 @@ async fn an_answer_that_does_not_come_is_given_up_in_time() {
     assert!(matches!(client.open("10.0.0.1:80").await.unwrap_err(), ConnectError::TimedOut(_)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_tunnel_that_is_closed_after_its_end_still_delivers_all_of_it() {
     let (tell, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let server = server(ServerConfig::default(), move |incoming| {
