@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accept;
 pub mod ca;
 mod config;
 mod error;

@@ -18,7 +18,8 @@ use tokio::{
 use tonic::transport::Server;
 
 use crate::{
-    ca::{CertificateService, Rules, Serving, Tls, Tokens},
+    accept::Acceptor,
+    ca::{CertificateService, Rules, Serving, Tokens},
     config::Config,
     error::Error,
     mesh::Mesh,
@@ -138,7 +139,7 @@ impl ControlPlane {
         let serve = async move {
             let _ = generation.wait_for(|generation| *generation > 0).await;
             listed.done();
-            let (incoming, accepting) = Tls::new(discovery, acceptor).incoming();
+            let (incoming, accepting) = Acceptor::new(discovery, acceptor).incoming();
             let server = Server::builder()
                 .http2_keepalive_interval(Some(Duration::from_secs(30)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(20)))

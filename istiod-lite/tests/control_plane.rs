@@ -233,7 +233,10 @@ async fn a_node_proxy_sees_a_changed_file_within_a_second() {
     let service = client.version(WEB_SERVICE);
     fs::remove_file(running.dir.path().join("objects/service.yaml")).unwrap();
     let removed = client.other_than(WEB_SERVICE, service).await;
-    assert!([appeared, changed, removed].iter().all(|time| *time < Duration::from_secs(1)), "{appeared:?} {changed:?} {removed:?}");
+    assert!(
+        [appeared, changed, removed].iter().all(|time| *time < Duration::from_secs(1)),
+        "{appeared:?} {changed:?} {removed:?}"
+    );
     running.stop().await;
 }
 

@@ -10,4 +10,4 @@ mod tests;
 pub use caller::{Caller, Tokens};
 pub use rules::{Denied, Rules};
 pub use service::CertificateService;
-pub use serving::{Serving, Tls};
+pub use serving::Serving;

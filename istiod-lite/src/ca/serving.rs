@@ -1,7 +1,6 @@
-//! TLS of the discovery server: a certificate by our own authority, replaced before it expires, and connections accepted under it.
+//! TLS of the discovery server: a certificate by our own authority, replaced before it expires.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -15,14 +14,8 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
 use crate::error::Error;
 
@@ -30,12 +23,6 @@ use crate::error::Error;
 const LIFETIME: Duration = Duration::from_hours(24);
 /// It is replaced at half of its life; when that fails, this is the time to the next attempt.
 const RETRY: Duration = Duration::from_mins(1);
-/// How long a peer may take for its handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes under way at once; more wait in the backlog.
-const HANDSHAKES: usize = 256;
-/// The pause after an accept that failed, for example because there are no file descriptors left.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// The serving certificate in force.
 #[derive(Debug)]
@@ -87,6 +74,12 @@ impl Serving {
         }
     }
 
+    /// The leaf certificate in force.
+    #[must_use]
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        self.key.load().cert.first().cloned().unwrap_or_else(|| CertificateDer::from(Vec::new()))
+    }
+
     /// TLS 1.3 and HTTP/2 under the certificate in force at each handshake.
     ///
     /// # Errors
@@ -120,60 +113,4 @@ fn issue(authority: &Authority, names: &[String], lifetime: Duration) -> Result<
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|error| wrong("key", &error))?;
     let provider: Arc<CryptoProvider> = ambit_tls::provider();
     CertifiedKey::from_der(chain, key, &provider).map_err(|error| wrong("certificate and key", &error))
-}
-
-/// Accepts connections and shakes hands, each in a task of its own, so that a slow peer holds up nobody.
-pub struct Tls {
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-}
-
-impl Tls {
-    /// Accepts on `listener`.
-    #[must_use]
-    pub fn new(listener: TcpListener, acceptor: TlsAcceptor) -> Self {
-        Self { listener, acceptor }
-    }
-
-    /// The connections as a stream, and the task that feeds it: it ends when the stream is dropped.
-    pub fn incoming(self) -> (ReceiverStream<io::Result<TlsStream<TcpStream>>>, impl Future<Output = ()> + Send) {
-        let (ready, incoming) = mpsc::channel(16);
-        (ReceiverStream::new(incoming), self.accept(ready))
-    }
-
-    async fn accept(self, ready: mpsc::Sender<io::Result<TlsStream<TcpStream>>>) {
-        let permits = Arc::new(Semaphore::new(HANDSHAKES));
-        let mut handshakes = JoinSet::new();
-        loop {
-            let next = async {
-                let permit = Arc::clone(&permits).acquire_owned().await;
-                (self.listener.accept().await, permit)
-            };
-            let (accepted, permit) = tokio::select! {
-                () = ready.closed() => return,
-                Some(_) = handshakes.join_next() => continue,
-                next = next => next,
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "the discovery server cannot accept a connection");
-                    sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            let (acceptor, ready) = (self.acceptor.clone(), ready.clone());
-            handshakes.spawn(async move {
-                let _ = stream.set_nodelay(true);
-                match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        let _ = ready.send(Ok(stream)).await;
-                    }
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
-                    Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
-                }
-                drop(permit);
-            });
-        }
-    }
 }

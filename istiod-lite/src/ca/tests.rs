@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use prost_types::{Struct, Value, value::Kind};
 use tonic::{Code, Request};
 
-use super::{Caller, CertificateService, Rules, Tokens};
+use super::{Caller, CertificateService, Rules, Serving, Tokens};
 use crate::{
     config::Account,
     index::MeshConfig,
@@ -177,9 +177,8 @@ impl Service {
     /// Asks with a token for a certificate in the name of `impersonated`; the request itself names `id`.
     async fn ask(&self, token: &str, id: &str, impersonated: Option<Kind>) -> Result<Vec<String>, Code> {
         let csr = CertificateRequest::new(&id.parse().unwrap()).unwrap();
-        let metadata = impersonated.map(|kind| Struct {
-            fields: [("ImpersonatedIdentity".to_owned(), Value { kind: Some(kind) })].into(),
-        });
+        let metadata =
+            impersonated.map(|kind| Struct { fields: [("ImpersonatedIdentity".to_owned(), Value { kind: Some(kind) })].into() });
         let mut request = Request::new(IstioCertificateRequest { csr: csr.pem().to_owned(), validity_duration: 3600, metadata });
         if !token.is_empty() {
             request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -260,4 +259,16 @@ async fn a_request_that_comes_before_the_news_of_its_pod_waits_for_them() {
     };
     let (answer, ()) = tokio::join!(service.ask(&token, late, named(late)), news);
     assert!(answer.is_ok(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_serving_certificate_is_replaced_before_it_expires() {
+    let authority = Arc::new(Authority::create(&domain()).unwrap());
+    let names = vec!["localhost".to_owned(), "::1".to_owned()];
+    let serving = Arc::new(Serving::with_lifetime(authority, names, Duration::from_millis(400)).unwrap());
+    let first = serving.certificate();
+    let rotating = tokio::spawn(Arc::clone(&serving).rotate());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_ne!(serving.certificate(), first);
+    rotating.abort();
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tonic::{Request, Response, Status as Refusal, Streaming, metadata::MetadataMap};
 
-use super::{Cache, DeltaSession, Protocol, SotwSession, Status, TypeStatus, status::Registered};
+use super::{Cache, DeltaSession, Nack, Protocol, SotwSession, Status, TypeStatus, status::Registered};
 use crate::{Node, XdsError};
 
 /// How long a response waits for the answer to one that it depends on.
@@ -224,6 +224,9 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
         let first = timeout(self.config.first_request, self.requests.message()).await;
         let first = first.map_err(|_| Refusal::deadline_exceeded("no request came on this stream"))??;
         let Some(mut first) = first else { return Ok(None) };
+        if *self.drain.borrow() {
+            return Ok(None);
+        }
         let node = S::node(&mut first).ok_or_else(|| Refusal::invalid_argument("the first request names no node"))?;
         let view = self.authenticate.view(&self.caller, &node)?;
         let changes = self.cache.watch(&view);
@@ -282,18 +285,18 @@ impl<S: Session> Open<S> {
 
     fn take(&mut self, mut request: S::Request) -> Result<(), Refusal> {
         S::node(&mut request);
-        let refused = |status: &BTreeMap<String, TypeStatus>| -> Vec<Option<super::Nack>> {
-            status.values().map(|of_type| of_type.last_nack.clone()).collect()
-        };
-        let before = refused(&self.session.status());
+        let before = nacks(&self.session.status());
         self.session.request(request).map_err(|error| Refusal::resource_exhausted(error.to_string()))?;
         let status = self.session.status();
-        if refused(&status) != before {
-            let messages: Vec<&str> =
-                status.values().filter_map(|of_type| Some(of_type.last_nack.as_ref()?.message.as_str())).collect();
-            tracing::warn!(node = self.node, view = self.view, nack = messages.join("; "), "a peer refused a response");
+        for (type_url, nack) in nacks(&status).into_iter().filter(|nack| !before.contains(nack)) {
+            tracing::warn!(node = self.node, view = self.view, type_url, nack = nack.message, "a peer refused a response");
         }
         self.registered.update(status);
         Ok(())
     }
+}
+
+/// The last refusal of each type.
+fn nacks(types: &BTreeMap<String, TypeStatus>) -> Vec<(String, Nack)> {
+    types.iter().filter_map(|(type_url, status)| Some((type_url.clone(), status.last_nack.clone()?))).collect()
 }

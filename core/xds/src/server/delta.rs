@@ -89,7 +89,8 @@ impl DeltaSession {
     }
 
     /// The next response that is due, if there is one. At most one response of a type is under way; what changes meanwhile is in
-    /// the next one. Upserts go in the order of [`rank`]; removals of what other types name go last.
+    /// the next one. What is named goes before what names it, and its
+    /// removal after.
     pub fn next(&mut self, cache: &Cache, view: &str) -> Option<DeltaDiscoveryResponse> {
         self.holding = false;
         let response = self.next_upsert(cache, view).or_else(|| self.next_removal(cache, view));
