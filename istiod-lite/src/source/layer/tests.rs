@@ -130,6 +130,17 @@ fn kinds_of_the_mesh_that_are_not_supported_are_warnings_and_others_are_none_of_
 }
 
 #[test]
+fn a_pattern_that_is_none_is_refused_before_a_proxy_sees_it() {
+    check(
+        &ROUTE
+            .replace("  - backendRefs:", "  - matches:\n    - path: {type: RegularExpression, value: '/v(1'}\n    backendRefs:"),
+        &[
+            "a.yaml:10: HTTPRoute shop/split: spec.rules[0].matches[0].path.value: \"/v(1\" is not a regular expression: unclosed group",
+        ],
+    );
+}
+
+#[test]
 fn policies_are_checked_by_value() {
     let policy = |rules: &str| {
         format!(

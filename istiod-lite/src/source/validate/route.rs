@@ -4,7 +4,8 @@ use gateway_api::Duration;
 use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::{
     HttpRoute, HttpRouteRules, HttpRouteRulesFilters, HttpRouteRulesFiltersType as Filter, HttpRouteRulesMatches,
-    HttpRouteRulesMatchesPathType as PathType,
+    HttpRouteRulesMatchesHeadersType as HeaderType, HttpRouteRulesMatchesPathType as PathType,
+    HttpRouteRulesMatchesQueryParamsType as QueryType,
 };
 
 use super::Errors;
@@ -39,7 +40,9 @@ fn http_match(entry: &HttpRouteRulesMatches, path: &str, errors: &mut Errors) {
     if let Some(matched) = &entry.path {
         let value = matched.value.as_deref().unwrap_or("/");
         let path = format!("{path}.path.value");
-        if !matches!(matched.r#type, Some(PathType::RegularExpression)) {
+        if matches!(matched.r#type, Some(PathType::RegularExpression)) {
+            pattern(errors, &path, value);
+        } else {
             errors.check(value.starts_with('/'), &path, || format!("{value:?} must start with '/'"));
             for bad in ["//", "/./", "/../", "%2f", "%2F", "#"] {
                 errors.check(!value.contains(bad), &path, || format!("{value:?} must not contain {bad:?}"));
@@ -49,9 +52,15 @@ fn http_match(entry: &HttpRouteRulesMatches, path: &str, errors: &mut Errors) {
     }
     for (index, header) in entry.headers.iter().flatten().enumerate() {
         header_name(errors, &format!("{path}.headers[{index}].name"), &header.name);
+        if matches!(header.r#type, Some(HeaderType::RegularExpression)) {
+            pattern(errors, &format!("{path}.headers[{index}].value"), &header.value);
+        }
     }
     for (index, query) in entry.query_params.iter().flatten().enumerate() {
         header_name(errors, &format!("{path}.queryParams[{index}].name"), &query.name);
+        if matches!(query.r#type, Some(QueryType::RegularExpression)) {
+            pattern(errors, &format!("{path}.queryParams[{index}].value"), &query.value);
+        }
     }
 }
 
@@ -165,6 +174,15 @@ fn backend_ref(errors: &mut Errors, path: &str, service: bool, port: Option<i32>
             format!("{weight} is not a weight (0 to {MAX_WEIGHT})")
         });
     }
+}
+
+/// A regular expression; the syntax is that of RE2, which proxies use, but for Unicode details.
+fn pattern(errors: &mut Errors, path: &str, text: &str) {
+    let Err(error) = regex::Regex::new(text) else { return };
+    // The library draws a picture of the place; its last line is the reason.
+    let reason = error.to_string();
+    let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    errors.add(path, format!("{text:?} is not a regular expression: {reason}"));
 }
 
 /// A token of RFC 9110, section 5.6.2.
