@@ -56,7 +56,7 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
         protocol = self::protocol(&any).under(format!("typed_extension_protocol_options[{key}]"))?;
     }
     sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take())?;
-    let service = cluster.metadata.take().and_then(|m| service(&m));
+    let service = cluster.metadata.take().and_then(|m| service(&m, &name));
     finish(&cluster)?;
     Ok(Cluster {
         name,
@@ -168,8 +168,8 @@ fn endpoint(mut endpoint: LbEndpoint) -> Compiled<Endpoint> {
     host.hostname.clear();
     finish(&host)?;
     finish(&endpoint)?;
-    let text = |key| string(&metadata, AMBIT, key).unwrap_or_default().into();
-    Ok(Endpoint { target, weight, workload: text("workload"), namespace: text("namespace"), healthy })
+    let (namespace, workload) = metadata.filter_metadata.get(AMBIT).map(|fields| named(fields, "workload")).unwrap_or_default();
+    Ok(Endpoint { target, weight, workload, namespace, healthy })
 }
 
 fn target(address: Address, metadata: &Metadata) -> Compiled<Target> {
@@ -214,8 +214,17 @@ fn text<'a>(fields: &'a Struct, key: &str) -> Option<&'a str> {
     }
 }
 
-fn service(metadata: &Metadata) -> Option<ServiceInfo> {
+/// Namespace and name of an object: `key` is `namespace/name`, or a name beside a field `namespace`.
+fn named(fields: &Struct, key: &str) -> (Arc<str>, Arc<str>) {
+    let name = text(fields, key).unwrap_or_default();
+    let (namespace, name) = name.split_once('/').unwrap_or((text(fields, "namespace").unwrap_or_default(), name));
+    (namespace.into(), name.into())
+}
+
+/// The service a cluster stands for. Its host is the last part of the cluster's name unless it is given.
+fn service(metadata: &Metadata, cluster: &str) -> Option<ServiceInfo> {
     let fields = metadata.filter_metadata.get(AMBIT)?;
-    let text = |key| text(fields, key).unwrap_or_default().into();
-    Some(ServiceInfo { name: text("service"), namespace: text("namespace"), host: text("host") })
+    let (namespace, name) = named(fields, "service");
+    let host = text(fields, "host").or(cluster.rsplit('|').next()).unwrap_or_default().into();
+    Some(ServiceInfo { name, namespace, host })
 }

@@ -392,14 +392,13 @@ pub fn cluster(name: &str, service: &Service) -> Cluster {
     };
     let options = HttpProtocolOptions { upstream_protocol_options: Some(protocol), ..Default::default() };
     let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    let host = format!("{}.shop.svc.cluster.local", service.name);
     Cluster {
         name: name.into(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: ads(), service_name: name.into() }),
         connect_timeout: Some(Duration { seconds: 2, nanos: 0 }),
         typed_extension_protocol_options: [(key.to_owned(), any(key, &options))].into(),
-        metadata: Some(metadata(&[("service", service.name), ("namespace", "shop"), ("host", &host)])),
+        metadata: Some(metadata(&[("service", &format!("shop/{}", service.name))])),
         ..Default::default()
     }
 }
@@ -426,7 +425,7 @@ pub fn assignment(cluster: &str, endpoints: Vec<Ep>) -> (String, ClusterLoadAssi
                         endpoint_id: address.to_string(),
                         address_name_specifier: Some(AddressNameSpecifier::ServerListenerName("connect_originate".into())),
                     }),
-                    metadata(&[("identity", identity), ("workload", "billing"), ("namespace", "shop")]),
+                    metadata(&[("identity", identity), ("workload", "shop/billing")]),
                 ),
                 Ep::Clear(address) => (
                     address::Address::SocketAddress(SocketAddress {
@@ -434,7 +433,7 @@ pub fn assignment(cluster: &str, endpoints: Vec<Ep>) -> (String, ClusterLoadAssi
                         port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
                         ..Default::default()
                     }),
-                    metadata(&[("workload", "legacy"), ("namespace", "shop")]),
+                    metadata(&[("workload", "shop/legacy")]),
                 ),
             };
             let host = Endpoint { address: Some(Address { address: Some(address) }), ..Default::default() };
