@@ -1,1 +1,74 @@
-//! 
+//! What the suites on real namespaces share: a mesh from a directory of YAML, an HTTP client in a pod, and waiting with a reason.
+//!
+//! The suites are test programs without the standard harness: each enters a private bed first ([`run`]), then runs its tests one
+//! after another inside it, so that they have the machine's two processors for themselves.
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod suite;
+pub mod wait;
+
+use std::{pin::Pin, process::ExitCode, sync::OnceLock};
+
+use ambit_testbed::bed;
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+
+use crate::suite::Suite;
+
+/// A test with a runtime of its own. Its name is a sentence.
+pub fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let runtime = Runtime::new()?;
+        runtime.block_on(body()).map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+/// A test that shares one mesh, and the runtime that it lives in, with the other tests of its program.
+pub fn shared(
+    mesh: &'static SharedMesh,
+    name: &str,
+    body: impl AsyncFnOnce(&Suite) -> anyhow::Result<()> + Send + 'static,
+) -> Trial {
+    Trial::test(name, move || {
+        let suite = mesh.suite.get_or_init(|| mesh.runtime().block_on((mesh.start)()).map_err(|error| format!("{error:#}")));
+        let suite = suite.as_ref().map_err(|error| Failed::from(format!("the mesh did not start: {error}")))?;
+        mesh.runtime().block_on(body(suite)).map_err(|error| Failed::from(format!("{error:#}\n{}", suite.refusals())))
+    })
+}
+
+/// A mesh that is started by the first test which needs it and ends with the program.
+pub struct SharedMesh {
+    start: fn() -> Pin<Box<dyn Future<Output = anyhow::Result<Suite>>>>,
+    runtime: OnceLock<Runtime>,
+    suite: OnceLock<Result<Suite, String>>,
+}
+
+impl SharedMesh {
+    /// A mesh that `start` starts.
+    #[must_use]
+    pub const fn new(start: fn() -> Pin<Box<dyn Future<Output = anyhow::Result<Suite>>>>) -> Self {
+        Self { start, runtime: OnceLock::new(), suite: OnceLock::new() }
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.get_or_init(|| Runtime::new().expect("the system gives threads"))
+    }
+}
+
+/// Enters a bed and runs `tests` in it, one at a time.
+pub fn run(tests: Vec<Trial>) -> ExitCode {
+    if let Err(error) = bed::enter() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    run_here(tests)
+}
+
+/// Runs `tests` one at a time without a bed: for those that start programs which make their own.
+pub fn run_here(tests: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, tests).exit_code()
+}

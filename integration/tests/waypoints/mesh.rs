@@ -1,0 +1,187 @@
+//! A node with a waypoint, its backends and a client, and the control plane on a node of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ambit_identity::SpiffeId;
+use ambit_testbed::{Bed, BedConfig, Command, Output, Pod, PodSpec, Process};
+use ambit_tls::authority::{Authority, LocalSource};
+use ambit_tls::token::{Bound, Claims, ObjectReference, Signer};
+use anyhow::{Context as _, ensure};
+
+use crate::child::POD;
+use crate::objects::{self, PodObject};
+
+/// How long anything may take to come up.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A waypoint to be tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// Ours.
+    Ambit,
+    /// Envoy, by delta discovery.
+    EnvoyDelta,
+    /// Envoy, by state-of-the-world discovery.
+    EnvoySotw,
+}
+
+impl Driver {
+    pub const ALL: [Self; 3] = [Self::Ambit, Self::EnvoyDelta, Self::EnvoySotw];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ambit => "ambit",
+            Self::EnvoyDelta => "envoy",
+            Self::EnvoySotw => "envoy by sotw",
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Ambit => &["waypoint"],
+            Self::EnvoyDelta => &["envoy", "--xds-mode", "delta", "--concurrency", "2"],
+            Self::EnvoySotw => &["envoy", "--xds-mode", "sotw", "--concurrency", "2"],
+        }
+    }
+}
+
+pub struct Mesh {
+    pub bed: Bed,
+    pub waypoint: Pod,
+    pub client: Pod,
+    /// The waypoint's access log.
+    pub access_log: PathBuf,
+    certificates: LocalSource,
+    source: PathBuf,
+    _processes: Vec<Process>,
+}
+
+pub fn identity(account: &str) -> SpiffeId {
+    let (namespace, account) = account.split_once('/').unwrap_or(("shop", account));
+    format!("spiffe://cluster.local/ns/{namespace}/sa/{account}").parse().expect("an identity")
+}
+
+impl Mesh {
+    /// Starts everything, and waits until the waypoint is ready.
+    pub async fn start(driver: Driver) -> anyhow::Result<Self> {
+        let bed = Bed::new(BedConfig::default()).await?;
+        let node = bed.add_node("node-1").await?;
+        let control_plane = bed.control_plane().await?.clone();
+        let (state, source) = (bed.dir().join("state"), bed.dir().join("source"));
+        std::fs::create_dir_all(&source)?;
+        let authority = Authority::load_or_create(&state, &"cluster.local".parse()?)?;
+        let certificates = LocalSource::new(Arc::new(authority), Duration::from_secs(3600));
+
+        let mut pods = Vec::new();
+        for name in ["v1", "v2", "liar", "waypoint", "client"] {
+            pods.push(node.add_pod(PodSpec::new("shop", name)).await?);
+        }
+        let [v1, v2, liar, waypoint, client] = pods.try_into().expect("five pods");
+        let object = |name, app, account, pod: &Pod| PodObject { name, app, account, addresses: pod.ips() };
+        let objects = objects::fixed(&[
+            object("v1", "billing", "billing", &v1),
+            object("v2", "billing", "billing", &v2),
+            object("liar", "liar", "honest", &liar),
+            object("waypoint-0", "waypoint", "waypoint", &waypoint),
+        ]);
+        std::fs::write(source.join("mesh.yaml"), objects)?;
+        std::fs::write(source.join("routes.yaml"), objects::routes(90, 10))?;
+
+        let mut processes = Vec::new();
+        let istiod = Command::this_program().name("istiod").arg("istiod").arg("--source-dir").arg(&source).arg("--state-dir");
+        let log = |name: &str| Output::File(bed.dir().join(format!("{name}.log")));
+        processes.push(control_plane.spawn(istiod.arg(&state).output(log("istiod")))?);
+        for (pod, name, account) in [(&v1, "v1", "billing"), (&v2, "v2", "billing"), (&liar, "liar", "somebody-else")] {
+            let fixture = Command::this_program().name(name).args([POD, name, &identity(account).to_string()]).arg(&state);
+            processes.push(pod.spawn(fixture.arg(identity("waypoint").to_string()).output(log(name)))?);
+        }
+        let token = bed.dir().join("token");
+        std::fs::write(&token, mint(&state)?)?;
+        let access_log = bed.dir().join("access.log");
+        let command = Command::this_program()
+            .name("waypoint")
+            .args(driver.arguments())
+            .args(["--name", "waypoint", "--namespace", "shop", "--service-account", "waypoint", "--pod-name", "waypoint-0"])
+            .args(["--pod-ip", &waypoint.ip().to_string()])
+            .args(["--xds-address", &format!("{}:15012", control_plane.ipv4())])
+            .args(["--ca-address", &format!("{}:15012", control_plane.ipv4())])
+            .arg("--ca-root")
+            .arg(state.join("root-cert.pem"))
+            .arg("--token")
+            .arg(&token)
+            .arg("--access-log")
+            .arg(&access_log)
+            .output(log("waypoint"));
+        let mesh = Self { bed, waypoint: waypoint.clone(), client, access_log, certificates, source, _processes: Vec::new() };
+        wait_for("the root certificate", || async { ensure_exists(&state.join("root-cert.pem")) }).await?;
+        wait_for("the control plane", || async {
+            mesh.client.connect((control_plane.ipv4(), 15012).into()).await.map(drop).map_err(anyhow::Error::from)
+        })
+        .await?;
+        processes.push(waypoint.spawn(command)?);
+        let mesh = Self { _processes: processes, ..mesh };
+        wait_for("the waypoint", || mesh.ready()).await.with_context(|| mesh.logs())?;
+        Ok(mesh)
+    }
+
+    /// A certificate of the mesh, for an account of the namespace `shop` or another (`namespace/account`).
+    pub fn svid(&self, account: &str) -> anyhow::Result<ambit_tls::Svid> {
+        Ok(self.certificates.svid(&identity(account))?)
+    }
+
+    /// Changes the routes while everything runs.
+    pub fn set_weights(&self, v1: u32, v2: u32) -> anyhow::Result<()> {
+        Ok(std::fs::write(self.source.join("routes.yaml"), objects::routes(v1, v2))?)
+    }
+
+    async fn ready(&self) -> anyhow::Result<()> {
+        let stream = self.client.connect((self.waypoint.ip(), 15021).into()).await?;
+        let (status, ..) = crate::client::over(stream, crate::client::get("/healthz/ready")).await?;
+        ensure!(status == 200, "readiness answers {status}");
+        let answer = self.request("web", objects::BILLING, 80, crate::client::get("/v1")).await?;
+        ensure!(answer.status == 200, "the first request is answered {}", answer.status);
+        Ok(())
+    }
+
+    /// What the programs said, for a failure.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        for name in ["istiod.log", "waypoint.log", "access.log"] {
+            let log = std::fs::read_to_string(self.bed.dir().join(name)).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().filter(|line| !line.contains("work-in-progress")).collect();
+            text += &format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+        text
+    }
+}
+
+fn ensure_exists(path: &std::path::Path) -> anyhow::Result<()> {
+    ensure!(path.exists(), "{} does not exist", path.display());
+    Ok(())
+}
+
+/// The token a kubelet would give to the waypoint's pod.
+fn mint(state: &std::path::Path) -> anyhow::Result<String> {
+    let bound = Bound {
+        namespace: "shop".parse()?,
+        pod: Some(ObjectReference::new("waypoint-0", "uid-waypoint-0")),
+        serviceaccount: ObjectReference::new("waypoint", ""),
+        node: Some(ObjectReference::new("node-1", "")),
+    };
+    Ok(Signer::load_or_create(state)?.sign(&Claims::new(&["istio-ca"], bound, Duration::from_secs(3600)))?)
+}
+
+/// Tries again until it succeeds.
+pub async fn wait_for<T, F: Future<Output = anyhow::Result<T>>>(what: &str, attempt: impl Fn() -> F) -> anyhow::Result<T> {
+    let start = Instant::now();
+    loop {
+        match tokio::time::timeout(Duration::from_secs(3), attempt()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) if start.elapsed() > PATIENCE => return Err(error.context(format!("{what} does not come up"))),
+            Err(_) if start.elapsed() > PATIENCE => anyhow::bail!("{what} does not answer"),
+            Ok(Err(_)) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

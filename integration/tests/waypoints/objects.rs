@@ -1,0 +1,185 @@
+//! The objects of the mesh: what people write, and what an API server would add.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+/// Addresses of the services.
+pub const BILLING: &str = "10.96.0.10";
+pub const LIAR: &str = "10.96.0.13";
+pub const EMPTY: &str = "10.96.0.15";
+pub const H2C: &str = "10.96.0.16";
+pub const LOCKED: &str = "10.96.0.17";
+
+const FIXED: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: billing, namespace: shop}
+spec:
+  clusterIP: 10.96.0.10
+  clusterIPs: [10.96.0.10, "fd96::10"]
+  selector: {app: billing}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp, port: 5432}, {name: mystery, port: 9000, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: billing-v1, namespace: shop}
+spec: {clusterIP: 10.96.0.11, selector: {app: billing, version: v1}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: billing-v2, namespace: shop}
+spec: {clusterIP: 10.96.0.12, selector: {app: billing, version: v2}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: liar, namespace: shop}
+spec: {clusterIP: 10.96.0.13, selector: {app: liar}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty, namespace: shop}
+spec: {clusterIP: 10.96.0.15, selector: {app: nobody}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: modern, namespace: shop}
+spec:
+  clusterIP: 10.96.0.16
+  selector: {app: billing, version: v1}
+  ports: [{name: h2, port: 80, targetPort: 8080, appProtocol: kubernetes.io/h2c}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: locked, namespace: shop}
+spec:
+  clusterIP: 10.96.0.17
+  selector: {app: billing, version: v1}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: tcp, port: 5432}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny-intruder, namespace: shop}
+spec:
+  action: DENY
+  targetRefs: [{group: "", kind: Service, name: billing}]
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/intruder]}}]
+    to: [{operation: {paths: ["/secret*"]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: allow-web, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: locked}]
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+    to: [{operation: {methods: [GET], paths: ["/open*"]}}]
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+    to: [{operation: {ports: ["5432"]}}]
+"#;
+
+const ROUTES: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: billing, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: billing, port: 80}]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /split}}]
+    backendRefs: [{name: billing-v1, port: 80, weight: @V1@}, {name: billing-v2, port: 80, weight: @V2@}]
+  - matches: [{path: {type: PathPrefix, value: /v1}}, {path: {type: Exact, value: /exact/v1}}]
+    backendRefs: [{name: billing-v1, port: 80}]
+  - matches:
+    - {path: {type: PathPrefix, value: /v1/v2}}
+    - {path: {type: RegularExpression, value: "/re/[a-z]+/v2"}}
+    - {path: {type: PathPrefix, value: /v1}, headers: [{name: X-Version, value: v2}]}
+    - {path: {type: PathPrefix, value: /v1}, headers: [{name: x-re, type: RegularExpression, value: "v[2-9]"}]}
+    - {path: {type: PathPrefix, value: /v1}, queryParams: [{name: version, value: v2}]}
+    - {path: {type: PathPrefix, value: /v1}, method: PUT}
+    backendRefs: [{name: billing-v2, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /headers}}]
+    filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier:
+        set: [{name: x-set, value: "100%"}]
+        add: [{name: x-add, value: two}]
+        remove: [x-remove]
+    - type: ResponseHeaderModifier
+      responseHeaderModifier: {set: [{name: x-answer, value: yes-it-is}], remove: [x-remove-me]}
+    backendRefs: [{name: billing-v1, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /rewrite/prefix}}]
+    filters: [{type: URLRewrite, urlRewrite: {hostname: new.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /xyz}}}]
+    backendRefs: [{name: billing-v1, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /rewrite/root}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]
+    backendRefs: [{name: billing-v1, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /rewrite/full}}]
+    filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /one}}}]
+    backendRefs: [{name: billing-v1, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /redirect}}]
+    filters:
+    - type: RequestRedirect
+      requestRedirect: {scheme: https, hostname: example.org, statusCode: 301, path: {type: ReplacePrefixMatch, replacePrefixMatch: /to}}
+  - matches: [{path: {type: PathPrefix, value: /invalid}}]
+    backendRefs: [{name: missing, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /half}}]
+    backendRefs: [{name: billing-v1, port: 80}, {name: missing, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /none}}]
+  - matches: [{path: {type: PathPrefix, value: /empty}}]
+    backendRefs: [{name: empty, port: 80}]
+  - matches: [{path: {type: Exact, value: /slow}}]
+    backendRefs: [{name: billing-v1, port: 80}]
+    timeouts: {request: 500ms}
+  - matches: [{path: {type: PathPrefix, value: /secret}}]
+    backendRefs: [{name: billing-v1, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /upgrade}}]
+    backendRefs: [{name: billing-v1, port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: consumer, namespace: tests}
+spec:
+  parentRefs: [{group: "", kind: Service, name: billing, namespace: shop, port: 80}]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /consumer}}]
+    backendRefs: [{name: billing, namespace: shop, port: 80}]
+"#;
+
+/// A pod as an API server would show it.
+pub struct PodObject<'a> {
+    pub name: &'a str,
+    pub app: &'a str,
+    pub account: &'a str,
+    pub addresses: [IpAddr; 2],
+}
+
+/// The services, policies and pods.
+pub fn fixed(pods: &[PodObject<'_>]) -> String {
+    let mut yaml = FIXED.trim().to_owned();
+    for PodObject { name, app, account, addresses: [v4, v6] } in pods {
+        let _infallible = write!(
+            yaml,
+            "\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {name}, namespace: shop, uid: uid-{name}, \
+             labels: {{app: {app}, version: {name}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\n\
+             spec: {{serviceAccountName: {account}, nodeName: node-1, containers: [{{name: c, image: i}}]}}\n\
+             status: {{podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}], phase: Running, conditions: [{{type: Ready, status: \"True\"}}]}}"
+        );
+    }
+    yaml
+}
+
+/// The routes, with the weights of `/split`.
+pub fn routes(v1: u32, v2: u32) -> String {
+    ROUTES.trim().replace("@V1@", &v1.to_string()).replace("@V2@", &v2.to_string())
+}

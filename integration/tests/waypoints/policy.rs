@@ -1,0 +1,78 @@
+//! AuthorizationPolicies, and peers that are not who they should be.
+
+use std::time::Duration;
+
+use ambit_hbone::ConnectError;
+use anyhow::ensure;
+
+use crate::Suite;
+use crate::client::{get, request};
+use crate::mesh::{Mesh, wait_for};
+use crate::objects::{BILLING, LIAR, LOCKED};
+
+pub fn tests(suite: &mut Suite) {
+    suite.test("refuses with 403 what a DENY policy matches, and names it in the log", deny);
+    suite.test("refuses with 403 what no ALLOW policy matches", allow);
+    suite.test("refuses a connection before the server is heard", connections);
+    suite.test("does not talk to an endpoint that shows another identity", liar);
+    suite.test("opens no tunnel to a destination that it does not serve", unknown);
+}
+
+async fn deny(mesh: &Mesh) -> anyhow::Result<()> {
+    let answer = mesh.request("intruder", BILLING, 80, get("/secret/1")).await?;
+    ensure!(answer.status == 403, "answered {}", answer.status);
+    // Paths are normalised before they are compared.
+    let answer = mesh.request("intruder", BILLING, 80, get("/v1/../secret")).await?;
+    ensure!(answer.status == 403, "a path with dots is answered {}", answer.status);
+    ensure!(mesh.request("intruder", BILLING, 80, get("/v1")).await?.status == 200, "another path is refused");
+    ensure!(mesh.request("web", BILLING, 80, get("/secret/1")).await?.status == 200, "another caller is refused");
+    wait_for("the policy in the access log", || async {
+        let log = std::fs::read_to_string(&mesh.access_log)?;
+        let line = log.lines().find(|line| line.contains("/secret/1") && line.contains("403"));
+        ensure!(line.is_some_and(|line| line.contains("deny-intruder") && line.contains("sa/intruder")), "{line:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn allow(mesh: &Mesh) -> anyhow::Result<()> {
+    let cases = [
+        ("web", "GET", "/open/1", 200),
+        ("web", "POST", "/open/1", 403),
+        ("web", "GET", "/", 403),
+        ("other", "GET", "/open/1", 403),
+    ];
+    for (account, method, path, status) in cases {
+        let answer = mesh.request(account, LOCKED, 80, request(method, path, &[])).await?;
+        ensure!(answer.status == status, "{account} {method} {path}: {}", answer.status);
+    }
+    Ok(())
+}
+
+async fn connections(mesh: &Mesh) -> anyhow::Result<()> {
+    let banner = crate::streams::banner(mesh, "web", LOCKED).await?;
+    ensure!(banner.starts_with("220"), "{banner:?}");
+    match mesh.tunnel("other", &format!("{LOCKED}:5432")).await? {
+        Err(ConnectError::Refused { status, .. }) => ensure!(matches!(status.as_u16(), 401 | 403), "refused with {status}"),
+        Err(error) => return Err(error.into()),
+        Ok(_) => anyhow::bail!("the tunnel is opened"),
+    }
+    Ok(())
+}
+
+async fn liar(mesh: &Mesh) -> anyhow::Result<()> {
+    let answer = mesh.request("web", LIAR, 80, get("/")).await?;
+    ensure!(answer.status == 503, "answered {}", answer.status);
+    Ok(())
+}
+
+async fn unknown(mesh: &Mesh) -> anyhow::Result<()> {
+    for authority in ["10.96.0.99:80", &format!("{BILLING}:81"), "127.0.0.1:15000"] {
+        let tunnel = tokio::time::timeout(Duration::from_secs(5), mesh.tunnel("web", authority)).await??;
+        let Err(ConnectError::Refused { status, .. }) = tunnel else {
+            anyhow::bail!("{authority}: a tunnel, or another failure")
+        };
+        ensure!(status.is_client_error() || status.is_server_error(), "{authority}: {status}");
+    }
+    Ok(())
+}
