@@ -73,7 +73,11 @@ pub async fn run_with(
     stop: impl Future<Output = Result<(), ambit_runtime::Error>>,
 ) -> Result<(), Error> {
     let checked = config.check()?;
-    raise_descriptor_limit();
+    // Each connection takes two or more descriptors.
+    match ambit_runtime::sys::raise_open_files() {
+        Ok(limit) => tracing::debug!(?limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
     let metrics = metrics_handle()?;
     let log = AccessLog::open(&Destination::from(config.access_log.clone()))?;
     let store = StoreConfig { trust_domain_aliases: checked.aliases, ..StoreConfig::default() };
@@ -158,14 +162,4 @@ fn discovery(config: &Config, proxy: &Proxy, target: Target) -> DeltaClient {
         Subscription::wildcard(type_url::AUTHORIZATION, state::policies(Arc::clone(&proxy.state))),
     ];
     DeltaClient::new(target, ambit_xds::node(id, &metadata), credentials, types, Subscriptions::new())
-}
-
-/// Each connection takes two or more descriptors: use all that the system allows.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
 }

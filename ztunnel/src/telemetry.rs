@@ -2,10 +2,12 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use ambit_hbone::copy::Counters;
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, plan::Target, workload::Workload};
 use ambit_runtime::telemetry::{AccessLog, Direction, Entry, Security, SeriesLimit, label, metric};
@@ -13,6 +15,8 @@ use metrics::{Label, SharedString, counter};
 
 /// The label that names the policy behind a refusal.
 const POLICY: &str = "policy";
+/// How often the bytes of an open connection are put into the metrics.
+const REPORT: Duration = Duration::from_secs(10);
 
 /// Where connections are recorded.
 #[derive(Debug, Clone)]
@@ -42,7 +46,8 @@ impl Telemetry {
             target: Target::default(),
             destination_identity: None,
             security: Security::None,
-            bytes: (0, 0),
+            counters: Arc::default(),
+            reported: (0, 0),
             outcome: None,
             policy: None,
             opened: None,
@@ -72,10 +77,11 @@ pub struct Record {
     pub destination_identity: Option<SpiffeId>,
     /// How it is protected between the nodes.
     pub security: Security,
-    /// Bytes from the client to the server, and back.
-    pub bytes: (u64, u64),
     /// The policy that allowed it.
     pub policy: Option<String>,
+    counters: Arc<Counters>,
+    /// What of the counters is in the metrics already.
+    reported: (u64, u64),
     outcome: Option<Refusal>,
     opened: Option<Vec<Label>>,
 }
@@ -93,19 +99,46 @@ impl Record {
         self.opened = Some(labels);
     }
 
+    /// Where the bytes of the connection are counted.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Waits for `carried`, and puts what is counted into the metrics now and then: a connection may live for days.
+    pub async fn watch<T>(&mut self, carried: impl Future<Output = T>) -> T {
+        let mut carried = pin!(carried);
+        loop {
+            match tokio::time::timeout(REPORT, carried.as_mut()).await {
+                Ok(ended) => return ended,
+                Err(_) => self.report(),
+            }
+        }
+    }
+
     /// Ends the record: the connection was carried to its end.
-    pub fn finish(mut self, sent: u64, received: u64) {
-        self.bytes = (sent, received);
+    pub fn finish(mut self) {
         self.outcome = Some(Refusal::new(Reason::Ok, ""));
     }
 
-    /// Ends the record: the connection broke after it was established.
-    pub fn broken(mut self, sent: u64, received: u64, refusal: Refusal) {
-        self.bytes = (sent, received);
-        self.outcome = Some(refusal);
+    /// Bytes from the client to the server, and back. A pump counts from the side of the tunnel, which is the server's for what pods
+    /// open and the client's for what comes to them.
+    fn bytes(&self) -> (u64, u64) {
+        match self.direction {
+            Direction::Outbound => (self.counters.sent(), self.counters.received()),
+            Direction::Inbound => (self.counters.received(), self.counters.sent()),
+        }
     }
 
-    /// Ends the record: the connection was refused.
+    fn report(&mut self) {
+        let Some(labels) = &self.opened else { return };
+        let (sent, received) = self.bytes();
+        counter!(metric::TCP_SENT_BYTES, labels.clone()).increment(sent.saturating_sub(self.reported.0));
+        counter!(metric::TCP_RECEIVED_BYTES, labels.clone()).increment(received.saturating_sub(self.reported.1));
+        self.reported = (sent, received);
+    }
+
+    /// Ends the record: the connection was refused, or broke.
     pub fn refused(mut self, refusal: Refusal) {
         self.outcome = Some(refusal);
     }
@@ -159,10 +192,8 @@ impl Drop for Record {
         // A connection whose task was ended from outside was cut by the drain of the proxy or of its pod.
         let outcome =
             self.outcome.take().unwrap_or_else(|| Refusal::new(Reason::Draining, "cut while the proxy or the pod went away"));
+        self.report();
         if let Some(labels) = self.opened.take() {
-            let (sent, received) = self.bytes;
-            counter!(metric::TCP_SENT_BYTES, labels.clone()).increment(sent);
-            counter!(metric::TCP_RECEIVED_BYTES, labels.clone()).increment(received);
             counter!(metric::TCP_CONNECTIONS_CLOSED, labels).increment(1);
         } else if outcome.reason != Reason::Ok {
             let labels = self.telemetry.series.admit(self.labels(Some(&outcome)));
@@ -185,7 +216,7 @@ impl Record {
         entry.policy =
             outcome.policy.as_ref().map(|policy| policy.to_string().into()).or_else(|| self.policy.as_deref().map(Into::into));
         entry.reason = outcome.reason.label().into();
-        (entry.bytes_sent, entry.bytes_received) = self.bytes;
+        (entry.bytes_sent, entry.bytes_received) = self.bytes();
         entry.duration = duration;
         entry.security = self.security;
         if outcome.reason != Reason::Ok {

@@ -5,11 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ambit_hbone::{
-    Host, Incoming, ServeError, ServerConfig,
-    copy::{self, Counters},
-    server,
-};
+use ambit_hbone::{Host, Incoming, ServeError, ServerConfig, copy, server};
 use ambit_identity::SpiffeId;
 use ambit_model::{
     Reason, Refusal,
@@ -24,7 +20,7 @@ use ambit_runtime::{
 use ambit_tls::{PeerError, handshake};
 use tokio::net::TcpStream;
 
-use super::{conclude, permit, revoked};
+use super::{carry, permit, revoked};
 use crate::{
     peer,
     proxy::{Pod, Proxy},
@@ -125,16 +121,9 @@ async fn tunnel(peer: Peer, mut incoming: Incoming) {
             return record.refused(Refusal::new(Reason::ClientReset, error.to_string()));
         }
     };
-    record.established();
-    let counters = Counters::default();
-    tokio::select! {
-        outcome = copy::pump(stream, upstream, &counters) => {
-            conclude(record, outcome, counters.received(), counters.sent());
-        }
-        refusal = revoked(proxy, &workload, Some(&peer.id), peer.from, admitted.destination) => {
-            record.broken(counters.received(), counters.sent(), refusal);
-        }
-    }
+    let counters = record.counters();
+    let revoked = revoked(proxy, &workload, Some(&peer.id), peer.from, admitted.destination);
+    carry(record, copy::pump(stream, upstream, &counters), revoked).await;
 }
 
 fn incoming_target(incoming: &Incoming) -> Result<Target, Refusal> {

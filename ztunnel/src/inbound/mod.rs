@@ -65,11 +65,19 @@ async fn revoked(
     }
 }
 
-/// Ends the record as the pump ended. `client` is the side the client is on.
-fn conclude(record: Record, outcome: Outcome, sent: u64, received: u64) {
-    match outcome.ended_by {
-        EndedBy::Finished => record.finish(sent, received),
-        EndedBy::First(error) => record.broken(sent, received, Refusal::new(Reason::ClientReset, error.to_string())),
-        EndedBy::Second(error) => record.broken(sent, received, Refusal::new(Reason::UpstreamReset, error.to_string())),
+/// Carries a connection that was allowed until it ends or no longer is allowed.
+async fn carry(mut record: Record, carried: impl Future<Output = Outcome>, revoked: impl Future<Output = Refusal>) {
+    record.established();
+    let ended = record.watch(async {
+        tokio::select! {
+            outcome = carried => Ok(outcome.ended_by),
+            refusal = revoked => Err(refusal),
+        }
+    });
+    match ended.await {
+        Ok(EndedBy::Finished) => record.finish(),
+        Ok(EndedBy::First(error)) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
+        Ok(EndedBy::Second(error)) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
+        Err(refusal) => record.refused(refusal),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ambit_hbone::copy::{self, Counters, TcpSide};
+use ambit_hbone::copy::{self, TcpSide};
 use ambit_model::{Reason, Refusal, address::port, admit::admit_plaintext, plan, workload::Workload};
 use ambit_runtime::{
     socket::{self, canonical},
@@ -10,7 +10,7 @@ use ambit_runtime::{
 };
 use tokio::net::TcpStream;
 
-use super::{conclude, hbone::same_family, permit, revoked};
+use super::{carry, hbone::same_family, permit, revoked};
 use crate::{
     proxy::{Pod, Proxy},
     telemetry::Record,
@@ -32,16 +32,9 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
             return record.refused(refusal);
         }
     };
-    record.established();
-    let counters = Counters::default();
-    tokio::select! {
-        outcome = copy::join(TcpSide::from(client), TcpSide::from(server), &counters) => {
-            conclude(record, outcome, counters.received(), counters.sent());
-        }
-        refusal = revoked(&proxy, &workload, None, from, destination) => {
-            record.broken(counters.received(), counters.sent(), refusal);
-        }
-    }
+    let counters = record.counters();
+    let carried = copy::join(TcpSide::from(client), TcpSide::from(server), &counters);
+    carry(record, carried, revoked(&proxy, &workload, None, from, destination)).await;
 }
 
 type Opened = (TcpStream, std::net::SocketAddr, Arc<Workload>);

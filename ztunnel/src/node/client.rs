@@ -77,6 +77,9 @@ async fn apply(
             pods.add(info, netns)
         }
         Request::Keep(uid) => {
+            if !pods.serves(&uid) {
+                return Err(Error::Protocol(format!("pod {uid} is not known here, so it cannot be kept")));
+            }
             if let Some(told) = told {
                 told.insert(uid);
             }

@@ -125,6 +125,12 @@ impl Pods {
         self.running().values().map(|running| Arc::clone(&running.pod)).collect()
     }
 
+    /// Whether this pod is served.
+    #[must_use]
+    pub fn serves(&self, uid: &str) -> bool {
+        self.running().contains_key(uid)
+    }
+
     /// Keys are held for the identities that run on this node and for no other.
     fn forget_keys(&self) {
         let here: HashSet<SpiffeId> = self.running().values().map(|running| running.pod.identity.clone()).collect();

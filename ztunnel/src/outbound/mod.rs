@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use ambit_hbone::{
     TunnelStream,
-    copy::{self, Counters, EndedBy, TcpSide},
+    copy::{self, EndedBy, TcpSide},
 };
 use ambit_model::{
     Reason, Refusal,
@@ -47,16 +47,17 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
         }
     };
     record.established();
-    let counters = Counters::default();
-    let outcome = match server {
-        Server::Tunnel(tunnel) => copy::pump(tunnel, client, &counters).await,
-        Server::Plain(server) => copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await,
+    let counters = record.counters();
+    let carried = async {
+        match server {
+            Server::Tunnel(tunnel) => copy::pump(tunnel, client, &counters).await,
+            Server::Plain(server) => copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await,
+        }
     };
-    let (sent, received) = (outcome.sent, outcome.received);
-    match outcome.ended_by {
-        EndedBy::Finished => record.finish(sent, received),
-        EndedBy::First(error) => record.broken(sent, received, Refusal::new(Reason::UpstreamReset, error.to_string())),
-        EndedBy::Second(error) => record.broken(sent, received, Refusal::new(Reason::ClientReset, error.to_string())),
+    match record.watch(carried).await.ended_by {
+        EndedBy::Finished => record.finish(),
+        EndedBy::First(error) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
+        EndedBy::Second(error) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
     }
 }
 

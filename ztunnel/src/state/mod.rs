@@ -13,7 +13,7 @@ use tokio::sync::watch;
 pub use handlers::{addresses, policies};
 
 /// The mesh as this proxy knows it. Readers hold the lock for one decision, writers for one batch; never across an await.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Shared {
     mesh: RwLock<MeshState>,
     changes: watch::Sender<Changes>,
@@ -30,12 +30,6 @@ pub struct Changes {
     pub addresses_synced: bool,
     /// Whether all policies known to the control plane have arrived once. Until then nothing can be authorized.
     pub policies_synced: bool,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self { mesh: RwLock::default(), changes: watch::Sender::default(), policies: watch::Sender::default() }
-    }
 }
 
 impl Shared {

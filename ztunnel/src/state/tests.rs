@@ -8,7 +8,7 @@ use prost::Message;
 use super::*;
 
 fn resource(type_url: &str, name: &str, message: &impl Message) -> Resource {
-    let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec().into() };
+    let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
     Resource { name: name.to_owned(), version: "1".to_owned(), body }
 }
 

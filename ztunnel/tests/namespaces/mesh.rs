@@ -205,7 +205,7 @@ impl Mesh {
     }
 
     fn put(&self, type_url: &str, name: &str, message: &impl Message) {
-        let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec().into() };
+        let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
         self.cache.update(VIEW, type_url, [Change::upsert(name, Vec::new(), body)]);
     }
 
