@@ -109,7 +109,10 @@ fn log(filter: &str) -> Result<()> {
     init_logging(filter, LogFormat::default()).map_err(|error| Error::part("starting the log", error))
 }
 
+/// For the long-running parts: many threads, many open files.
 fn block_on(task: impl Future<Output = Result<()>>) -> Result<()> {
+    // A low limit is no reason not to start.
+    let _best_effort = ambit_runtime::sys::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|cause| Error::io("starting the runtime", cause))?.block_on(task)
 }

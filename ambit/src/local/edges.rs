@@ -222,14 +222,17 @@ fn edge_of(line: &AccessLine, topology: &Topology) -> Option<EdgeKey> {
         _ => line.get("src.identity").and_then(|identity| topology.pod_with_identity(identity)).cloned(),
     }?;
     let source = topology.workload(&source)?;
-    let destination = match line.get("dst.service").and_then(|host| super::hosts::service_of(host, "")) {
-        Some(service) => service,
-        None => {
-            let pod = named("dst.workload", "dst.namespace")?;
+    let destination = line.get("dst.service").and_then(|host| super::hosts::service_of(host, ""));
+    let destination = destination.or_else(|| {
+        // What was refused early has no name yet, only the address that was dialled.
+        let address = line.get("dst.addr")?.parse::<std::net::SocketAddr>().ok()?.ip();
+        let pod = named("dst.workload", "dst.namespace").or_else(|| topology.pod_at(address).cloned());
+        let of_pod = |pod| {
             let facts = topology.pods.get(&pod)?;
-            facts.services.first().cloned().or_else(|| topology.workload(&pod))?
-        }
-    };
+            facts.services.first().cloned().or_else(|| topology.workload(&pod))
+        };
+        topology.service_at(address).cloned().or_else(|| pod.and_then(of_pod))
+    })?;
     Some(EdgeKey { source, destination })
 }
 

@@ -67,6 +67,11 @@ impl Topology {
         self.pods.iter().find(|(_, facts)| facts.addresses.contains(&address.to_canonical())).map(|(name, _)| name)
     }
 
+    /// The service with this address.
+    pub fn service_at(&self, address: IpAddr) -> Option<&NamespacedName> {
+        self.services.iter().find(|(_, addresses)| addresses.contains(&address.to_canonical())).map(|(name, _)| name)
+    }
+
     /// A pod that proves this SPIFFE identity, if its namespace and account tell.
     pub fn pod_with_identity(&self, identity: &str) -> Option<&NamespacedName> {
         let (_, path) = identity.split_once("/ns/")?;

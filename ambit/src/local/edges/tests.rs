@@ -90,6 +90,20 @@ fn a_refusal_keeps_its_reason_and_policy() {
 }
 
 #[test]
+fn a_refusal_without_names_is_told_by_the_address_dialled() {
+    let (mut sightings, mut topology) = (Sightings::default(), topology());
+    topology.services.insert(NamespacedName::new("billing", "billing"), vec!["10.96.0.11".parse().unwrap()]);
+    let refused = line(&format!(
+        "direction=inbound src.addr=10.244.1.2:4000 src.identity={API} dst.addr=10.96.0.11:8080 policy=billing/no \
+         reason=policy_denied_explicit security=mutual_tls status=403"
+    ));
+    sightings.take("waypoint/billing/waypoint", &refused, &topology);
+    let (key, seen) = only(&sightings);
+    assert_eq!(key.destination.to_string(), "billing/billing");
+    assert_eq!(seen.refusal.unwrap().policy.as_deref(), Some("billing/no"));
+}
+
+#[test]
 fn the_callers_own_counts_go_before_connections() {
     let (key, seen) = only(&through_the_waypoint("mutual_tls"));
     let counted = EdgeStats { protocol: "http".into(), requests: 50, errors: 1, ..EdgeStats::default() };
