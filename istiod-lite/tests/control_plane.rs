@@ -286,7 +286,9 @@ async fn a_waypoint_sees_its_own_gateway_and_nothing_else() {
     let other = running.client("shop/waypoints gate-1", id("other"), &[LISTENER]);
     let web = running.client("shop/web web", id("gate"), &[LISTENER]);
     let as_node = running.client("shop/waypoints gate-1", node("ztunnel~1", &[]), &[ADDRESS]);
+    let by_account = running.client("shop/gate gate-2", id("gate"), &[LISTENER]);
     own.other_than("Listener connect_terminate", None).await;
+    by_account.other_than("Listener connect_terminate", None).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     for refused in [other, web, as_node] {
         assert!(refused.held.0.lock().unwrap().is_empty());

@@ -3,6 +3,8 @@
 mod authenticate;
 mod resources;
 mod run;
+#[cfg(test)]
+mod tests;
 mod translated;
 
 pub use authenticate::XdsAuthenticator;
