@@ -129,7 +129,7 @@ impl ControlPlane {
             Ok(())
         });
         let (batches, received) = mpsc::channel(BATCHES);
-        let source = Directory::new(config.source_dirs.clone())?;
+        let source = Directory::new(config.source_dirs.clone())?.remembering(config.state_dir.join("last-good"))?;
         tasks.spawn(push::read(source, batches));
         tasks.spawn(follow(Arc::clone(&mesh), Pusher::new(cache), received));
         tasks.spawn(rotate(Arc::clone(&serving)));

@@ -128,3 +128,24 @@ async fn the_demonstration_is_read_without_a_problem() {
     assert!(!first.is_empty());
     assert_eq!(*source.problems(), []);
 }
+
+#[tokio::test]
+async fn a_restart_while_a_file_is_broken_goes_on_with_its_last_good_state() {
+    let (directory, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (broken, moved) = (directory.path().join("a.yaml"), directory.path().join("b.yaml"));
+    let start = || Directory::new(vec![directory.path().to_owned()]).unwrap().remembering(memory.path().join("good")).unwrap();
+    std::fs::write(&broken, service("a", 80)).unwrap();
+    std::fs::write(&moved, service("b", 80)).unwrap();
+    assert_eq!(changes(&mut start()).await, ["+Service default/a", "+Service default/b"]);
+
+    // While nobody looks, one file breaks and another is gone.
+    std::fs::write(&broken, "kind: [").unwrap();
+    std::fs::remove_file(&moved).unwrap();
+    let mut source = start();
+    assert_eq!(changes(&mut source).await, ["+Service default/a"]);
+    assert_eq!(source.problems().len(), 1);
+
+    std::fs::write(&broken, service("a", 81)).unwrap();
+    assert_eq!(changes(&mut source).await, ["+Service default/a"]);
+    assert!(source.problems().is_empty());
+}

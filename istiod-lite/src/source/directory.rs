@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::layer::{FileId, Layers};
+use super::memory::Memory;
 use super::{Event, Problem, Severity, Source, SourceError};
 
 /// Files are read when nothing has changed for this long, so that a file is not read while it is being written.
@@ -32,6 +33,9 @@ pub struct Directory {
     layers: Layers,
     stamps: BTreeMap<FileId, Stamp>,
     unreadable: BTreeMap<FileId, Problem>,
+    /// Texts that have not come into force.
+    texts: BTreeMap<FileId, String>,
+    memory: Option<Memory>,
     problems: Arc<Vec<Problem>>,
     wake: mpsc::Receiver<()>,
     started: bool,
@@ -72,11 +76,25 @@ impl Directory {
             layers: Layers::default(),
             stamps: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            texts: BTreeMap::new(),
+            memory: None,
             problems: Arc::default(),
             wake,
             started: false,
             _watcher: watcher,
         })
+    }
+
+    /// Keeps the last good text of each file in a directory of its own, which is made if need be, and begins with it
+    /// where a file is broken at start.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be made.
+    pub fn remembering(mut self, directory: PathBuf) -> Result<Self, SourceError> {
+        let memory = Memory::open(directory.clone()).map_err(|cause| SourceError::Memory { path: directory, cause })?;
+        self.memory = Some(memory);
+        Ok(self)
     }
 
     /// Waits for a change, and then for the changes to pause.
@@ -104,6 +122,10 @@ impl Directory {
         for id in gone {
             self.stamps.remove(&id);
             self.unreadable.remove(&id);
+            self.texts.remove(&id);
+            if let Some(memory) = &self.memory {
+                memory.forget(&id.1);
+            }
             changes.push((id, None));
         }
         for (id, metadata) in present {
@@ -121,13 +143,36 @@ impl Directory {
                 Err(reason) => _ = self.unreadable.insert(id.clone(), unreadable(&id, reason)),
             }
         }
-        let events = self.layers.update(changes);
+        let mut events = Vec::new();
+        if !self.started {
+            events = self.recall(&changes);
+        }
+        self.texts.extend(changes.iter().filter_map(|(id, text)| Some((id.clone(), text.clone()?))));
+        events.extend(self.layers.update(changes));
+        for id in self.layers.take_taken() {
+            if let (Some(memory), Some(text)) = (&self.memory, self.texts.remove(&id)) {
+                memory.keep(&id.1, &text);
+            }
+        }
         let problems: Vec<Problem> = self.unreadable.values().cloned().chain(self.layers.problems()).collect();
         let other = *self.problems != problems;
         if other {
             self.problems = Arc::new(problems);
         }
         Ok((events, other))
+    }
+}
+
+impl Directory {
+    /// Puts the remembered text of each file in force before its present one is looked at.
+    fn recall(&mut self, present: &[(FileId, Option<String>)]) -> Vec<Event> {
+        let Some(memory) = &self.memory else { return Vec::new() };
+        memory.retain(self.stamps.keys().map(|id| id.1.as_path()));
+        let remembered = present.iter().map(|(id, _)| id).chain(self.unreadable.keys());
+        let texts = remembered.filter_map(|id| Some((id.clone(), Some(memory.recall(&id.1)?)))).collect();
+        let events = self.layers.update(texts);
+        self.layers.take_taken();
+        events
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) struct Layers {
     /// Which file gives which part of an object.
     parts: BTreeMap<ObjectKey, BTreeMap<usize, FileId>>,
     objects: BTreeMap<ObjectKey, Object>,
+    taken: Vec<FileId>,
 }
 
 impl Layers {
@@ -56,6 +57,11 @@ impl Layers {
         // Taking one file can free another (an object that moved), so go on until nothing more is taken.
         while self.take_waiting(&mut dirty) {}
         dirty.into_iter().filter_map(|key| self.refresh(&key)).collect()
+    }
+
+    /// The files whose newest text came into force since the last call.
+    pub(super) fn take_taken(&mut self) -> Vec<FileId> {
+        std::mem::take(&mut self.taken)
     }
 
     /// What is wrong at present, in the order of files and lines.
@@ -109,6 +115,7 @@ impl Layers {
                 self.parts.entry(key.clone()).or_default().insert(id.0, id.clone());
                 dirty.insert(key);
             }
+            self.taken.push(id);
             taken = true;
         }
         taken

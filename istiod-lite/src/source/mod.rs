@@ -8,6 +8,7 @@ mod directory;
 mod document;
 mod layer;
 mod lines;
+mod memory;
 mod object;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -29,6 +30,14 @@ pub enum SourceError {
         path: std::path::PathBuf,
         /// What the kernel answered.
         cause: notify::Error,
+    },
+    /// The directory for the last good state of files cannot be used.
+    #[error("cannot keep the last good state of files in {path}: {cause}")]
+    Memory {
+        /// The directory.
+        path: std::path::PathBuf,
+        /// What the kernel answered.
+        cause: std::io::Error,
     },
     /// A source directory cannot be listed.
     #[error("cannot read the directory {path}: {cause}")]
