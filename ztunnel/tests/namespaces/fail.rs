@@ -11,9 +11,12 @@ use libtest_mimic::Trial;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
+    load::Load,
     mesh::{Mesh, PATIENCE, call, call_until_it_works, call_until_refused, echo, network_address},
     test,
 };
+
+const SECOND: Duration = Duration::from_secs(1);
 
 const MARKER: &[u8] = b"plain-text-marker-4712";
 
@@ -36,23 +39,31 @@ async fn killed_proxy() -> anyhow::Result<()> {
     let to = SocketAddr::new(server.ip(), 8080);
     call_until_it_works(&client, to, PATIENCE).await?;
     let capture = mesh.bed.capture([MARKER])?;
+    let load = Load::start(&client, to, 8);
+    let before = load.during(SECOND).await;
+    ensure!(before.well > 100 && before.failed == 0, "{before:?}");
     // The clients' side, then the servers' side.
     for number in [0, 1] {
         if let Some(proxy) = mesh.nodes[number].proxy.take() {
             proxy.kill();
             proxy.wait().await;
         }
+        let away = Instant::now();
         for ip in server.ips() {
-            for _ in 0..10 {
-                let answer = call(&client, SocketAddr::new(ip, 8080), MARKER).await;
-                ensure!(answer.is_err(), "a connection succeeded without the proxy of node {number}");
-            }
+            let answer = call(&client, SocketAddr::new(ip, 8080), MARKER).await;
+            ensure!(answer.is_err(), "a connection succeeded without the proxy of node {number}");
         }
+        tokio::time::sleep(SECOND / 2).await;
+        let counts = load.between(away, Instant::now());
+        ensure!(counts.well == 0 && counts.failed > 10, "without the proxy of node {number}: {counts:?}");
         let begun = Instant::now();
         mesh.start_proxy(number).await?;
-        call_until_it_works(&client, to, PATIENCE).await?;
-        let took = begun.elapsed();
-        ensure!(took < Duration::from_secs(1), "it took {took:?} to recover");
+        let took = load.first_success(begun, PATIENCE).await;
+        ensure!(took.is_some_and(|took| took < SECOND), "after the return of the proxy of node {number}: {took:?}");
+        // A caller whose dial was under way when the proxy came back may have been refused by the old state.
+        tokio::time::sleep(SECOND / 2).await;
+        let after = load.during(SECOND).await;
+        ensure!(after.well > 100 && after.failed == 0, "after the return of the proxy of node {number}: {after:?}");
     }
     let report = capture.report();
     ensure!(!report.marker_seen() && report.dropped == 0, "{report:?}");
@@ -67,10 +78,13 @@ async fn no_control_plane() -> anyhow::Result<()> {
     let to = SocketAddr::new(server.ip(), 8080);
     call_until_it_works(&client, to, PATIENCE).await?;
     let mut open = client.connect(to).await?;
+    let load = Load::start(&client, to, 8);
+    let begun = Instant::now();
+    tokio::time::sleep(SECOND / 2).await;
     mesh.stop_control_plane().await;
-    for _ in 0..20 {
-        call(&client, to, b"x").await?;
-    }
+    tokio::time::sleep(2 * SECOND).await;
+    let counts = load.between(begun, Instant::now());
+    ensure!(counts.well > 300 && counts.failed == 0, "{counts:?}");
     open.write_all(b"still here").await?;
     open.shutdown().await?;
     let mut answer = String::new();
@@ -80,6 +94,8 @@ async fn no_control_plane() -> anyhow::Result<()> {
     mesh.start_control_plane().await?;
     let late = mesh.pod(0, "late").await?;
     call_until_it_works(&late, to, Duration::from_secs(20)).await?;
+    let counts = load.between(begun, Instant::now());
+    ensure!(counts.failed == 0, "{counts:?}");
     mesh.bed.shutdown().await;
     Ok(())
 }

@@ -5,6 +5,7 @@ mod carry;
 mod child;
 mod fail;
 mod lies;
+mod load;
 mod mesh;
 mod observe;
 mod policy;
