@@ -2,7 +2,7 @@
 //!
 //! [`Index::apply`] takes one event and returns the keys of the resources that it may have changed; it reads no clock
 //! and does no I/O. The translations are functions of the index alone, so any order of the same events ends in the
-//! same resources. Every object is kept once, behind an `Arc`; the reverse indexes of [`links`] say which objects an
+//! same resources. Every object is kept once, behind an `Arc`; the reverse indexes in `links` say which objects an
 //! event can reach, so that the cost of an event is that of what it touches.
 
 mod affected;

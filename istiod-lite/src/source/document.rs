@@ -1,6 +1,7 @@
 //! From the text of a file to its YAML documents, each with its key and the lines of its fields.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use super::{Problem, Severity};
 pub(super) struct Document {
     pub(super) key: ObjectKey,
     pub(super) value: Value,
-    pub(super) lines: Lines,
+    pub(super) lines: Arc<Lines>,
     /// Where the object begins below the document's root: empty, or `items[3]` in a `List`.
     pub(super) prefix: String,
 }
@@ -69,7 +70,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Parsed {
                 continue;
             }
         };
-        let lines = Lines::scan(text, offset);
+        let lines = Arc::new(Lines::scan(text, offset));
         let items = match &value {
             Value::Object(fields) if fields.get("kind").and_then(Value::as_str).is_some_and(|kind| kind == "List") => {
                 fields.get("items").and_then(Value::as_array).cloned()
@@ -89,7 +90,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Parsed {
 }
 
 impl Parsed {
-    fn take(&mut self, file: &Path, mut value: Value, lines: &Lines, prefix: String) {
+    fn take(&mut self, file: &Path, mut value: Value, lines: &Arc<Lines>, prefix: String) {
         match header(&mut value) {
             Ok(Some(key)) => self.documents.push(Document { key, value, lines: lines.clone(), prefix }),
             Ok(None) => {}

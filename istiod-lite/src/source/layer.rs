@@ -21,7 +21,7 @@ pub(super) type FileId = (usize, PathBuf);
 #[derive(Debug, Default)]
 struct File {
     /// The documents in force.
-    accepted: Vec<Document>,
+    accepted: BTreeMap<ObjectKey, Document>,
     /// The newest documents, while they cannot be taken.
     waiting: Option<Vec<Document>>,
     /// What is wrong with the newest text.
@@ -51,7 +51,7 @@ impl Layers {
         // What was wrong with a file because of another may be well by now.
         for file in self.files.values_mut() {
             if file.waiting.is_none() && file.problems.iter().any(|problem| problem.object.is_some()) {
-                file.waiting = Some(file.accepted.clone());
+                file.waiting = Some(file.accepted.values().cloned().collect());
             }
         }
         // Taking one file can free another (an object that moved), so go on until nothing more is taken.
@@ -73,9 +73,9 @@ impl Layers {
 
     fn remove(&mut self, id: &FileId, dirty: &mut BTreeSet<ObjectKey>) {
         if let Some(file) = self.files.remove(id) {
-            for document in &file.accepted {
-                self.forget(&document.key, id.0);
-                dirty.insert(document.key.clone());
+            for key in file.accepted.into_keys() {
+                self.forget(&key, id.0);
+                dirty.insert(key);
             }
         }
     }
@@ -105,13 +105,14 @@ impl Layers {
                 file.waiting = Some(documents);
                 continue;
             }
-            let old = std::mem::replace(&mut file.accepted, documents);
-            let new: Vec<ObjectKey> = file.accepted.iter().map(|document| document.key.clone()).collect();
-            for document in old {
-                self.forget(&document.key, id.0);
-                dirty.insert(document.key);
+            let new: BTreeMap<ObjectKey, Document> =
+                documents.into_iter().map(|document| (document.key.clone(), document)).collect();
+            let keys: Vec<ObjectKey> = new.keys().cloned().collect();
+            for key in std::mem::replace(&mut file.accepted, new).into_keys() {
+                self.forget(&key, id.0);
+                dirty.insert(key);
             }
-            for key in new {
+            for key in keys {
                 self.parts.entry(key.clone()).or_default().insert(id.0, id.clone());
                 dirty.insert(key);
             }
@@ -163,7 +164,7 @@ impl Layers {
     fn merged(&self, key: &ObjectKey, own: Option<(usize, &Document)>) -> Value {
         let mut parts: BTreeMap<usize, &Value> = BTreeMap::new();
         for (layer, id) in self.parts.get(key).into_iter().flatten() {
-            let accepted = self.files.get(id).and_then(|file| file.accepted.iter().find(|document| document.key == *key));
+            let accepted = self.files.get(id).and_then(|file| file.accepted.get(key));
             if let Some(document) = accepted {
                 parts.insert(*layer, &document.value);
             }
