@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     ConnectError, ConnectRequest, Settings, TunnelStream, keepalive,
+    settings::{RESETS_REMEMBERED, SMALL_FRAME_BUDGET},
     tap::{Cause, Tapped},
 };
 
@@ -77,6 +78,10 @@ impl Connection {
             .max_header_list_size(settings.max_header_bytes)
             .max_send_buffer_size(settings.send_buffer)
             .enable_push(false)
+            .data_frame_budget(SMALL_FRAME_BUDGET)
+            .max_concurrent_reset_streams(RESETS_REMEMBERED)
+            // A count over the connection's life: resets that cross bytes under way would end every shared connection some day.
+            .max_local_error_reset_streams(None)
             .handshake(io)
             .await;
         let (sender, mut driver) = handshake.map_err(|e| ConnectError::Lost(cause.or(|| io::Error::other(e.to_string()))))?;

@@ -15,6 +15,7 @@ use crate::{
     Authority, AuthorityError, ServeError, Settings, TunnelStream,
     error::stream_error,
     keepalive,
+    settings::{RESETS_REMEMBERED, SMALL_FRAME_BUDGET},
     tap::{Cause, Tapped},
 };
 
@@ -162,7 +163,13 @@ fn builder(config: &ServerConfig) -> h2::server::Builder {
         .max_frame_size(config.settings.max_frame_size)
         .max_header_list_size(config.settings.max_header_bytes)
         .max_send_buffer_size(config.settings.send_buffer)
-        .max_concurrent_streams(config.max_streams);
+        .max_concurrent_streams(config.max_streams)
+        .data_frame_budget(SMALL_FRAME_BUDGET)
+        .max_concurrent_reset_streams(RESETS_REMEMBERED)
+        // Clients that give up many requests at once are in a hurry, not hostile; the handlers are limited below.
+        .max_pending_accept_reset_streams(config.max_streams as usize)
+        // A count over the connection's life: resets that cross bytes under way would end every shared connection some day.
+        .max_local_error_reset_streams(None);
     builder
 }
 

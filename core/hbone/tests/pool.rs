@@ -243,3 +243,43 @@ async fn a_drained_pool_lets_tunnels_finish_until_the_deadline_and_then_cuts_the
     timeout(Duration::from_secs(2), drained).await.unwrap().unwrap();
     assert!(long.read(&mut [0; 1]).await.is_err(), "a tunnel outlived the pool's deadline");
 }
+
+/// Resets with megabytes under way are ordinary life for a shared connection: they must not count as misbehaviour of the peer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn thousands_of_resets_with_bytes_in_flight_cost_no_neighbour_its_connection() {
+    let server = server(ServerConfig::default(), |incoming| async move {
+        let stays = incoming.headers().contains_key("x-stays");
+        let sends = incoming.headers().contains_key("x-sends");
+        let mut tunnel = incoming.accept(HeaderMap::new()).unwrap();
+        let chunk = [7; 64 << 10];
+        if stays {
+            let mut byte = [0];
+            while tunnel.read_exact(&mut byte).await.is_ok() && tunnel.write_all(&byte).await.is_ok() {}
+        } else if sends {
+            while tunnel.write_all(&chunk).await.is_ok() {}
+        } else {
+            // Resets while the client still sends.
+            let _ = tunnel.read(&mut [0; 1]).await;
+        }
+    })
+    .await;
+    let client = Client::new(server.address, PoolConfig::default());
+    let named = |name: &'static str| [(name.parse().unwrap(), "1".parse().unwrap())].into_iter().collect::<HeaderMap>();
+    let (mut neighbour, _) = client.open_with(TARGET, named("x-stays")).await.unwrap();
+    for round in 0..40 {
+        let opened =
+            join_all((0..90).map(|n| client.open_with(TARGET, named(if n % 2 == 0 { "x-sends" } else { "x-reads" })))).await;
+        let talks = opened.into_iter().enumerate().map(|(n, tunnel)| async move {
+            let (mut tunnel, _) = tunnel.unwrap();
+            if n % 2 == 0 {
+                tunnel.read_exact(&mut [0; 1000]).await.unwrap();
+            } else {
+                while tunnel.write_all(&[7; 64 << 10]).await.is_ok() {}
+            }
+        });
+        join_all(talks).await;
+        neighbour.write_all(b"!").await.unwrap_or_else(|e| panic!("round {round}: {e}"));
+        neighbour.read_exact(&mut [0]).await.unwrap_or_else(|e| panic!("round {round}: {e}"));
+    }
+    assert_eq!(client.dials(), 1);
+}

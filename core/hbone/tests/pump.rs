@@ -18,7 +18,7 @@ use common::{Client, noise, server, tcp_pair};
 use http::HeaderMap;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::mpsc,
     task::JoinHandle,
     time::timeout,
@@ -257,4 +257,53 @@ async fn a_slow_reader_gets_all_of_an_answer_whose_sender_has_gone() {
     assert!(answer == noise(11, 3 << 20), "{} bytes came", answer.len());
     drop(client);
     outcome(near).await;
+}
+
+/// Two ends of a TCP connection in which the kernel keeps little.
+async fn narrow_tcp_pair() -> (TcpStream, TcpStream) {
+    let (near, far) = (TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap());
+    near.set_send_buffer_size(16 << 10).unwrap();
+    far.set_recv_buffer_size(16 << 10).unwrap();
+    far.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = far.listen(1).unwrap();
+    let (near, far) = tokio::join!(near.connect(listener.local_addr().unwrap()), listener.accept());
+    (near.unwrap(), far.unwrap().0)
+}
+
+/// Flow control counts bytes, not pieces: a reader that has stopped must not let pieces pile up until the connection breaks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stalled_reader_of_many_small_pieces_costs_no_neighbour_its_connection() {
+    let (hand, mut tunnels) = mpsc::channel(2);
+    let server = server(ServerConfig::default(), move |incoming| {
+        let hand = hand.clone();
+        async move { hand.send(incoming.accept(HeaderMap::new()).unwrap()).await.unwrap() }
+    })
+    .await;
+    let pool = Client::new(server.address, PoolConfig::default());
+    let (mut neighbour, _) = pool.open("10.0.0.1:80").await.unwrap();
+    let mut neighbour_far = tunnels.recv().await.unwrap();
+    let sent = noise(12, 4_000_000);
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        let (mut chatty, _) = pool.open("10.0.0.1:80").await.unwrap();
+        let chatty_far = tunnels.recv().await.unwrap();
+        let (upstream, application) = narrow_tcp_pair().await;
+        let far = tokio::spawn(async move { pump(chatty_far, upstream, &Counters::default()).await });
+        for piece in sent.chunks(12) {
+            chatty.write_all(piece).await.unwrap();
+        }
+        stalled.push((chatty, application, far));
+    }
+    neighbour.write_all(b"!").await.unwrap();
+    neighbour_far.read_exact(&mut [0]).await.unwrap();
+    for (mut chatty, mut application, far) in stalled {
+        let mut received = vec![0; sent.len()];
+        application.read_exact(&mut received).await.unwrap();
+        assert!(received == sent);
+        chatty.shutdown().await.unwrap();
+        assert_eq!(application.read(&mut [0]).await.unwrap(), 0);
+        drop(application);
+        assert_eq!(chatty.read(&mut [0]).await.unwrap(), 0);
+        assert!(matches!(outcome(far).await.ended_by, EndedBy::Finished));
+    }
 }

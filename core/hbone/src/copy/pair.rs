@@ -1,7 +1,6 @@
 //! Two sides and the bytes under way between them.
 
 use std::{
-    collections::VecDeque,
     io,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
@@ -9,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Counters, EndedBy, Side};
+use super::{Counters, EndedBy, Side, backlog::Backlog};
 
 /// Two sides that are reset unless both directions came to an end.
 pub(super) struct Pair<A: Side, B: Side> {
@@ -25,8 +24,8 @@ pub(super) struct Pair<A: Side, B: Side> {
 #[derive(Default)]
 struct Direction {
     chunk: Bytes,
-    /// What a source had left when it was cut off after its end.
-    rest: VecDeque<Bytes>,
+    /// What came after it while the sink was slow.
+    backlog: Backlog,
     /// The source has come to its end.
     ended: bool,
     /// The sink knows of the end, or wants nothing more.
@@ -109,10 +108,10 @@ impl Direction {
             Poll::Ready(Ok(())) => return Ok(None),
             Poll::Ready(Err(failed)) => failed,
             Poll::Pending => {
-                // A side that is not read from at the moment tells of its end only when asked.
-                if !self.chunk.is_empty() && !self.ended && source.poll_failed(cx).is_ready() {
+                if source.reads_ahead() && !self.chunk.is_empty() && !self.ended {
                     self.look_ahead(cx, source).map_err(blame.source)?;
                 }
+                // A side whose bytes have ended tells of its end as a whole only when asked.
                 match back.ended.then(|| sink.poll_failed(cx)) {
                     Some(Poll::Ready(error)) => Failed::Sink(error, !self.chunk.is_empty()),
                     _ => return Ok(None),
@@ -123,7 +122,10 @@ impl Direction {
             Failed::Source(error) => Err((blame.source)(error)),
             Failed::Sink(error, lost) => {
                 // Its end may have come but not been read yet.
-                if !back.ended && (back.look_ahead(cx, sink).is_err() || !back.ended) {
+                if !back.ended && back.look_ahead(cx, sink).is_err() {
+                    return Err((blame.sink)(error));
+                }
+                if !back.ended {
                     return Err((blame.sink)(error));
                 }
                 *self = Self { ended: true, finished: true, ..Self::default() };
@@ -144,7 +146,7 @@ impl Direction {
                 let count = ready!(sink.poll_send(cx, &mut self.chunk)).map_err(|e| Failed::Sink(e, true))?;
                 source.consumed(count);
                 carried.fetch_add(count as u64, Ordering::Relaxed);
-            } else if let Some(chunk) = self.rest.pop_front() {
+            } else if let Some(chunk) = self.backlog.pop() {
                 self.chunk = chunk;
             } else if self.ended {
                 ready!(sink.poll_finish(cx)).map_err(|e| Failed::Sink(e, false))?;
@@ -159,14 +161,14 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes over what a source that has failed or closed had sent before, which is no more than its flow control let it send.
+    /// Takes what a source has, which is no more than its flow control lets it send; so its end is known early, too.
     ///
     /// # Errors
     /// When the source did not come to its end.
     fn look_ahead<S: Side>(&mut self, cx: &mut Context<'_>, source: &mut S) -> io::Result<()> {
         while let Poll::Ready(next) = source.poll_chunk(cx) {
             match next? {
-                Some(chunk) => self.rest.push_back(chunk),
+                Some(chunk) => self.backlog.push(chunk),
                 None => {
                     self.ended = true;
                     break;

@@ -29,6 +29,12 @@ pub trait Side {
     /// When this side fails.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>;
 
+    /// Whether the peer of this side stops by itself when nothing is [`Side::consumed`]. Then all that arrives can be taken at once,
+    /// so that many small pieces do not pile up below; else only what can be passed on is taken.
+    fn reads_ahead(&self) -> bool {
+        false
+    }
+
     /// `count` bytes of what [`Side::poll_chunk`] gave have been passed on.
     fn consumed(&mut self, count: usize);
 
@@ -44,7 +50,7 @@ pub trait Side {
     /// When this side fails.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Ready when this side has failed or closed as a whole, although nothing is read from it now.
+    /// Ready when this side has failed or closed as a whole, although its bytes have ended and nothing is written to it now.
     fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
 
     /// Cuts this side so that its peer sees a reset, not an end.
@@ -54,6 +60,10 @@ pub trait Side {
 impl Side for TunnelStream {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         Self::poll_chunk(self, cx)
+    }
+
+    fn reads_ahead(&self) -> bool {
+        true
     }
 
     fn consumed(&mut self, count: usize) {
