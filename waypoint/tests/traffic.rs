@@ -367,10 +367,105 @@ async fn requests_in_flight_finish_when_the_waypoint_drains_and_new_ones_are_not
     let (mesh, service, _) = billing(16).await;
     let address = mesh.address;
     let mut sender = http1(&mesh, WEB, service.vip).await;
-    assert_eq!(read(sender.send_request(get("/")).await.unwrap()).await.0, 200);
+    let mut idle = http1(&mesh, WEB, service.vip).await;
+    assert_eq!(read(idle.send_request(get("/")).await.unwrap()).await.0, 200);
+    let request = tokio::spawn(async move { read(sender.send_request(get("/slow")).await.unwrap()).await.0 });
+    tokio::time::sleep(Duration::from_millis(150)).await;
     let outcome = mesh.trigger.drain(Duration::from_secs(5)).await;
     assert_eq!(outcome, ambit_runtime::drain::Outcome::Finished);
+    assert_eq!(request.await.unwrap(), 200);
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_response_is_passed_on_as_it_comes_and_a_broken_one_is_broken_for_the_client() {
+    let (mesh, service, _) = billing(18).await;
+    let mut sender = http1(&mesh, WEB, service.vip).await;
+    let mut body = sender.send_request(get("/drip")).await.unwrap().into_body();
+    let start = std::time::Instant::now();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first, "drop 0\n");
+    assert!(start.elapsed() < Duration::from_millis(250), "the first bytes waited for the last");
+    let mut rest = String::new();
+    while let Some(frame) = body.frame().await {
+        rest += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
+    }
+    assert_eq!(rest, "drop 1\ndrop 2\n");
+    sender.ready().await.unwrap();
+    let response = sender.send_request(get("/break")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(response.into_body().collect().await.is_err(), "a response that broke off looks complete");
+    mesh.logged(&["path=/break", "status=200", "reason=upstream_reset"]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_recorded_and_its_request_is_cancelled() {
+    let (mesh, service, _) = billing(19).await;
+    let mut stream = tunnel(&mesh, WEB, service.vip).await.unwrap();
+    stream.write_all(b"GET /slow HTTP/1.1\r\nhost: b\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(stream);
+    mesh.logged(&["path=/slow", "reason=client_reset"]).await;
+
+    let mut stream = tunnel(&mesh, WEB, service.vip).await.unwrap();
+    stream.write_all(b"GET /slow?half HTTP/1.1\r\nhost: b\r\n\r\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "a client that only ended its own direction gets its answer: {answer}");
+
+    let mut stream = tunnel(&mesh, WEB, service.vip).await.unwrap();
+    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: b\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
+    stream.shutdown().await.unwrap();
+    mesh.logged(&["path=/echo", "bytes_sent=4"]).await;
+}
+
+#[tokio::test]
+async fn headers_beyond_the_limit_are_refused() {
+    let (mesh, service, seen) = billing(20).await;
+    let mut request = get("/");
+    request.headers_mut().insert("x-large", "a".repeat(100 * 1024).parse().unwrap());
+    let response = http1(&mesh, WEB, service.vip).await.send_request(request).await;
+    assert_eq!(response.unwrap().status(), 431);
+    assert_eq!(seen.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_pod_behind_the_waypoint_is_reached_at_its_own_address_and_must_prove_its_identity() {
+    let mesh = Mesh::start(21).await;
+    let seen = endpoint::start(&mesh, 1, "pod", BILLING).await;
+    let pod = mesh.socket(1, HTTP);
+    for (identity, status) in [(BILLING, 200), ("spiffe://cluster.local/ns/shop/sa/other", 503)] {
+        let (listeners, table, cluster) = resources::direct(pod, identity);
+        mesh.deliver(type_url::CLUSTER, vec![cluster]);
+        mesh.deliver(type_url::LISTENER, listeners);
+        mesh.deliver(type_url::ROUTE, vec![table]);
+        assert_eq!(once(&mesh, WEB, pod, get("/")).await.0, status, "{identity}");
+    }
+    assert_eq!(seen.requests(), 1);
+    mesh.logged(&["reason=peer_identity_mismatch"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_at_once_are_served() {
+    const CLIENTS: usize = 300;
+    let (mesh, service, seen) = billing(22).await;
+    let mesh = Arc::new(mesh);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (mesh, vip) = (mesh.clone(), service.vip);
+        tasks.spawn(async move {
+            let mut sender = http1(&mesh, WEB, vip).await;
+            for _ in 0..3 {
+                sender.ready().await.unwrap();
+                assert_eq!(read(sender.send_request(get("/")).await.unwrap()).await.0, 200);
+            }
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
+    }
+    assert_eq!(seen.requests(), 3 * CLIENTS);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ pub struct Style {
 /// A refusal: `status`, its reason and policy in headers, and a short text.
 pub fn refused(record: &mut Record, style: Style, status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
     record.refused(refusal);
-    let text = match refusal.reason.is_policy() {
+    let text = match refusal.reason.is_policy() && status == StatusCode::FORBIDDEN {
         // Envoy's words, which clients know.
         true => "RBAC: access denied".to_owned(),
         false => refusal.reason.sentence().trim().trim_end_matches('.').to_lowercase(),

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use crate::{
+    http::Over,
     observe::{InFlight, Record},
     upstream::Lease,
 };
@@ -33,8 +34,8 @@ pub struct Streaming {
     pub lease: Option<Lease>,
     /// Its record.
     pub record: Record,
-    /// Its place.
-    pub place: InFlight,
+    /// Its place, and its end on the client's connection.
+    pub hold: (InFlight, Over),
     /// When it must have ended.
     pub deadline: Option<Pin<Box<Sleep>>>,
 }

@@ -1,17 +1,11 @@
 //! What the first bytes of a connection are, with no more of them read than it takes to tell.
 
-use std::{
-    future::poll_fn,
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::poll_fn, io, time::Duration};
 
-use ambit_hbone::{TunnelStream, copy::Side};
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use ambit_hbone::TunnelStream;
+use bytes::{Bytes, BytesMut};
 
+use super::Rewound;
 use crate::compiled::AppProtocol;
 
 /// How HTTP/2 begins (RFC 9113, section 3.4).
@@ -38,7 +32,7 @@ impl Detected {
 
     /// The connection with its first bytes put back.
     pub fn into_stream(self) -> Rewound {
-        Rewound { prefix: self.prefix, stream: self.stream }
+        Rewound::new(self.prefix, self.stream)
     }
 
     /// Tells HTTP/1 from HTTP/2 on a connection that can be nothing else. `None` when it ends before its first byte.
@@ -124,69 +118,6 @@ fn guess(seen: &[u8]) -> Guess {
             let http = line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
             Guess::Is(http.then_some(AppProtocol::Http1))
         }
-    }
-}
-
-/// A connection whose first bytes are read again.
-#[derive(Debug)]
-pub struct Rewound {
-    prefix: Bytes,
-    stream: TunnelStream,
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let count = self.prefix.len().min(buf.remaining());
-        buf.put_slice(self.prefix.get(..count).unwrap_or_default());
-        self.prefix.advance(count);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Side for Rewound {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        if !self.prefix.is_empty() {
-            return Poll::Ready(Ok(Some(std::mem::take(&mut self.prefix))));
-        }
-        self.stream.poll_chunk(cx)
-    }
-
-    fn consumed(&mut self, count: usize) {
-        // The bytes put back were acknowledged when they were first read; acknowledging them again only widens the window by as much.
-        self.stream.consumed(count);
-    }
-
-    fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<usize>> {
-        self.stream.poll_send(cx, chunk)
-    }
-
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.stream.finish())
-    }
-
-    fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.stream.poll_reset(cx)
-    }
-
-    fn reset(&mut self) {
-        self.stream.reset();
     }
 }
 

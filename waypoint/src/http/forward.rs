@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ResponseBody,
+    Over, Phase, ResponseBody,
     answer::{self, Style},
     body::Streaming,
     headers, select, serve, upgrade,
@@ -48,13 +48,18 @@ pub struct Exchange {
     pub upgrades: TaskTracker,
 }
 
+/// What a request holds until its response has ended.
+pub struct Hold {
+    /// Its place among those in flight.
+    pub place: InFlight,
+    /// Its end on the client's connection.
+    pub over: Over,
+    /// Told when its body has ended, on a connection of one request at a time.
+    pub phase: Option<Phase>,
+}
+
 /// Sends a request on and answers with the upstream's response, or with why there is none.
-pub async fn forward(
-    exchange: Exchange,
-    request: Request<Incoming>,
-    mut record: Record,
-    place: InFlight,
-) -> Response<ResponseBody> {
+pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record: Record, hold: Hold) -> Response<ResponseBody> {
     let Action::Forward(forwarding) = &exchange.route.action else {
         return answer::refused(
             &mut record,
@@ -64,7 +69,7 @@ pub async fn forward(
         );
     };
     let deadline = forwarding.timeout.map(|limit| Instant::now() + limit);
-    let attempt = attempt(&exchange, forwarding, request, &mut record);
+    let attempt = attempt(&exchange, forwarding, request, &mut record, hold.phase.clone());
     let outcome = match deadline {
         None => attempt.await,
         Some(deadline) => match tokio::time::timeout_at(deadline, attempt).await {
@@ -73,7 +78,7 @@ pub async fn forward(
         },
     };
     match outcome {
-        Ok(outcome) => respond(exchange, outcome, record, place, deadline),
+        Ok(outcome) => respond(exchange, outcome, record, hold, deadline),
         Err((status, refusal)) => answer::refused(&mut record, exchange.style, status, &refusal),
     }
 }
@@ -94,6 +99,7 @@ async fn attempt(
     forwarding: &Forwarding,
     mut request: Request<Incoming>,
     record: &mut Record,
+    phase: Option<Phase>,
 ) -> Result<Outcome, select::Refused> {
     let weight = choose(exchange, forwarding, record)?;
     let mut candidates = endpoints(exchange, forwarding, &weight)?;
@@ -118,6 +124,8 @@ async fn attempt(
         };
     let head = head(&request);
     prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
+    let sent = record.sent.clone();
+    let request = request.map(|body| RequestBody::new(body, sent, phase));
     let sent = send(exchange, &candidates, request, record, http2).await?;
     Ok(Outcome { sent, weight, head, upgrade, version })
 }
@@ -192,14 +200,12 @@ fn prepare(
 async fn send(
     exchange: &Exchange,
     candidates: &Candidates,
-    request: Request<Incoming>,
+    mut request: Request<RequestBody>,
     record: &mut Record,
     http2: bool,
 ) -> Result<Sent, select::Refused> {
     let proxy = &*exchange.proxy;
     let repeatable = repeatable(&request);
-    let sent = record.sent.clone();
-    let mut request = request.map(|body| RequestBody::new(body, sent));
     let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
     for (to, upstream) in &candidates.endpoints {
         record.upstream = Some(upstream.clone());
@@ -242,7 +248,7 @@ async fn send(
 
 /// Whether a request may be sent once more although it may have arrived: it changes nothing, or no more a second time
 /// (RFC 9110, section 9.2.2), and has no body.
-fn repeatable(request: &Request<Incoming>) -> bool {
+fn repeatable(request: &Request<RequestBody>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
         && request.body().is_end_stream()
 }
@@ -251,7 +257,7 @@ fn respond(
     exchange: Exchange,
     outcome: Outcome,
     mut record: Record,
-    place: InFlight,
+    hold: Hold,
     deadline: Option<Instant>,
 ) -> Response<ResponseBody> {
     let Outcome { sent: Sent { mut response, lease }, weight, head, upgrade, version } = outcome;
@@ -271,7 +277,7 @@ fn respond(
         if let Some(name) = name {
             map.insert(header::UPGRADE, name);
         }
-        exchange.upgrades.spawn(upgrade::carry(client, upstream, record, place, exchange.tunnel.drain.clone()));
+        exchange.upgrades.spawn(upgrade::carry(client, upstream, record, hold.place, exchange.tunnel.drain.clone()));
         return response.map(|_| ResponseBody::local(bytes::Bytes::new()));
     }
     if switched {
@@ -280,5 +286,7 @@ fn respond(
     }
     *response.version_mut() = version;
     let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-    response.map(|inner| ResponseBody::streaming(Streaming { inner, lease: Some(lease), record, place, deadline }))
+    response.map(|inner| {
+        ResponseBody::streaming(Streaming { inner, lease: Some(lease), record, hold: (hold.place, hold.over), deadline })
+    })
 }

@@ -6,9 +6,11 @@ mod body;
 pub mod detect;
 mod forward;
 mod headers;
+mod rewound;
 mod select;
 mod serve;
 mod upgrade;
 
 pub use body::ResponseBody;
+pub use rewound::{Over, Phase, Rewound};
 pub use serve::serve;

@@ -42,6 +42,11 @@ pub fn chain(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Res
 /// The host and path of a request, as `http` wants paths.
 pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refused> {
     let bad = |text: &str| (StatusCode::BAD_REQUEST, Refusal::new(Reason::RequestInvalid, text));
+    let fields: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if fields > http.max_header_bytes {
+        let text = format!("{fields} bytes of header fields, more than {}", http.max_header_bytes);
+        return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Refusal::new(Reason::RequestTooLarge, text)));
+    }
     if request.method() == http::Method::CONNECT {
         return Err((StatusCode::FORBIDDEN, Refusal::new(Reason::RequestInvalid, "CONNECT is not passed on")));
     }

@@ -7,6 +7,7 @@ use ambit_model::{
     route::{Action, RequestView},
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -16,10 +17,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ResponseBody,
+    Over, Phase, ResponseBody,
     answer::{self, Style},
     detect::Detected,
-    forward::{self, Exchange},
+    forward::{self, Exchange, Hold},
     select,
 };
 use crate::{compiled::AppProtocol, observe::Record, proxy::Proxy, terminate::Tunnel};
@@ -34,18 +35,22 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
     let (Ok(Some(detected)), drain) = (detected, tunnel.drain.clone()) else { return };
     let protocol = detected.protocol.unwrap_or(AppProtocol::Http1);
     let upgrades = TaskTracker::new();
-    let io = TokioIo::new(detected.into_stream());
+    let stream = detected.into_stream();
+    let phase = stream.phase();
+    let io = TokioIo::new(stream);
     let max_header = max_header(&proxy, &tunnel, protocol);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
+        // Now and not when the future is first polled: in between the server may already look for the end of the connection.
+        let over = phase.begin(protocol == AppProtocol::Http1 && request.body().is_end_stream());
+        let told = (protocol == AppProtocol::Http1).then(|| phase.clone());
         let (proxy, tunnel, upgrades) = (proxy.clone(), tunnel.clone(), upgrades.clone());
-        async move { Ok::<_, Infallible>(handle(proxy, tunnel, protocol, upgrades, request).await) }
+        async move { Ok::<_, Infallible>(handle(proxy, tunnel, protocol, upgrades, (over, told), request).await) }
     });
     let result = match protocol {
         AppProtocol::Http1 => {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(proxy.limits.idle)
-                .half_close(true)
                 .max_buf_size(max_header.max(64 * 1024))
                 .serve_connection(io, service)
                 .with_upgrades();
@@ -95,6 +100,7 @@ async fn handle(
     tunnel: Arc<Tunnel>,
     protocol: AppProtocol,
     upgrades: TaskTracker,
+    (over, phase): (Over, Option<Phase>),
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let style = Style { grpc: is_grpc(request.headers()) };
@@ -119,7 +125,7 @@ async fn handle(
     match &route.action {
         Action::Forward(_) => {
             let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
-            forward::forward(exchange, request, record, place).await
+            forward::forward(exchange, request, record, Hold { place, over, phase }).await
         }
         Action::Redirect(redirect) => {
             let location = redirect.location(&view(&request, &target), &route.when.path);

@@ -70,8 +70,13 @@ async fn dial(proxy: &Proxy, address: SocketAddr, identity: &SpiffeId) -> io::Re
     handshake::connect(stream, config, proxy.limits.handshake).await
 }
 
+/// Why there is no tunnel, with the policy that the endpoint's proxy names.
 fn refusal(error: &ConnectError, address: SocketAddr) -> Refusal {
-    Refusal::new(reason_of(error), format!("{address}: {error}"))
+    let mut refusal = Refusal::new(reason_of(error), format!("{address}: {error}"));
+    if let ConnectError::Refused { headers, .. } = error {
+        refusal.policy = headers.get("x-ambit-policy").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    }
+    refusal
 }
 
 /// Why a tunnel was not opened, as a reason code: the peer's own, when it names one.

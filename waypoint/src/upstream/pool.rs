@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 use super::{Destination, Stream, open};
-use crate::proxy::Proxy;
+use crate::{http::Phase, proxy::Proxy};
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -39,17 +39,18 @@ const SETTLE: Duration = Duration::from_secs(5);
 pub struct RequestBody {
     inner: Option<Incoming>,
     sent: Arc<AtomicU64>,
+    phase: Option<Phase>,
 }
 
 impl RequestBody {
-    /// Counts into `sent`.
-    pub fn new(inner: Incoming, sent: Arc<AtomicU64>) -> Self {
-        Self { inner: Some(inner), sent }
+    /// Counts into `sent`, and tells `phase` of its end.
+    pub fn new(inner: Incoming, sent: Arc<AtomicU64>, phase: Option<Phase>) -> Self {
+        Self { inner: Some(inner), sent, phase }
     }
 
     /// A body without bytes.
     pub fn empty() -> Self {
-        Self { inner: None, sent: Arc::default() }
+        Self { inner: None, sent: Arc::default(), phase: None }
     }
 }
 
@@ -64,6 +65,11 @@ impl Body for RequestBody {
             && let Some(data) = frame.data_ref()
         {
             self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        // A body whose length is known may not be read beyond its last byte.
+        let ended = frame.is_none() || self.is_end_stream();
+        if ended && let Some(phase) = &self.phase {
+            phase.complete();
         }
         Poll::Ready(frame)
     }

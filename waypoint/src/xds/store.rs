@@ -77,9 +77,14 @@ impl Store {
         for (name, part) in taken {
             held.insert(name, part);
         }
+        // What nothing refers to any more is unsubscribed, so that its removal would never be told: it is let go here.
+        let (routes, endpoints) = (held.wanted_routes(), held.wanted_endpoints());
+        held.routes.retain(|name, _| routes.contains(&**name));
+        held.authorities.retain(|name, _| routes.contains(&**name));
+        held.endpoints.retain(|name, _| endpoints.contains(&**name));
         self.published.store(Arc::new(held.snapshot()));
-        self.wanted.set(type_url::ROUTE, held.wanted_routes());
-        self.wanted.set(type_url::ENDPOINT, held.wanted_endpoints());
+        self.wanted.set(type_url::ROUTE, routes);
+        self.wanted.set(type_url::ENDPOINT, endpoints);
         rejected
     }
 }

@@ -1,30 +1,311 @@
-//! What the store takes and what it rejects.
+//! What is taken, what is rejected and by which name, and what becomes of it.
 
-use ambit_api::{envoy::pb::envoy::service::discovery::v3::DiscoveryResponse, type_url};
+use std::net::SocketAddr;
+
+use ambit_api::{
+    envoy::pb::{
+        envoy::{
+            config::{
+                cluster::v3::Cluster,
+                core::v3::{HeaderValue, HeaderValueOption},
+                listener::v3::{
+                    Filter, FilterChain, Listener, filter, listener::InternalListenerConfig, listener::ListenerSpecifier,
+                },
+                rbac::v3 as rbac_pb,
+                route::v3::{
+                    self as route_pb, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch,
+                    VirtualHost, header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier,
+                    route_action::ClusterSpecifier, route_match::PathSpecifier,
+                },
+            },
+            extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy},
+            r#type::matcher::v3::{
+                FilterStateMatcher, RegexMatcher, StringMatcher, filter_state_matcher, string_matcher::MatchPattern,
+            },
+        },
+        google::protobuf::{Any, StringValue},
+        xds::{
+            core::v3::TypedExtensionConfig,
+            r#type::matcher::v3::{
+                Matcher, StringMatcher as XdsString,
+                matcher::{
+                    MatcherList, MatcherType, OnMatch,
+                    matcher_list::{
+                        FieldMatcher, Predicate,
+                        predicate::{MatchType, PredicateList, SinglePredicate, single_predicate},
+                    },
+                    on_match,
+                },
+                string_matcher,
+            },
+        },
+    },
+    type_url,
+};
+use ambit_model::route::RequestView;
 use ambit_xds::{Resource, client::Subscriptions};
+use http::HeaderMap;
 use prost::Message;
 
-use super::Store;
+use super::{Store, matcher, rbac, route, text};
+use crate::compiled::{AppProtocol, Selection};
 
-/// Real responses of the control plane, when a directory with them is at hand: each of them must be taken whole.
-#[test]
-fn samples() {
-    let Ok(directory) = std::env::var("AMBIT_ENVOY_SAMPLES") else { return };
-    for set in ["whole", "routes", "policies", "direct"] {
-        let store = Store::new(Subscriptions::new());
-        for (kind, type_url) in
-            [("cds", type_url::CLUSTER), ("eds", type_url::ENDPOINT), ("lds", type_url::LISTENER), ("rds", type_url::ROUTE)]
-        {
-            let bytes = std::fs::read(format!("{directory}/sample-{set}-{kind}.pb")).unwrap();
-            let response = DiscoveryResponse::decode(bytes.as_slice()).unwrap();
-            let resources = response
-                .resources
-                .into_iter()
-                .enumerate()
-                .map(|(n, body)| Resource { name: format!("{kind}-{n}"), version: "1".into(), body })
-                .collect();
-            let rejected = store.apply(type_url, resources, vec![]);
-            assert!(rejected.is_empty(), "{set} {kind}: {rejected:#?}");
-        }
+fn any<M: Message>(name: &str, message: &M) -> Any {
+    Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
+}
+
+fn exact(value: &str) -> StringMatcher {
+    StringMatcher { match_pattern: Some(MatchPattern::Exact(value.into())), ..Default::default() }
+}
+
+fn to_cluster() -> route_pb::route::Action {
+    let cluster_specifier = Some(ClusterSpecifier::Cluster("c".into()));
+    route_pb::route::Action::Route(RouteAction { cluster_specifier, ..Default::default() })
+}
+
+fn table(when: RouteMatch) -> RouteConfiguration {
+    let route = Route { name: "r".into(), r#match: Some(when), action: Some(to_cluster()), ..Default::default() };
+    let host = VirtualHost { name: "v".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
+    RouteConfiguration { name: "t".into(), virtual_hosts: vec![host], ..Default::default() }
+}
+
+/// Whether a compiled match takes a request.
+fn takes(when: RouteMatch, method: &str, path: &str, header: Option<(&'static str, &str)>) -> bool {
+    let table = route::table(table(when)).unwrap();
+    let mut headers = HeaderMap::new();
+    if let Some((name, value)) = header {
+        headers.insert(name, value.parse().unwrap());
     }
+    let view = RequestView { method, scheme: "http", authority: "a", path_and_query: path, headers: &headers };
+    table.select(&view, Some("spiffe://td/ns/shop/sa/web")).is_some()
+}
+
+fn path(path_specifier: PathSpecifier) -> RouteMatch {
+    RouteMatch { path_specifier: Some(path_specifier), ..Default::default() }
+}
+
+#[test]
+fn every_kind_of_route_match_is_compiled() {
+    let all = || path(PathSpecifier::Prefix("/".into()));
+    assert!(takes(path(PathSpecifier::Path("/a".into())), "GET", "/a?x", None));
+    assert!(!takes(path(PathSpecifier::PathSeparatedPrefix("/a".into())), "GET", "/ab", None));
+    let regex = RegexMatcher { regex: "/v[0-9]+".into(), ..Default::default() };
+    assert!(takes(path(PathSpecifier::SafeRegex(regex.clone())), "GET", "/v12", None));
+    assert!(!takes(path(PathSpecifier::SafeRegex(regex)), "GET", "/v12/x", None));
+    let header = |name: &str, value: &str| HeaderMatcher {
+        name: name.into(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact(value))),
+        ..Default::default()
+    };
+    let by_header = RouteMatch { headers: vec![header("X-A", "1"), header(":method", "GET")], ..all() };
+    assert!(takes(by_header.clone(), "GET", "/", Some(("x-a", "1"))));
+    assert!(!takes(by_header.clone(), "POST", "/", Some(("x-a", "1"))));
+    assert!(!takes(by_header, "GET", "/", None));
+    let query = QueryParameterMatcher {
+        name: "q".into(),
+        query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(exact("1"))),
+    };
+    let by_query = RouteMatch { query_parameters: vec![query], ..all() };
+    assert!(takes(by_query.clone(), "GET", "/?q=1", None) && !takes(by_query, "GET", "/?q=2", None));
+    let peer = |prefix: &str| FilterStateMatcher {
+        key: text::PEER_PRINCIPAL.into(),
+        matcher: Some(filter_state_matcher::Matcher::StringMatch(StringMatcher {
+            match_pattern: Some(MatchPattern::Prefix(prefix.into())),
+            ..Default::default()
+        })),
+    };
+    assert!(takes(RouteMatch { filter_state: vec![peer("spiffe://td/ns/shop/")], ..all() }, "GET", "/", None));
+    assert!(!takes(RouteMatch { filter_state: vec![peer("spiffe://td/ns/other/")], ..all() }, "GET", "/", None));
+}
+
+/// The rejection of a route table must have these words.
+fn check_rejected(config: RouteConfiguration, words: &[&str]) {
+    let problem = route::table(config).unwrap_err().to_string();
+    assert!(words.iter().all(|word| problem.contains(word)), "{words:?} are not in {problem:?}");
+}
+
+#[test]
+fn a_field_that_is_not_implemented_is_named_with_its_place() {
+    let change = |edit: fn(&mut Route)| {
+        let mut config = table(path(PathSpecifier::Prefix("/".into())));
+        edit(&mut config.virtual_hosts[0].routes[0]);
+        config
+    };
+    check_rejected(
+        change(|r| r.tracing = Some(Default::default())),
+        &["virtual_hosts[v].routes[r]", "tracing is not implemented"],
+    );
+    check_rejected(change(|r| r.action = None), &["routes[r]", "action is missing"]);
+    check_rejected(
+        change(|r| r.r#match.as_mut().unwrap().runtime_fraction = Some(Default::default())),
+        &["routes[r].match", "runtime_fraction is not implemented"],
+    );
+    for (edit, name) in [
+        ((|a| a.retry_policy = Some(Default::default())) as fn(&mut RouteAction), "retry_policy"),
+        (|a| a.request_mirror_policies = vec![Default::default()], "request_mirror_policies"),
+        (|a| a.hash_policy = vec![Default::default()], "hash_policy"),
+        (|a| a.priority = 1, "priority"),
+    ] {
+        let mut config = table(path(PathSpecifier::Prefix("/".into())));
+        if let Some(route_pb::route::Action::Route(action)) = &mut config.virtual_hosts[0].routes[0].action {
+            edit(action);
+        }
+        check_rejected(config, &["routes[r].route", name, "is not implemented"]);
+    }
+    check_rejected(
+        change(|r| {
+            r.request_headers_to_add = vec![HeaderValueOption {
+                header: Some(HeaderValue { key: "x".into(), value: "%START_TIME%".into(), ..Default::default() }),
+                ..Default::default()
+            }];
+        }),
+        &["request_headers_to_add", "%START_TIME% is not implemented"],
+    );
+    let regex = RegexMatcher { regex: "(".into(), ..Default::default() };
+    check_rejected(table(path(PathSpecifier::SafeRegex(regex))), &["safe_regex", "is not an expression"]);
+    let mut host = table(path(PathSpecifier::Prefix("/".into())));
+    host.virtual_hosts[0].retry_policy = Some(Default::default());
+    check_rejected(host, &["virtual_hosts[v]", "retry_policy is not implemented"]);
+}
+
+#[test]
+fn rules_with_something_unknown_in_them_are_rejected_whole() {
+    let rules = |rule, identifier| rbac_pb::Rbac {
+        policies: [(
+            "p".to_owned(),
+            rbac_pb::Policy {
+                permissions: vec![rbac_pb::Permission { rule: Some(rule) }],
+                principals: vec![rbac_pb::Principal { identifier: Some(identifier) }],
+                ..Default::default()
+            },
+        )]
+        .into(),
+        ..Default::default()
+    };
+    use rbac_pb::{permission::Rule, principal::Identifier};
+    assert!(rbac::rules(rules(Rule::Any(true), Identifier::Any(true))).is_ok());
+    let nested = Rule::NotRule(Box::new(rbac_pb::Permission { rule: Some(Rule::SourcedMetadata(Default::default())) }));
+    let other_state = FilterStateMatcher { key: "other".into(), ..Default::default() };
+    for (rule, identifier, word) in [
+        (nested, Identifier::Any(true), "sourced_metadata"),
+        (Rule::Any(true), Identifier::FilterState(other_state), "\"other\""),
+        (Rule::Any(true), Identifier::Custom(Default::default()), "custom"),
+        (Rule::DestinationPort(70_000), Identifier::Any(true), "70000"),
+    ] {
+        let problem = rbac::rules(rules(rule, identifier)).unwrap_err().to_string();
+        assert!(problem.contains("policies[p]") && problem.contains(word), "{problem}");
+    }
+    let log = rbac_pb::Rbac { action: rbac_pb::rbac::Action::Log as i32, ..Default::default() };
+    assert!(rbac::rules(log).is_err(), "an action that only logs would let everything through");
+}
+
+fn predicate(input: &str, value: &str) -> Predicate {
+    let type_name = format!("envoy.extensions.matching.common_inputs.network.v3.{input}");
+    let single = SinglePredicate {
+        input: Some(TypedExtensionConfig { name: input.into(), typed_config: Some(any(&type_name, &())) }),
+        matcher: Some(single_predicate::Matcher::ValueMatch(XdsString {
+            match_pattern: Some(string_matcher::MatchPattern::Exact(value.into())),
+            ..Default::default()
+        })),
+    };
+    Predicate { match_type: Some(MatchType::SinglePredicate(single)) }
+}
+
+fn chain_action(name: &str) -> OnMatch {
+    let value = any("google.protobuf.StringValue", &StringValue { value: name.into() });
+    let config = TypedExtensionConfig { name: name.into(), typed_config: Some(value) };
+    OnMatch { on_match: Some(on_match::OnMatch::Action(config)), ..Default::default() }
+}
+
+fn list(entries: Vec<(Predicate, OnMatch)>, otherwise: Option<OnMatch>) -> Matcher {
+    let matchers = entries.into_iter().map(|(p, m)| FieldMatcher { predicate: Some(p), on_match: Some(m) }).collect();
+    Matcher { matcher_type: Some(MatcherType::MatcherList(MatcherList { matchers })), on_no_match: otherwise.map(Box::new) }
+}
+
+#[test]
+fn a_list_of_ports_and_protocols_leads_to_chains() {
+    let either = Predicate {
+        match_type: Some(MatchType::OrMatcher(PredicateList {
+            predicate: vec![predicate("ApplicationProtocolInput", "'http/1.1'"), predicate("ApplicationProtocolInput", "'h2c'")],
+        })),
+    };
+    let sniffed = list(vec![(either, chain_action("http"))], Some(chain_action("tcp")));
+    let nested = OnMatch { on_match: Some(on_match::OnMatch::Matcher(Box::new(sniffed))), ..Default::default() };
+    let ports = vec![
+        (predicate("DestinationPortInput", "80"), chain_action("eighty")),
+        (predicate("DestinationPortInput", "80"), chain_action("never")),
+        (predicate("DestinationPortInput", "81"), nested),
+    ];
+    let node = matcher::node(list(ports, Some(chain_action("blocked")))).unwrap();
+    let at = |port| SocketAddr::from(([10, 0, 0, 1], port));
+    let name = |selection| match selection {
+        Selection::Chain(name) => name.to_string(),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(name(node.select(at(80), None)), "eighty");
+    assert_eq!(name(node.select(at(81), None)), "NeedsProtocol");
+    assert_eq!(name(node.select(at(81), Some(Some(AppProtocol::Http2)))), "http");
+    assert_eq!(name(node.select(at(81), Some(None))), "tcp");
+    assert_eq!(name(node.select(at(82), None)), "blocked");
+
+    let mixed = vec![
+        (predicate("DestinationPortInput", "80"), chain_action("a")),
+        (predicate("DestinationIPInput", "::1"), chain_action("b")),
+    ];
+    assert!(matcher::node(list(mixed, None)).unwrap_err().to_string().contains("several inputs"));
+    let other = vec![(predicate("SourceIPInput", "::1"), chain_action("a"))];
+    assert!(matcher::node(list(other, None)).unwrap_err().to_string().contains("SourceIPInput is not implemented"));
+}
+
+fn resource<M: Message>(name: &str, type_url: &str, message: &M) -> Resource {
+    let body = Any { type_url: type_url.into(), value: message.encode_to_vec() };
+    Resource { name: name.into(), version: "1".into(), body }
+}
+
+fn internal(name: &str, filters: Vec<Filter>) -> Listener {
+    Listener {
+        name: name.into(),
+        listener_specifier: Some(ListenerSpecifier::InternalListener(InternalListenerConfig {})),
+        filter_chains: vec![FilterChain { name: "only".into(), filters, ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn filter(name: &str, message: &impl Message) -> Filter {
+    Filter { name: "f".into(), config_type: Some(filter::ConfigType::TypedConfig(any(name, message))) }
+}
+
+#[test]
+fn one_bad_resource_is_rejected_and_the_others_are_taken() {
+    let store = Store::new(Subscriptions::new());
+    let proxy = TcpProxy { cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster("c".into())), ..Default::default() };
+    let tcp = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+    let good = internal("main_internal", vec![filter(tcp, &proxy)]);
+    let unknown =
+        internal("main_internal", vec![filter("envoy.extensions.filters.network.echo.v3.Echo", &()), filter(tcp, &proxy)]);
+    let apply = |listeners: Vec<(&str, &Listener)>| {
+        let resources = listeners.into_iter().map(|(name, l)| resource(name, type_url::LISTENER, l)).collect();
+        store.apply(type_url::LISTENER, resources, vec![])
+    };
+    let rejected = apply(vec![("main_internal", &good), ("other", &internal("other", vec![]))]);
+    assert_eq!(rejected.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(), ["other"]);
+    assert!(store.snapshot().inbound.is_some());
+    let rejected = apply(vec![("main_internal", &unknown)]);
+    assert!(
+        rejected[0].reason.contains("filter_chains[only].f: envoy.extensions.filters.network.echo.v3.Echo is not implemented")
+    );
+    assert!(store.snapshot().inbound.is_some(), "what was in force before stays");
+    assert!(
+        apply(vec![("main_internal", &internal("main_internal", vec![filter(tcp, &TcpProxy::default())]))])[0]
+            .reason
+            .contains("a cluster is missing")
+    );
+
+    let garbage =
+        Resource { name: "x".into(), version: "1".into(), body: Any { type_url: type_url::CLUSTER.into(), value: vec![0xff] } };
+    let fine = resource("c", type_url::CLUSTER, &Cluster { name: "c".into(), ..Default::default() });
+    assert_eq!(store.apply(type_url::CLUSTER, vec![garbage, fine], vec![]).len(), 1);
+    assert_eq!(store.snapshot().clusters.len(), 1);
+    store.apply(type_url::CLUSTER, vec![], vec!["c".into()]);
+    assert!(store.snapshot().clusters.is_empty());
 }

@@ -15,7 +15,7 @@ use ambit_identity::SpiffeId;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -123,7 +123,7 @@ where
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(io, service).await;
 }
 
-type Answer = Response<BoxBody<Bytes, Infallible>>;
+type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 async fn answer(
     mut request: Request<Incoming>,
@@ -132,7 +132,7 @@ async fn answer(
     seen: Arc<Seen>,
 ) -> Result<Answer, Infallible> {
     seen.requests.fetch_add(1, Ordering::SeqCst);
-    let full = |text: String| Full::new(Bytes::from(text)).boxed();
+    let full = |text: String| Full::new(Bytes::from(text)).boxed_unsync();
     if request.headers().contains_key(header::UPGRADE) {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -153,8 +153,25 @@ async fn answer(
         trailers.insert("grpc-status", "0".parse().expect("a value"));
         let received = request.into_body().collect().await.expect("a body").to_bytes();
         let frames = vec![Ok(Frame::data(received)), Ok(Frame::trailers(trailers))];
-        let body = StreamBody::new(futures::stream::iter(frames)).boxed();
+        let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
         return Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"));
+    }
+    if path == "/slow" {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    if path == "/drip" || path == "/break" {
+        let whole = path == "/drip";
+        let frames = futures::stream::unfold(0, move |n| async move {
+            if n == 2 && !whole {
+                // The end that chunked coding must have never comes: the connection is closed first.
+                panic!("the endpoint breaks its response, as the test wants");
+            }
+            if n > 0 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            (n < 3).then(|| (Ok(Frame::data(Bytes::from(format!("drop {n}\n")))), n + 1))
+        });
+        return Ok(Response::new(StreamBody::new(frames).boxed_unsync()));
     }
     let mut text = format!("{name} {} {} {:?}\n", request.method(), request.uri(), request.version());
     for (key, value) in request.headers() {
@@ -165,7 +182,7 @@ async fn answer(
     }
     if path == "/echo" {
         let received = request.into_body().collect().await.expect("a body").to_bytes();
-        return Ok(Response::new(Full::new(received).boxed()));
+        return Ok(Response::new(Full::new(received).boxed_unsync()));
     }
     Ok(Response::builder().header("x-from", name).header("keep-alive", "timeout=5").body(full(text)).expect("a response"))
 }

@@ -11,9 +11,10 @@ use ambit_api::{
                     cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
                 },
                 core::v3::{
-                    Address, AggregatedConfigSource, ConfigSource, EnvoyInternalAddress, Metadata, SocketAddress,
-                    TransportSocket, address, config_source::ConfigSourceSpecifier, envoy_internal_address::AddressNameSpecifier,
-                    socket_address::PortSpecifier, transport_socket,
+                    Address, AggregatedConfigSource, ConfigSource, DataSource, EnvoyInternalAddress, Metadata, SocketAddress,
+                    SubstitutionFormatString, TransportSocket, address, config_source::ConfigSourceSpecifier, data_source,
+                    envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier, substitution_format_string,
+                    transport_socket,
                 },
                 endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint},
                 listener::v3::{
@@ -27,12 +28,14 @@ use ambit_api::{
             },
             extensions::{
                 filters::{
+                    common::set_filter_state::v3::{FilterStateValue, filter_state_value},
                     http::{rbac::v3::Rbac as HttpRbac, router::v3::Router},
                     network::{
                         http_connection_manager::v3::{
                             HttpConnectionManager, HttpFilter, Rds, http_connection_manager as hcm, http_filter,
                         },
                         rbac::v3::Rbac as NetworkRbac,
+                        set_filter_state::v3::Config as SetFilterState,
                         tcp_proxy::v3::{TcpProxy, tcp_proxy},
                     },
                 },
@@ -62,6 +65,59 @@ use ambit_api::{
     matcher::{IpMatcher, IpRangeMatcher},
 };
 use prost::Message;
+
+/// The listeners of a waypoint in front of the pod at `pod`, with the pod's identity, and its table of tunnels.
+pub fn direct(pod: SocketAddr, identity: &str) -> (Vec<(String, Listener)>, (String, RouteConfiguration), (String, Cluster)) {
+    let name = format!("direct-http|{identity}");
+    let value = |key: &str, text: &str| FilterStateValue {
+        key: Some(filter_state_value::Key::ObjectKey(key.into())),
+        value: Some(filter_state_value::Value::FormatString(SubstitutionFormatString {
+            format: Some(substitution_format_string::Format::TextFormatSource(DataSource {
+                specifier: Some(data_source::Specifier::InlineString(text.into())),
+                ..Default::default()
+            })),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let state = SetFilterState {
+        on_new_connection: vec![
+            value("envoy.filters.listener.original_dst.local_ip", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+            value("io.ambit.upstream_identity", identity),
+        ],
+        ..Default::default()
+    };
+    let config = HttpConnectionManager {
+        route_specifier: Some(hcm::RouteSpecifier::RouteConfig(routes(&name, vec![to("direct")]).1)),
+        http_filters: vec![router()],
+        ..Default::default()
+    };
+    let chain = FilterChain {
+        name: name.clone(),
+        filters: vec![network("envoy.extensions.filters.network.set_filter_state.v3.Config", &state), hcm_filter(config)],
+        ..Default::default()
+    };
+    let inner = Listener {
+        name: "main_internal".into(),
+        listener_specifier: Some(ListenerSpecifier::InternalListener(InternalListenerConfig {})),
+        filter_chain_matcher: Some(tree("DestinationIPInput", map(vec![(pod.ip().to_string(), action(&name))]), None)),
+        filter_chains: vec![chain],
+        ..Default::default()
+    };
+    let mut table = authorities(&[Service::http("direct", pod)]);
+    table.1.virtual_hosts[0].domains = vec![format!("{}:*", pod.ip())];
+    let internal = address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
+        address_name_specifier: Some(AddressNameSpecifier::ServerListenerName("connect_originate".into())),
+        ..Default::default()
+    });
+    let host = Endpoint { address: Some(Address { address: Some(internal) }), ..Default::default() };
+    let endpoint = LbEndpoint { host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(host)), ..Default::default() };
+    let locality = LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() };
+    let assignment = ClusterLoadAssignment { cluster_name: "direct".into(), endpoints: vec![locality], ..Default::default() };
+    let cluster = Cluster { name: "direct".into(), load_assignment: Some(assignment), ..Default::default() };
+    let listeners = vec![("connect_terminate".into(), connect_terminate()), ("main_internal".into(), inner)];
+    (listeners, table, ("direct".into(), cluster))
+}
 
 /// A service port behind the waypoint.
 #[derive(Clone)]

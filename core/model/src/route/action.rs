@@ -38,6 +38,8 @@ pub struct ClusterWeight {
     pub request_headers: HeaderMutations,
     /// Changes to its responses.
     pub response_headers: HeaderMutations,
+    /// The host that requests to this cluster are given; goes before the route's.
+    pub host: Option<HostRewrite>,
 }
 
 /// How the path changes on the way.

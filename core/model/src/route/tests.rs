@@ -135,6 +135,7 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
                 weight: *weight,
                 request_headers: HeaderMutations::default(),
                 response_headers: HeaderMutations::default(),
+                host: None,
             })
             .collect(),
         cluster_not_found: 503,
@@ -146,7 +147,8 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
 
 fn route(name: &str, when: RouteMatch) -> std::sync::Arc<Route> {
     let action = Action::Forward(Box::new(upstream(&[(name, 1)])));
-    Route { name: name.into(), when, action, request_headers: vec![], response_headers: vec![] }.into()
+    Route { name: name.into(), when, action, request_headers: vec![], response_headers: vec![], cluster_headers_last: true }
+        .into()
 }
 
 #[test]
