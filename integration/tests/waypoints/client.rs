@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ambit_hbone::{ConnectError, ConnectRequest, Pool, PoolConfig, PoolKey, TunnelStream};
+use ambit_hbone::{ConnectError, ConnectRequest, PoolKey, TunnelStream};
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -55,8 +55,7 @@ impl Mesh {
             let tcp = self.client.connect(address).await?;
             ambit_tls::handshake::connect(tcp, tls, Duration::from_secs(5)).await
         };
-        // A pool for each tunnel: the tests are about what comes out, not about how many connections it takes.
-        Ok(Pool::new(PoolConfig::default()).connect(&key, dial, request).await.map(|(tunnel, _)| tunnel))
+        Ok(self.pool.connect(&key, dial, request).await.map(|(tunnel, _)| tunnel))
     }
 
     /// One request to a service.

@@ -18,8 +18,8 @@ use mesh::{Driver, Mesh};
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
-/// The mesh of one driver, started by the first test that needs it.
-type Shared = Arc<OnceCell<Mesh>>;
+/// The mesh of one driver, started by the first test that needs it; or why it does not start.
+type Shared = Arc<OnceCell<Result<Mesh, String>>>;
 
 /// Makes a test for one driver.
 struct Suite {
@@ -34,9 +34,9 @@ impl Suite {
         let (driver, mesh, runtime) = (self.driver, Arc::clone(&self.mesh), Arc::clone(&self.runtime));
         self.trials.push(Trial::test(format!("{}: {name}", driver.name()), move || {
             runtime.block_on(async {
-                let mesh =
-                    mesh.get_or_try_init(|| Mesh::start(driver)).await.map_err(|error| Failed::from(format!("{error:?}")))?;
-                body(mesh).await.map_err(|error| Failed::from(format!("{error:?}\n{}", mesh.logs())))
+                let start = || async { Mesh::start(driver).await.map_err(|error| format!("{error:#}")) };
+                let mesh = mesh.get_or_init(start).await.as_ref().map_err(Failed::from)?;
+                body(mesh).await.map_err(|error| Failed::from(format!("{error:#}\n{}", mesh.logs())))
             })
         }));
     }
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     runtime.block_on(async {
-        for mesh in meshes.iter().filter_map(|mesh| mesh.get()) {
+        for mesh in meshes.iter().filter_map(|mesh| mesh.get()?.as_ref().ok()) {
             mesh.bed.shutdown().await;
         }
     });

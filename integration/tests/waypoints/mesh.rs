@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ambit_hbone::{Pool, PoolConfig};
 use ambit_identity::SpiffeId;
 use ambit_testbed::{Bed, BedConfig, Command, Output, Pod, PodSpec, Process};
 use ambit_tls::authority::{Authority, LocalSource};
@@ -53,6 +54,8 @@ pub struct Mesh {
     pub client: Pod,
     /// The waypoint's access log.
     pub access_log: PathBuf,
+    /// The client's tunnels.
+    pub pool: Pool,
     certificates: LocalSource,
     source: PathBuf,
     _processes: Vec<Process>,
@@ -114,7 +117,16 @@ impl Mesh {
             .arg("--access-log")
             .arg(&access_log)
             .output(log("waypoint"));
-        let mesh = Self { bed, waypoint: waypoint.clone(), client, access_log, certificates, source, _processes: Vec::new() };
+        let mesh = Self {
+            bed,
+            waypoint: waypoint.clone(),
+            client,
+            access_log,
+            pool: Pool::new(PoolConfig::default()),
+            certificates,
+            source,
+            _processes: Vec::new(),
+        };
         wait_for("the root certificate", || async { ensure_exists(&state.join("root-cert.pem")) }).await?;
         wait_for("the control plane", || async {
             mesh.client.connect((control_plane.ipv4(), 15012).into()).await.map(drop).map_err(anyhow::Error::from)
