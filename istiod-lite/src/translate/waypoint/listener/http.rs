@@ -16,6 +16,10 @@ use super::super::wire::ordered::HttpRbac;
 use super::super::wire::{Any, ads, any, any_as, bool_value, seconds};
 use super::network_filter;
 
+/// The peer's address is the tunnel's. `X-Forwarded-For` is the client's to write: it is passed on, and an address is only
+/// taken from it beyond as many entries as no header has. (`use_remote_address` would add headers of Envoy's to requests.)
+pub const NO_FORWARDED_ADDRESS: u32 = u32::MAX;
+
 /// Where the routes of a connection manager come from.
 pub enum Routes {
     /// A route configuration of this name.
@@ -45,8 +49,7 @@ pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_lo
         // What a service answers is passed on as it is, and requests are not given headers of the proxy's own.
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
         generate_request_id: bool_value(false),
-        // The peer's address is the tunnel's; X-Forwarded-For is the client's to write.
-        use_remote_address: bool_value(false),
+        xff_num_trusted_hops: NO_FORWARDED_ADDRESS,
         // Paths are compared by policies as servers will see them.
         normalize_path: bool_value(true),
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],

@@ -32,7 +32,7 @@ use super::super::rbac::Enforcement;
 use super::super::tls;
 use super::super::wire::ordered::{HttpRbac, RbacPerRoute, Rules};
 use super::super::wire::{Any, ads, any, any_as, bool_value, entry, seconds};
-use super::http::{http_filter, router};
+use super::http::{NO_FORWARDED_ADDRESS, http_filter, router};
 use super::{access_log, filter_state, network_filter};
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
@@ -56,6 +56,7 @@ pub fn terminate(trust_domain: &str) -> Listener {
         http_filters: http_filters(),
         http2_protocol_options: Some(hbone_options(200)),
         access_log: access_log::refused_tunnels(),
+        xff_num_trusted_hops: NO_FORWARDED_ADDRESS,
         stream_idle_timeout: seconds(0),
         generate_request_id: bool_value(false),
         upgrade_configs: vec![AllowedUpgrade { upgrade_type: "CONNECT".into(), ..Default::default() }],
@@ -82,7 +83,7 @@ fn http_filters() -> Vec<HttpFilter> {
     let tunnel = SetFilterState {
         on_request_headers: vec![
             filter_state(ORIGINAL_DESTINATION, "", "%REQ(:AUTHORITY)%", once),
-            filter_state(ORIGINAL_SOURCE, "", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", once),
+            filter_state(ORIGINAL_SOURCE, "", "%DOWNSTREAM_REMOTE_ADDRESS%", once),
             filter_state(PEER_PRINCIPAL, "envoy.string", "%DOWNSTREAM_PEER_URI_SAN%", once),
         ],
         ..Default::default()

@@ -35,9 +35,7 @@ impl Context<'_> {
             let name = name.to_ascii_lowercase();
             // A pseudo-header is not a header here: paths and methods have fields of their own.
             let valid = !name.is_empty() && !name.starts_with(':');
-            return Condition::Permission(
-                self.of_request(values, not_values, |value| valid.then(|| header(&name, value))),
-            );
+            return Condition::Permission(self.of_request(values, not_values, |value| valid.then(|| header(&name, value))));
         }
         match when.key.as_str() {
             "source.ip" => Condition::Principal(field(effect, values, not_values, address_in)),

@@ -67,12 +67,13 @@ impl Context<'_> {
     }
 }
 
-/// The peer's address is in a CIDR, or is the one given.
+/// The address of the client of the tunnel is in a CIDR, or is the one given. (Envoy's `direct_remote_ip` is that of the
+/// internal connection, which has none; that `X-Forwarded-For` is not believed is the connection manager's part.)
 pub fn address_in(value: &str) -> Option<Term<Identifier>> {
     let net = value.parse::<IpNet>().ok().or_else(|| value.parse::<IpAddr>().ok().map(IpNet::from))?;
     let prefix_len = u32_value(net.prefix_len().into());
     let range = CidrRange { address_prefix: net.network().to_string(), prefix_len };
-    Some(Term::Is(Identifier::DirectRemoteIp(range)))
+    Some(Term::Is(Identifier::RemoteIp(range)))
 }
 
 fn peer(pattern: MatchPattern) -> Term<Identifier> {
