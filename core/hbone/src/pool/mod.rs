@@ -1,10 +1,12 @@
 //! Connections to peers, shared by the tunnels of one source to one destination.
 
+mod dial;
+mod types;
+
 use std::{
     collections::HashMap,
     fmt, io,
-    net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,64 +19,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Authority, ConnectError, Settings, TunnelStream,
+    ConnectError, TunnelStream,
     connection::{Connection, Slot},
 };
-
-/// What tunnels must have in common to share a connection (wire contract, section 4).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PoolKey {
-    /// Who calls: its certificate is presented.
-    pub source: SpiffeId,
-    /// Who may answer: any of these.
-    pub destinations: Vec<SpiffeId>,
-    /// Where the connection goes.
-    pub address: SocketAddr,
-    /// The source address of the connection, when it is chosen.
-    pub source_ip: Option<IpAddr>,
-}
-
-/// A tunnel that is asked for.
-#[derive(Debug, Clone)]
-pub struct ConnectRequest {
-    /// Where it shall lead.
-    pub authority: Authority,
-    /// Headers that go with the CONNECT.
-    pub headers: HeaderMap,
-}
-
-/// How a pool behaves.
-#[derive(Debug, Clone)]
-pub struct PoolConfig {
-    /// HTTP/2 settings.
-    pub settings: Settings,
-    /// Tunnels in one connection (100), or fewer if the peer allows fewer.
-    pub max_streams: usize,
-    /// How long the answer to a CONNECT may take (30 s): the peer answers once its upstream connection stands.
-    pub answer_timeout: Duration,
-    /// A connection without tunnels is closed after this (5 min).
-    pub idle_timeout: Duration,
-}
-
-impl Default for PoolConfig {
-    fn default() -> Self {
-        Self {
-            settings: Settings::default(),
-            max_streams: 100,
-            answer_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_mins(5),
-        }
-    }
-}
-
-/// The connections of one key, for the admin pages.
-#[derive(Debug, Clone)]
-pub struct PoolStatus {
-    /// Whose they are.
-    pub key: PoolKey,
-    /// Open tunnels of each connection that takes more.
-    pub tunnels: Vec<usize>,
-}
+use dial::Dialer;
+pub use types::{ConnectRequest, PoolConfig, PoolKey, PoolStatus};
 
 /// Connections by key. Cloning is cheap; the last clone ends all connections. The task of each connection belongs to the pool.
 #[derive(Clone)]
@@ -247,80 +196,13 @@ impl Pool {
         }
         let (tell, dialing) = watch::channel(Dialed::Pending);
         entry.dialing = Some(dialing);
-        Ok(Step::Dial(Dialer { key: key.clone(), pool: Arc::downgrade(&self.shared), tell }))
-    }
-}
-
-/// The one who dials for a key. However it ends, the next may dial.
-struct Dialer {
-    key: PoolKey,
-    pool: Weak<Shared>,
-    tell: watch::Sender<Dialed>,
-}
-
-impl Drop for Dialer {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.entries().change(&self.key, |entry| entry.dialing = None);
-        }
-    }
-}
-
-impl Dialer {
-    async fn run<F, T>(self, dial: F, pool: &Arc<Shared>) -> Result<Slot, ConnectError>
-    where
-        F: Future<Output = io::Result<T>>,
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let outcome = match dial.await {
-            Ok(io) => pool.adopt(&self.key, io).await,
-            Err(error) => Err(ConnectError::Dial(Arc::new(error))),
-        };
-        self.tell.send_replace(match &outcome {
-            Ok(_) => Dialed::Connected,
-            Err(error) => Dialed::Failed(error.clone()),
-        });
-        outcome
+        Ok(Step::Dial(Dialer::new(key.clone(), Arc::downgrade(&self.shared), tell)))
     }
 }
 
 impl Shared {
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes `io` a connection of the pool, with one place taken for the caller.
-    async fn adopt<T>(self: &Arc<Self>, key: &PoolKey, io: T) -> Result<Slot, ConnectError>
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (connection, drive) = Connection::start(io, &self.config.settings).await?;
-        let slot = connection.take(self.config.max_streams).ok_or(ConnectError::Shutdown)?;
-        let mut entries = self.entries();
-        if entries.closed {
-            return Err(ConnectError::Shutdown);
-        }
-        entries.by_key.entry(key.clone()).or_default().connections.push(Arc::clone(&connection));
-        drop(entries);
-        let (pool, key, stop) = (Arc::downgrade(self), key.clone(), self.stop.clone());
-        let idle = release_when_idle(Arc::downgrade(&connection), pool.clone(), key.clone(), self.config.idle_timeout);
-        drop(connection);
-        self.tasks.spawn(async move {
-            tokio::pin!(drive);
-            tokio::select! {
-                () = &mut drive => {}
-                () = stop.cancelled() => return,
-                // The pool has let go of it: it ends by itself when its last tunnel has.
-                () = idle => tokio::select! {
-                    () = drive => {}
-                    () = stop.cancelled() => return,
-                },
-            }
-            if let Some(pool) = pool.upgrade() {
-                pool.entries().change(&key, |_| {});
-            }
-        });
-        Ok(slot)
     }
 }
 
@@ -333,20 +215,5 @@ impl Entries {
         if entry.connections.is_empty() && entry.dialing.is_none() {
             self.by_key.remove(key);
         }
-    }
-}
-
-/// Waits until the connection is out of use, and takes it out of the pool.
-async fn release_when_idle(connection: Weak<Connection>, pool: Weak<Shared>, key: PoolKey, limit: Duration) {
-    let step = (limit / 4).max(Duration::from_millis(10));
-    loop {
-        tokio::time::sleep(step).await;
-        match connection.upgrade() {
-            Some(connection) if !connection.close_if_idle(limit) => {}
-            _ => break,
-        }
-    }
-    if let Some(pool) = pool.upgrade() {
-        pool.entries().change(&key, |_| {});
     }
 }

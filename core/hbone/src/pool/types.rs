@@ -1,0 +1,66 @@
+//! What a pool is told and what it tells.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ambit_identity::SpiffeId;
+use http::HeaderMap;
+
+use crate::{Authority, Settings};
+
+/// What tunnels must have in common to share a connection (wire contract, section 4).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// Who calls: its certificate is presented.
+    pub source: SpiffeId,
+    /// Who may answer: any of these.
+    pub destinations: Vec<SpiffeId>,
+    /// Where the connection goes.
+    pub address: SocketAddr,
+    /// The source address of the connection, when it is chosen.
+    pub source_ip: Option<IpAddr>,
+}
+
+/// A tunnel that is asked for.
+#[derive(Debug, Clone)]
+pub struct ConnectRequest {
+    /// Where it shall lead.
+    pub authority: Authority,
+    /// Headers that go with the CONNECT.
+    pub headers: HeaderMap,
+}
+
+/// How a pool behaves.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// HTTP/2 settings.
+    pub settings: Settings,
+    /// Tunnels in one connection (100), or fewer if the peer allows fewer.
+    pub max_streams: usize,
+    /// How long the answer to a CONNECT may take (30 s): the peer answers once its upstream connection stands.
+    pub answer_timeout: Duration,
+    /// A connection without tunnels is closed after this (5 min).
+    pub idle_timeout: Duration,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            max_streams: 100,
+            answer_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_mins(5),
+        }
+    }
+}
+
+/// The connections of one key, for the admin pages.
+#[derive(Debug, Clone)]
+pub struct PoolStatus {
+    /// Whose they are.
+    pub key: PoolKey,
+    /// Open tunnels of each connection that takes more.
+    pub tunnels: Vec<usize>,
+}
