@@ -141,3 +141,66 @@ pub fn read_ack(packet: &Packet) -> Result<Result<(), String>, Error> {
         None => Err(Error::Protocol("an empty answer".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> PodInfo {
+        PodInfo {
+            uid: "u".to_owned(),
+            name: "web-1".to_owned(),
+            namespace: "shop".parse().unwrap(),
+            service_account: "web".parse().unwrap(),
+        }
+    }
+
+    fn packet(bytes: Vec<u8>, descriptors: usize) -> Packet {
+        let descriptor = |_| OwnedFd::from(tempfile::tempfile().unwrap());
+        Packet { bytes, descriptors: (0..descriptors).map(descriptor).collect() }
+    }
+
+    #[test]
+    fn what_the_agent_writes_the_proxy_reads() {
+        match read_request(packet(add(&info()), 1)).unwrap() {
+            Request::Add { info: read, .. } => assert_eq!(read, info()),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(read_request(packet(delete("u"), 0)), Ok(Request::Delete(uid)) if uid == "u"));
+        assert!(matches!(read_request(packet(snapshot_sent(), 0)), Ok(Request::SnapshotSent)));
+        assert!(read_hello(&packet(hello(), 0)).is_ok());
+        assert_eq!(read_ack(&packet(ack(Ok(())), 0)).unwrap(), Ok(()));
+        assert_eq!(read_ack(&packet(ack(Err("full".to_owned())), 0)).unwrap(), Err("full".to_owned()));
+    }
+
+    #[test]
+    fn a_pod_without_exactly_one_namespace_or_without_a_valid_name_is_refused() {
+        for descriptors in [0, 2] {
+            assert!(read_request(packet(add(&info()), descriptors)).is_err(), "{descriptors} descriptors");
+        }
+        let with = |workload_info| request(Payload::Add(AddWorkload { uid: "u".to_owned(), workload_info }));
+        assert!(read_request(packet(with(None), 1)).is_err());
+        for (namespace, service_account) in [("", "web"), ("shop", ""), ("Shop", "web"), ("shop", "a/b")] {
+            let bad = WorkloadInfo {
+                name: "web-1".to_owned(),
+                namespace: namespace.to_owned(),
+                service_account: service_account.to_owned(),
+            };
+            assert!(read_request(packet(with(Some(bad)), 1)).is_err(), "{namespace:?} {service_account:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_refused() {
+        for bytes in [vec![], vec![0xff; 4], vec![8]] {
+            assert!(read_request(packet(bytes.clone(), 0)).is_err(), "{bytes:?}");
+            assert!(read_ack(&packet(bytes.clone(), 0)).is_err(), "{bytes:?}");
+            assert!(read_hello(&packet(bytes.clone(), 0)).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_error_fits_a_packet() {
+        assert!(ack(Err("ü".repeat(4096))).len() <= super::super::seqpacket::MAX_PACKET);
+    }
+}
