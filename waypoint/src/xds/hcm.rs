@@ -68,6 +68,10 @@ fn cosmetic(config: &mut HttpConnectionManager) {
             *flag = None;
         }
     }
+    // As many hops as no header has: the peer's address is never taken from X-Forwarded-For, which is how we act.
+    if config.xff_num_trusted_hops == u32::MAX {
+        config.xff_num_trusted_hops = 0;
+    }
     config.preserve_external_request_id = false;
     config.delayed_close_timeout = None;
     config.drain_timeout = None;

@@ -133,6 +133,10 @@ fn tunnels(mut config: HttpConnectionManager) -> Compiled<Result<Arc<str>, Arc<c
     config.access_log_options = None;
     config.generate_request_id = None;
     config.use_remote_address = None;
+    // As many hops as no header has: the client's address is its connection's.
+    if config.xff_num_trusted_hops == u32::MAX {
+        config.xff_num_trusted_hops = 0;
+    }
     config.server_header_transformation = 0;
     config.delayed_close_timeout = None;
     config.drain_timeout = None;
