@@ -166,7 +166,7 @@ async fn api(program: &Program) -> Result<()> {
             Ok(Reply::ok(receipt.to_string()))
         }
     };
-    program.serve(wait, handler).await
+    Box::pin(program.serve(wait, handler)).await
 }
 
 async fn orders(program: &Program) -> Result<()> {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use ambit_model::reason::Reason;
 use istiod_lite::source::NamespacedName;
 use serde::Serialize;
 
@@ -126,10 +127,15 @@ impl Sightings {
     pub fn take(&mut self, proxy: &str, line: &AccessLine, topology: &Topology) {
         let Some(key) = edge_of(line, topology) else { return };
         let seen = self.seen.entry(key).or_default();
-        if !line.is_fine() {
+        let reason = Reason::from_label(line.reason());
+        // A connection that was carried and then broken was not refused.
+        let broken = matches!(reason, Some(Reason::ClientReset | Reason::UpstreamReset | Reason::IdleTimeout));
+        if !line.is_fine() && !broken {
+            // The policy that let a connection pass is logged as well, but has nothing to do with what went wrong later.
+            let decided = reason.is_none_or(Reason::is_policy);
             seen.refusal = Some(RefusalSeen {
                 reason: line.reason().to_owned(),
-                policy: line.get("policy").map(str::to_owned),
+                policy: line.get("policy").filter(|_| decided).map(str::to_owned),
                 by: proxy.to_owned(),
                 detail: line.get("error").map(str::to_owned),
                 at: line.time.clone(),
@@ -139,7 +145,8 @@ impl Sightings {
         let at_waypoint = proxy.starts_with("waypoint/");
         if line.get("direction") == Some("outbound") && !at_waypoint {
             seen.connections += 1;
-            seen.failed += u64::from(!line.is_fine());
+            // That the client went away is no failure of the callee.
+            seen.failed += u64::from(!line.is_fine() && reason != Some(Reason::ClientReset));
             if let Some(duration) = line.number("duration_ms").filter(|_| line.is_fine()) {
                 *seen.duration_us.entry((duration * 1000.0) as u64).or_default() += 1;
             }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use ambit_testbed::{Bed, Pod, PodSpec, ServiceRule};
 use istiod_lite::index::ServicePort;
-use istiod_lite::source::{Directory, NamespacedName, Problem, Source};
+use istiod_lite::source::{Directory, Event, NamespacedName, Problem, Source, SourceError};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::cluster::{Cluster, PodPlan};
 use super::hosts;
@@ -67,6 +68,23 @@ struct Running {
     runtime: PodRuntime,
 }
 
+/// What a look at the watched directory found.
+struct Batch {
+    events: Vec<Event>,
+    problems: Arc<Vec<Problem>>,
+}
+
+/// Reads the directory in a task of its own: a source that is not polled to its end may forget that something changed.
+async fn follow(mut source: Directory, batches: mpsc::Sender<Result<Batch, SourceError>>) {
+    loop {
+        let batch = source.next().await.map(|events| Batch { events, problems: source.problems() });
+        let lost = batch.is_err();
+        if batches.send(batch).await.is_err() || lost {
+            return;
+        }
+    }
+}
+
 /// The actor.
 pub(super) struct Kubelet {
     programs: Programs,
@@ -82,6 +100,7 @@ pub(super) struct Kubelet {
     views: Views,
     changed: (mpsc::Sender<()>, mpsc::Receiver<()>),
     incarnations: u64,
+    notices: BTreeSet<String>,
 }
 
 impl Kubelet {
@@ -102,6 +121,7 @@ impl Kubelet {
             views,
             changed: mpsc::channel(16),
             incarnations: 0,
+            notices: BTreeSet::new(),
         })
     }
 
@@ -116,28 +136,34 @@ impl Kubelet {
     }
 
     /// Follows the watched directory until told to stop.
-    pub async fn run(mut self, mut source: Directory, mut orders: mpsc::Receiver<Order>) {
+    pub async fn run(mut self, source: Directory, mut orders: mpsc::Receiver<Order>) {
+        let (batches, mut batch) = mpsc::channel(4);
+        let _reader = AbortOnDropHandle::new(tokio::spawn(follow(source, batches)));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                batch = source.next() => match batch {
-                    Ok(events) => {
+                batch = batch.recv() => match batch {
+                    Some(Ok(Batch { events, problems })) => {
                         events.into_iter().for_each(|event| self.cluster.apply(event));
-                        self.views.problems.send_replace(source.problems());
+                        self.views.problems.send_replace(problems);
                     }
-                    Err(error) => {
-                        self.notice(format!("the watched directory is lost: {error}"));
+                    Some(Err(error)) => {
+                        self.notices.insert(format!("the watched directory is lost: {error}"));
+                        self.tell();
                         return self.stop_when_told(orders).await;
                     }
+                    None => return self.stop_when_told(orders).await,
                 },
                 Some(()) = self.changed.1.recv() => {}
                 _ = tick.tick() => {}
                 order = orders.recv() => return self.stop(order).await,
             }
+            self.notices.clear();
             if let Err(error) = self.reconcile().await {
-                self.notice(error.to_string());
+                self.notices.insert(error.to_string());
             }
+            self.tell();
         }
     }
 
@@ -157,8 +183,13 @@ impl Kubelet {
         }
     }
 
-    fn notice(&self, text: String) {
-        self.views.notices.send_if_modified(|notices| notices.insert(text));
+    /// Publishes what could not be done this time.
+    fn tell(&self) {
+        self.views.notices.send_if_modified(|told| {
+            let differs = *told != self.notices;
+            told.clone_from(&self.notices);
+            differs
+        });
     }
 
     /// Makes what runs equal to what is wanted.
@@ -174,7 +205,7 @@ impl Kubelet {
                 None => self.start_pod(&name, wanted).await,
             };
             if let Err(error) = outcome {
-                self.notice(format!("pod {name}: {error}"));
+                self.notices.insert(format!("pod {name}: {error}"));
             }
         }
         self.tokens.renew()?;
@@ -185,7 +216,7 @@ impl Kubelet {
         Ok(())
     }
 
-    fn wanted(&self) -> BTreeMap<NamespacedName, Wanted> {
+    fn wanted(&mut self) -> BTreeMap<NamespacedName, Wanted> {
         let mut wanted = BTreeMap::new();
         for name in self.cluster.waypoints() {
             let plan = PodPlan {
@@ -202,7 +233,7 @@ impl Kubelet {
             let plan = PodPlan::of(pod);
             let missing = programs::missing(plan.needs.iter().cloned());
             if let Some(program) = missing.first() {
-                self.notice(format!(
+                self.notices.insert(format!(
                     "pod {name} is not started: {program} is not installed (to see it too, install it, for example with `apt-get install {program}`)"
                 ));
                 continue;
@@ -393,10 +424,10 @@ impl Kubelet {
         files.iter().try_for_each(|(file, object)| self.overlay.put(file, object))
     }
 
-    fn write_hosts(&self) {
+    fn write_hosts(&mut self) {
         for (name, running) in &self.pods {
             if let Err(error) = running.runtime.place.set_hosts(&hosts::entries(&name.namespace, &self.services)) {
-                self.notice(format!("pod {name}: {error}"));
+                self.notices.insert(format!("pod {name}: {error}"));
             }
         }
     }

@@ -1,6 +1,9 @@
 //! What a local mesh is made of.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use istiod_lite::source::NamespacedName;
 
 use crate::error::{Error, Result};
 
@@ -23,6 +26,8 @@ pub struct LocalOptions {
     pub program: PathBuf,
     /// Which program serves as waypoint.
     pub waypoint: WaypointKind,
+    /// Waypoints by Gateway that another program than [`Self::waypoint`] serves, so that two can be compared in one mesh.
+    pub other_waypoints: BTreeMap<NamespacedName, WaypointKind>,
     /// Trust domain of all identities.
     pub trust_domain: String,
     /// Where programs write their logs; inside the bed (gone with it) if not given.
@@ -40,6 +45,7 @@ impl LocalOptions {
             manifests: manifests.into(),
             program: PathBuf::from("/proc/self/exe"),
             waypoint: WaypointKind::Ours,
+            other_waypoints: BTreeMap::new(),
             trust_domain: "cluster.local".to_owned(),
             logs: None,
             state: None,

@@ -49,10 +49,11 @@ impl Programs {
         self.proxy(command, &process, token)
     }
 
-    /// A waypoint of ours.
+    /// A waypoint.
     pub fn waypoint(&self, name: &NamespacedName, token: &Path) -> Command {
         let process = waypoint_process(name);
-        let command = match self.options.waypoint {
+        let kind = self.options.other_waypoints.get(name).copied().unwrap_or(self.options.waypoint);
+        let command = match kind {
             WaypointKind::Ours => self.ours(&process).arg("waypoint"),
             WaypointKind::Envoy => self.ours(&process).arg("envoy"),
         };
