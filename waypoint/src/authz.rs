@@ -3,10 +3,13 @@
 use ambit_model::{
     Reason, Refusal,
     policy::PolicyKey,
-    route::{RequestView, Subject, Verdict, evaluate},
+    route::{Closest, Misfit, Rbac, RequestView, Subject, Verdict, evaluate},
 };
 
 use crate::{compiled::RbacFilter, terminate::Tunnel};
+
+/// How many policies that did not come closest a refusal names.
+const LISTED: usize = 5;
 
 /// Decides about a connection before its first byte.
 ///
@@ -35,28 +38,67 @@ fn decide(filters: &[RbacFilter], tunnel: &Tunnel, request: Option<RequestView<'
     };
     for filter in filters {
         if let Some(shadow) = &filter.shadow
-            && let Err(refusal) = refusal(evaluate(shadow, &subject))
+            && let Err(refusal) = ask(shadow, &subject)
         {
             tracing::info!(peer = tunnel.peer.uri.as_deref(), destination = %tunnel.destination, %refusal, "would be denied (dry run)");
         }
         if let Some(rules) = &filter.rules {
-            refusal(evaluate(rules, &subject))?;
+            ask(rules, &subject)?;
         }
     }
     Ok(())
 }
 
-fn refusal(verdict: Verdict<'_>) -> Result<(), Refusal> {
-    let (reason, rule) = match verdict {
-        Verdict::Allowed(_) => return Ok(()),
-        Verdict::DeniedBy(rule) => (Reason::PolicyDeniedExplicit, Some(rule)),
-        Verdict::NotAllowed(closest) => (Reason::PolicyDeniedNoAllowMatch, closest),
+fn ask(rules: &Rbac, subject: &Subject<'_>) -> Result<(), Refusal> {
+    match evaluate(rules, subject) {
+        Verdict::Allowed(_) => Ok(()),
+        Verdict::DeniedBy(rule) => Err(refusal(Reason::PolicyDeniedExplicit, rule, String::new())),
+        Verdict::NotAllowed(Some(closest)) => {
+            let detail = format!("{}{}", misfit(closest, subject), others(rules, closest.rule));
+            Err(refusal(Reason::PolicyDeniedNoAllowMatch, closest.rule, detail))
+        }
+        Verdict::NotAllowed(None) => Err(Refusal::new(Reason::PolicyDeniedNoAllowMatch, "the rule set allows nothing")),
+    }
+}
+
+fn refusal(reason: Reason, rule: &str, detail: String) -> Refusal {
+    match named(rule) {
+        Some((policy, index)) => Refusal::new(reason, detail).by(policy, index),
+        None if detail.is_empty() => Refusal::new(reason, format!("rule {rule}")),
+        None => Refusal::new(reason, format!("rule {rule}: {detail}")),
+    }
+}
+
+/// What the rule that came closest does not fit.
+fn misfit(closest: Closest<'_>, subject: &Subject<'_>) -> String {
+    let client = subject.principal.unwrap_or("a peer without identity");
+    let asked = match &subject.request {
+        Some(request) => format!("{} {}", request.method, request.path()),
+        None => format!("port {}", subject.destination_port),
     };
-    Err(match rule.map(|rule| (rule, named(rule))) {
-        None => Refusal::new(reason, ""),
-        Some((_, Some((policy, index)))) => Refusal::new(reason, "").by(policy, index),
-        Some((rule, None)) => Refusal::new(reason, format!("rule {rule}")),
-    })
+    match closest.misfit {
+        Misfit::Request => format!("it does not allow {asked}"),
+        Misfit::Client => format!("it does not allow {client}"),
+        Misfit::Both => format!("it allows neither {client} nor {asked}"),
+    }
+}
+
+/// The other policies that were asked.
+fn others(rules: &Rbac, closest: &str) -> String {
+    let own = named(closest).map(|(policy, _)| policy);
+    let mut others: Vec<_> = rules.policies.iter().filter_map(|rule| named(&rule.name)).map(|(policy, _)| policy).collect();
+    others.sort();
+    others.dedup();
+    others.retain(|policy| Some(policy) != own.as_ref());
+    if others.is_empty() {
+        return String::new();
+    }
+    let listed: Vec<_> = others.iter().take(LISTED).map(ToString::to_string).collect();
+    let more = match others.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("; asked as well: {}{more}", listed.join(", "))
 }
 
 /// Reads `ns[<namespace>]-policy[<name>]-rule[<index>]`, the form the control plane names rules in.
@@ -69,6 +111,8 @@ fn named(rule: &str) -> Option<(PolicyKey, Option<usize>)> {
 
 #[cfg(test)]
 mod tests {
+    use ambit_model::route::{Permission, Principal, RbacAction, RbacPolicy, StringMatch};
+
     use super::*;
 
     #[test]
@@ -76,5 +120,42 @@ mod tests {
         assert_eq!(named("ns[shop]-policy[no-web]-rule[2]"), Some((PolicyKey::new("shop", "no-web"), Some(2))));
         assert_eq!(named("ns[shop]-policy[no-web]"), Some((PolicyKey::new("shop", "no-web"), None)));
         assert_eq!(named("anything"), None);
+    }
+
+    fn allow(names: &[&str], principal: Principal) -> Rbac {
+        let rule = |name: &&str| RbacPolicy {
+            name: (*name).to_owned(),
+            permissions: vec![Permission::DestinationPort(80)],
+            principals: vec![principal.clone()],
+        };
+        Rbac { action: RbacAction::Allow, policies: names.iter().map(rule).collect() }
+    }
+
+    fn said(rules: &Rbac, destination_port: u16) -> String {
+        let principal = Some("spiffe://td/ns/shop/sa/web");
+        let (remote_ip, direct_remote_ip, destination_ip) = (None, None, None);
+        let subject = Subject { principal, remote_ip, direct_remote_ip, destination_ip, destination_port, request: None };
+        ask(rules, &subject).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_refusal_without_a_matching_allow_says_which_came_closest_why_and_which_others_were_asked() {
+        const SENTENCE: &str = "ALLOW policies apply and none of their rules matched";
+        let nobody = Principal::Authenticated(Some(StringMatch::exact("spiffe://td/ns/shop/sa/api")));
+        let only_api = ["ns[shop]-policy[only-api]-rule[0]"];
+        assert_eq!(
+            said(&allow(&only_api, nobody.clone()), 80),
+            format!("{SENTENCE} (closest was shop/only-api, rules[0]): it does not allow spiffe://td/ns/shop/sa/web")
+        );
+        assert_eq!(
+            said(&allow(&only_api, Principal::Any), 81),
+            format!("{SENTENCE} (closest was shop/only-api, rules[0]): it does not allow port 81")
+        );
+        let three = ["ns[shop]-policy[a]-rule[0]", "ns[shop]-policy[a]-rule[1]", "ns[shop]-policy[b]", "of another control plane"];
+        assert_eq!(
+            said(&allow(&three, nobody), 81),
+            format!("{SENTENCE} (closest was shop/a, rules[0]): it allows neither spiffe://td/ns/shop/sa/web nor port 81; asked as well: shop/b")
+        );
+        assert_eq!(said(&allow(&[], Principal::Any), 80), format!("{SENTENCE}: the rule set allows nothing"));
     }
 }

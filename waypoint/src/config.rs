@@ -62,7 +62,9 @@ pub struct Config {
 
 impl Config {
     /// The waypoint's own identity.
-    #[must_use]
+    ///
+    /// # Errors
+    /// When the Gateway's name, which stands in for a service account that is not given, is not one.
     pub fn identity(&self) -> Result<SpiffeId, ambit_identity::IdentityError> {
         let account = match &self.service_account {
             Some(account) => account.clone(),

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use ambit_identity::SpiffeId;
 use ambit_runtime::{
     admin::{Reply, Server},
     drain,
-    readiness::Readiness,
+    readiness::{Readiness, Task},
     signal,
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, metrics_handle},
@@ -19,11 +20,14 @@ use crate::{
     observe::Telemetry,
     proxy::{Limits, Proxy},
     terminate,
+    upstream::HttpPool,
     xds::{self, Store},
 };
 
 /// How often connections that wait too long are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
+/// How long to wait before the first certificate is asked for again.
+const CERTIFICATE_RETRY: Duration = Duration::from_millis(500);
 /// How long the admin pages may take to end.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
@@ -32,6 +36,11 @@ const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// When it cannot start.
 pub async fn run(config: Config) -> Result<(), Error> {
+    // Each client and each endpoint may need a descriptor; where the limit cannot be raised the one in force holds.
+    match ambit_runtime::sys::raise_open_files() {
+        Ok(limit) => tracing::debug!(?limit, "open files"),
+        Err(error) => tracing::debug!(%error, "the limit of open files stays"),
+    }
     let identity = config.identity()?;
     let metrics = metrics_handle()?;
     let telemetry = Arc::new(Telemetry::new(AccessLog::open(&Destination::from(config.access_log.clone()))?));
@@ -68,25 +77,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
         xds::synced(awaited).await;
         xds_task.done();
     });
-    tasks.spawn({
-        let (certificates, identity) = (certificates.clone(), identity.clone());
-        async move {
-            while let Err(error) = certificates.get(&identity).await {
-                tracing::warn!(%error, "no certificate yet");
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            certificate_task.done();
-        }
-    });
-    tasks.spawn({
-        let pool = proxy.http.clone();
-        async move {
-            loop {
-                tokio::time::sleep(SWEEP).await;
-                pool.sweep();
-            }
-        }
-    });
+    tasks.spawn(first_certificate(certificates.clone(), identity.clone(), certificate_task));
+    tasks.spawn(sweep(proxy.http.clone()));
     let config_dump = store.clone();
     let admin = Server::new()
         .with_readiness(readiness.clone())
@@ -109,6 +101,23 @@ pub async fn run(config: Config) -> Result<(), Error> {
     certificates.shutdown();
     telemetry.flush();
     Ok(())
+}
+
+/// Done when the waypoint has a certificate of its own.
+async fn first_certificate(certificates: SvidStore, identity: SpiffeId, task: Task) {
+    while let Err(error) = certificates.get(&identity).await {
+        tracing::warn!(%error, "no certificate yet");
+        tokio::time::sleep(CERTIFICATE_RETRY).await;
+    }
+    task.done();
+}
+
+/// Closes connections to endpoints that wait too long, for as long as the program runs.
+async fn sweep(pool: HttpPool) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        pool.sweep();
+    }
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Error> {

@@ -437,9 +437,9 @@ async fn a_pod_behind_the_waypoint_is_reached_at_its_own_address_and_must_prove_
     let pod = mesh.socket(1, HTTP);
     for (identity, status) in [(BILLING, 200), ("spiffe://cluster.local/ns/shop/sa/other", 503)] {
         let (listeners, table, cluster) = resources::direct(pod, identity);
-        mesh.deliver(type_url::CLUSTER, vec![cluster]);
+        mesh.deliver(type_url::CLUSTER, vec![(cluster.name.clone(), cluster)]);
         mesh.deliver(type_url::LISTENER, listeners);
-        mesh.deliver(type_url::ROUTE, vec![table]);
+        mesh.deliver(type_url::ROUTE, vec![(table.name.clone(), table)]);
         assert_eq!(once(&mesh, WEB, pod, get("/")).await.0, status, "{identity}");
     }
     assert_eq!(seen.requests(), 1);

@@ -86,7 +86,7 @@ pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record:
 /// A response, with what is needed to finish it.
 struct Outcome {
     sent: Sent,
-    weight: ClusterWeight,
+    weight: Arc<ClusterWeight>,
     /// The request's head, for placeholders in response headers.
     head: Request<()>,
     /// The client's side of an upgrade.
@@ -122,7 +122,10 @@ async fn attempt(
             Protocol::Http2 => true,
             Protocol::Downstream => version == Version::HTTP_2,
         };
-    let head = head(&request);
+    let head = match changes_headers(exchange, &weight) {
+        true => head(&request),
+        false => Request::new(()),
+    };
     prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
     let sent = record.sent.clone();
     let request = request.map(|body| RequestBody::new(body, sent, phase));
@@ -131,7 +134,7 @@ async fn attempt(
 }
 
 /// The cluster for this request.
-fn choose(exchange: &Exchange, forwarding: &Forwarding, record: &mut Record) -> Result<ClusterWeight, select::Refused> {
+fn choose(exchange: &Exchange, forwarding: &Forwarding, record: &mut Record) -> Result<Arc<ClusterWeight>, select::Refused> {
     let Some(weight) = forwarding.choose(fastrand::u64(..)) else {
         let refusal = Refusal::new(Reason::BackendInvalid, format!("route {} has no cluster with a weight", exchange.route.name));
         return Err((StatusCode::INTERNAL_SERVER_ERROR, refusal));
@@ -147,6 +150,12 @@ fn endpoints(exchange: &Exchange, forwarding: &Forwarding, weight: &ClusterWeigh
     };
     candidates(&exchange.snapshot, cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref())
         .map_err(|refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal))
+}
+
+/// Whether any header is changed on the way, whose placeholders would need the request as it came.
+fn changes_headers(exchange: &Exchange, weight: &ClusterWeight) -> bool {
+    let route = &exchange.route;
+    route.request_changes(&weight.request_headers).chain(route.response_changes(&weight.response_headers)).any(|c| !c.is_empty())
 }
 
 /// A copy of a request's head, without its body.

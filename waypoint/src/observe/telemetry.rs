@@ -2,15 +2,17 @@
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use ambit_model::Reason;
 use ambit_runtime::telemetry::{AccessLog, Direction, Entry, Security, SeriesLimit, label, metric};
-use metrics::{Label, SharedString, counter, histogram};
+use metrics::{Counter, Histogram, Label, SharedString, counter, histogram};
 
 use super::Record;
 
@@ -19,13 +21,35 @@ use super::Record;
 pub struct Telemetry {
     log: AccessLog,
     series: SeriesLimit,
+    known: RwLock<HashMap<u64, Series>>,
+    hasher: RandomState,
     in_flight: AtomicUsize,
+}
+
+/// The metrics of one set of labels. Looking one up by the hash of what its labels are made of saves making the labels each time.
+#[derive(Clone)]
+enum Series {
+    Requests { count: Counter, duration: Histogram },
+    Connections { opened: Counter, closed: Counter, sent: Counter, received: Counter },
+    Failed(Counter),
+}
+
+impl std::fmt::Debug for Series {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Series")
+    }
 }
 
 impl Telemetry {
     /// Records go to `log` and to the process's metrics recorder.
     pub fn new(log: AccessLog) -> Self {
-        Self { log, series: SeriesLimit::default(), in_flight: AtomicUsize::new(0) }
+        Self {
+            log,
+            series: SeriesLimit::default(),
+            known: RwLock::default(),
+            hasher: RandomState::new(),
+            in_flight: AtomicUsize::new(0),
+        }
     }
 
     /// Takes one of `limit` places for a request, given back when dropped.
@@ -42,22 +66,58 @@ impl Telemetry {
 
     pub(super) fn write(&self, record: &Record) {
         self.log.write(&entry(record));
-        let labels = self.series.admit(labels(record));
-        if record.request.is_some() {
-            counter!(metric::REQUESTS, labels.clone()).increment(1);
-            histogram!(metric::REQUEST_DURATION, labels).record(record.started.elapsed().as_secs_f64() * 1000.0);
-            return;
-        }
-        match record.upstream.is_some() {
-            true => {
-                counter!(metric::TCP_CONNECTIONS_OPENED, labels.clone()).increment(1);
-                counter!(metric::TCP_CONNECTIONS_CLOSED, labels.clone()).increment(1);
-                counter!(metric::TCP_SENT_BYTES, labels.clone()).increment(record.received);
-                counter!(metric::TCP_RECEIVED_BYTES, labels).increment(record.sent());
+        match self.series(record) {
+            Series::Requests { count, duration } => {
+                count.increment(1);
+                duration.record(record.started.elapsed().as_secs_f64() * 1000.0);
             }
-            false => counter!(metric::TCP_CONNECTIONS_FAILED, labels).increment(1),
+            Series::Connections { opened, closed, sent, received } => {
+                opened.increment(1);
+                closed.increment(1);
+                sent.increment(record.received);
+                received.increment(record.sent());
+            }
+            Series::Failed(count) => count.increment(1),
         }
     }
+
+    fn series(&self, record: &Record) -> Series {
+        let key = self.hasher.hash_one(facts(record));
+        if let Some(series) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return series.clone();
+        }
+        let labels = self.series.admit(labels(record));
+        let series = match (record.request.is_some(), record.upstream.is_some()) {
+            (true, _) => Series::Requests {
+                count: counter!(metric::REQUESTS, labels.clone()),
+                duration: histogram!(metric::REQUEST_DURATION, labels),
+            },
+            (false, true) => Series::Connections {
+                opened: counter!(metric::TCP_CONNECTIONS_OPENED, labels.clone()),
+                closed: counter!(metric::TCP_CONNECTIONS_CLOSED, labels.clone()),
+                sent: counter!(metric::TCP_SENT_BYTES, labels.clone()),
+                received: counter!(metric::TCP_RECEIVED_BYTES, labels),
+            },
+            (false, false) => Series::Failed(counter!(metric::TCP_CONNECTIONS_FAILED, labels)),
+        };
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < SeriesLimit::DEFAULT {
+            known.insert(key, series.clone());
+        }
+        series
+    }
+}
+
+/// Everything that [`labels`] is made of.
+fn facts(record: &Record) -> impl std::hash::Hash + '_ {
+    let peer = &record.peer;
+    let upstream = record.upstream.as_ref().map(|u| (&u.workload, &u.namespace, &u.identity));
+    let service = record.service.as_ref().map(|s| (&s.host, &s.namespace, &s.name));
+    (
+        (&peer.uri, &peer.workload, &peer.canonical_service, &peer.canonical_revision),
+        (upstream, service),
+        (record.protocol, record.reason, record.status, record.grpc_status, record.request.is_some()),
+    )
 }
 
 /// A place among the requests in flight.

@@ -262,7 +262,7 @@ impl HttpPool {
         for shared in connections.multiplexed.values_mut() {
             shared.retain(|c| {
                 let idle = c.idle_since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE;
-                !c.sender.is_closed() && !(idle && c.in_flight.load(Ordering::Acquire) == 0)
+                !c.sender.is_closed() && (!idle || c.in_flight.load(Ordering::Acquire) > 0)
             });
         }
         connections.multiplexed.retain(|_, shared| !shared.is_empty());

@@ -160,10 +160,8 @@ fn endpoint(mut endpoint: LbEndpoint) -> Compiled<Endpoint> {
         return Err(Problem::new("only endpoint is implemented"));
     };
     let weight = number(endpoint.load_balancing_weight.take()).unwrap_or(1);
-    let healthy = match HealthStatus::try_from(take(&mut endpoint.health_status)) {
-        Ok(HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded) => true,
-        _ => false,
-    };
+    let status = HealthStatus::try_from(take(&mut endpoint.health_status));
+    let healthy = matches!(status, Ok(HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded));
     let target = target(required(host.address.take(), "address")?, &metadata)?;
     host.hostname.clear();
     finish(&host)?;

@@ -126,13 +126,13 @@ fn matches(mut m: pb::RouteMatch) -> Compiled<RouteMatch> {
 
 fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
     let clusters = match required(action.cluster_specifier.take(), "a cluster")? {
-        route_action::ClusterSpecifier::Cluster(name) => vec![ClusterWeight {
+        route_action::ClusterSpecifier::Cluster(name) => vec![Arc::new(ClusterWeight {
             cluster: name.into(),
             weight: 1,
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations::default(),
             host: None,
-        }],
+        })],
         route_action::ClusterSpecifier::WeightedClusters(weighted) => weighted_clusters(weighted).under("weighted_clusters")?,
         _ => return Err(Problem::new("a cluster chosen by header or plugin is not implemented")),
     };
@@ -165,11 +165,11 @@ fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
     Ok(Upstream { clusters, cluster_not_found, path, host, timeout })
 }
 
-fn weighted_clusters(mut weighted: pb::WeightedCluster) -> Compiled<Vec<ClusterWeight>> {
+fn weighted_clusters(mut weighted: pb::WeightedCluster) -> Compiled<Vec<Arc<ClusterWeight>>> {
     let mut clusters = Vec::new();
     for weight in take(&mut weighted.clusters) {
         let at = format!("clusters[{}]", weight.name);
-        clusters.push(cluster_weight(weight).under(at)?);
+        clusters.push(Arc::new(cluster_weight(weight).under(at)?));
     }
     #[allow(deprecated)]
     {

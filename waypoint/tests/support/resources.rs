@@ -67,7 +67,7 @@ use ambit_api::{
 use prost::Message;
 
 /// The listeners of a waypoint in front of the pod at `pod`, with the pod's identity, and its table of tunnels.
-pub fn direct(pod: SocketAddr, identity: &str) -> (Vec<(String, Listener)>, (String, RouteConfiguration), (String, Cluster)) {
+pub fn direct(pod: SocketAddr, identity: &str) -> (Vec<(String, Listener)>, RouteConfiguration, Cluster) {
     let name = format!("direct-http|{identity}");
     let value = |key: &str, text: &str| FilterStateValue {
         key: Some(filter_state_value::Key::ObjectKey(key.into())),
@@ -104,8 +104,8 @@ pub fn direct(pod: SocketAddr, identity: &str) -> (Vec<(String, Listener)>, (Str
         filter_chains: vec![chain],
         ..Default::default()
     };
-    let mut table = authorities(&[Service::http("direct", pod)]);
-    table.1.virtual_hosts[0].domains = vec![format!("{}:*", pod.ip())];
+    let (_, mut table) = authorities(&[Service::http("direct", pod)]);
+    table.virtual_hosts[0].domains = vec![format!("{}:*", pod.ip())];
     let internal = address::Address::EnvoyInternalAddress(EnvoyInternalAddress {
         address_name_specifier: Some(AddressNameSpecifier::ServerListenerName("connect_originate".into())),
         ..Default::default()
@@ -116,7 +116,7 @@ pub fn direct(pod: SocketAddr, identity: &str) -> (Vec<(String, Listener)>, (Str
     let assignment = ClusterLoadAssignment { cluster_name: "direct".into(), endpoints: vec![locality], ..Default::default() };
     let cluster = Cluster { name: "direct".into(), load_assignment: Some(assignment), ..Default::default() };
     let listeners = vec![("connect_terminate".into(), connect_terminate()), ("main_internal".into(), inner)];
-    (listeners, table, ("direct".into(), cluster))
+    (listeners, table, cluster)
 }
 
 /// A service port behind the waypoint.

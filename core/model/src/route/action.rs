@@ -83,7 +83,7 @@ pub struct HostRewrite(pub String);
 #[derive(Debug, Clone, Serialize)]
 pub struct Upstream {
     /// The clusters with their shares. One cluster has the whole share.
-    pub clusters: Vec<ClusterWeight>,
+    pub clusters: Vec<Arc<ClusterWeight>>,
     /// What is answered when the cluster is not known: 503, or 404, or 500.
     pub cluster_not_found: u16,
     /// How the path changes.
@@ -97,7 +97,7 @@ pub struct Upstream {
 impl Upstream {
     /// The cluster for one request; `random` decides, evenly spread over its whole range. `None` when all weights are 0.
     #[must_use]
-    pub fn choose(&self, random: u64) -> Option<&ClusterWeight> {
+    pub fn choose(&self, random: u64) -> Option<&Arc<ClusterWeight>> {
         let total: u64 = self.clusters.iter().map(|c| u64::from(c.weight)).sum();
         let mut point = random.checked_rem(total)?;
         self.clusters.iter().find(|c| match point.checked_sub(u64::from(c.weight)) {

@@ -18,6 +18,6 @@ pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite
 pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest};
 pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTemplate, TemplatePart};
 pub use path::{PathMatch, PathTest, SlashPolicy, normalize_path};
-pub use rbac::{Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
+pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
 pub use request::RequestView;
 pub use table::{DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

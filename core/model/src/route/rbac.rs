@@ -111,8 +111,28 @@ pub enum Verdict<'a> {
     Allowed(Option<&'a str>),
     /// A DENY rule matched.
     DeniedBy(&'a str),
-    /// No ALLOW rule matched. With the rule that came closest: the client fits it, what it asks does not.
-    NotAllowed(Option<&'a str>),
+    /// No ALLOW rule matched. With the rule that came closest; `None` when there is no rule at all.
+    NotAllowed(Option<Closest<'a>>),
+}
+
+/// The ALLOW rule that came closest to matching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closest<'a> {
+    /// Its name.
+    pub rule: &'a str,
+    /// What about the subject it does not fit.
+    pub misfit: Misfit,
+}
+
+/// Which side of a rule a subject does not fit, in the order of how far that is from a match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Misfit {
+    /// The client is one of the rule's; what it asks for is not.
+    Request,
+    /// The rule lets others ask for this.
+    Client,
+    /// Neither fits.
+    Both,
 }
 
 /// Decides for one rule set.
@@ -124,19 +144,32 @@ pub fn evaluate<'a>(rbac: &'a Rbac, subject: &Subject<'_>) -> Verdict<'a> {
         (RbacAction::Deny, None) => Verdict::Allowed(None),
         (RbacAction::Allow, Some(name)) => Verdict::Allowed(Some(name)),
         (RbacAction::Allow, None) => {
-            let closest = rbac.policies.iter().find(|p| p.fits_client(subject)).map(|p| p.name.as_str());
-            Verdict::NotAllowed(closest)
+            let closest = rbac.policies.iter().map(|p| Closest { rule: &p.name, misfit: p.misfit(subject) });
+            Verdict::NotAllowed(closest.min_by_key(|closest| closest.misfit))
         }
     }
 }
 
 impl RbacPolicy {
     fn matches(&self, subject: &Subject<'_>) -> bool {
-        self.fits_client(subject) && self.permissions.iter().any(|p| p.matches(subject))
+        self.fits_client(subject) && self.fits_request(subject)
+    }
+
+    /// For a subject that does not match.
+    fn misfit(&self, subject: &Subject<'_>) -> Misfit {
+        match (self.fits_client(subject), self.fits_request(subject)) {
+            (true, _) => Misfit::Request,
+            (false, true) => Misfit::Client,
+            (false, false) => Misfit::Both,
+        }
     }
 
     fn fits_client(&self, subject: &Subject<'_>) -> bool {
         self.principals.iter().any(|p| p.matches(subject))
+    }
+
+    fn fits_request(&self, subject: &Subject<'_>) -> bool {
+        self.permissions.iter().any(|p| p.matches(subject))
     }
 }
 

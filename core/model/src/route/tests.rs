@@ -130,12 +130,15 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
     Upstream {
         clusters: clusters
             .iter()
-            .map(|(name, weight)| ClusterWeight {
-                cluster: (*name).into(),
-                weight: *weight,
-                request_headers: HeaderMutations::default(),
-                response_headers: HeaderMutations::default(),
-                host: None,
+            .map(|(name, weight)| {
+                ClusterWeight {
+                    cluster: (*name).into(),
+                    weight: *weight,
+                    request_headers: HeaderMutations::default(),
+                    response_headers: HeaderMutations::default(),
+                    host: None,
+                }
+                .into()
             })
             .collect(),
         cluster_not_found: 503,
@@ -306,6 +309,10 @@ fn policy(name: &str, permissions: Vec<Permission>, principals: Vec<Principal>) 
     RbacPolicy { name: name.into(), permissions, principals }
 }
 
+fn not_allowed(rule: &str, misfit: Misfit) -> Verdict<'_> {
+    Verdict::NotAllowed(Some(Closest { rule, misfit }))
+}
+
 #[test]
 fn each_permission_looks_at_its_own_field_and_can_be_turned_around() {
     let map = headers(&[("x-a", "1")]);
@@ -372,7 +379,7 @@ fn each_principal_looks_at_its_own_field_and_can_be_turned_around() {
         action: RbacAction::Allow,
         policies: vec![policy("p", vec![Permission::Any], vec![Principal::Authenticated(None)])],
     };
-    assert_eq!(evaluate(&rules, &subject(None, Some(request))), Verdict::NotAllowed(None), "no proven identity");
+    assert_eq!(evaluate(&rules, &subject(None, Some(request))), not_allowed("p", Misfit::Client), "no proven identity");
 }
 
 #[test]
@@ -382,16 +389,22 @@ fn an_allow_set_without_rules_denies_and_a_refusal_names_what_came_closest() {
     let empty = |action| Rbac { action, policies: vec![] };
     assert_eq!(evaluate(&empty(RbacAction::Allow), &asked), Verdict::NotAllowed(None));
     assert_eq!(evaluate(&empty(RbacAction::Deny), &asked), Verdict::Allowed(None));
-    let near = Rbac {
-        action: RbacAction::Allow,
-        policies: vec![policy("near", vec![Permission::DestinationPort(1)], vec![Principal::Any])],
-    };
-    assert_eq!(evaluate(&near, &asked), Verdict::NotAllowed(Some("near")));
+    let (other_port, nobody) = (Permission::DestinationPort(1), Principal::Not(Box::new(Principal::Any)));
+    let far = policy("far", vec![other_port.clone()], vec![nobody.clone()]);
+    let for_others = policy("for-others", vec![Permission::Any], vec![nobody]);
+    let for_other_things = policy("for-other-things", vec![other_port], vec![Principal::Any]);
+    for (policies, expected) in [
+        (vec![far.clone()], not_allowed("far", Misfit::Both)),
+        (vec![far.clone(), for_others.clone()], not_allowed("for-others", Misfit::Client)),
+        (vec![far, for_others, for_other_things], not_allowed("for-other-things", Misfit::Request)),
+    ] {
+        assert_eq!(evaluate(&Rbac { action: RbacAction::Allow, policies }, &asked), expected);
+    }
 }
 
 #[test]
 fn http_rules_never_match_a_connection_that_is_not_read_as_http() {
     let get = Permission::Header(header(":method", HeaderTest::Value(StringMatch::exact("GET"))));
     let allow = Rbac { action: RbacAction::Allow, policies: vec![policy("p", vec![get], vec![Principal::Any])] };
-    assert_eq!(evaluate(&allow, &subject(None, None)), Verdict::NotAllowed(Some("p")));
+    assert_eq!(evaluate(&allow, &subject(None, None)), not_allowed("p", Misfit::Request));
 }
