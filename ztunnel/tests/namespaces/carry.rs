@@ -4,10 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::ensure;
 use libtest_mimic::Trial;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
-    mesh::{Mesh, call, echo, id_of},
+    mesh::{Mesh, PATIENCE, call, echo, id_of},
     test,
 };
 
@@ -20,6 +23,8 @@ pub fn tests() -> Vec<Trial> {
         test("a_service_address_leads_to_its_endpoints", service),
         test("pods_of_one_node_and_a_pod_and_itself_reach_each_other", same_node),
         test("an_unknown_destination_passes_through", passthrough),
+        test("the_end_of_one_direction_leaves_the_other_open", half_close),
+        test("a_reset_of_one_side_is_a_reset_at_the_other", reset),
         test("a_thousand_connections_at_once_all_work", thousand),
     ]
 }
@@ -69,7 +74,7 @@ async fn service() -> anyhow::Result<()> {
     let _echo = (echo(&one, 8080)?, echo(&two, 8080)?);
     let vips: [IpAddr; 2] = ["10.96.0.10".parse()?, "fd96::10".parse()?];
     mesh.service("api", &vips, &["api-1", "api-2"], |_| {});
-    crate::mesh::call_until_it_works(&client, SocketAddr::new(vips[0], 80), crate::mesh::PATIENCE).await?;
+    crate::mesh::call_until_it_works(&client, SocketAddr::new(vips[0], 80), PATIENCE).await?;
     for vip in vips {
         for _ in 0..20 {
             call(&client, SocketAddr::new(vip, 80), b"x").await?;
@@ -101,7 +106,7 @@ async fn same_node() -> anyhow::Result<()> {
     }
     let vip: IpAddr = "10.96.0.11".parse()?;
     mesh.service("web", &[vip], &["web"], |_| {});
-    crate::mesh::call_until_it_works(&client, SocketAddr::new(vip, 80), crate::mesh::PATIENCE).await?;
+    crate::mesh::call_until_it_works(&client, SocketAddr::new(vip, 80), PATIENCE).await?;
     mesh.logged(0, &["direction=outbound", "dst.workload=web", "reason=ok"]).await?;
     mesh.bed.shutdown().await;
     Ok(())
@@ -132,7 +137,7 @@ async fn thousand() -> anyhow::Result<()> {
     }
     for stream in &mut open {
         let mut line = [0; 1];
-        tokio::time::timeout(crate::mesh::PATIENCE, stream.read_exact(&mut line)).await??;
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut line)).await??;
     }
     let mut calls = tokio::task::JoinSet::new();
     for mut stream in open {
@@ -145,9 +150,62 @@ async fn thousand() -> anyhow::Result<()> {
             anyhow::Ok(())
         });
     }
-    while let Some(done) = tokio::time::timeout(crate::mesh::PATIENCE, calls.join_next()).await? {
+    while let Some(done) = tokio::time::timeout(PATIENCE, calls.join_next()).await? {
         done??;
     }
     mesh.bed.shutdown().await;
+    Ok(())
+}
+
+/// Both ends of one connection through the mesh.
+async fn ends(mesh: &Mesh) -> anyhow::Result<(TcpStream, TcpStream)> {
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let listener = server.listen(SocketAddr::new(server.ip(), 8080))?;
+    let near = client.connect(SocketAddr::new(server.ip(), 8080)).await?;
+    let (far, _) = tokio::time::timeout(PATIENCE, listener.accept()).await??;
+    Ok((near, far))
+}
+
+async fn half_close() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (mut client, mut server) = ends(&mesh).await?;
+    server.write_all(b"that is all").await?;
+    server.shutdown().await?;
+    let mut all = String::new();
+    tokio::time::timeout(PATIENCE, client.read_to_string(&mut all)).await??;
+    ensure!(all == "that is all", "{all}");
+    for part in ["not ", "for ", "me"] {
+        client.write_all(part.as_bytes()).await?;
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    client.shutdown().await?;
+    all.clear();
+    tokio::time::timeout(PATIENCE, server.read_to_string(&mut all)).await??;
+    ensure!(all == "not for me", "{all}");
+    mesh.logged(0, &["direction=outbound", "reason=ok ", "bytes_sent=10 bytes_recv=11 "]).await?;
+    mesh.logged(1, &["direction=inbound", "reason=ok ", "bytes_sent=10 bytes_recv=11 "]).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn reset() -> anyhow::Result<()> {
+    let seen = async |mut stream: TcpStream| {
+        let mut all = Vec::new();
+        let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut all)).await?;
+        let kind = end.as_ref().map_err(std::io::Error::kind);
+        ensure!(kind == Err(std::io::ErrorKind::ConnectionReset), "{end:?} {all:?}");
+        anyhow::Ok(())
+    };
+    for client_resets in [true, false] {
+        let mesh = Mesh::start().await?;
+        let (client, server) = ends(&mesh).await?;
+        let (first, second) = if client_resets { (client, server) } else { (server, client) };
+        ambit_runtime::socket::reset(first);
+        seen(second).await?;
+        let reason = if client_resets { "reason=client_reset " } else { "reason=upstream_reset " };
+        mesh.logged(0, &["direction=outbound", reason]).await?;
+        mesh.logged(1, &["direction=inbound", reason]).await?;
+        mesh.bed.shutdown().await;
+    }
     Ok(())
 }
