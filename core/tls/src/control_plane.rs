@@ -23,6 +23,10 @@ use crate::{TlsError, handshake::explained, provider::provider, svid::root_store
 /// The name the control plane's certificate carries when its address is given as an IP address.
 pub const DEFAULT_SERVER_NAME: &str = "istiod.istio-system.svc";
 
+/// A mesh's whole configuration comes at once when a proxy starts.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
 /// Where the control plane is and how it is recognised.
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
@@ -54,6 +58,8 @@ impl ControlPlane {
         let origin: Uri = format!("https://{}", self.address).parse().map_err(|e| unusable(format!("{e}")))?;
         let endpoint = endpoint
             .origin(origin)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(20))
             .keep_alive_while_idle(true);
@@ -130,5 +136,30 @@ impl Credentials {
         metadata.insert("authorization", bearer);
         metadata.insert("clusterid", self.cluster_id.parse().map_err(unusable)?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name_for(address: &str) -> String {
+        ControlPlane::new(address, "root.pem").expected_name()
+    }
+
+    #[test]
+    fn a_control_plane_is_known_by_its_host_name_or_the_usual_one() {
+        assert_eq!(name_for("istiod.mesh.svc:15012"), "istiod.mesh.svc");
+        assert_eq!(name_for("172.30.0.100:15012"), DEFAULT_SERVER_NAME);
+        assert_eq!(name_for("[fd30::100]:15012"), DEFAULT_SERVER_NAME);
+        let named = ControlPlane { server_name: Some("other".to_owned()), ..ControlPlane::new("a:1", "root.pem") };
+        assert_eq!(named.expected_name(), "other");
+    }
+
+    #[test]
+    fn an_address_that_is_none_makes_no_channel() {
+        for address in ["", "a b:1", "a:b:c"] {
+            assert!(ControlPlane::new(address, "root.pem").channel().is_err(), "{address:?} was taken for an address");
+        }
     }
 }

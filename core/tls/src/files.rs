@@ -60,6 +60,9 @@ fn write_beside(path: &Path, mode: u32, content: &str) -> Result<PathBuf, TlsErr
     name.push(format!(".{}.{:08x}.tmp", std::process::id(), fastrand::u32(..)));
     let temporary = PathBuf::from(name);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(failed)?;
-    file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    file.write_all(content.as_bytes()).and_then(|()| file.sync_all()).map_err(|e| {
+        let _removed = fs::remove_file(&temporary);
+        failed(e)
+    })?;
     Ok(temporary)
 }
