@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod load;
 pub mod suite;
+pub mod tools;
 pub mod wait;
 
 use std::{pin::Pin, process::ExitCode, sync::OnceLock};
@@ -38,9 +40,12 @@ pub fn shared(
     })
 }
 
+/// The start of a mesh under way.
+type Starting = Pin<Box<dyn Future<Output = anyhow::Result<Suite>>>>;
+
 /// A mesh that is started by the first test which needs it and ends with the program.
 pub struct SharedMesh {
-    start: fn() -> Pin<Box<dyn Future<Output = anyhow::Result<Suite>>>>,
+    start: fn() -> Starting,
     runtime: OnceLock<Runtime>,
     suite: OnceLock<Result<Suite, String>>,
 }
@@ -48,7 +53,7 @@ pub struct SharedMesh {
 impl SharedMesh {
     /// A mesh that `start` starts.
     #[must_use]
-    pub const fn new(start: fn() -> Pin<Box<dyn Future<Output = anyhow::Result<Suite>>>>) -> Self {
+    pub const fn new(start: fn() -> Starting) -> Self {
         Self { start, runtime: OnceLock::new(), suite: OnceLock::new() }
     }
 

@@ -21,6 +21,7 @@ pub struct Suite {
     /// The mesh.
     pub mesh: LocalMesh,
     fixture: PathBuf,
+    words: Vec<(String, String)>,
     _directory: TempDir,
 }
 
@@ -42,23 +43,34 @@ impl Suite {
     /// # Errors
     /// When it does not become ready; the message has what was missing.
     pub async fn start(fixture: &str, waypoint: WaypointKind) -> anyhow::Result<Self> {
+        Self::start_with(fixture, waypoint, &[]).await
+    }
+
+    /// The same with these words of its YAML, besides `ECHO`, replaced.
+    ///
+    /// # Errors
+    /// When it does not become ready; the message has what was missing.
+    pub async fn start_with(fixture: &str, waypoint: WaypointKind, words: &[(&str, &str)]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(fixture);
         let options = LocalOptions { program: program()?, waypoint, ..LocalOptions::new(directory.path()) };
+        let echo = program()?.with_file_name("echo");
+        ensure!(echo.exists(), "{} is missing: run `cargo build -p ambit-integration` first", echo.display());
+        let own = |(word, text): &(&str, &str)| ((*word).to_owned(), (*text).to_owned());
+        let words: Vec<_> = words.iter().map(own).chain([("ECHO".to_owned(), echo.display().to_string())]).collect();
         for entry in fixture.read_dir().with_context(|| format!("reading {}", fixture.display()))? {
             let entry = entry?;
-            std::fs::write(directory.path().join(entry.file_name()), Self::text(&entry.path())?)?;
+            std::fs::write(directory.path().join(entry.file_name()), Self::text(&entry.path(), &words)?)?;
         }
         let mesh = LocalMesh::start(options).await?;
         mesh.wait_ready(PATIENCE, |_| {}).await?;
         tokio::time::sleep(Duration::from_secs(1)).await; // TEMPORARY
-        Ok(Self { mesh, fixture, _directory: directory })
+        Ok(Self { mesh, fixture, words, _directory: directory })
     }
 
-    fn text(path: &Path) -> anyhow::Result<String> {
-        let echo = program()?.with_file_name("echo");
-        ensure!(echo.exists(), "{} is missing: run `cargo build -p ambit-integration` first", echo.display());
-        Ok(std::fs::read_to_string(path)?.replace("ECHO", &echo.to_string_lossy()))
+    fn text(path: &Path, words: &[(String, String)]) -> anyhow::Result<String> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(words.iter().fold(text, |text, (word, replacement)| text.replace(word, replacement)))
     }
 
     /// A file of the fixture as it was when the mesh started, to change and write again.
@@ -66,7 +78,7 @@ impl Suite {
     /// # Errors
     /// When there is no such file.
     pub fn original(&self, file: &str) -> anyhow::Result<String> {
-        Self::text(&self.fixture.join(file))
+        Self::text(&self.fixture.join(file), &self.words)
     }
 
     /// Applies one more object, or a changed one, as the file of that name.
