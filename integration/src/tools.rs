@@ -1,0 +1,50 @@
+//! Programs of others that the suites run through the mesh: where they are, and what to do when they are not.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+/// What brings everything that is missing.
+const REMEDY: &str = "run integration/test.sh, which installs it";
+
+/// The directory that `integration/test.sh` installs Python packages and their programs into.
+#[must_use]
+pub fn directory() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"));
+    workspace.join("target/test-tools/bin")
+}
+
+/// A Python interpreter that can import these modules.
+///
+/// # Errors
+/// When there is none; a suite must fail then, not skip.
+pub fn python(modules: &[&str]) -> anyhow::Result<PathBuf> {
+    let import = format!("import {}", modules.join(", "));
+    let can = |python: &Path| {
+        let mut check = Command::new(python);
+        check.args(["-c", &import]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        check.status().is_ok_and(|status| status.success())
+    };
+    let installed = directory().join("python3");
+    let candidates = [Some(installed), find("python3", &[])];
+    let found = candidates.into_iter().flatten().find(|python| can(python));
+    found.with_context(|| format!("there is no python3 that can `{import}`: {REMEDY}"))
+}
+
+/// A program of the system by its name.
+///
+/// # Errors
+/// When it is not installed.
+pub fn system(name: &str) -> anyhow::Result<PathBuf> {
+    match find(name, &["/usr/sbin", "/sbin"]) {
+        Some(path) => Ok(path),
+        None => bail!("{name} is not installed: {REMEDY}"),
+    }
+}
+
+fn find(name: &str, besides: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = std::env::split_paths(&path).chain(besides.iter().map(PathBuf::from));
+    directories.map(|directory| directory.join(name)).find(|candidate| candidate.is_file())
+}
