@@ -207,7 +207,7 @@ impl fmt::Display for Refusal {
         f.write_str(self.reason.sentence().trim().trim_end_matches('.'))?;
         let closest = if self.reason == Reason::PolicyDeniedNoAllowMatch { "closest was " } else { "" };
         match (&self.policy, self.rule) {
-            (Some(policy), Some(rule)) => write!(f, " ({closest}{policy}, rule {rule})")?,
+            (Some(policy), Some(rule)) => write!(f, " ({closest}{policy}, rules[{rule}])")?,
             (Some(policy), None) => write!(f, " ({closest}{policy})")?,
             (None, _) => {}
         }
@@ -240,12 +240,12 @@ mod tests {
     #[test]
     fn a_refusal_reads_as_a_sentence_that_names_its_policy() {
         let refusal = Refusal::new(Reason::PolicyDeniedExplicit, "").by(PolicyKey::new("shop", "no-web"), Some(1));
-        assert_eq!(refusal.to_string(), "A DENY policy matched (shop/no-web, rule 1)");
+        assert_eq!(refusal.to_string(), "A DENY policy matched (shop/no-web, rules[1])");
         let refusal = Refusal::new(Reason::PolicyDeniedNoAllowMatch, "principals did not match")
             .by(PolicyKey::new("shop", "only-api"), Some(0));
         assert_eq!(
             refusal.to_string(),
-            "ALLOW policies apply and none of their rules matched (closest was shop/only-api, rule 0): principals did not match"
+            "ALLOW policies apply and none of their rules matched (closest was shop/only-api, rules[0]): principals did not match"
         );
     }
 }
