@@ -229,16 +229,14 @@ fn edge_of(line: &AccessLine, topology: &Topology) -> Option<EdgeKey> {
         _ => line.get("src.identity").and_then(|identity| topology.pod_with_identity(identity)).cloned(),
     }?;
     let source = topology.workload(&source)?;
-    let destination = line.get("dst.service").and_then(|host| super::hosts::service_of(host, ""));
+    // The address dialled tells what was asked for, also where a waypoint chose another service behind it. Envoy does not log it.
+    let address = line.get("dst.addr").and_then(|address| Some(address.parse::<std::net::SocketAddr>().ok()?.ip()));
+    let destination = address.and_then(|address| topology.service_at(address)).cloned();
+    let destination = destination.or_else(|| line.get("dst.service").and_then(|host| super::hosts::service_of(host, "")));
     let destination = destination.or_else(|| {
-        // What was refused early has no name yet, only the address that was dialled.
-        let address = line.get("dst.addr")?.parse::<std::net::SocketAddr>().ok()?.ip();
-        let pod = named("dst.workload", "dst.namespace").or_else(|| topology.pod_at(address).cloned());
-        let of_pod = |pod| {
-            let facts = topology.pods.get(&pod)?;
-            facts.services.first().cloned().or_else(|| topology.workload(&pod))
-        };
-        topology.service_at(address).cloned().or_else(|| pod.and_then(of_pod))
+        let pod = named("dst.workload", "dst.namespace").or_else(|| topology.pod_at(address?).cloned())?;
+        let facts = topology.pods.get(&pod)?;
+        facts.services.first().cloned().or_else(|| topology.workload(&pod))
     })?;
     Some(EdgeKey { source, destination })
 }

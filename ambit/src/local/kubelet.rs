@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::cluster::{Cluster, PodPlan};
 use super::hosts;
 use super::node::{Capturing, NodeRuntime};
-use super::objects::{self, Capture, SYSTEM};
+use super::objects::{self, Capture, PodReport, SYSTEM};
 use super::overlay::Overlay;
 use super::pod::{PodParts, PodRuntime, Probe};
 use super::process::{Process, Shared, locked};
@@ -61,6 +61,14 @@ struct Wanted {
     /// The Gateway, if this is the pod of a waypoint.
     waypoint: bool,
     workload: String,
+}
+
+/// A pod that has its place and does not run yet.
+struct Placed {
+    wanted: Wanted,
+    place: Pod,
+    uid: String,
+    node: String,
 }
 
 struct Running {
@@ -198,12 +206,29 @@ impl Kubelet {
         self.remove_unwanted(&wanted).await;
         self.start_nodes().await?;
         self.give_addresses();
+        self.write_objects()?;
+        // The control plane is told of new pods before they run, for the node proxies ask for their certificates at once.
+        let (mut placed, mut outcomes) = (Vec::new(), Vec::new());
         for (name, wanted) in wanted {
-            let outcome = match self.pods.get(&name) {
-                Some(running) if running.wanted.enrolled != wanted.enrolled => self.enrol(&name, wanted.enrolled).await,
-                Some(_) => Ok(()),
-                None => self.start_pod(&name, wanted).await,
-            };
+            match self.pods.get(&name) {
+                Some(running) if running.wanted.enrolled == wanted.enrolled => {}
+                Some(_) => outcomes.push((name.clone(), self.enrol(&name, wanted.enrolled).await)),
+                None => match self.place_pod(&name, wanted).await {
+                    Ok(pod) => placed.push((name, pod)),
+                    Err(error) => outcomes.push((name, Err(error))),
+                },
+            }
+        }
+        for (name, pod) in placed {
+            let place = pod.place.clone();
+            let outcome = self.start_pod(&name, pod).await;
+            if outcome.is_err() {
+                // It is placed anew at the next look.
+                let _as_it_is = place.remove().await;
+            }
+            outcomes.push((name, outcome));
+        }
+        for (name, outcome) in outcomes {
             if let Err(error) = outcome {
                 self.notices.insert(format!("pod {name}: {error}"));
             }
@@ -303,13 +328,31 @@ impl Kubelet {
         self.services = given;
     }
 
-    async fn start_pod(&mut self, name: &NamespacedName, wanted: Wanted) -> Result<()> {
+    /// Chooses a node and makes the pod's place there, and writes what the API server would know of it by then.
+    async fn place_pod(&mut self, name: &NamespacedName, wanted: Wanted) -> Result<Placed> {
         let node_name = wanted.plan.node.clone().filter(|node| self.nodes.contains_key(node));
         let node_name = node_name.unwrap_or_else(|| self.emptiest_node());
         let uid = self.next_uid();
         let node = self.nodes.get(&node_name).ok_or_else(|| Error::Invalid(format!("there is no node {node_name}")))?;
         let spec = PodSpec::new(&*name.namespace, &*name.name).hosts(hosts::entries(&name.namespace, &self.services));
         let place = node.place.add_pod(spec).await.map_err(|error| Error::part("making its place", error))?;
+        let report = PodReport {
+            uid: uid.clone(),
+            node: node_name.clone(),
+            host_ips: node.place.ips(),
+            pod_ips: place.ips(),
+            ready: false,
+            capture: if wanted.enrolled { Capture::Pending } else { Capture::Off },
+        };
+        for (file, object) in self.pod_files(name, &wanted, &report) {
+            self.overlay.put(&file, &object)?;
+        }
+        Ok(Placed { wanted, place, uid, node: node_name })
+    }
+
+    async fn start_pod(&mut self, name: &NamespacedName, placed: Placed) -> Result<()> {
+        let Placed { wanted, place, uid, node: node_name } = placed;
+        let node = self.nodes.get(&node_name).ok_or_else(|| Error::Invalid(format!("there is no node {node_name}")))?;
         let capture = if wanted.enrolled {
             node.capture(&place, &uid, &wanted.plan.service_account, self.changed.0.clone()).await?
         } else {
@@ -378,8 +421,7 @@ impl Kubelet {
     }
 
     fn emptiest_node(&self) -> String {
-        let pods_on = |node: &String| self.pods.values().filter(|running| running.runtime.node == *node).count();
-        self.nodes.keys().min_by_key(|node| pods_on(node)).cloned().unwrap_or_default()
+        self.nodes.iter().min_by_key(|(_, node)| node.place.pods().len()).map(|(name, _)| name.clone()).unwrap_or_default()
     }
 
     fn next_uid(&mut self) -> String {
@@ -407,21 +449,25 @@ impl Kubelet {
             }
         }
         for (name, Running { wanted, runtime }) in &self.pods {
-            let report = runtime.report();
-            let file = format!("pod.{}.{}", name.namespace, name.name);
-            if !wanted.waypoint {
-                files.insert(file, objects::pod(name, &report));
-                continue;
-            }
-            let labels = objects::waypoint_labels(&name.name);
-            files.insert(file, objects::system_pod(name, &labels, &name.name, "istio-proxy", &report));
-            let account = objects::service_account(&name.namespace, &name.name);
-            files.insert(format!("serviceaccount.{}.{}", name.namespace, name.name), account);
-            let addresses = self.services.get(name).map(Vec::as_slice).unwrap_or_default();
-            files.insert(format!("gateway.{}.{}", name.namespace, name.name), objects::gateway(name, addresses));
+            files.extend(self.pod_files(name, wanted, &runtime.report()));
         }
         self.overlay.retain(|file| files.contains_key(file))?;
         files.iter().try_for_each(|(file, object)| self.overlay.put(file, object))
+    }
+
+    /// The objects of one pod; for a waypoint also those around it.
+    fn pod_files(&self, name: &NamespacedName, wanted: &Wanted, report: &PodReport) -> Vec<(String, serde_json::Value)> {
+        let file = |kind: &str| format!("{kind}.{}.{}", name.namespace, name.name);
+        if !wanted.waypoint {
+            return vec![(file("pod"), objects::pod(name, report))];
+        }
+        let labels = objects::waypoint_labels(&name.name);
+        let addresses = self.services.get(name).map(Vec::as_slice).unwrap_or_default();
+        vec![
+            (file("pod"), objects::system_pod(name, &labels, &name.name, "istio-proxy", report)),
+            (file("serviceaccount"), objects::service_account(&name.namespace, &name.name)),
+            (file("gateway"), objects::gateway(name, addresses)),
+        ]
     }
 
     fn write_hosts(&mut self) {

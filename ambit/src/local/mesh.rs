@@ -17,9 +17,9 @@ use super::access::{AccessLine, Tail};
 use super::kubelet::{Kubelet, Order, Views};
 use super::options::{LocalOptions, Paths};
 use super::process::{Process, Shared, locked};
-use super::programs::{METRICS, MONITORING, Programs, READY};
+use super::programs::{ADMIN, METRICS, MONITORING, Programs, READY};
 use super::topology::Topology;
-use super::{overlay, probe};
+use super::{overlay, probe, settled};
 use crate::demo::stats;
 use crate::error::{Error, Result};
 
@@ -162,9 +162,42 @@ impl LocalMesh {
         if let Some((name, _)) = topology.pods.iter().find(|(_, facts)| !facts.ready) {
             return Some(format!("pod {name}"));
         }
+        if let Some(unsettled) = self.unsettled(&topology).await {
+            return Some(unsettled);
+        }
         for (name, facts) in topology.pods.iter().filter(|(_, facts)| facts.stats.exists()) {
             if stats::read(&facts.stats).await.is_ok_and(|program| !program.started) {
                 return Some(format!("the program in pod {name}"));
+            }
+        }
+        None
+    }
+
+    /// What some proxy does not hold yet of all that runs.
+    async fn unsettled(&self, topology: &Topology) -> Option<String> {
+        let mut knowledge = Vec::new();
+        for node in self.bed.nodes().into_iter().filter(|node| topology.nodes.iter().any(|name| name == node.name())) {
+            let dump = probe::get(node.netns(), ADMIN, "/config_dump").await;
+            let Some(dump) = dump.ok().and_then(|(_, body)| serde_json::from_str(&body).ok()) else {
+                return Some(format!("the proxy of {}", node.name()));
+            };
+            if let Some(missing) = settled::missing_at_ztunnel(&dump, node.name(), topology) {
+                return Some(missing);
+            }
+            knowledge.push(dump);
+        }
+        for waypoint in &topology.waypoints {
+            let services = knowledge.first().map(|dump| settled::services_through(dump, waypoint, topology)).unwrap_or_default();
+            let place = self.pod(&waypoint.namespace, &waypoint.name).ok()?;
+            let mut config = String::new();
+            // The second is where Envoy lists its endpoints.
+            for page in ["/config_dump", "/clusters"] {
+                if let Ok((_, body)) = probe::get(place.netns(), ADMIN, page).await {
+                    config.push_str(&body);
+                }
+            }
+            if let Some(missing) = settled::missing_at_waypoint(&config, &services, topology) {
+                return Some(missing);
             }
         }
         None

@@ -11,6 +11,7 @@
 //! | `kubelet` | the actor that makes what runs equal to what is asked for |
 //! | `cluster`, `objects`, `overlay`, `vips`, `hosts`, `tokens` | the API server's part |
 //! | `node`, `pod`, `process`, `probe`, `programs` | the node's part |
+//! | `settled` | whether every proxy holds what runs |
 //! | [`edges`], [`access`], [`topology`], `observer`, `scrape` | who talks to whom, from what programs and proxies saw |
 
 pub mod access;
@@ -29,6 +30,7 @@ mod probe;
 mod process;
 mod programs;
 mod scrape;
+mod settled;
 mod tokens;
 pub mod topology;
 mod vips;

@@ -19,6 +19,9 @@ pub const METRICS: u16 = 15020;
 /// See [`READY`].
 pub const MONITORING: u16 = 15014;
 
+/// Port of the proxies' admin pages, on loopback.
+pub const ADMIN: u16 = 15000;
+
 /// Makes the command lines.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {

@@ -1,0 +1,164 @@
+//! Whether what runs is also what every proxy holds: a change travels from the API server's objects through the control plane to the
+//! proxies, and only then is it in force.
+
+use std::collections::BTreeSet;
+
+use istiod_lite::source::NamespacedName;
+use serde_json::Value;
+
+use super::topology::Topology;
+
+/// What a node proxy does not hold yet, by its `/config_dump`; nothing if it holds all that runs.
+pub fn missing_at_ztunnel(dump: &Value, node: &str, topology: &Topology) -> Option<String> {
+    let list = |name: &str| dump.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+    for (name, facts) in &topology.pods {
+        let uid = format!("Kubernetes//Pod/{name}");
+        let Some(workload) = list("workloads").iter().find(|workload| text(workload, "uid").as_ref() == Some(&uid)) else {
+            return Some(format!("{node} to know pod {name}"));
+        };
+        let addresses: BTreeSet<&str> = strings(workload.get("addresses")).collect();
+        let at_home = facts.addresses.iter().all(|ip| addresses.contains(ip.to_string().as_str()));
+        let healthy = workload.get("healthy").and_then(Value::as_bool) == Some(facts.ready);
+        let tunnelled = text(workload, "tunnel").as_deref() == Some("hbone");
+        if !at_home || !healthy || tunnelled != (facts.captured || facts.waypoint) {
+            return Some(format!("{node} to know how pod {name} is now"));
+        }
+        let identity = text(workload, "identity");
+        let certified = |held: &Value| text(held, "identity") == identity && held.get("serial").is_some_and(Value::is_string);
+        if facts.node == node && facts.captured && !list("certificates").iter().any(certified) {
+            return Some(format!("the certificate of pod {name}"));
+        }
+    }
+    for (name, addresses) in topology.services.iter().filter(|(_, addresses)| !addresses.is_empty()) {
+        let key = service_key(name);
+        let service = list("services").iter().find(|service| text(service, "key").as_ref() == Some(&key));
+        let vips: BTreeSet<String> = service.map(|service| vips(service).collect()).unwrap_or_default();
+        if !addresses.iter().all(|address| vips.contains(&address.to_string())) {
+            return Some(format!("{node} to know service {name}"));
+        }
+    }
+    None
+}
+
+/// The services that a node proxy sends through a waypoint, by its `/config_dump`.
+pub fn services_through(dump: &Value, waypoint: &NamespacedName, topology: &Topology) -> Vec<NamespacedName> {
+    let addresses: Vec<String> = topology.services.get(waypoint).into_iter().flatten().map(ToString::to_string).collect();
+    let goes_there = |service: &Value| {
+        let waypoints = service.get("waypoints").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let ip =
+            |waypoint: &Value| waypoint.pointer("/waypoint/destination/Address/ip").and_then(Value::as_str).map(str::to_owned);
+        waypoints.iter().filter_map(ip).any(|ip| addresses.contains(&ip))
+    };
+    let services = dump.get("services").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let keys: BTreeSet<&str> =
+        services.iter().filter(|service| goes_there(service)).filter_map(|service| service.get("key")?.as_str()).collect();
+    topology.services.keys().filter(|name| keys.contains(service_key(name).as_str())).cloned().collect()
+}
+
+/// What a waypoint does not hold yet, by everything it tells of its configuration: the addresses of the services that go through it,
+/// and of the pods that serve these. Works for ours and for Envoy alike.
+pub fn missing_at_waypoint(config: &str, services: &[NamespacedName], topology: &Topology) -> Option<String> {
+    for service in services {
+        let addresses = topology.services.get(service).into_iter().flatten();
+        if !addresses.into_iter().all(|address| config.contains(&address.to_string())) {
+            return Some(format!("the waypoint to know service {service}"));
+        }
+        let serving = topology.pods.iter().filter(|(_, facts)| facts.ready && facts.services.contains(service));
+        for (pod, facts) in serving {
+            if !facts.addresses.iter().any(|address| config.contains(&address.to_string())) {
+                return Some(format!("the waypoint to know pod {pod}"));
+            }
+        }
+    }
+    None
+}
+
+fn service_key(NamespacedName { namespace, name }: &NamespacedName) -> String {
+    format!("{namespace}/{name}.{namespace}.svc.cluster.local")
+}
+
+fn strings(list: Option<&Value>) -> impl Iterator<Item = &str> {
+    list.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+}
+
+fn vips(service: &Value) -> impl Iterator<Item = String> {
+    let vips = service.get("vips").and_then(Value::as_array).into_iter().flatten();
+    vips.filter_map(|vip| vip.get("ip")?.as_str().map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::local::topology::PodFacts;
+
+    fn topology() -> Topology {
+        let mut topology = Topology::default();
+        let facts = PodFacts {
+            workload: "web".into(),
+            service_account: "web".into(),
+            node: "node-1".into(),
+            addresses: vec!["10.244.1.2".parse().unwrap()],
+            stats: "/nowhere".into(),
+            ready: true,
+            enrolled: true,
+            captured: true,
+            waypoint: false,
+            services: vec![NamespacedName::new("shop", "web")],
+        };
+        topology.pods.insert(NamespacedName::new("shop", "web-1"), facts);
+        topology.services.insert(NamespacedName::new("shop", "web"), vec!["10.96.0.1".parse().unwrap()]);
+        topology.services.insert(NamespacedName::new("shop", "waypoint"), vec!["10.96.0.2".parse().unwrap()]);
+        topology
+    }
+
+    fn dump() -> Value {
+        let id = "spiffe://cluster.local/ns/shop/sa/web";
+        let waypoint = json!([{ "waypoint": { "destination": { "Address": { "network": "", "ip": "10.96.0.2" } } } }]);
+        json!({
+            "workloads": [{ "uid": "Kubernetes//Pod/shop/web-1", "addresses": ["10.244.1.2"], "healthy": true, "tunnel": "hbone",
+                            "identity": id }],
+            "certificates": [{ "identity": id, "serial": "1" }],
+            "services": [
+                { "key": "shop/web.shop.svc.cluster.local", "vips": [{ "ip": "10.96.0.1" }], "waypoints": waypoint },
+                { "key": "shop/waypoint.shop.svc.cluster.local", "vips": [{ "ip": "10.96.0.2" }] },
+            ],
+        })
+    }
+
+    #[test]
+    fn a_proxy_that_lacks_any_of_it_is_not_settled() {
+        let topology = topology();
+        assert_eq!(missing_at_ztunnel(&dump(), "node-1", &topology), None);
+        let spoiled = |pointer: &str, value: Value| {
+            let mut dump = dump();
+            *dump.pointer_mut(pointer).unwrap() = value;
+            missing_at_ztunnel(&dump, "node-1", &topology)
+        };
+        assert_eq!(spoiled("/workloads", json!([])).as_deref(), Some("node-1 to know pod shop/web-1"));
+        for (pointer, value) in [
+            ("/workloads/0/healthy", json!(false)),
+            ("/workloads/0/tunnel", json!("none")),
+            ("/workloads/0/addresses", json!([])),
+        ] {
+            assert_eq!(spoiled(pointer, value).as_deref(), Some("node-1 to know how pod shop/web-1 is now"), "{pointer}");
+        }
+        assert_eq!(spoiled("/certificates/0/serial", json!(null)).as_deref(), Some("the certificate of pod shop/web-1"));
+        assert_eq!(spoiled("/services/0/vips", json!([])).as_deref(), Some("node-1 to know service shop/web"));
+    }
+
+    #[test]
+    fn a_waypoint_must_know_the_services_that_go_through_it_and_their_pods() {
+        let topology = topology();
+        let services = services_through(&dump(), &NamespacedName::new("shop", "waypoint"), &topology);
+        assert_eq!(services, [NamespacedName::new("shop", "web")]);
+        assert_eq!(missing_at_waypoint("10.96.0.1:80 10.244.1.2:80", &services, &topology), None);
+        assert_eq!(
+            missing_at_waypoint("10.96.0.1:80", &services, &topology).as_deref(),
+            Some("the waypoint to know pod shop/web-1")
+        );
+        assert_eq!(missing_at_waypoint("", &services, &topology).as_deref(), Some("the waypoint to know service shop/web"));
+    }
+}
