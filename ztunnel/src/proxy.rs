@@ -97,12 +97,14 @@ impl Proxy {
     /// Opens a TCP connection from the pod, marked as the proxy's own; from `source` when that is given.
     ///
     /// # Errors
-    /// `upstream_refused`, `upstream_timeout` or `upstream_unreachable`.
+    /// `upstream_refused`, `upstream_timeout`, `upstream_reset` or `upstream_unreachable`.
     pub async fn connect(&self, pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Refusal> {
         self.dial(pod, destination, source, self.limits.connect).await.map_err(|error| {
             let reason = match error.kind() {
                 std::io::ErrorKind::ConnectionRefused => Reason::UpstreamRefused,
                 std::io::ErrorKind::TimedOut => Reason::UpstreamTimeout,
+                // It was accepted and broken at once.
+                std::io::ErrorKind::ConnectionReset => Reason::UpstreamReset,
                 _ => Reason::UpstreamUnreachable,
             };
             Refusal::new(reason, format!("{destination}: {error}"))

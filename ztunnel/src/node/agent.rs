@@ -24,6 +24,8 @@ use crate::Error;
 
 /// How long a proxy may take to answer a request.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How often the rules of every pod are looked at: something else on the node may have flushed them.
+const VERIFY: Duration = Duration::from_secs(2);
 /// Requests to one proxy that wait for it.
 const QUEUE: usize = 256;
 
@@ -167,8 +169,11 @@ async fn ask(proxy: &Proxy, request: Request, uid: &str) -> Result<(), Error> {
 
 async fn accept(listener: Listener, shared: Arc<Shared>) {
     let mut serving = tokio::task::JoinSet::new();
+    let mut verify = tokio::time::interval(VERIFY);
+    verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = verify.tick() => repair(&shared).await,
             accepted = listener.accept() => match accepted {
                 Ok(connection) => {
                     let shared = Arc::clone(&shared);
@@ -184,6 +189,25 @@ async fn accept(listener: Listener, shared: Arc<Shared>) {
                 }
             },
             Some(_) = serving.join_next() => {}
+        }
+    }
+}
+
+/// Writes the rules again where they are missing. A pod without them would go in clear.
+async fn repair(shared: &Shared) {
+    let pods: Vec<Held> = shared.state().pods.values().cloned().collect();
+    for held in pods {
+        let repaired = match rules::installed(&held.netns).await {
+            Ok(true) => continue,
+            // Released meanwhile: then they are missing for a reason.
+            Ok(false) if !shared.state().pods.contains_key(&held.info.uid) => continue,
+            Ok(false) => rules::install(&held.netns).await,
+            Err(error) => Err(error),
+        };
+        let (pod, namespace) = (&held.info.name, &held.info.namespace);
+        match repaired {
+            Ok(()) => tracing::warn!(%namespace, pod, "the capture rules were missing and have been written again"),
+            Err(error) => tracing::error!(%namespace, pod, %error, "the capture rules cannot be verified"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ambit_model::{
-    convert::{Entry, decode_policy},
+    convert::{Entry, claimed_addresses, decode_policy},
     policy::PolicyKey,
 };
 use ambit_xds::{Rejected, Resource, client::Handler};
@@ -15,10 +15,14 @@ pub fn addresses(shared: Arc<Shared>) -> impl Handler + 'static {
     move |upserts: Vec<Resource>, removals: Vec<String>| {
         let mut rejected = Vec::new();
         let mut entries = Vec::with_capacity(upserts.len());
+        let mut unreadable = Vec::new();
         for resource in upserts {
             match Entry::decode(&resource.name, &resource.body.value) {
                 Ok(entry) => entries.push(entry),
-                Err(error) => rejected.push(Rejected { name: resource.name, reason: error.to_string() }),
+                Err(error) => {
+                    unreadable.push((resource.name.clone(), claimed_addresses(&resource.body.value)));
+                    rejected.push(Rejected { name: resource.name, reason: error.to_string() });
+                }
             }
         }
         // Which policies hold for a workload is said by the workload.
@@ -26,6 +30,7 @@ pub fn addresses(shared: Arc<Shared>) -> impl Handler + 'static {
         shared.write(policies, |mesh| {
             removals.iter().for_each(|name| mesh.remove_address(name));
             entries.into_iter().for_each(|entry| mesh.insert(entry));
+            unreadable.into_iter().for_each(|(name, claims)| mesh.insert_unreadable_address(&name, claims));
         });
         rejected
     }

@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use ambit_api::{security, type_url, workload};
-use ambit_model::policy::PolicyKey;
+use ambit_model::{
+    address::{Network, NetworkAddress},
+    policy::PolicyKey,
+};
 use ambit_xds::{Any, Resource, client::Handler};
 use prost::Message;
 
@@ -43,6 +46,33 @@ fn a_rejected_update_leaves_the_version_before_it_in_force() {
     handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
     assert_eq!(handler.apply(vec![pod("web", &[1], &[])], Vec::new()).len(), 1);
     assert!(shared.read(|mesh| mesh.workload("web").is_some()));
+}
+
+#[test]
+fn the_addresses_of_a_service_that_cannot_be_read_are_known_to_be_of_the_mesh() {
+    let shared = Arc::new(Shared::default());
+    let mut handler = addresses(Arc::clone(&shared));
+    let vip = |bytes: &[u8], length| workload::NetworkAddress { address: bytes.to_vec().into(), length, ..Default::default() };
+    let service = workload::Service {
+        name: "api".into(),
+        namespace: "shop".into(),
+        hostname: "api.shop".into(),
+        // A range is not supported, so that the whole service is rejected.
+        addresses: vec![vip(&[10, 96, 0, 1], None), vip(&[10, 97, 0, 0], Some(16))],
+        ..Default::default()
+    };
+    let bad = workload::Address { r#type: Some(workload::address::Type::Service(service)) };
+    assert_eq!(handler.apply(vec![resource(type_url::ADDRESS, "shop/api.shop", &bad)], Vec::new()).len(), 1);
+    let unreadable = |ip: &str| {
+        let address = NetworkAddress::new(Network::default(), ip.parse().unwrap());
+        shared.read(|mesh| mesh.unreadable_at(&address).map(str::to_owned))
+    };
+    for ip in ["10.96.0.1", "10.97.3.4"] {
+        assert_eq!(unreadable(ip).as_deref(), Some("shop/api.shop"), "{ip}");
+    }
+    assert_eq!(unreadable("10.98.0.1"), None);
+    handler.apply(Vec::new(), vec!["shop/api.shop".to_owned()]);
+    assert_eq!(unreadable("10.96.0.1"), None);
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_missing_waypoint_is_refused_and_not_gone_around", missing_waypoint),
         test("a_proxy_that_is_told_to_stop_lets_open_connections_finish", drain),
         test("an_endpoint_that_is_away_costs_no_connection", endpoint_away),
+        test("capture_rules_that_something_removed_are_written_again", repaired),
         test("a_pod_that_is_released_is_no_longer_captured", released),
         test("a_refused_port_is_a_reset_with_its_reason", refused_port),
     ]
@@ -167,6 +168,23 @@ async fn endpoint_away() -> anyhow::Result<()> {
     for _ in 0..30 {
         call(&client, to, b"x").await?;
     }
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn repaired() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    ztunnel::node::rules::remove(client.netns()).await?;
+    ensure!(!ztunnel::node::rules::installed(client.netns()).await?);
+    let until = Instant::now() + PATIENCE;
+    while !ztunnel::node::rules::installed(client.netns()).await? {
+        ensure!(Instant::now() < until, "they are still missing");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    call(&client, SocketAddr::new(server.ip(), 8080), b"x").await?;
+    mesh.logged(0, &["direction=outbound", "security=mutual_tls", "reason=ok "]).await?;
     mesh.bed.shutdown().await;
     Ok(())
 }
