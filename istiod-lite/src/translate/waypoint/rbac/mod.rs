@@ -3,7 +3,8 @@
 //! DENY is asked first, then ALLOW, each as one filter with one policy per rule, keyed
 //! `ns[<namespace>]-policy[<name>]-rule[<i>]` so that a refusal names the rule. What cannot be expressed never lets
 //! more through: an unknown field makes an ALLOW rule match nothing and drops out of a DENY rule, which then matches
-//! more. CUSTOM asks for a provider that this mesh does not have, so what it matches is denied.
+//! more. An ALLOW policy that can match nothing is sent as one such rule, keyed without a rule, so that a refusal can
+//! name it. CUSTOM asks for a provider that this mesh does not have, so what it matches is denied.
 
 mod permission;
 mod principal;
@@ -59,10 +60,15 @@ pub fn compile(policies: &[&Arc<AuthorizationPolicy>], place: Place<'_>) -> Enfo
             PolicyAction::Audit => continue,
         };
         let context = Context { effect, place, namespace: policy.metadata.namespace.as_deref().unwrap_or_default() };
+        let mut can_match = false;
         for (index, rule) in policy.spec.rules.iter().enumerate() {
             if let Some(compiled) = context.rule(rule) {
-                rules.policies.insert(rule_key(policy, index), compiled);
+                can_match = true;
+                rules.policies.insert(format!("{}-rule[{index}]", policy_key(policy)), compiled);
             }
+        }
+        if effect == Effect::Allow && !can_match {
+            rules.policies.insert(policy_key(policy), allows_nothing());
         }
     }
     // A DENY filter without rules refuses nothing; an ALLOW filter without rules refuses everything, as it should.
@@ -84,10 +90,17 @@ fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
     annotations.and_then(|annotations| annotations.get(label::DRY_RUN)).is_some_and(|value| value == "true")
 }
 
-fn rule_key(policy: &AuthorizationPolicy, index: usize) -> String {
+/// What stands for an ALLOW policy of which no rule can match: it changes no decision, but a refusal can name the policy.
+fn allows_nothing() -> Policy {
+    let never = PermissionRule::NotRule(Box::new(permission::boxed(PermissionRule::Any(true))));
+    let anybody = Identifier::Any(true);
+    Policy { permissions: vec![permission::boxed(never)], principals: vec![principal::boxed(anybody)], ..Default::default() }
+}
+
+fn policy_key(policy: &AuthorizationPolicy) -> String {
     let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
     let name = policy.metadata.name.as_deref().unwrap_or_default();
-    format!("ns[{namespace}]-policy[{name}]-rule[{index}]")
+    format!("ns[{namespace}]-policy[{name}]")
 }
 
 /// What a rule is compiled for.

@@ -142,7 +142,7 @@ fn timeout(timeouts: Option<&HttpRouteRulesTimeouts>) -> Duration {
 }
 
 /// A duration of GEP-2257: up to four of `<digits><h|m|s|ms>`.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total) = (text, Duration::ZERO);
     while !rest.is_empty() {
         let digits = rest.find(|character: char| !character.is_ascii_digit())?;
