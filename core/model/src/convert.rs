@@ -115,6 +115,23 @@ impl Entry {
     }
 }
 
+/// The addresses that the bytes of an unreadable `istio.workload.Address` speak for, as far as can be told: what goes there must not
+/// be taken for traffic to the world outside, which passes through in clear and around every waypoint.
+#[must_use]
+pub fn claimed_addresses(bytes: &[u8]) -> Vec<(Network, IpNet)> {
+    let Ok(wire::Address { r#type: Some(entry) }) = wire::Address::decode(bytes) else { return Vec::new() };
+    let net = |network: &str, address: &[u8], length: Option<u32>| {
+        let ip = ip("address", address).ok()?;
+        // A prefix that is none claims the one address.
+        let whole = length.and_then(|length| prefix("address", address, length).ok());
+        Some((Network::from(network), whole.unwrap_or_else(|| IpNet::from(ip))))
+    };
+    match entry {
+        wire::address::Type::Workload(it) => it.addresses.iter().filter_map(|ip| net(&it.network, ip, None)).collect(),
+        wire::address::Type::Service(it) => it.addresses.iter().filter_map(|a| net(&a.network, &a.address, a.length)).collect(),
+    }
+}
+
 /// A policy that could not be read, with what is known of it: everything in its scope must be denied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {error}")]

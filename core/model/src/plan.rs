@@ -107,6 +107,10 @@ pub fn plan(state: &MeshState, request: Request<'_>) -> Plan {
         Some(service) => to_service(state, request, &service, &mut target),
         None => match state.workload_at(&address).cloned() {
             Some(workload) => to_workload(state, request, &workload, &mut target),
+            None if let Some(name) = state.unreadable_at(&address) => {
+                let detail = format!("{destination} is of {name}, which was delivered in a form this proxy cannot read");
+                return deny(Reason::ConfigurationInvalid, detail, target);
+            }
             None => return Plan::Passthrough(Box::new(Passthrough { dial: destination, target })),
         },
     };

@@ -9,9 +9,10 @@ use std::{
 };
 
 use ambit_identity::SpiffeId;
+use ipnet::IpNet;
 
 use crate::{
-    address::{NetworkAddress, ServiceKey},
+    address::{Network, NetworkAddress, ServiceKey},
     convert::Entry,
     policy::{Policy, PolicyKey, Scope},
     service::Service,
@@ -33,6 +34,8 @@ pub struct MeshState {
     global: BTreeSet<PolicyKey>,
     by_namespace: HashMap<Arc<str>, BTreeSet<PolicyKey>>,
     unreadable: BTreeMap<PolicyKey, Scope>,
+    /// By resource name, what workloads and services that could not be read speak for.
+    unreadable_addresses: BTreeMap<Box<str>, Vec<(Network, IpNet)>>,
 }
 
 impl MeshState {
@@ -44,6 +47,9 @@ impl MeshState {
 
     /// Takes a workload or a service, in place of the one with the same key.
     pub fn insert(&mut self, entry: Entry) {
+        if !self.unreadable_addresses.is_empty() {
+            self.unreadable_addresses.remove(entry.name().as_str());
+        }
         match entry {
             Entry::Workload(workload) => self.insert_workload(*workload),
             Entry::Service(service) => self.insert_service(*service),
@@ -98,16 +104,37 @@ impl MeshState {
         }
     }
 
-    /// Removes the workload or the service with this resource name (`uid` or `namespace/hostname`). Unknown names are no error.
+    /// Notes that a workload or a service exists but could not be read, and what it speaks for. When no earlier version of it is
+    /// held, nothing goes there until it can be read or is removed: whether it asks for a waypoint is not known.
+    pub fn insert_unreadable_address(&mut self, name: &str, claims: Vec<(Network, IpNet)>) {
+        if !claims.is_empty() && !self.workloads.contains_key(name) && self.service_called(name).is_none() {
+            self.unreadable_addresses.insert(name.into(), claims);
+        }
+    }
+
+    /// The name of a workload or a service that speaks for this address and could not be read.
+    #[must_use]
+    pub fn unreadable_at(&self, address: &NetworkAddress) -> Option<&str> {
+        let claims = |(network, net): &(Network, IpNet)| *network == address.network && net.contains(&address.ip);
+        self.unreadable_addresses.iter().find(|(_, nets)| nets.iter().any(claims)).map(|(name, _)| &**name)
+    }
+
+    /// Removes the workload or the service with this resource name (`uid` or `namespace/hostname`), read or not. Unknown names are no
+    /// error.
     pub fn remove_address(&mut self, name: &str) {
+        self.unreadable_addresses.remove(name);
         if self.remove_workload(name) {
             return;
         }
-        let Some((namespace, hostname)) = name.split_once('/') else { return };
-        let key = self.by_hostname.get(hostname).and_then(|keys| keys.iter().find(|key| key.namespace.as_str() == namespace));
-        if let Some(key) = key.cloned() {
+        if let Some(key) = self.service_called(name).cloned() {
             self.remove_service(&key);
         }
+    }
+
+    /// The key of the service with this resource name.
+    fn service_called(&self, name: &str) -> Option<&ServiceKey> {
+        let (namespace, hostname) = name.split_once('/')?;
+        self.by_hostname.get(hostname)?.iter().find(|key| key.namespace.as_str() == namespace)
     }
 
     fn remove_workload(&mut self, uid: &str) -> bool {

@@ -303,3 +303,30 @@ fn endpoints_share_by_capacity() {
     let heavy = [u32::MAX, u32::MAX];
     assert!(endpoint::weighted(heavy.iter(), |weight| *weight, u64::MAX).is_some());
 }
+
+#[test]
+fn what_a_service_that_cannot_be_read_speaks_for_is_refused_and_never_passed_through() {
+    let range = |ip: &str| (Network::default(), ip.parse().unwrap());
+    let mut state = state(vec![web()], vec![]);
+    state.insert_unreadable_address("shop/api.shop.svc.cluster.local", vec![range("10.96.0.1/32"), range("fd96::/112")]);
+    for destination in ["10.96.0.1:80", "[::ffff:10.96.0.1]:80", "[fd96::7]:80"] {
+        let Plan::Deny(denied) = go(&state, &web(), destination, 0) else { panic!("{destination} was let through") };
+        assert_eq!(denied.refusal.reason, Reason::ConfigurationInvalid);
+    }
+    passthrough(go(&state, &web(), "10.96.0.2:80", 0));
+    // It can be read after all.
+    state.insert(crate::convert::Entry::Service(Box::new(service("api", &["10.96.0.3"]))));
+    passthrough(go(&state, &web(), "10.96.0.1:80", 0));
+    // Of what is held already, the version before stays in force.
+    state.insert_unreadable_address("shop/api.shop.svc.cluster.local", vec![range("10.96.0.1/32")]);
+    passthrough(go(&state, &web(), "10.96.0.1:80", 0));
+}
+
+#[test]
+fn what_cannot_be_read_is_passed_through_once_it_is_gone() {
+    let mut state = state(vec![web()], vec![]);
+    state.insert_unreadable_address("Kubernetes//Pod/shop/api", vec![(Network::default(), "10.0.0.2/32".parse().unwrap())]);
+    assert!(matches!(go(&state, &web(), "10.0.0.2:80", 0), Plan::Deny(_)));
+    state.remove_address("Kubernetes//Pod/shop/api");
+    passthrough(go(&state, &web(), "10.0.0.2:80", 0));
+}
