@@ -12,7 +12,7 @@ use ambit_tls::authority::{Authority, LocalSource};
 use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming as Body;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -99,7 +99,7 @@ async fn serve_http(listener: TcpListener, name: Arc<str>) -> anyhow::Result<()>
     }
 }
 
-/// Says what was asked: `{"pod", "version", "path", "headers"}`. `/slow` takes two seconds, `/upgrade` echoes bytes.
+/// Says what was asked: `{"pod", "version", "path", "authority", "headers", "length"}`. `/slow` takes two seconds, `/upgrade` echoes bytes.
 async fn answer(mut request: Request<Body>, name: Arc<str>) -> anyhow::Result<Response<Full<Bytes>>> {
     if request.headers().get(http::header::UPGRADE).is_some() {
         let upgraded = hyper::upgrade::on(&mut request);
@@ -114,6 +114,7 @@ async fn answer(mut request: Request<Body>, name: Arc<str>) -> anyhow::Result<Re
     if request.uri().path() == "/slow" {
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
+    let length = request.body_mut().collect().await?.to_bytes().len();
     let headers: std::collections::BTreeMap<&str, Vec<&str>> = request
         .headers()
         .keys()
@@ -122,7 +123,7 @@ async fn answer(mut request: Request<Body>, name: Arc<str>) -> anyhow::Result<Re
     let path = request.uri().path_and_query().map(ToString::to_string);
     let host = request.uri().authority().map(ToString::to_string);
     let body = serde_json::json!({
-        "pod": &*name, "version": format!("{:?}", request.version()), "path": path, "authority": host, "headers": headers,
+        "pod": &*name, "version": format!("{:?}", request.version()), "path": path, "authority": host, "headers": headers, "length": length,
     });
     let body = Full::new(Bytes::from(serde_json::to_vec(&body).context("encoding the answer")?));
     Ok(Response::builder().header("x-pod", &*name).header("x-remove-me", "1").header("server", "fixture").body(body)?)

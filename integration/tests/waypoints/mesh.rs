@@ -56,6 +56,8 @@ pub struct Mesh {
     pub access_log: PathBuf,
     /// The client's tunnels.
     pub pool: Pool,
+    /// The authority of the mesh.
+    pub authority: Arc<Authority>,
     certificates: LocalSource,
     source: PathBuf,
     _processes: Vec<Process>,
@@ -74,8 +76,8 @@ impl Mesh {
         let control_plane = bed.control_plane().await?.clone();
         let (state, source) = (bed.dir().join("state"), bed.dir().join("source"));
         std::fs::create_dir_all(&source)?;
-        let authority = Authority::load_or_create(&state, &"cluster.local".parse()?)?;
-        let certificates = LocalSource::new(Arc::new(authority), Duration::from_secs(3600));
+        let authority = Arc::new(Authority::load_or_create(&state, &"cluster.local".parse()?)?);
+        let certificates = LocalSource::new(Arc::clone(&authority), Duration::from_secs(3600));
 
         let mut pods = Vec::new();
         for name in ["v1", "v2", "liar", "waypoint", "client"] {
@@ -123,6 +125,7 @@ impl Mesh {
             client,
             access_log,
             pool: Pool::new(PoolConfig::default()),
+            authority,
             certificates,
             source,
             _processes: Vec::new(),
@@ -146,6 +149,15 @@ impl Mesh {
     /// Changes the routes while everything runs.
     pub fn set_weights(&self, v1: u32, v2: u32) -> anyhow::Result<()> {
         Ok(std::fs::write(self.source.join("routes.yaml"), objects::routes(v1, v2))?)
+    }
+
+    /// Adds a service with the backends of `billing-v1`.
+    pub fn add_service(&self, name: &str, address: &str) -> anyhow::Result<()> {
+        let spec = format!(
+            "{{clusterIP: {address}, selector: {{app: billing, version: v1}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}"
+        );
+        let object = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n");
+        Ok(std::fs::write(self.source.join(format!("{name}.yaml")), object)?)
     }
 
     async fn ready(&self) -> anyhow::Result<()> {

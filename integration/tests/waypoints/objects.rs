@@ -87,6 +87,10 @@ spec:
     to: [{operation: {methods: [GET], paths: ["/open*"]}}]
   - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
     to: [{operation: {ports: ["5432"]}}]
+  - from: [{source: {ipBlocks: [10.244.0.0/16]}}]
+    to: [{operation: {paths: [/by-address]}}]
+  - from: [{source: {ipBlocks: [192.0.2.0/24]}}]
+    to: [{operation: {paths: [/claimed]}}]
 "#;
 
 const ROUTES: &str = r#"

@@ -10,13 +10,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::Suite;
 use crate::client::request;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, wait_for};
 use crate::objects::BILLING;
 
 pub fn tests(suite: &mut Suite) {
     suite.test("carries a protocol whose server speaks first", server_first);
     suite.test("carries a WebSocket", websocket);
     suite.test("carries a mebibyte of request body", body);
+    suite.test("keeps a connection while services come", change);
 }
 
 /// What a server that speaks first says to an account.
@@ -57,10 +58,33 @@ async fn websocket(mesh: &Mesh) -> anyhow::Result<()> {
 }
 
 async fn body(mesh: &Mesh) -> anyhow::Result<()> {
-    let mut request = request("POST", "/v1", &[]);
-    *request.body_mut() = Full::new(Bytes::from(vec![7; 1 << 20]));
-    let answer = mesh.request("web", BILLING, 80, request).await?;
-    ensure!(answer.status == 200, "answered {}", answer.status);
-    ensure!(answer.seen()?["headers"]["content-length"] == serde_json::json!(["1048576"]), "{}", answer.body);
+    let answer = mesh.request("web", BILLING, 80, mebibyte("/v1")).await?;
+    ensure!(answer.status == 200 && answer.seen()?["length"] == 1 << 20, "{} {}", answer.status, answer.body);
     Ok(())
+}
+
+/// A new service is a new filter chain; what goes through the others is not to be disturbed by that.
+async fn change(mesh: &Mesh) -> anyhow::Result<()> {
+    let mut tunnel = mesh.tunnel("web", &format!("{BILLING}:5432")).await??;
+    let mut greeting = [0; 11];
+    tokio::time::timeout(Duration::from_secs(5), tunnel.read_exact(&mut greeting)).await??;
+    mesh.add_service("late", "10.96.0.30")?;
+    wait_for("the new service", || async {
+        let answer = mesh.request("web", "10.96.0.30", 80, request("GET", "/", &[])).await?;
+        ensure!(answer.status == 200, "answered {}", answer.status);
+        Ok(())
+    })
+    .await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    tunnel.write_all(b"still here").await?;
+    let mut echo = [0; 10];
+    tokio::time::timeout(Duration::from_secs(5), tunnel.read_exact(&mut echo)).await??;
+    ensure!(&echo == b"still here");
+    Ok(())
+}
+
+fn mebibyte(path: &str) -> http::Request<Full<Bytes>> {
+    let mut request = request("POST", path, &[]);
+    *request.body_mut() = Full::new(Bytes::from(vec![7; 1 << 20]));
+    request
 }
