@@ -20,6 +20,7 @@ use crate::{
     ConnectError, ConnectRequest, Settings, TunnelStream, keepalive,
     settings::{RESETS_REMEMBERED, SMALL_FRAME_BUDGET},
     tap::{Cause, Tapped},
+    window::Withheld,
 };
 
 /// How long a tunnel that was closed here may take until the peer has ended it too, and how many bytes it may still bring. After that
@@ -31,6 +32,7 @@ const PARTING_BYTES: usize = 256 << 10;
 pub(crate) struct Connection {
     sender: SendRequest<Bytes>,
     parting: mpsc::UnboundedSender<Parting>,
+    withheld: Arc<Withheld>,
     places: Mutex<Places>,
     cause: Cause,
     pub(crate) made: Instant,
@@ -88,7 +90,7 @@ impl Connection {
         let now = Instant::now();
         let places = Mutex::new(Places { taken: 0, open: true, idle_since: now });
         let (parting, partings) = mpsc::unbounded_channel();
-        let this = Arc::new(Self { sender, parting, places, cause, made: now });
+        let this = Arc::new(Self { sender, parting, withheld: Arc::default(), places, cause, made: now });
         let watched = Arc::downgrade(&this);
         let silence = keepalive::until_silent(driver.ping_pong(), settings.ping_interval, settings.ping_timeout);
         let blamed = this.cause.clone();
@@ -97,9 +99,18 @@ impl Connection {
             // Before the connection is dropped, so that its tunnels are told this and not what follows from it.
             blamed.set(io::Error::new(io::ErrorKind::TimedOut, "the peer answers no ping"));
         };
+        let (withheld, window) = (Arc::clone(&this.withheld), settings.connection_window);
+        let driven = async move {
+            loop {
+                tokio::select! {
+                    ended = &mut driver => return ended,
+                    () = withheld.changed() => driver.set_target_window_size(withheld.widened(window)),
+                }
+            }
+        };
         let drive = async move {
             tokio::select! {
-                ended = driver => if let Err(error) = ended {
+                ended = driven => if let Err(error) = ended {
                     tracing::debug!(%error, "tunnel connection ended");
                 },
                 () = silence => tracing::info!("tunnel connection dropped: the peer answers no ping"),
@@ -214,7 +225,7 @@ impl Slot {
             let error = ConnectError::Refused { status: head.status, headers: Box::new(head.headers) };
             return Err(Unopened { error, again: false });
         }
-        Ok((TunnelStream::new(send, body, Some(self)), head.headers))
+        Ok((TunnelStream::new(send, body, Arc::clone(&self.connection.withheld), Some(self)), head.headers))
     }
 
     fn failed(&self, error: &h2::Error) -> Unopened {

@@ -20,6 +20,7 @@ pub mod server;
 mod settings;
 mod stream;
 mod tap;
+mod window;
 
 pub use authority::{Authority, AuthorityError, Host};
 pub use error::{ConnectError, ServeError};

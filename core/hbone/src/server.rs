@@ -17,6 +17,7 @@ use crate::{
     keepalive,
     settings::{RESETS_REMEMBERED, SMALL_FRAME_BUDGET},
     tap::{Cause, Tapped},
+    window::Withheld,
 };
 
 /// How a connection is served.
@@ -52,6 +53,7 @@ pub struct Incoming {
     headers: HeaderMap,
     respond: SendResponse<Bytes>,
     body: RecvStream,
+    withheld: Arc<Withheld>,
 }
 
 impl fmt::Debug for Incoming {
@@ -86,7 +88,7 @@ impl Incoming {
     /// When the client has gone.
     pub fn accept(mut self, headers: HeaderMap) -> io::Result<TunnelStream> {
         let send = self.respond.send_response(answer(StatusCode::OK, headers), false).map_err(|e| stream_error(&e))?;
-        Ok(TunnelStream::new(send, self.body, None))
+        Ok(TunnelStream::new(send, self.body, self.withheld, None))
     }
 
     /// Answers with `status` and `headers`, and no tunnel.
@@ -124,13 +126,16 @@ where
     let mut idle_since = Instant::now();
     let mut handlers = JoinSet::new();
     let mut requests = 0;
+    let withheld = Arc::new(Withheld::default());
     let outcome = loop {
         let until = cut_at.unwrap_or(idle_since + config.idle_timeout);
         tokio::select! {
             next = connection.accept() => match next {
                 Some(Ok((request, respond))) => {
                     requests += 1;
-                    dispatch(request, respond, config, &handler, &mut handlers);
+                    if let Some(incoming) = admit(request, respond, handlers.len(), config, &withheld) {
+                        handlers.spawn(handler(incoming));
+                    }
                 }
                 Some(Err(error)) => break Err(ended(&error, &cause, ServeError::Protocol)),
                 None => break Ok(()),
@@ -138,6 +143,9 @@ where
             Some(result) = handlers.join_next() => {
                 finished(result);
                 idle_since = Instant::now();
+            }
+            () = withheld.changed() => {
+                connection.set_target_window_size(withheld.widened(config.settings.connection_window));
             }
             () = &mut drain, if cut_at.is_none() => {
                 connection.graceful_shutdown();
@@ -173,30 +181,28 @@ fn builder(config: &ServerConfig) -> h2::server::Builder {
     builder
 }
 
-fn dispatch<H, F>(
+/// Makes a request ready for its handler, or answers it at once.
+fn admit(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    running: usize,
     config: &ServerConfig,
-    handler: &H,
-    handlers: &mut JoinSet<()>,
-) where
-    H: Fn(Incoming) -> F,
-    F: Future<Output = ()> + Send + 'static,
-{
+    withheld: &Arc<Withheld>,
+) -> Option<Incoming> {
     // Streams that a client opens and resets at once no longer count as streams, but their handlers may still run.
-    if handlers.len() >= 2 * config.max_streams as usize {
+    if running >= 2 * config.max_streams as usize {
         respond.send_reset(Reason::REFUSED_STREAM);
-        return;
+        return None;
     }
     let (head, body) = request.into_parts();
     if head.method != Method::CONNECT {
         tracing::info!(method = %head.method, "request refused: not CONNECT");
         // The client may be gone already; then nobody misses the answer.
         let _gone = respond.send_response(answer(StatusCode::BAD_REQUEST, HeaderMap::new()), true);
-        return;
+        return None;
     }
     let authority = head.uri.authority().map_or(Err(AuthorityError::Missing), |a| a.as_str().parse());
-    handlers.spawn(handler(Incoming { authority, headers: head.headers, respond, body }));
+    Some(Incoming { authority, headers: head.headers, respond, body, withheld: Arc::clone(withheld) })
 }
 
 fn answer(status: StatusCode, headers: HeaderMap) -> Response<()> {

@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -10,7 +11,7 @@ use bytes::{Buf, Bytes};
 use h2::{FlowControl, Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{connection::Slot, error::stream_error};
+use crate::{connection::Slot, error::stream_error, window::Withheld};
 
 /// An open tunnel.
 ///
@@ -23,6 +24,9 @@ pub struct TunnelStream {
     flow: FlowControl,
     unread: Bytes,
     send_ended: bool,
+    withheld: Arc<Withheld>,
+    /// Our share of what is withheld.
+    aside: usize,
     /// On the client's side: the place in its connection.
     slot: Option<Slot>,
 }
@@ -37,9 +41,9 @@ impl fmt::Debug for TunnelStream {
 }
 
 impl TunnelStream {
-    pub(crate) fn new(send: SendStream<Bytes>, mut recv: RecvStream, slot: Option<Slot>) -> Self {
+    pub(crate) fn new(send: SendStream<Bytes>, mut recv: RecvStream, withheld: Arc<Withheld>, slot: Option<Slot>) -> Self {
         let flow = recv.flow_control().clone();
-        Self { send, recv: Some(recv), flow, unread: Bytes::new(), send_ended: false, slot }
+        Self { send, recv: Some(recv), flow, unread: Bytes::new(), send_ended: false, withheld, aside: 0, slot }
     }
 
     /// The next bytes without a copy, or none at the end. Acknowledge them with [`TunnelStream::consumed`] once they are passed on.
@@ -65,8 +69,20 @@ impl TunnelStream {
 
     /// Acknowledges `count` bytes of what [`TunnelStream::poll_chunk`] gave: the peer may send as many more.
     pub fn consumed(&mut self, count: usize) {
+        let waited = count.min(self.aside);
+        if waited > 0 {
+            self.aside -= waited;
+            self.withheld.subtract(waited);
+        }
         // Fails only for more than was received or on a stream that is over; then there is nothing to acknowledge.
         let _over = self.flow.release_capacity(count);
+    }
+
+    /// Says that `count` bytes of what [`TunnelStream::poll_chunk`] gave will wait for a slow reader, so that tunnels beside this one
+    /// are not held up by them. They still count for this one.
+    pub fn set_aside(&mut self, count: usize) {
+        self.aside += count;
+        self.withheld.add(count);
     }
 
     /// Sends as much of `chunk` as the peer's window and our buffer allow, without a copy, and takes it off its front.
@@ -182,6 +198,7 @@ impl AsyncWrite for TunnelStream {
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
+        self.withheld.subtract(self.aside);
         if !self.send_ended {
             self.reset();
         } else if let (Some(recv), Some(slot)) = (self.recv.take(), self.slot.take()) {

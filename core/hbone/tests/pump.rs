@@ -94,6 +94,13 @@ async fn bytes_are_counted_while_the_connection_is_open() {
     line.server.read_exact(&mut [0; 1000]).await.unwrap();
     line.server.write_all(&[7; 3000]).await.unwrap();
     line.client.read_exact(&mut [0; 3000]).await.unwrap();
+    // The client may have the last bytes a moment before they are counted.
+    for _ in 0..100 {
+        if line.counters.received() == 3000 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!((line.counters.sent(), line.counters.received()), (1000, 3000));
 }
 
@@ -305,5 +312,41 @@ async fn a_stalled_reader_of_many_small_pieces_costs_no_neighbour_its_connection
         drop(application);
         assert_eq!(chatty.read(&mut [0]).await.unwrap(), 0);
         assert!(matches!(outcome(far).await.ended_by, EndedBy::Finished));
+    }
+}
+
+/// Tunnels share the connection's window. Those whose reader has stopped must not use it up for the others, in either direction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_stalled_readers_do_not_hold_up_their_neighbour() {
+    for stalled_at_client in [true, false] {
+        let (hand, mut tunnels) = mpsc::channel(2);
+        let server = server(ServerConfig::default(), move |incoming| {
+            let hand = hand.clone();
+            async move { hand.send(incoming.accept(HeaderMap::new()).unwrap()).await.unwrap() }
+        })
+        .await;
+        let pool = Client::new(server.address, PoolConfig::default());
+        let mut stalled = Vec::new();
+        for _ in 0..8 {
+            let (near, _) = pool.open("10.0.0.1:80").await.unwrap();
+            let far = tunnels.recv().await.unwrap();
+            let (reader, mut writer) = if stalled_at_client { (near, far) } else { (far, near) };
+            let (tcp, unread) = narrow_tcp_pair().await;
+            let pumped = tokio::spawn(async move { pump(reader, tcp, &Counters::default()).await });
+            let chunk = noise(13, 64 << 10);
+            while timeout(Duration::from_millis(200), writer.write_all(&chunk)).await.is_ok() {}
+            stalled.push((writer, unread, pumped));
+        }
+        let (near, _) = pool.open("10.0.0.1:80").await.unwrap();
+        let far = tunnels.recv().await.unwrap();
+        let (mut reader, mut writer) = if stalled_at_client { (near, far) } else { (far, near) };
+        let sent = noise(14, 3 << 20);
+        let mut received = vec![0; sent.len()];
+        let exchange = async { tokio::join!(writer.write_all(&sent), reader.read_exact(&mut received)) };
+        let (wrote, heard) = timeout(Duration::from_secs(5), exchange).await.expect("the neighbour was held up");
+        wrote.unwrap();
+        heard.unwrap();
+        assert!(received == sent);
+        assert_eq!(pool.dials(), 1);
     }
 }

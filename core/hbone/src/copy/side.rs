@@ -35,6 +35,9 @@ pub trait Side {
         false
     }
 
+    /// `count` bytes of what [`Side::poll_chunk`] gave will wait for the other side.
+    fn set_aside(&mut self, _count: usize) {}
+
     /// `count` bytes of what [`Side::poll_chunk`] gave have been passed on.
     fn consumed(&mut self, count: usize);
 
@@ -64,6 +67,10 @@ impl Side for TunnelStream {
 
     fn reads_ahead(&self) -> bool {
         true
+    }
+
+    fn set_aside(&mut self, count: usize) {
+        Self::set_aside(self, count);
     }
 
     fn consumed(&mut self, count: usize) {
