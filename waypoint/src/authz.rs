@@ -151,10 +151,13 @@ mod tests {
             said(&allow(&only_api, Principal::Any), 81),
             format!("{SENTENCE} (closest was shop/only-api, rules[0]): it does not allow port 81")
         );
-        let three = ["ns[shop]-policy[a]-rule[0]", "ns[shop]-policy[a]-rule[1]", "ns[shop]-policy[b]", "of another control plane"];
+        let three =
+            ["ns[shop]-policy[a]-rule[0]", "ns[shop]-policy[a]-rule[1]", "ns[shop]-policy[b]", "of another control plane"];
         assert_eq!(
             said(&allow(&three, nobody), 81),
-            format!("{SENTENCE} (closest was shop/a, rules[0]): it allows neither spiffe://td/ns/shop/sa/web nor port 81; asked as well: shop/b")
+            format!(
+                "{SENTENCE} (closest was shop/a, rules[0]): it allows neither spiffe://td/ns/shop/sa/web nor port 81; asked as well: shop/b"
+            )
         );
         assert_eq!(said(&allow(&[], Principal::Any), 80), format!("{SENTENCE}: the rule set allows nothing"));
     }

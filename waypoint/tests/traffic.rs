@@ -31,6 +31,8 @@ async fn billing(number: u8) -> (Mesh, Service, Arc<endpoint::Seen>) {
 #[tokio::test]
 async fn requests_of_one_connection_share_a_connection_to_the_endpoint() {
     let (mesh, service, seen) = billing(1).await;
+    let dump = serde_json::to_string(&*mesh.store.snapshot()).unwrap();
+    assert!(dump.contains(&service.chain()) && dump.contains(BILLING), "{dump}");
     let mut sender = http1(&mesh, WEB, service.vip).await;
     for n in 0..20 {
         sender.ready().await.unwrap();
@@ -80,6 +82,35 @@ async fn bodies_of_any_length_pass_both_ways_without_change() {
     }
     let line = mesh.logged(&["path=/echo", "bytes_recv=3000000"]).await;
     assert!(line.contains("bytes_sent=3000000"), "{line}");
+}
+
+#[tokio::test]
+async fn an_answer_to_head_keeps_its_length_and_the_connection_goes_on() {
+    let (mesh, service, seen) = billing(23).await;
+    let mut sender = http1(&mesh, WEB, service.vip).await;
+    for _ in 0..3 {
+        sender.ready().await.unwrap();
+        let head = Request::head("/x").header("host", "b").body(Body::default()).unwrap();
+        let (status, headers, text) = read(sender.send_request(head).await.unwrap()).await;
+        assert_eq!((status, text.as_str()), (200, ""));
+        assert!(headers["content-length"].to_str().unwrap().parse::<u64>().unwrap() > 20, "{headers:?}");
+        sender.ready().await.unwrap();
+        assert_eq!(read(sender.send_request(get("/y")).await.unwrap()).await.0, 200);
+    }
+    assert_eq!(seen.requests(), 6);
+    assert!(seen.tunnels() <= 2, "{}", seen.tunnels());
+    mesh.logged(&["method=HEAD", "reason=ok"]).await;
+}
+
+#[tokio::test]
+async fn a_client_does_not_notice_that_an_endpoint_closes_its_connection_after_each_answer() {
+    let (mesh, service, _) = billing(24).await;
+    let mut sender = http1(&mesh, WEB, service.vip).await;
+    for _ in 0..20 {
+        sender.ready().await.unwrap();
+        let (status, _, _) = read(sender.send_request(get("/close")).await.unwrap()).await;
+        assert_eq!(status, 200);
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! HTTP: which route a request takes ([`select`]), what is done to it on the way ([`headers`]), who may ([`crate::authz`]), and how it
-//! reaches an endpoint ([`forward`]).
+//! HTTP: which route a request takes (`select`), what is done to it on the way (`headers`), who may (`authz`), and how it
+//! reaches an endpoint (`forward`).
 
 mod answer;
 mod body;

@@ -184,5 +184,8 @@ async fn answer(
         let received = request.into_body().collect().await.expect("a body").to_bytes();
         return Ok(Response::new(Full::new(received).boxed_unsync()));
     }
+    if path == "/close" {
+        return Ok(Response::builder().header("connection", "close").body(full(text)).expect("a response"));
+    }
     Ok(Response::builder().header("x-from", name).header("keep-alive", "timeout=5").body(full(text)).expect("a response"))
 }

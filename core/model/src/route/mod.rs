@@ -17,7 +17,7 @@ mod tests;
 pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, Upstream};
 pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest};
 pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTemplate, TemplatePart};
-pub use path::{PathMatch, PathTest, SlashPolicy, normalize_path};
+pub use path::{PathMatch, PathTest, normalize_path};
 pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
 pub use request::RequestView;
 pub use table::{DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

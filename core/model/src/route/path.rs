@@ -63,21 +63,6 @@ impl PathMatch {
     }
 }
 
-/// What is done with `%2F`, `%2f`, `%5C` and `%5c` in a path (Envoy `path_with_escaped_slashes_action`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SlashPolicy {
-    /// They stay as they are.
-    #[default]
-    Keep,
-    /// The request is refused with 400.
-    Reject,
-    /// They become slashes before anything is matched.
-    Unescape,
-    /// The client is sent to the path with slashes in their place.
-    Redirect,
-}
-
 /// The normal form of a path: dot segments removed, backslashes as slashes, escaped unreserved letters decoded
 /// (RFC 3986, 6.2.2); `merge_slashes` makes one slash of several. `None` when the path climbs above the root or is not absolute.
 #[must_use]
