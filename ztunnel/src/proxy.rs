@@ -72,9 +72,13 @@ impl Proxy {
         Ok(Places { _pod: place, _node: node })
     }
 
-    /// The workload of `pod`, as soon as the control plane has told of it.
+    /// The workload of `pod`, as soon as the control plane has told of it and of every address: before that a service, which may ask
+    /// for a waypoint, would be taken for the world outside and passed through in clear.
     pub async fn source(&self, pod: &Pod) -> Option<Arc<Workload>> {
-        self.state.wait_for(self.limits.knowledge, |mesh, _| self.workload_of(mesh, pod)).await
+        let known = |mesh: &ambit_model::state::MeshState, changes: crate::state::Changes| {
+            if changes.addresses_synced { self.workload_of(mesh, pod) } else { None }
+        };
+        self.state.wait_for(self.limits.knowledge, known).await
     }
 
     /// The workload of `pod`, as soon as the control plane has told of it and of every policy: before that nothing can be authorized.
@@ -118,5 +122,64 @@ impl Proxy {
     pub async fn dial(&self, pod: &Pod, to: SocketAddr, from: Option<IpAddr>, limit: Duration) -> std::io::Result<TcpStream> {
         let options = ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), netns: Some(&pod.netns), timeout: limit };
         socket::connect(to, &options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_api::workload as wire;
+    use ambit_hbone::PoolConfig;
+    use ambit_model::convert::Entry;
+    use ambit_runtime::telemetry::{AccessLog, Destination};
+    use ambit_tls::{StoreConfig, Svid, SvidSource, TlsError};
+
+    use super::*;
+    use crate::telemetry::Telemetry;
+
+    struct NoCertificates;
+
+    #[async_trait::async_trait]
+    impl SvidSource for NoCertificates {
+        async fn issue(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
+            Err(TlsError::Configuration(format!("none for {id}")))
+        }
+    }
+
+    fn proxy(log: &std::path::Path) -> Proxy {
+        let log = AccessLog::open(&Destination::from(Some(log.to_owned()))).unwrap();
+        Proxy {
+            state: Arc::default(),
+            certificates: SvidStore::new(Arc::new(NoCertificates), StoreConfig::default()),
+            pool: Pool::new(PoolConfig::default()),
+            telemetry: Telemetry::new(log),
+            limits: Limits { knowledge: Duration::from_millis(50), ..Limits::default() },
+            cluster: "Kubernetes".to_owned(),
+            places: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    fn pod() -> Pod {
+        let netns = NetNs::from_fd(std::fs::File::open("/proc/self/ns/net").unwrap().into()).unwrap();
+        let identity = "spiffe://cluster.local/ns/shop/sa/default".parse().unwrap();
+        Pod { uid: "1".to_owned(), name: "web".to_owned(), identity, netns, places: Arc::new(Semaphore::new(1)) }
+    }
+
+    #[tokio::test]
+    async fn a_pod_s_connections_wait_until_every_address_is_known_and_those_to_it_until_every_policy_is() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let (proxy, pod) = (proxy(log.path()), pod());
+        let web = wire::Workload {
+            uid: "Kubernetes//Pod/shop/web".to_owned(),
+            name: "web".to_owned(),
+            namespace: "shop".to_owned(),
+            ..Default::default()
+        };
+        // The first of several messages: it tells of the pod, not yet of what the pod dials.
+        proxy.state.write(false, |mesh| mesh.insert(Entry::Workload(Box::new(web.try_into().unwrap()))));
+        assert!(proxy.source(&pod).await.is_none() && proxy.destination(&pod).await.is_none());
+        proxy.state.note(|changes| changes.addresses_synced = true);
+        assert!(proxy.source(&pod).await.is_some() && proxy.destination(&pod).await.is_none());
+        proxy.state.note(|changes| changes.policies_synced = true);
+        assert!(proxy.destination(&pod).await.is_some());
     }
 }

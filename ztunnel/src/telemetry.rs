@@ -92,6 +92,13 @@ impl Record {
         self.destination = destination;
     }
 
+    /// Notes what is tried now. What was proved to reach an earlier target says nothing of this one.
+    pub fn towards(&mut self, target: &Target) {
+        self.target = target.clone();
+        self.destination_identity = None;
+        self.security = Security::None;
+    }
+
     /// Notes that both sides stand.
     pub fn established(&mut self) {
         let labels = self.telemetry.series.admit(self.labels(None));
@@ -223,5 +230,30 @@ impl Record {
             entry.error = Some(outcome.to_string().into());
         }
         entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_runtime::telemetry::Destination;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_goes_on_in_clear_after_a_tunnel_failed_is_not_called_encrypted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let log = AccessLog::open(&Destination::from(Some(file.path().to_owned()))).unwrap();
+        let telemetry = Telemetry::new(log);
+        let address = |text: &str| text.parse().unwrap();
+        let mut record = telemetry.begin(Direction::Outbound, address("10.0.0.1:4000"), address("10.96.0.1:80"));
+        record.towards(&Target::default());
+        record.security = Security::MutualTls;
+        record.destination_identity = Some("spiffe://cluster.local/ns/shop/sa/api".parse().unwrap());
+        record.towards(&Target::default());
+        record.finish();
+        telemetry.flush();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains(" security=none") && text.contains(" dst.identity=- "), "{text}");
     }
 }

@@ -122,7 +122,7 @@ async fn tunnel(peer: Peer, mut incoming: Incoming) {
         }
     };
     let counters = record.counters();
-    let revoked = revoked(proxy, &workload, Some(&peer.id), peer.from, admitted.destination);
+    let revoked = revoked(&proxy.state, &workload, Some(&peer.id), peer.from, admitted.destination);
     carry(record, copy::pump(stream, upstream, &counters), revoked).await;
 }
 

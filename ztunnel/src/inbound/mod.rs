@@ -15,7 +15,7 @@ use ambit_model::{
     workload::Workload,
 };
 
-use crate::{proxy::Proxy, telemetry::Record};
+use crate::{proxy::Proxy, state::Shared, telemetry::Record};
 
 /// Notes who connects, and decides whether it may.
 fn permit(
@@ -44,23 +44,23 @@ fn decide(mesh: &MeshState, workload: &Arc<Workload>, connection: &Connection) -
     authorize(mesh, workload, connection)
 }
 
-/// Completes when a connection that was allowed no longer is.
+/// Completes when a connection that was allowed no longer is; at once when that happened while the application was being dialled.
 async fn revoked(
-    proxy: &Proxy,
+    state: &Shared,
     workload: &Arc<Workload>,
     peer: Option<&SpiffeId>,
     from: SocketAddr,
     destination: SocketAddr,
 ) -> Refusal {
     let connection = Connection { source: peer.cloned(), source_ip: from.ip(), destination };
-    let mut policies = proxy.state.policies();
+    let mut policies = state.policies();
     loop {
-        // The sender lives in the proxy, so there is no error to wait for.
+        if let Err(refusal) = state.read(|mesh| decide(mesh, workload, &connection)) {
+            return refusal;
+        }
+        // The sender lives in the state, so there is no error to wait for.
         if policies.changed().await.is_err() {
             return std::future::pending().await;
-        }
-        if let Err(refusal) = proxy.state.read(|mesh| decide(mesh, workload, &connection)) {
-            return refusal;
         }
     }
 }
@@ -70,8 +70,10 @@ async fn carry(mut record: Record, carried: impl Future<Output = Outcome>, revok
     record.established();
     let ended = record.watch(async {
         tokio::select! {
-            outcome = carried => Ok(outcome.ended_by),
+            // Whether it still may comes before its first byte.
+            biased;
             refusal = revoked => Err(refusal),
+            outcome = carried => Ok(outcome.ended_by),
         }
     });
     match ended.await {
@@ -79,5 +81,56 @@ async fn carry(mut record: Record, carried: impl Future<Output = Outcome>, revok
         Ok(EndedBy::First(error)) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
         Ok(EndedBy::Second(error)) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
         Err(refusal) => record.refused(refusal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ambit_api::workload as wire;
+    use ambit_model::{
+        convert::Entry,
+        policy::{Action, Group, Policy, PolicyKey, Scope},
+    };
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn deny_all() -> Policy {
+        let groups = vec![Group { clauses: Vec::new() }];
+        Policy { key: PolicyKey::new("shop", "closed"), scope: Scope::Namespace, action: Action::Deny, dry_run: false, groups }
+    }
+
+    fn state() -> (Shared, Arc<Workload>) {
+        let (state, web) =
+            (Shared::default(), wire::Workload { uid: "web".into(), namespace: "shop".into(), ..Default::default() });
+        let web = Workload::try_from(web).unwrap();
+        state.write(false, |mesh| mesh.insert(Entry::Workload(Box::new(web.clone()))));
+        (state, Arc::new(web))
+    }
+
+    async fn soon(state: &Shared, web: &Arc<Workload>) -> Option<Reason> {
+        let (from, to) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        timeout(Duration::from_millis(200), revoked(state, web, None, from, to)).await.ok().map(|refusal| refusal.reason)
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_arrives_while_the_application_is_dialled_ends_the_connection() {
+        let (state, web) = state();
+        assert_eq!(soon(&state, &web).await, None);
+        // Between the decision that it may and the watch over it.
+        state.write(true, |mesh| mesh.insert_policy(deny_all()));
+        assert_eq!(soon(&state, &web).await, Some(Reason::PolicyDeniedExplicit));
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_arrives_later_ends_the_connection() {
+        let (state, web) = state();
+        let later = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            state.write(true, |mesh| mesh.insert_policy(deny_all()));
+        };
+        assert_eq!(tokio::join!(soon(&state, &web), later).0, Some(Reason::PolicyDeniedExplicit));
     }
 }

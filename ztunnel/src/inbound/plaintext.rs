@@ -34,7 +34,7 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
     };
     let counters = record.counters();
     let carried = copy::join(TcpSide::from(client), TcpSide::from(server), &counters);
-    carry(record, carried, revoked(&proxy, &workload, None, from, destination)).await;
+    carry(record, carried, revoked(&proxy.state, &workload, None, from, destination)).await;
 }
 
 type Opened = (TcpStream, std::net::SocketAddr, Arc<Workload>);

@@ -36,7 +36,7 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
     let mut record = proxy.telemetry.begin(Direction::Outbound, from, local);
     record.source_identity = Some(pod.identity.clone());
     let opened = match proxy.place(&pod) {
-        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|server| (server, places)),
+        Ok(places) => open(&proxy, &pod, &client, (from, local), &mut record).await.map(|server| (server, places)),
         Err(refusal) => Err(refusal),
     };
     let (server, _places) = match opened {
@@ -67,11 +67,21 @@ enum Server {
     Plain(TcpStream),
 }
 
-async fn open(proxy: &Proxy, pod: &Pod, client: &TcpStream, from: SocketAddr, record: &mut Record) -> Result<Server, Refusal> {
+async fn open(
+    proxy: &Proxy,
+    pod: &Pod,
+    client: &TcpStream,
+    (from, local): (SocketAddr, SocketAddr),
+    record: &mut Record,
+) -> Result<Server, Refusal> {
     socket::tune(client).map_err(|error| Refusal::new(Reason::ClientReset, error.to_string()))?;
-    let destination = socket::original_destination(client)
-        .map_err(|_| Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::OUTBOUND)))?;
+    let itself = || Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::OUTBOUND));
+    let destination = socket::original_destination(client).map_err(|_| itself())?;
     record.destination(destination);
+    // By an address that the control plane does not know to be the pod's, it would be passed through to this port for ever.
+    if destination == local {
+        return Err(itself());
+    }
     let Some(source) = proxy.source(pod).await else {
         return Err(Refusal::new(Reason::SourceUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
     };
@@ -82,11 +92,11 @@ async fn open(proxy: &Proxy, pod: &Pod, client: &TcpStream, from: SocketAddr, re
         let request = plan::Request { source: &source, destination, random: fastrand::u64(..), avoid: &avoid };
         let attempt = match proxy.state.read(|mesh| plan::plan(mesh, request)) {
             Plan::Hbone(plan) => {
-                record.target = plan.target.clone();
+                record.towards(&plan.target);
                 tunnel::open(proxy, pod, client, from, &plan, record).await.map(Server::Tunnel)
             }
             Plan::Passthrough(plan) => {
-                record.target = plan.target.clone();
+                record.towards(&plan.target);
                 proxy.connect(pod, plan.dial, None).await.map(Server::Plain)
             }
             Plan::Deny(denied) => {

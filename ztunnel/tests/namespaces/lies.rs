@@ -27,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("a_peer_with_a_wrong_certificate_is_refused_with_its_reason", certificates),
         test("a_tunnel_to_another_address_or_to_the_proxy_itself_is_refused", addresses),
+        test("a_pod_that_dials_the_capture_port_by_an_address_nobody_knows_of_is_refused_once", loops),
         test("bytes_that_are_no_tunnel_are_refused", garbage),
         test("a_server_with_another_identity_than_expected_is_refused", impostor),
     ]
@@ -165,6 +166,24 @@ async fn addresses() -> anyhow::Result<()> {
         }
         mesh.logged(1, &["direction=inbound", &format!("reason={reason} ")]).await?;
     }
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+/// Taken for the world outside, it would be passed through to the same port again and again.
+async fn loops() -> anyhow::Result<()> {
+    let (mesh, _, server) = bed().await?;
+    mesh.change("api", |api| api.addresses.retain(|ip| ip.len() == 4));
+    let port = SocketAddr::new(server.ipv6().into(), 15001);
+    let known = format!("dst.addr={port} ");
+    let line = mesh.logged_by_calling(&server, port, 1, &["direction=outbound", &known, "reason=loop_guard "]).await?;
+    ensure!(!line.contains("dst.workload=api"), "the address was known");
+    let lines = |mesh: &Mesh| std::fs::read_to_string(&mesh.nodes[1].log).unwrap_or_default().lines().count();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = lines(&mesh);
+    call_until_refused(&server, port).await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    ensure!(lines(&mesh) - before == 1, "one call made {} connections", lines(&mesh) - before);
     mesh.bed.shutdown().await;
     Ok(())
 }
