@@ -52,6 +52,8 @@ pub struct Mesh {
     pub bed: Bed,
     pub waypoint: Pod,
     pub client: Pod,
+    pub v1: Pod,
+    pub liar: Pod,
     /// The waypoint's access log.
     pub access_log: PathBuf,
     /// The client's tunnels.
@@ -123,6 +125,8 @@ impl Mesh {
             bed,
             waypoint: waypoint.clone(),
             client,
+            v1: v1.clone(),
+            liar: liar.clone(),
             access_log,
             pool: Pool::new(PoolConfig::default()),
             authority,

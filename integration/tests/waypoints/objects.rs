@@ -17,7 +17,7 @@ metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient, istio.io/use-w
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
-metadata: {name: waypoint, namespace: shop}
+metadata: {name: waypoint, namespace: shop, labels: {istio.io/waypoint-for: all}}
 spec:
   gatewayClassName: istio-waypoint
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]

@@ -19,6 +19,7 @@ pub fn tests(suite: &mut Suite) {
     suite.test("gives clients of another namespace the routes of that namespace", consumers);
     suite.test("speaks HTTP/2 to a service that asks for it, whatever the client speaks", http2);
     suite.test("serves a service by its IPv6 address", ipv6);
+    suite.test("serves pods by their own addresses", pods);
     suite.test("tells HTTP from bytes on a port that declares nothing", undeclared);
 }
 
@@ -26,8 +27,11 @@ async fn ask(mesh: &Mesh, path: &str) -> anyhow::Result<Answer> {
     mesh.request("web", BILLING, 80, get(path)).await
 }
 
+/// Method, path, headers, and the pod that should answer.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
+
 async fn matching(mesh: &Mesh) -> anyhow::Result<()> {
-    let cases: [(&str, &str, &[(&str, &str)], &str); 13] = [
+    let cases: [Case<'_>; 13] = [
         ("GET", "/v1", &[], "v1"),
         ("GET", "/v1/below", &[], "v1"),
         ("GET", "/exact/v1", &[], "v1"),
@@ -173,5 +177,17 @@ async fn ipv6(mesh: &Mesh) -> anyhow::Result<()> {
 async fn undeclared(mesh: &Mesh) -> anyhow::Result<()> {
     let answer = mesh.request("web", BILLING, 9000, get("/anything")).await?;
     ensure!(answer.status == 200, "{}", answer.status);
+    Ok(())
+}
+
+async fn pods(mesh: &Mesh) -> anyhow::Result<()> {
+    for address in mesh.v1.ips() {
+        let answer = mesh.request("web", &address.to_string(), 8080, get("/anything")).await?;
+        ensure!(answer.status == 200 && answer.pod() == "v1", "{address}: {} from {}", answer.status, answer.pod());
+    }
+    let banner = crate::streams::banner(mesh, "web", &mesh.v1.ip().to_string()).await?;
+    ensure!(banner.starts_with("220"), "{banner:?}");
+    let answer = mesh.request("web", &mesh.liar.ip().to_string(), 8080, get("/")).await?;
+    ensure!(answer.status == 503, "a pod with another identity is answered {}", answer.status);
     Ok(())
 }
