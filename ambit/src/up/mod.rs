@@ -34,6 +34,10 @@ const REFUSAL: Duration = Duration::from_secs(60);
 /// Time after which everything must have stopped.
 const STOP: Duration = Duration::from_millis(2500);
 
+/// Where the demonstration's files are when nobody is to keep them: in the bed's own `/run`, which is memory and gone with it however
+/// it ends.
+const UNKEPT: &str = "/run/ambit-demo";
+
 /// Runs `ambit up` to its end. The caller has started no thread yet.
 ///
 /// # Errors
@@ -41,6 +45,9 @@ const STOP: Duration = Duration::from_millis(2500);
 pub fn run(args: UpArgs) -> Result<()> {
     let directory = directory(&args)?;
     ambit_testbed::bed::enter().map_err(|error| Error::part("a private place for nodes and pods cannot be made", error))?;
+    if directory.demo {
+        demo_files::copy_to(&directory.path)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|cause| Error::io("starting the runtime", cause))?;
     let outcome = runtime.block_on(session(&args, &directory));
@@ -48,11 +55,11 @@ pub fn run(args: UpArgs) -> Result<()> {
     outcome
 }
 
-/// The directory to watch, with the demonstration's files in it if it is to be shown.
+/// The directory to watch.
 struct Watched {
     path: PathBuf,
+    /// Whether the demonstration's files belong into it.
     demo: bool,
-    _temporary: Option<tempfile::TempDir>,
 }
 
 fn directory(args: &UpArgs) -> Result<Watched> {
@@ -60,19 +67,10 @@ fn directory(args: &UpArgs) -> Result<Watched> {
         if !path.is_dir() {
             return Err(Error::Invalid(format!("{} is not a directory", path.display())));
         }
-        return Ok(Watched { path: path.clone(), demo: false, _temporary: None });
+        return Ok(Watched { path: path.clone(), demo: false });
     }
-    let (path, temporary) = match &args.dir {
-        Some(path) => (path.clone(), None),
-        None if args.json => {
-            let temporary = tempfile::Builder::new().prefix("ambit-demo-").tempdir();
-            let temporary = temporary.map_err(|cause| Error::io("making a temporary directory", cause))?;
-            (temporary.path().to_owned(), Some(temporary))
-        }
-        None => (PathBuf::from("ambit-demo"), None),
-    };
-    demo_files::copy_to(&path)?;
-    Ok(Watched { path, demo: true, _temporary: temporary })
+    let unnamed = || PathBuf::from(if args.json { UNKEPT } else { "ambit-demo" });
+    Ok(Watched { path: args.dir.clone().unwrap_or_else(unnamed), demo: true })
 }
 
 async fn session(args: &UpArgs, watched: &Watched) -> Result<()> {
