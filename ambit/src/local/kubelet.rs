@@ -2,27 +2,28 @@
 //!
 //! Level-triggered: whatever changed, [`Kubelet::reconcile`] compares everything wanted with everything running.
 
+mod pods;
+mod publish;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ambit_testbed::{Bed, Pod, PodSpec, ServiceRule};
-use istiod_lite::index::ServicePort;
+use ambit_testbed::{Bed, Pod};
 use istiod_lite::source::{Directory, Event, NamespacedName, Problem, Source, SourceError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cluster::{Cluster, PodPlan};
-use super::hosts;
-use super::node::{Capturing, NodeRuntime};
-use super::objects::{self, Capture, PodReport, SYSTEM};
+use super::node::NodeRuntime;
+use super::objects::SYSTEM;
 use super::overlay::Overlay;
-use super::pod::{PodParts, PodRuntime, Probe};
+use super::pod::PodRuntime;
 use super::process::{Process, Shared, locked};
 use super::programs::{self, Programs};
 use super::tokens::{Bearer, Tokens};
-use super::topology::{PodFacts, ProxyFacts, Topology};
+use super::topology::Topology;
 use super::vips::Vips;
 use crate::error::{Error, Result};
 
@@ -257,9 +258,10 @@ impl Kubelet {
         for (name, pod) in self.cluster.pods() {
             let plan = PodPlan::of(pod);
             let missing = programs::missing(plan.needs.iter().cloned());
-            if let Some(program) = missing.first() {
+            if !missing.is_empty() {
+                let (names, packages) = (missing.join(" and "), missing.join(" "));
                 self.notices.insert(format!(
-                    "pod {name} is not started: {program} is not installed (to see it too, install it, for example with `apt-get install {program}`)"
+                    "pod {name} is left out: {names} not installed here (get it, for example, with `apt-get install {packages}`)"
                 ));
                 continue;
             }
@@ -326,245 +328,5 @@ impl Kubelet {
         }
         self.vips.retain(|name| given.contains_key(name));
         self.services = given;
-    }
-
-    /// Chooses a node and makes the pod's place there, and writes what the API server would know of it by then.
-    async fn place_pod(&mut self, name: &NamespacedName, wanted: Wanted) -> Result<Placed> {
-        let node_name = wanted.plan.node.clone().filter(|node| self.nodes.contains_key(node));
-        let node_name = node_name.unwrap_or_else(|| self.emptiest_node());
-        let uid = self.next_uid();
-        let node = self.nodes.get(&node_name).ok_or_else(|| Error::Invalid(format!("there is no node {node_name}")))?;
-        let spec = PodSpec::new(&*name.namespace, &*name.name).hosts(hosts::entries(&name.namespace, &self.services));
-        let place = node.place.add_pod(spec).await.map_err(|error| Error::part("making its place", error))?;
-        let report = PodReport {
-            uid: uid.clone(),
-            node: node_name.clone(),
-            host_ips: node.place.ips(),
-            pod_ips: place.ips(),
-            ready: false,
-            capture: if wanted.enrolled { Capture::Pending } else { Capture::Off },
-        };
-        for (file, object) in self.pod_files(name, &wanted, &report) {
-            self.overlay.put(&file, &object)?;
-        }
-        Ok(Placed { wanted, place, uid, node: node_name })
-    }
-
-    async fn start_pod(&mut self, name: &NamespacedName, placed: Placed) -> Result<()> {
-        let Placed { wanted, place, uid, node: node_name } = placed;
-        let node = self.nodes.get(&node_name).ok_or_else(|| Error::Invalid(format!("there is no node {node_name}")))?;
-        let capture = if wanted.enrolled {
-            node.capture(&place, &uid, &wanted.plan.service_account, self.changed.0.clone()).await?
-        } else {
-            Capturing::off()
-        };
-        let host_ips = node.place.ips();
-        let stats = self.programs.paths.run.join(format!("{}.{}.stats", name.namespace, name.name));
-        let processes = if wanted.waypoint {
-            vec![self.start_waypoint(name, &place, &uid, &node_name)?]
-        } else {
-            self.start_containers(name, &wanted.plan, &place, &stats)
-        };
-        let probe = if wanted.waypoint {
-            Probe::Answers(programs::READY, "/healthz/ready")
-        } else {
-            Probe::Accepts(wanted.plan.probes.clone())
-        };
-        for process in &processes {
-            locked(&self.views.processes).insert(process.name().to_owned(), process.clone());
-        }
-        locked(&self.views.places).insert(name.clone(), place.clone());
-        let parts = PodParts { place, uid, node: node_name, host_ips, processes, stats, capture };
-        let runtime = PodRuntime::new(parts, probe, self.changed.0.clone());
-        self.pods.insert(name.clone(), Running { wanted, runtime });
-        Ok(())
-    }
-
-    fn start_containers(&self, name: &NamespacedName, plan: &PodPlan, place: &Pod, stats: &std::path::Path) -> Vec<Arc<Process>> {
-        let several = plan.containers.len() > 1;
-        let containers = plan.containers.iter().map(|container| {
-            let process = if several { format!("{name}/{}", container.name) } else { name.to_string() };
-            let (programs, place, container) = (self.programs.clone(), place.clone(), container.clone());
-            let (inner, stats) = (process.clone(), stats.to_owned());
-            let starter = move || place.spawn(programs.container(&inner, &container, &stats));
-            Arc::new(Process::supervise(process, Box::new(starter)))
-        });
-        containers.collect()
-    }
-
-    fn start_waypoint(&mut self, name: &NamespacedName, place: &Pod, uid: &str, node: &str) -> Result<Arc<Process>> {
-        let token = self.tokens.issue(Bearer {
-            namespace: name.namespace.to_string(),
-            service_account: name.name.to_string(),
-            pod: name.name.to_string(),
-            uid: uid.to_owned(),
-            node: node.to_owned(),
-        })?;
-        let (programs, place, gateway) = (self.programs.clone(), place.clone(), name.clone());
-        let starter = move || place.spawn(programs.waypoint(&gateway, &token));
-        Ok(Arc::new(Process::supervise(programs::waypoint_process(name), Box::new(starter))))
-    }
-
-    async fn enrol(&mut self, name: &NamespacedName, enrolled: bool) -> Result<()> {
-        let Some(running) = self.pods.get_mut(name) else { return Ok(()) };
-        let Some(node) = self.nodes.get(&running.runtime.node) else { return Ok(()) };
-        let runtime = &mut running.runtime;
-        if enrolled {
-            let account = running.wanted.plan.service_account.clone();
-            runtime.capture = node.capture(&runtime.place, &runtime.uid, &account, self.changed.0.clone()).await?;
-        } else {
-            node.release(&runtime.uid).await;
-            runtime.capture = Capturing::off();
-        }
-        running.wanted.enrolled = enrolled;
-        Ok(())
-    }
-
-    fn emptiest_node(&self) -> String {
-        self.nodes.iter().min_by_key(|(_, node)| node.place.pods().len()).map(|(name, _)| name.clone()).unwrap_or_default()
-    }
-
-    fn next_uid(&mut self) -> String {
-        self.incarnations += 1;
-        format!("{:08x}-{:04x}-4000-8000-{:012x}", fastrand::u32(..), fastrand::u16(..), self.incarnations)
-    }
-
-    fn write_objects(&mut self) -> Result<()> {
-        let mut files = BTreeMap::new();
-        files.insert(format!("namespace.{SYSTEM}"), objects::namespace(SYSTEM));
-        files.insert(format!("serviceaccount.{SYSTEM}.ztunnel"), objects::service_account(SYSTEM, "ztunnel"));
-        for (name, node) in &self.nodes {
-            files.insert(format!("node.{name}"), objects::node(name, &node.place.ips()));
-            let pod = programs::ztunnel_name(name);
-            files.insert(format!("pod.{SYSTEM}.{}", pod.name), node.ztunnel_object(name));
-        }
-        for (name, addresses) in &self.services {
-            let waypoint = self.pods.get(name).filter(|pod| pod.wanted.waypoint && !self.cluster.services().contains_key(name));
-            let object = match waypoint {
-                Some(_) => objects::waypoint_service(name, addresses),
-                None => objects::service(name, addresses),
-            };
-            if let Some(object) = object {
-                files.insert(format!("service.{}.{}", name.namespace, name.name), object);
-            }
-        }
-        for (name, Running { wanted, runtime }) in &self.pods {
-            files.extend(self.pod_files(name, wanted, &runtime.report()));
-        }
-        self.overlay.retain(|file| files.contains_key(file))?;
-        files.iter().try_for_each(|(file, object)| self.overlay.put(file, object))
-    }
-
-    /// The objects of one pod; for a waypoint also those around it.
-    fn pod_files(&self, name: &NamespacedName, wanted: &Wanted, report: &PodReport) -> Vec<(String, serde_json::Value)> {
-        let file = |kind: &str| format!("{kind}.{}.{}", name.namespace, name.name);
-        if !wanted.waypoint {
-            return vec![(file("pod"), objects::pod(name, report))];
-        }
-        let labels = objects::waypoint_labels(&name.name);
-        let addresses = self.services.get(name).map(Vec::as_slice).unwrap_or_default();
-        vec![
-            (file("pod"), objects::system_pod(name, &labels, &name.name, "istio-proxy", report)),
-            (file("serviceaccount"), objects::service_account(&name.namespace, &name.name)),
-            (file("gateway"), objects::gateway(name, addresses)),
-        ]
-    }
-
-    fn write_hosts(&mut self) {
-        for (name, running) in &self.pods {
-            if let Err(error) = running.runtime.place.set_hosts(&hosts::entries(&name.namespace, &self.services)) {
-                self.notices.insert(format!("pod {name}: {error}"));
-            }
-        }
-    }
-
-    /// Service addresses for pods that no proxy captures.
-    async fn write_service_rules(&mut self) -> Result<()> {
-        let mut rules = Vec::new();
-        for (name, service) in self.cluster.services() {
-            let selector = service.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
-            let selected: Vec<_> = self
-                .cluster
-                .pods()
-                .iter()
-                .filter(|(pod, object)| {
-                    let labels = object.metadata.labels.as_ref();
-                    let has = |(key, value): (&String, &String)| labels.and_then(|labels| labels.get(key)) == Some(value);
-                    pod.namespace == name.namespace && !selector.is_empty() && selector.iter().all(has)
-                })
-                .collect();
-            for port in ServicePort::all_of(service) {
-                let endpoints: Vec<SocketAddr> = selected
-                    .iter()
-                    .filter_map(|(pod, object)| {
-                        let running = self.pods.get(*pod).filter(|running| running.runtime.is_ready())?;
-                        let target = port.target_in(object)?;
-                        Some(running.runtime.place.ips().map(|ip| SocketAddr::new(ip, target)))
-                    })
-                    .flatten()
-                    .collect();
-                let addresses = self.services.get(name).into_iter().flatten();
-                rules.extend(addresses.map(|address| (*address, port.port, endpoints.clone())));
-            }
-        }
-        if rules == self.rules {
-            return Ok(());
-        }
-        let all: Vec<ServiceRule> =
-            rules.iter().map(|(vip, port, endpoints)| ServiceRule::tcp(*vip, *port, endpoints.clone())).collect();
-        for node in self.nodes.values() {
-            node.place.set_services(&all).await.map_err(|error| Error::part("writing the rules of service addresses", error))?;
-        }
-        self.rules = rules;
-        Ok(())
-    }
-
-    fn publish(&self) {
-        let mut topology =
-            Topology { nodes: self.nodes.keys().cloned().collect(), services: self.services.clone(), ..Topology::default() };
-        for node in self.nodes.keys() {
-            topology.proxies.push(self.proxy(format!("ztunnel/{node}")));
-        }
-        for (name, Running { wanted, runtime }) in &self.pods {
-            if wanted.waypoint {
-                topology.waypoints.push(name.clone());
-                topology.proxies.push(self.proxy(programs::waypoint_process(name)));
-            }
-            let facts = PodFacts {
-                workload: wanted.workload.clone(),
-                service_account: wanted.plan.service_account.clone(),
-                node: runtime.node.clone(),
-                addresses: runtime.place.ips().to_vec(),
-                stats: runtime.stats.clone(),
-                ready: runtime.is_ready(),
-                enrolled: wanted.enrolled,
-                captured: runtime.capture.state() == Capture::Enabled,
-                waypoint: wanted.waypoint,
-                services: self.services_of(name),
-            };
-            topology.pods.insert(name.clone(), facts);
-        }
-        let topology = Arc::new(topology);
-        self.views.topology.send_if_modified(|old| {
-            let differs = **old != *topology;
-            *old = topology.clone();
-            differs
-        });
-    }
-
-    fn proxy(&self, name: String) -> ProxyFacts {
-        ProxyFacts { access_log: self.programs.paths.access_log(&name), name }
-    }
-
-    fn services_of(&self, pod: &NamespacedName) -> Vec<NamespacedName> {
-        let labels = self.cluster.pods().get(pod).and_then(|pod| pod.metadata.labels.clone()).unwrap_or_default();
-        let selects = |name: &NamespacedName, service: &k8s_openapi::api::core::v1::Service| {
-            let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            name.namespace == pod.namespace
-                && selector.is_some_and(|selector| {
-                    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-                })
-        };
-        self.cluster.services().iter().filter(|(name, service)| selects(name, service)).map(|(name, _)| name.clone()).collect()
     }
 }

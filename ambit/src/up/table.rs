@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::local::Wire;
 use crate::local::edges::Edge;
 
+/// Width from which an edge fits on one line.
+const WIDE: usize = 130;
+
 /// What one drawing of the table shows.
 pub struct Scene<'a> {
     /// Edges with the counts of the window.
@@ -74,17 +77,19 @@ impl Scene<'_> {
             };
             let millis = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
             let encrypted = if edge.encrypted { "yes" } else { "NO" };
-            line(
-                text,
-                width,
-                &format!(
-                    "{name:<widest$}  {:<5} {rate:>6.1} {success:>8} {:>8} {:>8}  {encrypted:<9}  {}",
-                    edge.protocol,
-                    millis(edge.p50_ms),
-                    millis(edge.p99_ms),
-                    story(edge)
-                ),
+            let numbers = format!(
+                "{name:<widest$}  {:<5} {rate:>6.1} {success:>8} {:>8} {:>8}  {encrypted:<9}",
+                edge.protocol,
+                millis(edge.p50_ms),
+                millis(edge.p99_ms),
             );
+            // A narrow terminal has room for the rest only below.
+            if width < WIDE {
+                line(text, width, &numbers);
+                line(text, width, &format!("    {}", story(edge)));
+            } else {
+                line(text, width, &format!("{numbers}  {}", story(edge)));
+            }
         }
     }
 
