@@ -175,6 +175,13 @@ impl Index {
         }
     }
 
+    /// Whether a waypoint lets objects of a namespace use it: `allowedRoutes` of its Gateway.
+    #[must_use]
+    pub fn waypoint_admits(&self, waypoint: &NamespacedName, namespace: &str) -> bool {
+        let gateway = self.objects().gateways.get(waypoint);
+        gateway.is_some_and(|gateway| self.allows_attachment(gateway, waypoint, namespace))
+    }
+
     /// Whether a listener of the Gateway lets objects of the namespace use it (default: its own namespace only).
     fn allows_attachment(&self, gateway: &Gateway, waypoint: &NamespacedName, namespace: &str) -> bool {
         gateway.spec.listeners.iter().any(|listener| {

@@ -52,7 +52,13 @@ fn accepted(index: &Index, parent: &HttpRouteParentRefs, route: &NamespacedName)
         }
         ("gateway.networking.k8s.io", "Gateway") => {
             index.waypoint(&target)?;
-            Some((format!("Gateway {target}"), condition(true, "Accepted", "Attached to the waypoint".into())))
+            let accepted = if index.waypoint_admits(&target, &route.namespace) {
+                condition(true, "Accepted", "Attached to the waypoint".into())
+            } else {
+                let message = format!("Gateway {target} takes no routes of namespace {}", route.namespace);
+                condition(false, "NotAllowedByListeners", message)
+            };
+            Some((format!("Gateway {target}"), accepted))
         }
         _ => None,
     }

@@ -44,10 +44,10 @@ impl ServedPort<'_> {
         inbound_vip(self.port.port, layer, &self.host)
     }
 
-    /// An HTTPRoute makes a port HTTP; else the declaration of the port decides.
+    /// An HTTPRoute of the service's side makes a port HTTP; else the declaration of the port decides.
     pub fn spoken(&self) -> Spoken {
         match self.port.protocol {
-            _ if !self.attached.is_empty() => Spoken::Http,
+            _ if self.attached.speaks_http() => Spoken::Http,
             AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => Spoken::Http,
             AppProtocol::Tcp | AppProtocol::Tls => Spoken::Tcp,
             AppProtocol::Unknown => Spoken::Unknown,

@@ -187,3 +187,59 @@ fn a_gateway_of_another_class_is_no_waypoint() {
     let yaml = input("direct").replace("istio-waypoint", "nginx");
     assert_eq!(translate(&index(&yaml), &NamespacedName::new("shop", "waypoint")), None);
 }
+
+/// A waypoint for an HTTP and a TCP service, with a route that another namespace writes.
+fn with_foreign_route(parent: &str, gateway_listener: &str) -> String {
+    let yaml = format!(
+        r"
+apiVersion: v1
+kind: Namespace
+metadata: {{name: shop, labels: {{istio.io/use-waypoint: waypoint}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: waypoint, namespace: shop}}
+spec: {{gatewayClassName: istio-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE{gateway_listener}}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: billing, namespace: shop}}
+spec: {{clusterIP: 10.96.0.10, selector: {{app: billing}}, ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: storage, namespace: shop}}
+spec: {{clusterIP: 10.96.0.11, selector: {{app: storage}}, ports: [{{name: tcp, port: 5432}}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: trap, namespace: other}}
+spec: {{clusterIP: 10.96.0.12, selector: {{app: trap}}, ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: steal, namespace: other}}
+spec:
+  parentRefs: [{parent}]
+  rules: [{{backendRefs: [{{name: trap, port: 80}}]}}]
+"
+    );
+    let resources = of_waypoint(&yaml);
+    let all = kinds(&resources).into_iter().flat_map(|(_, list)| list);
+    all.map(|(_, resource)| render(resource).to_string()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_route_of_another_namespace_holds_on_a_gateway_only_when_the_gateway_takes_it() {
+    let parent = "{kind: Gateway, name: waypoint, namespace: shop}";
+    assert!(!with_foreign_route(parent, "").contains("trap.other"));
+    assert!(!with_foreign_route(parent, ", allowedRoutes: {namespaces: {from: Same}}").contains("trap.other"));
+    assert!(with_foreign_route(parent, ", allowedRoutes: {namespaces: {from: All}}").contains("trap.other"));
+}
+
+#[test]
+fn a_route_of_another_namespace_does_not_make_a_tcp_port_http() {
+    let rendered = with_foreign_route("{group: '', kind: Service, name: storage, namespace: shop}", "");
+    assert!(rendered.contains("inbound-vip|5432|tcp|storage.shop.svc.cluster.local"), "{rendered}");
+    assert!(!rendered.contains("inbound-vip|5432|http|storage.shop.svc.cluster.local"), "{rendered}");
+}

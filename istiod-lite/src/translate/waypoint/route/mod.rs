@@ -71,15 +71,21 @@ impl<'a> Attached<'a> {
             }
         }
         if attached.producer.is_empty() {
+            // It holds for every client of every service of the waypoint, so the Gateway says whose routes it takes.
+            let admitted = |route: &HttpRoute| {
+                let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
+                is_of_gateway(route, waypoint) && index.waypoint_admits(waypoint, namespace)
+            };
             let of_gateway = index.http_routes_of_gateway(waypoint).into_iter();
-            attached.producer.extend(of_gateway.filter(|route| is_of_gateway(route, waypoint)));
+            attached.producer.extend(of_gateway.filter(|route| admitted(route)));
         }
         attached
     }
 
-    /// Whether any client is routed by a route.
-    pub fn is_empty(&self) -> bool {
-        self.producer.is_empty() && self.consumer.is_empty()
+    /// Whether the service's own side says by a route that HTTP is spoken. What other namespaces write for their own clients must
+    /// not change how everyone's connections are read.
+    pub fn speaks_http(&self) -> bool {
+        !self.producer.is_empty()
     }
 }
 
