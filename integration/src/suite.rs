@@ -64,7 +64,6 @@ impl Suite {
         }
         let mesh = LocalMesh::start(options).await?;
         mesh.wait_ready(PATIENCE, |_| {}).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await; // TEMPORARY
         Ok(Self { mesh, fixture, words, _directory: directory })
     }
 
