@@ -60,9 +60,10 @@ pub struct Mesh {
     pub pool: Pool,
     /// The authority of the mesh.
     pub authority: Arc<Authority>,
+    /// The waypoint's process.
+    pub process: Process,
     certificates: LocalSource,
     source: PathBuf,
-    _processes: Vec<Process>,
 }
 
 pub fn identity(account: &str) -> SpiffeId {
@@ -96,13 +97,12 @@ impl Mesh {
         std::fs::write(source.join("mesh.yaml"), objects)?;
         std::fs::write(source.join("routes.yaml"), objects::routes(90, 10))?;
 
-        let mut processes = Vec::new();
         let istiod = Command::this_program().name("istiod").arg("istiod").arg("--source-dir").arg(&source).arg("--state-dir");
         let log = |name: &str| Output::File(bed.dir().join(format!("{name}.log")));
-        processes.push(control_plane.spawn(istiod.arg(&state).output(log("istiod")))?);
+        control_plane.spawn(istiod.arg(&state).output(log("istiod")))?;
         for (pod, name, account) in [(&v1, "v1", "billing"), (&v2, "v2", "billing"), (&liar, "liar", "somebody-else")] {
             let fixture = Command::this_program().name(name).args([POD, name, &identity(account).to_string()]).arg(&state);
-            processes.push(pod.spawn(fixture.arg(identity("waypoint").to_string()).output(log(name)))?);
+            pod.spawn(fixture.arg(identity("waypoint").to_string()).output(log(name)))?;
         }
         let token = bed.dir().join("token");
         std::fs::write(&token, mint(&state)?)?;
@@ -121,26 +121,11 @@ impl Mesh {
             .arg("--access-log")
             .arg(&access_log)
             .output(log("waypoint"));
-        let mesh = Self {
-            bed,
-            waypoint: waypoint.clone(),
-            client,
-            v1: v1.clone(),
-            liar: liar.clone(),
-            access_log,
-            pool: Pool::new(PoolConfig::default()),
-            authority,
-            certificates,
-            source,
-            _processes: Vec::new(),
-        };
         wait_for("the root certificate", || async { ensure_exists(&state.join("root-cert.pem")) }).await?;
-        wait_for("the control plane", || async {
-            mesh.client.connect((control_plane.ipv4(), 15012).into()).await.map(drop).map_err(anyhow::Error::from)
-        })
-        .await?;
-        processes.push(waypoint.spawn(command)?);
-        let mesh = Self { _processes: processes, ..mesh };
+        wait_for("the control plane", || async { Ok(drop(client.connect((control_plane.ipv4(), 15012).into()).await?)) }).await?;
+        let process = waypoint.spawn(command)?;
+        let pool = Pool::new(PoolConfig::default());
+        let mesh = Self { bed, waypoint, client, v1, liar, access_log, pool, authority, process, certificates, source };
         wait_for("the waypoint", || mesh.ready()).await.with_context(|| mesh.logs())?;
         Ok(mesh)
     }

@@ -1,6 +1,6 @@
 //! Connections that are not requests: servers that speak first, WebSockets, long bodies.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use bytes::Bytes;
@@ -18,6 +18,8 @@ pub fn tests(suite: &mut Suite) {
     suite.test("carries a WebSocket", websocket);
     suite.test("carries a mebibyte of request body", body);
     suite.test("keeps a connection while services come", change);
+    // The last one: it ends the waypoint.
+    suite.test("ends in order within three seconds of SIGTERM", stop);
 }
 
 /// What a server that speaks first says to an account.
@@ -87,4 +89,12 @@ fn mebibyte(path: &str) -> http::Request<Full<Bytes>> {
     let mut request = request("POST", path, &[]);
     *request.body_mut() = Full::new(Bytes::from(vec![7; 1 << 20]));
     request
+}
+
+async fn stop(mesh: &Mesh) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let status = mesh.process.stop(Duration::from_secs(3)).await;
+    ensure!(status.success(), "ended with {status} after {:?}", start.elapsed());
+    ensure!(mesh.client.connect((mesh.waypoint.ip(), 15008).into()).await.is_err(), "something still listens");
+    Ok(())
 }
