@@ -122,7 +122,7 @@ impl Mesh {
             .arg(&access_log)
             .output(log("waypoint"));
         wait_for("the root certificate", || async { ensure_exists(&state.join("root-cert.pem")) }).await?;
-        wait_for("the control plane", || async { Ok(drop(client.connect((control_plane.ipv4(), 15012).into()).await?)) }).await?;
+        wait_for("the control plane", || async { Ok(client.connect((control_plane.ipv4(), 15012).into()).await?) }).await?;
         let process = waypoint.spawn(command)?;
         let pool = Pool::new(PoolConfig::default());
         let mesh = Self { bed, waypoint, client, v1, liar, access_log, pool, authority, process, certificates, source };
