@@ -57,7 +57,17 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         (None, None) if request.version() == Version::HTTP_10 => "",
         (None, None) => return Err(bad("there is no host")),
     };
+    // A host has no user information (RFC 9110, section 7.2): rules on hosts would not know it for the host it is.
+    if authority.contains('@') {
+        return Err(bad("the host has user information"));
+    }
     let (path, query) = (request.uri().path(), request.uri().query());
+    // Rules on paths are about those that begin at the root. `GET x` has none, and an endpoint might read it as `/` or as `/x`; Envoy
+    // refuses it too.
+    let of_the_server = path == "*" && request.method() == http::Method::OPTIONS;
+    if !path.starts_with('/') && !of_the_server {
+        return Err(bad("the path does not begin with a slash"));
+    }
     let path = match http.normalize_path && path.starts_with('/') {
         true => Cow::Owned(normalize_path(path, http.merge_slashes).ok_or_else(|| bad("the path has no normal form"))?),
         false => Cow::Borrowed(path),
@@ -91,4 +101,40 @@ pub fn route(
         let text = format!("{} {} matches no route of {}", view.method, view.path(), table.name);
         (StatusCode::NOT_FOUND, Refusal::new(Reason::RouteNotFound, text))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain() -> HttpChain {
+        HttpChain {
+            routes: Routes::Named("shop".into()),
+            rbac: Vec::new(),
+            upgrades: Vec::new(),
+            normalize_path: true,
+            merge_slashes: false,
+            max_header_bytes: 1024,
+        }
+    }
+
+    fn read(method: &str, uri: &str) -> Result<String, u16> {
+        let request = Request::builder().method(method).uri(uri).header("host", "shop").body(()).unwrap();
+        target(&request, &chain()).map(|target| target.path_and_query).map_err(|(status, _)| status.as_u16())
+    }
+
+    #[test]
+    fn a_path_that_does_not_begin_at_the_root_gets_around_no_rule() {
+        assert_eq!(read("GET", "/a/./b/../c?d").as_deref(), Ok("/a/c?d"));
+        assert_eq!(read("GET", "http://shop").as_deref(), Ok("/"));
+        assert_eq!(read("OPTIONS", "*").as_deref(), Ok("*"));
+        for uri in ["admin", "*"] {
+            assert_eq!(read("GET", uri), Err(400), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_host_with_user_information_gets_around_no_rule() {
+        assert_eq!(read("GET", "http://anyone@shop/"), Err(400));
+    }
 }

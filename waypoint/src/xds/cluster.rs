@@ -55,7 +55,8 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     for (key, any) in take(&mut cluster.typed_extension_protocol_options) {
         protocol = self::protocol(&any).under(format!("typed_extension_protocol_options[{key}]"))?;
     }
-    sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take())?;
+    let tunnels = matches!(discovery, Discovery::OriginalDestination);
+    sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take(), tunnels)?;
     let service = cluster.metadata.take().and_then(|m| service(&m, &name));
     finish(&cluster)?;
     Ok(Cluster {
@@ -119,8 +120,9 @@ fn protocol(any: &Any) -> Compiled<Protocol> {
     Ok(protocol)
 }
 
-/// How endpoints are reached follows from each endpoint's address; the sockets must be the ones that go with that.
-fn sockets(matches: Vec<TransportSocketMatch>, own: Option<TransportSocket>) -> Compiled<()> {
+/// How endpoints are reached follows from each endpoint's address; the sockets must be the ones that go with that. TLS is the cluster's
+/// that `tunnels` are opened by: the endpoints of any other would be sent in clear what Envoy would encrypt.
+fn sockets(matches: Vec<TransportSocketMatch>, own: Option<TransportSocket>, tunnels: bool) -> Compiled<()> {
     for socket in matches.into_iter().filter_map(|m| m.transport_socket).chain(own) {
         let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
             return Err(Problem::new("typed_config is missing").under("transport_socket"));
@@ -128,7 +130,9 @@ fn sockets(matches: Vec<TransportSocketMatch>, own: Option<TransportSocket>) -> 
         match type_of(any) {
             "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
             | "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport" => {}
-            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => tls::upstream(socket).under("transport_socket")?,
+            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" if tunnels => {
+                tls::upstream(socket).under("transport_socket")?
+            }
             other => return Err(Problem::new(format!("{other} is not implemented")).under("transport_socket")),
         }
     }

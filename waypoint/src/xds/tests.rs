@@ -47,7 +47,7 @@ use ambit_xds::{Resource, client::Subscriptions};
 use http::HeaderMap;
 use prost::Message;
 
-use super::{Store, matcher, rbac, route, text};
+use super::{Store, cluster, matcher, rbac, route, text};
 use crate::compiled::{AppProtocol, Selection};
 
 fn any<M: Message>(name: &str, message: &M) -> Any {
@@ -308,4 +308,31 @@ fn one_bad_resource_is_rejected_and_the_others_are_taken() {
     assert_eq!(store.snapshot().clusters.len(), 1);
     store.apply(type_url::CLUSTER, vec![], vec!["c".into()]);
     assert!(store.snapshot().clusters.is_empty());
+}
+
+#[test]
+fn tls_to_the_endpoints_of_a_service_is_refused_and_not_left_out() {
+    use ambit_api::envoy::pb::envoy::{
+        config::core::v3::{TransportSocket, transport_socket},
+        extensions::transport_sockets::tls::v3::{
+            CommonTlsContext, SdsSecretConfig, UpstreamTlsContext,
+            common_tls_context::{CombinedCertificateValidationContext, ValidationContextType},
+        },
+    };
+    let secret = |name: &str| SdsSecretConfig { name: name.into(), sds_config: None };
+    let validation = CombinedCertificateValidationContext {
+        validation_context_sds_secret_config: Some(secret("ROOTCA")),
+        ..Default::default()
+    };
+    let common = CommonTlsContext {
+        tls_certificate_sds_secret_configs: vec![secret("default")],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
+        ..Default::default()
+    };
+    let name = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    let context = UpstreamTlsContext { common_tls_context: Some(common), ..Default::default() };
+    let config_type = Some(transport_socket::ConfigType::TypedConfig(any(name, &context)));
+    let socket = Some(TransportSocket { name: "tls".into(), config_type });
+    let problem = cluster::cluster(Cluster { name: "c".into(), transport_socket: socket, ..Default::default() }).unwrap_err();
+    assert!(problem.to_string().contains(&format!("{name} is not implemented")), "{problem}");
 }
