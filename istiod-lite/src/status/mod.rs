@@ -3,6 +3,7 @@
 //! A function of the index alone: whoever can write objects (the API server's leader) writes these, and a directory of
 //! YAML has them shown by the monitoring server.
 
+mod account;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,15 @@ impl Condition {
     fn new(r#type: &'static str, good: bool, reason: &'static str, message: impl Into<String>) -> Self {
         let status = if good { "True" } else { "False" };
         Self { r#type, status, reason, message: message.into(), observed_generation: None, parent: None }
+    }
+
+    /// The same with more to say.
+    fn with_notes(mut self, notes: &[String]) -> Self {
+        for note in notes {
+            self.message.push_str("; ");
+            self.message.push_str(note);
+        }
+        self
     }
 }
 
@@ -98,14 +108,17 @@ fn service(index: &Index, name: &NamespacedName) -> Vec<Condition> {
 
 fn authorization(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(policy) = index.objects().authorization_policies.get(name) else { return Vec::new() };
+    let doubts = account::unknown(index, policy);
     if policy.spec.targets().next().is_some() {
-        return vec![targeted(index, policy, name)];
+        return vec![targeted(index, policy, name).with_notes(&doubts)];
     }
     match l4_policy(index, policy) {
         Some(made) if made.notes.is_empty() => {
-            vec![Condition::new("ZtunnelAccepted", true, "Accepted", "Attached to the node proxies")]
+            vec![Condition::new("ZtunnelAccepted", true, "Accepted", "Attached to the node proxies").with_notes(&doubts)]
         }
-        Some(made) => vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", made.notes.join("; "))],
+        Some(made) => {
+            vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", made.notes.join("; ")).with_notes(&doubts)]
+        }
         None if policy.spec.action == PolicyAction::Audit => {
             let message = "The action AUDIT has no effect at L4";
             vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", message)]

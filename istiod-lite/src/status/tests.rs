@@ -119,3 +119,19 @@ fn a_route_has_its_conditions_for_each_parent() {
         ],
     );
 }
+
+#[test]
+fn a_policy_says_which_of_its_service_accounts_do_not_exist() {
+    let account =
+        |name: &str| format!("---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: shop}}\n");
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: job, namespace: batch}\nspec: {serviceAccountName: runs}\n";
+    let policy = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  rules:\n  - from: [{source: {principals: [cluster.local/ns/shop/sa/web, cluster.local/ns/batch/sa/runs, cluster.local/ns/shop/sa/default]}}]\n  - from: [{source: {principals: [cluster.local/ns/shop/sa/wbe, '*/ns/shop/sa/x', cluster.local/ns/shop/sa/w*, elsewhere/ns/a/sa/b]}}]\n  - from: [{source: {serviceAccounts: [web, batch/stops]}}]\n";
+    let mut index = Index::new(MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes"));
+    for object in objects(&[&account("web"), pod, policy].concat()) {
+        index.apply(Event::Upsert(object));
+    }
+    let said: Vec<String> = conditions(&index).into_iter().flat_map(|status| status.conditions).map(|c| c.message).collect();
+    let expected = "Attached to the node proxies; rules[1]: there is no service account cluster.local/ns/shop/sa/wbe; \
+                    rules[2]: there is no service account cluster.local/ns/batch/sa/stops";
+    assert_eq!(said, [expected]);
+}
