@@ -3,7 +3,7 @@
 //! Requests, errors, latency and versions are what the calling program saw (for a program that does not tell: its connections, as
 //! the node proxy saw them). Encryption, identities and refusals are what the proxies saw, never what is configured.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use ambit_model::reason::Reason;
@@ -31,8 +31,10 @@ pub struct RefusalSeen {
     pub reason: String,
     /// Policy that decided, `namespace/name`.
     pub policy: Option<String>,
-    /// The proxy that logged it.
+    /// The proxy that decided it, as far as is known.
     pub by: String,
+    /// All proxies that logged it for this edge: that of the caller's end knows it from the other's answer.
+    pub seen_by: BTreeSet<String>,
     /// What it said.
     pub detail: Option<String>,
     /// When, RFC 3339.
@@ -40,6 +42,35 @@ pub struct RefusalSeen {
     /// When it was read.
     #[serde(skip)]
     pub read: Instant,
+}
+
+impl RefusalSeen {
+    fn read(proxy: &str, line: &AccessLine, reason: Option<Reason>) -> Self {
+        // The policy that let a connection pass is logged as well, but has nothing to do with what went wrong later.
+        let decided = reason.is_none_or(Reason::is_policy);
+        Self {
+            reason: line.reason().to_owned(),
+            policy: line.get("policy").filter(|_| decided).map(str::to_owned),
+            by: proxy.to_owned(),
+            seen_by: BTreeSet::from([proxy.to_owned()]),
+            detail: line.get("error").map(str::to_owned),
+            at: line.time.clone(),
+            read: Instant::now(),
+        }
+    }
+
+    /// This one as the newest, where `earlier` was the newest before. When both are of one kind, all who logged it are kept, and
+    /// who decided: the caller's end was only told.
+    fn after(mut self, earlier: Self, told: bool) -> Self {
+        if (&self.reason, &self.policy) != (&earlier.reason, &earlier.policy) {
+            return self;
+        }
+        if told && earlier.by != self.by {
+            (self.by, self.detail) = (earlier.by, earlier.detail);
+        }
+        self.seen_by.extend(earlier.seen_by);
+        self
+    }
 }
 
 /// What the proxies saw of an edge.
@@ -131,15 +162,10 @@ impl Sightings {
         // A connection that was carried and then broken was not refused.
         let broken = matches!(reason, Some(Reason::ClientReset | Reason::UpstreamReset | Reason::IdleTimeout));
         if !line.is_fine() && !broken {
-            // The policy that let a connection pass is logged as well, but has nothing to do with what went wrong later.
-            let decided = reason.is_none_or(Reason::is_policy);
-            seen.refusal = Some(RefusalSeen {
-                reason: line.reason().to_owned(),
-                policy: line.get("policy").filter(|_| decided).map(str::to_owned),
-                by: proxy.to_owned(),
-                detail: line.get("error").map(str::to_owned),
-                at: line.time.clone(),
-                read: Instant::now(),
+            let refusal = RefusalSeen::read(proxy, line, reason);
+            seen.refusal = Some(match seen.refusal.take() {
+                Some(earlier) => refusal.after(earlier, line.get("direction") == Some("outbound")),
+                None => refusal,
             });
         }
         let at_waypoint = proxy.starts_with("waypoint/");
@@ -199,11 +225,12 @@ impl Sightings {
         Some(seen)
     }
 
-    /// Forgets all counts and refusals; who is who stays.
+    /// Forgets all counts of what was asked, and refusals; who is who stays, and what protected the connections so far, for they may
+    /// be open still and carry what comes.
     pub fn reset(&mut self) {
         for seen in self.seen.values_mut() {
-            let Seen { source_identity, destination_identity, via, .. } = std::mem::take(seen);
-            *seen = Seen { source_identity, destination_identity, via, ..Seen::default() };
+            let Seen { protection, source_identity, destination_identity, via, .. } = std::mem::take(seen);
+            *seen = Seen { protection, source_identity, destination_identity, via, ..Seen::default() };
         }
     }
 

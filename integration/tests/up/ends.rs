@@ -16,8 +16,9 @@ const PROMPT: Duration = Duration::from_secs(3);
 pub fn tests(program: &Path) -> Vec<Trial> {
     let program = || program.to_owned();
     let (interrupted, terminated, early, killed, killed_user) = (program(), program(), program(), program(), program());
-    let (no_directory, no_envoy) = (program(), program());
+    let (terminal, no_directory, no_envoy) = (program(), program(), program());
     vec![
+        test("on a terminal the table is live and Ctrl-C ends everything within 3 seconds", async move || on_terminal(&terminal)),
         test("an interrupt ends it within 3 seconds and leaves nothing", async move || signalled(&interrupted, Signal::SIGINT)),
         test("a request to terminate ends it within 3 seconds and leaves nothing", async move || {
             signalled(&terminated, Signal::SIGTERM)
@@ -40,6 +41,30 @@ fn signalled(program: &Path, signal: Signal) -> anyhow::Result<()> {
     run.inhabited()?;
     run.says(" s  ready")?;
     ended(&mut run, signal)
+}
+
+fn on_terminal(program: &Path) -> anyhow::Result<()> {
+    let demo = tempfile::tempdir()?;
+    let how = How { on_terminal: true, ..How::default() };
+    let mut run = Run::start(program, how, &["--dir", &Run::demo(&demo)])?;
+    run.inhabited()?;
+    let ended = run.end(Duration::from_secs(20))?;
+    ensure!(ended.status.code().is_some(), "{ended:?}");
+    run.nothing_left()?;
+    let screen = ended.output;
+    let took = screen.lines().last().and_then(|line| line.strip_prefix("ended after ")?.strip_suffix(" s")?.parse::<f64>().ok());
+    ensure!(took.is_some_and(|took| took < PROMPT.as_secs_f64()), "it took {took:?}: {screen}");
+    let drawings: Vec<&str> = screen.split("Ambit · ").skip(1).collect();
+    ensure!(drawings.len() >= 3, "drawn only {} times: {screen}", drawings.len());
+    let last = drawings.last().copied().unwrap_or_default();
+    let billing = last.lines().find(|line| line.contains("→ billing/billing")).unwrap_or_default();
+    for part in ["100.0 %", " yes ", "shop/api ⇒ billing/billing via billing/waypoint", "v1 "] {
+        ensure!(billing.contains(part), "{part:?} is not in {billing:?}: {last}");
+    }
+    ensure!(screen.contains("no plaintext seen") && !screen.contains("PLAINTEXT"), "{screen}");
+    let wrong: Vec<&str> = screen.lines().filter(|line| line.contains(" → ") && line.contains(" NO ")).collect();
+    ensure!(wrong.is_empty(), "shown as in clear: {wrong:#?}");
+    Ok(())
 }
 
 fn interrupted_early(program: &Path) -> anyhow::Result<()> {

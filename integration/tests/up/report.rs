@@ -90,7 +90,7 @@ pub fn tests(program: &Path) -> Vec<Trial> {
         }),
         test("the mesh needs no program of the machine, and says which pods cannot be shown without", async move || {
             let how = How { empty_path: true, ..How::default() };
-            let document = report(&alone, how, &["--for", "3s", "--json"])?;
+            let document = report(&alone, how, &["--for", "2s", "--json"])?;
             sound(&document)?;
             let told =
                 |name: &str| document.notices.iter().any(|notice| notice.contains(name) && notice.contains("not installed"));

@@ -33,6 +33,8 @@ pub struct How {
     pub as_nobody: bool,
     /// With no program of the machine in reach.
     pub empty_path: bool,
+    /// On a terminal, where Ctrl-C is pressed some seconds after it is ready.
+    pub on_terminal: bool,
 }
 
 /// A run under way, and the machine before it.
@@ -66,7 +68,7 @@ impl Run {
         // Whoever runs it may write there.
         std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777))?;
         let before = Machine::look(directory.path())?;
-        let mut command = Command::new(program);
+        let mut command = if how.on_terminal { on_terminal(program)? } else { Command::new(program) };
         command.arg("up").args(arguments).current_dir("/").process_group(0);
         command.env(TAG, &tag).env("TMPDIR", directory.path()).env("PATH", path(how)?).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -160,6 +162,13 @@ impl Drop for Run {
         let _ended = self.child.kill();
         let _ended = self.child.wait();
     }
+}
+
+/// The program on a terminal that a Python script holds.
+fn on_terminal(program: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(tools::python(&["pty", "termios"])?);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/up/terminal.py")).args([" s  ready", "4"]).arg(program);
+    Ok(command)
 }
 
 /// Where programs are found: those that `integration/test.sh` installs first, or none.

@@ -90,6 +90,31 @@ fn a_refusal_keeps_its_reason_and_policy() {
 }
 
 #[test]
+fn both_ends_of_a_refusal_are_kept_with_the_words_of_the_one_that_decided() {
+    let ends = |policy: &str| {
+        let line_of = |direction: &str, words: &str| {
+            line(&format!(
+                "direction={direction} src.addr=10.244.1.2:4000 src.identity={API} dst.addr=10.244.2.2:8080 dst.workload=billing-v1 \
+                 dst.namespace=billing policy={policy} reason=policy_denied_explicit security=mutual_tls error=\"{words}\""
+            ))
+        };
+        [("ztunnel/node-2", line_of("inbound", "by rule")), ("ztunnel/node-1", line_of("outbound", "answered 401"))]
+    };
+    let [server, caller] = ends("billing/no");
+    for order in [[&server, &caller, &server], [&caller, &server, &caller]] {
+        let mut sightings = Sightings::default();
+        order.into_iter().for_each(|(proxy, line)| sightings.take(proxy, line, &topology()));
+        let refusal = only(&sightings).1.refusal.unwrap();
+        assert_eq!((refusal.by.as_str(), refusal.detail.as_deref()), ("ztunnel/node-2", Some("by rule")));
+        assert_eq!(refusal.seen_by.iter().map(String::as_str).collect::<Vec<_>>(), ["ztunnel/node-1", "ztunnel/node-2"]);
+        let [_, (proxy, other)] = ends("billing/another");
+        sightings.take(proxy, &other, &topology());
+        let refusal = only(&sightings).1.refusal.unwrap();
+        assert_eq!((refusal.by.as_str(), refusal.seen_by.len()), ("ztunnel/node-1", 1), "another policy is another refusal");
+    }
+}
+
+#[test]
 fn a_refusal_without_names_is_told_by_the_address_dialled() {
     let (mut sightings, mut topology) = (Sightings::default(), topology());
     topology.services.insert(NamespacedName::new("billing", "billing"), vec!["10.96.0.11".parse().unwrap()]);
@@ -127,4 +152,14 @@ fn what_a_waypoint_reached_is_known_from_the_metrics_of_the_pods_node() {
     let sample = crate::local::scrape::samples(text, "opened").next().unwrap();
     sightings.take_opened(&sample, 1, &topology);
     assert_eq!(sightings.get(&key).unwrap().destination_identity.as_deref(), Some(BILLING));
+}
+
+#[test]
+fn connections_that_are_open_at_a_reset_stay_encrypted() {
+    let mut sightings = through_the_waypoint("mutual_tls");
+    sightings.reset();
+    let (key, seen) = only(&sightings);
+    assert_eq!(seen.connections, 0);
+    let edge = Edge::new(&key, None, Some(seen));
+    assert!(edge.encrypted, "{edge:?}");
 }
