@@ -92,10 +92,10 @@ impl Observer {
         edges.collect()
     }
 
-    /// Whether all pods of a workload are captured.
+    /// Whether all pods of a workload are captured: the rules, which let nothing out in clear, are written before a pod counts as enrolled.
     fn is_captured(&self, workload: &NamespacedName) -> bool {
         let of = |name: &NamespacedName| self.topology.workload(name).as_ref() == Some(workload);
-        self.topology.pods.iter().filter(|(name, _)| of(name)).all(|(_, facts)| facts.captured)
+        self.topology.pods.iter().filter(|(name, _)| of(name)).all(|(_, facts)| facts.enrolled)
     }
 
     /// What the programs counted since the reset, all pods of a workload together.
