@@ -76,6 +76,9 @@ fn misfit(closest: Closest<'_>, subject: &Subject<'_>) -> String {
         Some(request) => format!("{} {}", request.method, request.path()),
         None => format!("port {}", subject.destination_port),
     };
+    if let Some((_, None)) = named(closest.rule) {
+        return "none of its rules can match here, so it allows nothing".to_owned();
+    }
     match closest.misfit {
         Misfit::Request => format!("it does not allow {asked}"),
         Misfit::Client => format!("it does not allow {client}"),

@@ -10,7 +10,7 @@ use ambit_identity::SpiffeId;
 use ambit_model::route::{Rbac, RouteTable, StringMatch};
 use serde::Serialize;
 
-use super::{AppProtocol, MatchNode, Selection};
+use super::{AppProtocol, MatchNode, Selection, ServiceInfo};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -103,6 +103,17 @@ pub struct Chain {
     pub upstream_identity: Option<SpiffeId>,
     /// What carries the connection on.
     pub proxy: Proxy,
+}
+
+impl Chain {
+    /// The service whose port this is, as the name says; `None` where a destination is addressed directly.
+    #[must_use]
+    pub fn service(&self) -> Option<ServiceInfo> {
+        let (_, host) = self.name.strip_prefix("inbound-vip|")?.rsplit_once('|')?;
+        let mut labels = host.split('.');
+        let (name, namespace) = (labels.next()?.into(), labels.next()?.into());
+        Some(ServiceInfo { name, namespace, host: host.into() })
+    }
 }
 
 /// What carries a connection on.

@@ -23,7 +23,12 @@ use super::{
     forward::{self, Exchange, Hold},
     select,
 };
-use crate::{compiled::AppProtocol, observe::Record, proxy::Proxy, terminate::Tunnel};
+use crate::{
+    compiled::{AppProtocol, ServiceInfo, Snapshot},
+    observe::Record,
+    proxy::Proxy,
+    terminate::Tunnel,
+};
 
 /// Serves the connection until its client closes it, or has finished its last request after the drain began.
 pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
@@ -119,9 +124,15 @@ async fn handle(
     });
     let (chain, http, target, route) = match chosen {
         Ok(chosen) => chosen,
-        Err((status, refusal)) => return answer::refused(&mut record, style, status, &refusal),
+        Err((status, refusal)) => {
+            record.service = asked_for(&snapshot, &tunnel, protocol);
+            return answer::refused(&mut record, style, status, &refusal);
+        }
     };
     record.route = Some(route.name.clone());
+    if !matches!(route.action, Action::Forward(_)) {
+        record.service = chain.service();
+    }
     match &route.action {
         Action::Forward(_) => {
             let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
@@ -148,6 +159,11 @@ async fn handle(
             change_response(&route, &tunnel, &view(&request, &target), response)
         }
     }
+}
+
+/// The service asked for, where no cluster was chosen that would tell.
+fn asked_for(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Option<ServiceInfo> {
+    select::chain(snapshot, tunnel, protocol).ok()?.0.service()
 }
 
 fn change_response(

@@ -45,7 +45,10 @@ pub async fn connect_then_accept(
 pub async fn carry<S: Side>(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, chain: Arc<Chain>, tcp: &TcpChain, stream: S) {
     let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
     match authz::connection(&chain.rbac, &tunnel) {
-        Err(refusal) => record.refused(&refusal),
+        Err(refusal) => {
+            record.service = chain.service();
+            record.refused(&refusal);
+        }
         Ok(()) => match connect(&proxy, &tunnel, &chain, tcp, &mut record).await {
             Err(refusal) => record.refused(&refusal),
             Ok(upstream) => pump(stream, upstream, record).await,

@@ -45,7 +45,13 @@ pub async fn open(proxy: Arc<Proxy>, peer: Arc<Peer>, incoming: Incoming, drain:
     let tunnel = Arc::new(Tunnel { peer: peer.clone(), destination, passed_on, drain });
     let snapshot = proxy.config.load_full();
     match decide(&snapshot, &tunnel) {
-        Err(refusal) => refuse(Record::new(proxy.telemetry.clone(), peer, destination, "tcp"), incoming, &refusal),
+        Err(refusal) => {
+            let mut record = Record::new(proxy.telemetry.clone(), peer, destination, "tcp");
+            if let Some(Gate::Chain(chain)) = snapshot.inbound.as_ref().map(|inbound| inbound.select(destination, None)) {
+                record.service = chain.service();
+            }
+            refuse(record, incoming, &refusal);
+        }
         Ok(Some(chain)) => match &chain.proxy {
             ChainProxy::Http(_) => {
                 if let Some(stream) = accept(incoming) {
