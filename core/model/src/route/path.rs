@@ -63,8 +63,9 @@ impl PathMatch {
     }
 }
 
-/// The normal form of a path: dot segments removed, backslashes as slashes, escaped unreserved letters decoded
-/// (RFC 3986, 6.2.2); `merge_slashes` makes one slash of several. `None` when the path climbs above the root or is not absolute.
+/// The normal form of a path, as Envoy's `normalize_path` makes it: dot segments removed (RFC 3986, 5.2.4: above the root there is
+/// nothing), backslashes as slashes, escaped unreserved letters decoded (6.2.2), letters that no path has escaped; `merge_slashes` makes
+/// one slash of several. `None` when the path is not absolute, or has a byte in it that Envoy refuses.
 #[must_use]
 pub fn normalize_path(path: &str, merge_slashes: bool) -> Option<String> {
     let decoded = decode_unreserved(path)?;
@@ -76,7 +77,7 @@ pub fn normalize_path(path: &str, merge_slashes: bool) -> Option<String> {
         match segment {
             "." => ends_in_slash = true,
             ".." => {
-                segments.pop()?;
+                segments.pop();
                 ends_in_slash = true;
             }
             "" if merge_slashes => ends_in_slash = true,
@@ -88,7 +89,7 @@ pub fn normalize_path(path: &str, merge_slashes: bool) -> Option<String> {
         out.push('/');
         out.push_str(segment);
     }
-    if out.is_empty() || (ends_in_slash && !out.ends_with('/')) {
+    if out.is_empty() || ends_in_slash {
         out.push('/');
     }
     Some(out)
@@ -96,23 +97,55 @@ pub fn normalize_path(path: &str, merge_slashes: bool) -> Option<String> {
 
 fn decode_unreserved(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
+    // Percent signs that begin no escape stay, wherever they are now.
+    let mut lone = Vec::new();
     let mut rest = path;
-    while let Some(at) = rest.find(['%', '\\']) {
-        out.push_str(rest.get(..at)?);
-        let tail = rest.get(at..)?;
-        if let Some(after) = tail.strip_prefix('\\') {
-            out.push('/');
-            rest = after;
-            continue;
-        }
-        let byte = tail.get(1..3).and_then(|hex| u8::from_str_radix(hex, 16).ok())?;
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(tail.get(..3)?);
-        }
-        rest = tail.get(3..)?;
+    while let Some(letter) = rest.chars().next() {
+        let after = rest.get(letter.len_utf8()..)?;
+        rest = match letter {
+            '\\' => {
+                out.push('/');
+                after
+            }
+            '%' => match escaped(after) {
+                Some(0) => return None,
+                Some(byte) if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') => {
+                    out.push(char::from(byte));
+                    after.get(2..)?
+                }
+                Some(_) => {
+                    out.push('%');
+                    out.push_str(after.get(..2)?);
+                    after.get(2..)?
+                }
+                None => {
+                    lone.push(out.len());
+                    out.push('%');
+                    after
+                }
+            },
+            '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}' => {
+                out.push_str(&format!("%{:02X}", u32::from(letter)));
+                after
+            }
+            _ if letter.is_ascii_graphic() => {
+                out.push(letter);
+                after
+            }
+            _ => return None,
+        };
     }
-    out.push_str(rest);
+    // What was decoded behind such a sign must not make an escape of it, which whoever decodes next would take for a letter.
+    for at in lone.into_iter().rev() {
+        if escaped(out.get(at + 1..)?).is_some() {
+            out.insert_str(at + 1, "25");
+        }
+    }
     Some(out)
+}
+
+/// The byte that two hexadecimal digits at the front of `text` stand for.
+fn escaped(text: &str) -> Option<u8> {
+    let digits = text.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u8::from_str_radix(digits, 16).ok()
 }
