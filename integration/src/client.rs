@@ -62,10 +62,16 @@ impl Answer {
 }
 
 /// Opens connections from one pod to one address.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     pod: Pod,
     to: SocketAddr,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} calling {}", self.pod.ip(), self.to)
+    }
 }
 
 /// A request to `path`, to be refined.

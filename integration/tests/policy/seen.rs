@@ -1,0 +1,133 @@
+//! What is seen from outside: connections that pass or are reset, metrics, conditions.
+
+use std::{io::ErrorKind, net::Ipv6Addr, time::Duration};
+
+use ambit_integration::{client::Client, suite::Suite, wait};
+use ambit_runtime::socket::{ConnectOptions, connect};
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How soon a policy must be in force, and how soon it must be gone.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What became of a connection and its first bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The bytes came back.
+    Passed,
+    /// The connection was reset.
+    Reset,
+}
+
+/// Connects, sends a few bytes and waits for them to come back.
+pub async fn fate(client: &Client) -> anyhow::Result<Fate> {
+    let exchange = async {
+        let mut stream = match client.connect().await {
+            Ok(stream) => stream,
+            Err(error) => return reset(error.downcast()?),
+        };
+        match echoed(&mut stream, b"hello").await {
+            Ok(()) => Ok(Fate::Passed),
+            Err(error) => reset(error),
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), exchange).await.context("neither bytes nor an end")?
+}
+
+fn reset(error: std::io::Error) -> anyhow::Result<Fate> {
+    match error.kind() {
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused | ErrorKind::BrokenPipe => Ok(Fate::Reset),
+        _ => bail!("{error:?} is no reset"),
+    }
+}
+
+/// Sends `bytes` and reads them back.
+pub async fn echoed(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    let mut back = vec![0; bytes.len()];
+    stream.read_exact(&mut back).await?;
+    if back == bytes { Ok(()) } else { Err(std::io::Error::other("other bytes came back")) }
+}
+
+/// Waits until each of `clients` sees this, and says how long the last took. From then on it must stay so.
+pub async fn soon(clients: &[&Client], wanted: Fate) -> anyhow::Result<Duration> {
+    let mut longest = Duration::ZERO;
+    for client in clients {
+        let ask = async || match fate(client).await {
+            Ok(fate) if fate == wanted => Ok(()),
+            other => Err(format!("{client:?}: {other:?}")),
+        };
+        let (_, took) = wait::until(&format!("{wanted:?}"), Duration::from_secs(5), ask).await?;
+        longest = longest.max(took);
+    }
+    ensure!(longest < SOON, "{wanted:?} only after {longest:?}");
+    for client in clients {
+        let fate = fate(client).await?;
+        ensure!(fate == wanted, "{client:?}: {fate:?} again");
+    }
+    Ok(longest)
+}
+
+/// The sum of a metric of `proxy` over all series that have these labels.
+pub async fn count(suite: &Suite, proxy: &str, metric: &str, labels: &[(&str, &str)]) -> anyhow::Result<u64> {
+    let text = suite.mesh.metrics(proxy).await?;
+    let wanted: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+    let series = text.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{')?.rsplit_once("} "));
+    let chosen = series.filter(|(labels, _)| wanted.iter().all(|wanted| labels.contains(wanted.as_str())));
+    chosen.map(|(_, value)| Ok(value.trim().parse::<f64>()? as u64)).sum()
+}
+
+/// Runs `action` and checks that the metric rises by exactly `by`, a moment later at most.
+pub async fn counted(
+    suite: &Suite,
+    metrics: &[(&str, &str, &[(&str, &str)])],
+    by: u64,
+    action: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut before = Vec::new();
+    for (proxy, metric, labels) in metrics {
+        before.push(count(suite, proxy, metric, labels).await?);
+    }
+    action().await?;
+    for ((proxy, metric, labels), before) in metrics.iter().zip(before) {
+        let ask = async || match count(suite, proxy, metric, labels).await {
+            Ok(now) if now == before + by => Ok(()),
+            other => Err(format!("{before} became {other:?}")),
+        };
+        wait::until(&format!("{metric} {labels:?} of {proxy} rises by {by}"), Duration::from_secs(3), ask).await?;
+    }
+    Ok(())
+}
+
+/// Waits until the control plane's status page has a condition of `object` (`Kind namespace/name`) that says this.
+pub async fn explained(suite: &Suite, object: &str, reason: &str, message: &str) -> anyhow::Result<()> {
+    let ask = async || {
+        let page = status(suite).await.map_err(|error| format!("{error:#}"))?;
+        let entry = page.as_array().into_iter().flatten().find(|entry| entry["object"] == object);
+        let conditions = entry.and_then(|entry| entry["conditions"].as_array()).cloned().unwrap_or_default();
+        let says = |condition: &serde_json::Value| {
+            condition["reason"] == reason && condition["message"].as_str().is_some_and(|text| text.contains(message))
+        };
+        if conditions.iter().any(says) { Ok(()) } else { Err(format!("it says {conditions:?}")) }
+    };
+    wait::until(&format!("status of {object}"), Duration::from_secs(3), ask).await.map(drop)
+}
+
+/// The control plane's page of conditions.
+async fn status(suite: &Suite) -> anyhow::Result<serde_json::Value> {
+    let place = suite.mesh.bed().control_plane().await?;
+    let options = ConnectOptions { netns: Some(place.netns()), ..ConnectOptions::default() };
+    let stream = connect((Ipv6Addr::LOCALHOST, 15014).into(), &options).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let request = http::Request::get("/debug/status").header("host", "localhost").body(Empty::<Bytes>::new())?;
+    let body = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
+    Ok(serde_json::from_slice(&body)?)
+}
