@@ -76,7 +76,12 @@ impl Scene<'_> {
                 requests => format!("{:.1} %", 100.0 * (requests - edge.errors.min(requests)) as f64 / requests as f64),
             };
             let millis = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
-            let encrypted = if edge.encrypted { "yes" } else { "NO" };
+            let encrypted = match edge.encrypted {
+                true => "yes",
+                // Nothing got through that could have been read.
+                false if edge.requests <= edge.errors => "-",
+                false => "NO",
+            };
             let numbers = format!(
                 "{name:<widest$}  {:<5} {rate:>6.1} {success:>8} {:>8} {:>8}  {encrypted:<9}",
                 edge.protocol,
@@ -105,11 +110,9 @@ impl Scene<'_> {
             let policy = refusal.policy.as_deref().map(|policy| format!(" by policy {policy}")).unwrap_or_default();
             let time = refusal.at.get(11..19).unwrap_or(&refusal.at);
             let detail = refusal.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-            line(
-                text,
-                width,
-                &format!("  {time} {} → {}: {}{policy} ({}){detail}", edge.source, edge.destination, refusal.reason, refusal.by),
-            );
+            let (source, destination, reason) = (&edge.source, &edge.destination, &refusal.reason);
+            let seen_by = refusal.seen_by.iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
+            line(text, width, &format!("  {time} {source} → {destination}: {reason}{policy} (logged by {seen_by}){detail}"));
         }
     }
 
@@ -204,6 +207,7 @@ mod tests {
                 reason: "rbac_denied".into(),
                 policy: Some("billing/no-invoices".into()),
                 by: "waypoint/billing/waypoint".into(),
+                seen_by: ["waypoint/billing/waypoint".to_owned(), "ztunnel/node-1".to_owned()].into(),
                 detail: None,
                 at: "2026-01-01T10:11:12.000Z".into(),
                 read: std::time::Instant::now(),
@@ -213,8 +217,12 @@ mod tests {
     }
 
     fn draw(width: usize) -> String {
+        draw_of(&[edge()], width)
+    }
+
+    fn draw_of(edges: &[Edge], width: usize) -> String {
         let scene = Scene {
-            edges: &[edge()],
+            edges,
             window: Duration::from_secs(5),
             running: Duration::from_secs(65),
             wire: Wire { packets: 1, bytes: 2_000_000, plaintext_marker_seen: false, unseen: 0 },
@@ -235,9 +243,19 @@ mod tests {
             assert!(row.contains(part), "{part} in {row}");
         }
         assert!(text.contains(
-            "10:11:12 shop/api → billing/billing: rbac_denied by policy billing/no-invoices (waypoint/billing/waypoint)"
+            "10:11:12 shop/api → billing/billing: rbac_denied by policy billing/no-invoices \
+             (logged by waypoint/billing/waypoint and ztunnel/node-1)"
         ));
         assert!(text.contains("! a notice") && text.contains("kill -9 7"), "{text}");
+    }
+
+    #[test]
+    fn an_edge_is_called_not_encrypted_only_when_something_got_through() {
+        for (encrypted, errors, shown) in [(true, 0, "yes"), (true, 100, "yes"), (false, 100, "-"), (false, 99, "NO")] {
+            let text = draw_of(&[Edge { encrypted, errors, ..edge() }], 400);
+            let row = text.lines().find(|line| line.starts_with("shop/api")).unwrap();
+            assert!(row.contains(&format!(" {shown:<9} ")), "{shown} in {row}");
+        }
     }
 
     #[test]
