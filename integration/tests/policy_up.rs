@@ -71,7 +71,9 @@ async fn requests() -> anyhow::Result<()> {
     ensure!(refusal["reason"] == "policy_denied_explicit" && refusal["policy"] == "billing/no-invoices", "{refusal}");
     ensure!(refusal["by"].as_str().is_some_and(|by| by.starts_with("waypoint/billing/")), "{refusal}");
     ensure!(denied["encrypted"] == true, "{denied:#}");
-    for destination in ["shop/orders", "shop/permissions", "shop/notifications"] {
+    // The api calls the notifications last, after the invoice that fails.
+    ensure!(edge(&edges, "shop/api", "shop/notifications")?["errors"] == 0, "{edges:#?}");
+    for destination in ["shop/orders", "shop/permissions"] {
         let other = edge(&edges, "shop/api", destination)?;
         ensure!(other["errors"] == 0 && other["requests"].as_u64() > Some(0), "{other:#}");
     }
