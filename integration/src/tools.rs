@@ -48,3 +48,15 @@ fn find(name: &str, besides: &[&str]) -> Option<PathBuf> {
     let directories = std::env::split_paths(&path).chain(besides.iter().map(PathBuf::from));
     directories.map(|directory| directory.join(name)).find(|candidate| candidate.is_file())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_an_error_that_says_how_to_get_it() {
+        for error in [python(&["no_such_module"]).unwrap_err(), system("no-such-program").unwrap_err()] {
+            assert!(error.to_string().contains("integration/test.sh"), "{error}");
+        }
+    }
+}
