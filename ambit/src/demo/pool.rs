@@ -66,16 +66,16 @@ impl Pool {
         let answer = connection.sender.send_request(request).await;
         let (parts, body) = answer.map_err(|error| Error::Call(describe(&error)))?.into_parts();
         let body = body.collect().await.map_err(|error| Error::Call(describe(&error)))?.to_bytes();
-        if connection.sender.ready().await.is_ok() {
-            self.put(connection);
-        }
+        self.put(connection);
         Ok(Response::from_parts(parts, body))
     }
 
     fn take(&self) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|connection| connection.born.elapsed() < MAX_AGE && !connection.sender.is_closed());
-        idle.pop()
+        // One whose last exchange is not quite over is left for later.
+        let ready = idle.iter().rposition(|connection| connection.sender.is_ready())?;
+        Some(idle.swap_remove(ready))
     }
 
     fn put(&self, connection: Connection) {
