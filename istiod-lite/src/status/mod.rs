@@ -38,15 +38,6 @@ impl Condition {
         let status = if good { "True" } else { "False" };
         Self { r#type, status, reason, message: message.into(), observed_generation: None, parent: None }
     }
-
-    /// The same with more to say.
-    fn with_notes(mut self, notes: &[String]) -> Self {
-        for note in notes {
-            self.message.push_str("; ");
-            self.message.push_str(note);
-        }
-        self
-    }
 }
 
 /// The conditions of one object.
@@ -108,22 +99,29 @@ fn service(index: &Index, name: &NamespacedName) -> Vec<Condition> {
 
 fn authorization(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(policy) = index.objects().authorization_policies.get(name) else { return Vec::new() };
-    let doubts = account::unknown(index, policy);
+    let mut conditions = Vec::from_iter(accepted(index, policy, name));
+    let unknown = account::unknown(index, policy);
+    if !unknown.is_empty() {
+        conditions.push(Condition::new("ResolvedRefs", false, "ServiceAccountNotFound", unknown.join("; ")));
+    }
+    conditions
+}
+
+/// Whether the proxies that are to enforce a policy can.
+fn accepted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) -> Option<Condition> {
     if policy.spec.targets().next().is_some() {
-        return vec![targeted(index, policy, name).with_notes(&doubts)];
+        return Some(targeted(index, policy, name));
     }
     match l4_policy(index, policy) {
         Some(made) if made.notes.is_empty() => {
-            vec![Condition::new("ZtunnelAccepted", true, "Accepted", "Attached to the node proxies").with_notes(&doubts)]
+            Some(Condition::new("ZtunnelAccepted", true, "Accepted", "Attached to the node proxies"))
         }
-        Some(made) => {
-            vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", made.notes.join("; ")).with_notes(&doubts)]
-        }
+        Some(made) => Some(Condition::new("ZtunnelAccepted", false, "UnsupportedValue", made.notes.join("; "))),
         None if policy.spec.action == PolicyAction::Audit => {
             let message = "The action AUDIT has no effect at L4";
-            vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", message)]
+            Some(Condition::new("ZtunnelAccepted", false, "UnsupportedValue", message))
         }
-        None => Vec::new(),
+        None => None,
     }
 }
 

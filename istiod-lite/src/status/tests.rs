@@ -130,8 +130,9 @@ fn a_policy_says_which_of_its_service_accounts_do_not_exist() {
     for object in objects(&[&account("web"), pod, policy].concat()) {
         index.apply(Event::Upsert(object));
     }
-    let said: Vec<String> = conditions(&index).into_iter().flat_map(|status| status.conditions).map(|c| c.message).collect();
-    let expected = "Attached to the node proxies; rules[1]: there is no service account cluster.local/ns/shop/sa/wbe; \
-                    rules[2]: there is no service account cluster.local/ns/batch/sa/stops";
-    assert_eq!(said, [expected]);
+    let conditions = conditions(&index).into_iter().flat_map(|status| status.conditions);
+    let said: Vec<String> = conditions.map(|c| format!("{}={} {}: {}", c.r#type, c.status, c.reason, c.message)).collect();
+    let unknown = "ResolvedRefs=False ServiceAccountNotFound: rules[1]: there is no service account cluster.local/ns/shop/sa/wbe; \
+                   rules[2]: there is no service account cluster.local/ns/batch/sa/stops";
+    assert_eq!(said, ["ZtunnelAccepted=True Accepted: Attached to the node proxies", unknown]);
 }
