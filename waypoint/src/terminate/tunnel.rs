@@ -121,6 +121,7 @@ fn authority(authority: Result<&ambit_hbone::Authority, &AuthorityError>) -> Res
     let authority = authority.map_err(|error| Refusal::new(Reason::AuthorityInvalid, error.to_string()))?;
     authority
         .socket_addr()
+        .map(|address| SocketAddr::new(address.ip().to_canonical(), address.port()))
         .ok_or_else(|| Refusal::new(Reason::AuthorityInvalid, format!("{authority} is a name, not an address")))
 }
 

@@ -9,7 +9,6 @@ mod load;
 mod mesh;
 mod observe;
 mod policy;
-mod programs;
 mod waypoint;
 
 use std::process::ExitCode;
@@ -40,6 +39,5 @@ fn main() -> ExitCode {
     tests.extend(lies::tests());
     tests.extend(observe::tests());
     tests.extend(waypoint::tests());
-    tests.extend(programs::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
