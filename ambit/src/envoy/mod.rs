@@ -2,7 +2,7 @@
 //!
 //! Envoy is started with a bootstrap that names one unix socket. Behind it, this process serves what a waypoint's own
 //! code would do by itself: its certificate and the mesh's roots (SDS), renewed at half of their life; and the way to
-//! the control plane ([`relay`]), with the service-account token read anew for each stream. Envoy gets its listeners,
+//! the control plane (`relay`), with the service-account token read anew for each stream. Envoy gets its listeners,
 //! routes, clusters and endpoints from the same resources that configure our own waypoint.
 
 mod bootstrap;
