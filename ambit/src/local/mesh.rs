@@ -1,5 +1,6 @@
 //! A running local mesh, to look at and to disturb.
 
+mod conditions;
 mod ready;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -184,10 +184,11 @@ impl<'a> Viewer<'a> {
         }
     }
 
-    /// What is wrong: with the files as the control plane reads them, with pods, with processes that died.
+    /// What is wrong: with the files as the control plane reads them, with what the objects refer to, with pods, with processes that died.
     async fn notices(&self) -> Vec<String> {
         let mut notices: Vec<String> = self.mesh.problems().iter().map(ToString::to_string).collect();
         notices.extend(self.mesh.notices());
+        notices.extend(self.mesh.unmet().await);
         for (name, process) in self.mesh.processes() {
             let state = process.state();
             if let (None, Some(end)) = (state.pid, state.last_end) {
@@ -202,6 +203,8 @@ impl<'a> Viewer<'a> {
     async fn report(&mut self, ready: Duration) -> Report {
         let topology = self.mesh.topology().borrow().clone();
         self.observer.look(self.mesh).await;
-        Report::of(self.mesh, &topology, self.observer.edges(), ready, self.began.elapsed())
+        let mut report = Report::of(self.mesh, &topology, self.observer.edges(), ready, self.began.elapsed());
+        report.notices.extend(self.mesh.unmet().await);
+        report
     }
 }
