@@ -9,16 +9,23 @@ use ambit_integration::{suite::program, test};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
+/// A policy for a service whose name is misspelt.
+const MISTAKE: &str = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: mistake, namespace: billing}
+spec: {targetRefs: [{group: '', kind: Service, name: biling}], action: DENY, rules: [{}]}
+";
+
 fn main() -> ExitCode {
     ambit_integration::run_here(vec![
         test("a caller denied at L4 is the one edge with errors, refused with reason and policy by both ends", connections),
-        test("a request denied at L7 shows the waypoint's reason and policy, and other requests go on", requests),
+        test("a request denied at L7 shows the waypoint's reason and policy, and a policy for nothing is told of", requests),
         test("the table in plain text shows reason and policy of a refusal", table),
     ])
 }
 
-/// Runs `ambit up` on the demonstration with these of its policies enabled, and gives what it printed.
-fn up(enabled: &[&str], arguments: &[&str]) -> anyhow::Result<String> {
+/// Runs `ambit up` on the demonstration with these of its policies enabled and this YAML added, and gives what it printed.
+fn up(enabled: &[&str], added: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let directory = tempfile::tempdir()?;
     let demonstration = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/demo");
     for entry in demonstration.read_dir()? {
@@ -26,6 +33,7 @@ fn up(enabled: &[&str], arguments: &[&str]) -> anyhow::Result<String> {
         let name = file.strip_suffix(".off").filter(|name| enabled.contains(name)).unwrap_or(&file);
         std::fs::copy(demonstration.join(&file), directory.path().join(name))?;
     }
+    std::fs::write(directory.path().join("90-added.yaml"), added)?;
     let mut command = Command::new(program()?);
     let output = command.arg("up").arg("--dir").arg(directory.path()).args(arguments).output()?;
     let text = String::from_utf8(output.stdout)?;
@@ -44,7 +52,7 @@ fn edge<'a>(edges: &'a [Value], source: &str, destination: &str) -> anyhow::Resu
 }
 
 async fn connections() -> anyhow::Result<()> {
-    let edges = edges(&up(&["deny-web.yaml"], &["--for", "8s", "--json"])?)?;
+    let edges = edges(&up(&["deny-web.yaml"], "", &["--for", "8s", "--json"])?)?;
     let denied = edge(&edges, "shop/web", "shop/api")?;
     let (requests, errors) = (denied["requests"].as_u64().unwrap_or(0), denied["errors"].as_u64().unwrap_or(0));
     ensure!(errors > 20 && errors == requests, "{errors} of {requests} failed");
@@ -64,7 +72,10 @@ async fn connections() -> anyhow::Result<()> {
 }
 
 async fn requests() -> anyhow::Result<()> {
-    let edges = edges(&up(&["deny-billing.yaml"], &["--for", "8s", "--json"])?)?;
+    let document = up(&["deny-billing.yaml"], MISTAKE, &["--for", "8s", "--json"])?;
+    let notices = serde_json::from_str::<Value>(&document)?["notices"].to_string();
+    ensure!(notices.contains("AuthorizationPolicy billing/mistake: Service billing/biling does not exist"), "{notices}");
+    let edges = edges(&document)?;
     let denied = edge(&edges, "shop/api", "billing/billing")?;
     ensure!(denied["errors"].as_u64() > Some(0), "{denied:#}");
     let refusal = &denied["refusal"];
@@ -81,7 +92,7 @@ async fn requests() -> anyhow::Result<()> {
 }
 
 async fn table() -> anyhow::Result<()> {
-    let text = up(&["deny-web.yaml", "deny-billing.yaml"], &["--for", "8s"])?;
+    let text = up(&["deny-web.yaml", "deny-billing.yaml"], "", &["--for", "8s"])?;
     let row = text.lines().rfind(|line| line.starts_with("shop/web → shop/api")).context("the edge")?;
     ensure!(row.contains(" 0.0 %"), "{row}");
     let refusals = text.rsplit_once("last refusals").with_context(|| text.clone())?.1;

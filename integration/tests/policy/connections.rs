@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 
 use super::{
     CALLERS_PROXY, CLIENT, DIRECT, NEIGHBOUR, OTHER, SERVERS_PROXY, fresh, policy,
-    seen::{Fate, counted, echoed, fate, soon},
+    seen::{Fate, Series, counted, echoed, fate, soon},
 };
 
 /// How many refusals are counted.
@@ -37,7 +37,10 @@ async fn refusal(suite: &Suite, refused: &[Client; 2], service: &str, reason: &s
     soon(&[v4, v6], Fate::Reset).await?;
     let labels = |reporter| [("reporter", reporter), ("reason", reason)];
     let (source, destination) = (labels("source"), labels("destination"));
-    let metrics: [(&str, &str, &[(&str, &str)]); 2] = [(CALLERS_PROXY, FAILED, &source), (SERVERS_PROXY, FAILED, &destination)];
+    let metrics = [
+        Series { proxy: CALLERS_PROXY, metric: FAILED, labels: &source },
+        Series { proxy: SERVERS_PROXY, metric: FAILED, labels: &destination },
+    ];
     counted(suite, &metrics, 2 * SEVERAL, async || {
         for client in [v4, v6].into_iter().cycle().take(2 * SEVERAL as usize) {
             ensure!(fate(client).await? == Fate::Reset, "it passed again");

@@ -30,7 +30,7 @@ async fn nobody(suite: &Suite) -> anyhow::Result<()> {
     let line = suite.logged(SERVERS_PROXY, |line| line.get("policy") == Some("shop/only-gone")).await?;
     ensure!(line.reason() == "policy_denied_no_allow_match", "{line:?}");
     let names = "rules[0]: there is no service account cluster.local/ns/callers/sa/gone";
-    explained(suite, "AuthorizationPolicy shop/only-gone", "Accepted", names).await?;
+    explained(suite, "AuthorizationPolicy shop/only-gone", "ServiceAccountNotFound", names).await?;
     suite.mesh.remove_manifest("90-policy.yaml")?;
     soon(&[&client, &other], Fate::Passed).await.map(drop)
 }

@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 
 use super::{
     CLIENT, DIRECT, OUTSIDER, SERVERS_PROXY, fresh,
-    seen::{Fate, counted, fate, soon},
+    seen::{Fate, Series, counted, fate, soon},
 };
 
 /// The policy that STRICT becomes.
@@ -54,7 +54,8 @@ async fn strict(suite: &Suite) -> anyhow::Result<()> {
         ("source_workload", "old"),
         ("connection_security_policy", "none"),
     ];
-    counted(suite, &[(SERVERS_PROXY, "istio_tcp_connections_failed_total", labels)], clients.len() as u64, async || {
+    let refused = Series { proxy: SERVERS_PROXY, metric: "istio_tcp_connections_failed_total", labels };
+    counted(suite, &[refused], clients.len() as u64, async || {
         for client in &clients {
             ensure!(fate(client).await? == Fate::Reset, "{client:?} passed again");
         }

@@ -12,7 +12,7 @@ use libtest_mimic::Trial;
 
 use super::{
     CALLERS_PROXY, CLIENT, OTHER, ROUTED, WAYPOINT, fresh, policy,
-    seen::{Fate, counted, fate, soon},
+    seen::{Fate, Series, counted, fate, soon},
 };
 
 const REQUESTS: &str = "istio_requests_total";
@@ -52,7 +52,7 @@ async fn refused(suite: &Suite, client: &Client, path: &str, reason: &str, by: &
         ("source_principal", "spiffe://cluster.local/ns/callers/sa/client"),
         ("destination_service", "routed.shop.svc.cluster.local"),
     ];
-    counted(suite, &[(WAYPOINT, REQUESTS, labels)], 3, async || {
+    counted(suite, &[Series { proxy: WAYPOINT, metric: REQUESTS, labels }], 3, async || {
         for _ in 0..3 {
             ensure!(client.send(get(path).method("POST")).await?.status == 403, "it passed again");
         }

@@ -1,18 +1,13 @@
 //! What is seen from outside: connections that pass or are reset, metrics, conditions.
 
-use std::{io::ErrorKind, net::Ipv6Addr, time::Duration};
+use std::{io::ErrorKind, time::Duration};
 
 use ambit_integration::{client::Client, suite::Suite, wait};
-use ambit_runtime::socket::{ConnectOptions, connect};
 use anyhow::{Context, bail, ensure};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_util::task::AbortOnDropHandle;
 
 /// How soon a policy must be in force, and how soon it must be gone.
 const SOON: Duration = Duration::from_secs(1);
@@ -75,33 +70,43 @@ pub async fn soon(clients: &[&Client], wanted: Fate) -> anyhow::Result<Duration>
     Ok(longest)
 }
 
-/// The sum of a metric of `proxy` over all series that have these labels.
-pub async fn count(suite: &Suite, proxy: &str, metric: &str, labels: &[(&str, &str)]) -> anyhow::Result<u64> {
-    let text = suite.mesh.metrics(proxy).await?;
-    let wanted: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-    let series = text.lines().filter_map(|line| line.strip_prefix(metric)?.strip_prefix('{')?.rsplit_once("} "));
-    let chosen = series.filter(|(labels, _)| wanted.iter().all(|wanted| labels.contains(wanted.as_str())));
-    chosen.map(|(_, value)| Ok(value.trim().parse::<f64>()? as u64)).sum()
+/// All series of a metric of a proxy that have these labels.
+#[derive(Debug, Clone, Copy)]
+pub struct Series<'a> {
+    pub proxy: &'a str,
+    pub metric: &'a str,
+    pub labels: &'a [(&'a str, &'a str)],
 }
 
-/// Runs `action` and checks that the metric rises by exactly `by`, a moment later at most.
+impl Series<'_> {
+    /// Their sum.
+    async fn sum(&self, suite: &Suite) -> anyhow::Result<u64> {
+        let text = suite.mesh.metrics(self.proxy).await?;
+        let wanted: Vec<String> = self.labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let series = text.lines().filter_map(|line| line.strip_prefix(self.metric)?.strip_prefix('{')?.rsplit_once("} "));
+        let chosen = series.filter(|(labels, _)| wanted.iter().all(|wanted| labels.contains(wanted.as_str())));
+        chosen.map(|(_, value)| Ok(value.trim().parse::<f64>()? as u64)).sum()
+    }
+}
+
+/// Runs `action` and checks that each sum rises by exactly `by`, a moment later at most.
 pub async fn counted(
     suite: &Suite,
-    metrics: &[(&str, &str, &[(&str, &str)])],
+    all: &[Series<'_>],
     by: u64,
     action: impl AsyncFnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut before = Vec::new();
-    for (proxy, metric, labels) in metrics {
-        before.push(count(suite, proxy, metric, labels).await?);
+    for series in all {
+        before.push(series.sum(suite).await?);
     }
     action().await?;
-    for ((proxy, metric, labels), before) in metrics.iter().zip(before) {
-        let ask = async || match count(suite, proxy, metric, labels).await {
+    for (series, before) in all.iter().zip(before) {
+        let ask = async || match series.sum(suite).await {
             Ok(now) if now == before + by => Ok(()),
             other => Err(format!("{before} became {other:?}")),
         };
-        wait::until(&format!("{metric} {labels:?} of {proxy} rises by {by}"), Duration::from_secs(3), ask).await?;
+        wait::until(&format!("{series:?} rises by {by}"), Duration::from_secs(3), ask).await?;
     }
     Ok(())
 }
@@ -109,7 +114,7 @@ pub async fn counted(
 /// Waits until the control plane's status page has a condition of `object` (`Kind namespace/name`) that says this.
 pub async fn explained(suite: &Suite, object: &str, reason: &str, message: &str) -> anyhow::Result<()> {
     let ask = async || {
-        let page = status(suite).await.map_err(|error| format!("{error:#}"))?;
+        let page = suite.mesh.status().await.map_err(|error| error.to_string())?;
         let entry = page.as_array().into_iter().flatten().find(|entry| entry["object"] == object);
         let conditions = entry.and_then(|entry| entry["conditions"].as_array()).cloned().unwrap_or_default();
         let says = |condition: &serde_json::Value| {
@@ -118,16 +123,4 @@ pub async fn explained(suite: &Suite, object: &str, reason: &str, message: &str)
         if conditions.iter().any(says) { Ok(()) } else { Err(format!("it says {conditions:?}")) }
     };
     wait::until(&format!("status of {object}"), Duration::from_secs(3), ask).await.map(drop)
-}
-
-/// The control plane's page of conditions.
-async fn status(suite: &Suite) -> anyhow::Result<serde_json::Value> {
-    let place = suite.mesh.bed().control_plane().await?;
-    let options = ConnectOptions { netns: Some(place.netns()), ..ConnectOptions::default() };
-    let stream = connect((Ipv6Addr::LOCALHOST, 15014).into(), &options).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let request = http::Request::get("/debug/status").header("host", "localhost").body(Empty::<Bytes>::new())?;
-    let body = sender.send_request(request).await?.into_body().collect().await?.to_bytes();
-    Ok(serde_json::from_slice(&body)?)
 }
