@@ -6,6 +6,7 @@ use ambit_hbone::{Pool, PoolConfig, ServerConfig};
 use ambit_identity::SpiffeId;
 use ambit_tls::SvidStore;
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use crate::{compiled::Snapshot, observe::Telemetry, upstream::HttpPool};
 
@@ -14,6 +15,8 @@ use crate::{compiled::Snapshot, observe::Telemetry, upstream::HttpPool};
 pub struct Limits {
     /// Connections of tunnels (16384).
     pub connections: usize,
+    /// Tunnels open at once in all of those connections (65536).
+    pub open_tunnels: usize,
     /// Requests in flight (65536).
     pub requests: usize,
     /// The longest a TLS handshake may take (10 s).
@@ -33,6 +36,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 16 * 1024,
+            open_tunnels: 64 * 1024,
             requests: 64 * 1024,
             handshake: Duration::from_secs(10),
             detect: Duration::from_secs(1),
@@ -59,6 +63,8 @@ pub struct Proxy {
     pub telemetry: Arc<Telemetry>,
     /// What it bears at most.
     pub limits: Limits,
+    /// Places for the tunnels of all clients.
+    pub places: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -77,6 +83,7 @@ impl Proxy {
             tunnels: Pool::new(PoolConfig::default()),
             http: HttpPool::new(),
             telemetry,
+            places: Arc::new(Semaphore::new(limits.open_tunnels)),
             limits,
         })
     }

@@ -9,7 +9,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use support::{
-    Mesh, WEB,
+    Limits, Mesh, WEB,
     client::{Body, get, http1, http2, once, read, tunnel, tunnel_to},
     endpoint::{self, BANNER, CLOSED, ECHO, HTTP},
     resources::{self, Ep, Service},
@@ -459,6 +459,22 @@ async fn headers_beyond_the_limit_are_refused() {
     let response = http1(&mesh, WEB, service.vip).await.send_request(request).await;
     assert_eq!(response.unwrap().status(), 431);
     assert_eq!(seen.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_beyond_the_limit_is_refused_and_one_that_ends_makes_room() {
+    let mesh = Mesh::start_with(29, Limits { open_tunnels: 2, ..Limits::default() }).await;
+    let service = Service::http("billing", mesh.socket(100, 80));
+    mesh.serve(std::slice::from_ref(&service));
+    let first = tunnel(&mesh, WEB, service.vip).await.expect("a place");
+    let _second = tunnel(&mesh, WEB, service.vip).await.expect("a place");
+    let third = tunnel(&mesh, WEB, service.vip).await.expect_err("no place");
+    assert!(third.to_string().contains("503"), "{third}");
+    mesh.logged(&["reason=connection_limit"]).await;
+    drop(first);
+    while tunnel(&mesh, WEB, service.vip).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

@@ -41,6 +41,11 @@ pub async fn open(proxy: Arc<Proxy>, peer: Arc<Peer>, incoming: Incoming, drain:
             return;
         }
     };
+    let Ok(_place) = proxy.places.clone().try_acquire_owned() else {
+        let refusal = Refusal::new(Reason::ConnectionLimit, format!("{} tunnels are open", proxy.limits.open_tunnels));
+        refuse(Record::new(proxy.telemetry.clone(), peer, destination, "tcp"), incoming, &refusal);
+        return;
+    };
     let passed_on = passed_on(incoming.headers());
     let tunnel = Arc::new(Tunnel { peer: peer.clone(), destination, passed_on, drain });
     let snapshot = proxy.config.load_full();

@@ -25,12 +25,8 @@ use ambit_tls::{
 };
 use ambit_xds::{Any, Rejected, Resource, client::Subscriptions};
 use prost::Message;
-use waypoint::{
-    observe::Telemetry,
-    proxy::{Limits, Proxy},
-    terminate,
-    xds::Store,
-};
+pub use waypoint::proxy::Limits;
+use waypoint::{observe::Telemetry, proxy::Proxy, terminate, xds::Store};
 
 pub const WAYPOINT: &str = "spiffe://cluster.local/ns/shop/sa/waypoint";
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -54,6 +50,10 @@ pub struct Mesh {
 
 impl Mesh {
     pub async fn start(number: u8) -> Self {
+        Self::start_with(number, Limits::default()).await
+    }
+
+    pub async fn start_with(number: u8, limits: Limits) -> Self {
         metrics_handle().expect("metrics");
         let directory = tempfile::tempdir().expect("a directory");
         let log = directory.path().join("access.log");
@@ -61,7 +61,7 @@ impl Mesh {
         let store = Store::new(Subscriptions::new());
         let telemetry = Arc::new(Telemetry::new(AccessLog::open(&Destination::File(log.clone())).expect("a log")));
         let certificates = certificates(&authority);
-        let proxy = Proxy::new(store.published(), id(WAYPOINT), certificates, telemetry.clone(), Limits::default());
+        let proxy = Proxy::new(store.published(), id(WAYPOINT), certificates, telemetry.clone(), limits);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (trigger, watch) = drain::channel();
