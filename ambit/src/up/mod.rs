@@ -115,8 +115,8 @@ async fn show(args: &UpArgs, watched: &Watched, mesh: &LocalMesh) -> Result<Opti
         if left.is_zero() {
             break;
         }
-        tokio::time::sleep(viewer.pause().min(left)).await;
-        viewer.draw().await;
+        tokio::time::sleep(DRAW.min(left)).await;
+        viewer.draw(end.is_some_and(|end| Instant::now() >= end)).await;
     }
     let report = viewer.report(ready).await;
     Ok(args.json.then_some(report))
@@ -149,17 +149,14 @@ impl<'a> Viewer<'a> {
         self.history = vec![(self.began, self.observer.totals())];
     }
 
-    fn pause(&self) -> Duration {
-        DRAW
-    }
-
-    async fn draw(&mut self) {
+    /// Looks, and shows: on a terminal each time, elsewhere now and then and the `last` time.
+    async fn draw(&mut self, last: bool) {
         self.observer.look(self.mesh).await;
         let now = Instant::now();
         self.history.push((now, self.observer.totals()));
         let fresh = self.history.iter().position(|(at, _)| now.duration_since(*at) <= WINDOW).unwrap_or(0);
         self.history.drain(..fresh.saturating_sub(1));
-        if self.json || (self.screen.is_none() && self.printed.elapsed() < PRINT) {
+        if self.json || (self.screen.is_none() && !last && self.printed.elapsed() < PRINT) {
             return;
         }
         self.printed = now;
