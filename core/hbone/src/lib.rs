@@ -14,6 +14,10 @@ mod authority;
 mod connection;
 pub mod copy;
 mod error;
+#[allow(dead_code, reason = "the connection moves onto it")]
+mod frame;
+#[allow(dead_code, reason = "the connection moves onto it")]
+mod hpack;
 mod keepalive;
 mod pool;
 pub mod server;
