@@ -217,8 +217,8 @@ async fn one_more_record<T: AsyncRead + Unpin>(io: &mut T, arrived: &mut BytesMu
         let fresh = arrived.get(shown..).unwrap_or_default();
         if let [kind, _, _, high, low, ..] = *fresh {
             let length = usize::from(u16::from_be_bytes([high, low]));
-            // rustls is to say what is wrong with it.
-            if !(20..=23).contains(&kind) || length > LONGEST_RECORD {
+            // Not a record (RFC 8446, section 5.1; 24 is RFC 6520): rustls is to say what is wrong.
+            if !(20..=24).contains(&kind) || length > LONGEST_RECORD {
                 return Ok(arrived.len());
             }
             if fresh.len() >= HEAD + length {

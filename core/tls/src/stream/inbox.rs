@@ -77,13 +77,20 @@ impl Inbox {
             return;
         }
         let size = self.read_size.max(missing);
-        // What was given out may be gone by now, and then its memory serves again.
-        if self.bytes.try_reclaim(size) {
+        // What was given out may be gone by now, and then its memory serves again. Half of the size will do: if it is filled, the
+        // next one is larger.
+        if self.bytes.try_reclaim(missing.max(size / 2)) {
             return;
         }
         let mut larger = BytesMut::with_capacity(have + size);
         larger.extend_from_slice(&self.bytes);
         self.bytes = larger;
+    }
+
+    /// How much memory is held.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Drops everything: nothing of it will be read.

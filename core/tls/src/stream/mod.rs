@@ -15,7 +15,9 @@ mod io;
 mod keys;
 mod open;
 mod post;
+mod receive;
 mod seal;
+mod send;
 mod transport;
 
 #[cfg(test)]

@@ -39,14 +39,14 @@ impl Sealer {
         Ok(())
     }
 
-    /// Seals `piece` = head ‖ plaintext ‖ tail in place. The sequence number is used up even if this fails.
+    /// Seals `piece` = head ‖ plaintext ‖ tail in place. No sequence number is used twice, even if this fails.
     ///
     /// # Errors
     /// When the piece is too short or too long, or the key may not be used any more.
     pub(super) fn seal(&mut self, kind: u8, piece: &mut [u8]) -> Result<(), Fault> {
         let refused = |why: &str| Fault::ours(Error::General(why.to_owned()));
         let sealed = piece.len().saturating_sub(HEAD);
-        if sealed < TAIL || sealed > MOST + TAIL {
+        if !(TAIL..=MOST + TAIL).contains(&sealed) {
             return Err(refused("the length of the record to seal is wrong"));
         }
         if self.key.used() >= self.limit {
