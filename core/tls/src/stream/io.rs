@@ -1,7 +1,7 @@
 //! The connection as [`AsyncRead`] and [`AsyncWrite`], for those who can afford the copy.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -28,7 +28,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
 /// Written bytes are sealed and taken at once, up to 64 KB; what the transport does not take stays until the next write, or a flush.
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, plaintext: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_copy(cx, &[IoSlice::new(plaintext)])
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, plaintext: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.poll_write_copy(cx, plaintext)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -67,14 +67,19 @@ impl Sealer {
         Ok(())
     }
 
-    /// Seals a copy of `plaintext` at the end of `out`.
+    /// Seals a copy of `parts` together as one record at the end of `out`.
     ///
     /// # Errors
     /// As [`Sealer::seal`].
-    pub(super) fn append(&mut self, kind: u8, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    pub(super) fn append<'a>(
+        &mut self,
+        kind: u8,
+        parts: impl IntoIterator<Item = &'a [u8]>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
         let start = out.len();
         out.extend_from_slice(&[0; HEAD]);
-        out.extend_from_slice(plaintext);
+        parts.into_iter().for_each(|part| out.extend_from_slice(part));
         out.extend_from_slice(&[0; TAIL]);
         let sealed = self.seal(kind, out.get_mut(start..).unwrap_or_default());
         if sealed.is_err() {

@@ -1,7 +1,7 @@
 //! Sending: sealed pieces of the caller, records of our own, and the order in which they leave.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -83,7 +83,7 @@ impl<T> Stream<T> {
         }
         let schedule = &mut self.schedule;
         let updated = sealer
-            .append(HANDSHAKE, &OUR_KEY_UPDATE, &mut self.ahead.bytes)
+            .append(HANDSHAKE, [&OUR_KEY_UPDATE[..]], &mut self.ahead.bytes)
             .and_then(|()| schedule.next_tx().map_err(Fault::ours))
             .and_then(|secrets| sealer.rekey(&secrets));
         self.due = false;
@@ -145,7 +145,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
     /// When the transport fails.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Sending::Open(sealer) = &mut self.sending {
-            let sealed = sealer.append(ALERT, &[1, rustls::AlertDescription::CloseNotify.into()], &mut self.last.bytes);
+            let sealed = sealer.append(ALERT, [&[1, rustls::AlertDescription::CloseNotify.into()][..]], &mut self.last.bytes);
             self.sending = Sending::Closed;
             if let Err(fault) = sealed {
                 return Poll::Ready(Err(self.fail(&fault)));
@@ -185,23 +185,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
     }
 
     /// Seals a copy of the first bytes of `plaintext`, and writes as much as the transport takes now.
-    pub(super) fn poll_write_copy(&mut self, cx: &mut Context<'_>, plaintext: &[u8]) -> Poll<io::Result<usize>> {
-        if plaintext.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
+    pub(super) fn poll_write_copy(&mut self, cx: &mut Context<'_>, plaintext: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if self.unwritten != 0 {
             let error = io::Error::new(io::ErrorKind::InvalidInput, "sealed bytes have to be written first");
             return Poll::Ready(Err(error));
         }
         ready!(self.poll_flush_ahead(cx))?;
         let mut taken = 0;
-        for piece in plaintext.chunks(MOST).take(AT_ONCE / MOST) {
+        while taken < AT_ONCE {
+            let length: usize = parts(plaintext, taken).map(<[u8]>::len).sum();
+            if length == 0 {
+                break;
+            }
             self.begin()?;
             let Sending::Open(sealer) = &mut self.sending else { return Poll::Ready(Err(self.cannot_send())) };
-            if let Err(fault) = sealer.append(APPLICATION_DATA, piece, &mut self.ahead.bytes) {
+            if let Err(fault) = sealer.append(APPLICATION_DATA, parts(plaintext, taken), &mut self.ahead.bytes) {
                 return Poll::Ready(Err(self.fail(&fault)));
             }
-            taken += piece.len();
+            taken += length;
         }
         match self.poll_flush_ahead(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -214,4 +215,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream<T> {
         ready!(self.poll_flush_ahead(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
+}
+
+/// What goes into one record: the bytes of `slices` from `start` on.
+fn parts<'a>(slices: &'a [IoSlice<'_>], start: usize) -> impl Iterator<Item = &'a [u8]> {
+    let (mut skip, mut room) = (start, MOST);
+    slices.iter().filter_map(move |slice| {
+        let skipped = skip.min(slice.len());
+        skip -= skipped;
+        let rest = slice.get(skipped..).unwrap_or_default();
+        let part = rest.get(..room.min(rest.len())).unwrap_or_default();
+        room -= part.len();
+        (!part.is_empty()).then_some(part)
+    })
 }

@@ -119,7 +119,7 @@ impl<T> Stream<T> {
         let error = failure.to_error();
         if let (Sending::Open(sealer), Some(alert)) = (&mut self.sending, fault.alert) {
             // Without the alert the peer sees the connection end, and has to make do with that.
-            let _unsaid = sealer.append(ALERT, &[2, alert.into()], &mut self.last.bytes);
+            let _unsaid = sealer.append(ALERT, [&[2, alert.into()][..]], &mut self.last.bytes);
         }
         self.give_up(failure);
         error

@@ -1,11 +1,12 @@
 //! What leaves, and what must never leave.
 
-use std::{collections::HashSet, io, task::Poll};
+use std::{collections::HashSet, io, pin::Pin, task::Poll};
 
 use rustls::AlertDescription;
+use tokio::io::AsyncWrite;
 
 use super::support::{Pair, context, piece};
-use crate::stream::{ALERT, APPLICATION_DATA, HANDSHAKE, MOST};
+use crate::stream::{ALERT, APPLICATION_DATA, HANDSHAKE, MOST, Stream};
 
 #[test]
 fn pieces_are_sealed_in_place_from_empty_to_the_longest() {
@@ -16,7 +17,7 @@ fn pieces_are_sealed_in_place_from_empty_to_the_longest() {
         let mut sealed = piece(&plaintext);
         pair.stream.begin().unwrap();
         pair.stream.seal(&mut sealed).unwrap();
-        assert!(matches!(pair.stream.poll_write(&mut context(), &sealed), Poll::Ready(Ok(_))));
+        assert!(matches!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed), Poll::Ready(Ok(_))));
         assert_eq!(pair.sent(), Some((APPLICATION_DATA, plaintext)));
     }
 }
@@ -49,9 +50,11 @@ fn a_connection_whose_write_has_failed_seals_no_more() {
     let mut sealed = piece(b"lost in the middle");
     pair.stream.seal(&mut sealed).unwrap();
     pair.stream.io.room = 7;
-    assert!(matches!(pair.stream.poll_write(&mut context(), &sealed), Poll::Ready(Ok(7))));
+    assert!(matches!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed), Poll::Ready(Ok(7))));
     pair.stream.io.broken = true;
-    let Poll::Ready(Err(error)) = pair.stream.poll_write(&mut context(), &sealed[7..]) else { panic!("it has not failed") };
+    let Poll::Ready(Err(error)) = Stream::poll_write(&mut pair.stream, &mut context(), &sealed[7..]) else {
+        panic!("it has not failed")
+    };
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     pair.stream.io.broken = false;
     pair.stream.io.room = usize::MAX;
@@ -59,7 +62,7 @@ fn a_connection_whose_write_has_failed_seals_no_more() {
     assert_eq!(pair.stream.begin().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     pair.stream.seal(&mut more).unwrap_err();
     assert_eq!(more, piece(b"more"));
-    assert!(matches!(pair.stream.poll_write(&mut context(), &sealed[7..]), Poll::Ready(Err(_))));
+    assert!(matches!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed[7..]), Poll::Ready(Err(_))));
     assert!(matches!(pair.stream.poll_shutdown(&mut context()), Poll::Ready(Ok(()))));
     assert_eq!(pair.stream.io.output.len(), 7, "something follows a record that is cut off");
 
@@ -73,15 +76,17 @@ fn a_connection_whose_write_has_failed_seals_no_more() {
 fn bytes_that_are_not_sealed_do_not_leave() {
     let mut pair = Pair::client();
     for plaintext in [&b"GET / HTTP/1.1"[..], b"x"] {
-        let Poll::Ready(Err(error)) = pair.stream.poll_write(&mut context(), plaintext) else { panic!("it was written") };
+        let Poll::Ready(Err(error)) = Stream::poll_write(&mut pair.stream, &mut context(), plaintext) else {
+            panic!("it was written")
+        };
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
     let mut sealed = piece(b"sealed");
     pair.stream.seal(&mut sealed).unwrap();
     let more = [sealed.as_slice(), b"x"].concat();
-    assert!(matches!(pair.stream.poll_write(&mut context(), &more), Poll::Ready(Err(_))));
+    assert!(matches!(Stream::poll_write(&mut pair.stream, &mut context(), &more), Poll::Ready(Err(_))));
     assert!(pair.stream.io.output.is_empty());
-    assert!(matches!(pair.stream.poll_write(&mut context(), &sealed), Poll::Ready(Ok(_))));
+    assert!(matches!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed), Poll::Ready(Ok(_))));
 }
 
 #[test]
@@ -93,7 +98,7 @@ fn the_key_is_renewed_before_its_limit() {
         pair.stream.begin().unwrap();
         let mut sealed = piece(&turn.to_be_bytes());
         pair.stream.seal(&mut sealed).unwrap();
-        assert!(pair.stream.poll_write(&mut context(), &sealed).is_ready());
+        assert!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed).is_ready());
         let mut sent = pair.sent().unwrap();
         if sent.0 == HANDSHAKE {
             generation += 1;
@@ -119,7 +124,7 @@ fn a_batch_beyond_the_limit_is_refused() {
     pair.stream.seal(&mut piece(b"x")).unwrap_err();
     pair.stream.begin().unwrap_err();
     // What was sealed before may go.
-    assert!(matches!(pair.stream.poll_write(&mut context(), &wire), Poll::Ready(Ok(_))));
+    assert!(matches!(Stream::poll_write(&mut pair.stream, &mut context(), &wire), Poll::Ready(Ok(_))));
 }
 
 #[test]
@@ -127,7 +132,7 @@ fn closing_says_so_after_everything_is_written_and_not_otherwise() {
     let mut pair = Pair::client();
     let mut sealed = piece(b"all");
     pair.stream.seal(&mut sealed).unwrap();
-    assert!(pair.stream.poll_write(&mut context(), &sealed).is_ready());
+    assert!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed).is_ready());
     pair.stream.io.room = 3;
     assert!(pair.stream.poll_shutdown(&mut context()).is_pending());
     assert!(!pair.stream.io.shut);
@@ -143,7 +148,7 @@ fn closing_says_so_after_everything_is_written_and_not_otherwise() {
     let mut pair = Pair::client();
     let mut sealed = piece(b"half");
     pair.stream.seal(&mut sealed).unwrap();
-    assert!(pair.stream.poll_write(&mut context(), &sealed[..10]).is_ready());
+    assert!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed[..10]).is_ready());
     assert!(pair.stream.poll_shutdown(&mut context()).is_ready());
     assert!(pair.stream.io.shut);
     assert_eq!(pair.stream.io.output, sealed[..10]);
@@ -154,12 +159,32 @@ fn an_alert_waits_for_what_is_sealed_before_it() {
     let mut pair = Pair::client();
     let mut sealed = piece(b"before");
     pair.stream.seal(&mut sealed).unwrap();
-    assert!(pair.stream.poll_write(&mut context(), &sealed[..4]).is_ready());
+    assert!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed[..4]).is_ready());
     pair.arrives(&[22, 3, 3, 0, 1, 1]);
     let _refused = pair.read().tls();
     assert_eq!(pair.stream.io.output.len(), 4);
-    assert!(pair.stream.poll_write(&mut context(), &sealed[4..]).is_ready());
+    assert!(Stream::poll_write(&mut pair.stream, &mut context(), &sealed[4..]).is_ready());
     assert!(pair.stream.poll_shutdown(&mut context()).is_ready());
     assert_eq!(pair.sent(), Some((APPLICATION_DATA, b"before".to_vec())));
     pair.assert_dead(Some(AlertDescription::UnexpectedMessage));
+}
+
+#[test]
+fn slices_written_together_share_records() {
+    let mut pair = Pair::client();
+    let parts: [&[u8]; 5] = [b"head", b"", &[1; MOST], &[2; 3 * MOST], &[3; MOST]];
+    let slices = parts.map(io::IoSlice::new);
+    let Poll::Ready(Ok(taken)) = Pin::new(&mut pair.stream).poll_write_vectored(&mut context(), &slices) else {
+        panic!("refused")
+    };
+    assert_eq!(taken, 4 * MOST);
+    let mut received = Vec::new();
+    while let Some((kind, content)) = pair.sent() {
+        assert_eq!((kind, content.len()), (APPLICATION_DATA, MOST));
+        received.extend(content);
+    }
+    assert_eq!(received, parts.concat()[..taken]);
+    let nothing = Pin::new(&mut pair.stream).poll_write_vectored(&mut context(), &[io::IoSlice::new(b"")]);
+    assert!(matches!(nothing, Poll::Ready(Ok(0))));
+    assert_eq!(pair.sent(), None);
 }
