@@ -128,6 +128,12 @@ impl Decoder {
         self.allowance.renew();
     }
 
+    /// Bytes kept of frames that are not complete.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.input.held() + self.block.as_ref().map_or(0, |block| block.bytes.capacity())
+    }
+
     fn failed(&mut self, error: FrameError) -> FrameError {
         match error {
             FrameError::Stream { .. } => {

@@ -57,6 +57,11 @@ impl Input {
         self.gather(len).then(|| Bytes::from(std::mem::take(&mut self.partial)))
     }
 
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.partial.capacity() + self.rest.iter().map(Bytes::len).sum::<usize>()
+    }
+
     /// Copies until `partial` has `len` bytes. It grows with what has arrived, not with what was announced.
     fn gather(&mut self, len: usize) -> bool {
         while self.partial.len() < len {

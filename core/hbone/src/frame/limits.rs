@@ -32,6 +32,12 @@ impl Limits {
     pub(super) fn block(&self) -> usize {
         usize::try_from(self.max_header_bytes).unwrap_or(usize::MAX).saturating_mul(4).max(16 << 10)
     }
+
+    /// The most that is kept of frames that are not complete: a block and a part of its next frame, in buffers that grew by doubling.
+    #[cfg(test)]
+    pub(super) fn most_held(&self) -> usize {
+        4 * self.block()
+    }
 }
 
 /// CONTINUATION frames in one block. Senders fill frames of 16 KiB, so that a block of the longest kind needs a few.
