@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
@@ -20,7 +20,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<T> {
         let count = chunk.len().min(buffer.remaining());
         buffer.put_slice(chunk.get(..count).unwrap_or_default());
         chunk.advance(count);
-        self.rest = chunk;
+        // Even an empty rest would keep the whole buffer.
+        self.rest = if chunk.is_empty() { Bytes::new() } else { chunk };
         Poll::Ready(Ok(()))
     }
 }

@@ -1,8 +1,9 @@
 //! Which records are opened and which are refused.
 
-use std::io;
+use std::{io, pin::Pin};
 
 use rustls::{AlertDescription, Error, PeerMisbehaved};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::support::{Pair, Peer, Read};
 use crate::stream::{APPLICATION_DATA, HEAD, MOST, inbox::Inbox};
@@ -233,4 +234,20 @@ fn a_buffer_whose_pieces_are_gone_is_used_again() {
         }
     }
     assert!(inbox.capacity() <= grown.max(8 << 10), "{} after {grown}", inbox.capacity());
+}
+
+#[test]
+fn copying_reads_do_not_keep_the_buffer() {
+    let mut pair = Pair::client();
+    let record = pair.peer.data(b"four");
+    pair.arrives(&record);
+    for (room, expected) in [(3, b"fou".as_slice()), (3, b"r")] {
+        let mut space = vec![0; room];
+        let mut buffer = ReadBuf::new(&mut space);
+        assert!(Pin::new(&mut pair.stream).poll_read(&mut super::support::context(), &mut buffer).is_ready());
+        assert_eq!(buffer.filled(), expected);
+    }
+    assert!(matches!(pair.read(), Read::Waiting));
+    assert_eq!(pair.stream.inbox.capacity(), 0);
+    assert!(!pair.stream.rest.is_unique(), "the buffer lives on in an empty rest");
 }
