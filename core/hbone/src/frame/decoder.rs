@@ -3,13 +3,13 @@
 use bytes::Bytes;
 
 use super::{
-    Frame, FrameError, HEAD, Limits, PREFACE, Parameters, code,
-    fields::Fields,
+    Frame, FrameError, HEAD, Limits, PREFACE, Parameters,
+    blocks::Blocks,
+    check, code,
     head::{self, Head},
     input::Input,
-    limits::{Allowance, CONTINUATIONS, DEAR, SETTINGS},
+    limits::{Allowance, DEAR},
 };
-use crate::hpack;
 
 /// Decodes what one peer sends in one connection.
 #[derive(Debug)]
@@ -19,9 +19,7 @@ pub(crate) struct Decoder {
     from_server: bool,
     input: Input,
     state: State,
-    /// A header block that CONTINUATIONs are to complete.
-    block: Option<Block>,
-    hpack: hpack::Decoder,
+    blocks: Blocks,
     allowance: Allowance,
     begun: bool,
     /// The error that ended the connection.
@@ -49,14 +47,6 @@ enum State {
     Skip(u32),
 }
 
-#[derive(Debug)]
-struct Block {
-    stream: u32,
-    end: bool,
-    bytes: Vec<u8>,
-    continuations: u32,
-}
-
 /// How far a step came.
 enum Step {
     Frame(Frame),
@@ -81,8 +71,7 @@ impl Decoder {
             from_server,
             input: Input::default(),
             state: if from_server { State::Head } else { State::Preface(0) },
-            block: None,
-            hpack: hpack::Decoder::new(),
+            blocks: Blocks::new(limits),
             allowance: Allowance::new(limits.frames_for_nothing),
             begun: false,
             ended: None,
@@ -131,7 +120,7 @@ impl Decoder {
     /// Bytes kept of frames that are not complete.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        self.input.held() + self.block.as_ref().map_or(0, |block| block.bytes.capacity())
+        self.input.held() + self.blocks.held()
     }
 
     fn failed(&mut self, error: FrameError) -> FrameError {
@@ -145,7 +134,7 @@ impl Decoder {
             FrameError::Connection { .. } => {
                 self.ended = Some(error);
                 self.input = Input::default();
-                self.block = None;
+                self.blocks = Blocks::new(self.limits);
             }
         }
         error
@@ -194,10 +183,7 @@ impl Decoder {
                 State::Data { stream: head.stream, left: head.len, padding: 0, extra: 0, end: head.has(head::END_STREAM) }
             }
             head::HEADERS | head::CONTINUATION => {
-                let before = self.block.as_ref().map_or(0, |block| block.bytes.len());
-                if before.saturating_add(size(head.len)) > self.limits.block() {
-                    return Err(FrameError::calm("a header block that is far too long"));
-                }
+                self.blocks.room(head)?;
                 State::Whole(head)
             }
             head::GOAWAY | head::RST_STREAM | head::SETTINGS | head::PING | head::WINDOW_UPDATE => State::Whole(head),
@@ -223,17 +209,9 @@ impl Decoder {
         if head.len > self.limits.max_frame_size {
             return Err(FrameError::size("a frame beyond the limit"));
         }
-        match &self.block {
-            Some(block) if head.kind != head::CONTINUATION || head.stream != block.stream => {
-                return Err(FrameError::protocol("a frame within a header block"));
-            }
-            None if head.kind == head::CONTINUATION => {
-                return Err(FrameError::protocol("CONTINUATION without a header block"));
-            }
-            _ => {}
-        }
-        check_stream(head)?;
-        check_length(head)?;
+        self.blocks.in_order(head)?;
+        check::stream(head)?;
+        check::length(head)?;
         self.allowance.spend(match head.kind {
             // What moves bytes, or ends a stream in order.
             head::DATA if head.len > 0 || head.has(head::END_STREAM) => 0,
@@ -286,8 +264,7 @@ impl Decoder {
     fn whole(&mut self, head: Head, payload: &[u8]) -> Result<Step, FrameError> {
         let word = |at: usize| payload.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_be_bytes(*word));
         let frame = match head.kind {
-            head::HEADERS => return self.headers(head, payload),
-            head::CONTINUATION => return self.continuation(head, payload),
+            head::HEADERS | head::CONTINUATION => return Ok(self.blocks.take(head, payload)?.map_or(Step::On, Step::Frame)),
             head::SETTINGS if head.has(head::ACK) => Frame::SettingsAck,
             head::SETTINGS => {
                 self.begun = true;
@@ -309,97 +286,9 @@ impl Decoder {
         };
         Ok(Step::Frame(frame))
     }
-
-    fn headers(&mut self, head: Head, payload: &[u8]) -> Result<Step, FrameError> {
-        let fragment = fragment(head, payload).ok_or_else(|| FrameError::protocol("more padding than payload"))?;
-        let end = head.has(head::END_STREAM);
-        if head.has(head::END_HEADERS) {
-            return self.fields(head.stream, fragment, end);
-        }
-        self.block = Some(Block { stream: head.stream, end, bytes: fragment.to_vec(), continuations: 0 });
-        Ok(Step::On)
-    }
-
-    fn continuation(&mut self, head: Head, payload: &[u8]) -> Result<Step, FrameError> {
-        let Some(mut block) = self.block.take() else {
-            return Err(FrameError::protocol("CONTINUATION without a header block"));
-        };
-        block.bytes.extend_from_slice(payload);
-        block.continuations += 1;
-        if head.has(head::END_HEADERS) {
-            return self.fields(block.stream, &block.bytes, block.end);
-        }
-        if block.continuations >= CONTINUATIONS {
-            return Err(FrameError::calm("a header block in far too many pieces"));
-        }
-        self.block = Some(block);
-        Ok(Step::On)
-    }
-
-    fn fields(&mut self, stream: u32, block: &[u8], end: bool) -> Result<Step, FrameError> {
-        let most = size(self.limits.max_header_bytes);
-        let mut fields = Box::<Fields>::default();
-        let decoded = self.hpack.decode(block, |field| fields.add(field, most));
-        decoded.map_err(|hpack::BadBlock(why)| FrameError::Connection { code: code::COMPRESSION_ERROR, why })?;
-        Ok(Step::Frame(Frame::Headers { stream, fields, end }))
-    }
 }
 
-/// Which frames belong to a stream and which to the connection. Servers open no streams, as we take no pushes, so that those of even
-/// numbers are idle for ever; only PRIORITY may name them (RFC 9113, sections 5.1 and 5.1.1).
-fn check_stream(head: Head) -> Result<(), FrameError> {
-    match head.kind {
-        head::DATA | head::HEADERS | head::RST_STREAM | head::CONTINUATION if head.stream == 0 => {
-            Err(FrameError::protocol("a stream's frame without stream"))
-        }
-        head::PRIORITY if head.stream == 0 => Err(FrameError::protocol("PRIORITY without stream")),
-        head::SETTINGS | head::PING | head::GOAWAY if head.stream != 0 => {
-            Err(FrameError::protocol("a connection's frame with a stream"))
-        }
-        head::DATA | head::HEADERS | head::RST_STREAM | head::CONTINUATION | head::WINDOW_UPDATE
-            if head.stream != 0 && head.stream.is_multiple_of(2) =>
-        {
-            Err(FrameError::protocol("a frame of a stream that cannot be open"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The lengths that a type of frame can have.
-fn check_length(head: Head) -> Result<(), FrameError> {
-    let Head { len, .. } = head;
-    match head.kind {
-        head::DATA if head.has(head::PADDED) && len == 0 => Err(FrameError::size("DATA too short for its padding")),
-        head::HEADERS if len < least(head) => Err(FrameError::size("HEADERS too short for what its flags say")),
-        head::RST_STREAM if len != 4 => Err(FrameError::size("RST_STREAM of a wrong length")),
-        head::SETTINGS if head.has(head::ACK) && len != 0 => Err(FrameError::size("SETTINGS with an answer's flag and contents")),
-        head::SETTINGS if !len.is_multiple_of(6) => Err(FrameError::size("SETTINGS of a wrong length")),
-        head::SETTINGS if len > SETTINGS * 6 => Err(FrameError::calm("SETTINGS with far too many entries")),
-        head::PING if len != 8 => Err(FrameError::size("PING of a wrong length")),
-        head::GOAWAY if len < 8 => Err(FrameError::size("GOAWAY of a wrong length")),
-        head::WINDOW_UPDATE if len != 4 => Err(FrameError::size("WINDOW_UPDATE of a wrong length")),
-        _ => Ok(()),
-    }
-}
-
-/// What HEADERS must have beside the block's fragment.
-fn least(head: Head) -> u32 {
-    u32::from(head.has(head::PADDED)) + if head.has(head::WITH_PRIORITY) { 5 } else { 0 }
-}
-
-/// The header block's fragment in HEADERS: without padding, and without the priority, which says nothing (RFC 9113, section 5.3.2).
-fn fragment(head: Head, mut payload: &[u8]) -> Option<&[u8]> {
-    let mut padding = 0;
-    if head.has(head::PADDED) {
-        let (first, rest) = payload.split_first()?;
-        (padding, payload) = (usize::from(*first), rest);
-    }
-    if head.has(head::WITH_PRIORITY) {
-        payload = payload.get(5..)?;
-    }
-    payload.get(..payload.len().checked_sub(padding)?)
-}
-
-fn size(len: u32) -> usize {
+/// A length, as memory counts.
+pub(super) fn size(len: u32) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
 }

@@ -69,20 +69,26 @@ impl Fields {
         if self.pseudo() { Err("a trailer with pseudo-header fields") } else { Ok(()) }
     }
 
-    /// Adds a field, within `most` bytes for the whole list.
-    pub(super) fn add(&mut self, field: Field, most: usize) {
+    /// Adds a field, within `most` bytes for the whole list. False when the list is absurd, and what follows is not worth decoding.
+    pub(super) fn add(&mut self, field: Field, most: usize) -> bool {
         self.size = self.size.saturating_add(field.size());
         if self.size > most {
             self.oversized = true;
         }
         if self.oversized || self.malformed.is_some() {
-            return;
+            return !self.absurd(most);
         }
         let added = match field.name.strip_prefix(b":") {
             Some(name) => self.add_pseudo(name, &field.value),
             None => self.add_regular(field),
         };
         self.malformed = added.err();
+        true
+    }
+
+    /// Far more than `most` bytes: as a field of a table is one byte in a block, a short one may stand for megabytes.
+    pub(super) fn absurd(&self, most: usize) -> bool {
+        self.size > most.saturating_mul(16)
     }
 
     fn connect(&self) -> Result<(), &'static str> {

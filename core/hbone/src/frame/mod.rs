@@ -4,6 +4,8 @@
 //! we send. What can be checked without knowing the streams is checked here: sizes, stream numbers, padding, settings, the order of
 //! header frames, header compression. What depends on a stream's state, and windows, is for the one who calls.
 
+mod blocks;
+mod check;
 mod decoder;
 pub(crate) mod encode;
 mod error;

@@ -12,6 +12,7 @@ const CUT: BadBlock = BadBlock("a header block ends within a field");
 const INDEX: BadBlock = BadBlock("a header field has an index beyond the tables");
 const MISCODED: BadBlock = BadBlock("a header string does not follow the Huffman code");
 const TABLE: BadBlock = BadBlock("the peer's header table is larger than allowed");
+const UNWANTED: BadBlock = BadBlock("a header block that was given up");
 const LATE: BadBlock = BadBlock("a header table's size changes within a block");
 
 /// Decodes what one peer sends in one connection.
@@ -26,24 +27,24 @@ impl Decoder {
         Self { table: Table::new(TABLE_SIZE) }
     }
 
-    /// Hands each field of `block` to `each`. What it costs is bounded by the block's length: 1.6 bytes for a byte, and no more for
+    /// Hands each field of `block` to `each`, which says whether it wants the next. What it costs is bounded by the block's length: 1.6 bytes for a byte, and no more for
     /// fields of the tables, which are shared.
     ///
     /// # Errors
     /// When the block is not as it must be; nothing can be decoded after that.
-    pub(crate) fn decode(&mut self, mut block: &[u8], mut each: impl FnMut(Field)) -> Result<(), BadBlock> {
+    pub(crate) fn decode(&mut self, mut block: &[u8], mut each: impl FnMut(Field) -> bool) -> Result<(), BadBlock> {
         let input = &mut block;
         let mut plain = Vec::new();
         let mut begun = false;
         while let Some(&first) = input.first() {
-            match first {
+            let wanted = match first {
                 // Indexed.
                 0x80.. => each(self.table.get(index(input, 7)?).ok_or(INDEX)?),
                 // Literal, and into the table with it.
                 0x40.. => {
                     let field = self.literal(input, 6, &mut plain)?;
                     self.table.insert(field.clone());
-                    each(field);
+                    each(field)
                 }
                 // The table's size.
                 0x20.. => {
@@ -59,6 +60,9 @@ impl Decoder {
                 }
                 // Literal, not into the table: this time, or (0x10) by anybody on the way.
                 _ => each(self.literal(input, 4, &mut plain)?),
+            };
+            if !wanted {
+                return Err(UNWANTED);
             }
             begun = true;
         }

@@ -208,6 +208,16 @@ fn a_list_beyond_the_limit_is_dropped_and_compression_goes_on() {
 }
 
 #[test]
+fn a_short_block_that_stands_for_megabytes_ends_the_connection() {
+    let (mut encoder, mut block) = (Encoder::new(), Vec::new());
+    encoder.field(&mut block, "x-a", &[b'a'; 4000], Indexing::Keep);
+    block.extend([0x80 | 62; 3]);
+    says(&frame(HEADERS, END_HEADERS, 1, &block), 1);
+    block.extend([0x80 | 62; 80]);
+    ends(&frame(HEADERS, END_HEADERS, 1, &block), code::ENHANCE_YOUR_CALM);
+}
+
+#[test]
 fn a_request_and_an_answer_have_their_own_fields_in_order() {
     let connect = [(":method", "CONNECT"), (":authority", "a:1")];
     let with = |more: &[(&'static str, &'static str)]| judged(&[&connect[..], more].concat()).0;

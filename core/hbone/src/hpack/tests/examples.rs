@@ -3,11 +3,13 @@
 use super::{decode, hex};
 use crate::hpack::{BadBlock, Decoder, Encoder, Indexing, fixed, huffman, integer};
 
+type Fields = &'static [(&'static str, &'static str)];
+
 /// A table of 256 bytes, as the RFC's answers use it.
 const SMALL_TABLE: &str = "3fe101";
 
 /// Decodes block after block: what it must give, and the table's size after it.
-fn check(setup: &str, blocks: &[(&str, &[(&str, &str)], usize)]) {
+fn check(setup: &str, blocks: &[(&str, Fields, usize)]) {
     let mut decoder = Decoder::new();
     assert_eq!(decode(&mut decoder, &hex(setup)), Ok(Vec::new()));
     for (block, fields, size) in blocks {
@@ -41,8 +43,6 @@ fn the_examples_for_single_fields() {
     check("", &[("1008 7061 7373 776f 7264 0673 6563 7265 74", &[("password", "secret")], 0)]);
     check("", &[("82", &[(":method", "GET")], 0)]);
 }
-
-type Fields = &'static [(&'static str, &'static str)];
 
 const REQUESTS: [(Fields, usize); 3] = [
     (&[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "www.example.com")], 57),

@@ -11,6 +11,7 @@ fn decode(decoder: &mut Decoder, block: &[u8]) -> Result<Vec<(String, String)>, 
     decoder.decode(block, |field| {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         fields.push((text(&field.name), text(&field.value)));
+        true
     })?;
     Ok(fields)
 }
