@@ -13,18 +13,16 @@
 mod authority;
 mod connection;
 pub mod copy;
+mod driver;
 mod error;
-#[allow(dead_code, reason = "the connection moves onto it")]
 mod frame;
-#[allow(dead_code, reason = "the connection moves onto it")]
 mod hpack;
-mod keepalive;
+mod mux;
 mod pool;
 pub mod server;
 mod settings;
 mod stream;
-mod tap;
-mod window;
+mod transport;
 
 pub use authority::{Authority, AuthorityError, Host};
 pub use error::{ConnectError, ServeError};
@@ -32,3 +30,4 @@ pub use pool::{ConnectRequest, Pool, PoolConfig, PoolKey, PoolStatus};
 pub use server::{Incoming, ServerConfig};
 pub use settings::Settings;
 pub use stream::TunnelStream;
+pub use transport::{Plain, Transport};

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod pair;
+mod pump;
 mod side;
 
 use std::{
@@ -70,18 +71,34 @@ impl EndedBy {
     }
 }
 
+impl AsRef<Self> for Counters {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl Outcome {
+    fn of(counters: &Counters, ended_by: EndedBy) -> Self {
+        Self { sent: counters.sent(), received: counters.received(), ended_by }
+    }
+}
+
 /// Carries bytes both ways between a tunnel and a TCP connection until both directions have ended or one side fails. The end of one
 /// direction is passed on while the other goes on; a failure of one side resets the other. Dropping the future resets both.
-pub fn pump(tunnel: TunnelStream, tcp: TcpStream, counters: &Counters) -> impl Future<Output = Outcome> + Send {
-    join(tunnel, TcpSide::from(tcp), counters)
+pub fn pump<C>(tunnel: TunnelStream, tcp: TcpStream, counters: C) -> impl Future<Output = Outcome> + Send + Unpin + use<C>
+where
+    C: AsRef<Counters> + Send + Unpin,
+{
+    pump::Pump::new(tunnel, tcp, counters)
 }
 
 /// As [`pump`], between any two sides.
-pub fn join<A: Side, B: Side>(first: A, second: B, counters: &Counters) -> impl Future<Output = Outcome> + use<'_, A, B> {
+pub fn join<A: Side, B: Side, C: AsRef<Counters>>(
+    first: A,
+    second: B,
+    counters: C,
+) -> impl Future<Output = Outcome> + use<A, B, C> {
     // Made before the future is first polled, so that both are reset even if it never is.
     let mut pair = Pair::new(first, second);
-    async move {
-        let ended_by = poll_fn(|cx| pair.poll(cx, counters)).await;
-        Outcome { sent: counters.sent(), received: counters.received(), ended_by }
-    }
+    poll_fn(move |cx| pair.poll(cx, counters.as_ref()).map(|ended_by| Outcome::of(counters.as_ref(), ended_by)))
 }
