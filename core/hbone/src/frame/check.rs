@@ -32,6 +32,8 @@ pub(super) fn length(head: Head) -> Result<(), FrameError> {
     match head.kind {
         head::DATA if head.has(head::PADDED) && len == 0 => Err(FrameError::size("DATA too short for its padding")),
         head::HEADERS if len < least(head) => Err(FrameError::size("HEADERS too short for what its flags say")),
+        // An error of its stream by section 6.3, which may be idle, and then nothing can be said of it but to the connection.
+        head::PRIORITY if len != 5 => Err(FrameError::size("PRIORITY of a wrong length")),
         head::RST_STREAM if len != 4 => Err(FrameError::size("RST_STREAM of a wrong length")),
         head::SETTINGS if head.has(head::ACK) && len != 0 => Err(FrameError::size("SETTINGS with an answer's flag and contents")),
         head::SETTINGS if !len.is_multiple_of(6) => Err(FrameError::size("SETTINGS of a wrong length")),

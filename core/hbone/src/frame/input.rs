@@ -57,6 +57,12 @@ impl Input {
         self.gather(len).then(|| Bytes::from(std::mem::take(&mut self.partial)))
     }
 
+    /// Gives back what lists have grown to.
+    pub(super) fn trim(&mut self) {
+        self.rest.shrink_to_fit();
+        self.partial.shrink_to_fit();
+    }
+
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.partial.capacity() + self.rest.iter().map(Bytes::len).sum::<usize>()

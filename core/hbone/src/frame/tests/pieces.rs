@@ -9,7 +9,7 @@ use super::{decode, frame, noise, opening, word};
 use crate::{
     frame::{
         Parameters, encode,
-        head::{CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PRIORITY, WITH_PRIORITY},
+        head::{CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PRIORITY, WINDOW_UPDATE, WITH_PRIORITY},
     },
     hpack::Encoder,
 };
@@ -34,7 +34,7 @@ pub(super) fn of_each_kind() -> Vec<u8> {
     out.extend(frame(DATA, PADDED, 1, &[1, 0]));
     out.extend(frame(DATA, 0, 1, &[]));
     out.extend(frame(PRIORITY, 0, 4, &[0; 5]));
-    out.extend(frame(PRIORITY, 0, 5, &[0; 6]));
+    out.extend(frame(WINDOW_UPDATE, 0, 5, &[0; 4]));
     out.extend(frame(0xab, 7, 8, b"unknown"));
     let says = Parameters { initial_window_size: Some(77), max_frame_size: Some(1 << 14), ..Parameters::default() };
     encode::settings(&mut out, &says);
