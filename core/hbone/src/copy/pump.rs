@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    mem,
     pin::Pin,
     sync::atomic::Ordering,
     task::{Context, Poll},
@@ -139,7 +138,7 @@ impl<C: AsRef<Counters>> Pump<C> {
             return Err(EndedBy::First(error));
         }
         // Nothing is read before it can be sent, so what is lost still lies in the socket.
-        let lost = sending && !self.up.ended && matches!(read(&self.tcp, &mut [IoSliceMut::new(&mut [0])]), Ok(1..));
+        let lost = sending && !self.up.ended && matches!(rustix::io::read(&self.tcp, &mut [0]), Ok(1..));
         if lost || !self.rest.is_empty() {
             self.loss.get_or_insert_with(|| Box::new(EndedBy::First(error)));
         }
@@ -194,9 +193,11 @@ impl<C: AsRef<Counters>> Pump<C> {
     fn tcp_takes_no_more(&mut self, error: io::Error) -> Result<(), EndedBy> {
         let mut buffer = vec![0; 16 << 10];
         while !self.up.ended {
-            match read(&self.tcp, &mut [IoSliceMut::new(&mut buffer)]) {
+            // Not by way of the runtime, which may not have heard of it yet.
+            match rustix::io::read(&self.tcp, &mut buffer) {
                 Ok(0) => self.up.ended = true,
                 Ok(count) => self.rest.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+                Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return Err(EndedBy::Second(error)),
             }
         }
@@ -273,8 +274,5 @@ fn once(
         };
         if (1..most).contains(&moved) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     });
-    match mem::take(&mut moved) {
-        0 => outcome.map(|()| 0),
-        count => Ok(count),
-    }
+    if moved > 0 { Ok(moved) } else { outcome.map(|()| 0) }
 }

@@ -68,6 +68,11 @@ impl Batch {
         self.pieces.last().map_or(0, |last| last.start + self.shape.head + last.len + self.shape.tail)
     }
 
+    /// The memory that it holds.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// All that is to be written, once each piece is sealed.
     pub(crate) fn as_slice(&self) -> &[u8] {
         self.bytes.get(..self.len()).unwrap_or_default()

@@ -48,7 +48,8 @@ const FIRST_WINDOW: i64 = 65_535;
 const LARGEST_WINDOW: i64 = (1 << 31) - 1;
 /// Tunnels that a client opens before it knows how many the server allows.
 const FIRST_STREAMS: usize = 100;
-/// No more is read while so many bytes of answers (to pings, settings, frames of dead streams) wait to be written.
+/// No more is read while so many bytes of answers (to pings, settings, frames of dead streams) wait to be written. Two sides that both
+/// do not read, for this reason, are ended by the pings that they do not answer.
 const MOST_ANSWERS: usize = 16 << 10;
 /// The largest number of a stream.
 const LAST_STREAM: u32 = (1 << 31) - 1;
@@ -131,6 +132,8 @@ pub(crate) struct Mux {
     away: bool,
     /// The last stream that we said we would look at.
     shutting: Option<u32>,
+    /// The peer has taken our settings.
+    acknowledged: bool,
     /// Answers to our pings.
     pongs: Vec<[u8; 8]>,
 }
@@ -168,6 +171,7 @@ impl Mux {
             failure: None,
             away: false,
             shutting: None,
+            acknowledged: false,
             pongs: Vec::new(),
         };
         mux.begin(settings);
@@ -237,14 +241,19 @@ impl Mux {
     /// Goes to sleep: `driver` is woken when there is something to do. `blocked`: the transport does not take what was to be written
     /// before, so that more of it is not worth waking for.
     pub(crate) fn park(&mut self, driver: &Waker, blocked: bool) {
-        (self.stirred, self.urgent) = (false, false);
+        self.stirred = false;
         self.blocked = blocked;
         self.driver = Some(driver.clone());
     }
 
-    /// The driver is awake.
+    /// The driver is awake, and will see all that is so now.
     pub(crate) fn unpark(&mut self) {
-        self.driver = None;
+        (self.driver, self.urgent) = (None, false);
+    }
+
+    /// Whether something has changed since [`Self::unpark`] that the driver must see.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
     /// Sends a ping.
@@ -314,6 +323,12 @@ impl Mux {
     /// The next request for a handler.
     pub(crate) fn take_request(&mut self) -> Option<Request> {
         self.requests.pop_front()
+    }
+
+    /// What the peer may send in a new stream: at least what it assumes as long as it has not taken our settings.
+    fn first_receive_window(&self) -> i64 {
+        let window = i64::from(self.stream_window);
+        if self.acknowledged { window } else { window.max(FIRST_WINDOW) }
     }
 
     /// Those to be woken once the lock is released.

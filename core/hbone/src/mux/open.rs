@@ -51,11 +51,13 @@ impl Mux {
             return Poll::Ready(Err(Unopenable::Over));
         }
         if self.live >= self.peer.max_streams {
-            self.opening.push(cx.waker().clone());
+            if !self.opening.iter().any(|waker| waker.will_wake(cx.waker())) {
+                self.opening.push(cx.waker().clone());
+            }
             return Poll::Pending;
         }
         self.last = id;
-        let mut stream = Stream::new(id, self.peer.initial_window, self.stream_window);
+        let mut stream = Stream::new(id, self.peer.initial_window, self.first_receive_window());
         stream.place = true;
         self.streams.insert(stream);
         self.live += 1;

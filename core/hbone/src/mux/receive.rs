@@ -43,7 +43,10 @@ impl Mux {
             },
             Frame::Reset { stream, code } => self.take_reset(stream, code),
             Frame::Settings(says) => self.take_settings(says),
-            Frame::SettingsAck => Ok(()),
+            Frame::SettingsAck => {
+                self.acknowledged = true;
+                Ok(())
+            }
             Frame::Ping(payload) => {
                 self.answer_peer(|out| encode::pong(out, payload));
                 Ok(())
@@ -186,7 +189,7 @@ impl Mux {
             self.refuse_at_once(id, status, end);
             return Ok(());
         }
-        let mut stream = Stream::new(id, self.peer.initial_window, self.stream_window);
+        let mut stream = Stream::new(id, self.peer.initial_window, self.first_receive_window());
         stream.received_end = end;
         self.streams.insert(stream);
         self.live += 1;
@@ -334,11 +337,9 @@ impl Mux {
 
     /// Answers a stream's error with a reset.
     fn break_off(&mut self, id: u32, code: u32) -> Received {
-        if self.role == Role::Client && self.idle(id) {
+        if self.idle(id) {
             return connection(code::PROTOCOL_ERROR, "an error in a stream that nobody has opened");
         }
-        // A request that is malformed opens its stream all the same.
-        self.last = self.last.max(id);
         self.answer_peer(|out| encode::reset(out, id, code));
         self.remember(id);
         self.cut(id, Reset { by: Side::Us, code });

@@ -20,8 +20,12 @@ const FULL: usize = 256 << 10;
 const FULL_FOR_ALL: usize = 512 << 10;
 /// What a tunnel may put into the batch while others wait.
 const SHARE: usize = 64 << 10;
+/// A tunnel waits rather than to send less than this because of its share: many small frames would cost more.
+const LEAST_SHARE: usize = 4 << 10;
 /// What a tunnel that has nothing in a full batch may put into it.
 const SMALL_SHARE: usize = 16 << 10;
+/// Some peers give windows back for each so many bytes that they read.
+const READER: usize = 4 << 10;
 /// How many of those who wait are woken at once: about as many as fill a batch.
 const GRANTS: usize = FULL / SHARE;
 
@@ -62,13 +66,13 @@ impl Mux {
             return Poll::Pending;
         }
         let queued = if stream.queued.0 == turn { stream.queued.1 } else { 0 };
-        let share = if total < FULL {
-            (if others { SHARE } else { FULL }).min(self.send_buffer).saturating_sub(queued).min(FULL - total)
-        } else if queued == 0 && !stream.waits && total < FULL_FOR_ALL {
-            SMALL_SHARE
-        } else {
-            0
-        };
+        let least = LEAST_SHARE.min(self.send_buffer);
+        let mut share = (if others { SHARE } else { FULL }).min(self.send_buffer).saturating_sub(queued);
+        share = share.min(FULL.saturating_sub(total));
+        if share < least {
+            let small = queued == 0 && !stream.waits && total < FULL_FOR_ALL;
+            share = if small { SMALL_SHARE.min(self.send_buffer) } else { 0 };
+        }
         let room = share.min(sized(stream.send_window)).min(sized(self.window));
         if room == 0 {
             set(&mut stream.writer, cx);
@@ -103,7 +107,7 @@ impl Mux {
             }
             stream.queued.1 += count;
         }
-        self.carrying = self.carrying.saturating_add(1);
+        self.carrying = self.carrying.saturating_add(1 + u32::try_from(count / READER).unwrap_or(0));
         self.stirred = true;
         Poll::Ready(Ok(count))
     }

@@ -53,11 +53,11 @@ pub(super) struct Parting {
 }
 
 impl Stream {
-    pub(super) fn new(id: u32, send_window: i64, receive_window: u32) -> Self {
+    pub(super) fn new(id: u32, send_window: i64, receive_window: i64) -> Self {
         Self {
             id,
             send_window,
-            receive_window: receive_window.into(),
+            receive_window,
             owed: 0,
             handed: 0,
             inbox: Inbox::default(),

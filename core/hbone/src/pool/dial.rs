@@ -15,7 +15,7 @@ use crate::{
 
 /// The one who dials for a key. However it ends, the next may dial.
 pub(super) struct Dialer {
-    key: PoolKey,
+    key: Arc<PoolKey>,
     pool: Weak<Shared>,
     tell: watch::Sender<Dialed>,
 }
@@ -29,7 +29,7 @@ impl Drop for Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(key: PoolKey, pool: Weak<Shared>, tell: watch::Sender<Dialed>) -> Self {
+    pub(super) fn new(key: Arc<PoolKey>, pool: Weak<Shared>, tell: watch::Sender<Dialed>) -> Self {
         Self { key, pool, tell }
     }
 
@@ -52,17 +52,17 @@ impl Dialer {
 
 impl Shared {
     /// Makes `io` a connection of the pool, with one place taken for the caller.
-    fn adopt<T: Transport>(self: &Arc<Self>, key: &PoolKey, io: T) -> Result<Slot, ConnectError> {
+    fn adopt<T: Transport>(self: &Arc<Self>, key: &Arc<PoolKey>, io: T) -> Result<Slot, ConnectError> {
         let (connection, driver) = Connection::start(io, &self.config);
         let slot = connection.take(self.config.max_streams).ok_or(ConnectError::Shutdown)?;
         let mut entries = self.entries();
         if entries.closed {
             return Err(ConnectError::Shutdown);
         }
-        entries.by_key.entry(key.clone()).or_default().connections.push(connection.clone());
+        entries.by_key.entry(Arc::clone(key)).or_default().connections.push(connection.clone());
         entries.running.push(connection.clone());
         drop(entries);
-        let (pool, key) = (Arc::downgrade(self), key.clone());
+        let (pool, key) = (Arc::downgrade(self), Arc::clone(key));
         self.tasks.spawn(async move {
             if let Err(failure) = driver.await {
                 tracing::debug!(?failure, "tunnel connection ended");

@@ -36,7 +36,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Entries {
-    by_key: HashMap<PoolKey, Entry>,
+    by_key: HashMap<Arc<PoolKey>, Entry>,
     /// All that have not ended yet, also those that take no more tunnels.
     running: Vec<Connection>,
     closed: bool,
@@ -143,8 +143,8 @@ impl Pool {
     #[must_use]
     pub fn status(&self) -> Vec<PoolStatus> {
         let entries = self.shared.entries();
-        let of = |(key, entry): (&PoolKey, &Entry)| PoolStatus {
-            key: key.clone(),
+        let of = |(key, entry): (&Arc<PoolKey>, &Entry)| PoolStatus {
+            key: PoolKey::clone(key),
             tunnels: entry.connections.iter().filter(|c| c.is_open()).map(Connection::tunnels).collect(),
         };
         entries.by_key.iter().map(of).filter(|status| !status.tunnels.is_empty()).collect()
@@ -188,20 +188,19 @@ impl Pool {
         if entries.closed {
             return Err(ConnectError::Shutdown);
         }
-        let entry = match entries.by_key.get_mut(key) {
-            Some(entry) => entry,
-            None => entries.by_key.entry(key.clone()).or_default(),
-        };
-        let usable = entry.connections.iter().filter(|c| since.is_none_or(|since| c.made >= since));
-        if let Some(slot) = usable.filter_map(|c| c.take(self.shared.config.max_streams)).next() {
-            return Ok(Step::Use(slot));
+        if let Some(entry) = entries.by_key.get(key) {
+            let usable = entry.connections.iter().filter(|c| since.is_none_or(|since| c.made >= since));
+            if let Some(slot) = usable.filter_map(|c| c.take(self.shared.config.max_streams)).next() {
+                return Ok(Step::Use(slot));
+            }
+            if let Some(dialing) = &entry.dialing {
+                return Ok(Step::Wait(dialing.clone()));
+            }
         }
-        if let Some(dialing) = &entry.dialing {
-            return Ok(Step::Wait(dialing.clone()));
-        }
+        let key = entries.by_key.get_key_value(key).map_or_else(|| Arc::new(key.clone()), |(key, _)| Arc::clone(key));
         let (tell, dialing) = watch::channel(Dialed::Pending);
-        entry.dialing = Some(dialing);
-        Ok(Step::Dial(Dialer::new(key.clone(), Arc::downgrade(&self.shared), tell)))
+        entries.by_key.entry(Arc::clone(&key)).or_default().dialing = Some(dialing);
+        Ok(Step::Dial(Dialer::new(key, Arc::downgrade(&self.shared), tell)))
     }
 }
 

@@ -3,6 +3,9 @@
 //! In one turn everything that has arrived is read and all tunnels that it concerns are woken; what they send in answer is collected and
 //! goes out in the next turn, sealed and written at once.
 
+mod clock;
+mod ending;
+
 use std::{
     io,
     pin::Pin,
@@ -13,6 +16,8 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
+use clock::REST;
+
 use crate::{
     Settings,
     frame::{Decoder, Limits, code},
@@ -22,10 +27,8 @@ use crate::{
 
 /// Bytes that are read or written in one turn, before others have theirs.
 const TURN: usize = 256 << 10;
-/// Without traffic for so long, a connection gives its buffers back.
-const REST: Duration = Duration::from_secs(1);
-/// How long a connection that ends may take to say so, and to see that the peer has heard it.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// Less memory than this, or traffic that needs no more, is not worth a look at the clock.
+const SMALL: usize = 1 << 10;
 /// Which of our pings is which.
 const ALIVE: [u8; 8] = *b"alive?\0\0";
 const LAST_CALL: [u8; 8] = *b"lastcall";
@@ -179,10 +182,10 @@ impl<T: Transport> Driver<T> {
     /// Wakes whom this turn concerns, and then sleeps, or lets them run before the next turn.
     fn park(&mut self, cx: &Context<'_>, again: bool, blocked: bool) {
         let mut mux = self.link.lock();
-        let more = mux.grant();
+        let more = mux.grant() && !blocked;
         mux.take_wakes(&mut self.wakes);
         let writable = matches!(self.phase, Phase::Running | Phase::Flushing) && mux.has_output() && !blocked;
-        let again = again || more || writable;
+        let again = again || more || writable || mux.is_urgent();
         if !again {
             mux.park(cx.waker(), blocked);
         }
@@ -223,7 +226,7 @@ impl<T: Transport> Driver<T> {
                 return Ok(Output::More);
             }
             let Some(carrying) = self.link.lock().take(&mut self.batch) else { return Ok(Output::Written) };
-            self.busy = true;
+            self.busy |= self.batch.capacity() > SMALL;
             self.decoder.progress(carrying);
             self.io.begin()?;
             let Self { batch, io, .. } = self;
@@ -256,7 +259,7 @@ impl<T: Transport> Driver<T> {
             }
         }
         if work > 0 {
-            self.busy = true;
+            self.busy |= work > SMALL;
             self.decode();
         }
         if self.phase == Phase::Running {
@@ -294,142 +297,6 @@ impl<T: Transport> Driver<T> {
             let code = if let Failure::Protocol { code, .. } = failure { code } else { code::PROTOCOL_ERROR };
             self.end(Err(failure), code);
         }
-    }
-
-    /// The peer has closed, in order as far as the transport can tell.
-    fn peer_closed(&mut self) {
-        let failure = Failure::lost(io::ErrorKind::BrokenPipe, "the peer has closed it");
-        if self.decoder.begun() {
-            self.link.with(|mux| mux.fail(failure));
-            self.close();
-        } else {
-            self.fail(Failure::lost(io::ErrorKind::UnexpectedEof, "the peer has closed it before it began"));
-        }
-    }
-
-    /// The transport takes no more. What has arrived before says more than that does.
-    fn broken(&mut self, cx: &mut Context<'_>, error: io::Error) {
-        while self.phase == Phase::Running && self.poll_input(cx) {}
-        if self.phase != Phase::Over && self.ended.is_ok() {
-            self.fail(Failure::Lost(Arc::new(error)));
-        }
-        self.phase = Phase::Over;
-    }
-
-    /// The connection is lost.
-    fn fail(&mut self, failure: Failure) {
-        self.link.with(|mux| mux.fail(failure.clone()));
-        self.ended = Err(failure);
-        self.phase = Phase::Over;
-    }
-
-    /// Nothing more is written.
-    fn close(&mut self) {
-        self.phase = Phase::Closing;
-        self.timer.as_mut().reset(Instant::now() + GOODBYE);
-    }
-
-    /// Ends the connection from this side, with a word to the peer.
-    fn end(&mut self, ended: Ended, code: u32) {
-        if self.phase != Phase::Running {
-            return;
-        }
-        let failure = ended.clone().err().unwrap_or(Failure::Closed);
-        self.link.with(|mux| mux.goodbye(code, failure));
-        self.ended = ended;
-        self.phase = Phase::Flushing;
-        self.timer.as_mut().reset(Instant::now() + GOODBYE);
-    }
-
-    /// Ends the connection when nothing more will happen in it.
-    fn settle(&mut self) {
-        let mut mux = self.link.lock();
-        if self.shutting && mux.take_pong_of(LAST_CALL) {
-            mux.shut_finally();
-        }
-        let over = mux.is_over() || mux.failure().is_some();
-        drop(mux);
-        if over {
-            self.end(Ok(()), code::NO_ERROR);
-        }
-    }
-
-    fn poll_ending(&mut self, cx: &mut Context<'_>, blocked: bool) {
-        if self.phase == Phase::Flushing && !blocked && self.batch.is_empty() && !self.link.lock().has_output() {
-            self.phase = Phase::Closing;
-        }
-        if self.phase == Phase::Closing {
-            match self.io.poll_shutdown(cx) {
-                Poll::Pending => return,
-                Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
-                Poll::Ready(Err(_)) => self.phase = Phase::Over,
-            }
-        }
-        while self.phase == Phase::Lingering {
-            match self.io.poll_chunk(cx) {
-                Poll::Pending => return,
-                Poll::Ready(Ok(Some(_))) => {}
-                Poll::Ready(_) => self.phase = Phase::Over,
-            }
-        }
-    }
-
-    /// What is done from time to time.
-    fn look(&mut self) {
-        let now = Instant::now();
-        if self.phase != Phase::Running {
-            self.phase = Phase::Over;
-            return;
-        }
-        self.watches = std::mem::take(&mut self.busy);
-        let link = Arc::clone(&self.link);
-        let mut mux = link.lock();
-        if self.pong_by.is_some() && mux.take_pong_of(ALIVE) {
-            self.pong_by = None;
-        }
-        let silent = match (self.begun_by, self.pong_by) {
-            _ if self.pong_by.is_some_and(|by| by <= now) => Some("the peer answers no ping"),
-            (Some(by), _) if self.decoder.begun() || by > now => {
-                self.begun_by = Some(by).filter(|_| !self.decoder.begun());
-                None
-            }
-            (Some(_), _) => Some("no HTTP/2 preface in time"),
-            _ => None,
-        };
-        if let Some(text) = silent {
-            drop(mux);
-            return self.fail(Failure::Silent(text));
-        }
-        if self.next_ping <= now && self.pong_by.is_none() {
-            mux.ping(ALIVE);
-            self.decoder.renew();
-            self.next_ping = now + self.times.ping_interval;
-            self.pong_by = Some(now + self.times.ping_timeout);
-        }
-        let parted = mux.end_partings(Some(now));
-        let idle = self.times.idle.and_then(|limit| mux.places.idle_at(limit));
-        if idle.is_some_and(|at| at <= now) {
-            mux.close();
-        }
-        if !self.watches {
-            mux.rest();
-            if self.batch.is_empty() {
-                self.batch.release();
-            }
-            self.wakes.shrink_to_fit();
-        }
-        drop(mux);
-        let soonest = [parted, idle.filter(|at| *at > now)].into_iter().flatten().min();
-        let next = self.next_look(now, soonest);
-        self.timer.as_mut().reset(next);
-    }
-
-    fn next_look(&self, now: Instant, other: Option<Instant>) -> Instant {
-        // A connection becomes idle without anybody looking at the clock.
-        let idle = self.times.idle.map(|limit| now + (limit / 4).max(Duration::from_millis(10)));
-        let rest = self.watches.then(|| now + REST);
-        let ping = Some(self.pong_by.unwrap_or(self.next_ping));
-        [ping, self.begun_by, idle, rest, other].into_iter().flatten().min().unwrap_or(now + REST)
     }
 }
 

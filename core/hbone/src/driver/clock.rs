@@ -1,0 +1,72 @@
+//! What a connection does from time to time: pings, giving memory back, giving up.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{ALIVE, Driver, Phase};
+use crate::{mux::Failure, transport::Transport};
+
+/// Without traffic for so long, a connection gives its buffers back.
+pub(super) const REST: Duration = Duration::from_secs(1);
+
+impl<T: Transport> Driver<T> {
+    /// What is done from time to time.
+    pub(super) fn look(&mut self) {
+        let now = Instant::now();
+        if self.phase != Phase::Running {
+            self.phase = Phase::Over;
+            return;
+        }
+        self.watches = std::mem::take(&mut self.busy);
+        let link = Arc::clone(&self.link);
+        let mut mux = link.lock();
+        if self.pong_by.is_some() && mux.take_pong_of(ALIVE) {
+            self.pong_by = None;
+        }
+        let silent = match (self.begun_by, self.pong_by) {
+            _ if self.pong_by.is_some_and(|by| by <= now) => Some("the peer answers no ping"),
+            (Some(by), _) if self.decoder.begun() || by > now => {
+                self.begun_by = Some(by).filter(|_| !self.decoder.begun());
+                None
+            }
+            (Some(_), _) => Some("no HTTP/2 preface in time"),
+            _ => None,
+        };
+        if let Some(text) = silent {
+            drop(mux);
+            return self.fail(Failure::Silent(text));
+        }
+        if self.next_ping <= now && self.pong_by.is_none() {
+            mux.ping(ALIVE);
+            self.decoder.renew();
+            self.next_ping = now + self.times.ping_interval;
+            self.pong_by = Some(now + self.times.ping_timeout);
+        }
+        let parted = mux.end_partings(Some(now));
+        let idle = self.times.idle.and_then(|limit| mux.places.idle_at(limit));
+        if idle.is_some_and(|at| at <= now) {
+            mux.close();
+        }
+        if !self.watches {
+            mux.rest();
+            if self.batch.is_empty() {
+                self.batch.release();
+            }
+            self.wakes.shrink_to_fit();
+        }
+        drop(mux);
+        let soonest = [parted, idle.filter(|at| *at > now)].into_iter().flatten().min();
+        let next = self.next_look(now, soonest);
+        self.timer.as_mut().reset(next);
+    }
+
+    pub(super) fn next_look(&self, now: Instant, other: Option<Instant>) -> Instant {
+        // A connection becomes idle without anybody looking at the clock.
+        let idle = self.times.idle.map(|limit| now + (limit / 4).max(Duration::from_millis(10)));
+        let rest = self.watches.then(|| now + REST);
+        let ping = self.pong_by.into_iter().chain((self.next_ping > now).then_some(self.next_ping)).min();
+        let ping = ping.or(Some(self.next_ping));
+        [ping, self.begun_by, idle, rest, other].into_iter().flatten().min().unwrap_or(now + REST)
+    }
+}
