@@ -191,7 +191,12 @@ impl<C: AsRef<Counters>> Pump<C> {
     /// # Errors
     /// When the pair cannot go on.
     fn tcp_takes_no_more(&mut self, error: io::Error) -> Result<(), EndedBy> {
-        let mut buffer = vec![0; 16 << 10];
+        // Linux says EPIPE for the reset of a peer that had ended its direction before. One that had not has cut it short, but once the
+        // write has met the error a read would take that for an end.
+        if !self.up.ended && error.kind() != io::ErrorKind::BrokenPipe {
+            return Err(EndedBy::Second(error));
+        }
+        let mut buffer = if self.up.ended { Vec::new() } else { vec![0; 16 << 10] };
         while !self.up.ended {
             // Not by way of the runtime, which may not have heard of it yet.
             match rustix::io::read(&self.tcp, &mut buffer) {

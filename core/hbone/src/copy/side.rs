@@ -93,16 +93,21 @@ pub struct TcpSide {
     stream: TcpStream,
     buffer: BytesMut,
     read_size: usize,
+    /// A write has met the peer's reset. Reads would take it for an end, as the kernel tells of an error once.
+    reset: Option<io::ErrorKind>,
 }
 
 impl From<TcpStream> for TcpSide {
     fn from(stream: TcpStream) -> Self {
-        Self { stream, buffer: BytesMut::new(), read_size: SMALL_READ }
+        Self { stream, buffer: BytesMut::new(), read_size: SMALL_READ, reset: None }
     }
 }
 
 impl Side for TcpSide {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        if let Some(reset) = self.reset {
+            return Poll::Ready(Err(reset.into()));
+        }
         ready!(self.stream.poll_read_ready(cx))?;
         if self.buffer.capacity() < LEAST_READ {
             self.buffer = BytesMut::with_capacity(self.read_size);
@@ -128,7 +133,14 @@ impl Side for TcpSide {
     fn consumed(&mut self, _count: usize) {}
 
     fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, chunk))?;
+        let count = match ready!(Pin::new(&mut self.stream).poll_write(cx, chunk)) {
+            Ok(count) => count,
+            Err(error) => {
+                // Linux says EPIPE for the reset of a peer that had ended its direction before: that was an end.
+                self.reset = Some(error.kind()).filter(|kind| *kind != io::ErrorKind::BrokenPipe);
+                return Poll::Ready(Err(error));
+            }
+        };
         if count == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
