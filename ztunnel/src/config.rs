@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
 
+use crate::local::SameNode;
+
 /// Settings of the node proxy.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
@@ -58,6 +60,9 @@ pub struct Config {
     /// Which program logs to write, in the syntax of RUST_LOG.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
+    /// How connections between two pods of this node are carried.
+    #[arg(long, env = "SAME_NODE", value_enum, default_value_t)]
+    pub same_node: SameNode,
     /// Seconds that open connections may go on after SIGTERM.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,

@@ -6,6 +6,7 @@
 //! | [`state`] | what the control plane sent |
 //! | [`outbound`] | connections that pods open |
 //! | [`inbound`] | connections to pods: HBONE and plain text |
+//! | [`local`] | connections whose two ends are pods of this node |
 //! | [`telemetry`] | one access-log line and one set of metrics for each connection |
 //! | [`peer`] | what is wrong with a peer, as a reason |
 
@@ -15,6 +16,7 @@ mod admin;
 pub mod config;
 mod error;
 pub mod inbound;
+pub mod local;
 pub mod node;
 pub mod outbound;
 pub mod peer;
@@ -89,6 +91,7 @@ pub async fn run_with(
         places: Arc::new(Semaphore::new(checked.limits.connections)),
         limits: checked.limits,
         cluster: config.cluster_id.clone(),
+        near: local::Neighbours::new(config.same_node),
     });
     let pods = Arc::new(Pods::new(Arc::clone(&proxy), checked.trust_domain));
     let ready = readiness::Readiness::new();

@@ -19,7 +19,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::{config::Limits, state::Shared, telemetry::Telemetry};
+use crate::{config::Limits, local::Neighbours, state::Shared, telemetry::Telemetry};
 
 /// What all connections of the node share.
 pub struct Proxy {
@@ -37,6 +37,8 @@ pub struct Proxy {
     pub cluster: String,
     /// Places for connections.
     pub places: Arc<Semaphore>,
+    /// The pods of this node, as the other end of a connection.
+    pub near: Neighbours,
 }
 
 /// A pod of this node whose traffic is captured.
@@ -155,6 +157,7 @@ mod tests {
             limits: Limits { knowledge: Duration::from_millis(50), ..Limits::default() },
             cluster: "Kubernetes".to_owned(),
             places: Arc::new(Semaphore::new(1)),
+            near: Neighbours::default(),
         }
     }
 

@@ -47,6 +47,7 @@ impl Telemetry {
             destination_identity: None,
             security: Security::None,
             counters: Arc::default(),
+            counted: direction,
             reported: (0, 0),
             outcome: None,
             policy: None,
@@ -80,6 +81,8 @@ pub struct Record {
     /// The policy that allowed it.
     pub policy: Option<String>,
     counters: Arc<Counters>,
+    /// Whose pump counts.
+    counted: Direction,
     /// What of the counters is in the metrics already.
     reported: (u64, u64),
     outcome: Option<Refusal>,
@@ -112,6 +115,12 @@ impl Record {
         Arc::clone(&self.counters)
     }
 
+    /// Counts what `other` counts: one pump carries the connection of both.
+    pub fn count_with(&mut self, other: &Self) {
+        self.counters = Arc::clone(&other.counters);
+        self.counted = other.counted;
+    }
+
     /// Waits for `carried`, and puts what is counted into the metrics now and then: a connection may live for days.
     pub async fn watch<T>(&mut self, carried: impl Future<Output = T>) -> T {
         let mut carried = pin!(carried);
@@ -131,7 +140,7 @@ impl Record {
     /// Bytes from the client to the server, and back. A pump counts from the side of the tunnel, which is the server's for what pods
     /// open and the client's for what comes to them.
     fn bytes(&self) -> (u64, u64) {
-        match self.direction {
+        match self.counted {
             Direction::Outbound => (self.counters.sent(), self.counters.received()),
             Direction::Inbound => (self.counters.received(), self.counters.sent()),
         }
@@ -184,7 +193,7 @@ impl Record {
             text(label::DESTINATION_SERVICE_NAMESPACE, service.map_or("", |s| s.key.namespace.as_str())),
             Label::from_static_parts(label::REQUEST_PROTOCOL, "tcp"),
             Label::from_static_parts(label::RESPONSE_FLAGS, "-"),
-            Label::from_static_parts(label::CONNECTION_SECURITY_POLICY, self.security.as_str()),
+            Label::from_static_parts(label::CONNECTION_SECURITY_POLICY, self.security.label()),
         ];
         if let Some(refusal) = refusal {
             labels.push(Label::from_static_parts(label::REASON, refusal.reason.label()));

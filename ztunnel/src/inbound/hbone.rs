@@ -29,12 +29,12 @@ use crate::{
 
 /// One accepted connection, with who is at its other end.
 #[derive(Clone)]
-struct Peer {
-    proxy: Arc<Proxy>,
-    pod: Arc<Pod>,
-    id: SpiffeId,
-    from: SocketAddr,
-    at: SocketAddr,
+pub(crate) struct Peer {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) id: SpiffeId,
+    pub(crate) from: SocketAddr,
+    pub(crate) at: SocketAddr,
 }
 
 /// Serves one accepted connection until it ends.
@@ -137,9 +137,10 @@ fn incoming_target(incoming: &Incoming) -> Result<Target, Refusal> {
     }
 }
 
-type Opened = (TcpStream, Admitted, Arc<ambit_model::workload::Workload>);
+pub(crate) type Opened = (TcpStream, Admitted, Arc<ambit_model::workload::Workload>);
 
-async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: &mut Record) -> Result<Opened, Refusal> {
+/// Decides whether `peer` may reach `target`, and connects to the application.
+pub(crate) async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: &mut Record) -> Result<Opened, Refusal> {
     let (proxy, pod) = (&peer.proxy, &peer.pod);
     let target = target.as_ref().map_err(Clone::clone)?;
     if let Target::Address(address) = target {

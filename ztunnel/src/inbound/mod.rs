@@ -45,7 +45,7 @@ fn decide(mesh: &MeshState, workload: &Arc<Workload>, connection: &Connection) -
 }
 
 /// Completes when a connection that was allowed no longer is; at once when that happened while the application was being dialled.
-async fn revoked(
+pub(crate) async fn revoked(
     state: &Shared,
     workload: &Arc<Workload>,
     peer: Option<&SpiffeId>,

@@ -99,6 +99,7 @@ impl Pods {
         acceptor.run(plaintext, move |io, _| inbound::plaintext::handle(Arc::clone(&shared), Arc::clone(&own), io));
         let (shared, own) = proxy();
         acceptor.run(hbone, move |io, watch| inbound::hbone::handle(Arc::clone(&shared), Arc::clone(&own), io, watch));
+        self.proxy.near.add(Arc::clone(&pod), acceptor.watch.clone(), acceptor.cut.clone());
         Ok(Running { pod, trigger, cut: acceptor.cut, tasks: acceptor.tasks })
     }
 
@@ -138,6 +139,7 @@ impl Pods {
     }
 
     fn end(&self, running: Running, deadline: Duration) {
+        self.proxy.near.remove(&running.pod);
         self.ending.spawn(async move {
             running.trigger.drain(deadline).await;
             running.cut.cancel();

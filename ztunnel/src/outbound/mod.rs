@@ -21,7 +21,10 @@ use ambit_runtime::{
 };
 use tokio::net::TcpStream;
 
+pub(crate) use tunnel::gone;
+
 use crate::{
+    local::{self, relay::Near},
     proxy::{Pod, Proxy},
     telemetry::Record,
 };
@@ -50,11 +53,12 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
     let counters = record.counters();
     let carried = async {
         match server {
-            Server::Tunnel(tunnel) => copy::pump(tunnel, client, &counters).await,
-            Server::Plain(server) => copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await,
+            Server::Tunnel(tunnel) => copy::pump(tunnel, client, &counters).await.ended_by,
+            Server::Near(near) => near.carry(client, &counters).await,
+            Server::Plain(server) => copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await.ended_by,
         }
     };
-    match record.watch(carried).await.ended_by {
+    match record.watch(carried).await {
         EndedBy::Finished => record.finish(),
         EndedBy::First(error) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
         EndedBy::Second(error) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
@@ -64,11 +68,12 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
 /// The way to the server.
 enum Server {
     Tunnel(TunnelStream),
+    Near(Box<Near>),
     Plain(TcpStream),
 }
 
 async fn open(
-    proxy: &Proxy,
+    proxy: &Arc<Proxy>,
     pod: &Pod,
     client: &TcpStream,
     (from, local): (SocketAddr, SocketAddr),
@@ -93,7 +98,13 @@ async fn open(
         let attempt = match proxy.state.read(|mesh| plan::plan(mesh, request)) {
             Plan::Hbone(plan) => {
                 record.towards(&plan.target);
-                tunnel::open(proxy, pod, client, from, &plan, record).await.map(Server::Tunnel)
+                match local::find(proxy, pod, &source, from, &plan).await {
+                    Some(near) => {
+                        let opened = local::relay::open((proxy, pod), near, (client, from), &plan, record);
+                        Box::pin(opened).await.map(|near| Server::Near(Box::new(near)))
+                    }
+                    None => tunnel::open(proxy, pod, client, from, &plan, record).await.map(Server::Tunnel),
+                }
             }
             Plan::Passthrough(plan) => {
                 record.towards(&plan.target);

@@ -72,7 +72,7 @@ fn verified(plan: &Hbone, record: &mut Record) {
 }
 
 /// Completes with a reason when the client resets. A client that only ended its sending is still there.
-async fn gone(client: &TcpStream) -> String {
+pub(crate) async fn gone(client: &TcpStream) -> String {
     use tokio::io::Interest;
     loop {
         match client.ready(Interest::ERROR).await {
