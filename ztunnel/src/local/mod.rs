@@ -72,18 +72,18 @@ impl Neighbour {
 /// Namespace and name of a pod.
 type PodName = (Box<str>, Box<str>);
 
-/// The pods that are served here, by namespace and name.
-#[derive(Debug, Default)]
+/// The pods that are served here, by namespace and name. Clones share them.
+#[derive(Debug, Clone, Default)]
 pub struct Neighbours {
     mode: SameNode,
-    pods: RwLock<HashMap<PodName, Arc<Neighbour>>>,
+    pods: Arc<RwLock<HashMap<PodName, Arc<Neighbour>>>>,
 }
 
 impl Neighbours {
     /// No pods yet.
     #[must_use]
     pub fn new(mode: SameNode) -> Self {
-        Self { mode, pods: RwLock::default() }
+        Self { mode, pods: Arc::default() }
     }
 
     fn key(pod: &Pod) -> PodName {
