@@ -1,6 +1,6 @@
 //! The settings of the node proxy, from flags and environment, read here and nowhere else.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
 
@@ -63,6 +63,9 @@ pub struct Config {
     /// How connections between two pods of this node are carried.
     #[arg(long, env = "SAME_NODE", value_enum, default_value_t)]
     pub same_node: SameNode,
+    /// Threads that carry connections, at most; one for each core if not set.
+    #[arg(long, env = "WORKERS")]
+    pub workers: Option<NonZero<usize>>,
     /// Seconds that open connections may go on after SIGTERM.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,

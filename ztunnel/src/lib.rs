@@ -2,6 +2,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
+//! | [`worker`] | the threads that carry connections |
 //! | [`node`] | pods come and go: the handover from the node agent, capture rules, listeners in the pods' namespaces |
 //! | [`state`] | what the control plane sent |
 //! | [`outbound`] | connections that pods open |
@@ -23,6 +24,7 @@ pub mod peer;
 pub mod proxy;
 pub mod state;
 pub mod telemetry;
+pub mod worker;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -47,6 +49,7 @@ use node::pods::Pods;
 use proxy::Proxy;
 use state::Shared;
 use telemetry::Telemetry;
+use worker::Workers;
 
 /// How long tasks other than connections may take to end.
 const LAST_TASKS: Duration = Duration::from_secs(2);
@@ -83,7 +86,7 @@ pub async fn run_with(
     let metrics = metrics_handle()?;
     let log = AccessLog::open(&Destination::from(config.access_log.clone()))?;
     let store = StoreConfig { trust_domain_aliases: checked.aliases, ..StoreConfig::default() };
-    let proxy = Arc::new(Proxy {
+    let proxy = Proxy {
         state: Arc::new(Shared::default()),
         certificates: SvidStore::new(source, store),
         pool: Pool::new(PoolConfig::default()),
@@ -91,14 +94,16 @@ pub async fn run_with(
         places: Arc::new(Semaphore::new(checked.limits.connections)),
         limits: checked.limits,
         cluster: config.cluster_id.clone(),
-        near: local::Neighbours::new(config.same_node),
-    });
-    let pods = Arc::new(Pods::new(Arc::clone(&proxy), checked.trust_domain));
+        near: Arc::new(local::Neighbours::new(config.same_node)),
+    };
+    let workers = Arc::new(Workers::start(proxy, config.workers).map_err(Error::Worker)?);
+    let proxy = Arc::clone(&workers.first().proxy);
+    let pods = Arc::new(Pods::new(Arc::clone(&workers), checked.trust_domain));
     let ready = readiness::Readiness::new();
     let (trigger, watch) = drain::channel();
     let mut tasks = Tasks::default();
 
-    let admin = admin::pages(config.node.clone(), Arc::clone(&proxy), Arc::clone(&pods)).with_readiness(ready.clone());
+    let admin = admin::pages(config.node.clone(), Arc::clone(&workers), Arc::clone(&pods)).with_readiness(ready.clone());
     for (address, server) in [
         (config.admin, admin.with_metrics(metrics.clone())),
         (config.metrics, Server::new().with_metrics(metrics)),
@@ -127,10 +132,11 @@ pub async fn run_with(
     stop.await?;
     trigger.begin();
     pods.shutdown(proxy.limits.drain).await;
-    proxy.pool.drain(LAST_TASKS).await;
+    futures::future::join_all(workers.proxies().map(|proxy| proxy.pool.drain(LAST_TASKS))).await;
     trigger.drain(LAST_TASKS).await;
     drop(tasks);
     proxy.certificates.shutdown();
+    workers.stop();
     proxy.telemetry.flush();
     Ok(())
 }

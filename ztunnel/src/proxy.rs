@@ -1,14 +1,15 @@
 //! What all connections of the node share, and what those of one pod share.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use ambit_hbone::Pool;
+use ambit_hbone::{Pool, PoolConfig};
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, workload::Workload};
+use ambit_model::{Reason, Refusal, address::port, workload::Workload};
 use ambit_runtime::{
     netns::NetNs,
     socket::{self, ConnectOptions, PROXY_MARK},
@@ -21,13 +22,13 @@ use tokio::{
 
 use crate::{config::Limits, local::Neighbours, state::Shared, telemetry::Telemetry};
 
-/// What all connections of the node share.
+/// What the connections of one worker share. All but the tunnels is shared with the other workers too.
 pub struct Proxy {
     /// What the control plane sent.
     pub state: Arc<Shared>,
     /// Certificates of the identities on this node.
     pub certificates: SvidStore,
-    /// Tunnels to other nodes and waypoints.
+    /// Tunnels to other nodes and waypoints, of this worker.
     pub pool: Pool,
     /// Access log and metrics.
     pub telemetry: Telemetry,
@@ -38,7 +39,7 @@ pub struct Proxy {
     /// Places for connections.
     pub places: Arc<Semaphore>,
     /// The pods of this node, as the other end of a connection.
-    pub near: Neighbours,
+    pub near: Arc<Neighbours>,
 }
 
 /// A pod of this node whose traffic is captured.
@@ -62,7 +63,28 @@ pub struct Places {
     _node: OwnedSemaphorePermit,
 }
 
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
 impl Proxy {
+    /// The same for another worker: it shares everything but the tunnels.
+    #[must_use]
+    pub fn with_own_tunnels(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            certificates: self.certificates.clone(),
+            pool: Pool::new(PoolConfig::default()),
+            telemetry: self.telemetry.clone(),
+            limits: self.limits.clone(),
+            cluster: self.cluster.clone(),
+            places: Arc::clone(&self.places),
+            near: Arc::clone(&self.near),
+        }
+    }
+
     /// Takes a place for one more connection.
     ///
     /// # Errors
@@ -122,7 +144,9 @@ impl Proxy {
     /// # Errors
     /// As `connect(2)`.
     pub async fn dial(&self, pod: &Pod, to: SocketAddr, from: Option<IpAddr>, limit: Duration) -> std::io::Result<TcpStream> {
-        let options = ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), netns: Some(&pod.netns), timeout: limit };
+        let tunnel = to.port() == port::HBONE;
+        let options =
+            ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), tunnel, netns: Some(&pod.netns), timeout: limit };
         socket::connect(to, &options).await
     }
 }
@@ -130,7 +154,6 @@ impl Proxy {
 #[cfg(test)]
 mod tests {
     use ambit_api::workload as wire;
-    use ambit_hbone::PoolConfig;
     use ambit_model::convert::Entry;
     use ambit_runtime::telemetry::{AccessLog, Destination};
     use ambit_tls::{StoreConfig, Svid, SvidSource, TlsError};
@@ -157,7 +180,7 @@ mod tests {
             limits: Limits { knowledge: Duration::from_millis(50), ..Limits::default() },
             cluster: "Kubernetes".to_owned(),
             places: Arc::new(Semaphore::new(1)),
-            near: Neighbours::default(),
+            near: Arc::default(),
         }
     }
 

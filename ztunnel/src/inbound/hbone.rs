@@ -38,8 +38,7 @@ pub(crate) struct Peer {
 }
 
 /// Serves one accepted connection until it ends.
-pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, drain: Watch) {
-    let Ok(from) = io.peer_addr().map(canonical) else { return };
+pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: SocketAddr, drain: Watch) {
     let Ok(at) = io.local_addr().map(canonical) else { return };
     let failed = |refusal| proxy.telemetry.begin(Direction::Inbound, from, at).refused(refusal);
     let _places = match proxy.place(&pod) {
@@ -49,9 +48,6 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, drain: Watc
             return failed(refusal);
         }
     };
-    if let Err(error) = socket::tune(&io) {
-        return failed(Refusal::new(Reason::ClientReset, error.to_string()));
-    }
     let config = match proxy.certificates.server_config(&pod.identity).await {
         Ok(config) => config,
         Err(error) => {

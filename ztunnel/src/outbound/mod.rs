@@ -3,7 +3,10 @@
 mod headers;
 mod tunnel;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use ambit_hbone::{
     TunnelStream,
@@ -29,17 +32,17 @@ use crate::{
     telemetry::Record,
 };
 
+/// What a record shows as long as nothing better is known: the listener.
+const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port::OUTBOUND);
 /// How many endpoints of a service are tried for one connection before its first byte.
 const ATTEMPTS: usize = 3;
 
 /// Carries one captured connection to its end.
-pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
-    let Ok(from) = client.peer_addr().map(canonical) else { return };
-    let Ok(local) = client.local_addr().map(canonical) else { return };
-    let mut record = proxy.telemetry.begin(Direction::Outbound, from, local);
+pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) {
+    let mut record = proxy.telemetry.begin(Direction::Outbound, from, OUTBOUND);
     record.source_identity = Some(pod.identity.clone());
     let opened = match proxy.place(&pod) {
-        Ok(places) => open(&proxy, &pod, &client, (from, local), &mut record).await.map(|server| (server, places)),
+        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|server| (server, places)),
         Err(refusal) => Err(refusal),
     };
     let (server, _places) = match opened {
@@ -76,15 +79,14 @@ async fn open(
     proxy: &Arc<Proxy>,
     pod: &Pod,
     client: &TcpStream,
-    (from, local): (SocketAddr, SocketAddr),
+    from: SocketAddr,
     record: &mut Record,
 ) -> Result<Server, Refusal> {
-    socket::tune(client).map_err(|error| Refusal::new(Reason::ClientReset, error.to_string()))?;
     let itself = || Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::OUTBOUND));
-    let destination = socket::original_destination(client).map_err(|_| itself())?;
+    let destination = socket::original_destination_from(client, from).map_err(|_| itself())?;
     record.destination(destination);
     // By an address that the control plane does not know to be the pod's, it would be passed through to this port for ever.
-    if destination == local {
+    if destination.port() == port::OUTBOUND && client.local_addr().map(canonical).ok() == Some(destination) {
         return Err(itself());
     }
     let Some(source) = proxy.source(pod).await else {

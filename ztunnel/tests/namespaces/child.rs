@@ -24,7 +24,7 @@ pub fn run() -> Option<ExitCode> {
     if std::env::args().nth(1).as_deref() != Some(NAME) {
         return None;
     }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     Some(match runtime.block_on(proxy()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -6,7 +6,7 @@ mod original;
 
 pub use connect::{ConnectOptions, DEFAULT_CONNECT_TIMEOUT, connect};
 pub use listen::{ListenOptions, listen};
-pub use original::{canonical, original_destination};
+pub use original::{canonical, original_destination, original_destination_from};
 
 use std::time::Duration;
 
