@@ -17,6 +17,7 @@ mod admin;
 pub mod config;
 mod error;
 pub mod inbound;
+pub mod known;
 pub mod local;
 pub mod node;
 pub mod outbound;
@@ -83,7 +84,7 @@ pub async fn run_with(
         Ok(limit) => tracing::debug!(?limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
-    let metrics = metrics_handle()?;
+    let mut metrics = metrics_handle()?;
     let log = AccessLog::open(&Destination::from(config.access_log.clone()))?;
     let store = StoreConfig { trust_domain_aliases: checked.aliases, ..StoreConfig::default() };
     let proxy = Proxy {
@@ -96,6 +97,8 @@ pub async fn run_with(
         cluster: config.cluster_id.clone(),
         near: Arc::new(local::Neighbours::new(config.same_node)),
     };
+    let telemetry = proxy.telemetry.clone();
+    metrics.before_render(move || telemetry.report());
     let workers = Arc::new(Workers::start(proxy, config.workers).map_err(Error::Worker)?);
     let proxy = Arc::clone(&workers.first().proxy);
     let pods = Arc::new(Pods::new(Arc::clone(&workers), checked.trust_domain));

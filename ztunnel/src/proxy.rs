@@ -20,7 +20,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::{config::Limits, local::Neighbours, state::Shared, telemetry::Telemetry};
+use crate::{config::Limits, known::Known, local::Neighbours, state::{Changes, Shared}, telemetry::Telemetry};
 
 /// What the connections of one worker share. All but the tunnels is shared with the other workers too.
 pub struct Proxy {
@@ -55,6 +55,8 @@ pub struct Pod {
     pub netns: NetNs,
     /// Places for its connections.
     pub places: Arc<Semaphore>,
+    /// What the control plane told of it.
+    pub known: Known,
 }
 
 /// Places that a connection holds while it lives.
@@ -99,18 +101,23 @@ impl Proxy {
     /// The workload of `pod`, as soon as the control plane has told of it and of every address: before that a service, which may ask
     /// for a waypoint, would be taken for the world outside and passed through in clear.
     pub async fn source(&self, pod: &Pod) -> Option<Arc<Workload>> {
-        let known = |mesh: &ambit_model::state::MeshState, changes: crate::state::Changes| {
-            if changes.addresses_synced { self.workload_of(mesh, pod) } else { None }
-        };
-        self.state.wait_for(self.limits.knowledge, known).await
+        self.workload(pod, |changes| changes.addresses_synced).await
     }
 
     /// The workload of `pod`, as soon as the control plane has told of it and of every policy: before that nothing can be authorized.
     pub async fn destination(&self, pod: &Pod) -> Option<Arc<Workload>> {
-        let known = |mesh: &ambit_model::state::MeshState, changes: crate::state::Changes| {
-            if changes.policies_synced { self.workload_of(mesh, pod) } else { None }
+        self.workload(pod, |changes| changes.policies_synced).await
+    }
+
+    async fn workload(&self, pod: &Pod, enough: fn(Changes) -> bool) -> Option<Arc<Workload>> {
+        let find = |now: Changes| {
+            let find = || self.state.read(|mesh| self.workload_of(mesh, pod));
+            if enough(now) { pod.known.workload(now.version, find) } else { None }
         };
-        self.state.wait_for(self.limits.knowledge, known).await
+        match find(self.state.changes()) {
+            Some(workload) => Some(workload),
+            None => Box::pin(self.state.wait_for(self.limits.knowledge, |_, now| find(now))).await,
+        }
     }
 
     /// The workload of `pod`, if it is known now. The identity must be the one that the node agent told: a workload of the same name
@@ -187,7 +194,7 @@ mod tests {
     fn pod() -> Pod {
         let netns = NetNs::from_fd(std::fs::File::open("/proc/self/ns/net").unwrap().into()).unwrap();
         let identity = "spiffe://cluster.local/ns/shop/sa/default".parse().unwrap();
-        Pod { uid: "1".to_owned(), name: "web".to_owned(), identity, netns, places: Arc::new(Semaphore::new(1)) }
+        Pod { uid: "1".to_owned(), name: "web".to_owned(), identity, netns, places: Arc::new(Semaphore::new(1)), known: Known::default() }
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ fn permit(
     for refusal in &decided.dry_run {
         tracing::info!(%refusal, %from, %destination, "a dry-run policy would have refused this connection");
     }
-    record.policy = decided.policy.map(|policy| policy.to_string());
+    record.policy = decided.policy;
     Ok(())
 }
 
@@ -68,15 +68,13 @@ pub(crate) async fn revoked(
 /// Carries a connection that was allowed until it ends or no longer is allowed.
 async fn carry(mut record: Record, carried: impl Future<Output = Outcome>, revoked: impl Future<Output = Refusal>) {
     record.established();
-    let ended = record.watch(async {
-        tokio::select! {
-            // Whether it still may comes before its first byte.
-            biased;
-            refusal = revoked => Err(refusal),
-            outcome = carried => Ok(outcome.ended_by),
-        }
-    });
-    match ended.await {
+    let ended = tokio::select! {
+        // Whether it still may comes before its first byte.
+        biased;
+        refusal = revoked => Err(refusal),
+        outcome = carried => Ok(outcome.ended_by),
+    };
+    match ended {
         Ok(EndedBy::Finished) => record.finish(),
         Ok(EndedBy::First(error)) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
         Ok(EndedBy::Second(error)) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),

@@ -23,7 +23,7 @@ const INBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), p
 pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) {
     let mut record = proxy.telemetry.begin(Direction::Inbound, from, INBOUND);
     let opened = match proxy.place(&pod) {
-        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|opened| (opened, places)),
+        Ok(places) => Box::pin(open(&proxy, &pod, &client, from, &mut record)).await.map(|opened| (opened, places)),
         Err(refusal) => Err(refusal),
     };
     let ((server, destination, workload), _places) = match opened {

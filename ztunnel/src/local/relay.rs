@@ -109,17 +109,13 @@ impl Near {
         let revoked = revoked(&peer.proxy.state, &workload, Some(&peer.id), peer.from, admitted.destination);
         let Some(record) = &mut half.0 else { return EndedBy::Finished };
         record.established();
-        let ended = record
-            .watch(async {
-                tokio::select! {
-                    // Whether it still may comes before its first byte.
-                    biased;
-                    refusal = revoked => Err(refusal),
-                    () = neighbour.cut.cancelled() => Err(Refusal::new(Reason::Draining, "cut while the pod went away")),
-                    outcome = joined => Ok(outcome.ended_by),
-                }
-            })
-            .await;
+        let ended = tokio::select! {
+            // Whether it still may comes before its first byte.
+            biased;
+            refusal = revoked => Err(refusal),
+            () = neighbour.cut.cancelled() => Err(Refusal::new(Reason::Draining, "cut while the pod went away")),
+            outcome = joined => Ok(outcome.ended_by),
+        };
         half.end(ended)
     }
 }

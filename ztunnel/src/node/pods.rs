@@ -25,7 +25,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::protocol::PodInfo;
 use crate::{
-    Error, inbound, outbound,
+    Error, inbound,
+    known::Known,
+    outbound,
     proxy::{Pod, Proxy},
     worker::Workers,
 };
@@ -80,7 +82,7 @@ impl Pods {
             return Ok(());
         }
         let places = Arc::new(Semaphore::new(self.proxy.limits.connections_per_pod));
-        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, places });
+        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, places, known: Known::default() });
         let started = self.start(Arc::clone(&pod), &place)?;
         self.proxy.certificates.prefetch(&pod.identity);
         tracing::info!(uid = info.uid, identity = %pod.identity, "{place} is captured");

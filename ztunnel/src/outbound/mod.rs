@@ -42,7 +42,7 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: S
     let mut record = proxy.telemetry.begin(Direction::Outbound, from, OUTBOUND);
     record.source_identity = Some(pod.identity.clone());
     let opened = match proxy.place(&pod) {
-        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|server| (server, places)),
+        Ok(places) => Box::pin(open(&proxy, &pod, &client, from, &mut record)).await.map(|server| (server, places)),
         Err(refusal) => Err(refusal),
     };
     let (server, _places) = match opened {
@@ -61,7 +61,7 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: S
             Server::Plain(server) => copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await.ended_by,
         }
     };
-    match record.watch(carried).await {
+    match carried.await {
         EndedBy::Finished => record.finish(),
         EndedBy::First(error) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
         EndedBy::Second(error) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
@@ -147,4 +147,19 @@ fn may_be_tried_elsewhere(reason: Reason) -> bool {
             | Reason::Draining
             | Reason::DestinationUnknown
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_is_carried_needs_little_memory() {
+        let size = size_of_future(handle);
+        assert!(size <= 100, "{size} bytes");
+    }
 }
