@@ -75,6 +75,8 @@ pub(crate) async fn open(
     let mut half = Half(Some(record));
     let target = Ok(Target::Address(plan.authority));
     let opened = tokio::select! {
+        // A connection that stands is carried to its end, however soon that is: so its end is passed on.
+        biased;
         opened = admitted(&peer, &target, &mut half) => opened,
         error = gone(client) => {
             half.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer"));
