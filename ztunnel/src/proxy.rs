@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +21,13 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::{config::Limits, known::Known, local::Neighbours, state::{Changes, Shared}, telemetry::Telemetry};
+use crate::{
+    config::Limits,
+    known::Known,
+    local::Neighbours,
+    state::{Changes, Shared},
+    telemetry::Telemetry,
+};
 
 /// What the connections of one worker share. All but the tunnels is shared with the other workers too.
 pub struct Proxy {
@@ -58,6 +65,9 @@ pub struct Pod {
     /// What the control plane told of it.
     pub known: Known,
 }
+
+/// A connection that stands, and is carried to its end. How it came to stand is forgotten by then: most connections are idle.
+pub type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Places that a connection holds while it lives.
 pub struct Places {
@@ -194,7 +204,14 @@ mod tests {
     fn pod() -> Pod {
         let netns = NetNs::from_fd(std::fs::File::open("/proc/self/ns/net").unwrap().into()).unwrap();
         let identity = "spiffe://cluster.local/ns/shop/sa/default".parse().unwrap();
-        Pod { uid: "1".to_owned(), name: "web".to_owned(), identity, netns, places: Arc::new(Semaphore::new(1)), known: Known::default() }
+        Pod {
+            uid: "1".to_owned(),
+            name: "web".to_owned(),
+            identity,
+            netns,
+            places: Arc::new(Semaphore::new(1)),
+            known: Known::default(),
+        }
     }
 
     #[tokio::test]

@@ -57,7 +57,6 @@ impl Worker {
     }
 
     /// Makes sockets that are opened meanwhile those of this worker.
-    #[must_use]
     pub fn enter(&self) -> EnterGuard<'_> {
         self.handle.enter()
     }

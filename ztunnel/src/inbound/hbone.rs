@@ -10,6 +10,7 @@ use ambit_identity::SpiffeId;
 use ambit_model::{
     Reason, Refusal,
     admit::{Admitted, Target, admit},
+    authorize::Connection,
     plan,
 };
 use ambit_runtime::{
@@ -20,10 +21,10 @@ use ambit_runtime::{
 use ambit_tls::{PeerError, handshake};
 use tokio::net::TcpStream;
 
-use super::{carry, permit, revoked};
+use super::{carry, permit, watched};
 use crate::{
     peer,
-    proxy::{Pod, Proxy},
+    proxy::{Carrying, Pod, Proxy},
     telemetry::Record,
 };
 
@@ -83,44 +84,59 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: Socke
 }
 
 /// Carries one tunnel to its end.
-async fn tunnel(peer: Peer, mut incoming: Incoming) {
+fn tunnel(peer: Peer, incoming: Incoming) -> impl Future<Output = ()> + Send {
+    let establishing = Box::pin(establish(peer, incoming));
+    async move {
+        if let Some(carrying) = establishing.await {
+            carrying.await;
+        }
+    }
+}
+
+async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     let (proxy, pod) = (&peer.proxy, &peer.pod);
     let mut record = proxy.telemetry.begin(Direction::Inbound, peer.from, peer.at);
     record.source_identity = Some(peer.id.clone());
     record.destination_identity = Some(pod.identity.clone());
     record.security = Security::MutualTls;
     // One connection carries many tunnels, each of which counts.
-    let _places = match proxy.place(pod) {
+    let places = match proxy.place(pod) {
         Ok(places) => places,
         Err(refusal) => {
             let _gone = incoming.refuse(peer::status(refusal.reason), peer::write_refusal(&refusal));
-            return record.refused(refusal);
+            record.refused(refusal);
+            return None;
         }
     };
     let target = incoming_target(&incoming);
-    // On the heap until it is done: a tunnel that carries needs little room.
     let opened = tokio::select! {
-        opened = Box::pin(open(&peer, &target, &mut record)) => opened,
-        () = incoming.abandoned() => return record.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer")),
+        opened = open(&peer, &target, &mut record) => opened,
+        () = incoming.abandoned() => {
+            record.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer"));
+            return None;
+        }
     };
     let (upstream, admitted, workload) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             // When the client has gone there is no one to tell.
             let _gone = incoming.refuse(peer::status(refusal.reason), peer::write_refusal(&refusal));
-            return record.refused(refusal);
+            record.refused(refusal);
+            return None;
         }
     };
     let stream = match incoming.accept(http::HeaderMap::new()) {
         Ok(stream) => stream,
         Err(error) => {
             socket::reset(upstream);
-            return record.refused(Refusal::new(Reason::ClientReset, error.to_string()));
+            record.refused(Refusal::new(Reason::ClientReset, error.to_string()));
+            return None;
         }
     };
-    let counters = record.counters();
-    let revoked = revoked(&proxy.state, &workload, Some(&peer.id), peer.from, admitted.destination);
-    carry(record, copy::pump(stream, upstream, &counters), revoked).await;
+    let connection = Connection { source: Some(peer.id.clone()), source_ip: peer.from.ip(), destination: admitted.destination };
+    let watched = watched(proxy, workload, connection, &mut record);
+    let carried = copy::pump(stream, upstream, record.counters());
+    Some(carry(record, places, carried, watched))
 }
 
 fn incoming_target(incoming: &Incoming) -> Result<Target, Refusal> {
@@ -173,6 +189,6 @@ mod tests {
     #[test]
     fn a_tunnel_that_carries_needs_little_memory() {
         let size = size_of_future(tunnel);
-        assert!(size <= 100, "{size} bytes");
+        assert!(size <= 64, "{size} bytes");
     }
 }

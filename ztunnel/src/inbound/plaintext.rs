@@ -6,13 +6,13 @@ use std::{
 };
 
 use ambit_hbone::copy::{self, TcpSide};
-use ambit_model::{Reason, Refusal, address::port, admit::admit_plaintext, plan, workload::Workload};
+use ambit_model::{Reason, Refusal, address::port, admit::admit_plaintext, authorize::Connection, plan, workload::Workload};
 use ambit_runtime::{socket, telemetry::Direction};
 use tokio::net::TcpStream;
 
-use super::{carry, hbone::same_family, permit, revoked};
+use super::{carry, hbone::same_family, permit, watched};
 use crate::{
-    proxy::{Pod, Proxy},
+    proxy::{Carrying, Pod, Proxy},
     telemetry::Record,
 };
 
@@ -20,22 +20,33 @@ use crate::{
 const INBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port::INBOUND_PLAINTEXT);
 
 /// Carries one captured connection to its end.
-pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) {
+pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> impl Future<Output = ()> + Send {
+    let establishing = Box::pin(establish(proxy, pod, client, from));
+    async move {
+        if let Some(carrying) = establishing.await {
+            carrying.await;
+        }
+    }
+}
+
+async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {
     let mut record = proxy.telemetry.begin(Direction::Inbound, from, INBOUND);
     let opened = match proxy.place(&pod) {
-        Ok(places) => Box::pin(open(&proxy, &pod, &client, from, &mut record)).await.map(|opened| (opened, places)),
+        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|opened| (opened, places)),
         Err(refusal) => Err(refusal),
     };
-    let ((server, destination, workload), _places) = match opened {
+    let ((server, destination, workload), places) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             socket::reset(client);
-            return record.refused(refusal);
+            record.refused(refusal);
+            return None;
         }
     };
-    let counters = record.counters();
-    let carried = copy::join(TcpSide::from(client), TcpSide::from(server), &counters);
-    carry(record, carried, revoked(&proxy.state, &workload, None, from, destination)).await;
+    let connection = Connection { source: None, source_ip: from.ip(), destination };
+    let watched = watched(&proxy, workload, connection, &mut record);
+    let carried = copy::join(TcpSide::from(client), TcpSide::from(server), record.counters());
+    Some(carry(record, places, carried, watched))
 }
 
 type Opened = (TcpStream, SocketAddr, Arc<Workload>);

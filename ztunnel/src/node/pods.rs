@@ -5,7 +5,7 @@ use std::{
     future::Future,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -219,7 +219,7 @@ impl Acceptor {
                 let io = if std::ptr::eq(worker, first) { Ok(io) } else { worker.adopt(io) };
                 match io {
                     Ok(io) => {
-                        let work = Box::pin(handle(Arc::clone(&worker.proxy), io, canonical(from), watch.clone()));
+                        let work = handle(Arc::clone(&worker.proxy), io, canonical(from), watch.clone());
                         tasks.spawn_on(until_cut(work, watch.clone(), cut.clone()), worker.handle());
                     }
                     Err(error) => tracing::warn!(%error, "a connection cannot be handed on"),
@@ -231,7 +231,7 @@ impl Acceptor {
 }
 
 /// Does `work` until it ends or is cut. `watch` lives as long, so that a drain waits for it.
-async fn until_cut(work: Pin<Box<impl Future<Output = ()>>>, watch: Watch, cut: CancellationToken) {
+async fn until_cut(work: impl Future<Output = ()>, watch: Watch, cut: CancellationToken) {
     let _until_the_end = watch;
     tokio::select! {
         () = work => {}

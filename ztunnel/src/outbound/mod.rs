@@ -22,13 +22,14 @@ use ambit_runtime::{
     socket::{self, canonical},
     telemetry::Direction,
 };
+use futures::FutureExt;
 use tokio::net::TcpStream;
 
 pub(crate) use tunnel::gone;
 
 use crate::{
     local::{self, relay::Near},
-    proxy::{Pod, Proxy},
+    proxy::{Carrying, Pod, Proxy},
     telemetry::Record,
 };
 
@@ -38,30 +39,48 @@ const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 
 const ATTEMPTS: usize = 3;
 
 /// Carries one captured connection to its end.
-pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) {
+pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> impl Future<Output = ()> + Send {
+    let establishing = Box::pin(establish(proxy, pod, client, from));
+    async move {
+        if let Some(carrying) = establishing.await {
+            carrying.await;
+        }
+    }
+}
+
+async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {
     let mut record = proxy.telemetry.begin(Direction::Outbound, from, OUTBOUND);
     record.source_identity = Some(pod.identity.clone());
     let opened = match proxy.place(&pod) {
-        Ok(places) => Box::pin(open(&proxy, &pod, &client, from, &mut record)).await.map(|server| (server, places)),
+        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|server| (server, places)),
         Err(refusal) => Err(refusal),
     };
-    let (server, _places) = match opened {
+    let (server, places) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             socket::reset(client);
-            return record.refused(refusal);
+            record.refused(refusal);
+            return None;
         }
     };
     record.established();
     let counters = record.counters();
-    let carried = async {
-        match server {
-            Server::Tunnel(tunnel) => copy::pump(tunnel, client, &counters).await.ended_by,
-            Server::Near(near) => near.carry(client, &counters).await,
-            Server::Plain(server) => copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await.ended_by,
-        }
+    let end = move |ended| {
+        let _until_now = places;
+        end(record, ended);
     };
-    match carried.await {
+    Some(match server {
+        Server::Tunnel(tunnel) => Box::pin(copy::pump(tunnel, client, counters).map(|outcome| end(outcome.ended_by))),
+        Server::Near(near) => Box::pin(async move { end(near.carry(client, &counters).await) }),
+        Server::Plain(server) => {
+            let joined = copy::join(TcpSide::from(server), TcpSide::from(client), counters);
+            Box::pin(joined.map(|outcome| end(outcome.ended_by)))
+        }
+    })
+}
+
+fn end(record: Record, ended: EndedBy) {
+    match ended {
         EndedBy::Finished => record.finish(),
         EndedBy::First(error) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
         EndedBy::Second(error) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
@@ -151,15 +170,21 @@ fn may_be_tried_elsewhere(reason: Reason) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use ambit_hbone::copy::Counters;
+
     use super::*;
 
-    fn size_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+    fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
         size_of::<F>()
     }
 
     #[test]
     fn a_connection_that_is_carried_needs_little_memory() {
-        let size = size_of_future(handle);
-        assert!(size <= 100, "{size} bytes");
+        let outer = size_of_future(|(proxy, pod), client, from| handle(proxy, pod, client, from));
+        assert!(outer <= 64, "{outer} bytes beside what is carried");
+        let pump = size_of_future(|tunnel, tcp, counters: Arc<Counters>| copy::pump(tunnel, tcp, counters));
+        assert!(pump <= 512, "{pump} bytes to carry");
     }
 }

@@ -11,6 +11,7 @@ use ambit_hbone::copy::Counters;
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, plan::Target, policy::PolicyKey, workload::Workload};
 use ambit_runtime::telemetry::{Direction, Entry, Security};
+use tokio::sync::watch;
 
 use super::{
     Telemetry,
@@ -45,6 +46,7 @@ pub struct Facts {
     counters: Arc<Counters>,
     /// Whose pump counts.
     counted: Direction,
+    policies: Option<watch::Receiver<u64>>,
     opened: Option<Opened>,
     ended: bool,
 }
@@ -72,6 +74,7 @@ impl Record {
             policy: None,
             counters: Arc::default(),
             counted: direction,
+            policies: None,
             opened: None,
             ended: false,
         }))
@@ -99,6 +102,16 @@ impl Record {
         self.opened = Some(Opened { open, place });
     }
 
+    /// Notes what tells of changes since it was decided that the connection may pass.
+    pub fn decided(&mut self, policies: watch::Receiver<u64>) {
+        self.policies = Some(policies);
+    }
+
+    /// Gives out what tells of changes since then.
+    pub fn policies(&mut self) -> Option<watch::Receiver<u64>> {
+        self.policies.take()
+    }
+
     /// Where the bytes of the connection are counted.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
@@ -120,7 +133,6 @@ impl Record {
     pub fn refused(mut self, refusal: Refusal) {
         self.end(&refusal);
     }
-
 }
 
 impl Facts {

@@ -37,6 +37,12 @@ impl Counters {
     }
 }
 
+impl AsRef<Self> for Counters {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// How a pump ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -72,16 +78,23 @@ impl EndedBy {
 
 /// Carries bytes both ways between a tunnel and a TCP connection until both directions have ended or one side fails. The end of one
 /// direction is passed on while the other goes on; a failure of one side resets the other. Dropping the future resets both.
-pub fn pump(tunnel: TunnelStream, tcp: TcpStream, counters: &Counters) -> impl Future<Output = Outcome> + Send {
+pub fn pump<C>(tunnel: TunnelStream, tcp: TcpStream, counters: C) -> impl Future<Output = Outcome> + Send + use<C>
+where
+    C: AsRef<Counters> + Send,
+{
     join(tunnel, TcpSide::from(tcp), counters)
 }
 
 /// As [`pump`], between any two sides.
-pub fn join<A: Side, B: Side>(first: A, second: B, counters: &Counters) -> impl Future<Output = Outcome> + use<'_, A, B> {
+pub fn join<A: Side, B: Side, C>(first: A, second: B, counters: C) -> impl Future<Output = Outcome> + use<A, B, C>
+where
+    C: AsRef<Counters>,
+{
     // Made before the future is first polled, so that both are reset even if it never is.
     let mut pair = Pair::new(first, second);
-    async move {
-        let ended_by = poll_fn(|cx| pair.poll(cx, counters)).await;
-        Outcome { sent: counters.sent(), received: counters.received(), ended_by }
-    }
+    poll_fn(move |cx| {
+        let counters = counters.as_ref();
+        let ended = pair.poll(cx, counters);
+        ended.map(|ended_by| Outcome { sent: counters.sent(), received: counters.received(), ended_by })
+    })
 }
