@@ -1,58 +1,28 @@
-//! One connection of the client: its places for tunnels, and the task that drives it.
+//! One connection of the client: its places for tunnels, and how they are opened.
 
-use std::{
-    future::poll_fn,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{future::poll_fn, io, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures::stream::{FuturesUnordered, StreamExt};
-use h2::{RecvStream, client::SendRequest};
-use http::{HeaderMap, Method, Request, Uri, Version};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
-};
+use http::HeaderMap;
+use tokio::time::Instant;
 
 use crate::{
-    ConnectError, ConnectRequest, Settings, TunnelStream, keepalive,
-    settings::{RESETS_REMEMBERED, SMALL_FRAME_BUDGET},
-    tap::{Cause, Tapped},
-    window::Withheld,
+    ConnectError, ConnectRequest, PoolConfig, Transport, TunnelStream,
+    driver::{Driver, Times},
+    frame::code,
+    mux::{Failure, Link, Opening, Role, Side, Unanswered, Unopenable},
 };
 
-/// How long a tunnel that was closed here may take until the peer has ended it too, and how many bytes it may still bring. After that
-/// it is reset, which tells the peer to stop.
-const PARTING: Duration = Duration::from_secs(30);
-const PARTING_BYTES: usize = 256 << 10;
-
 /// A connection that carries tunnels.
+#[derive(Clone)]
 pub(crate) struct Connection {
-    sender: SendRequest<Bytes>,
-    parting: mpsc::UnboundedSender<Parting>,
-    withheld: Arc<Withheld>,
-    places: Mutex<Places>,
-    cause: Cause,
+    link: Arc<Link>,
     pub(crate) made: Instant,
-}
-
-struct Places {
-    taken: usize,
-    open: bool,
-    idle_since: Instant,
 }
 
 /// A place for one tunnel in a connection; given back when dropped.
 pub(crate) struct Slot {
-    connection: Arc<Connection>,
-}
-
-/// A tunnel that its user has closed and the peer has not ended yet.
-struct Parting {
-    recv: RecvStream,
-    _slot: Slot,
+    /// None once a tunnel has taken it over.
+    link: Option<Arc<Link>>,
 }
 
 /// A tunnel that was not opened.
@@ -64,194 +34,111 @@ pub(crate) struct Unopened {
 }
 
 impl Connection {
-    /// Speaks first over `io`, and returns the connection with the future that drives it.
-    pub(crate) async fn start<T>(
-        io: T,
-        settings: &Settings,
-    ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + use<T>), ConnectError>
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (io, cause) = Tapped::new(io);
-        let handshake = h2::client::Builder::new()
-            .initial_window_size(settings.stream_window)
-            .initial_connection_window_size(settings.connection_window)
-            .max_frame_size(settings.max_frame_size)
-            .max_header_list_size(settings.max_header_bytes)
-            .max_send_buffer_size(settings.send_buffer)
-            .enable_push(false)
-            .data_frame_budget(SMALL_FRAME_BUDGET)
-            .max_concurrent_reset_streams(RESETS_REMEMBERED)
-            // A count over the connection's life: resets that cross bytes under way would end every shared connection some day.
-            .max_local_error_reset_streams(None)
-            .handshake(io)
-            .await;
-        let (sender, mut driver) = handshake.map_err(|e| ConnectError::Lost(cause.or(|| io::Error::other(e.to_string()))))?;
-        let now = Instant::now();
-        let places = Mutex::new(Places { taken: 0, open: true, idle_since: now });
-        let (parting, partings) = mpsc::unbounded_channel();
-        let this = Arc::new(Self { sender, parting, withheld: Arc::default(), places, cause, made: now });
-        let watched = Arc::downgrade(&this);
-        let silence = keepalive::until_silent(driver.ping_pong(), settings.ping_interval, settings.ping_timeout);
-        let blamed = this.cause.clone();
-        let silence = async move {
-            silence.await;
-            // Before the connection is dropped, so that its tunnels are told this and not what follows from it.
-            blamed.set(io::Error::new(io::ErrorKind::TimedOut, "the peer answers no ping"));
+    /// Speaks first over `io`: returns the connection with what drives it.
+    pub(crate) fn start<T: Transport>(io: T, config: &PoolConfig) -> (Self, Driver<T>) {
+        let times = Times {
+            ping_interval: config.settings.ping_interval,
+            ping_timeout: config.settings.ping_timeout,
+            preface: None,
+            idle: Some(config.idle_timeout),
         };
-        let (withheld, window) = (Arc::clone(&this.withheld), settings.connection_window);
-        let driven = async move {
-            loop {
-                tokio::select! {
-                    ended = &mut driver => return ended,
-                    () = withheld.changed() => driver.set_target_window_size(withheld.widened(window)),
-                }
-            }
-        };
-        let drive = async move {
-            tokio::select! {
-                ended = driven => if let Err(error) = ended {
-                    tracing::debug!(%error, "tunnel connection ended");
-                },
-                () = silence => tracing::info!("tunnel connection dropped: the peer answers no ping"),
-                () = see_off(partings) => {}
-            }
-            if let Some(connection) = watched.upgrade() {
-                connection.close();
-            }
-        };
-        Ok((this, drive))
+        let driver = Driver::new(io, Role::Client, &config.settings, times);
+        (Self { link: Arc::clone(driver.link()), made: Instant::now() }, driver)
     }
 
     /// Takes a place unless the connection is full (of `limit`, or of what the peer allows) or closed.
-    pub(crate) fn take(self: &Arc<Self>, limit: usize) -> Option<Slot> {
-        let mut places = self.places();
-        // A peer that allows none for now lets the first request wait for its leave.
-        let most = limit.min(self.sender.current_max_send_streams()).max(1);
-        if !places.open || places.taken >= most {
-            return None;
-        }
-        places.taken += 1;
-        drop(places);
-        Some(Slot { connection: Arc::clone(self) })
+    pub(crate) fn take(&self, limit: usize) -> Option<Slot> {
+        let taken = self.link.lock().take_place(limit);
+        taken.then(|| Slot { link: Some(Arc::clone(&self.link)) })
     }
 
-    /// No further tunnels here; those that are open go on.
+    /// No further tunnels here; those that are open go on, and the connection ends with the last of them.
     pub(crate) fn close(&self) {
-        self.places().open = false;
+        self.link.with(crate::mux::Mux::close);
+    }
+
+    /// Ends the connection with its tunnels.
+    pub(crate) fn cut(&self) {
+        self.link.with(|mux| mux.goodbye(code::NO_ERROR, Failure::Closed));
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.places().open
+        self.link.lock().places.is_open()
     }
 
     pub(crate) fn tunnels(&self) -> usize {
-        self.places().taken
+        self.link.lock().places.taken()
     }
 
-    /// Closes the connection if it has had no tunnel for `limit`; says whether it is closed.
-    pub(crate) fn close_if_idle(&self, limit: Duration) -> bool {
-        let mut places = self.places();
-        if places.taken == 0 && places.idle_since.elapsed() >= limit {
-            places.open = false;
-        }
-        !places.open
-    }
-
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether both are the same connection.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.link, &other.link)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut places = self.connection.places();
-        places.taken = places.taken.saturating_sub(1);
-        if places.taken == 0 {
-            places.idle_since = Instant::now();
-        }
-    }
-}
-
-/// Reads to their end what peers still send in tunnels that were closed here. Each holds a place, so that they are few.
-async fn see_off(mut partings: mpsc::UnboundedReceiver<Parting>) {
-    let mut leaving = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            Some(parting) = partings.recv() => leaving.push(tokio::time::timeout(PARTING, parting.end())),
-            Some(_) = leaving.next() => {}
-            // Nobody can send any more, and nothing is left: what remains of the connection ends by itself.
-            else => std::future::pending().await,
-        }
-    }
-}
-
-impl Parting {
-    async fn end(mut self) {
-        let mut seen = 0;
-        while let Some(Ok(chunk)) = self.recv.data().await {
-            seen += chunk.len();
-            if seen > PARTING_BYTES || self.recv.flow_control().release_capacity(chunk.len()).is_err() {
-                return;
-            }
+        if let Some(link) = self.link.take() {
+            link.with(crate::mux::Mux::give_place_back);
         }
     }
 }
 
 impl Slot {
-    /// Takes over a tunnel that its user has closed, until the peer has ended it too.
-    pub(crate) fn part(self, recv: RecvStream) {
-        let parting = self.connection.parting.clone();
-        // When the connection has ended there is nothing to wait for.
-        let _ended = parting.send(Parting { recv, _slot: self });
-    }
-
     /// Sends the CONNECT and waits for its answer, at most `limit`.
-    pub(crate) async fn open(self, request: &ConnectRequest, limit: Duration) -> Result<(TunnelStream, HeaderMap), Unopened> {
-        let message = message(request)?;
-        let mut sender = self.connection.sender.clone();
+    pub(crate) async fn open(mut self, request: &ConnectRequest, limit: Duration) -> Result<(TunnelStream, HeaderMap), Unopened> {
         let exchange = async {
-            poll_fn(|cx| sender.poll_ready(cx)).await?;
-            let (response, send) = sender.send_request(message, false)?;
-            Ok::<_, h2::Error>((response.await?, send))
+            let mut tunnel = self.request(request).await?;
+            match poll_fn(|cx| tunnel.poll_answer(cx)).await {
+                Ok((status, headers)) if status.is_success() => Ok((tunnel, headers)),
+                Ok((status, headers)) => {
+                    let error = ConnectError::Refused { status, headers: Box::new(headers) };
+                    Err(Unopened { error, again: false })
+                }
+                Err(Unanswered::Connection(failure)) => Err(lost(failure)),
+                Err(Unanswered::Reset(reset)) => {
+                    // RFC 9113, sections 6.8 and 8.7: a GOAWAY names the last stream that was processed, and ours fails with it only
+                    // when it is a later one; REFUSED_STREAM is sent only for streams that were not processed.
+                    let untouched = reset.by == Side::Away || (reset.by == Side::Peer && reset.code == code::REFUSED_STREAM);
+                    Err(Unopened { error: ConnectError::Reset(reset.to_io().to_string()), again: untouched })
+                }
+            }
         };
-        let (response, send) = match tokio::time::timeout(limit, exchange).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(self.failed(&error)),
-            Err(_) => return Err(Unopened { error: ConnectError::TimedOut(limit), again: false }),
-        };
-        let (head, body) = response.into_parts();
-        if !head.status.is_success() {
-            let error = ConnectError::Refused { status: head.status, headers: Box::new(head.headers) };
-            return Err(Unopened { error, again: false });
+        match tokio::time::timeout(limit, exchange).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Unopened { error: ConnectError::TimedOut(limit), again: false }),
         }
-        Ok((TunnelStream::new(send, body, Arc::clone(&self.connection.withheld), Some(self)), head.headers))
     }
 
-    fn failed(&self, error: &h2::Error) -> Unopened {
-        let gone = error.is_go_away() || error.is_io();
-        if gone {
-            self.connection.close();
+    /// Sends the CONNECT once the peer allows it. The place goes to the tunnel.
+    async fn request(&mut self, request: &ConnectRequest) -> Result<TunnelStream, Unopened> {
+        let Some(link) = &self.link else { return Err(lost(Failure::Closed)) };
+        let authority = request.authority.to_string();
+        let opening = Opening { authority: &authority, headers: &request.headers };
+        let opened = poll_fn(|cx| link.with(|mux| mux.poll_open(cx, opening))).await;
+        match (opened, self.link.take()) {
+            (Ok(stream), Some(link)) => Ok(TunnelStream::new(link, stream)),
+            (Err(Unopenable::Failed(failure)), link) => {
+                self.link = link;
+                Err(lost(failure))
+            }
+            (_, link) => {
+                self.link = link;
+                let error = ConnectError::Reset("the peer takes no more tunnels on this connection".to_owned());
+                Err(Unopened { error, again: true })
+            }
         }
-        if error.is_io() || self.connection.cause.get().is_some() {
-            let cause = self.connection.cause.or(|| io::Error::new(io::ErrorKind::BrokenPipe, error.to_string()));
-            return Unopened { error: ConnectError::Lost(cause), again: true };
-        }
-        // RFC 9113, sections 6.8 and 8.7: a GOAWAY names the last stream that was processed, and ours fails with it only when it is a
-        // later one; REFUSED_STREAM is sent only for streams that were not processed.
-        let reason = error.reason();
-        let untouched = error.is_remote()
-            && ((error.is_go_away() && reason == Some(h2::Reason::NO_ERROR))
-                || (error.is_reset() && reason == Some(h2::Reason::REFUSED_STREAM)));
-        Unopened { error: ConnectError::Reset(error.to_string()), again: untouched }
     }
 }
 
-fn message(request: &ConnectRequest) -> Result<Request<()>, Unopened> {
-    let invalid = |e: http::Error| Unopened { error: ConnectError::Invalid(e.to_string()), again: false };
-    let target = Uri::builder().authority(request.authority.to_string()).build().map_err(invalid)?;
-    let mut message =
-        Request::builder().method(Method::CONNECT).version(Version::HTTP_2).uri(target).body(()).map_err(invalid)?;
-    *message.headers_mut() = request.headers.clone();
-    Ok(message)
+/// The connection ended before an answer.
+fn lost(failure: Failure) -> Unopened {
+    match failure {
+        Failure::Lost(error) => Unopened { error: ConnectError::Lost(error), again: true },
+        Failure::Silent(text) => {
+            let error = io::Error::new(io::ErrorKind::TimedOut, text);
+            Unopened { error: ConnectError::Lost(Arc::new(error)), again: true }
+        }
+        failure => Unopened { error: ConnectError::Reset(failure.to_io().to_string()), again: false },
+    }
 }

@@ -73,16 +73,3 @@ impl ServeError {
         }
     }
 }
-
-/// What a reader or writer of a tunnel sees.
-pub(crate) fn stream_error(error: &h2::Error) -> io::Error {
-    if let Some(io) = error.get_io() {
-        return io::Error::new(io.kind(), format!("tunnel connection lost: {io}"));
-    }
-    let who = if error.is_remote() { "the peer" } else { "this side" };
-    let reason = error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR);
-    if error.is_go_away() {
-        return io::Error::new(io::ErrorKind::ConnectionAborted, format!("{who} ended the tunnel's connection ({reason})"));
-    }
-    io::Error::new(io::ErrorKind::ConnectionReset, format!("{who} reset the tunnel ({reason})"))
-}

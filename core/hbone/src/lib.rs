@@ -13,14 +13,16 @@
 mod authority;
 mod connection;
 pub mod copy;
+mod driver;
 mod error;
-mod keepalive;
+mod frame;
+mod hpack;
+mod mux;
 mod pool;
 pub mod server;
 mod settings;
 mod stream;
-mod tap;
-mod window;
+mod transport;
 
 pub use authority::{Authority, AuthorityError, Host};
 pub use error::{ConnectError, ServeError};
@@ -28,3 +30,4 @@ pub use pool::{ConnectRequest, Pool, PoolConfig, PoolKey, PoolStatus};
 pub use server::{Incoming, ServerConfig};
 pub use settings::Settings;
 pub use stream::TunnelStream;
+pub use transport::{Plain, Transport};

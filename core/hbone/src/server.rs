@@ -1,23 +1,26 @@
 //! The receiving side: one connection, many CONNECTs.
 
-use std::{fmt, future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use bytes::Bytes;
-use h2::{Reason, RecvStream, server::SendResponse};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, StatusCode};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, Sleep},
 };
 
 use crate::{
-    Authority, AuthorityError, ServeError, Settings, TunnelStream,
-    error::stream_error,
-    keepalive,
-    settings::{RESETS_REMEMBERED, SMALL_FRAME_BUDGET},
-    tap::{Cause, Tapped},
-    window::Withheld,
+    Authority, AuthorityError, ServeError, Settings, Transport, TunnelStream,
+    driver::{Driver, Ended, Times},
+    frame::code,
+    mux::{Failure, Request, Role},
 };
 
 /// How a connection is served.
@@ -51,9 +54,7 @@ impl Default for ServerConfig {
 pub struct Incoming {
     authority: Result<Authority, AuthorityError>,
     headers: HeaderMap,
-    respond: SendResponse<Bytes>,
-    body: RecvStream,
-    withheld: Arc<Withheld>,
+    tunnel: TunnelStream,
 }
 
 impl fmt::Debug for Incoming {
@@ -79,7 +80,7 @@ impl Incoming {
 
     /// Completes when the client gives up before its answer.
     pub async fn abandoned(&mut self) {
-        let _reset = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        let _reset = poll_fn(|cx| self.tunnel.poll_reset(cx)).await;
     }
 
     /// Answers 200 with `headers`: call it once the upstream connection stands.
@@ -87,8 +88,8 @@ impl Incoming {
     /// # Errors
     /// When the client has gone.
     pub fn accept(mut self, headers: HeaderMap) -> io::Result<TunnelStream> {
-        let send = self.respond.send_response(answer(StatusCode::OK, headers), false).map_err(|e| stream_error(&e))?;
-        Ok(TunnelStream::new(send, self.body, self.withheld, None))
+        self.tunnel.respond(StatusCode::OK, &headers, false)?;
+        Ok(self.tunnel)
     }
 
     /// Answers with `status` and `headers`, and no tunnel.
@@ -96,7 +97,7 @@ impl Incoming {
     /// # Errors
     /// When the client has gone.
     pub fn refuse(mut self, status: StatusCode, headers: HeaderMap) -> io::Result<()> {
-        self.respond.send_response(answer(status, headers), true).map(drop).map_err(|e| stream_error(&e))
+        self.tunnel.respond(status, &headers, true)
     }
 }
 
@@ -108,134 +109,127 @@ impl Incoming {
 /// When the peer does not speak HTTP/2, breaks the protocol, falls silent, or the transport fails.
 pub async fn serve<T, D, H, F>(io: T, config: &ServerConfig, drain: D, handler: H) -> Result<u64, ServeError>
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send,
+    T: Transport,
     D: Future<Output = ()>,
     H: Fn(Incoming) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (io, cause) = Tapped::new(io);
-    let handshake = builder(config).handshake::<_, Bytes>(io);
-    let mut connection = tokio::time::timeout(config.preface_timeout, handshake)
-        .await
-        .map_err(|_| ServeError::Silent("no HTTP/2 preface in time"))?
-        .map_err(|e| ended(&e, &cause, ServeError::NotHttp2))?;
-    let pings = connection.ping_pong();
-    let mut silence = pin!(keepalive::until_silent(pings, config.settings.ping_interval, config.settings.ping_timeout));
-    let mut drain = pin!(drain);
-    let mut cut_at = None;
-    let mut idle_since = Instant::now();
-    let mut handlers = JoinSet::new();
-    let mut requests = 0;
-    let withheld = Arc::new(Withheld::default());
-    let outcome = loop {
-        let until = cut_at.unwrap_or(idle_since + config.idle_timeout);
-        tokio::select! {
-            next = connection.accept() => match next {
-                Some(Ok((request, respond))) => {
-                    requests += 1;
-                    if let Some(incoming) = admit(request, respond, handlers.len(), config, &withheld) {
-                        handlers.spawn(handler(incoming));
-                    }
-                }
-                Some(Err(error)) => break Err(ended(&error, &cause, ServeError::Protocol)),
-                None => break Ok(()),
-            },
-            Some(result) = handlers.join_next() => {
-                finished(result);
-                idle_since = Instant::now();
-            }
-            () = withheld.changed() => {
-                connection.set_target_window_size(withheld.widened(config.settings.connection_window));
-            }
-            () = &mut drain, if cut_at.is_none() => {
-                connection.graceful_shutdown();
-                cut_at = Some(Instant::now() + config.drain_deadline);
-            }
-            () = tokio::time::sleep_until(until), if cut_at.is_some() || handlers.is_empty() => {
-                connection.abrupt_shutdown(Reason::NO_ERROR);
-                break flush(connection, &mut handlers).await;
-            }
-            () = &mut silence => break Err(ServeError::Silent("no answer to a ping")),
-        }
+    let times = Times {
+        ping_interval: config.settings.ping_interval,
+        ping_timeout: config.settings.ping_timeout,
+        preface: Some(config.preface_timeout),
+        idle: None,
     };
+    let mut drain = pin!(drain);
+    let mut server = Server {
+        driver: Driver::new(io, Role::Server { most: config.max_streams }, &config.settings, times),
+        handlers: JoinSet::new(),
+        requests: 0,
+        idle_since: Instant::now(),
+        timer: Box::pin(tokio::time::sleep(config.idle_timeout)),
+        drained: false,
+        config,
+        handler: &handler,
+    };
+    let ended = poll_fn(|cx| server.poll(cx, drain.as_mut())).await;
     // The connection is gone, so that every tunnel of it fails or has ended: handlers come to their end by themselves.
-    settle(&mut handlers).await;
-    outcome.map(|()| requests)
-}
-
-fn builder(config: &ServerConfig) -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(config.settings.stream_window)
-        .initial_connection_window_size(config.settings.connection_window)
-        .max_frame_size(config.settings.max_frame_size)
-        .max_header_list_size(config.settings.max_header_bytes)
-        .max_send_buffer_size(config.settings.send_buffer)
-        .max_concurrent_streams(config.max_streams)
-        .data_frame_budget(SMALL_FRAME_BUDGET)
-        .max_concurrent_reset_streams(RESETS_REMEMBERED)
-        // Clients that give up many requests at once are in a hurry, not hostile; the handlers are limited below.
-        .max_pending_accept_reset_streams(config.max_streams as usize)
-        // A count over the connection's life: resets that cross bytes under way would end every shared connection some day.
-        .max_local_error_reset_streams(None);
-    builder
-}
-
-/// Makes a request ready for its handler, or answers it at once.
-fn admit(
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-    running: usize,
-    config: &ServerConfig,
-    withheld: &Arc<Withheld>,
-) -> Option<Incoming> {
-    // Streams that a client opens and resets at once no longer count as streams, but their handlers may still run.
-    if running >= 2 * config.max_streams as usize {
-        respond.send_reset(Reason::REFUSED_STREAM);
-        return None;
-    }
-    let (head, body) = request.into_parts();
-    if head.method != Method::CONNECT {
-        tracing::info!(method = %head.method, "request refused: not CONNECT");
-        // The client may be gone already; then nobody misses the answer.
-        let _gone = respond.send_response(answer(StatusCode::BAD_REQUEST, HeaderMap::new()), true);
-        return None;
-    }
-    let authority = head.uri.authority().map_or(Err(AuthorityError::Missing), |a| a.as_str().parse());
-    Some(Incoming { authority, headers: head.headers, respond, body, withheld: Arc::clone(withheld) })
-}
-
-fn answer(status: StatusCode, headers: HeaderMap) -> Response<()> {
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    response
-}
-
-fn ended(error: &h2::Error, cause: &Cause, protocol: fn(String) -> ServeError) -> ServeError {
-    match cause.get() {
-        Some(cause) => ServeError::Lost(cause),
-        None => match error.get_io() {
-            Some(io) => ServeError::Lost(Arc::new(io::Error::new(io.kind(), io.to_string()))),
-            None => protocol(error.to_string()),
-        },
+    settle(&mut server.handlers).await;
+    match ended {
+        Ok(()) => Ok(server.requests),
+        Err(failure) => Err(told(failure, server.driver.has_begun())),
     }
 }
 
-/// Writes out what is left after the connection was told to end, handlers included.
-async fn flush<T>(mut connection: h2::server::Connection<T, Bytes>, handlers: &mut JoinSet<()>) -> Result<(), ServeError>
+/// One connection and the handlers of its requests.
+struct Server<'a, T: Transport, H> {
+    driver: Driver<T>,
+    handlers: JoinSet<()>,
+    requests: u64,
+    idle_since: Instant,
+    /// For the end of idleness, or of the drain.
+    timer: Pin<Box<Sleep>>,
+    drained: bool,
+    config: &'a ServerConfig,
+    handler: &'a H,
+}
+
+impl<T, H, F> Server<'_, T, H>
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Transport,
+    H: Fn(Incoming) -> F,
+    F: Future<Output = ()> + Send + 'static,
 {
-    handlers.abort_all();
-    let closing = poll_fn(|cx| connection.poll_closed(cx));
-    // Whatever comes of it, the connection is given up.
-    let _closed = tokio::time::timeout(Duration::from_secs(1), closing).await;
-    Ok(())
+    fn poll<D: Future<Output = ()>>(&mut self, cx: &mut Context<'_>, drain: Pin<&mut D>) -> Poll<Ended> {
+        let ended = self.driver.poll(cx);
+        while let Some(request) = self.next_request() {
+            self.requests += 1;
+            self.handle(request);
+        }
+        while let Poll::Ready(Some(result)) = self.handlers.poll_join_next(cx) {
+            finished(result);
+            self.idle_since = Instant::now();
+        }
+        if ended.is_ready() {
+            return ended;
+        }
+        if !self.drained && drain.poll(cx).is_ready() {
+            self.drained = true;
+            self.driver.shut();
+            self.timer.as_mut().reset(Instant::now() + self.config.drain_deadline);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            self.look();
+        }
+        Poll::Pending
+    }
+
+    fn next_request(&self) -> Option<Request> {
+        self.driver.link().lock().take_request()
+    }
+
+    /// Hands a request to its handler.
+    fn handle(&mut self, request: Request) {
+        let tunnel = TunnelStream::new(Arc::clone(self.driver.link()), request.stream);
+        // Streams that a client opens and resets at once no longer count as streams, but their handlers may still run.
+        if self.handlers.len() >= 2 * usize::try_from(self.config.max_streams).unwrap_or(usize::MAX / 2) {
+            return tunnel.decline();
+        }
+        let authority = request.authority.map_or(Err(AuthorityError::Missing), |authority| authority.parse());
+        self.handlers.spawn((self.handler)(Incoming { authority, headers: request.headers, tunnel }));
+    }
+
+    /// The time is up: for the drain, or for a connection that nobody uses.
+    fn look(&mut self) {
+        let now = Instant::now();
+        let limit = self.config.idle_timeout;
+        if self.drained || (self.handlers.is_empty() && self.idle_since + limit <= now) {
+            self.handlers.abort_all();
+            self.driver.cut();
+            self.timer.as_mut().reset(now + PATIENCE);
+        } else {
+            let idle_since = if self.handlers.is_empty() { self.idle_since } else { now };
+            self.timer.as_mut().reset(idle_since + limit);
+        }
+    }
 }
+
+/// Why serving ended, in the words of the API.
+fn told(failure: Failure, begun: bool) -> ServeError {
+    match failure {
+        Failure::Lost(error) => ServeError::Lost(error),
+        Failure::Silent(text) => ServeError::Silent(text),
+        Failure::Protocol { code, why } => {
+            let text = format!("{why} ({})", code::name(code));
+            if begun { ServeError::Protocol(text) } else { ServeError::NotHttp2(text) }
+        }
+        failure => ServeError::Lost(Arc::new(failure.to_io())),
+    }
+}
+
+/// How long handlers may take to end by themselves once their connection is gone.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn settle(handlers: &mut JoinSet<()>) {
-    const PATIENCE: Duration = Duration::from_secs(5);
     let all = async {
         while let Some(result) = handlers.join_next().await {
             finished(result);

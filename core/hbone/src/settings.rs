@@ -2,14 +2,6 @@
 
 use std::time::Duration;
 
-/// Streams reset here whose frames under way are still expected for a while. Those of a stream that is forgotten would be answered
-/// with a reset each.
-pub(crate) const RESETS_REMEMBERED: usize = 1024;
-
-/// What small DATA frames that wait to be read may cost in one connection, in the unit of the framing below (about 256 a frame): some
-/// 130,000 frames. Beyond it the connection is ended; the pump never lets so many wait.
-pub(crate) const SMALL_FRAME_BUDGET: usize = 32 << 20;
-
 /// Windows, frame size, liveness: the same on both sides of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

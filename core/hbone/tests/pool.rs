@@ -6,7 +6,7 @@ mod common;
 
 use std::{io, sync::Arc, time::Duration};
 
-use ambit_hbone::{ConnectError, ConnectRequest, PoolConfig, ServerConfig, Settings};
+use ambit_hbone::{ConnectError, ConnectRequest, Plain, PoolConfig, ServerConfig, Settings};
 use common::{Client, Server, echo, server};
 use futures::future::join_all;
 use http::{HeaderMap, Response};
@@ -73,7 +73,7 @@ async fn a_failed_dial_is_shared_by_those_who_wait_and_tried_anew_by_those_who_c
     let dial = || async {
         client.dials.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         tokio::time::sleep(Duration::from_millis(50)).await;
-        Err::<TcpStream, _>(io::Error::from(io::ErrorKind::ConnectionRefused))
+        Err::<Plain<TcpStream>, _>(io::Error::from(io::ErrorKind::ConnectionRefused))
     };
     let outcomes = join_all((0..10).map(|_| client.pool.connect(&client.key, dial, request()))).await;
     for outcome in outcomes {
@@ -91,7 +91,7 @@ async fn when_the_one_who_dials_gives_up_another_takes_over() {
     let request = ConnectRequest { authority: TARGET.parse().unwrap(), headers: HeaderMap::new() };
     let (pool, key) = (client.pool.clone(), client.key.clone());
     let first = tokio::spawn(async move {
-        let never = || std::future::pending::<io::Result<TcpStream>>();
+        let never = || std::future::pending::<io::Result<Plain<TcpStream>>>();
         pool.connect(&key, never, request).await.map(drop)
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -194,7 +194,8 @@ async fn a_connection_that_is_going_away_finishes_its_tunnels_and_gets_no_new_on
     let fresh = server(ServerConfig::default(), echo).await;
     // The address of a key stands for the peer; that the test dials elsewhere plays a peer that has been restarted.
     let request = ConnectRequest { authority: TARGET.parse().unwrap(), headers: HeaderMap::new() };
-    let (mut new, _) = client.pool.connect(&client.key, || common::tcp(fresh.address), request).await.unwrap();
+    let (mut new, _) =
+        client.pool.connect(&client.key, || async { common::tcp(fresh.address).await.map(Plain::new) }, request).await.unwrap();
     works(&mut new).await;
     works(&mut old).await;
     old.shutdown().await.unwrap();

@@ -12,13 +12,12 @@ use std::{
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tonic::{
     metadata::{Ascii, MetadataMap, MetadataValue},
     transport::{Channel, Endpoint, Uri},
 };
 
-use crate::{TlsError, handshake::explained, provider::provider, svid::root_store};
+use crate::{Stream, TlsError, handshake::explained, provider::provider, stream, svid::root_store};
 
 /// The name the control plane's certificate carries when its address is given as an IP address.
 pub const DEFAULT_SERVER_NAME: &str = "istiod.istio-system.svc";
@@ -70,13 +69,13 @@ impl ControlPlane {
         })))
     }
 
-    fn connect(&self) -> impl Future<Output = io::Result<tokio_rustls::client::TlsStream<TcpStream>>> {
+    fn connect(&self) -> impl Future<Output = io::Result<Stream<TcpStream>>> {
         let attempt = async {
             let config = Arc::new(self.tls()?);
             let name = ServerName::try_from(self.expected_name()).map_err(io::Error::other)?;
             let tcp = TcpStream::connect(&self.address).await?;
             tcp.set_nodelay(true)?;
-            TlsConnector::from(config).connect(name, tcp).await.map_err(explained)
+            stream::client(tcp, config, name).await.map_err(|failed| explained(failed.error))
         };
         async { tokio::time::timeout(self.connect_timeout, attempt).await.unwrap_or_else(|late| Err(late.into())) }
     }
@@ -91,6 +90,7 @@ impl ControlPlane {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
+        config.enable_secret_extraction = true;
         Ok(config)
     }
 

@@ -16,11 +16,11 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    PeerError, Svid, TlsError, peer_identity,
+    PeerError, Stream, Svid, TlsError,
     provider::provider,
+    stream,
     verify::{ClientIdentityVerifier, ServerIdentityVerifier},
 };
 
@@ -30,10 +30,10 @@ const ALPN_H2: &[u8] = b"h2";
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 1 << 20;
 
-/// An accepted or dialled connection under TLS, as the client side sees it.
-pub type ClientStream<T> = tokio_rustls::client::TlsStream<T>;
-/// An accepted connection under TLS, as the server side sees it.
-pub type ServerStream<T> = tokio_rustls::server::TlsStream<T>;
+/// A dialled connection under TLS.
+pub type ClientStream<T> = Stream<T>;
+/// An accepted connection under TLS.
+pub type ServerStream<T> = Stream<T>;
 
 /// The client side: TLS 1.3, AES-GCM, ALPN `h2`, no SNI, no resumption; presents `svid`, and accepts a server only when its one
 /// URI SAN is among `expected` (wire contract, section 4).
@@ -50,6 +50,7 @@ pub fn client_config(svid: &Svid, expected: &[SpiffeId]) -> Result<Arc<ClientCon
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -70,6 +71,7 @@ pub fn server_config(svid: &Svid, aliases: &[TrustDomain]) -> Result<Arc<ServerC
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
+    config.enable_secret_extraction = true;
     Ok(Arc::new(config))
 }
 
@@ -93,18 +95,16 @@ pub async fn accept<T>(io: T, config: Arc<ServerConfig>, limit: Duration) -> io:
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = TlsAcceptor::from(config).accept(io).into_fallible();
-    match tokio::time::timeout(limit, handshake).await {
+    match tokio::time::timeout(limit, stream::server(io, config)).await {
         Err(_) => Err(PeerError::TimedOut.into()),
-        Ok(Err((error, io))) => {
-            let reason = explained(error);
-            linger(io).await;
+        Ok(Err(failed)) => {
+            let reason = explained(failed.error);
+            linger(failed.io).await;
             Err(reason)
         }
         Ok(Ok(stream)) => {
-            let (_, connection) = stream.get_ref();
-            require_h2(connection.alpn_protocol())?;
-            let peer = peer_identity(connection)?;
+            require_h2(stream.alpn())?;
+            let peer = stream.peer()?.clone();
             Ok((stream, peer))
         }
     }
@@ -120,11 +120,11 @@ where
 {
     // Never sent, because SNI is off; and never compared, because the verifier checks the SPIFFE identity.
     let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    match tokio::time::timeout(limit, TlsConnector::from(config).connect(name, io)).await {
+    match tokio::time::timeout(limit, stream::client(io, config, name)).await {
         Err(_) => Err(PeerError::TimedOut.into()),
-        Ok(Err(error)) => Err(explained(error)),
+        Ok(Err(failed)) => Err(explained(failed.error)),
         Ok(Ok(stream)) => {
-            require_h2(stream.get_ref().1.alpn_protocol())?;
+            require_h2(stream.alpn())?;
             Ok(stream)
         }
     }

@@ -4,6 +4,7 @@
 //!   authority, [`authority::LocalSource`] signs with an authority of this process.
 //! - [`SvidStore`]: keeps one per identity, renews it in the background, goes on with a valid one while the authority is away.
 //! - [`handshake`]: TLS 1.3 with mutual SPIFFE verification; [`PeerError`] says in one sentence why a peer was refused.
+//! - [`Stream`]: an established connection, whose records are sealed and opened in place.
 //! - [`authority`] and [`token`]: the authority's own side, and the service-account tokens it trusts.
 //! - [`control_plane`]: a verified gRPC channel to the control plane, and the token that goes with each call.
 
@@ -20,6 +21,7 @@ mod peer;
 mod provider;
 mod rotation;
 mod store;
+mod stream;
 mod svid;
 pub mod token;
 mod verify;
@@ -30,4 +32,5 @@ pub use handshake::{client_config, server_config};
 pub use peer::{PeerError, peer_identity};
 pub use provider::provider;
 pub use store::{StoreConfig, SvidStatus, SvidStore};
+pub use stream::Stream;
 pub use svid::{CertificateRequest, PemSvid, Svid, SvidSource};

@@ -96,18 +96,34 @@ async fn two_workloads_of_the_mesh_know_each_other() {
 #[tokio::test]
 async fn the_connection_is_tls_13_with_aes_gcm_and_nothing_to_resume() {
     let authority = Arc::new(authority());
+    let client_config = client_config(&shared_svid(&authority, &web()), &[api()]).unwrap();
+    let server_config = server_config(&shared_svid(&authority, &api()), &[]).unwrap();
+
     let (near, far) = tokio::io::duplex(1 << 16);
-    let client = client_config(&shared_svid(&authority, &web()), &[api()]).unwrap();
-    let server = server_config(&shared_svid(&authority, &api()), &[]).unwrap();
-    let (client, server) = tokio::join!(handshake::connect(near, client, LIMIT), handshake::accept(far, server, LIMIT));
-    let (client, (server, _)) = (client.unwrap(), server.unwrap());
-    let connection = server.get_ref().1;
+    let connector = tokio_rustls::TlsConnector::from(Arc::clone(&client_config));
+    let connecting = connector.connect(ServerName::try_from("a").unwrap(), near);
+    let (client, server) = tokio::join!(connecting, handshake::accept(far, Arc::clone(&server_config), LIMIT));
+    let (client, (server, peer)) = (client.unwrap(), server.unwrap());
+    let connection = client.get_ref().1;
     assert_eq!(connection.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     assert_eq!(connection.alpn_protocol(), Some(b"h2".as_slice()));
+    assert_eq!(server.alpn(), Some(b"h2".as_slice()));
+    assert_eq!(connection.negotiated_cipher_suite().unwrap().suite(), server.cipher_suite());
+    assert_eq!(connection.tls13_tickets_received(), 0);
+    assert_eq!(server.peer().unwrap(), &peer);
+    assert_eq!(peer, web());
+
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let accepting = tokio_rustls::TlsAcceptor::from(server_config).accept(far);
+    let (client, server) = tokio::join!(handshake::connect(near, client_config, LIMIT), accepting);
+    let (client, server) = (client.unwrap(), server.unwrap());
+    let connection = server.get_ref().1;
+    assert_eq!(connection.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     assert_eq!(connection.server_name(), None, "a name was sent");
-    let suite = format!("{:?}", connection.negotiated_cipher_suite().unwrap().suite());
+    assert_eq!(client.alpn(), Some(b"h2".as_slice()));
+    assert_eq!(client.peer().unwrap(), &api());
+    let suite = format!("{:?}", client.cipher_suite());
     assert!(suite.contains("AES") && suite.contains("GCM"), "{suite}");
-    assert_eq!(client.get_ref().1.tls13_tickets_received(), 0);
 }
 
 #[tokio::test]

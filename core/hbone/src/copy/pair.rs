@@ -168,10 +168,7 @@ impl Direction {
     fn look_ahead<S: Side>(&mut self, cx: &mut Context<'_>, source: &mut S) -> io::Result<()> {
         while let Poll::Ready(next) = source.poll_chunk(cx) {
             match next? {
-                Some(chunk) => {
-                    source.set_aside(chunk.len());
-                    self.backlog.push(chunk);
-                }
+                Some(chunk) => self.backlog.push(chunk),
                 None => {
                     self.ended = true;
                     break;

@@ -35,9 +35,6 @@ pub trait Side {
         false
     }
 
-    /// `count` bytes of what [`Side::poll_chunk`] gave will wait for the other side.
-    fn set_aside(&mut self, _count: usize) {}
-
     /// `count` bytes of what [`Side::poll_chunk`] gave have been passed on.
     fn consumed(&mut self, count: usize);
 
@@ -67,10 +64,6 @@ impl Side for TunnelStream {
 
     fn reads_ahead(&self) -> bool {
         true
-    }
-
-    fn set_aside(&mut self, count: usize) {
-        Self::set_aside(self, count);
     }
 
     fn consumed(&mut self, count: usize) {

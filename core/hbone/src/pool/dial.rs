@@ -3,17 +3,13 @@
 use std::{
     io,
     sync::{Arc, Weak},
-    time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
+use tokio::sync::watch;
 
 use super::{Dialed, PoolKey, Shared};
 use crate::{
-    ConnectError,
+    ConnectError, Transport,
     connection::{Connection, Slot},
 };
 
@@ -40,10 +36,10 @@ impl Dialer {
     pub(super) async fn run<F, T>(self, dial: F, pool: &Arc<Shared>) -> Result<Slot, ConnectError>
     where
         F: Future<Output = io::Result<T>>,
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: Transport,
     {
         let outcome = match dial.await {
-            Ok(io) => pool.adopt(&self.key, io).await,
+            Ok(io) => pool.adopt(&self.key, io),
             Err(error) => Err(ConnectError::Dial(Arc::new(error))),
         };
         self.tell.send_replace(match &outcome {
@@ -56,51 +52,26 @@ impl Dialer {
 
 impl Shared {
     /// Makes `io` a connection of the pool, with one place taken for the caller.
-    async fn adopt<T>(self: &Arc<Self>, key: &PoolKey, io: T) -> Result<Slot, ConnectError>
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let (connection, drive) = Connection::start(io, &self.config.settings).await?;
+    fn adopt<T: Transport>(self: &Arc<Self>, key: &PoolKey, io: T) -> Result<Slot, ConnectError> {
+        let (connection, driver) = Connection::start(io, &self.config);
         let slot = connection.take(self.config.max_streams).ok_or(ConnectError::Shutdown)?;
         let mut entries = self.entries();
         if entries.closed {
             return Err(ConnectError::Shutdown);
         }
-        entries.by_key.entry(key.clone()).or_default().connections.push(Arc::clone(&connection));
+        entries.by_key.entry(key.clone()).or_default().connections.push(connection.clone());
+        entries.running.push(connection.clone());
         drop(entries);
-        let (pool, key, stop) = (Arc::downgrade(self), key.clone(), self.stop.clone());
-        let idle = release_when_idle(Arc::downgrade(&connection), pool.clone(), key.clone(), self.config.idle_timeout);
-        drop(connection);
+        let (pool, key) = (Arc::downgrade(self), key.clone());
         self.tasks.spawn(async move {
-            tokio::pin!(drive);
-            tokio::select! {
-                () = &mut drive => {}
-                () = stop.cancelled() => return,
-                // The pool has let go of it: it ends by itself when its last tunnel has.
-                () = idle => tokio::select! {
-                    () = drive => {}
-                    () = stop.cancelled() => return,
-                },
+            if let Err(failure) = driver.await {
+                tracing::debug!(?failure, "tunnel connection ended");
             }
+            connection.close();
             if let Some(pool) = pool.upgrade() {
-                pool.entries().change(&key, |_| {});
+                pool.entries().forget(&key, &connection);
             }
         });
         Ok(slot)
-    }
-}
-
-/// Waits until the connection is out of use, and takes it out of the pool.
-async fn release_when_idle(connection: Weak<Connection>, pool: Weak<Shared>, key: PoolKey, limit: Duration) {
-    let step = (limit / 4).max(Duration::from_millis(10));
-    loop {
-        tokio::time::sleep(step).await;
-        match connection.upgrade() {
-            Some(connection) if !connection.close_if_idle(limit) => {}
-            _ => break,
-        }
-    }
-    if let Some(pool) = pool.upgrade() {
-        pool.entries().change(&key, |_| {});
     }
 }

@@ -7,19 +7,16 @@ use std::{
     collections::HashMap,
     fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ambit_identity::SpiffeId;
 use http::HeaderMap;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::task::TaskTracker;
 
 use crate::{
-    ConnectError, TunnelStream,
+    ConnectError, Transport, TunnelStream,
     connection::{Connection, Slot},
 };
 use dial::Dialer;
@@ -35,18 +32,19 @@ struct Shared {
     config: PoolConfig,
     entries: Mutex<Entries>,
     tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<PoolKey, Entry>,
+    /// All that have not ended yet, also those that take no more tunnels.
+    running: Vec<Connection>,
     closed: bool,
 }
 
 #[derive(Default)]
 struct Entry {
-    connections: Vec<Arc<Connection>>,
+    connections: Vec<Connection>,
     dialing: Option<watch::Receiver<Dialed>>,
 }
 
@@ -73,7 +71,7 @@ impl fmt::Debug for Pool {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.entries().cut();
     }
 }
 
@@ -81,7 +79,7 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(config: PoolConfig) -> Self {
-        let shared = Shared { config, entries: Mutex::default(), tasks: TaskTracker::new(), stop: CancellationToken::new() };
+        let shared = Shared { config, entries: Mutex::default(), tasks: TaskTracker::new() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -101,7 +99,7 @@ impl Pool {
     where
         D: FnOnce() -> F,
         F: Future<Output = io::Result<T>>,
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: Transport,
     {
         let mut dial = Some(dial);
         let mut made_since = None;
@@ -121,17 +119,24 @@ impl Pool {
             let mut entries = self.shared.entries();
             entries.closed = true;
             entries.by_key.clear();
+            entries.running.iter().for_each(Connection::close);
         }
         self.shared.tasks.close();
         if tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_err() {
-            self.shared.stop.cancel();
+            self.shared.entries().cut();
             self.shared.tasks.wait().await;
         }
     }
 
     /// Closes the connections of `source` to new tunnels, for example when its pod is gone; open tunnels go on.
     pub fn forget(&self, source: &SpiffeId) {
-        self.shared.entries().by_key.retain(|key, _| key.source != *source);
+        self.shared.entries().by_key.retain(|key, entry| {
+            let stays = key.source != *source;
+            if !stays {
+                entry.connections.iter().for_each(Connection::close);
+            }
+            stays
+        });
     }
 
     /// What is open now.
@@ -140,7 +145,7 @@ impl Pool {
         let entries = self.shared.entries();
         let of = |(key, entry): (&PoolKey, &Entry)| PoolStatus {
             key: key.clone(),
-            tunnels: entry.connections.iter().filter(|c| c.is_open()).map(|c| c.tunnels()).collect(),
+            tunnels: entry.connections.iter().filter(|c| c.is_open()).map(Connection::tunnels).collect(),
         };
         entries.by_key.iter().map(of).filter(|status| !status.tunnels.is_empty()).collect()
     }
@@ -155,7 +160,7 @@ impl Pool {
     where
         D: FnOnce() -> F,
         F: Future<Output = io::Result<T>>,
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: Transport,
     {
         loop {
             match self.step(key, since)? {
@@ -207,11 +212,22 @@ impl Shared {
 }
 
 impl Entries {
+    /// A connection has ended.
+    fn forget(&mut self, key: &PoolKey, connection: &Connection) {
+        self.running.retain(|running| !running.is(connection));
+        self.change(key, |_| {});
+    }
+
+    /// Ends all connections with their tunnels.
+    fn cut(&mut self) {
+        self.running.iter().for_each(Connection::cut);
+    }
+
     /// Changes the entry of `key`, drops its closed connections, and itself when nothing is left of it.
     fn change(&mut self, key: &PoolKey, change: impl FnOnce(&mut Entry)) {
         let Some(entry) = self.by_key.get_mut(key) else { return };
         change(entry);
-        entry.connections.retain(|c| c.is_open());
+        entry.connections.retain(Connection::is_open);
         if entry.connections.is_empty() && entry.dialing.is_none() {
             self.by_key.remove(key);
         }

@@ -12,7 +12,8 @@ use std::{
 };
 
 use ambit_hbone::{
-    Authority, ConnectError, ConnectRequest, Incoming, Pool, PoolConfig, PoolKey, ServeError, ServerConfig, TunnelStream, server,
+    Authority, ConnectError, ConnectRequest, Incoming, Plain, Pool, PoolConfig, PoolKey, ServeError, ServerConfig, TunnelStream,
+    server,
 };
 use http::{HeaderMap, StatusCode};
 use tokio::{
@@ -45,7 +46,7 @@ where
             io.set_nodelay(true).unwrap();
             let (config, handler, tell, drain) = (config.clone(), handler.clone(), tell.clone(), draining.clone());
             tokio::spawn(async move {
-                let _ = tell.send(server::serve(io, &config, drain.cancelled_owned(), handler).await);
+                let _ = tell.send(server::serve(Plain::new(io), &config, drain.cancelled_owned(), handler).await);
             });
         }
     });
@@ -97,7 +98,7 @@ impl Client {
         let (dials, address) = (Arc::clone(&self.dials), self.key.address);
         let dial = || async move {
             dials.fetch_add(1, Ordering::SeqCst);
-            tcp(address).await
+            tcp(address).await.map(Plain::new)
         };
         self.pool.connect(&self.key, dial, request).await
     }

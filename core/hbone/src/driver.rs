@@ -1,0 +1,453 @@
+//! The one who owns a connection's transport: reads, lets frames do their work, seals and writes, and keeps the time.
+//!
+//! In one turn everything that has arrived is read and all tunnels that it concerns are woken; what they send in answer is collected and
+//! goes out in the next turn, sealed and written at once.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep};
+
+use crate::{
+    Settings,
+    frame::{Decoder, Limits, code},
+    mux::{Batch, Failure, Link, Mux, Role, Shape},
+    transport::Transport,
+};
+
+/// Bytes that are read or written in one turn, before others have theirs.
+const TURN: usize = 256 << 10;
+/// Without traffic for so long, a connection gives its buffers back.
+const REST: Duration = Duration::from_secs(1);
+/// How long a connection that ends may take to say so, and to see that the peer has heard it.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Which of our pings is which.
+const ALIVE: [u8; 8] = *b"alive?\0\0";
+const LAST_CALL: [u8; 8] = *b"lastcall";
+
+/// The times that a driver keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    pub(crate) ping_interval: Duration,
+    pub(crate) ping_timeout: Duration,
+    /// How long the peer may take until it has begun.
+    pub(crate) preface: Option<Duration>,
+    /// Closed after so long without a tunnel: for the client's side.
+    pub(crate) idle: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Over: what is left is written.
+    Flushing,
+    /// The transport is told.
+    Closing,
+    /// The peer has to read what was written before the connection goes away under it.
+    Lingering,
+    Over,
+}
+
+/// How a connection ended: an error unless it was in order.
+pub(crate) type Ended = Result<(), Failure>;
+
+/// Drives one connection. Dropping it ends the connection, and every tunnel in it.
+pub(crate) struct Driver<T> {
+    io: T,
+    link: Arc<Link>,
+    decoder: Decoder,
+    /// Sealed, and being written.
+    batch: Batch,
+    written: usize,
+    wakes: Vec<Waker>,
+    phase: Phase,
+    ended: Ended,
+    times: Times,
+    timer: Pin<Box<Sleep>>,
+    next_ping: Instant,
+    /// When the answer to our ping must be there.
+    pong_by: Option<Instant>,
+    begun_by: Option<Instant>,
+    /// Something went in or out since the timer last looked.
+    busy: bool,
+    /// The timer looks again soon.
+    watches: bool,
+    /// On the server's side: no further tunnels.
+    shutting: bool,
+}
+
+impl<T> Drop for Driver<T> {
+    fn drop(&mut self) {
+        // Handles of tunnels may live longer.
+        let gone = || Failure::lost(io::ErrorKind::BrokenPipe, "its task was ended");
+        self.link.with(|mux| mux.fail(self.ended.clone().err().unwrap_or_else(gone)));
+    }
+}
+
+impl<T: Transport> Driver<T> {
+    /// Begins a connection; nothing is written before the first poll.
+    pub(crate) fn new(io: T, role: Role, settings: &Settings, times: Times) -> Self {
+        let shape = Shape::of(&io);
+        let limits = Limits::new(settings.max_frame_size, settings.max_header_bytes);
+        let decoder = if role == Role::Client { Decoder::client(limits) } else { Decoder::server(limits) };
+        let now = Instant::now();
+        Self {
+            io,
+            link: Arc::new(Link::new(Mux::new(role, settings, shape))),
+            decoder,
+            batch: Batch::new(shape),
+            written: 0,
+            wakes: Vec::new(),
+            phase: Phase::Running,
+            ended: Ok(()),
+            times,
+            timer: Box::pin(tokio::time::sleep_until(now + REST)),
+            next_ping: now + times.ping_interval,
+            pong_by: None,
+            begun_by: times.preface.map(|limit| now + limit),
+            busy: true,
+            watches: true,
+            shutting: false,
+        }
+        .timed(now)
+    }
+
+    fn timed(mut self, now: Instant) -> Self {
+        let next = self.next_look(now, None);
+        self.timer.as_mut().reset(next);
+        self
+    }
+
+    /// The state that handles of tunnels share with this driver.
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Whether the peer has begun to speak HTTP/2.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.decoder.begun()
+    }
+
+    /// Asks the client to open no more tunnels, and ends when those that are open have. For the server's side.
+    pub(crate) fn shut(&mut self) {
+        self.shutting = true;
+        self.link.with(|mux| mux.shut(LAST_CALL));
+    }
+
+    /// Ends the connection with its tunnels.
+    pub(crate) fn cut(&mut self) {
+        self.end(Ok(()), code::NO_ERROR);
+    }
+
+    /// Goes on until nothing more can be done now.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.link.lock().unpark();
+        let mut again = false;
+        let mut blocked = false;
+        if matches!(self.phase, Phase::Running | Phase::Flushing) {
+            match self.poll_output(cx) {
+                Ok(Output::Written) => {}
+                Ok(Output::Blocked) => blocked = true,
+                Ok(Output::More) => again = true,
+                Err(error) => self.broken(cx, error),
+            }
+        }
+        if self.phase == Phase::Running {
+            again |= self.poll_input(cx);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() && self.phase != Phase::Over {
+            self.look();
+        }
+        if self.phase == Phase::Running {
+            self.settle();
+        }
+        self.poll_ending(cx, blocked);
+        if self.phase == Phase::Over {
+            let (link, ended) = (Arc::clone(&self.link), self.ended.clone());
+            link.with(|mux| mux.fail(ended.clone().err().unwrap_or(Failure::Closed)));
+            return Poll::Ready(ended);
+        }
+        self.park(cx, again, blocked);
+        Poll::Pending
+    }
+
+    /// Wakes whom this turn concerns, and then sleeps, or lets them run before the next turn.
+    fn park(&mut self, cx: &Context<'_>, again: bool, blocked: bool) {
+        let mut mux = self.link.lock();
+        let more = mux.grant();
+        mux.take_wakes(&mut self.wakes);
+        let writable = matches!(self.phase, Phase::Running | Phase::Flushing) && mux.has_output() && !blocked;
+        let again = again || more || writable;
+        if !again {
+            mux.park(cx.waker(), blocked);
+        }
+        drop(mux);
+        self.wakes.drain(..).for_each(Waker::wake);
+        if again {
+            cx.waker().wake_by_ref();
+        }
+        if self.busy && !self.watches {
+            self.watches = true;
+            let soon = Instant::now() + REST;
+            if soon < self.timer.deadline() {
+                self.timer.as_mut().reset(soon);
+                // So that its end wakes this task.
+                let _still = self.timer.as_mut().poll(&mut Context::from_waker(cx.waker()));
+            }
+        }
+    }
+
+    /// Writes the batch at hand, then takes, seals and writes the next.
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> io::Result<Output> {
+        let mut work = 0;
+        loop {
+            while let Some(left) = self.batch.as_slice().get(self.written..).filter(|left| !left.is_empty()) {
+                match self.io.poll_write(cx, left) {
+                    Poll::Pending => return Ok(Output::Blocked),
+                    Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(count)) => {
+                        self.written += count;
+                        work += count;
+                    }
+                    Poll::Ready(Err(error)) => return Err(error),
+                }
+            }
+            self.batch.clear();
+            self.written = 0;
+            if work >= TURN {
+                return Ok(Output::More);
+            }
+            let Some(carrying) = self.link.lock().take(&mut self.batch) else { return Ok(Output::Written) };
+            self.busy = true;
+            self.decoder.progress(carrying);
+            self.io.begin()?;
+            let Self { batch, io, .. } = self;
+            batch.seal(|piece| io.seal(piece))?;
+        }
+    }
+
+    /// Reads what has arrived. Returns whether there may be more at once.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.link.lock().may_read() {
+            return false;
+        }
+        let mut work = 0;
+        let mut end = None;
+        while work < TURN {
+            match self.io.poll_chunk(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Some(chunk))) => {
+                    work += chunk.len();
+                    self.decoder.push(chunk);
+                }
+                Poll::Ready(Ok(None)) => {
+                    end = Some(None);
+                    break;
+                }
+                Poll::Ready(Err(error)) => {
+                    end = Some(Some(error));
+                    break;
+                }
+            }
+        }
+        if work > 0 {
+            self.busy = true;
+            self.decode();
+        }
+        if self.phase == Phase::Running {
+            match end {
+                None => return work >= TURN,
+                Some(None) => self.peer_closed(),
+                Some(Some(error)) => {
+                    self.fail(Failure::Lost(Arc::new(error)));
+                    // The transport may have something to say about it.
+                    self.close();
+                }
+            }
+        }
+        false
+    }
+
+    /// Lets the frames that have arrived do their work.
+    fn decode(&mut self) {
+        let mut mux = self.link.lock();
+        let error = loop {
+            let frame = match self.decoder.next() {
+                Ok(Some(frame)) => Ok(frame),
+                Ok(None) => break None,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = mux.receive(frame) {
+                break Some(error);
+            }
+        };
+        mux.take_wakes(&mut self.wakes);
+        drop(mux);
+        self.wakes.drain(..).for_each(Waker::wake);
+        if let Some(error) = error {
+            let failure = Failure::from(error);
+            let code = if let Failure::Protocol { code, .. } = failure { code } else { code::PROTOCOL_ERROR };
+            self.end(Err(failure), code);
+        }
+    }
+
+    /// The peer has closed, in order as far as the transport can tell.
+    fn peer_closed(&mut self) {
+        let failure = Failure::lost(io::ErrorKind::BrokenPipe, "the peer has closed it");
+        if self.decoder.begun() {
+            self.link.with(|mux| mux.fail(failure));
+            self.close();
+        } else {
+            self.fail(Failure::lost(io::ErrorKind::UnexpectedEof, "the peer has closed it before it began"));
+        }
+    }
+
+    /// The transport takes no more. What has arrived before says more than that does.
+    fn broken(&mut self, cx: &mut Context<'_>, error: io::Error) {
+        while self.phase == Phase::Running && self.poll_input(cx) {}
+        if self.phase != Phase::Over && self.ended.is_ok() {
+            self.fail(Failure::Lost(Arc::new(error)));
+        }
+        self.phase = Phase::Over;
+    }
+
+    /// The connection is lost.
+    fn fail(&mut self, failure: Failure) {
+        self.link.with(|mux| mux.fail(failure.clone()));
+        self.ended = Err(failure);
+        self.phase = Phase::Over;
+    }
+
+    /// Nothing more is written.
+    fn close(&mut self) {
+        self.phase = Phase::Closing;
+        self.timer.as_mut().reset(Instant::now() + GOODBYE);
+    }
+
+    /// Ends the connection from this side, with a word to the peer.
+    fn end(&mut self, ended: Ended, code: u32) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let failure = ended.clone().err().unwrap_or(Failure::Closed);
+        self.link.with(|mux| mux.goodbye(code, failure));
+        self.ended = ended;
+        self.phase = Phase::Flushing;
+        self.timer.as_mut().reset(Instant::now() + GOODBYE);
+    }
+
+    /// Ends the connection when nothing more will happen in it.
+    fn settle(&mut self) {
+        let mut mux = self.link.lock();
+        if self.shutting && mux.take_pong_of(LAST_CALL) {
+            mux.shut_finally();
+        }
+        let over = mux.is_over() || mux.failure().is_some();
+        drop(mux);
+        if over {
+            self.end(Ok(()), code::NO_ERROR);
+        }
+    }
+
+    fn poll_ending(&mut self, cx: &mut Context<'_>, blocked: bool) {
+        if self.phase == Phase::Flushing && !blocked && self.batch.is_empty() && !self.link.lock().has_output() {
+            self.phase = Phase::Closing;
+        }
+        if self.phase == Phase::Closing {
+            match self.io.poll_shutdown(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(())) => self.phase = Phase::Lingering,
+                Poll::Ready(Err(_)) => self.phase = Phase::Over,
+            }
+        }
+        while self.phase == Phase::Lingering {
+            match self.io.poll_chunk(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(Some(_))) => {}
+                Poll::Ready(_) => self.phase = Phase::Over,
+            }
+        }
+    }
+
+    /// What is done from time to time.
+    fn look(&mut self) {
+        let now = Instant::now();
+        if self.phase != Phase::Running {
+            self.phase = Phase::Over;
+            return;
+        }
+        self.watches = std::mem::take(&mut self.busy);
+        let link = Arc::clone(&self.link);
+        let mut mux = link.lock();
+        if self.pong_by.is_some() && mux.take_pong_of(ALIVE) {
+            self.pong_by = None;
+        }
+        let silent = match (self.begun_by, self.pong_by) {
+            _ if self.pong_by.is_some_and(|by| by <= now) => Some("the peer answers no ping"),
+            (Some(by), _) if self.decoder.begun() || by > now => {
+                self.begun_by = Some(by).filter(|_| !self.decoder.begun());
+                None
+            }
+            (Some(_), _) => Some("no HTTP/2 preface in time"),
+            _ => None,
+        };
+        if let Some(text) = silent {
+            drop(mux);
+            return self.fail(Failure::Silent(text));
+        }
+        if self.next_ping <= now && self.pong_by.is_none() {
+            mux.ping(ALIVE);
+            self.decoder.renew();
+            self.next_ping = now + self.times.ping_interval;
+            self.pong_by = Some(now + self.times.ping_timeout);
+        }
+        let parted = mux.end_partings(Some(now));
+        let idle = self.times.idle.and_then(|limit| mux.places.idle_at(limit));
+        if idle.is_some_and(|at| at <= now) {
+            mux.close();
+        }
+        if !self.watches {
+            mux.rest();
+            if self.batch.is_empty() {
+                self.batch.release();
+            }
+            self.wakes.shrink_to_fit();
+        }
+        drop(mux);
+        let soonest = [parted, idle.filter(|at| *at > now)].into_iter().flatten().min();
+        let next = self.next_look(now, soonest);
+        self.timer.as_mut().reset(next);
+    }
+
+    fn next_look(&self, now: Instant, other: Option<Instant>) -> Instant {
+        // A connection becomes idle without anybody looking at the clock.
+        let idle = self.times.idle.map(|limit| now + (limit / 4).max(Duration::from_millis(10)));
+        let rest = self.watches.then(|| now + REST);
+        let ping = Some(self.pong_by.unwrap_or(self.next_ping));
+        [ping, self.begun_by, idle, rest, other].into_iter().flatten().min().unwrap_or(now + REST)
+    }
+}
+
+/// How far writing came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Output {
+    /// Everything is written.
+    Written,
+    /// The transport takes no more for now.
+    Blocked,
+    /// There may be more, after others have had their turn.
+    More,
+}
+
+impl<T: Transport> Future for Driver<T> {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        Driver::poll(&mut self, cx)
+    }
+}

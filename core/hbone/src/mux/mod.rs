@@ -1,0 +1,340 @@
+//! The state of one connection of tunnels, for both roles, without I/O.
+//!
+//! The driver feeds it what the peer sends ([`Mux::receive`]) and takes what is to be written ([`Mux::take`]); the handles of tunnels
+//! put bytes into the batch and take them out of inboxes. All of it is behind the one lock of [`Link`]: on a runtime of one thread it is
+//! never contended. Who is to be woken is noted under the lock and woken after it.
+
+mod batch;
+mod credit;
+mod failure;
+mod inbox;
+mod link;
+mod open;
+mod places;
+mod receive;
+mod send;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod user;
+
+use std::{collections::VecDeque, task::Waker};
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+pub(crate) use batch::{Batch, Shape};
+use credit::Credit;
+use failure::Reset;
+pub(crate) use failure::{Failure, Side};
+pub(crate) use link::Link;
+pub(crate) use open::{Opening, Unopenable};
+pub(crate) use places::Places;
+pub(crate) use send::Unfilled;
+use stream::{Stream, Streams};
+pub(crate) use user::Unanswered;
+
+use crate::{
+    Settings,
+    frame::{Parameters, code, encode},
+    hpack::Encoder,
+};
+
+/// Streams reset here whose frames under way are still expected for a while. Those of a stream that is forgotten would be answered
+/// with a reset each.
+const RESETS_REMEMBERED: usize = 1024;
+/// Windows of RFC 9113, section 6.9.2, before anything else is said.
+const FIRST_WINDOW: i64 = 65_535;
+const LARGEST_WINDOW: i64 = (1 << 31) - 1;
+/// Tunnels that a client opens before it knows how many the server allows.
+const FIRST_STREAMS: usize = 100;
+/// No more is read while so many bytes of answers (to pings, settings, frames of dead streams) wait to be written.
+const MOST_ANSWERS: usize = 16 << 10;
+/// The largest number of a stream.
+const LAST_STREAM: u32 = (1 << 31) - 1;
+
+/// Which end of the connection this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    /// With the number of tunnels that the client may open.
+    Server {
+        most: u32,
+    },
+}
+
+/// A request that has come to the server.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) stream: u32,
+    pub(crate) authority: Option<String>,
+    pub(crate) headers: HeaderMap,
+}
+
+/// What the peer has told of itself.
+#[derive(Debug)]
+struct Peer {
+    initial_window: i64,
+    max_frame: u32,
+    max_streams: usize,
+    /// Its settings have come.
+    has_told: bool,
+}
+
+/// The state of a connection.
+#[derive(Debug)]
+pub(crate) struct Mux {
+    role: Role,
+    stream_window: u32,
+    /// The most that one tunnel may have in the batch.
+    send_buffer: usize,
+    peer: Peer,
+    streams: Streams,
+    /// Streams that are open for the protocol.
+    live: usize,
+    /// The highest number used by the client.
+    last: u32,
+    /// Streams that we have reset, the oldest first.
+    dead: VecDeque<u32>,
+    credit: Credit,
+    /// What we may send in all tunnels together.
+    window: i64,
+    batch: Batch,
+    /// Number of the batch, so that nothing needs to be reset when it is taken.
+    turn: u32,
+    /// Tunnels that wait for room in the batch, or in the connection's window.
+    waiting: VecDeque<u32>,
+    /// Bytes in the batch that answer what the peer sent.
+    answers: usize,
+    /// Frames in the batch that carry something.
+    carrying: u32,
+    scratch: Vec<u8>,
+    encoder: Encoder,
+    wakes: Vec<Waker>,
+    /// The driver while it sleeps.
+    driver: Option<Waker>,
+    /// The driver waits for the transport to take the batch before, so that more bytes are no news to it.
+    blocked: bool,
+    /// There are bytes to be written.
+    stirred: bool,
+    /// Something else has changed that the driver must see.
+    urgent: bool,
+    /// The server's requests that no handler has yet.
+    requests: VecDeque<Request>,
+    /// Those who wait for the peer's leave to open a tunnel.
+    opening: Vec<Waker>,
+    pub(crate) places: Places,
+    /// Streams that are parting.
+    parting: usize,
+    failure: Option<Failure>,
+    /// The peer's last word: it takes no more.
+    away: bool,
+    /// The last stream that we said we would look at.
+    shutting: Option<u32>,
+    /// Answers to our pings.
+    pongs: Vec<[u8; 8]>,
+}
+
+impl Mux {
+    /// The state at the beginning; our first frames are in the batch.
+    pub(crate) fn new(role: Role, settings: &Settings, shape: Shape) -> Self {
+        let mut mux = Self {
+            role,
+            stream_window: settings.stream_window,
+            send_buffer: settings.send_buffer.max(1),
+            peer: Peer { initial_window: FIRST_WINDOW, max_frame: 1 << 14, max_streams: FIRST_STREAMS, has_told: false },
+            streams: Streams::default(),
+            live: 0,
+            last: 0,
+            dead: VecDeque::new(),
+            credit: Credit::new(settings.connection_window.max(65_535)),
+            window: FIRST_WINDOW,
+            batch: Batch::new(shape),
+            turn: 0,
+            waiting: VecDeque::new(),
+            answers: 0,
+            carrying: 0,
+            scratch: Vec::new(),
+            encoder: Encoder::new(),
+            wakes: Vec::new(),
+            driver: None,
+            blocked: false,
+            stirred: false,
+            urgent: false,
+            requests: VecDeque::new(),
+            opening: Vec::new(),
+            places: Places::new(Instant::now()),
+            parting: 0,
+            failure: None,
+            away: false,
+            shutting: None,
+            pongs: Vec::new(),
+        };
+        mux.begin(settings);
+        mux
+    }
+
+    fn begin(&mut self, settings: &Settings) {
+        let mut says = Parameters {
+            initial_window_size: Some(settings.stream_window),
+            max_frame_size: Some(settings.max_frame_size),
+            max_header_list_size: Some(settings.max_header_bytes),
+            ..Parameters::default()
+        };
+        match self.role {
+            Role::Client => says.enable_push = Some(false),
+            Role::Server { most } => says.max_concurrent_streams = Some(most),
+        }
+        let (client, wider) = (self.role == Role::Client, i64::from(settings.connection_window) - FIRST_WINDOW);
+        self.control(|out| {
+            if client {
+                encode::preface(out);
+            }
+            encode::settings(out, &says);
+            if let Ok(wider @ 1..) = u32::try_from(wider) {
+                encode::window_update(out, 0, wider);
+            }
+        });
+    }
+
+    /// Puts frames of the connection itself into the batch.
+    fn control(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        let mut out = std::mem::take(&mut self.scratch);
+        encode(&mut out);
+        self.batch.append(&out);
+        out.clear();
+        self.scratch = out;
+        self.stirred = true;
+    }
+
+    /// As [`Self::control`], for what the peer's frames bring about.
+    fn answer_peer(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.batch.len();
+        self.control(encode);
+        self.answers += self.batch.len().saturating_sub(before);
+    }
+
+    /// Whether more may be read: not while the peer does not take our answers to what it sent before.
+    pub(crate) fn may_read(&self) -> bool {
+        self.answers < MOST_ANSWERS
+    }
+
+    /// Takes what is to be written, and leaves `empty` for what comes next. Says how many frames carry something.
+    pub(crate) fn take(&mut self, empty: &mut Batch) -> Option<u32> {
+        if self.batch.is_empty() {
+            return None;
+        }
+        std::mem::swap(&mut self.batch, empty);
+        self.turn = self.turn.wrapping_add(1);
+        (self.answers, self.stirred) = (0, false);
+        Some(std::mem::take(&mut self.carrying))
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        !self.batch.is_empty()
+    }
+
+    /// Goes to sleep: `driver` is woken when there is something to do. `blocked`: the transport does not take what was to be written
+    /// before, so that more of it is not worth waking for.
+    pub(crate) fn park(&mut self, driver: &Waker, blocked: bool) {
+        (self.stirred, self.urgent) = (false, false);
+        self.blocked = blocked;
+        self.driver = Some(driver.clone());
+    }
+
+    /// The driver is awake.
+    pub(crate) fn unpark(&mut self) {
+        self.driver = None;
+    }
+
+    /// Sends a ping.
+    pub(crate) fn ping(&mut self, payload: [u8; 8]) {
+        self.control(|out| encode::ping(out, payload));
+    }
+
+    /// Whether our ping `payload` was answered; true once.
+    pub(crate) fn take_pong_of(&mut self, payload: [u8; 8]) -> bool {
+        self.pongs.iter().position(|pong| *pong == payload).map(|at| self.pongs.remove(at)).is_some()
+    }
+
+    /// Ends everything: every tunnel fails with `failure`, if it has not ended before.
+    pub(crate) fn fail(&mut self, failure: Failure) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.failure = Some(failure);
+        self.places.close();
+        for stream in self.streams.iter_mut() {
+            stream.stir(&mut self.wakes);
+        }
+        self.wakes.append(&mut self.opening);
+        self.end_partings(None);
+        (self.live, self.waiting) = (0, VecDeque::new());
+        self.requests.clear();
+        self.urgent = true;
+    }
+
+    pub(crate) fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
+    }
+
+    /// Tells the peer that the connection is over, and ends it.
+    pub(crate) fn goodbye(&mut self, code: u32, failure: Failure) {
+        if self.failure.is_none() {
+            let last = if self.role == Role::Client { 0 } else { self.shutting.unwrap_or(self.last).min(self.last) };
+            self.control(|out| encode::goaway(out, last, code));
+        }
+        self.fail(failure);
+    }
+
+    /// Asks the client to open no more tunnels; which ones still come is known when it has answered the ping that follows.
+    pub(crate) fn shut(&mut self, ping: [u8; 8]) {
+        self.shutting = Some(LAST_STREAM);
+        self.control(|out| encode::goaway(out, LAST_STREAM, code::NO_ERROR));
+        self.ping(ping);
+    }
+
+    /// The client knows: says which tunnels are the last.
+    pub(crate) fn shut_finally(&mut self) {
+        let last = self.last;
+        self.shutting = Some(last);
+        self.control(|out| encode::goaway(out, last, code::NO_ERROR));
+    }
+
+    /// Whether no tunnel is open or will be.
+    pub(crate) fn is_over(&self) -> bool {
+        match self.role {
+            Role::Client => self.places.is_done(),
+            Role::Server { .. } => {
+                self.live == 0 && self.requests.is_empty() && self.shutting.is_some_and(|last| last < LAST_STREAM)
+            }
+        }
+    }
+
+    /// The next request for a handler.
+    pub(crate) fn take_request(&mut self) -> Option<Request> {
+        self.requests.pop_front()
+    }
+
+    /// Those to be woken once the lock is released.
+    pub(crate) fn take_wakes(&mut self, into: &mut Vec<Waker>) {
+        into.append(&mut self.wakes);
+    }
+
+    /// Nothing has happened for a while: gives memory back.
+    pub(crate) fn rest(&mut self) {
+        self.batch.release();
+        for stream in self.streams.iter_mut() {
+            stream.inbox.compact();
+        }
+        self.scratch = Vec::new();
+        self.opening.shrink_to_fit();
+        self.wakes.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.requests.shrink_to_fit();
+        if self.live == 0 {
+            // What the peer had under way when it was reset has arrived since.
+            self.dead = VecDeque::new();
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The client's side: opening tunnels.
+
+use std::task::{Context, Poll};
+
+use http::HeaderMap;
+
+use super::{Failure, LAST_STREAM, Mux, Stream};
+use crate::frame::encode;
+
+/// What a request says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Opening<'a> {
+    pub(crate) authority: &'a str,
+    pub(crate) headers: &'a HeaderMap,
+}
+
+/// Why no tunnel can be opened in a connection.
+#[derive(Debug)]
+pub(crate) enum Unopenable {
+    Failed(Failure),
+    /// The peer goes away, or there is no number left.
+    Over,
+}
+
+impl Mux {
+    /// Takes a place for a tunnel, unless the connection is closed or full: of `limit`, or of what the peer allows.
+    pub(crate) fn take_place(&mut self, limit: usize) -> bool {
+        // A peer that allows none for now lets the first request wait for its leave.
+        self.places.take(limit.min(self.peer.max_streams).max(1))
+    }
+
+    pub(crate) fn give_place_back(&mut self) {
+        self.places.give_back();
+        self.urgent |= self.places.is_done();
+    }
+
+    /// No further tunnels; those that are open go on.
+    pub(crate) fn close(&mut self) {
+        self.places.close();
+        self.urgent = true;
+    }
+
+    /// Sends a request once the peer allows it, for one who has a place. The place goes to the tunnel, whose number is returned.
+    pub(crate) fn poll_open(&mut self, cx: &Context<'_>, opening: Opening<'_>) -> Poll<Result<u32, Unopenable>> {
+        if let Some(failure) = &self.failure {
+            return Poll::Ready(Err(Unopenable::Failed(failure.clone())));
+        }
+        let id = if self.last == 0 { 1 } else { self.last.saturating_add(2) };
+        if self.away || id > LAST_STREAM {
+            self.close();
+            return Poll::Ready(Err(Unopenable::Over));
+        }
+        if self.live >= self.peer.max_streams {
+            self.opening.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.last = id;
+        let mut stream = Stream::new(id, self.peer.initial_window, self.stream_window);
+        stream.place = true;
+        self.streams.insert(stream);
+        self.live += 1;
+        self.send_headers(id, encode::Opening::Connect(opening.authority), opening.headers, false);
+        Poll::Ready(Ok(id))
+    }
+}

@@ -1,0 +1,1 @@
+//! The state of a connection against frames made by hand.
