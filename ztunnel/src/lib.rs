@@ -23,6 +23,7 @@ pub mod node;
 pub mod outbound;
 pub mod peer;
 pub mod proxy;
+mod rest;
 pub mod state;
 pub mod telemetry;
 pub mod worker;
@@ -130,6 +131,7 @@ pub async fn run_with(
     tasks.0.push(tokio::spawn(discovery.run()));
     let handover = node::client::run(config.zds_socket.clone(), Arc::clone(&pods), ready.task("pods of the node"), watch);
     tasks.0.push(tokio::spawn(handover));
+    tasks.0.push(tokio::spawn(rest::give_back_at_rest(ready)));
     tracing::info!(node = config.node, "the node proxy runs");
 
     stop.await?;

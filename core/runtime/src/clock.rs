@@ -1,4 +1,4 @@
-//! How much processor time a thread has used, readable from every thread of the process.
+//! How much processor time the process has used, and how much each of its threads.
 
 use std::time::Duration;
 
@@ -27,6 +27,12 @@ impl ThreadClock {
     }
 }
 
+/// The time that all threads of this process together have been on a processor so far.
+#[must_use]
+pub fn process_used() -> Duration {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
@@ -52,5 +58,6 @@ mod tests {
         drop(go);
         busy.join().unwrap();
         assert!(ThreadClock::current().used().unwrap() > Duration::ZERO);
+        assert!(process_used() >= after);
     }
 }
