@@ -104,7 +104,14 @@ pub struct Document {
 impl Document {
     /// What follows from `results`.
     #[must_use]
-    pub fn new(results: Results, machine: Machine, paths: &[&str], comparisons: &[Comparison], rounds: usize, seconds: f64) -> Self {
+    pub fn new(
+        results: Results,
+        machine: Machine,
+        paths: &[&str],
+        comparisons: &[Comparison],
+        rounds: usize,
+        seconds: f64,
+    ) -> Self {
         let figures = figure::all();
         let caption = |figure: &figure::Figure| Caption { title: figure.title.to_owned(), more_is_better: figure.more_is_better };
         let ratios = comparisons.iter().map(|Comparison { ours, peer }| {
@@ -170,7 +177,7 @@ fn command() -> String {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::figure::REQUESTS;
 
@@ -201,7 +208,9 @@ pub mod tests {
     fn another_file_is_refused_with_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("other.json");
-        for (text, words) in [("{}", "perf node --json"), ("no", "is not JSON"), (r#"{"format":"ambit-perf/1"}"#, "of the format")] {
+        for (text, words) in
+            [("{}", "perf node --json"), ("no", "is not JSON"), (r#"{"format":"ambit-perf/1"}"#, "of the format")]
+        {
             fs::write(&path, text).unwrap();
             let error = Document::load(&path).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");

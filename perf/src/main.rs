@@ -3,7 +3,9 @@
 use anyhow::bail;
 use clap::{Parser, Subcommand};
 use perf::{
+    compare::{self, Compare},
     load,
+    load_check::{self, LoadCheck},
     node::{self, Node},
     quick, serve,
     session::Options,
@@ -16,6 +18,8 @@ use perf::{
     after_help = "Examples:
   perf node --all --json new.json --html new.html    the node path, everything
   perf node --only ztunnel,envoy-tcp --rounds 3      two paths, for a first look
+  perf compare old.json new.json                     what changed beyond the noise
+  perf load-check                                    the generator against wrk and iperf3
   perf quick                                         waypoints included, a few rounds
 
 From a checkout: cargo run --release -p perf -- node"
@@ -36,6 +40,12 @@ enum Command {
   perf node --only ztunnel,envoy-tcp --rounds 3 --seconds 1
   perf node --storm --skip-rounds --only ztunnel")]
     Node(Node),
+    /// Which figures of two runs differ by more than noise.
+    #[command(after_help = "Example:\n  perf compare before.json after.json --fail")]
+    Compare(Compare),
+    /// Whether the generator of load is at least as fast as wrk and iperf3.
+    #[command(after_help = "Example:\n  apt-get install wrk iperf3\n  perf load-check --rounds 5")]
+    LoadCheck(LoadCheck),
     /// The server under load, as it runs in a pod.
     #[command(hide = true)]
     Serve {
@@ -66,6 +76,8 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Quick(options) => runtime.block_on(unless_told(quick::run(&options))),
         Command::Node(node) => runtime.block_on(unless_told(node::run(&node))),
+        Command::Compare(files) => compare::run(&files),
+        Command::LoadCheck(check) => runtime.block_on(load_check::run(&check)),
         Command::Serve { port } => runtime.block_on(serve::run(&port)),
         Command::Load(kind) => {
             println!("{}", serde_json::to_string(&runtime.block_on(load::run(&kind))?)?);

@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     document::{Comparison, Document},
-    figure,
-    goals,
+    figure, goals,
     stats::Summary,
     table::{cell, number},
 };
@@ -15,7 +14,7 @@ use crate::{
 pub fn render(document: &Document) -> String {
     let machine = &document.machine;
     let mut out = format!(
-        "`{}`: {} rounds of {} s; {} cores, {}, Linux {}{}. {} samples, {} of them taken again because other processes were busy.\n",
+        "`{}`: {} rounds of {} s; {} cores, {}, Linux {}{}. {}.\n",
         document.command,
         document.rounds,
         document.seconds,
@@ -23,8 +22,7 @@ pub fn render(document: &Document) -> String {
         machine.processor,
         machine.kernel,
         if machine.envoy.is_empty() { String::new() } else { format!(", Envoy {}", machine.envoy) },
-        document.results.taken,
-        document.results.repeated,
+        document.results.quality(),
     );
     for comparison in &document.comparisons {
         ratios(&mut out, document, comparison);
@@ -63,7 +61,13 @@ fn alone(out: &mut String, document: &Document) {
         .filter(|goal| goal.against.is_none())
         .filter_map(|goal| {
             let summary = document.results.summary(goal.ours, goal.figure.key)?;
-            let row = format!("| {} | {} | {} | {} |", goal.figure.title, cell(&summary), goal.text(), yes(goal.reached(summary.median)));
+            let row = format!(
+                "| {} | {} | {} | {} |",
+                goal.figure.title,
+                cell(&summary),
+                goal.text(),
+                yes(goal.reached(summary.median))
+            );
             Some(row)
         })
         .collect();
@@ -76,8 +80,7 @@ fn medians(out: &mut String, document: &Document) {
     let rule = "---|".repeat(document.paths.len() + 1);
     let _ = write!(out, "\n| median ± half the range | {} |\n|{rule}\n", document.paths.join(" | "));
     for figure in figure::all() {
-        let cells: Vec<Option<Summary>> =
-            document.paths.iter().map(|path| document.results.summary(path, figure.key)).collect();
+        let cells: Vec<Option<Summary>> = document.paths.iter().map(|path| document.results.summary(path, figure.key)).collect();
         if cells.iter().all(Option::is_none) {
             continue;
         }

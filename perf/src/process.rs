@@ -25,11 +25,7 @@ impl Sub for Used {
     type Output = Self;
 
     fn sub(self, before: Self) -> Self {
-        Self {
-            user: self.user - before.user,
-            system: self.system - before.system,
-            switches: self.switches - before.switches,
-        }
+        Self { user: self.user - before.user, system: self.system - before.system, switches: self.switches - before.switches }
     }
 }
 
@@ -49,8 +45,23 @@ pub fn cpu(pid: u32) -> io::Result<[f64; 2]> {
     // The name, in parentheses, may hold anything.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let mut fields = after_name.split_ascii_whitespace().skip(11).map(|field| field.parse::<f64>().unwrap_or(0.0));
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.map_or(100.0, |ticks| ticks as f64);
+    let ticks = ticks()?;
     Ok([fields.next().unwrap_or(0.0) / ticks, fields.next().unwrap_or(0.0) / ticks])
+}
+
+/// CPU-seconds of the children of this process that have ended and been waited for (`/proc/self/stat`, fields 16 and 17).
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn children_cpu() -> io::Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields = after_name.split_ascii_whitespace().skip(13).take(2).filter_map(|field| field.parse::<f64>().ok());
+    Ok(fields.sum::<f64>() / ticks()?)
+}
+
+fn ticks() -> io::Result<f64> {
+    Ok(nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.map_or(100.0, |ticks| ticks as f64))
 }
 
 /// Context switches of all threads that live, voluntary or not.

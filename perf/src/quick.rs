@@ -1,6 +1,10 @@
 //! All paths, waypoints included, in a few rounds.
 
-use crate::{bench::Bench, paths::Path, session::{Options, Session}};
+use crate::{
+    bench::Bench,
+    paths::Path,
+    session::{Options, Session},
+};
 
 /// Measures and prints.
 ///

@@ -35,6 +35,9 @@ pub struct Results {
     /// How many of them were taken again because other processes were busy.
     #[serde(default)]
     pub repeated: usize,
+    /// The samples during which other processes were busy even when measured again, and the share of the machine that those used.
+    #[serde(default)]
+    pub noisy: Vec<(String, f64)>,
     /// What went wrong, in words.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -58,6 +61,18 @@ impl Results {
     pub fn set_part(&mut self, path: &str, process: &str, figure: Figure, what: &str, round: usize, value: f64) {
         let figures = self.parts.entry(path.to_owned()).or_default().entry(process.to_owned()).or_default();
         put(figures.entry(format!("{}_{what}", figure.key)).or_default(), round, value);
+    }
+
+    /// How the samples were taken, in a sentence.
+    #[must_use]
+    pub fn quality(&self) -> String {
+        let mut text = format!("{} samples, {} of them taken again because other processes were busy", self.taken, self.repeated);
+        let worst = self.noisy.iter().max_by(|one, other| one.1.total_cmp(&other.1));
+        if let Some((what, share)) = worst {
+            let count = self.noisy.len();
+            text.push_str(&format!("; {count} were noisy even then, the worst with {:.0} % ({what})", share * 100.0));
+        }
+        text
     }
 
     /// A path's rounds of a figure.
@@ -92,11 +107,7 @@ impl Results {
         let at = |index: usize| -> Vec<Option<f64>> {
             rounds.iter().map(|curve| curve.get(index).map(|[_, milliseconds]| *milliseconds)).collect()
         };
-        first
-            .iter()
-            .enumerate()
-            .filter_map(|(index, [share, _])| Some([*share, Summary::of(&at(index))?.median]))
-            .collect()
+        first.iter().enumerate().filter_map(|(index, [share, _])| Some([*share, Summary::of(&at(index))?.median])).collect()
     }
 }
 

@@ -53,6 +53,9 @@ impl Rig {
             let (client, server) = (rig.pod(Path::EnvoyTcp, "client")?, rig.pod(Path::EnvoyTcp, "server")?);
             let dir = rig.mesh.bed().dir().join("envoy");
             rig.envoys = Some(envoy::start(envoy, &dir, &client, &server, [SERVER_PORTS[0], SERVER_PORTS[SMALL_PORTS]])?);
+            for port in envoy::CLIENT_PORTS {
+                listens(&client, port).await.context("Envoy does not listen")?;
+            }
         }
         Ok(rig)
     }
@@ -150,4 +153,14 @@ fn with_children(name: &str, pid: u32) -> Vec<Proxy> {
     let children = children.split_ascii_whitespace().filter_map(|child| child.parse().ok());
     let named = children.enumerate().map(|(at, pid)| Proxy { name: format!("{name}, child {}", at + 1), pid });
     std::iter::once(Proxy { name: name.to_owned(), pid }).chain(named).collect()
+}
+
+/// Waits until something accepts connections on a port of the pod's loopback.
+async fn listens(pod: &Pod, port: u16) -> anyhow::Result<()> {
+    let listens = async {
+        while pod.connect(SocketAddr::from(([127, 0, 0, 1], port))).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, listens).await.with_context(|| format!("port {port} of {}", pod.ip()))
 }

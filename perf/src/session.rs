@@ -5,7 +5,14 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::{bench::Bench, document::{Document, Machine}, html, markdown, paths::Path, rig::Rig, table};
+use crate::{
+    bench::Bench,
+    document::{Document, Machine},
+    html, markdown,
+    paths::Path,
+    rig::Rig,
+    table,
+};
 
 /// Which paths, how often, how long, and where the result goes.
 #[derive(Debug, Clone, Args)]
@@ -28,10 +35,16 @@ pub struct Options {
     /// Writes the tables as Markdown here.
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
+    /// A sample is taken again when other processes used more than this share of the machine meanwhile; 1 never takes one again.
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    pub noise: f64,
     /// The Envoy to compare with; searched in PATH and the Python packages if not given.
     #[arg(long, value_name = "PROGRAM")]
     pub envoy: Option<PathBuf>,
 }
+
+/// How long the proxies are left alone before their memory without load is looked at.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// A run that has begun.
 pub struct Session {
@@ -71,7 +84,9 @@ impl Session {
         };
         progress("starting two nodes");
         let rig = Rig::start(envoy.as_deref(), &paths).await?;
-        let mut bench = Bench::new(rig, options.seconds);
+        let mut bench = Bench::new(rig, options.seconds, options.noise);
+        // What starting up has left behind is not what a proxy needs when idle.
+        tokio::time::sleep(SETTLE).await;
         for path in &paths {
             bench.idle(*path);
         }
@@ -86,7 +101,11 @@ impl Session {
     ///
     /// # Errors
     /// Those of `measure`, with the path.
-    pub async fn rounds(&mut self, what: &str, mut measure: impl AsyncFnMut(&mut Bench, Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    pub async fn rounds(
+        &mut self,
+        what: &str,
+        mut measure: impl AsyncFnMut(&mut Bench, Path) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         for round in 0..self.rounds {
             self.bench.round = round;
             for turn in 0..self.paths.len() {
@@ -101,7 +120,7 @@ impl Session {
 
     /// The memory of all paths once they have been left alone for a while.
     pub async fn at_rest(&mut self) {
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(SETTLE).await;
         for path in self.paths.clone() {
             self.bench.at_rest(path);
         }
@@ -119,7 +138,8 @@ impl Session {
         if let Some(file) = &self.options.json {
             document.save(file)?;
         }
-        for (file, text) in [(&self.options.html, html::render(&document)?), (&self.options.markdown, markdown::render(&document))] {
+        for (file, text) in [(&self.options.html, html::render(&document)), (&self.options.markdown, markdown::render(&document))]
+        {
             if let Some(file) = file {
                 std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
             }

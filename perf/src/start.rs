@@ -41,7 +41,11 @@ pub async fn measure(session: &mut Session) -> anyhow::Result<()> {
         process.resume().await?;
         while probe::get(&node, READY, "/healthz/ready").await.is_err() {
             if began.elapsed() > PATIENCE {
-                bail!("ztunnel is not ready after {} s: {}", PATIENCE.as_secs(), bench.rig.mesh().log_end("ztunnel/node-2", 3).join("; "));
+                bail!(
+                    "ztunnel is not ready after {} s: {}",
+                    PATIENCE.as_secs(),
+                    bench.rig.mesh().log_end("ztunnel/node-2", 3).join("; ")
+                );
             }
             tokio::time::sleep(LOOK).await;
         }

@@ -37,8 +37,7 @@ impl Summary {
 /// The ratio of two figures round by round, which holds when the machine's speed drifts between rounds.
 #[must_use]
 pub fn ratio(of: &[Option<f64>], to: &[Option<f64>]) -> Option<Summary> {
-    let pairs: Vec<Option<f64>> =
-        of.iter().zip(to).map(|(of, to)| Some((*of)? / (*to).filter(|to| *to != 0.0)?)).collect();
+    let pairs: Vec<Option<f64>> = of.iter().zip(to).map(|(of, to)| Some((*of)? / (*to).filter(|to| *to != 0.0)?)).collect();
     Summary::of(&pairs)
 }
 

@@ -42,7 +42,8 @@ pub async fn measure(session: &mut Session, seconds: u16) -> anyhow::Result<()> 
     let mut text = String::new();
     for number in 0..PODS {
         let name = format!("storm-{number}");
-        let _ = write!(text, "{}{}", manifests::account(PATH.name(), &name), manifests::sleeper(PATH.name(), &name, &name, "node-1"));
+        let _ =
+            write!(text, "{}{}", manifests::account(PATH.name(), &name), manifests::sleeper(PATH.name(), &name, &name, "node-1"));
     }
     bench.rig.mesh().write_manifest("storm.yaml", &text)?;
     crate::probe::wait_count(&bench.rig, "workloads", |now| now >= PODS).await?;
@@ -88,7 +89,10 @@ async fn rage(bench: &mut Bench, seconds: u16) -> anyhow::Result<()> {
     if during.errors > 0 {
         results.notes.push(format!("storm: {} errors of the other client", during.errors));
     }
-    results.notes.push(format!("storm: p99 of the other client {before:.2} ms before, {:.2} ms during", during.p99_ms.unwrap_or(f64::NAN)));
+    results.notes.push(format!(
+        "storm: p99 of the other client {before:.2} ms before, {:.2} ms during",
+        during.p99_ms.unwrap_or(f64::NAN)
+    ));
     Ok(())
 }
 

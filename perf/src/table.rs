@@ -27,8 +27,7 @@ pub fn render(document: &Document) -> String {
     if !document.goals.is_empty() {
         let _ = writeln!(out, "\n{met} of {} goals reached", document.goals.len());
     }
-    let Results { taken, repeated, .. } = document.results;
-    let _ = writeln!(out, "{taken} samples, {repeated} of them taken again because other processes were busy");
+    let _ = writeln!(out, "{}", document.results.quality());
     for note in &document.results.notes {
         let _ = writeln!(out, "note: {note}");
     }
@@ -75,8 +74,7 @@ fn medians(out: &mut String, document: &Document) {
     }
     out.push('\n');
     for figure in figure::all() {
-        let cells: Vec<Option<Summary>> =
-            document.paths.iter().map(|path| document.results.summary(path, figure.key)).collect();
+        let cells: Vec<Option<Summary>> = document.paths.iter().map(|path| document.results.summary(path, figure.key)).collect();
         if cells.iter().all(Option::is_none) {
             continue;
         }
@@ -96,7 +94,8 @@ fn split(out: &mut String, results: &Results) {
     if results.parts.is_empty() {
         return;
     }
-    let _ = writeln!(out, "\n{:TITLES$}{:>24}{:>24}", "CPU-s in the program + in the kernel", "10k requests at 64", "GB, 8 streams");
+    let _ =
+        writeln!(out, "\n{:TITLES$}{:>24}{:>24}", "CPU-s in the program + in the kernel", "10k requests at 64", "GB, 8 streams");
     for (path, processes) in &results.parts {
         for process in processes.keys() {
             let part = |figure: Figure, what: &str| results.part(path, process, &format!("{}_{what}", figure.key));

@@ -10,8 +10,7 @@ use tokio::process::{Child, Command};
 const ALL: &str = "raw_syscalls:sys_enter";
 
 /// Those that read or write a socket or pipe.
-const READS_AND_WRITES: [&str; 9] =
-    ["read", "readv", "recvfrom", "recvmsg", "write", "writev", "sendto", "sendmsg", "splice"];
+const READS_AND_WRITES: [&str; 9] = ["read", "readv", "recvfrom", "recvmsg", "write", "writev", "sendto", "sendmsg", "splice"];
 
 /// How long the counters take to be in place.
 const ATTACH: Duration = Duration::from_millis(150);

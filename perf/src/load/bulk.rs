@@ -71,12 +71,7 @@ impl Pace {
     }
 }
 
-async fn receive(
-    target: SocketAddr,
-    pace: Option<Pace>,
-    until: Instant,
-    arrived: impl Fn(Instant, u64),
-) -> std::io::Result<()> {
+async fn receive(target: SocketAddr, pace: Option<Pace>, until: Instant, arrived: impl Fn(Instant, u64)) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(target).await?;
     stream.write_all(REQUEST).await?;
     let mut buffer = vec![0; READ];
