@@ -75,7 +75,7 @@ pub fn run() -> Result<()> {
             }
             up::run(args)
         }
-        Command::Ztunnel(config) => block_on(async {
+        Command::Ztunnel(config) => block_on_one_thread(async {
             log(&config.log)?;
             ztunnel::run(config).await.map_err(|error| Error::part("ztunnel", error))
         }),

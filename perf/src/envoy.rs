@@ -12,10 +12,10 @@ use ambit_tls::authority::Authority;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-/// Where the client's Envoy listens in the client's pod.
-pub const CLIENT_PORT: u16 = 15200;
+/// Where the client's Envoy listens in the client's pod: for the first server, then for the second.
+pub const CLIENT_PORTS: [u16; 2] = [15200, 15210];
 /// Where the server's Envoy listens in the server's pod.
-const TLS_PORT: u16 = 15201;
+const TLS_PORTS: [u16; 2] = [15201, 15211];
 
 /// A pair of Envoys, one in the client's pod and one in the server's.
 #[derive(Debug)]
@@ -24,11 +24,11 @@ pub struct Pair {
     pub processes: [Process; 2],
 }
 
-/// Starts the pair: what connects to [`CLIENT_PORT`] on the client's loopback reaches `server_port` on the server's.
+/// Starts the pair: what connects to one of [`CLIENT_PORTS`] on the client's loopback reaches that of `servers` on the server's.
 ///
 /// # Errors
 /// When Envoy is not to be found or a certificate cannot be made.
-pub fn start(envoy: &Path, dir: &Path, client: &Place, server: &Place, server_port: u16) -> anyhow::Result<Pair> {
+pub fn start(envoy: &Path, dir: &Path, client: &Place, server: &Place, servers: [u16; 2]) -> anyhow::Result<Pair> {
     fs::create_dir_all(dir)?;
     let authority = Authority::create(&"cluster.local".parse()?)?;
     fs::write(dir.join("root.pem"), authority.root_pem())?;
@@ -36,18 +36,19 @@ pub fn start(envoy: &Path, dir: &Path, client: &Place, server: &Place, server_po
     let server_id = "spiffe://cluster.local/ns/perf/sa/server".parse()?;
     let client_context = tls_context(dir, &authority, "client", &client_id, &server_id)?;
     let server_context = tls_context(dir, &authority, "server", &server_id, &client_id)?;
-    let near = bootstrap(
-        SocketAddr::from(([127, 0, 0, 1], CLIENT_PORT)),
-        None,
-        SocketAddr::new(server.ip(), TLS_PORT),
-        Some(upstream_tls(client_context)),
-    );
-    let far = bootstrap(
-        SocketAddr::new(IpAddr::from([0, 0, 0, 0]), TLS_PORT),
-        Some(downstream_tls(server_context)),
-        SocketAddr::from(([127, 0, 0, 1], server_port)),
-        None,
-    );
+    let near = [0, 1].map(|at| Way {
+        listen: SocketAddr::from(([127, 0, 0, 1], CLIENT_PORTS[at])),
+        accept: None,
+        to: SocketAddr::new(server.ip(), TLS_PORTS[at]),
+        connect: Some(upstream_tls(&client_context)),
+    });
+    let far = [0, 1].map(|at| Way {
+        listen: SocketAddr::new(IpAddr::from([0, 0, 0, 0]), TLS_PORTS[at]),
+        accept: Some(downstream_tls(&server_context)),
+        to: SocketAddr::from(([127, 0, 0, 1], servers[at])),
+        connect: None,
+    });
+    let (near, far) = (bootstrap(&near), bootstrap(&far));
     let far = spawn(envoy, dir, "envoy-far", &far, server)?;
     let near = spawn(envoy, dir, "envoy-near", &near, client)?;
     Ok(Pair { processes: [near, far] })
@@ -83,7 +84,7 @@ fn tls_context(dir: &Path, authority: &Authority, name: &str, own: &SpiffeId, pe
     }))
 }
 
-fn downstream_tls(context: Value) -> Value {
+fn downstream_tls(context: &Value) -> Value {
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -94,7 +95,7 @@ fn downstream_tls(context: Value) -> Value {
     })
 }
 
-fn upstream_tls(context: Value) -> Value {
+fn upstream_tls(context: &Value) -> Value {
     json!({
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -108,37 +109,54 @@ fn address(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip(), "port_value": address.port()}})
 }
 
-fn bootstrap(listen: SocketAddr, accept: Option<Value>, to: SocketAddr, connect: Option<Value>) -> Value {
+/// From a port to a port, with TLS on one of the sides.
+struct Way {
+    listen: SocketAddr,
+    accept: Option<Value>,
+    to: SocketAddr,
+    connect: Option<Value>,
+}
+
+fn listener(number: usize, way: &Way) -> Value {
     let mut chain = json!({
         "filters": [{
             "name": "envoy.filters.network.tcp_proxy",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                "stat_prefix": "perf",
-                "cluster": "upstream"
+                "stat_prefix": format!("perf{number}"),
+                "cluster": format!("upstream{number}")
             }
         }]
     });
+    if let Some(accept) = &way.accept {
+        chain["transport_socket"] = accept.clone();
+    }
+    json!({"name": format!("perf{number}"), "address": address(way.listen), "filter_chains": [chain], "tcp_backlog_size": 4096})
+}
+
+fn cluster(number: usize, way: &Way) -> Value {
+    let name = format!("upstream{number}");
     let mut cluster = json!({
-        "name": "upstream",
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "5s",
         "circuit_breakers": {"thresholds": [{"max_connections": 100_000, "max_pending_requests": 100_000}]},
         "load_assignment": {
-            "cluster_name": "upstream",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(to)}}]}]
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(way.to)}}]}]
         }
     });
-    if let Some(accept) = accept {
-        chain["transport_socket"] = accept;
+    if let Some(connect) = &way.connect {
+        cluster["transport_socket"] = connect.clone();
     }
-    if let Some(connect) = connect {
-        cluster["transport_socket"] = connect;
-    }
+    cluster
+}
+
+fn bootstrap(ways: &[Way]) -> Value {
     json!({
         "static_resources": {
-            "listeners": [{"name": "perf", "address": address(listen), "filter_chains": [chain], "tcp_backlog_size": 4096}],
-            "clusters": [cluster]
+            "listeners": ways.iter().enumerate().map(|(number, way)| listener(number, way)).collect::<Vec<_>>(),
+            "clusters": ways.iter().enumerate().map(|(number, way)| cluster(number, way)).collect::<Vec<_>>()
         },
         "overload_manager": {
             "resource_monitors": [{

@@ -1,14 +1,41 @@
 //! Measures what the mesh costs, beside no mesh and beside Envoy, on local nodes and in one run.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`quick`], [`node`] | the runs; [`session`] is what they have in common |
+//! | [`paths`], [`rig`], [`manifests`], [`envoy`] | what is compared, and how it is started |
+//! | [`load`], [`serve`] | client and server, as they run in pods; [`load_check`] holds them against others |
+//! | [`bench`], [`process`] | one sample of load, and what the proxies used for it |
+//! | [`fairness`], [`growth`], [`storm`], [`start`], [`synthetic`], [`probe`] | what is not one load on one path |
+//! | [`figure`], [`goals`], [`results`], [`stats`] | what is measured, what is to be reached, and the samples |
+//! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`compare`] tells two apart |
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
+pub mod compare;
+pub mod document;
 pub mod envoy;
+pub mod fairness;
 pub mod figure;
+pub mod goals;
+pub mod growth;
+pub mod html;
 pub mod load;
+pub mod load_check;
 pub mod manifests;
+pub mod markdown;
+pub mod node;
 pub mod paths;
+pub mod probe;
 pub mod process;
 pub mod quick;
-pub mod report;
+pub mod results;
+pub mod rig;
 pub mod serve;
+pub mod session;
+pub mod start;
 pub mod stats;
+pub mod storm;
+pub mod synthetic;
+pub mod table;

@@ -1,16 +1,28 @@
 //! The program that measures what the mesh costs, and the client and server that it runs in pods.
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 use perf::{
+    compare::{self, Compare},
     load,
-    quick::{self, Quick},
-    serve,
+    load_check::{self, LoadCheck},
+    node::{self, Node},
+    quick, serve,
+    session::Options,
 };
 
 /// Measures what the mesh costs, beside no mesh and beside Envoy, on two local nodes and in one run.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  cargo run --release -p perf -- quick\n  cargo run --release -p perf -- quick --only no-mesh,ztunnel,envoy-tcp --rounds 5 --json out.json"
+    name = "perf",
+    after_help = "Examples:
+  perf node --all --json new.json --html new.html    the node path, everything
+  perf node --only ztunnel,envoy-tcp --rounds 3      two paths, for a first look
+  perf compare old.json new.json                     what changed beyond the noise
+  perf load-check                                    the generator against wrk and iperf3
+  perf quick                                         waypoints included, a few rounds
+
+From a checkout: cargo run --release -p perf -- node"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -19,8 +31,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// All paths, a few rounds: requests, latency, bulk, new connections, CPU and memory.
-    Quick(Quick),
+    /// All paths, waypoints included, in a few rounds.
+    #[command(after_help = "Example:\n  perf quick --only no-mesh,waypoint,envoy-waypoint --rounds 5 --json out.json")]
+    Quick(Options),
+    /// The node path: no mesh, two ztunnels, two Envoys; and one node with and without.
+    #[command(after_help = "Examples:
+  perf node --all --json run.json --html run.html --markdown run.md
+  perf node --only ztunnel,envoy-tcp --rounds 3 --seconds 1
+  perf node --storm --skip-rounds --only ztunnel")]
+    Node(Node),
+    /// Which figures of two runs differ by more than noise.
+    #[command(after_help = "Example:\n  perf compare before.json after.json --fail")]
+    Compare(Compare),
+    /// Whether the generator of load is at least as fast as wrk and iperf3.
+    #[command(after_help = "Example:\n  apt-get install wrk iperf3\n  perf load-check --rounds 5")]
+    LoadCheck(LoadCheck),
     /// The server under load, as it runs in a pod.
     #[command(hide = true)]
     Serve {
@@ -41,16 +66,30 @@ fn main() -> anyhow::Result<()> {
         return Ok(ambit::cli::run()?);
     }
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Quick(_)) {
+    if matches!(cli.command, Command::Quick(_) | Command::Node(_)) {
         ambit_testbed::bed::enter()?;
+    }
+    if matches!(cli.command, Command::Serve { .. } | Command::Load(_)) {
+        ambit_runtime::sys::raise_open_files()?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.command {
-        Command::Quick(quick) => runtime.block_on(quick::run(&quick)),
+        Command::Quick(options) => runtime.block_on(unless_told(quick::run(&options))),
+        Command::Node(node) => runtime.block_on(unless_told(node::run(&node))),
+        Command::Compare(files) => compare::run(&files),
+        Command::LoadCheck(check) => runtime.block_on(load_check::run(&check)),
         Command::Serve { port } => runtime.block_on(serve::run(&port)),
         Command::Load(kind) => {
             println!("{}", serde_json::to_string(&runtime.block_on(load::run(&kind))?)?);
             Ok(())
         }
+    }
+}
+
+/// A run, unless a signal ends it before: then everything it started ends with it.
+async fn unless_told(run: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::select! {
+        done = run => done,
+        signal = ambit_runtime::signal::shutdown() => bail!("ended by {}; nothing was written", signal?),
     }
 }

@@ -1,4 +1,4 @@
-//! The YAML of the mesh under measurement: one client and one server, on two nodes, for each path.
+//! The YAML of the mesh under measurement: clients and one server for each path, on one node or two.
 
 use std::fmt::Write as _;
 
@@ -6,71 +6,106 @@ use crate::paths::Path;
 
 /// Port of the server's service.
 pub const SERVICE_PORT: u16 = 80;
-/// Ports that the server listens on; new connections take turns, so that they do not run out of port numbers.
-pub const SERVER_PORTS: [u16; 4] = [8080, 8081, 8082, 8083];
+/// Ports that the server listens on; new connections take turns, so that they do not run out of port numbers. The last is served by
+/// a program of its own, so that a stream at full speed does not keep the one that answers small requests busy.
+pub const SERVER_PORTS: [u16; 5] = [8080, 8081, 8082, 8083, 8084];
+/// How many of them answer small requests: the rest is for the stream beside them.
+pub const SMALL_PORTS: usize = 4;
 
 /// The directory's one file. `program` is this program: it serves.
 #[must_use]
 pub fn yaml(program: &str, paths: &[Path]) -> String {
     let mut out = String::new();
     for path in paths {
-        let namespace = path.namespace();
-        let mut labels = String::new();
-        if path.enrolled() {
-            labels.push_str("    istio.io/dataplane-mode: ambient\n");
-        }
+        let namespace = path.name();
+        out.push_str(&namespace_of(*path));
+        out.push_str(&account(namespace, "client"));
+        out.push_str(&account(namespace, "server"));
+        out.push_str(&pod(namespace, "client", "client", "node-1", &[SLEEP.to_owned()]));
+        // Beside the client on its node, with its identity: what it sends takes the same tunnels.
+        out.push_str(&pod(namespace, "elephant", "client", "node-1", &[SLEEP.to_owned()]));
+        let (small, bulk) = SERVER_PORTS.split_at(SMALL_PORTS);
+        let servers = [serve(program, small), serve(program, bulk)];
+        out.push_str(&pod(namespace, "server", "server", path.server_node(), &servers));
+        out.push_str(&service(*path));
         if path.has_waypoint() {
-            labels.push_str("    istio.io/use-waypoint: waypoint\n");
+            out.push_str(&gateway(namespace));
+        } else if path.enrolled() {
+            out.push_str(&policy(namespace, "clients", &format!("cluster.local/ns/{namespace}/sa/*")));
         }
-        let labels = if labels.is_empty() { String::new() } else { format!("  labels:\n{labels}") };
-        let _ = write!(out, "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n{labels}---\n");
-        for (pod, node, command) in
-            [("client", "node-1", "[\"sleep\", \"100000\"]".to_owned()), ("server", "node-2", serve(program))]
-        {
-            let _ = write!(
-                out,
-                "apiVersion: v1
-kind: ServiceAccount
-metadata: {{name: {pod}, namespace: {namespace}}}
----
-apiVersion: v1
+    }
+    out
+}
+
+/// What a pod runs that is only a place.
+const SLEEP: &str = "[\"sleep\", \"100000\"]";
+
+fn namespace_of(path: Path) -> String {
+    let mut labels = String::new();
+    if path.enrolled() {
+        labels.push_str("    istio.io/dataplane-mode: ambient\n");
+    }
+    if path.has_waypoint() {
+        labels.push_str("    istio.io/use-waypoint: waypoint\n");
+    }
+    let labels = if labels.is_empty() { String::new() } else { format!("  labels:\n{labels}") };
+    format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {}\n{labels}---\n", path.name())
+}
+
+/// A service account.
+#[must_use]
+pub fn account(namespace: &str, name: &str) -> String {
+    format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: {namespace}}}\n---\n")
+}
+
+/// A pod that runs `commands`, each in a container of its own.
+#[must_use]
+pub fn pod(namespace: &str, name: &str, account: &str, node: &str, commands: &[String]) -> String {
+    let mut out = format!(
+        "apiVersion: v1
 kind: Pod
-metadata: {{name: {pod}, namespace: {namespace}, labels: {{app: {pod}}}}}
+metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}
 spec:
   nodeName: {node}
-  serviceAccountName: {pod}
+  serviceAccountName: {account}
   containers:
-    - {{name: {pod}, image: ambit.dev/perf, command: {command}}}
----
 "
-            );
-        }
-        let app_protocol = if path.has_waypoint() { "http" } else { "tcp" };
-        let ports: Vec<String> = SERVER_PORTS
-            .iter()
-            .enumerate()
-            .map(|(at, target)| {
-                let port = SERVICE_PORT as usize + at;
-                format!("    - {{name: {app_protocol}-{at}, port: {port}, targetPort: {target}, appProtocol: {app_protocol}}}")
-            })
-            .collect();
-        let _ = write!(
-            out,
-            "apiVersion: v1
+    );
+    for (at, command) in commands.iter().enumerate() {
+        let _ = writeln!(out, "    - {{name: c{at}, image: ambit.dev/perf, command: {command}}}");
+    }
+    out.push_str("---\n");
+    out
+}
+
+/// A pod that does nothing.
+#[must_use]
+pub fn sleeper(namespace: &str, name: &str, account: &str, node: &str) -> String {
+    pod(namespace, name, account, node, &[SLEEP.to_owned()])
+}
+
+fn service(path: Path) -> String {
+    let protocol = if path.has_waypoint() { "http" } else { "tcp" };
+    let mut out = format!(
+        "apiVersion: v1
 kind: Service
-metadata: {{name: server, namespace: {namespace}}}
+metadata: {{name: server, namespace: {}}}
 spec:
   selector: {{app: server}}
   ports:
-{}
----
 ",
-            ports.join("\n")
-        );
-        if path.has_waypoint() {
-            let _ = write!(
-                out,
-                "apiVersion: gateway.networking.k8s.io/v1
+        path.name()
+    );
+    for (port, target) in (SERVICE_PORT..).zip(SERVER_PORTS) {
+        let _ = writeln!(out, "    - {{name: {protocol}-{port}, port: {port}, targetPort: {target}, appProtocol: {protocol}}}");
+    }
+    out.push_str("---\n");
+    out
+}
+
+fn gateway(namespace: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {{name: waypoint, namespace: {namespace}, labels: {{istio.io/waypoint-for: service}}}}
 spec:
@@ -79,13 +114,27 @@ spec:
     - {{name: mesh, port: 15008, protocol: HBONE}}
 ---
 "
-            );
-        }
-    }
-    out
+    )
 }
 
-fn serve(program: &str) -> String {
-    let ports: Vec<String> = SERVER_PORTS.iter().map(|port| format!("\"--port\", \"{port}\"")).collect();
+/// A policy on the server that allows `principal`.
+#[must_use]
+pub fn policy(namespace: &str, name: &str, principal: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  selector: {{matchLabels: {{app: server}}}}
+  action: ALLOW
+  rules:
+    - from: [{{source: {{principals: [\"{principal}\"]}}}}]
+---
+"
+    )
+}
+
+fn serve(program: &str, ports: &[u16]) -> String {
+    let ports: Vec<String> = ports.iter().map(|port| format!("\"--port\", \"{port}\"")).collect();
     format!("[\"{program}\", \"serve\", {}]", ports.join(", "))
 }

@@ -1,75 +1,119 @@
-//! What the proxies' processes used, read from the kernel.
+//! What processes used, read from the kernel.
 
-use std::{fs, io};
+use std::{fs, io, ops::Sub};
 
-/// CPU time of a process so far.
+/// What a process used so far, or between two looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Cpu {
-    /// Seconds in the program.
+pub struct Used {
+    /// CPU-seconds in the program.
     pub user: f64,
-    /// Seconds in the kernel for it.
+    /// CPU-seconds in the kernel for it.
     pub system: f64,
+    /// Times that one of its threads gave the processor up or lost it.
+    pub switches: f64,
 }
 
-impl Cpu {
-    /// Both together.
+impl Used {
+    /// CPU-seconds in all.
     #[must_use]
-    pub fn total(self) -> f64 {
+    pub fn cpu(self) -> f64 {
         self.user + self.system
     }
 }
 
-/// CPU time of the process so far, all its threads included (`/proc/<pid>/stat`, fields 14 and 15).
+impl Sub for Used {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { user: self.user - before.user, system: self.system - before.system, switches: self.switches - before.switches }
+    }
+}
+
+/// What the process used so far, all its threads included; one that has ended used nothing.
+#[must_use]
+pub fn used(pid: u32) -> Used {
+    let [user, system] = cpu(pid).unwrap_or_default();
+    Used { user, system, switches: switches(pid) }
+}
+
+/// CPU-seconds of the process so far, in the program and in the kernel (`/proc/<pid>/stat`, fields 14 and 15).
 ///
 /// # Errors
 /// When there is no such process.
-pub fn cpu(pid: u32) -> io::Result<Cpu> {
+pub fn cpu(pid: u32) -> io::Result<[f64; 2]> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in parentheses, may hold anything.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let mut fields = after_name.split_ascii_whitespace().skip(11).map(|field| field.parse::<f64>().unwrap_or(0.0));
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.map_or(100.0, |ticks| ticks as f64);
-    Ok(Cpu { user: fields.next().unwrap_or(0.0) / ticks, system: fields.next().unwrap_or(0.0) / ticks })
+    let ticks = ticks()?;
+    Ok([fields.next().unwrap_or(0.0) / ticks, fields.next().unwrap_or(0.0) / ticks])
 }
 
-/// CPU-seconds of several processes so far; one that has ended counts as nothing.
-#[must_use]
-pub fn cpu_of(pids: &[u32]) -> f64 {
-    pids.iter().filter_map(|pid| cpu(*pid).ok()).map(Cpu::total).sum()
-}
-
-/// Resident memory in bytes, each shared page divided among its users (PSS, `/proc/<pid>/smaps_rollup`).
-///
-/// # Errors
-/// When there is no such process.
-pub fn memory(pid: u32) -> io::Result<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let kilobytes = rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss:"))
-        .and_then(|rest| rest.split_ascii_whitespace().next())
-        .and_then(|number| number.parse::<u64>().ok())
-        .unwrap_or(0);
-    Ok(kilobytes * 1024)
-}
-
-/// Memory of several processes in MB.
-#[must_use]
-pub fn memory_of(pids: &[u32]) -> f64 {
-    pids.iter().filter_map(|pid| memory(*pid).ok()).sum::<u64>() as f64 / 1e6
-}
-
-/// CPU-seconds of the whole machine so far that were not idle (`/proc/stat`, first line).
+/// CPU-seconds of the children of this process that have ended and been waited for (`/proc/self/stat`, fields 16 and 17).
 ///
 /// # Errors
 /// When the kernel does not say.
-pub fn machine_busy() -> io::Result<f64> {
-    let stat = fs::read_to_string("/proc/stat")?;
-    let fields: Vec<f64> =
-        stat.lines().next().unwrap_or_default().split_ascii_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal: what other guests took is not ours to count.
-    let busy: f64 = fields.iter().enumerate().filter(|(at, _)| !matches!(at, 3 | 4 | 7..)).map(|(_, ticks)| ticks).sum();
-    Ok(busy / 100.0)
+pub fn children_cpu() -> io::Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields = after_name.split_ascii_whitespace().skip(13).take(2).filter_map(|field| field.parse::<f64>().ok());
+    Ok(fields.sum::<f64>() / ticks()?)
+}
+
+fn ticks() -> io::Result<f64> {
+    Ok(nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.map_or(100.0, |ticks| ticks as f64))
+}
+
+/// Context switches of all threads that live, voluntary or not.
+fn switches(pid: u32) -> f64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
+        .map(|status| field(&status, "voluntary_ctxt_switches:") + field(&status, "nonvoluntary_ctxt_switches:"))
+        .sum()
+}
+
+/// The number after `name` at the start of a line.
+fn field(text: &str, name: &str) -> f64 {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name));
+    rest.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0.0)
+}
+
+/// What a process has resident, in MB.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Memory {
+    /// Each shared page divided among its users (PSS).
+    pub pss: f64,
+    /// Each shared page counted in full (RSS).
+    pub rss: f64,
+}
+
+/// What the process has resident now (`/proc/<pid>/smaps_rollup`); one that has ended has nothing.
+#[must_use]
+pub fn memory(pid: u32) -> Memory {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    Memory { pss: field(&rollup, "Pss:") * 1024.0 / 1e6, rss: field(&rollup, "Rss:") * 1024.0 / 1e6 }
+}
+
+/// Memory of several processes together, in MB (PSS).
+#[must_use]
+pub fn memory_of(pids: impl Iterator<Item = u32>) -> f64 {
+    pids.map(|pid| memory(pid).pss).sum()
+}
+
+/// The most that the process had resident since the start or [`forget_peak`], in MB (RSS).
+#[must_use]
+pub fn peak(pid: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    field(&status, "VmHWM:") * 1024.0 / 1e6
+}
+
+/// Begins a new peak (proc(5), `clear_refs`).
+///
+/// # Errors
+/// When the kernel does not allow it.
+pub fn forget_peak(pid: u32) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
 
 #[cfg(test)]
@@ -78,11 +122,19 @@ mod tests {
 
     #[test]
     fn this_process_uses_processor_and_memory() {
-        let before = cpu(std::process::id()).unwrap().total();
+        let pid = std::process::id();
+        let before = used(pid);
         let until = std::time::Instant::now() + std::time::Duration::from_millis(60);
         while std::time::Instant::now() < until {}
-        assert!(cpu(std::process::id()).unwrap().total() > before);
-        assert!(memory(std::process::id()).unwrap() > 100_000);
-        assert!(machine_busy().unwrap() > 0.0);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        let during = used(pid) - before;
+        assert!(during.cpu() > 0.0 && during.switches >= 0.0, "{during:?}");
+        let Memory { pss, rss } = memory(pid);
+        assert!(pss > 0.1 && rss >= pss && peak(pid) > 0.1);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_used_nothing() {
+        assert_eq!((used(u32::MAX), memory(u32::MAX)), (Used::default(), Memory::default()));
     }
 }

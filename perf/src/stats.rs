@@ -1,9 +1,9 @@
 //! Medians and spreads of a few samples.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What several rounds gave for one figure.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The value in the middle.
     pub median: f64,
@@ -18,8 +18,8 @@ pub struct Summary {
 impl Summary {
     /// Sums up `samples`; nothing when there are none.
     #[must_use]
-    pub fn of(samples: &[f64]) -> Option<Self> {
-        let mut sorted: Vec<f64> = samples.iter().copied().filter(|sample| sample.is_finite()).collect();
+    pub fn of(samples: &[Option<f64>]) -> Option<Self> {
+        let mut sorted: Vec<f64> = samples.iter().copied().flatten().filter(|sample| sample.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
         let middle = sorted.len() / 2;
@@ -36,8 +36,8 @@ impl Summary {
 
 /// The ratio of two figures round by round, which holds when the machine's speed drifts between rounds.
 #[must_use]
-pub fn ratio(of: &[f64], to: &[f64]) -> Option<Summary> {
-    let pairs: Vec<f64> = of.iter().zip(to).filter(|(_, to)| **to != 0.0).map(|(of, to)| of / to).collect();
+pub fn ratio(of: &[Option<f64>], to: &[Option<f64>]) -> Option<Summary> {
+    let pairs: Vec<Option<f64>> = of.iter().zip(to).map(|(of, to)| Some((*of)? / (*to).filter(|to| *to != 0.0)?)).collect();
     Summary::of(&pairs)
 }
 
@@ -47,20 +47,21 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_number_of_rounds_lies_between_the_two_in_the_middle() {
-        let summary = Summary::of(&[4.0, 1.0, 3.0, 2.0]).unwrap();
+        let summary = Summary::of(&[4.0, 1.0, 3.0, 2.0].map(Some)).unwrap();
         assert_eq!((summary.median, summary.min, summary.max), (2.5, 1.0, 4.0));
         assert!((summary.spread() - 0.6).abs() < 1e-9);
     }
 
     #[test]
     fn a_ratio_is_taken_within_each_round() {
-        let drifting = ratio(&[10.0, 20.0, 40.0], &[5.0, 10.0, 20.0]).unwrap();
+        let drifting = ratio(&[10.0, 20.0, 40.0].map(Some), &[5.0, 10.0, 20.0].map(Some)).unwrap();
         assert_eq!((drifting.median, drifting.min, drifting.max), (2.0, 2.0, 2.0));
     }
 
     #[test]
     fn no_samples_give_no_summary() {
         assert_eq!(Summary::of(&[]), None);
-        assert_eq!(ratio(&[1.0], &[0.0]), None);
+        assert_eq!(Summary::of(&[None]), None);
+        assert_eq!(ratio(&[Some(1.0)], &[Some(0.0)]), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use ambit_runtime::admin::{Reply, Server};
 use serde::Serialize;
 
-use crate::{node::pods::Pods, proxy::Proxy};
+use crate::{node::pods::Pods, worker::Workers};
 
 /// Everything the proxy holds, without keys.
 #[derive(Serialize)]
@@ -45,11 +45,14 @@ struct Tunnels {
 }
 
 /// The pages of the admin listener.
-pub(crate) fn pages(node: String, proxy: Arc<Proxy>, pods: Arc<Pods>) -> Server {
-    Server::new().get("/healthz", |_| Reply::text("ok\n")).get("/config_dump", move |_| Reply::json(&dump(&node, &proxy, &pods)))
+pub(crate) fn pages(node: String, workers: Arc<Workers>, pods: Arc<Pods>) -> Server {
+    Server::new()
+        .get("/healthz", |_| Reply::text("ok\n"))
+        .get("/config_dump", move |_| Reply::json(&dump(&node, &workers, &pods)))
 }
 
-fn dump(node: &str, proxy: &Proxy, pods: &Pods) -> Dump {
+fn dump(node: &str, workers: &Workers, pods: &Pods) -> Dump {
+    let proxy = &workers.first().proxy;
     let (mut workloads, mut services, mut policies) = proxy.state.read(|mesh| {
         (
             mesh.workloads().map(|w| (w.uid.to_string(), Arc::clone(w))).collect::<Vec<_>>(),
@@ -88,10 +91,9 @@ fn dump(node: &str, proxy: &Proxy, pods: &Pods) -> Dump {
                 netns_inode: pod.netns.inode(),
             })
             .collect(),
-        tunnels: proxy
-            .pool
-            .status()
-            .into_iter()
+        tunnels: workers
+            .proxies()
+            .flat_map(|proxy| proxy.pool.status())
             .map(|open| Tunnels {
                 source: open.key.source.to_string(),
                 destinations: open.key.destinations.iter().map(ToString::to_string).collect(),

@@ -1,8 +1,10 @@
 //! The settings of the node proxy, from flags and environment, read here and nowhere else.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
+
+use crate::local::SameNode;
 
 /// Settings of the node proxy.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,6 +60,12 @@ pub struct Config {
     /// Which program logs to write, in the syntax of RUST_LOG.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
+    /// How connections between two pods of this node are carried.
+    #[arg(long, env = "SAME_NODE", value_enum, default_value_t)]
+    pub same_node: SameNode,
+    /// Threads that carry connections, at most; one for each core if not set.
+    #[arg(long, env = "WORKERS")]
+    pub workers: Option<NonZero<usize>>,
     /// Seconds that open connections may go on after SIGTERM.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,

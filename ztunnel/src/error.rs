@@ -45,6 +45,9 @@ pub enum Error {
     /// A setting cannot be used.
     #[error("setting {0}")]
     Config(String),
+    /// The threads that carry connections cannot be started.
+    #[error("start a worker: {0}")]
+    Worker(#[source] io::Error),
     /// The surroundings of the program cannot be set up.
     #[error(transparent)]
     Runtime(#[from] ambit_runtime::Error),

@@ -2,10 +2,12 @@
 //!
 //! | module | purpose |
 //! |---|---|
+//! | [`worker`] | the threads that carry connections |
 //! | [`node`] | pods come and go: the handover from the node agent, capture rules, listeners in the pods' namespaces |
 //! | [`state`] | what the control plane sent |
 //! | [`outbound`] | connections that pods open |
 //! | [`inbound`] | connections to pods: HBONE and plain text |
+//! | [`local`] | connections whose two ends are pods of this node |
 //! | [`telemetry`] | one access-log line and one set of metrics for each connection |
 //! | [`peer`] | what is wrong with a peer, as a reason |
 
@@ -15,12 +17,16 @@ mod admin;
 pub mod config;
 mod error;
 pub mod inbound;
+pub mod known;
+pub mod local;
 pub mod node;
 pub mod outbound;
 pub mod peer;
 pub mod proxy;
+mod rest;
 pub mod state;
 pub mod telemetry;
+pub mod worker;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -45,6 +51,7 @@ use node::pods::Pods;
 use proxy::Proxy;
 use state::Shared;
 use telemetry::Telemetry;
+use worker::Workers;
 
 /// How long tasks other than connections may take to end.
 const LAST_TASKS: Duration = Duration::from_secs(2);
@@ -78,10 +85,10 @@ pub async fn run_with(
         Ok(limit) => tracing::debug!(?limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
-    let metrics = metrics_handle()?;
+    let mut metrics = metrics_handle()?;
     let log = AccessLog::open(&Destination::from(config.access_log.clone()))?;
     let store = StoreConfig { trust_domain_aliases: checked.aliases, ..StoreConfig::default() };
-    let proxy = Arc::new(Proxy {
+    let proxy = Proxy {
         state: Arc::new(Shared::default()),
         certificates: SvidStore::new(source, store),
         pool: Pool::new(PoolConfig::default()),
@@ -89,13 +96,18 @@ pub async fn run_with(
         places: Arc::new(Semaphore::new(checked.limits.connections)),
         limits: checked.limits,
         cluster: config.cluster_id.clone(),
-    });
-    let pods = Arc::new(Pods::new(Arc::clone(&proxy), checked.trust_domain));
+        near: Arc::new(local::Neighbours::new(config.same_node)),
+    };
+    let telemetry = proxy.telemetry.clone();
+    metrics.before_render(move || telemetry.report());
+    let workers = Arc::new(Workers::start(proxy, config.workers).map_err(Error::Worker)?);
+    let proxy = Arc::clone(&workers.first().proxy);
+    let pods = Arc::new(Pods::new(Arc::clone(&workers), checked.trust_domain));
     let ready = readiness::Readiness::new();
     let (trigger, watch) = drain::channel();
     let mut tasks = Tasks::default();
 
-    let admin = admin::pages(config.node.clone(), Arc::clone(&proxy), Arc::clone(&pods)).with_readiness(ready.clone());
+    let admin = admin::pages(config.node.clone(), Arc::clone(&workers), Arc::clone(&pods)).with_readiness(ready.clone());
     for (address, server) in [
         (config.admin, admin.with_metrics(metrics.clone())),
         (config.metrics, Server::new().with_metrics(metrics)),
@@ -119,15 +131,17 @@ pub async fn run_with(
     tasks.0.push(tokio::spawn(discovery.run()));
     let handover = node::client::run(config.zds_socket.clone(), Arc::clone(&pods), ready.task("pods of the node"), watch);
     tasks.0.push(tokio::spawn(handover));
+    tasks.0.push(tokio::spawn(rest::give_back_at_rest(ready)));
     tracing::info!(node = config.node, "the node proxy runs");
 
     stop.await?;
     trigger.begin();
     pods.shutdown(proxy.limits.drain).await;
-    proxy.pool.drain(LAST_TASKS).await;
+    futures::future::join_all(workers.proxies().map(|proxy| proxy.pool.drain(LAST_TASKS))).await;
     trigger.drain(LAST_TASKS).await;
     drop(tasks);
     proxy.certificates.shutdown();
+    workers.stop();
     proxy.telemetry.flush();
     Ok(())
 }

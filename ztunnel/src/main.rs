@@ -10,7 +10,8 @@ struct Arguments {
     config: ztunnel::Config,
 }
 
-#[tokio::main]
+/// One thread for what is not carrying connections; those have their own.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let Arguments { config } = Arguments::parse();
     ambit_runtime::telemetry::init_logging(&config.log, ambit_runtime::telemetry::LogFormat::Text)?;

@@ -1,14 +1,16 @@
 //! What all connections of the node share, and what those of one pod share.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use ambit_hbone::Pool;
+use ambit_hbone::{Pool, PoolConfig};
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, workload::Workload};
+use ambit_model::{Reason, Refusal, address::port, workload::Workload};
 use ambit_runtime::{
     netns::NetNs,
     socket::{self, ConnectOptions, PROXY_MARK},
@@ -19,15 +21,21 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use crate::{config::Limits, state::Shared, telemetry::Telemetry};
+use crate::{
+    config::Limits,
+    known::Known,
+    local::Neighbours,
+    state::{Changes, Shared},
+    telemetry::Telemetry,
+};
 
-/// What all connections of the node share.
+/// What the connections of one worker share. All but the tunnels is shared with the other workers too.
 pub struct Proxy {
     /// What the control plane sent.
     pub state: Arc<Shared>,
     /// Certificates of the identities on this node.
     pub certificates: SvidStore,
-    /// Tunnels to other nodes and waypoints.
+    /// Tunnels to other nodes and waypoints, of this worker.
     pub pool: Pool,
     /// Access log and metrics.
     pub telemetry: Telemetry,
@@ -37,6 +45,8 @@ pub struct Proxy {
     pub cluster: String,
     /// Places for connections.
     pub places: Arc<Semaphore>,
+    /// The pods of this node, as the other end of a connection.
+    pub near: Arc<Neighbours>,
 }
 
 /// A pod of this node whose traffic is captured.
@@ -52,7 +62,12 @@ pub struct Pod {
     pub netns: NetNs,
     /// Places for its connections.
     pub places: Arc<Semaphore>,
+    /// What the control plane told of it.
+    pub known: Known,
 }
+
+/// A connection that stands, and is carried to its end. How it came to stand is forgotten by then: most connections are idle.
+pub type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Places that a connection holds while it lives.
 pub struct Places {
@@ -60,7 +75,28 @@ pub struct Places {
     _node: OwnedSemaphorePermit,
 }
 
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
 impl Proxy {
+    /// The same for another worker: it shares everything but the tunnels.
+    #[must_use]
+    pub fn with_own_tunnels(&self) -> Self {
+        Self {
+            state: Arc::clone(&self.state),
+            certificates: self.certificates.clone(),
+            pool: Pool::new(PoolConfig::default()),
+            telemetry: self.telemetry.clone(),
+            limits: self.limits.clone(),
+            cluster: self.cluster.clone(),
+            places: Arc::clone(&self.places),
+            near: Arc::clone(&self.near),
+        }
+    }
+
     /// Takes a place for one more connection.
     ///
     /// # Errors
@@ -75,18 +111,23 @@ impl Proxy {
     /// The workload of `pod`, as soon as the control plane has told of it and of every address: before that a service, which may ask
     /// for a waypoint, would be taken for the world outside and passed through in clear.
     pub async fn source(&self, pod: &Pod) -> Option<Arc<Workload>> {
-        let known = |mesh: &ambit_model::state::MeshState, changes: crate::state::Changes| {
-            if changes.addresses_synced { self.workload_of(mesh, pod) } else { None }
-        };
-        self.state.wait_for(self.limits.knowledge, known).await
+        self.workload(pod, |changes| changes.addresses_synced).await
     }
 
     /// The workload of `pod`, as soon as the control plane has told of it and of every policy: before that nothing can be authorized.
     pub async fn destination(&self, pod: &Pod) -> Option<Arc<Workload>> {
-        let known = |mesh: &ambit_model::state::MeshState, changes: crate::state::Changes| {
-            if changes.policies_synced { self.workload_of(mesh, pod) } else { None }
+        self.workload(pod, |changes| changes.policies_synced).await
+    }
+
+    async fn workload(&self, pod: &Pod, enough: fn(Changes) -> bool) -> Option<Arc<Workload>> {
+        let find = |now: Changes| {
+            let find = || self.state.read(|mesh| self.workload_of(mesh, pod));
+            if enough(now) { pod.known.workload(now.version, find) } else { None }
         };
-        self.state.wait_for(self.limits.knowledge, known).await
+        match find(self.state.changes()) {
+            Some(workload) => Some(workload),
+            None => Box::pin(self.state.wait_for(self.limits.knowledge, |_, now| find(now))).await,
+        }
     }
 
     /// The workload of `pod`, if it is known now. The identity must be the one that the node agent told: a workload of the same name
@@ -120,7 +161,9 @@ impl Proxy {
     /// # Errors
     /// As `connect(2)`.
     pub async fn dial(&self, pod: &Pod, to: SocketAddr, from: Option<IpAddr>, limit: Duration) -> std::io::Result<TcpStream> {
-        let options = ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), netns: Some(&pod.netns), timeout: limit };
+        let tunnel = to.port() == port::HBONE;
+        let options =
+            ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), tunnel, netns: Some(&pod.netns), timeout: limit };
         socket::connect(to, &options).await
     }
 }
@@ -128,7 +171,6 @@ impl Proxy {
 #[cfg(test)]
 mod tests {
     use ambit_api::workload as wire;
-    use ambit_hbone::PoolConfig;
     use ambit_model::convert::Entry;
     use ambit_runtime::telemetry::{AccessLog, Destination};
     use ambit_tls::{StoreConfig, Svid, SvidSource, TlsError};
@@ -155,13 +197,21 @@ mod tests {
             limits: Limits { knowledge: Duration::from_millis(50), ..Limits::default() },
             cluster: "Kubernetes".to_owned(),
             places: Arc::new(Semaphore::new(1)),
+            near: Arc::default(),
         }
     }
 
     fn pod() -> Pod {
         let netns = NetNs::from_fd(std::fs::File::open("/proc/self/ns/net").unwrap().into()).unwrap();
         let identity = "spiffe://cluster.local/ns/shop/sa/default".parse().unwrap();
-        Pod { uid: "1".to_owned(), name: "web".to_owned(), identity, netns, places: Arc::new(Semaphore::new(1)) }
+        Pod {
+            uid: "1".to_owned(),
+            name: "web".to_owned(),
+            identity,
+            netns,
+            places: Arc::new(Semaphore::new(1)),
+            known: Known::default(),
+        }
     }
 
     #[tokio::test]

@@ -54,9 +54,9 @@ impl AccessLine {
         matches!(self.reason(), "ok" | "via_upstream")
     }
 
-    /// Whether the mesh side was mutual TLS.
+    /// Whether the mesh side was mutual TLS, or between two pods of one node and never on a wire.
     pub fn is_mutual_tls(&self) -> bool {
-        self.get("security") == Some("mutual_tls")
+        matches!(self.get("security"), Some("mutual_tls" | "node_local"))
     }
 }
 

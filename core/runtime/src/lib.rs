@@ -3,6 +3,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
+//! | [`clock`] | the processor time of the process and of its threads |
 //! | [`netns`] | hold a network namespace by file descriptor, run a closure in it |
 //! | [`socket`] | listeners and connections with a mark, a foreign source address, inside a namespace; the original destination |
 //! | [`drain`] | tell every task to finish, wait for them with a deadline |
@@ -15,6 +16,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod clock;
 pub mod drain;
 mod error;
 pub mod netns;

@@ -7,12 +7,15 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::SockaddrStorage;
 
 /// A network namespace. Clones share one file descriptor; the namespace lives at least as long as any of them.
 #[derive(Clone, Debug)]
@@ -62,6 +65,19 @@ impl NetNs {
     /// The inode of the namespace: equal exactly when two handles mean the same namespace.
     pub fn inode(&self) -> u64 {
         self.inode
+    }
+
+    /// The addresses of the namespace's devices.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), or when they cannot be listed.
+    pub fn addresses(&self) -> io::Result<Vec<IpAddr>> {
+        let found = self.run(getifaddrs)??;
+        let ip = |address: SockaddrStorage| {
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        };
+        Ok(found.filter_map(|interface| interface.address.and_then(ip)).collect())
     }
 
     /// Runs `work` on this thread inside the namespace and returns its result.
@@ -136,6 +152,19 @@ mod tests {
         let mut called = false;
         assert!(file.run(|| called = true).is_err());
         assert!(!called);
+    }
+
+    #[test]
+    fn the_addresses_of_a_namespace_are_those_of_its_devices() {
+        let here = NetNs::current().unwrap();
+        for address in here.addresses().unwrap() {
+            std::net::UdpSocket::bind((address, 0)).map(drop).or_else(only_link_local).unwrap();
+        }
+    }
+
+    /// A link-local address cannot be bound without its device.
+    fn only_link_local(error: io::Error) -> io::Result<()> {
+        if error.kind() == io::ErrorKind::InvalidInput { Ok(()) } else { Err(error) }
     }
 
     #[test]

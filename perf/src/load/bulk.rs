@@ -14,23 +14,28 @@ use tokio::{
     task::LocalSet,
 };
 
-use super::{Load, Sample};
+use super::{Load, Sample, timer::Timer};
 
 const REQUEST: &[u8] = b"GET /bulk HTTP/1.1\r\nhost: server\r\naccept: */*\r\n\r\n";
 const READ: usize = 256 * 1024;
 
-/// Reads `load.connections` bodies at once and counts what arrives while measuring.
-pub(super) async fn run(load: &Load) -> anyhow::Result<Sample> {
+/// Reads `load.connections` bodies at once, each no faster than `gbits`, and counts what arrives while measuring.
+pub(super) async fn run(load: &Load, gbits: Option<f64>) -> anyhow::Result<Sample> {
     let from = Instant::now() + load.warmup();
     let until = from + load.measured();
-    let (bytes, errors) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (bytes, all, errors) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let tasks = LocalSet::new();
     for connection in 0..load.connections {
-        let (bytes, errors, target) = (bytes.clone(), errors.clone(), load.target(connection));
+        let (bytes, all, errors, target) = (bytes.clone(), all.clone(), errors.clone(), load.target(connection));
+        let pace = gbits.map(Pace::new).transpose()?;
         tasks.spawn_local(async move {
             // A stalled stream ends with the sample; it shows as bytes that are missing.
             let deadline = until + Duration::from_millis(100);
-            if let Ok(Err(_)) = tokio::time::timeout_at(deadline.into(), receive(target, from, until, &bytes)).await {
+            let stream = receive(target, pace, until, |now, read| {
+                all.set(all.get() + read);
+                bytes.set(bytes.get() + if now >= from { read } else { 0 });
+            });
+            if let Ok(Err(_)) = tokio::time::timeout_at(deadline.into(), stream).await {
                 errors.set(errors.get() + 1);
             }
         });
@@ -44,16 +49,35 @@ pub(super) async fn run(load: &Load) -> anyhow::Result<Sample> {
         count: load.connections as u64,
         errors: errors.get(),
         bytes: bytes.get(),
+        all_bytes: all.get(),
         ..Sample::default()
     })
 }
 
-async fn receive(target: SocketAddr, from: Instant, until: Instant, bytes: &Cell<u64>) -> std::io::Result<()> {
+/// A speed that a stream is held to.
+struct Pace {
+    timer: Timer,
+    bytes_per_second: f64,
+}
+
+impl Pace {
+    fn new(gbits: f64) -> std::io::Result<Self> {
+        Ok(Self { timer: Timer::new()?, bytes_per_second: gbits * 1e9 / 8.0 })
+    }
+
+    /// Waits until `bytes` since `began` are due.
+    async fn keep(&self, began: Instant, bytes: u64) -> std::io::Result<()> {
+        self.timer.wait_until(began + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second)).await
+    }
+}
+
+async fn receive(target: SocketAddr, pace: Option<Pace>, until: Instant, arrived: impl Fn(Instant, u64)) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(target).await?;
     stream.write_all(REQUEST).await?;
     let mut buffer = vec![0; READ];
+    let (began, mut received) = (Instant::now(), 0);
     loop {
-        let read = stream.read(&mut buffer).await?;
+        let read = stream.read(&mut buffer).await? as u64;
         if read == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
@@ -61,8 +85,10 @@ async fn receive(target: SocketAddr, from: Instant, until: Instant, bytes: &Cell
         if now >= until {
             return Ok(());
         }
-        if now >= from {
-            bytes.set(bytes.get() + read as u64);
+        arrived(now, read);
+        received += read;
+        if let Some(pace) = &pace {
+            pace.keep(began, received).await?;
         }
     }
 }

@@ -1,4 +1,5 @@
-//! New connections: open, one request and its answer, close.
+//! New connections: open a TCP connection, send one request, read all of its answer of 1 KB, close. The client closes first, and
+//! opens the next as soon as the last is closed; every connection is one of its own through every proxy of the path.
 
 use std::{
     cell::Cell,
@@ -15,10 +16,10 @@ use super::{Load, Sample, http::Client};
 pub(super) async fn run(load: &Load) -> anyhow::Result<Sample> {
     let from = Instant::now() + load.warmup();
     let until = from + load.measured();
-    let (count, errors) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (count, all, errors) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let tasks = LocalSet::new();
     for worker in 0..load.connections {
-        let (count, errors, load) = (count.clone(), errors.clone(), load.clone());
+        let (count, all, errors, load) = (count.clone(), all.clone(), errors.clone(), load.clone());
         tasks.spawn_local(async move {
             let mut next = worker;
             while Instant::now() < until {
@@ -26,6 +27,7 @@ pub(super) async fn run(load: &Load) -> anyhow::Result<Sample> {
                 next += 1;
                 let once = async { Client::open(target).await?.exchange().await };
                 let result = tokio::time::timeout(Duration::from_secs(5), once).await;
+                all.set(all.get() + u64::from(matches!(result, Ok(Ok(())))));
                 if Instant::now() < from {
                     continue;
                 }
@@ -43,5 +45,5 @@ pub(super) async fn run(load: &Load) -> anyhow::Result<Sample> {
     if count.get() == 0 {
         bail!("no connection was made ({} errors)", errors.get());
     }
-    Ok(Sample { seconds: load.seconds, count: count.get(), errors: errors.get(), ..Sample::default() })
+    Ok(Sample { seconds: load.seconds, count: count.get(), all: all.get(), errors: errors.get(), ..Sample::default() })
 }

@@ -7,62 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
-use hdrhistogram::Histogram;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::LocalSet,
 };
 
-use super::{Load, Sample, timer::Timer};
+use super::{Load, Sample, tally::Tally, timer::Timer};
 use crate::serve::{BODY, end_of_head};
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: server\r\nuser-agent: ambit-perf\r\naccept: */*\r\n\r\n";
 
 /// How long one answer may take before it counts as an error.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What all connections of a sample write down.
-#[derive(Debug)]
-struct Tally {
-    from: Instant,
-    until: Instant,
-    latency: Histogram<u64>,
-    errors: u64,
-}
-
-impl Tally {
-    fn new(load: &Load) -> anyhow::Result<Rc<RefCell<Self>>> {
-        let from = Instant::now() + load.warmup();
-        let latency = Histogram::new_with_bounds(1, 60_000_000, 3).context("a histogram of microseconds")?;
-        Ok(Rc::new(RefCell::new(Self { from, until: from + load.measured(), latency, errors: 0 })))
-    }
-
-    fn record(&mut self, started: Instant, finished: Instant) {
-        if finished >= self.from && finished < self.until {
-            let micros = u64::try_from((finished - started).as_micros()).unwrap_or(u64::MAX);
-            self.latency.saturating_record(micros.max(1));
-        }
-    }
-
-    fn sample(&self) -> anyhow::Result<Sample> {
-        let count = self.latency.len();
-        if count == 0 {
-            bail!("no request was answered ({} errors)", self.errors);
-        }
-        let milliseconds = |quantile| Some(self.latency.value_at_quantile(quantile) as f64 / 1000.0);
-        Ok(Sample {
-            seconds: (self.until - self.from).as_secs_f64(),
-            count,
-            errors: self.errors,
-            bytes: count * BODY as u64,
-            p50_ms: milliseconds(0.5),
-            p99_ms: milliseconds(0.99),
-            ..Sample::default()
-        })
-    }
-}
 
 /// A connection and what it has read.
 #[derive(Debug)]
@@ -163,7 +120,7 @@ async fn one(client: &mut Option<Client>, target: SocketAddr) -> std::io::Result
 }
 
 async fn failed(tally: &Rc<RefCell<Tally>>, client: &mut Option<Client>) {
-    tally.borrow_mut().errors += 1;
+    tally.borrow_mut().failed();
     *client = None;
     tokio::time::sleep(Duration::from_millis(20)).await;
 }

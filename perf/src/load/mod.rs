@@ -1,9 +1,11 @@
 //! The load: a generator on one thread, cheap enough that the path is what it measures.
 
+mod arrivals;
 mod bulk;
 mod connections;
 mod http;
 mod idle;
+mod tally;
 mod timer;
 
 use std::{net::SocketAddr, time::Duration};
@@ -22,6 +24,12 @@ pub struct Sample {
     pub count: u64,
     /// Requests or connections that failed.
     pub errors: u64,
+    /// Requests answered or connections opened and closed in all, those before measuring included.
+    #[serde(default)]
+    pub all: u64,
+    /// Payload bytes received in all.
+    #[serde(default)]
+    pub all_bytes: u64,
     /// CPU-seconds of the load itself, warm-up included.
     #[serde(default)]
     pub cpu_seconds: f64,
@@ -33,6 +41,9 @@ pub struct Sample {
     /// 99th percentile of the latency in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p99_ms: Option<f64>,
+    /// The distribution of the latency: shares of the requests, and the milliseconds within which they were answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latency: Vec<[f64; 2]>,
 }
 
 /// One kind of load.
@@ -51,8 +62,26 @@ pub enum Kind {
     },
     /// Bodies without end.
     Bulk(Load),
+    /// Bodies without end for others to live beside, at full speed or at a fixed rate.
+    Elephant {
+        /// Gbit/s of each stream; as fast as it goes if not given.
+        #[arg(long)]
+        gbits: Option<f64>,
+        /// Where to, how wide and how long.
+        #[command(flatten)]
+        load: Load,
+    },
     /// A new connection for each request.
     Connections(Load),
+    /// New connections at a fixed rate, one request on each, whatever the answers take.
+    Arrivals {
+        /// New connections per second.
+        #[arg(long, default_value_t = 20)]
+        rate: u64,
+        /// Where to and how long; `connections` is how many may be open at once, more count as errors.
+        #[command(flatten)]
+        load: Load,
+    },
     /// Opens connections, answers one request on each, and holds them until its standard input ends.
     Idle(Load),
 }
@@ -96,10 +125,12 @@ pub async fn run(kind: &Kind) -> anyhow::Result<Sample> {
     let mut sample = match kind {
         Kind::Requests(load) => http::closed_loop(load).await,
         Kind::Paced { rate, load } => http::open_loop(load, *rate).await,
-        Kind::Bulk(load) => bulk::run(load).await,
+        Kind::Bulk(load) => bulk::run(load, None).await,
+        Kind::Elephant { gbits, load } => bulk::run(load, *gbits).await,
         Kind::Connections(load) => connections::run(load).await,
+        Kind::Arrivals { rate, load } => arrivals::run(load, *rate).await,
         Kind::Idle(load) => idle::run(load).await,
     }?;
-    sample.cpu_seconds = process::cpu(std::process::id())?.total();
+    sample.cpu_seconds = process::cpu(std::process::id())?.iter().sum();
     Ok(sample)
 }

@@ -10,6 +10,7 @@ use ambit_identity::SpiffeId;
 use ambit_model::{
     Reason, Refusal,
     admit::{Admitted, Target, admit},
+    authorize::Connection,
     plan,
 };
 use ambit_runtime::{
@@ -20,26 +21,25 @@ use ambit_runtime::{
 use ambit_tls::{PeerError, handshake};
 use tokio::net::TcpStream;
 
-use super::{carry, permit, revoked};
+use super::{carry, permit, watched};
 use crate::{
     peer,
-    proxy::{Pod, Proxy},
+    proxy::{Carrying, Pod, Proxy},
     telemetry::Record,
 };
 
 /// One accepted connection, with who is at its other end.
 #[derive(Clone)]
-struct Peer {
-    proxy: Arc<Proxy>,
-    pod: Arc<Pod>,
-    id: SpiffeId,
-    from: SocketAddr,
-    at: SocketAddr,
+pub(crate) struct Peer {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) id: SpiffeId,
+    pub(crate) from: SocketAddr,
+    pub(crate) at: SocketAddr,
 }
 
 /// Serves one accepted connection until it ends.
-pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, drain: Watch) {
-    let Ok(from) = io.peer_addr().map(canonical) else { return };
+pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: SocketAddr, drain: Watch) {
     let Ok(at) = io.local_addr().map(canonical) else { return };
     let failed = |refusal| proxy.telemetry.begin(Direction::Inbound, from, at).refused(refusal);
     let _places = match proxy.place(&pod) {
@@ -49,9 +49,6 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, drain: Watc
             return failed(refusal);
         }
     };
-    if let Err(error) = socket::tune(&io) {
-        return failed(Refusal::new(Reason::ClientReset, error.to_string()));
-    }
     let config = match proxy.certificates.server_config(&pod.identity).await {
         Ok(config) => config,
         Err(error) => {
@@ -87,43 +84,59 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, drain: Watc
 }
 
 /// Carries one tunnel to its end.
-async fn tunnel(peer: Peer, mut incoming: Incoming) {
+fn tunnel(peer: Peer, incoming: Incoming) -> impl Future<Output = ()> + Send {
+    let establishing = Box::pin(establish(peer, incoming));
+    async move {
+        if let Some(carrying) = establishing.await {
+            carrying.await;
+        }
+    }
+}
+
+async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     let (proxy, pod) = (&peer.proxy, &peer.pod);
     let mut record = proxy.telemetry.begin(Direction::Inbound, peer.from, peer.at);
     record.source_identity = Some(peer.id.clone());
     record.destination_identity = Some(pod.identity.clone());
     record.security = Security::MutualTls;
     // One connection carries many tunnels, each of which counts.
-    let _places = match proxy.place(pod) {
+    let places = match proxy.place(pod) {
         Ok(places) => places,
         Err(refusal) => {
             let _gone = incoming.refuse(peer::status(refusal.reason), peer::write_refusal(&refusal));
-            return record.refused(refusal);
+            record.refused(refusal);
+            return None;
         }
     };
     let target = incoming_target(&incoming);
     let opened = tokio::select! {
         opened = open(&peer, &target, &mut record) => opened,
-        () = incoming.abandoned() => return record.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer")),
+        () = incoming.abandoned() => {
+            record.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer"));
+            return None;
+        }
     };
     let (upstream, admitted, workload) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             // When the client has gone there is no one to tell.
             let _gone = incoming.refuse(peer::status(refusal.reason), peer::write_refusal(&refusal));
-            return record.refused(refusal);
+            record.refused(refusal);
+            return None;
         }
     };
     let stream = match incoming.accept(http::HeaderMap::new()) {
         Ok(stream) => stream,
         Err(error) => {
             socket::reset(upstream);
-            return record.refused(Refusal::new(Reason::ClientReset, error.to_string()));
+            record.refused(Refusal::new(Reason::ClientReset, error.to_string()));
+            return None;
         }
     };
-    let counters = record.counters();
-    let revoked = revoked(&proxy.state, &workload, Some(&peer.id), peer.from, admitted.destination);
-    carry(record, copy::pump(stream, upstream, &counters), revoked).await;
+    let connection = Connection { source: Some(peer.id.clone()), source_ip: peer.from.ip(), destination: admitted.destination };
+    let watched = watched(proxy, workload, connection, &mut record);
+    let carried = copy::pump(stream, upstream, record.counters());
+    Some(carry(record, places, carried, watched))
 }
 
 fn incoming_target(incoming: &Incoming) -> Result<Target, Refusal> {
@@ -137,9 +150,10 @@ fn incoming_target(incoming: &Incoming) -> Result<Target, Refusal> {
     }
 }
 
-type Opened = (TcpStream, Admitted, Arc<ambit_model::workload::Workload>);
+pub(crate) type Opened = (TcpStream, Admitted, Arc<ambit_model::workload::Workload>);
 
-async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: &mut Record) -> Result<Opened, Refusal> {
+/// Decides whether `peer` may reach `target`, and connects to the application.
+pub(crate) async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: &mut Record) -> Result<Opened, Refusal> {
     let (proxy, pod) = (&peer.proxy, &peer.pod);
     let target = target.as_ref().map_err(Clone::clone)?;
     if let Target::Address(address) = target {
@@ -162,4 +176,19 @@ async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: &mut Record
 /// The client's address for the last hop, unless the tunnel came over the other address family.
 pub(super) fn same_family(from: IpAddr, to: SocketAddr) -> Option<IpAddr> {
     (from.is_ipv4() == to.is_ipv4()).then_some(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, F: Future>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_tunnel_that_carries_needs_little_memory() {
+        let size = size_of_future(tunnel);
+        assert!(size <= 64, "{size} bytes");
+    }
 }

@@ -3,7 +3,12 @@
 pub mod hbone;
 pub mod plaintext;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Poll, ready},
+};
 
 use ambit_hbone::copy::{EndedBy, Outcome};
 use ambit_identity::SpiffeId;
@@ -15,7 +20,11 @@ use ambit_model::{
     workload::Workload,
 };
 
-use crate::{proxy::Proxy, state::Shared, telemetry::Record};
+use crate::{
+    proxy::{Carrying, Places, Proxy},
+    state::Shared,
+    telemetry::Record,
+};
 
 /// Notes who connects, and decides whether it may.
 fn permit(
@@ -27,14 +36,17 @@ fn permit(
     record: &mut Record,
 ) -> Result<(), Refusal> {
     let connection = Connection { source: peer.cloned(), source_ip: from.ip(), destination };
+    // Before the decision, so that no change after it is missed.
+    let policies = proxy.state.policies();
     let decided = proxy.state.read(|mesh| {
         record.source_workload = mesh.workload_at(&NetworkAddress::new(workload.network.clone(), from.ip())).cloned();
         decide(mesh, workload, &connection)
     })?;
+    record.decided(policies);
     for refusal in &decided.dry_run {
         tracing::info!(%refusal, %from, %destination, "a dry-run policy would have refused this connection");
     }
-    record.policy = decided.policy.map(|policy| policy.to_string());
+    record.policy = decided.policy;
     Ok(())
 }
 
@@ -44,8 +56,34 @@ fn decide(mesh: &MeshState, workload: &Arc<Workload>, connection: &Connection) -
     authorize(mesh, workload, connection)
 }
 
+/// Completes when a connection that was allowed, as its record says, no longer is.
+fn watched(
+    proxy: &Arc<Proxy>,
+    workload: Arc<Workload>,
+    connection: Connection,
+    record: &mut Record,
+) -> impl Future<Output = Refusal> + Send + 'static {
+    let proxy = Arc::clone(proxy);
+    let mut policies = record.policies().unwrap_or_else(|| {
+        let mut policies = proxy.state.policies();
+        policies.mark_changed();
+        policies
+    });
+    async move {
+        loop {
+            // The sender lives in the state, so there is no error to wait for.
+            if policies.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if let Err(refusal) = proxy.state.read(|mesh| decide(mesh, &workload, &connection)) {
+                return refusal;
+            }
+        }
+    }
+}
+
 /// Completes when a connection that was allowed no longer is; at once when that happened while the application was being dialled.
-async fn revoked(
+pub(crate) async fn revoked(
     state: &Shared,
     workload: &Arc<Workload>,
     peer: Option<&SpiffeId>,
@@ -66,17 +104,31 @@ async fn revoked(
 }
 
 /// Carries a connection that was allowed until it ends or no longer is allowed.
-async fn carry(mut record: Record, carried: impl Future<Output = Outcome>, revoked: impl Future<Output = Refusal>) {
+fn carry(
+    mut record: Record,
+    places: Places,
+    carried: impl Future<Output = Outcome> + Send + 'static,
+    revoked: impl Future<Output = Refusal> + Send + 'static,
+) -> Carrying {
     record.established();
-    let ended = record.watch(async {
-        tokio::select! {
+    // Each is boxed as it is: a block that awaits them would hold each of them twice.
+    let (mut carried, mut revoked) = (Box::pin(carried), Box::pin(revoked));
+    let mut held = Some((record, places));
+    Box::pin(poll_fn(move |cx| {
+        let ended = match revoked.as_mut().poll(cx) {
             // Whether it still may comes before its first byte.
-            biased;
-            refusal = revoked => Err(refusal),
-            outcome = carried => Ok(outcome.ended_by),
+            Poll::Ready(refusal) => Err(refusal),
+            Poll::Pending => Ok(ready!(carried.as_mut().poll(cx)).ended_by),
+        };
+        if let Some((record, _places)) = held.take() {
+            end(record, ended);
         }
-    });
-    match ended.await {
+        Poll::Ready(())
+    }))
+}
+
+fn end(record: Record, ended: Result<EndedBy, Refusal>) {
+    match ended {
         Ok(EndedBy::Finished) => record.finish(),
         Ok(EndedBy::First(error)) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
         Ok(EndedBy::Second(error)) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),

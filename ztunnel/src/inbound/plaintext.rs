@@ -1,53 +1,58 @@
 //! Plain text to a pod: passed on when no policy asks for more, with the client's address kept.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use ambit_hbone::copy::{self, TcpSide};
-use ambit_model::{Reason, Refusal, address::port, admit::admit_plaintext, plan, workload::Workload};
-use ambit_runtime::{
-    socket::{self, canonical},
-    telemetry::Direction,
-};
+use ambit_model::{Reason, Refusal, address::port, admit::admit_plaintext, authorize::Connection, plan, workload::Workload};
+use ambit_runtime::{socket, telemetry::Direction};
 use tokio::net::TcpStream;
 
-use super::{carry, hbone::same_family, permit, revoked};
+use super::{carry, hbone::same_family, permit, watched};
 use crate::{
-    proxy::{Pod, Proxy},
+    proxy::{Carrying, Pod, Proxy},
     telemetry::Record,
 };
 
+/// What a record shows as long as nothing better is known: the listener.
+const INBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port::INBOUND_PLAINTEXT);
+
 /// Carries one captured connection to its end.
-pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
-    let Ok(from) = client.peer_addr().map(canonical) else { return };
-    let Ok(local) = client.local_addr().map(canonical) else { return };
-    let mut record = proxy.telemetry.begin(Direction::Inbound, from, local);
+pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> impl Future<Output = ()> + Send {
+    let establishing = Box::pin(establish(proxy, pod, client, from));
+    async move {
+        if let Some(carrying) = establishing.await {
+            carrying.await;
+        }
+    }
+}
+
+async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {
+    let mut record = proxy.telemetry.begin(Direction::Inbound, from, INBOUND);
     let opened = match proxy.place(&pod) {
         Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|opened| (opened, places)),
         Err(refusal) => Err(refusal),
     };
-    let ((server, destination, workload), _places) = match opened {
+    let ((server, destination, workload), places) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             socket::reset(client);
-            return record.refused(refusal);
+            record.refused(refusal);
+            return None;
         }
     };
-    let counters = record.counters();
-    let carried = copy::join(TcpSide::from(client), TcpSide::from(server), &counters);
-    carry(record, carried, revoked(&proxy.state, &workload, None, from, destination)).await;
+    let connection = Connection { source: None, source_ip: from.ip(), destination };
+    let watched = watched(&proxy, workload, connection, &mut record);
+    let carried = copy::join(TcpSide::from(client), TcpSide::from(server), record.counters());
+    Some(carry(record, places, carried, watched))
 }
 
-type Opened = (TcpStream, std::net::SocketAddr, Arc<Workload>);
+type Opened = (TcpStream, SocketAddr, Arc<Workload>);
 
-async fn open(
-    proxy: &Proxy,
-    pod: &Pod,
-    client: &TcpStream,
-    from: std::net::SocketAddr,
-    record: &mut Record,
-) -> Result<Opened, Refusal> {
-    socket::tune(client).map_err(|error| Refusal::new(Reason::ClientReset, error.to_string()))?;
-    let destination = socket::original_destination(client)
+async fn open(proxy: &Proxy, pod: &Pod, client: &TcpStream, from: SocketAddr, record: &mut Record) -> Result<Opened, Refusal> {
+    let destination = socket::original_destination_from(client, from)
         .map_err(|_| Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::INBOUND_PLAINTEXT)))?;
     record.destination(destination);
     let Some(workload) = proxy.destination(pod).await else {

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use ambit_model::address::port;
 use ambit_runtime::{
     drain::{self, Trigger, Watch},
     netns::NetNs,
-    socket::{ListenOptions, PROXY_MARK, listen},
+    socket::{ListenOptions, PROXY_MARK, canonical, listen},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,8 +25,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::protocol::PodInfo;
 use crate::{
-    Error, inbound, outbound,
+    Error, inbound,
+    known::Known,
+    outbound,
     proxy::{Pod, Proxy},
+    worker::Workers,
 };
 
 /// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
@@ -35,6 +39,8 @@ const POD_DRAIN: Duration = Duration::from_secs(5);
 
 /// The pods of this node.
 pub struct Pods {
+    workers: Arc<Workers>,
+    /// What all workers share.
     proxy: Arc<Proxy>,
     trust_domain: TrustDomain,
     running: Mutex<BTreeMap<String, Running>>,
@@ -50,10 +56,11 @@ struct Running {
 }
 
 impl Pods {
-    /// No pods yet.
+    /// No pods yet; their connections will be carried by `workers`.
     #[must_use]
-    pub fn new(proxy: Arc<Proxy>, trust_domain: TrustDomain) -> Self {
-        Self { proxy, trust_domain, running: Mutex::default(), ending: TaskTracker::new() }
+    pub fn new(workers: Arc<Workers>, trust_domain: TrustDomain) -> Self {
+        let proxy = Arc::clone(&workers.first().proxy);
+        Self { workers, proxy, trust_domain, running: Mutex::default(), ending: TaskTracker::new() }
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
@@ -75,7 +82,7 @@ impl Pods {
             return Ok(());
         }
         let places = Arc::new(Semaphore::new(self.proxy.limits.connections_per_pod));
-        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, places });
+        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, places, known: Known::default() });
         let started = self.start(Arc::clone(&pod), &place)?;
         self.proxy.certificates.prefetch(&pod.identity);
         tracing::info!(uid = info.uid, identity = %pod.identity, "{place} is captured");
@@ -87,18 +94,21 @@ impl Pods {
     }
 
     fn start(&self, pod: Arc<Pod>, place: &str) -> Result<Running, Error> {
-        let outbound = open(&pod, port::OUTBOUND, place)?;
-        let plaintext = open(&pod, port::INBOUND_PLAINTEXT, place)?;
-        let hbone = open(&pod, port::HBONE, place)?;
+        let (outbound, plaintext, hbone) = {
+            let _its_listeners = self.workers.first().enter();
+            let listen = |port| open(&pod, port, place);
+            (listen(port::OUTBOUND)?, listen(port::INBOUND_PLAINTEXT)?, listen(port::HBONE)?)
+        };
         let (trigger, watch) = drain::channel();
-        let acceptor = Acceptor { watch, cut: CancellationToken::new(), tasks: TaskTracker::new() };
-        let proxy = || (Arc::clone(&self.proxy), Arc::clone(&pod));
-        let (shared, own) = proxy();
-        acceptor.run(outbound, move |io, _| outbound::handle(Arc::clone(&shared), Arc::clone(&own), io));
-        let (shared, own) = proxy();
-        acceptor.run(plaintext, move |io, _| inbound::plaintext::handle(Arc::clone(&shared), Arc::clone(&own), io));
-        let (shared, own) = proxy();
-        acceptor.run(hbone, move |io, watch| inbound::hbone::handle(Arc::clone(&shared), Arc::clone(&own), io, watch));
+        let workers = Arc::clone(&self.workers);
+        let acceptor = Acceptor { workers, watch, cut: CancellationToken::new(), tasks: TaskTracker::new() };
+        let own = Arc::clone(&pod);
+        acceptor.run(outbound, move |proxy, io, from, _| outbound::handle(proxy, Arc::clone(&own), io, from));
+        let own = Arc::clone(&pod);
+        acceptor.run(plaintext, move |proxy, io, from, _| inbound::plaintext::handle(proxy, Arc::clone(&own), io, from));
+        let own = Arc::clone(&pod);
+        acceptor.run(hbone, move |proxy, io, from, watch| inbound::hbone::handle(proxy, Arc::clone(&own), io, from, watch));
+        self.proxy.near.add(Arc::clone(&pod), acceptor.watch.clone(), acceptor.cut.clone());
         Ok(Running { pod, trigger, cut: acceptor.cut, tasks: acceptor.tasks })
     }
 
@@ -107,7 +117,7 @@ impl Pods {
         let removed = self.running().remove(uid);
         if let Some(running) = removed {
             tracing::info!(uid, "pod {} is no longer captured", running.pod.name);
-            self.proxy.pool.forget(&running.pod.identity);
+            self.workers.proxies().for_each(|proxy| proxy.pool.forget(&running.pod.identity));
             self.end(running, POD_DRAIN);
             self.forget_keys();
         }
@@ -138,6 +148,7 @@ impl Pods {
     }
 
     fn end(&self, running: Running, deadline: Duration) {
+        self.proxy.near.remove(&running.pod);
         self.ending.spawn(async move {
             running.trigger.drain(deadline).await;
             running.cut.cancel();
@@ -159,7 +170,9 @@ impl Pods {
 
 /// Listens in the pod on both address families; on IPv4 alone where there is no IPv6.
 fn open(pod: &Pod, port: u16, place: &str) -> Result<TcpListener, Error> {
-    let options = ListenOptions { mark: Some(PROXY_MARK), reuse_port: true, netns: Some(&pod.netns), ..ListenOptions::default() };
+    let tunnel = port == port::HBONE;
+    let options =
+        ListenOptions { mark: Some(PROXY_MARK), reuse_port: true, tunnel, netns: Some(&pod.netns), ..ListenOptions::default() };
     let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     listen(both, &options)
         .or_else(|error| match error.raw_os_error() {
@@ -173,6 +186,7 @@ fn open(pod: &Pod, port: u16, place: &str) -> Result<TcpListener, Error> {
 
 /// Accepts connections of one pod and owns the tasks that carry them.
 struct Acceptor {
+    workers: Arc<Workers>,
     watch: Watch,
     cut: CancellationToken,
     tasks: TaskTracker,
@@ -181,35 +195,46 @@ struct Acceptor {
 impl Acceptor {
     fn run<H, F>(&self, listener: TcpListener, handle: H)
     where
-        H: Fn(TcpStream, Watch) -> F + Send + 'static,
+        H: Fn(Arc<Proxy>, TcpStream, SocketAddr, Watch) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let (watch, cut, tasks) = (self.watch.clone(), self.cut.clone(), self.tasks.clone());
-        self.tasks.spawn(async move {
+        let (workers, watch, cut) = (Arc::clone(&self.workers), self.watch.clone(), self.cut.clone());
+        let tasks = self.tasks.clone();
+        let accept = async move {
+            let mut draining = pin!(watch.draining());
             loop {
                 let accepted = tokio::select! {
-                    () = watch.draining() => return,
+                    () = &mut draining => return,
                     accepted = listener.accept() => accepted,
                 };
-                match accepted {
-                    Ok((io, _)) => {
-                        // The watch lives as long as the connection, so that a drain waits for it.
-                        let (watch, cut) = (watch.clone(), cut.clone());
-                        let work = Box::pin(handle(io, watch.clone()));
-                        tasks.spawn(async move {
-                            let _until_the_end = watch;
-                            tokio::select! {
-                                () = work => {}
-                                () = cut.cancelled() => {}
-                            }
-                        });
-                    }
+                let (io, from) = match accepted {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
                     }
+                };
+                let (first, worker) = (workers.first(), workers.choose());
+                let io = if std::ptr::eq(worker, first) { Ok(io) } else { worker.adopt(io) };
+                match io {
+                    Ok(io) => {
+                        let work = handle(Arc::clone(&worker.proxy), io, canonical(from), watch.clone());
+                        tasks.spawn_on(until_cut(work, watch.clone(), cut.clone()), worker.handle());
+                    }
+                    Err(error) => tracing::warn!(%error, "a connection cannot be handed on"),
                 }
             }
-        });
+        };
+        self.tasks.spawn_on(accept, self.workers.first().handle());
+    }
+}
+
+/// Does `work` until it ends or is cut. `watch` lives as long, so that a drain waits for it.
+async fn until_cut(work: impl Future<Output = ()>, watch: Watch, cut: CancellationToken) {
+    let _until_the_end = watch;
+    tokio::select! {
+        () = work => {}
+        () = cut.cancelled() => {}
     }
 }

@@ -1,20 +1,22 @@
 //! The headers of a CONNECT, by which the other side knows the client (wire contract, section 4).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use ambit_model::{plan::Target, workload::Workload};
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
+use crate::proxy::Pod;
+
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Headers for a connection of `source`, at `from`, to `target`.
-pub(super) fn of(source: Option<&Workload>, from: SocketAddr, target: &Target) -> HeaderMap {
+/// Headers for a connection of `pod`, whose workload is `source`, at `from`, to `target`.
+pub(super) fn of(pod: &Pod, source: Option<&Arc<Workload>>, from: SocketAddr, target: &Target) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(3);
     let host = target.service.as_ref().map_or(String::new(), |service| format!(";host={}", service.key.hostname));
     put(&mut headers, FORWARDED, &format!("for=\"{from}\"{host}"));
-    if let Some(source) = source {
-        put(&mut headers, BAGGAGE, &baggage(source));
+    if let Some(value) = source.and_then(|source| pod.known.baggage(source, baggage)) {
+        headers.insert(BAGGAGE, value);
     }
     // W3C Trace Context, section 3.2: version, trace, span; not sampled.
     put(&mut headers, TRACEPARENT, &format!("00-{:032x}-{:016x}-00", fastrand::u128(1..), fastrand::u64(1..)));

@@ -3,7 +3,10 @@
 mod headers;
 mod tunnel;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use ambit_hbone::{
     TunnelStream,
@@ -19,42 +22,65 @@ use ambit_runtime::{
     socket::{self, canonical},
     telemetry::Direction,
 };
+use futures::FutureExt;
 use tokio::net::TcpStream;
 
+pub(crate) use tunnel::gone;
+
 use crate::{
-    proxy::{Pod, Proxy},
+    local::{self, relay::Near},
+    proxy::{Carrying, Pod, Proxy},
     telemetry::Record,
 };
 
+/// What a record shows as long as nothing better is known: the listener.
+const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port::OUTBOUND);
 /// How many endpoints of a service are tried for one connection before its first byte.
 const ATTEMPTS: usize = 3;
 
 /// Carries one captured connection to its end.
-pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
-    let Ok(from) = client.peer_addr().map(canonical) else { return };
-    let Ok(local) = client.local_addr().map(canonical) else { return };
-    let mut record = proxy.telemetry.begin(Direction::Outbound, from, local);
+pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> impl Future<Output = ()> + Send {
+    let establishing = Box::pin(establish(proxy, pod, client, from));
+    async move {
+        if let Some(carrying) = establishing.await {
+            carrying.await;
+        }
+    }
+}
+
+async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {
+    let mut record = proxy.telemetry.begin(Direction::Outbound, from, OUTBOUND);
     record.source_identity = Some(pod.identity.clone());
     let opened = match proxy.place(&pod) {
-        Ok(places) => open(&proxy, &pod, &client, (from, local), &mut record).await.map(|server| (server, places)),
+        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|server| (server, places)),
         Err(refusal) => Err(refusal),
     };
-    let (server, _places) = match opened {
+    let (server, places) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             socket::reset(client);
-            return record.refused(refusal);
+            record.refused(refusal);
+            return None;
         }
     };
     record.established();
     let counters = record.counters();
-    let carried = async {
-        match server {
-            Server::Tunnel(tunnel) => copy::pump(tunnel, client, &counters).await,
-            Server::Plain(server) => copy::join(TcpSide::from(server), TcpSide::from(client), &counters).await,
-        }
+    let end = move |ended| {
+        let _until_now = places;
+        end(record, ended);
     };
-    match record.watch(carried).await.ended_by {
+    Some(match server {
+        Server::Tunnel(tunnel) => Box::pin(copy::pump(tunnel, client, counters).map(|outcome| end(outcome.ended_by))),
+        Server::Near(near) => Box::pin(async move { end(near.carry(client, &counters).await) }),
+        Server::Plain(server) => {
+            let joined = copy::join(TcpSide::from(server), TcpSide::from(client), counters);
+            Box::pin(joined.map(|outcome| end(outcome.ended_by)))
+        }
+    })
+}
+
+fn end(record: Record, ended: EndedBy) {
+    match ended {
         EndedBy::Finished => record.finish(),
         EndedBy::First(error) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
         EndedBy::Second(error) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
@@ -64,22 +90,22 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream) {
 /// The way to the server.
 enum Server {
     Tunnel(TunnelStream),
+    Near(Box<Near>),
     Plain(TcpStream),
 }
 
 async fn open(
-    proxy: &Proxy,
+    proxy: &Arc<Proxy>,
     pod: &Pod,
     client: &TcpStream,
-    (from, local): (SocketAddr, SocketAddr),
+    from: SocketAddr,
     record: &mut Record,
 ) -> Result<Server, Refusal> {
-    socket::tune(client).map_err(|error| Refusal::new(Reason::ClientReset, error.to_string()))?;
     let itself = || Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::OUTBOUND));
-    let destination = socket::original_destination(client).map_err(|_| itself())?;
+    let destination = socket::original_destination_from(client, from).map_err(|_| itself())?;
     record.destination(destination);
     // By an address that the control plane does not know to be the pod's, it would be passed through to this port for ever.
-    if destination == local {
+    if destination.port() == port::OUTBOUND && client.local_addr().map(canonical).ok() == Some(destination) {
         return Err(itself());
     }
     let Some(source) = proxy.source(pod).await else {
@@ -93,7 +119,13 @@ async fn open(
         let attempt = match proxy.state.read(|mesh| plan::plan(mesh, request)) {
             Plan::Hbone(plan) => {
                 record.towards(&plan.target);
-                tunnel::open(proxy, pod, client, from, &plan, record).await.map(Server::Tunnel)
+                match local::find(proxy, pod, &source, from, &plan).await {
+                    Some(near) => {
+                        let opened = local::relay::open((proxy, pod), near, (client, from), &plan, record);
+                        Box::pin(opened).await.map(|near| Server::Near(Box::new(near)))
+                    }
+                    None => tunnel::open(proxy, pod, client, from, &plan, record).await.map(Server::Tunnel),
+                }
             }
             Plan::Passthrough(plan) => {
                 record.towards(&plan.target);
@@ -134,4 +166,25 @@ fn may_be_tried_elsewhere(reason: Reason) -> bool {
             | Reason::Draining
             | Reason::DestinationUnknown
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ambit_hbone::copy::Counters;
+
+    use super::*;
+
+    fn size_of_future<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_is_carried_needs_little_memory() {
+        let outer = size_of_future(|(proxy, pod), client, from| handle(proxy, pod, client, from));
+        assert!(outer <= 64, "{outer} bytes beside what is carried");
+        let pump = size_of_future(|tunnel, tcp, counters: Arc<Counters>| copy::pump(tunnel, tcp, counters));
+        assert!(pump <= 512, "{pump} bytes to carry");
+    }
 }

@@ -41,7 +41,7 @@ pub(super) async fn open(
         address: plan.dial,
         source_ip: Some(from.ip()),
     };
-    let headers = headers::of(record.source_workload.as_deref(), from, &plan.target);
+    let headers = headers::of(pod, record.source_workload.as_ref(), from, &plan.target);
     let request = ConnectRequest { authority: Authority::from(plan.authority), headers };
     let dial = || async {
         let config = ambit_tls::client_config(&certificate, &plan.expected).map_err(std::io::Error::other)?;
@@ -72,7 +72,7 @@ fn verified(plan: &Hbone, record: &mut Record) {
 }
 
 /// Completes with a reason when the client resets. A client that only ended its sending is still there.
-async fn gone(client: &TcpStream) -> String {
+pub(crate) async fn gone(client: &TcpStream) -> String {
     use tokio::io::Interest;
     loop {
         match client.ready(Interest::ERROR).await {

@@ -53,6 +53,12 @@ impl Shared {
         self.changes.send_modify(change);
     }
 
+    /// How far knowledge has come now. What is read after this is at least of this version.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        *self.changes.borrow()
+    }
+
     /// Tells of changes that may change who is allowed, from now on.
     #[must_use]
     pub fn policies(&self) -> watch::Receiver<u64> {
@@ -60,12 +66,12 @@ impl Shared {
     }
 
     /// What `find` finds, as soon as it finds something, or nothing after `limit`. Asked again at each change.
-    pub async fn wait_for<T>(&self, limit: Duration, mut find: impl FnMut(&MeshState, Changes) -> Option<T>) -> Option<T> {
+    pub async fn wait_for<T>(&self, limit: Duration, mut find: impl FnMut(&Self, Changes) -> Option<T>) -> Option<T> {
         let mut changes = self.changes.subscribe();
         let found = async {
             loop {
                 let now = *changes.borrow_and_update();
-                if let Some(found) = self.read(|mesh| find(mesh, now)) {
+                if let Some(found) = find(self, now) {
                     return Some(found);
                 }
                 changes.changed().await.ok()?;

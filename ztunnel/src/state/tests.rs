@@ -106,11 +106,11 @@ async fn waiting_ends_with_the_change_or_with_the_limit() {
     let shared = Arc::new(Shared::default());
     let waiting = tokio::spawn({
         let shared = Arc::clone(&shared);
-        async move { shared.wait_for(Duration::from_secs(5), |mesh, _| mesh.workload("web").cloned()).await }
+        async move { shared.wait_for(Duration::from_secs(5), |state, _| state.read(|mesh| mesh.workload("web").cloned())).await }
     });
     tokio::task::yield_now().await;
     addresses(Arc::clone(&shared)).apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
     assert!(waiting.await.unwrap().is_some());
-    let never = shared.wait_for(Duration::from_millis(20), |mesh, _| mesh.workload("other").cloned()).await;
+    let never = shared.wait_for(Duration::from_millis(20), |state, _| state.read(|mesh| mesh.workload("other").cloned())).await;
     assert!(never.is_none());
 }

@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use ambit_tls::authority::{Authority, LocalSource};
+use ambit_identity::SpiffeId;
+use ambit_tls::{
+    Svid, SvidSource, TlsError,
+    authority::{Authority, LocalSource},
+};
 use ambit_xds::client::Target;
 use clap::Parser;
 
@@ -24,7 +28,7 @@ pub fn run() -> Option<ExitCode> {
     if std::env::args().nth(1).as_deref() != Some(NAME) {
         return None;
     }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     Some(match runtime.block_on(proxy()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -38,8 +42,20 @@ async fn proxy() -> anyhow::Result<()> {
     let Arguments { config, authority, .. } = Arguments::parse();
     ambit_runtime::telemetry::init_logging(&config.log, ambit_runtime::telemetry::LogFormat::Text)?;
     let authority = Authority::load_or_create(&authority, &config.trust_domain.parse()?)?;
-    let source = Arc::new(LocalSource::new(Arc::new(authority), Duration::from_secs(3600)));
+    let source = Arc::new(Elsewhere(Arc::new(LocalSource::new(Arc::new(authority), Duration::from_secs(3600)))));
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", config.xds_address))?.connect_lazy();
     let stop = async { ambit_runtime::signal::shutdown().await.map(drop) };
     Ok(ztunnel::run_with(config, source, Target::Channel(channel), stop).await?)
+}
+
+/// An authority that signs on a thread of its own, as a real one does on a machine of its own.
+struct Elsewhere(Arc<LocalSource>);
+
+#[async_trait::async_trait]
+impl SvidSource for Elsewhere {
+    async fn issue(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
+        let (source, id) = (Arc::clone(&self.0), id.clone());
+        let signed = tokio::task::spawn_blocking(move || source.svid(&id)).await;
+        signed.unwrap_or_else(|error| Err(TlsError::Configuration(error.to_string())))
+    }
 }

@@ -7,8 +7,10 @@ mod fail;
 mod lies;
 mod load;
 mod mesh;
+mod near;
 mod observe;
 mod policy;
+mod same_policy;
 mod waypoint;
 
 use std::process::ExitCode;
@@ -39,5 +41,7 @@ fn main() -> ExitCode {
     tests.extend(lies::tests());
     tests.extend(observe::tests());
     tests.extend(waypoint::tests());
+    tests.extend(near::tests());
+    tests.extend(same_policy::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -37,6 +37,8 @@ pub struct Mesh {
     pub nodes: Vec<MeshNode>,
     workloads: Mutex<BTreeMap<String, workload::Workload>>,
     control_plane: Option<JoinHandle<()>>,
+    /// How the proxies carry what stays on their node.
+    same_node: &'static str,
 }
 
 pub struct MeshNode {
@@ -61,11 +63,23 @@ impl Authenticate for Anyone {
 impl Mesh {
     /// Two nodes, each with an agent and a proxy that is connected to it.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with("relay").await
+    }
+
+    /// As [`Mesh::start`], with proxies that carry what stays on their node like this.
+    pub async fn start_with(same_node: &'static str) -> anyhow::Result<Self> {
         let bed = Bed::new(BedConfig::default()).await?;
         let authority = Arc::new(Authority::load_or_create(&bed.dir().join("ca"), &"cluster.local".parse()?)?);
         std::fs::write(bed.dir().join("token"), "nobody")?;
-        let mut mesh =
-            Self { bed, cache: Cache::new(), authority, nodes: Vec::new(), workloads: Mutex::default(), control_plane: None };
+        let mut mesh = Self {
+            bed,
+            cache: Cache::new(),
+            authority,
+            nodes: Vec::new(),
+            workloads: Mutex::default(),
+            control_plane: None,
+            same_node,
+        };
         mesh.start_control_plane().await?;
         for name in ["node-1", "node-2"] {
             let node = mesh.bed.add_node(name).await?;
@@ -110,7 +124,7 @@ impl Mesh {
             .name(format!("ztunnel-{number}"))
             .arg(child::NAME)
             .args(["--node", held.node.name(), "--xds-address", &format!("{control_plane}:15010")])
-            .args(["--log", "info,h2=warn", "--drain-seconds", "3"])
+            .args(["--log", "info,h2=warn", "--drain-seconds", "3", "--same-node", self.same_node])
             .arg("--zds-socket")
             .arg(path("zds.sock"))
             .arg("--access-log")
@@ -204,7 +218,7 @@ impl Mesh {
         self.cache.update(VIEW, type_url::AUTHORIZATION, [Change::remove(format!("shop/{name}"))]);
     }
 
-    fn put(&self, type_url: &str, name: &str, message: &impl Message) {
+    pub fn put(&self, type_url: &str, name: &str, message: &impl Message) {
         let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
         self.cache.update(VIEW, type_url, [Change::upsert(name, Vec::new(), body)]);
     }

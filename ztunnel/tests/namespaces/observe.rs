@@ -19,7 +19,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-async fn get(mesh: &Mesh, node: usize, port: u16, path: &str) -> anyhow::Result<String> {
+pub async fn get(mesh: &Mesh, node: usize, port: u16, path: &str) -> anyhow::Result<String> {
     let mut stream = mesh.nodes[node].node.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();

@@ -22,6 +22,9 @@ pub struct ConnectOptions<'a> {
     pub bind_source: Option<IpAddr>,
     /// SO_MARK of the socket, usually [`PROXY_MARK`](super::PROXY_MARK).
     pub mark: Option<u32>,
+    /// The connection carries tunnels, many streams in one: little is left waiting in the kernel, so that a short message does not queue
+    /// behind megabytes of another stream (TCP_NOTSENT_LOWAT).
+    pub tunnel: bool,
     /// Create the socket inside this network namespace; `None` means the one of the process.
     pub netns: Option<&'a NetNs>,
     /// How long to wait for the peer.
@@ -30,7 +33,7 @@ pub struct ConnectOptions<'a> {
 
 impl Default for ConnectOptions<'_> {
     fn default() -> Self {
-        Self { bind_source: None, mark: None, netns: None, timeout: DEFAULT_CONNECT_TIMEOUT }
+        Self { bind_source: None, mark: None, tunnel: false, netns: None, timeout: DEFAULT_CONNECT_TIMEOUT }
     }
 }
 
@@ -54,9 +57,8 @@ pub async fn connect(destination: SocketAddr, options: &ConnectOptions<'_>) -> i
 }
 
 fn new_socket(destination: SocketAddr, options: &ConnectOptions<'_>) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    tune_socket(&socket)?;
+    let socket = Socket::new(Domain::for_address(destination), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    tune_socket(&socket, options.tunnel)?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }

@@ -6,7 +6,7 @@ mod original;
 
 pub use connect::{ConnectOptions, DEFAULT_CONNECT_TIMEOUT, connect};
 pub use listen::{ListenOptions, listen};
-pub use original::{canonical, original_destination};
+pub use original::{canonical, original_destination, original_destination_from};
 
 use std::time::Duration;
 
@@ -21,13 +21,20 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(180);
 /// Time between keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Settings of every connection, opened or accepted: no Nagle delay, keepalive so that a vanished peer is noticed.
+/// Bytes that may wait unsent in the kernel for a connection that carries tunnels.
+const UNSENT: u32 = 256 << 10;
+
+/// Settings of every connection, opened or accepted: no Nagle delay, keepalive so that a vanished peer is noticed. What a listener of
+/// [`listen`] accepts, and what [`connect`] opens, has them already.
 pub fn tune(stream: &TcpStream) -> std::io::Result<()> {
-    tune_socket(&SockRef::from(stream))
+    tune_socket(&SockRef::from(stream), false)
 }
 
-fn tune_socket(socket: &socket2::Socket) -> std::io::Result<()> {
+fn tune_socket(socket: &socket2::Socket, tunnel: bool) -> std::io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    if tunnel {
+        socket.set_tcp_notsent_lowat(UNSENT)?;
+    }
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))
 }
 

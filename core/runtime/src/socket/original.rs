@@ -13,8 +13,17 @@ use tokio::net::TcpStream;
 /// `ENOENT` when the connection is not tracked (nothing redirected it). The caller decides; there is no fallback to the local
 /// address, which for a redirected connection would be the proxy itself.
 pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    original_destination_from(stream, stream.local_addr()?)
+}
+
+/// As [`original_destination`], when an address of the connection is known already: its own or its peer's, by which the families are
+/// told apart.
+///
+/// # Errors
+/// As [`original_destination`].
+pub fn original_destination_from(stream: &TcpStream, known: SocketAddr) -> io::Result<SocketAddr> {
     let socket = SockRef::from(stream);
-    let found = match canonical(stream.local_addr()?) {
+    let found = match canonical(known) {
         SocketAddr::V4(_) => socket.original_dst_v4()?,
         SocketAddr::V6(_) => socket.original_dst_v6()?,
     };

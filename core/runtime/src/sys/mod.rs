@@ -3,9 +3,11 @@
 mod child;
 mod fork;
 mod limits;
+mod memory;
 mod packet_ring;
 
 pub use child::{Step, before_exec};
 pub use fork::{Fork, fork_while_single_threaded};
 pub use limits::raise_open_files;
+pub use memory::give_back;
 pub use packet_ring::{Packet, PacketRing};

@@ -2,19 +2,22 @@
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use metrics::counter;
 
 use super::metric;
 use crate::Error;
 
-/// Lines that may wait for the writer; beyond that they are dropped and counted.
-const QUEUE: usize = 16 * 1024;
+/// Bytes that may wait for the writer; lines beyond that are dropped and counted.
+const WAITING: usize = 8 << 20;
+/// How long the writer lets lines gather before it hands them on: one wake-up and one write for all of them.
+const GATHER: Duration = Duration::from_millis(5);
+/// A buffer that grew beyond this is given back once it is written.
+const KEPT: usize = 16 << 10;
 /// How long [`AccessLog::flush`] waits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -41,15 +44,47 @@ impl From<Option<PathBuf>> for Destination {
     }
 }
 
-enum Message {
-    Line(String),
-    Flush(SyncSender<()>),
-}
-
 /// Writes one line per connection or request. Clones share the writer.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    queue: Option<Arc<SyncSender<Message>>>,
+    writer: Option<Arc<Writer>>,
+}
+
+/// The side of those who write lines; the thread ends when it is dropped.
+#[derive(Debug)]
+struct Writer(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// Wakes the thread.
+    lines: Condvar,
+    /// Wakes those who flush.
+    written: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Whole lines.
+    lines: Vec<u8>,
+    /// Whether the thread sleeps until there are lines.
+    asleep: bool,
+    /// How often a flush was asked for, and how often one was done.
+    flushes: (u64, u64),
+    closed: bool,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.waiting().closed = true;
+        self.0.lines.notify_one();
+    }
 }
 
 impl AccessLog {
@@ -59,73 +94,107 @@ impl AccessLog {
     /// The file cannot be opened, or the thread cannot be started.
     pub fn open(destination: &Destination) -> Result<Self, Error> {
         let target: Box<dyn Write + Send> = match destination {
-            Destination::Off => return Ok(Self { queue: None }),
+            Destination::Off => return Ok(Self { writer: None }),
             Destination::Stdout => Box::new(io::stdout()),
             Destination::File(path) => {
                 let file = OpenOptions::new().create(true).append(true).open(path);
                 Box::new(file.map_err(Error::io(format!("open the access log {}", path.display())))?)
             }
         };
-        let (queue, lines) = sync_channel(QUEUE);
+        let shared = Arc::new(Shared::default());
+        let writer = Arc::new(Writer(Arc::clone(&shared)));
         std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_lines(&lines, BufWriter::with_capacity(64 * 1024, target)))
+            .spawn(move || write_lines(&shared, target))
             .map_err(Error::io("start the access-log thread"))?;
-        Ok(Self { queue: Some(Arc::new(queue)) })
+        Ok(Self { writer: Some(writer) })
     }
 
-    /// Writes `{now, RFC 3339} {entry}`. Never blocks: when the queue is full the line is dropped and counted.
+    /// Writes `{now, RFC 3339} {entry}`. Never waits for the destination: when too much is waiting the line is dropped and counted.
     pub fn write(&self, entry: &impl Display) {
-        let Some(queue) = &self.queue else { return };
-        let line = format!("{:.6} {entry}\n", jiff::Timestamp::now());
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(Message::Line(line)) {
+        let Some(Writer(shared)) = self.writer.as_deref() else { return };
+        let now = jiff::Timestamp::now();
+        let mut waiting = shared.waiting();
+        let before = waiting.lines.len();
+        if before >= WAITING {
+            drop(waiting);
             counter!(metric::ACCESS_LOG_DROPPED).increment(1);
+            return;
+        }
+        // Half a line is worse than none; a vector takes whatever is written.
+        if writeln!(waiting.lines, "{now:.6} {entry}").is_err() {
+            waiting.lines.truncate(before);
+        }
+        let asleep = std::mem::take(&mut waiting.asleep);
+        drop(waiting);
+        if asleep {
+            shared.lines.notify_one();
         }
     }
 
     /// Waits (at most 2 s, blocking) until every line written so far is with the operating system. For the end of a program.
     pub fn flush(&self) {
-        let Some(queue) = &self.queue else { return };
-        let (done, flushed) = sync_channel(1);
-        if queue.send(Message::Flush(done)).is_ok() {
-            // A writer that cannot finish in time is not worth delaying the end of the program for.
-            let _ = flushed.recv_timeout(FLUSH_TIMEOUT);
+        let Some(Writer(shared)) = self.writer.as_deref() else { return };
+        let mut waiting = shared.waiting();
+        waiting.flushes.0 += 1;
+        let mine = waiting.flushes.0;
+        shared.lines.notify_one();
+        // A writer that cannot finish in time is not worth delaying the end of the program for.
+        let _flushed = shared.written.wait_timeout_while(waiting, FLUSH_TIMEOUT, |waiting| waiting.flushes.1 < mine);
+    }
+}
+
+/// Writes until the log is closed and empty.
+fn write_lines(shared: &Shared, mut target: Box<dyn Write + Send>) {
+    let mut batch = Vec::new();
+    loop {
+        let (flush, closed) = next(shared, &mut batch);
+        if let Err(error) = target.write_all(&batch).and_then(|()| target.flush()) {
+            let lost = batch.iter().filter(|byte| **byte == b'\n').count();
+            tracing::debug!(%error, lost, "the access log cannot be written");
+            counter!(metric::ACCESS_LOG_DROPPED).increment(lost as u64);
+        }
+        batch.clear();
+        if batch.capacity() > KEPT {
+            batch = Vec::new();
+        }
+        if flush > 0 {
+            shared.waiting().flushes.1 = flush;
+            shared.written.notify_all();
+        }
+        if closed {
+            return;
         }
     }
 }
 
-/// Writes until every sender is gone; hands lines on as soon as no more are waiting, so that a reader sees them at once.
-fn write_lines(lines: &Receiver<Message>, mut target: BufWriter<Box<dyn Write + Send>>) {
-    while let Ok(mut message) = lines.recv() {
-        loop {
-            let written = match message {
-                Message::Line(line) => target.write_all(line.as_bytes()),
-                Message::Flush(done) => {
-                    let flushed = target.flush();
-                    let _ = done.try_send(());
-                    flushed
-                }
-            };
-            if written.is_err() {
-                counter!(metric::ACCESS_LOG_DROPPED).increment(1);
-            }
-            match lines.try_recv() {
-                Ok(next) => message = next,
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
-        }
-        // Reported as dropped above at the next write if the target stays broken.
-        let _ = target.flush();
+/// Waits for lines and takes them; also says up to which flush they are, and whether they are the last.
+fn next(shared: &Shared, batch: &mut Vec<u8>) -> (u64, bool) {
+    let mut waiting = shared.waiting();
+    waiting.asleep = true;
+    let idle = |waiting: &mut Waiting| waiting.lines.is_empty() && waiting.flushes.0 == waiting.flushes.1 && !waiting.closed;
+    waiting = shared.lines.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner);
+    waiting.asleep = false;
+    let until = Instant::now() + GATHER;
+    while waiting.flushes.0 == waiting.flushes.1 && !waiting.closed {
+        let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else { break };
+        waiting = shared.lines.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
     }
+    std::mem::swap(&mut waiting.lines, batch);
+    (waiting.flushes.0, waiting.closed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn file(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("ambit-access-log-{name}-{}", std::process::id()))
+    }
+
     #[test]
     fn lines_written_before_a_flush_are_in_the_file_in_order() {
-        let path = std::env::temp_dir().join(format!("ambit-access-log-{}", std::process::id()));
+        let path = file("order");
         let log = AccessLog::open(&Destination::File(path.clone())).unwrap();
         for number in 0..1000 {
             log.write(&format!("line={number}"));
@@ -136,6 +205,27 @@ mod tests {
         let numbers: Vec<_> = text.lines().map(|line| line.split_once("line=").unwrap().1.parse::<u32>().unwrap()).collect();
         assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
         assert!(text.starts_with("20") && text.contains("Z line=0\n"), "{}", &text[..60]);
+    }
+
+    #[test]
+    fn a_line_is_in_the_file_soon_without_a_flush_and_the_last_one_after_the_log_is_closed() {
+        let path = file("soon");
+        let log = AccessLog::open(&Destination::File(path.clone())).unwrap();
+        let wait_for = |text: &str| {
+            let until = Instant::now() + Duration::from_secs(5);
+            while !std::fs::read_to_string(&path).unwrap().contains(text) {
+                assert!(Instant::now() < until, "{text} is not in the log");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        for line in ["line=1", "line=2"] {
+            log.write(&line);
+            wait_for(line);
+        }
+        log.write(&"line=3");
+        drop(log);
+        wait_for("line=3");
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

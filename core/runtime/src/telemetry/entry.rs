@@ -29,15 +29,27 @@ impl Direction {
 pub enum Security {
     /// Mutual TLS with verified SPIFFE identities.
     MutualTls,
+    /// Verified identities, and the bytes never left the node: no wire on which they could be read.
+    NodeLocal,
     /// Not protected.
     None,
 }
 
 impl Security {
-    /// `mutual_tls` or `none`, also the value of the label `connection_security_policy`.
+    /// `mutual_tls`, `node_local` or `none`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MutualTls => "mutual_tls",
+            Self::NodeLocal => "node_local",
+            Self::None => "none",
+        }
+    }
+
+    /// The value of the label `connection_security_policy`, of which dashboards know `mutual_tls` and `none`: the first means that the
+    /// mesh made the connection secure, so it stands for what stayed on the node as well.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::MutualTls | Self::NodeLocal => "mutual_tls",
             Self::None => "none",
         }
     }

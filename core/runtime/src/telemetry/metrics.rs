@@ -1,6 +1,6 @@
 //! The metrics recorder of the process.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -17,7 +17,11 @@ const SIZE_BUCKETS: [f64; 8] = [100.0, 1_000.0, 10_000.0, 100_000.0, 1e6, 1e7, 1
 
 /// Reads the metrics that this process records through the `metrics` macros.
 #[derive(Clone)]
-pub struct Metrics(PrometheusHandle);
+pub struct Metrics {
+    handle: PrometheusHandle,
+    /// What brings metrics up to date.
+    refresh: Option<Arc<dyn Fn() + Send + Sync>>,
+}
 
 static INSTALLED: Mutex<Option<Metrics>> = Mutex::new(None);
 
@@ -35,21 +39,30 @@ pub fn metrics_handle() -> Result<Metrics, Error> {
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &SIZE_BUCKETS))
         .map_err(|error| Error::Metrics(error.to_string()))?
         .build_recorder();
-    let metrics = Metrics(recorder.handle());
+    let metrics = Metrics { handle: recorder.handle(), refresh: None };
     ::metrics::set_global_recorder(recorder).map_err(|_| Error::AlreadyInstalled("a metrics recorder"))?;
     *installed = Some(metrics.clone());
     Ok(metrics)
 }
 
 impl Metrics {
+    /// Calls `refresh` each time before this handle and clones that are made of it from now on are rendered: for what is counted
+    /// elsewhere and put into the metrics only when somebody looks.
+    pub fn before_render(&mut self, refresh: impl Fn() + Send + Sync + 'static) {
+        self.refresh = Some(Arc::new(refresh));
+    }
+
     /// All metrics in the Prometheus text format.
     pub fn render(&self) -> String {
-        self.0.render()
+        if let Some(refresh) = &self.refresh {
+            refresh();
+        }
+        self.handle.render()
     }
 
     /// Folds histogram samples into their buckets; to be called every few seconds (the admin server does).
     pub fn upkeep(&self) {
-        self.0.run_upkeep();
+        self.handle.run_upkeep();
     }
 }
 

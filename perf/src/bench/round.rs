@@ -1,0 +1,91 @@
+//! What one round measures of one path.
+
+use super::{Bench, Measured, Shape, calls::Counting};
+use crate::{
+    figure::{BULK, CALLS_CONNECTION, CONNECTIONS, CPU_CONNECTIONS, Figure, PACED_P50, PACED_P99, REQUESTS},
+    paths::Path,
+};
+
+/// Connections of the paced requests, and of those that are opened anew.
+const SOME: usize = 16;
+
+/// Seconds of a sample that only counts.
+const COUNTING: f64 = 0.5;
+
+impl Bench {
+    /// Rates, latency, CPU time and peaks.
+    ///
+    /// # Errors
+    /// When a load fails.
+    pub async fn round(&mut self, path: Path) -> anyhow::Result<()> {
+        self.forget_peaks(path);
+        for figures in REQUESTS {
+            let measured = self.quiet(path, &Shape::new("requests", figures.connections, self.seconds)).await?;
+            let sample = &measured.sample;
+            self.results.set(path.name(), figures.rate, self.round, sample.count as f64 / sample.seconds);
+            self.cpu(path, figures.cpu, &measured, 10_000.0 / sample.all as f64);
+            if !path.is_bare() {
+                let switches: f64 = measured.used.iter().map(|(_, used)| used.switches).sum();
+                self.results.set(path.name(), figures.switches, self.round, switches / sample.all as f64);
+            }
+        }
+        let paced = self.quiet(path, &Shape::new("paced", SOME, self.seconds)).await?.sample;
+        self.results.set(path.name(), PACED_P50, self.round, paced.p50_ms.unwrap_or(f64::NAN));
+        self.results.set(path.name(), PACED_P99, self.round, paced.p99_ms.unwrap_or(f64::NAN));
+        self.results.latency.entry(path.name().to_owned()).or_default().push(paced.latency);
+        for figures in BULK {
+            let measured = self.quiet(path, &Shape::new("bulk", figures.streams, self.seconds)).await?;
+            let sample = &measured.sample;
+            self.results.set(path.name(), figures.rate, self.round, sample.bytes as f64 * 8.0 / 1e9 / sample.seconds);
+            self.cpu(path, figures.cpu, &measured, 1e9 / sample.all_bytes as f64);
+        }
+        let measured = self.quiet(path, &Shape::new("connections", SOME, self.seconds)).await?;
+        let sample = &measured.sample;
+        self.results.set(path.name(), CONNECTIONS, self.round, sample.count as f64 / sample.seconds);
+        self.cpu(path, CPU_CONNECTIONS, &measured, 10_000.0 / sample.all as f64);
+        self.peaks(path);
+        Ok(())
+    }
+
+    /// The CPU time of all proxies and each one's part, times `factor`.
+    fn cpu(&mut self, path: Path, figure: Figure, measured: &Measured, factor: f64) {
+        if path.is_bare() {
+            return;
+        }
+        self.results.set(path.name(), figure, self.round, measured.cpu() * factor);
+        for (proxy, used) in &measured.used {
+            for (what, seconds) in [("user", used.user), ("system", used.system)] {
+                self.results.set_part(path.name(), &proxy.name, figure, what, self.round, seconds * factor);
+            }
+        }
+    }
+
+    /// System calls, in samples of their own, for counting them costs time.
+    ///
+    /// # Errors
+    /// When a load or the count fails.
+    pub async fn count_calls(&mut self, path: Path) -> anyhow::Result<()> {
+        let pids: Vec<u32> = self.rig.proxies(path).iter().map(|proxy| proxy.pid).collect();
+        if pids.is_empty() {
+            return Ok(());
+        }
+        let counted = async |bench: &Self, shape: Shape| {
+            let counting = Counting::begin(&pids).await?;
+            let sample = bench.load(path, &shape).await?;
+            anyhow::Ok((counting.end().await?, sample))
+        };
+        for figures in REQUESTS {
+            let (calls, sample) = counted(self, Shape::new("requests", figures.connections, COUNTING)).await?;
+            self.results.set(path.name(), figures.calls, self.round, calls.all / sample.all as f64);
+        }
+        for figures in BULK {
+            let (calls, sample) = counted(self, Shape::new("bulk", figures.streams, COUNTING)).await?;
+            // Each proxy reads each byte once and writes it once.
+            let moved = sample.all_bytes as f64 * 2.0 * pids.len() as f64;
+            self.results.set(path.name(), figures.bytes_per_call, self.round, moved / 1000.0 / calls.moving);
+        }
+        let (calls, sample) = counted(self, Shape::new("connections", SOME, COUNTING)).await?;
+        self.results.set(path.name(), CALLS_CONNECTION, self.round, calls.all / sample.all as f64);
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! What the node path is to reach, and whether it does.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    figure::{self, BULK, Figure, REQUESTS},
+    results::Results,
+    stats::Summary,
+};
+
+/// A line that a figure is held against.
+#[derive(Debug, Clone, Copy)]
+pub struct Goal {
+    /// The path that is judged.
+    pub ours: &'static str,
+    /// The path that its figure is divided by; the figure itself counts if there is none.
+    pub against: Option<&'static str>,
+    /// What is judged.
+    pub figure: Figure,
+    /// The least that is enough where more is better, else the most.
+    pub limit: f64,
+}
+
+/// How a goal came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The path that was judged.
+    pub ours: String,
+    /// The path that its figure was divided by.
+    pub against: Option<String>,
+    /// The figure's name.
+    pub figure: String,
+    /// The line.
+    pub limit: f64,
+    /// What was measured.
+    pub value: f64,
+    /// Whether that is enough.
+    pub reached: bool,
+}
+
+/// All goals of the node path.
+#[must_use]
+pub fn all() -> Vec<Goal> {
+    let envoy = |figure, limit| Goal { ours: "ztunnel", against: Some("envoy-tcp"), figure, limit };
+    let local = |figure, limit| Goal { ours: "same-node", against: Some("no-mesh-local"), figure, limit };
+    let alone = |figure, limit| Goal { ours: "ztunnel", against: None, figure, limit };
+    let [one, sixteen, many] = REQUESTS;
+    let [stream, streams] = BULK;
+    vec![
+        envoy(one.rate, 1.3),
+        envoy(sixteen.rate, 2.0),
+        envoy(many.rate, 2.0),
+        envoy(figure::PACED_P50, 0.7),
+        envoy(figure::PACED_P99, 0.7),
+        envoy(stream.rate, 1.4),
+        envoy(streams.rate, 1.8),
+        envoy(figure::CONNECTIONS, 5.0),
+        envoy(sixteen.cpu, 0.45),
+        envoy(many.cpu, 0.45),
+        envoy(stream.cpu, 0.7),
+        envoy(streams.cpu, 0.7),
+        envoy(figure::MEMORY_IDLE, 0.15),
+        envoy(figure::MEMORY_HELD, 0.15),
+        envoy(figure::MEMORY_PEAK, 0.4),
+        local(one.rate, 0.8),
+        local(sixteen.rate, 0.8),
+        local(many.rate, 0.8),
+        local(stream.rate, 0.6),
+        local(streams.rate, 0.6),
+        alone(figure::RSS_IDLE, 10.0),
+        alone(figure::RSS_HELD, 14.0),
+        alone(figure::RSS_PEAK, 40.0),
+        alone(figure::START, 50.0),
+        alone(figure::FAIR_FULL, 2.0),
+        alone(figure::FAIR_PACED, 2.0),
+        alone(figure::GROWTH_CONNECTIONS, 1.3),
+        alone(figure::GROWTH_IDLE, 1.3),
+        alone(figure::GROWTH_WORKLOADS, 1.3),
+        alone(figure::GROWTH_WORKLOADS_NEW, 1.3),
+        alone(figure::GROWTH_POLICIES, 1.3),
+        alone(figure::GROWTH_POLICIES_NEW, 1.3),
+        alone(figure::GROWTH_PODS, 1.3),
+        alone(figure::GROWTH_PODS_NEW, 1.3),
+        alone(figure::STORM_GROWTH, 1.1),
+        alone(figure::STORM_ERRORS, 0.0),
+    ]
+}
+
+/// The goal of a figure, if it has one.
+#[must_use]
+pub fn find(ours: &str, against: Option<&str>, figure: Figure) -> Option<Goal> {
+    all().into_iter().find(|goal| goal.ours == ours && goal.against == against && goal.figure == figure)
+}
+
+impl Goal {
+    /// How it is written: `≥ 2` or `≤ 0.7`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let sign = if self.figure.more_is_better { '≥' } else { '≤' };
+        let unit = if self.against.is_some() { "×" } else { "" };
+        format!("{sign} {}{unit}", self.limit)
+    }
+
+    /// Whether `value` is enough.
+    #[must_use]
+    pub fn reached(&self, value: f64) -> bool {
+        if self.figure.more_is_better { value >= self.limit } else { value <= self.limit }
+    }
+
+    fn outcome(&self, results: &Results) -> Option<Outcome> {
+        let summary: Summary = match self.against {
+            Some(peer) => results.ratio(self.ours, peer, self.figure.key)?,
+            None => results.summary(self.ours, self.figure.key)?,
+        };
+        Some(Outcome {
+            ours: self.ours.to_owned(),
+            against: self.against.map(str::to_owned),
+            figure: self.figure.key.to_owned(),
+            limit: self.limit,
+            value: summary.median,
+            reached: self.reached(summary.median),
+        })
+    }
+}
+
+/// How the goals came out of which something was measured.
+#[must_use]
+pub fn judge(results: &Results) -> Vec<Outcome> {
+    all().iter().filter_map(|goal| goal.outcome(results)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goal_is_judged_by_the_median_of_the_rounds_ratios() {
+        let mut results = Results::default();
+        for (round, (ours, peer)) in [(210.0, 100.0), (90.0, 100.0), (300.0, 100.0)].into_iter().enumerate() {
+            results.set("ztunnel", REQUESTS[2].rate, round, ours);
+            results.set("envoy-tcp", REQUESTS[2].rate, round, peer);
+            results.set("ztunnel", figure::START, round, 60.0);
+        }
+        let outcomes = judge(&results);
+        let outcome = |key: &str| outcomes.iter().find(|outcome| outcome.figure == key).unwrap();
+        assert!(outcome("requests_64").reached && (outcome("requests_64").value - 2.1).abs() < 1e-9);
+        assert!(!outcome("start_ready").reached);
+        assert_eq!(outcomes.len(), 2);
+    }
+}

@@ -1,0 +1,62 @@
+//! How long a node proxy takes from being started until it is ready, when it finds many workloads.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use crate::{
+    figure::START,
+    paths::Path,
+    probe::{self, READY},
+    session::{Session, progress},
+    synthetic::Synthetic,
+};
+
+/// Workloads in its state.
+const WORKLOADS: usize = 1000;
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_micros(500);
+
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Kills the node proxy of `node-2` and starts it again, in each round; from the order to start it until its readiness page answers
+/// 200, with everything that lies between: fork, exec, certificates, configuration, the node's pods.
+///
+/// # Errors
+/// When it does not get ready.
+pub async fn measure(session: &mut Session) -> anyhow::Result<()> {
+    if !session.paths.contains(&Path::Ztunnel) {
+        return Ok(());
+    }
+    progress("start to ready");
+    let bench = &mut session.bench;
+    let synthetic = Synthetic::add(&bench.rig, WORKLOADS).await?;
+    let node = probe::node(&bench.rig, "node-2")?;
+    let process = bench.rig.mesh().process("ztunnel/node-2")?;
+    for round in 0..session.rounds {
+        process.halt().await?;
+        let began = Instant::now();
+        process.resume().await?;
+        while probe::get(&node, READY, "/healthz/ready").await.is_err() {
+            if began.elapsed() > PATIENCE {
+                bail!(
+                    "ztunnel is not ready after {} s: {}",
+                    PATIENCE.as_secs(),
+                    bench.rig.mesh().log_end("ztunnel/node-2", 3).join("; ")
+                );
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        let took = began.elapsed();
+        bench.results.set(Path::Ztunnel.name(), START, round, took.as_secs_f64() * 1000.0);
+        let known = probe::count(&bench.rig, "node-2", "workloads").await?;
+        if known < WORKLOADS {
+            bench.results.notes.push(format!("start, round {}: ready with {known} of {WORKLOADS} workloads known", round + 1));
+        }
+    }
+    synthetic.remove(&bench.rig).await?;
+    bench.rig.wait_ready().await?;
+    bench.warm(Path::Ztunnel).await.context("after ztunnel was started again")
+}

@@ -1,0 +1,151 @@
+//! A tunnel pair on one thread: what two node proxies do between their sockets, with real TLS over loopback. The applications at both
+//! ends are threads of their own with blocking sockets that allocate nothing once they run.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use ambit_hbone::{
+    ConnectRequest, Incoming, Pool, PoolConfig, PoolKey, ServerConfig,
+    copy::{Counters, pump},
+    server,
+};
+use ambit_identity::SpiffeId;
+use ambit_tls::{
+    StoreConfig, SvidStore,
+    authority::{Authority, LocalSource},
+    client_config, handshake,
+};
+use http::HeaderMap;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+};
+
+use crate::count::Counted;
+
+/// Bytes of a request and of its answer.
+pub const REQUEST: usize = 80;
+pub const ANSWER: usize = 1100;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The pair: what connects to `near` reaches the application at the other end.
+pub struct Line {
+    pub near: SocketAddr,
+    pub runtime: Handle,
+}
+
+fn id(account: &str) -> SpiffeId {
+    format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap()
+}
+
+/// Starts the pair; `application` serves each connection at the far end on a thread of its own.
+pub fn line(application: fn(StdStream)) -> Line {
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    let application_address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            stream.set_nodelay(true).unwrap();
+            thread::spawn(move || application(stream));
+        }
+    });
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let source = LocalSource::new(Arc::new(Authority::create(&"cluster.local".parse().unwrap()).unwrap()), LIMIT * 360);
+            let far = far(source.clone(), application_address).await;
+            let near = near(source, far).await;
+            tell.send(Line { near, runtime: Handle::current() }).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    told.recv_timeout(LIMIT).unwrap()
+}
+
+/// The proxy at the server's end.
+async fn far(source: LocalSource, application: SocketAddr) -> SocketAddr {
+    let store = SvidStore::new(Arc::new(source), StoreConfig::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            tcp.set_nodelay(true).unwrap();
+            let config = store.server_config(&id("api")).await.unwrap();
+            tokio::spawn(async move {
+                let (io, _) = handshake::accept(Counted(tcp), config, LIMIT).await.unwrap();
+                let handler = move |incoming: Incoming| async move {
+                    let tcp = TcpStream::connect(application).await.unwrap();
+                    tcp.set_nodelay(true).unwrap();
+                    pump(incoming.accept(HeaderMap::new()).unwrap(), tcp, Counters::default()).await;
+                };
+                let _ended = server::serve(io, &ServerConfig::default(), std::future::pending(), handler).await;
+            });
+        }
+    });
+    address
+}
+
+/// The proxy at the client's end.
+async fn near(source: LocalSource, far: SocketAddr) -> SocketAddr {
+    let svid = source.svid(&id("web")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let key = PoolKey { source: id("web"), destinations: vec![id("api")], address: far, source_ip: None };
+    tokio::spawn(async move {
+        let pool = Pool::new(PoolConfig::default());
+        while let Ok((tcp, _)) = listener.accept().await {
+            tcp.set_nodelay(true).unwrap();
+            let (pool, key, config) = (pool.clone(), key.clone(), client_config(&svid, &[id("api")]).unwrap());
+            tokio::spawn(async move {
+                let dial = || async move {
+                    let tcp = TcpStream::connect(far).await?;
+                    tcp.set_nodelay(true)?;
+                    handshake::connect(Counted(tcp), config, LIMIT).await
+                };
+                let request = ConnectRequest { authority: "10.0.0.1:80".parse().unwrap(), headers: HeaderMap::new() };
+                let (tunnel, _) = pool.connect(&key, dial, request).await.unwrap();
+                pump(tunnel, tcp, Counters::default()).await;
+            });
+        }
+    });
+    address
+}
+
+/// Answers requests.
+pub fn answer(mut stream: StdStream) {
+    let (mut request, answer) = ([0; REQUEST], [7; ANSWER]);
+    while stream.read_exact(&mut request).is_ok() && stream.write_all(&answer).is_ok() {}
+}
+
+/// Sends without end.
+pub fn pour(mut stream: StdStream) {
+    let chunk = vec![7; 256 << 10];
+    while stream.write_all(&chunk).is_ok() {}
+}
+
+/// A client's connection.
+pub struct Client(pub StdStream);
+
+impl Client {
+    pub fn open(line: &Line) -> Self {
+        let stream = StdStream::connect(line.near).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        Self(stream)
+    }
+
+    pub fn ask(&mut self) {
+        self.0.write_all(&[1; REQUEST]).unwrap();
+    }
+
+    pub fn hear(&mut self) {
+        self.0.read_exact(&mut [0; ANSWER]).unwrap();
+    }
+}

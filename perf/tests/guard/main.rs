@@ -1,0 +1,112 @@
+//! Guards the hot path without timing anything: the work of a tunnel pair for one request, one new connection, one megabyte.
+//!
+//! The limits are a little above what the path reaches; whoever adds an allocation, a read, a write or a wake-up to each request
+//! goes beyond them. Who lowers what the path needs lowers the limits.
+
+#![allow(missing_docs)]
+
+mod count;
+mod line;
+
+use std::{
+    io::Read,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use count::Counts;
+use line::{Client, Line, answer, line, pour};
+
+/// The counters are those of the process: one measurement at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// What `work` costs, divided by `count`.
+fn cost(line: &Line, count: usize, work: impl FnOnce()) -> Counts {
+    // What ends or begins on the pair's thread because of what was before is not part of it.
+    thread::sleep(Duration::from_millis(50));
+    let before = Counts::now(&line.runtime);
+    work();
+    (Counts::now(&line.runtime) - before).each(count)
+}
+
+fn check(what: &str, counts: Counts, most: Counts) {
+    println!("{what}: {counts:.3?}");
+    for (name, value, limit) in [
+        ("allocations", counts.allocations, most.allocations),
+        ("reads of the tunnel", counts.reads, most.reads),
+        ("writes to the tunnel", counts.writes, most.writes),
+        ("waits", counts.waits, most.waits),
+    ] {
+        assert!(value <= limit, "{what}: {value:.3} {name}, at most {limit} are allowed; all: {counts:.3?}");
+    }
+}
+
+#[test]
+fn a_lone_request_costs_few_allocations_calls_and_wake_ups() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    const REQUESTS: usize = 2000;
+    let line = line(answer);
+    let mut client = Client::open(&line);
+    let mut requests = |count| {
+        for _ in 0..count {
+            client.ask();
+            client.hear();
+        }
+    };
+    requests(200);
+    let counts = cost(&line, REQUESTS, || requests(REQUESTS));
+    check("a lone request", counts, Counts { allocations: 8.3, reads: 2.1, writes: 2.1, waits: 4.2 });
+}
+
+#[test]
+fn requests_that_come_together_share_reads_writes_and_wake_ups() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    const CONNECTIONS: usize = 32;
+    const TURNS: usize = 100;
+    let line = line(answer);
+    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::open(&line)).collect();
+    let mut turns = |count| {
+        for _ in 0..count {
+            clients.iter_mut().for_each(Client::ask);
+            clients.iter_mut().for_each(Client::hear);
+        }
+    };
+    turns(20);
+    let counts = cost(&line, CONNECTIONS * TURNS, || turns(TURNS));
+    check("a request among 32", counts, Counts { allocations: 3.0, reads: 0.9, writes: 0.9, waits: 0.9 });
+}
+
+#[test]
+fn a_stream_moves_in_large_pieces() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    const MEGABYTES: usize = 128;
+    let line = line(pour);
+    let mut client = Client::open(&line);
+    let mut buffer = vec![0; 1 << 20];
+    let mut megabytes = |count| {
+        for _ in 0..count {
+            client.0.read_exact(&mut buffer).unwrap();
+        }
+    };
+    megabytes(16);
+    let counts = cost(&line, MEGABYTES, || megabytes(MEGABYTES));
+    check("a megabyte", counts, Counts { allocations: 35.0, reads: 9.0, writes: 9.0, waits: 4.0 });
+}
+
+#[test]
+fn a_new_connection_on_a_warm_tunnel_costs_little() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    const CONNECTIONS: usize = 300;
+    let line = line(answer);
+    let open = |count| {
+        for _ in 0..count {
+            let mut client = Client::open(&line);
+            client.ask();
+            client.hear();
+        }
+    };
+    open(50);
+    let counts = cost(&line, CONNECTIONS, || open(CONNECTIONS));
+    check("a new connection", counts, Counts { allocations: 66.0, reads: 6.5, writes: 6.5, waits: 11.0 });
+}

@@ -1,0 +1,149 @@
+//! Connections whose two ends are pods of this node: decided as always, and then carried without network and cryptography.
+//!
+//! Nothing here decides who may connect: the plan, the admission and the authorization are those of the tunnel. A connection is taken
+//! from the tunnel only when it is certain that the pod behind the tunnel is served here; else the tunnel finds out.
+
+pub(crate) mod relay;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use ambit_model::{
+    plan::{Hbone, Hop},
+    workload::Workload,
+};
+use ambit_runtime::drain::Watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::proxy::{Pod, Proxy};
+
+/// How connections between two pods of this node are carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SameNode {
+    /// Through a tunnel, as between nodes.
+    Tunnel,
+    /// Joined in this process.
+    #[default]
+    Relay,
+}
+
+/// A pod that is served here, as the other end of a connection.
+pub struct Neighbour {
+    pub(crate) pod: Arc<Pod>,
+    /// Held by its connections, so that its drain waits for them.
+    pub(crate) watch: Watch,
+    /// Ends what its drain did not.
+    pub(crate) cut: CancellationToken,
+    /// Addresses that are known to be in its namespace.
+    own: RwLock<Vec<IpAddr>>,
+}
+
+impl fmt::Debug for Neighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Neighbour").field("pod", &self.pod).finish_non_exhaustive()
+    }
+}
+
+impl Neighbour {
+    /// Whether `ip` is an address of the pod's own namespace. The control plane says so too, but what it says may be of an earlier pod,
+    /// and a connection to an address that is not there would leave the pod in clear.
+    fn holds(&self, ip: IpAddr) -> bool {
+        if self.own.read().unwrap_or_else(PoisonError::into_inner).contains(&ip) {
+            return true;
+        }
+        match self.pod.netns.addresses() {
+            Ok(found) => {
+                let holds = found.contains(&ip);
+                *self.own.write().unwrap_or_else(PoisonError::into_inner) = found;
+                holds
+            }
+            Err(error) => {
+                tracing::debug!(%error, pod = self.pod.name, "its addresses cannot be read");
+                false
+            }
+        }
+    }
+}
+
+/// Namespace and name of a pod.
+type PodName = (Box<str>, Box<str>);
+
+/// The pods that are served here, by namespace and name. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Neighbours {
+    mode: SameNode,
+    pods: Arc<RwLock<HashMap<PodName, Arc<Neighbour>>>>,
+}
+
+impl Neighbours {
+    /// No pods yet.
+    #[must_use]
+    pub fn new(mode: SameNode) -> Self {
+        Self { mode, pods: Arc::default() }
+    }
+
+    fn key(pod: &Pod) -> PodName {
+        (pod.identity.namespace().as_str().into(), pod.name.as_str().into())
+    }
+
+    /// A pod is served from now on, in place of an earlier one of its name.
+    pub(crate) fn add(&self, pod: Arc<Pod>, watch: Watch, cut: CancellationToken) {
+        let key = Self::key(&pod);
+        let own = RwLock::new(pod.netns.addresses().unwrap_or_default());
+        let neighbour = Arc::new(Neighbour { pod, watch, cut, own });
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(key, neighbour);
+    }
+
+    /// A pod is no longer served. To be called before it is drained.
+    pub(crate) fn remove(&self, pod: &Arc<Pod>) {
+        let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
+        let key = Self::key(pod);
+        // One of the same name may have taken its place.
+        if pods.get(&key).is_some_and(|found| Arc::ptr_eq(&found.pod, pod)) {
+            pods.remove(&key);
+        }
+    }
+
+    fn get(&self, workload: &Workload) -> Option<Arc<Neighbour>> {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        if self.mode == SameNode::Tunnel || pods.is_empty() {
+            return None;
+        }
+        pods.get(&(workload.namespace.as_str().into(), (*workload.name).into())).cloned()
+    }
+}
+
+/// The pod at the end of `plan`, if it is certain that it is served here and that the tunnel would reach it as the same client. In every
+/// other case the connection is the tunnel's, and so is the refusal when there is something to refuse.
+pub(crate) async fn find(
+    proxy: &Proxy,
+    client: &Pod,
+    source: &Workload,
+    from: SocketAddr,
+    plan: &Hbone,
+) -> Option<Arc<Neighbour>> {
+    let workload = plan.target.workload.as_ref().filter(|workload| plan.hop == Hop::Endpoint && !workload.host_network)?;
+    let near = proxy.near.get(workload)?;
+    let same_workload = || {
+        let found = proxy.state.read(|mesh| proxy.workload_of(mesh, &near.pod));
+        found.is_some_and(|found| found.uid == workload.uid)
+    };
+    // By another address than the pod's own a tunnel would not show: a client may bind what it likes, a tunnel may not.
+    let honest = source.addresses.contains(&from.ip()) && from.is_ipv4() == plan.dial.is_ipv4();
+    let certain = honest
+        && plan.expected.contains(&near.pod.identity)
+        && !near.watch.is_draining()
+        && same_workload()
+        && near.holds(plan.dial.ip());
+    if !certain {
+        return None;
+    }
+    // Who is not given a certificate, for the authority does not believe in it or it has expired, has no identity here either.
+    proxy.certificates.get(&client.identity).await.ok()?;
+    proxy.certificates.get(&near.pod.identity).await.ok()?;
+    Some(near)
+}

@@ -1,0 +1,77 @@
+//! One access-log line and one set of metrics for each connection, however it ends.
+
+mod open;
+mod record;
+mod series;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use ambit_runtime::telemetry::{AccessLog, Direction, SeriesLimit};
+
+use open::OpenConnections;
+pub use record::Record;
+use series::SeriesCache;
+
+/// Where connections are recorded. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Telemetry(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    log: AccessLog,
+    limit: SeriesLimit,
+    series: SeriesCache,
+    open: OpenConnections,
+}
+
+impl Telemetry {
+    /// Records to `log` and to the metrics of this process.
+    #[must_use]
+    pub fn new(log: AccessLog) -> Self {
+        let shared =
+            Shared { log, limit: SeriesLimit::default(), series: SeriesCache::default(), open: OpenConnections::default() };
+        Self(Arc::new(shared))
+    }
+
+    /// Begins the record of a connection. It is written when the record is dropped.
+    #[must_use]
+    pub fn begin(&self, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Record {
+        Record::begin(self.clone(), direction, source, destination)
+    }
+
+    /// Puts the bytes of open connections, which may live for days, into the metrics. To be called before these are read.
+    pub fn report(&self) {
+        self.0.open.report();
+    }
+
+    /// Writes out what is waiting.
+    pub fn flush(&self) {
+        self.0.log.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_model::plan::Target;
+    use ambit_runtime::telemetry::{Destination, Security};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_goes_on_in_clear_after_a_tunnel_failed_is_not_called_encrypted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let log = AccessLog::open(&Destination::from(Some(file.path().to_owned()))).unwrap();
+        let telemetry = Telemetry::new(log);
+        let address = |text: &str| text.parse().unwrap();
+        let mut record = telemetry.begin(Direction::Outbound, address("10.0.0.1:4000"), address("10.96.0.1:80"));
+        record.towards(&Target::default());
+        record.security = Security::MutualTls;
+        record.destination_identity = Some("spiffe://cluster.local/ns/shop/sa/api".parse().unwrap());
+        record.towards(&Target::default());
+        record.finish();
+        telemetry.flush();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains(" security=none") && text.contains(" dst.identity=- "), "{text}");
+    }
+}

@@ -1,0 +1,125 @@
+//! The connections that are open now, so that what they carry is in the metrics before they end. A connection needs no timer for that.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use ambit_hbone::copy::Counters;
+use ambit_runtime::telemetry::Direction;
+
+use super::series::Series;
+
+/// What is counted of an open connection.
+#[derive(Debug)]
+pub(super) struct Open {
+    counters: Arc<Counters>,
+    /// Whose pump counts.
+    counted: Direction,
+    /// Its metrics.
+    pub(super) series: Arc<Series>,
+    /// What of the counters is in the metrics already: bytes sent and received.
+    reported: [AtomicU64; 2],
+}
+
+impl Open {
+    pub(super) fn new(counters: Arc<Counters>, counted: Direction, series: Arc<Series>) -> Self {
+        Self { counters, counted, series, reported: Default::default() }
+    }
+
+    /// Puts what was carried since the last time into the metrics. May run on several threads at once.
+    pub(super) fn report(&self) {
+        let (sent, received) = bytes(&self.counters, self.counted);
+        for (now, reported, metric) in
+            [(sent, &self.reported[0], &self.series.sent), (received, &self.reported[1], &self.series.received)]
+        {
+            // The numbers only rise, so whoever comes second adds what is left.
+            let before = reported.fetch_max(now, Ordering::Relaxed);
+            metric.increment(now.saturating_sub(before));
+        }
+    }
+}
+
+/// Bytes from the client to the server, and back. A pump counts from the side of the tunnel, which is the server's for what pods open
+/// and the client's for what comes to them.
+pub(super) fn bytes(counters: &Counters, counted: Direction) -> (u64, u64) {
+    match counted {
+        Direction::Outbound => (counters.sent(), counters.received()),
+        Direction::Inbound => (counters.received(), counters.sent()),
+    }
+}
+
+/// All of them, each at a place that it keeps until it ends.
+#[derive(Debug, Default)]
+pub(super) struct OpenConnections(Mutex<Places>);
+
+#[derive(Debug, Default)]
+struct Places {
+    taken: Vec<Option<Arc<Open>>>,
+    free: Vec<u32>,
+}
+
+/// How many connections are reported before others may open or end.
+const AT_ONCE: usize = 256;
+/// Room for so many places is kept when no connection is open.
+const KEPT: usize = 1024;
+
+impl OpenConnections {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place; nothing when there are more connections than numbers.
+    pub(super) fn add(&self, open: &Arc<Open>) -> Option<u32> {
+        let mut places = self.places();
+        let place = match places.free.pop() {
+            Some(place) => place,
+            None => {
+                places.taken.push(None);
+                u32::try_from(places.taken.len() - 1).ok()?
+            }
+        };
+        *places.taken.get_mut(place as usize)? = Some(Arc::clone(open));
+        Some(place)
+    }
+
+    pub(super) fn remove(&self, place: u32) {
+        let mut places = self.places();
+        if let Some(taken) = places.taken.get_mut(place as usize) {
+            *taken = None;
+            places.free.push(place);
+        }
+        if places.free.len() == places.taken.len() && places.taken.len() > KEPT {
+            *places = Places::default();
+        }
+    }
+
+    pub(super) fn report(&self) {
+        for from in (0..).step_by(AT_ONCE) {
+            let some: Vec<Arc<Open>> = {
+                let places = self.places();
+                let Some(left) = places.taken.get(from..).filter(|left| !left.is_empty()) else { return };
+                left.iter().take(AT_ONCE).flatten().cloned().collect()
+            };
+            some.iter().for_each(|open| open.report());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_used_again_and_all_are_given_back_when_nothing_is_open() {
+        let all = OpenConnections::default();
+        let open = || Arc::new(Open::new(Arc::default(), Direction::Outbound, Arc::new(Series::of_nothing())));
+        let places: Vec<u32> = (0..2000).map(|_| all.add(&open()).unwrap()).collect();
+        assert_eq!(places, (0..2000).collect::<Vec<_>>());
+        all.remove(7);
+        assert_eq!(all.add(&open()), Some(7));
+        all.report();
+        places.into_iter().for_each(|place| all.remove(place));
+        assert_eq!(all.places().taken.capacity(), 0);
+    }
+}

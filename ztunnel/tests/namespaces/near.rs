@@ -1,0 +1,297 @@
+//! Connections between two pods of one node, however they are carried: what the pods see, what is logged, and what ends them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use ambit_api::{
+    security::{Action, Match},
+    workload::{GatewayAddress, gateway_address::Destination},
+};
+use ambit_testbed::Pod;
+use anyhow::{Context, ensure};
+use libtest_mimic::Trial;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    mesh::{Mesh, PATIENCE, call, call_until_it_works, echo, id_of, network_address},
+    test,
+};
+
+/// Every way to carry what stays on a node, and the one between nodes to compare with.
+pub const MODES: &[&str] = &["relay"];
+
+const MARKER: &[u8] = b"plain-text-marker-4713";
+
+pub fn tests() -> Vec<Trial> {
+    type Body = fn(&'static str) -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+    let bodies: [(&str, Body); 10] = [
+        ("both_ends_log_who_and_how_much_and_nothing_reaches_a_wire", |mode| Box::pin(logged(mode))),
+        ("the_end_of_one_direction_leaves_the_other_open_on_one_node", |mode| Box::pin(half_close(mode))),
+        ("a_reset_of_one_side_is_a_reset_at_the_other_on_one_node", |mode| Box::pin(reset(mode))),
+        ("a_policy_that_arrives_later_cuts_what_it_denies_on_one_node", |mode| Box::pin(cut(mode))),
+        ("a_pod_that_is_released_ends_its_connections_on_one_node", |mode| Box::pin(released(mode))),
+        ("a_proxy_that_stops_lets_connections_on_one_node_finish", |mode| Box::pin(drain(mode))),
+        ("an_identity_that_is_not_the_pods_is_refused_on_one_node", |mode| Box::pin(impostor(mode))),
+        ("a_waypoint_is_not_gone_around_on_one_node", |mode| Box::pin(waypoint(mode))),
+        ("much_data_both_ways_at_once_arrives_unchanged_on_one_node", |mode| Box::pin(bulk(mode))),
+        ("a_killed_proxy_leaves_nothing_open_on_one_node", |mode| Box::pin(killed(mode))),
+    ];
+    let trials = MODES.iter().flat_map(|mode| {
+        bodies.iter().map(move |(name, body)| {
+            let body = *body;
+            test(&format!("{mode}: {name}"), move || body(mode))
+        })
+    });
+    trials.collect()
+}
+
+/// Both pods and both ends of one connection between them.
+struct Ends {
+    mesh: Mesh,
+    client: TcpStream,
+    server: TcpStream,
+    pods: (Pod, Pod),
+}
+
+async fn ends(mode: &'static str) -> anyhow::Result<Ends> {
+    let mesh = Mesh::start_with(mode).await?;
+    let pods = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
+    let to = SocketAddr::new(pods.1.ip(), 8080);
+    let listener = pods.1.listen(to)?;
+    let client = pods.0.connect(to).await?;
+    let (server, from) = timeout(PATIENCE, listener.accept()).await??;
+    ensure!(from.ip().to_canonical() == pods.0.ip(), "the server saw {from}");
+    Ok(Ends { mesh, client, server, pods })
+}
+
+async fn both_log(mesh: &Mesh, outbound: &[&str], inbound: &[&str]) -> anyhow::Result<()> {
+    for (direction, parts) in [("direction=outbound", outbound), ("direction=inbound", inbound)] {
+        mesh.logged(0, &[&[direction, "security=node_local"], parts].concat()).await?;
+    }
+    Ok(())
+}
+
+async fn logged(mode: &'static str) -> anyhow::Result<()> {
+    let mesh = Mesh::start_with(mode).await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let capture = mesh.bed.capture([MARKER])?;
+    let vips: [IpAddr; 2] = ["10.96.0.10".parse()?, "fd96::10".parse()?];
+    mesh.service("api", &vips, &["api"], |_| {});
+    call_until_it_works(&client, SocketAddr::new(vips[0], 80), PATIENCE).await?;
+    let ids = [format!("src.identity={} ", id_of("web")), format!("dst.identity={} ", id_of("api"))];
+    for ((ip, vip), own) in server.ips().into_iter().zip(vips).zip(client.ips()) {
+        for to in [SocketAddr::new(ip, 8080), SocketAddr::new(vip, 80)] {
+            let (seen, answer) = call(&client, to, MARKER).await?;
+            ensure!(seen == own, "the server saw {seen}, not {own}");
+            ensure!(answer == [MARKER, b"bye"].concat(), "the answer was {answer:?}");
+            let received = format!("bytes_recv={} ", own.to_string().len() + 1 + MARKER.len() + 3);
+            let common = ["reason=ok ", "bytes_sent=22 ", &received, &ids[0], &ids[1]];
+            let (asked, reached) = (format!("dst.addr={to} "), format!("dst.addr={} ", SocketAddr::new(ip, 8080)));
+            both_log(&mesh, &[&common[..], &[&asked]].concat(), &[&common[..], &[&reached]].concat()).await?;
+        }
+    }
+    let report = capture.report();
+    ensure!(!report.marker_seen() && report.dropped == 0, "{report:?}");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn half_close(mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mesh, mut client, mut server, .. } = ends(mode).await?;
+    server.write_all(b"that is all").await?;
+    server.shutdown().await?;
+    let mut all = String::new();
+    timeout(PATIENCE, client.read_to_string(&mut all)).await??;
+    ensure!(all == "that is all", "{all}");
+    for part in ["not ", "for ", "me"] {
+        client.write_all(part.as_bytes()).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    client.shutdown().await?;
+    all.clear();
+    timeout(PATIENCE, server.read_to_string(&mut all)).await??;
+    ensure!(all == "not for me", "{all}");
+    let counted = ["reason=ok ", "bytes_sent=10 bytes_recv=11 "];
+    both_log(&mesh, &counted, &counted).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn ends_by_reset(mut stream: TcpStream) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    let end = timeout(PATIENCE, stream.read_to_end(&mut all)).await.context("it did not end")?;
+    let kind = end.as_ref().map_err(std::io::Error::kind);
+    ensure!(kind == Err(std::io::ErrorKind::ConnectionReset), "{end:?} {all:?}");
+    Ok(())
+}
+
+async fn reset(mode: &'static str) -> anyhow::Result<()> {
+    for client_resets in [true, false] {
+        let Ends { mesh, client, server, .. } = ends(mode).await?;
+        let (first, second) = if client_resets { (client, server) } else { (server, client) };
+        ambit_runtime::socket::reset(first);
+        ends_by_reset(second).await?;
+        let reason = if client_resets { "reason=client_reset " } else { "reason=upstream_reset " };
+        both_log(&mesh, &[reason], &[reason]).await?;
+        mesh.bed.shutdown().await;
+    }
+    Ok(())
+}
+
+async fn talk_once(client: &mut TcpStream, server: &mut TcpStream) -> anyhow::Result<()> {
+    let mut seen = [0; 5];
+    client.write_all(b"first").await?;
+    timeout(PATIENCE, server.read_exact(&mut seen)).await??;
+    server.write_all(b"seen!").await?;
+    timeout(PATIENCE, client.read_exact(&mut seen)).await??;
+    Ok(())
+}
+
+async fn cut(mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mesh, mut client, mut server, .. } = ends(mode).await?;
+    talk_once(&mut client, &mut server).await?;
+    mesh.policy("others", Action::Deny, vec![Match { destination_ports: vec![9090], ..Default::default() }]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    talk_once(&mut client, &mut server).await.context("a policy about something else")?;
+    mesh.policy("closed", Action::Deny, vec![Match { destination_ports: vec![8080], ..Default::default() }]);
+    ends_by_reset(client).await?;
+    ends_by_reset(server).await?;
+    let inbound = ["policy=shop/closed ", "reason=policy_denied_explicit ", "bytes_sent=10 bytes_recv=10 "];
+    both_log(&mesh, &["reason=upstream_reset ", "bytes_sent=10 bytes_recv=10 "], &inbound).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn released(mode: &'static str) -> anyhow::Result<()> {
+    for (pod, outbound, inbound) in
+        [("api", "reason=upstream_reset ", "reason=draining "), ("web", "reason=draining ", "reason=client_reset ")]
+    {
+        let Ends { mesh, mut client, mut server, pods } = ends(mode).await?;
+        talk_once(&mut client, &mut server).await?;
+        mesh.nodes[0].agent.remove(&format!("uid-{pod}")).await?;
+        // A pod without its rules no longer hears from the capture ports.
+        if pod != "web" {
+            ends_by_reset(client).await?;
+        }
+        ends_by_reset(server).await?;
+        both_log(&mesh, &[outbound, "bytes_sent=5 "], &[inbound, "bytes_sent=5 "]).await?;
+        drop(pods);
+        mesh.bed.shutdown().await;
+    }
+    Ok(())
+}
+
+async fn drain(mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mut mesh, mut client, mut server, .. } = ends(mode).await?;
+    let proxy = mesh.nodes[0].proxy.take().context("no proxy")?;
+    let stopping = tokio::spawn(async move { proxy.stop(PATIENCE).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    talk_once(&mut client, &mut server).await?;
+    client.shutdown().await?;
+    server.shutdown().await?;
+    let mut all = Vec::new();
+    timeout(PATIENCE, client.read_to_end(&mut all)).await??;
+    timeout(PATIENCE, server.read_to_end(&mut all)).await??;
+    ensure!(stopping.await?.success(), "the proxy did not end well");
+    both_log(&mesh, &["reason=ok ", "bytes_sent=5 bytes_recv=5 "], &["reason=ok ", "bytes_sent=5 bytes_recv=5 "]).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn impostor(mode: &'static str) -> anyhow::Result<()> {
+    let mesh = Mesh::start_with(mode).await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    // The control plane says that this address is somebody else's.
+    mesh.change("api", |workload| workload.service_account = "payments".to_owned());
+    mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=peer_identity_mismatch "]).await?;
+    // Or that the pod has an address that is another's.
+    let stranger = mesh.outsider(1, "stranger", false).await?;
+    let _stranger = echo(&stranger, 8080)?;
+    mesh.change("api", |workload| {
+        workload.service_account = "api".to_owned();
+        workload.addresses = vec![network_address(stranger.ip()).address];
+    });
+    let to = SocketAddr::new(stranger.ip(), 8080);
+    mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "dst.workload=api", &format!("dst.addr={to} "), "reason=t"])
+        .await?;
+    ensure!(call(&client, to, b"x").await.is_err(), "the connection left the pod in clear");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn waypoint(mode: &'static str) -> anyhow::Result<()> {
+    let mesh = Mesh::start_with(mode).await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    // A waypoint that is a pod of this node, and does not answer.
+    let dead = mesh.outsider(0, "waypoint", true).await?;
+    let destination = Some(Destination::Address(network_address(dead.ip())));
+    mesh.change("api", |workload| workload.waypoint = Some(GatewayAddress { destination, hbone_mtls_port: 15008 }));
+    mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=waypoint_unreachable "]).await?;
+    ensure!(call(&client, to, b"x").await.is_err(), "the waypoint was gone around");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn bulk(mode: &'static str) -> anyhow::Result<()> {
+    const LENGTH: usize = 24 << 20;
+    let Ends { mesh, client, server, .. } = ends(mode).await?;
+    let pattern: Vec<u8> = (0..LENGTH).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect();
+    let pattern = std::sync::Arc::new(pattern);
+    let mut tasks = tokio::task::JoinSet::new();
+    for stream in [client, server] {
+        let (mut read, mut write) = stream.into_split();
+        let (sent, expected) = (std::sync::Arc::clone(&pattern), std::sync::Arc::clone(&pattern));
+        tasks.spawn(async move {
+            write.write_all(&sent).await?;
+            write.shutdown().await?;
+            anyhow::Ok(())
+        });
+        tasks.spawn(async move {
+            let mut all = Vec::with_capacity(LENGTH);
+            read.read_to_end(&mut all).await?;
+            ensure!(all == *expected, "{} of {LENGTH} bytes, or others", all.len());
+            Ok(())
+        });
+    }
+    while let Some(done) = timeout(3 * PATIENCE, tasks.join_next()).await? {
+        done??;
+    }
+    let counted = ["reason=ok ", &format!("bytes_sent={LENGTH} bytes_recv={LENGTH} ")];
+    both_log(&mesh, &counted, &counted).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn killed(mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mut mesh, mut client, mut server, pods } = ends(mode).await?;
+    talk_once(&mut client, &mut server).await?;
+    let _echo = echo(&pods.1, 8081)?;
+    let to = SocketAddr::new(pods.1.ip(), 8081);
+    call(&pods.0, to, b"x").await?;
+    let proxy = mesh.nodes[0].proxy.take().context("no proxy")?;
+    proxy.kill();
+    proxy.wait().await;
+    for ip in pods.1.ips() {
+        let answer = call(&pods.0, SocketAddr::new(ip, 8081), MARKER).await;
+        ensure!(answer.is_err(), "a connection succeeded without the proxy");
+    }
+    drop((client, server));
+    mesh.start_proxy(0).await?;
+    call_until_it_works(&pods.0, to, PATIENCE).await?;
+    both_log(&mesh, &["reason=ok "], &["reason=ok "]).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
