@@ -23,6 +23,7 @@ use tokio::{
 
 use crate::{
     config::Limits,
+    inbound::Decisions,
     known::Known,
     local::Neighbours,
     state::{Changes, Shared},
@@ -64,6 +65,8 @@ pub struct Pod {
     pub places: Arc<Semaphore>,
     /// What the control plane told of it.
     pub known: Known,
+    /// Who may connect to it.
+    pub decisions: Decisions,
 }
 
 /// A connection that stands, and is carried to its end. How it came to stand is forgotten by then: most connections are idle.
@@ -211,6 +214,7 @@ mod tests {
             netns,
             places: Arc::new(Semaphore::new(1)),
             known: Known::default(),
+            decisions: Decisions::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A connection to be authorized.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Connection {
     /// Who the peer proved to be; nothing for plain text.
     pub source: Option<SpiffeId>,
@@ -45,8 +45,8 @@ pub fn authorize(state: &MeshState, destination: &Workload, connection: &Connect
     let facts = Facts::of(connection);
     let mut allowed = Allowed::default();
     let mut applicable = Vec::new();
-    for key in state.policies_for(destination) {
-        let Some(policy) = state.policy(key) else {
+    for (key, policy) in state.policies_for(destination) {
+        let Some(policy) = policy else {
             let detail = format!("{} names it and it was not delivered", destination.uid);
             return Err(Refusal::new(Reason::PolicyUnknown, detail).by(key.clone(), None));
         };

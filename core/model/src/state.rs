@@ -31,8 +31,9 @@ pub struct MeshState {
     /// Kept by what workloads say, so that a service may come before or after its endpoints.
     endpoints: HashMap<ServiceKey, BTreeMap<Uid, Arc<Workload>>>,
     policies: HashMap<PolicyKey, Arc<Policy>>,
-    global: BTreeSet<PolicyKey>,
-    by_namespace: HashMap<Arc<str>, BTreeSet<PolicyKey>>,
+    /// Beside [`Self::policies`], those of the mesh and of each namespace, so that a decision looks up none of them.
+    global: BTreeMap<PolicyKey, Arc<Policy>>,
+    by_namespace: HashMap<Arc<str>, BTreeMap<PolicyKey, Arc<Policy>>>,
     unreadable: BTreeMap<PolicyKey, Scope>,
     /// By resource name, what workloads and services that could not be read speak for.
     unreadable_addresses: BTreeMap<Box<str>, Vec<(Network, IpNet)>>,
@@ -84,16 +85,18 @@ impl MeshState {
     /// Takes a policy, in place of the one with the same key.
     pub fn insert_policy(&mut self, policy: Policy) {
         self.remove_policy(&policy.key);
+        let policy = Arc::new(policy);
+        let (key, value) = (policy.key.clone(), Arc::clone(&policy));
         match policy.scope {
             Scope::Global => {
-                self.global.insert(policy.key.clone());
+                self.global.insert(key, value);
             }
             Scope::Namespace => {
-                self.by_namespace.entry(Arc::clone(&policy.key.namespace)).or_default().insert(policy.key.clone());
+                self.by_namespace.entry(Arc::clone(&policy.key.namespace)).or_default().insert(key, value);
             }
             Scope::Selector => {}
         }
-        self.policies.insert(policy.key.clone(), Arc::new(policy));
+        self.policies.insert(policy.key.clone(), policy);
     }
 
     /// Notes that a policy exists but could not be read. When no earlier version of it is held, everything in its scope is denied
@@ -222,10 +225,11 @@ impl MeshState {
         self.policies.get(key)
     }
 
-    /// The keys of the policies that hold for `workload`: of the mesh, of its namespace, and those it names. Some may be unknown.
-    pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a PolicyKey> {
+    /// The policies that hold for `workload`: of the mesh, of its namespace, and those it names, of which some may be unknown.
+    pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = (&'a PolicyKey, Option<&'a Arc<Policy>>)> {
         let namespace = self.by_namespace.get(workload.namespace.as_str()).into_iter().flatten();
-        self.global.iter().chain(namespace).chain(&workload.policies)
+        let named = workload.policies.iter().map(|key| (key, self.policy(key)));
+        self.global.iter().chain(namespace).map(|(key, policy)| (key, Some(policy))).chain(named)
     }
 
     /// A policy whose scope holds `workload` and that could not be read.

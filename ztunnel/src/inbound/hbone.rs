@@ -168,7 +168,7 @@ pub(crate) async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: 
         // The application waits for a header that we cannot write yet, and would take the first bytes for it.
         return Err(Refusal::new(Reason::Internal, "the PROXY protocol is not supported yet"));
     }
-    permit(proxy, &workload, Some(&peer.id), peer.from, admitted.destination, record)?;
+    permit((proxy, pod), &workload, Some(&peer.id), peer.from, admitted.destination, record)?;
     let upstream = proxy.connect(pod, admitted.upstream, same_family(peer.from.ip(), admitted.upstream)).await?;
     Ok((upstream, admitted, workload))
 }

@@ -1,5 +1,6 @@
 //! Connections to the pods of this node: through HBONE, or in plain text as far as policy lets them.
 
+mod decisions;
 pub mod hbone;
 pub mod plaintext;
 
@@ -20,15 +21,18 @@ use ambit_model::{
     workload::Workload,
 };
 
+use decisions::Decided;
+pub use decisions::Decisions;
+
 use crate::{
-    proxy::{Carrying, Places, Proxy},
+    proxy::{Carrying, Places, Pod, Proxy},
     state::Shared,
     telemetry::Record,
 };
 
 /// Notes who connects, and decides whether it may.
 fn permit(
-    proxy: &Proxy,
+    (proxy, pod): (&Proxy, &Pod),
     workload: &Arc<Workload>,
     peer: Option<&SpiffeId>,
     from: SocketAddr,
@@ -38,15 +42,19 @@ fn permit(
     let connection = Connection { source: peer.cloned(), source_ip: from.ip(), destination };
     // Before the decision, so that no change after it is missed.
     let policies = proxy.state.policies();
-    let decided = proxy.state.read(|mesh| {
-        record.source_workload = mesh.workload_at(&NetworkAddress::new(workload.network.clone(), from.ip())).cloned();
-        decide(mesh, workload, &connection)
+    let Decided { allowed, source } = pod.decisions.get(proxy.state.changes().version, &connection, || {
+        proxy.state.read(|mesh| {
+            let source = mesh.workload_at(&NetworkAddress::new(workload.network.clone(), from.ip())).cloned();
+            record.source_workload.clone_from(&source);
+            decide(mesh, workload, &connection).map(|allowed| Decided { allowed, source })
+        })
     })?;
+    record.source_workload = source;
     record.decided(policies);
-    for refusal in &decided.dry_run {
+    for refusal in &allowed.dry_run {
         tracing::info!(%refusal, %from, %destination, "a dry-run policy would have refused this connection");
     }
-    record.policy = decided.policy;
+    record.policy = allowed.policy;
     Ok(())
 }
 

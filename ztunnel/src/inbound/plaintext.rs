@@ -60,7 +60,7 @@ async fn open(proxy: &Proxy, pod: &Pod, client: &TcpStream, from: SocketAddr, re
     };
     record.target = plan::Target { workload: Some(Arc::clone(&workload)), service: None };
     let destination = admit_plaintext(&workload, destination)?;
-    permit(proxy, &workload, None, from, destination, record)?;
+    permit((proxy, pod), &workload, None, from, destination, record)?;
     let server = proxy.connect(pod, destination, same_family(from.ip(), destination)).await?;
     Ok((server, destination, workload))
 }

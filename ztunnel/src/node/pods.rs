@@ -82,7 +82,8 @@ impl Pods {
             return Ok(());
         }
         let places = Arc::new(Semaphore::new(self.proxy.limits.connections_per_pod));
-        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, places, known: Known::default() });
+        let (known, decisions) = (Known::default(), inbound::Decisions::default());
+        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, places, known, decisions });
         let started = self.start(Arc::clone(&pod), &place)?;
         self.proxy.certificates.prefetch(&pod.identity);
         tracing::info!(uid = info.uid, identity = %pod.identity, "{place} is captured");
