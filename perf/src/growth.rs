@@ -3,7 +3,7 @@
 //! Each growth is measured small, grown, and small again, so that a machine whose speed drifts does not look like growth: the figure is
 //! the grown cost divided by the mean of the two others.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -29,9 +29,6 @@ const CONNECTIONS: usize = 10_000;
 const WORKLOADS: usize = 10_000;
 const POLICIES: usize = 1_000;
 const PODS: usize = 200;
-
-/// How long 200 pods may take to run.
-const PODS_PATIENCE: Duration = Duration::from_secs(240);
 
 /// CPU-seconds of the proxies for one request and for one new connection, a value for each round.
 struct Cost {
@@ -156,15 +153,12 @@ async fn pods(bench: &mut Bench, rounds: usize) -> anyhow::Result<()> {
     let before = cost(bench, rounds).await?;
     let mut text = manifests::account(PATH.name(), "sleeper");
     for number in 0..PODS - 1 {
-        let _ = write!(text, "{}", manifests::sleeper(PATH.name(), &format!("sleeper-{number}"), "sleeper", "node-1"));
+        text.push_str(&manifests::sleeper(PATH.name(), &format!("sleeper-{number}"), "sleeper", "node-1"));
     }
-    bench.rig.mesh().write_manifest("pods.yaml", &text)?;
-    probe::wait_count(&bench.rig, "workloads", |now| now >= PODS).await?;
-    bench.rig.mesh().wait_ready(PODS_PATIENCE, |_| {}).await?;
+    let more = PODS - 1;
+    bench.rig.change("pods.yaml", Some(&text), more as isize).await?;
     let grown = cost(bench, rounds).await?;
-    bench.rig.mesh().remove_manifest("pods.yaml")?;
-    probe::wait_count(&bench.rig, "workloads", |now| now < PODS).await?;
-    bench.rig.mesh().wait_ready(PODS_PATIENCE, |_| {}).await?;
+    bench.rig.change("pods.yaml", None, -(more as isize)).await?;
     let after = cost(bench, rounds).await?;
     set_both(bench, [GROWTH_PODS, GROWTH_PODS_NEW], &before, &grown, &after);
     Ok(())

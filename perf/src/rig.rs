@@ -12,10 +12,14 @@ use crate::{
     envoy,
     manifests::{self, SERVER_PORTS, SERVICE_PORT, SMALL_PORTS},
     paths::Path,
+    probe,
 };
 
 /// How long the mesh may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a change of hundreds of pods may take.
+const CHANGE: Duration = Duration::from_secs(240);
 
 /// A process between client and server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +77,27 @@ impl Rig {
     pub async fn wait_ready(&self) -> anyhow::Result<()> {
         self.mesh.wait_ready(PATIENCE, |_| {}).await?;
         Ok(())
+    }
+
+    /// Writes or removes a file of the watched directory that makes the pods `more` (or fewer, when negative), and waits until they
+    /// run, or have ended, and every proxy knows it.
+    ///
+    /// # Errors
+    /// When that takes too long; the message says what is missing.
+    pub async fn change(&self, file: &str, text: Option<&str>, more: isize) -> anyhow::Result<()> {
+        let (pods, known) = (self.mesh.topology().borrow().pods.len(), probe::count(self, "node-1", "workloads").await?);
+        match text {
+            Some(text) => self.mesh.write_manifest(file, text)?,
+            None => self.mesh.remove_manifest(file)?,
+        }
+        let mut topology = self.mesh.topology();
+        let wanted = pods.saturating_add_signed(more);
+        let reached = topology.wait_for(|now| now.pods.len() == wanted);
+        tokio::time::timeout(CHANGE, reached).await.with_context(|| format!("there are not {wanted} pods"))??;
+        self.mesh.wait_ready(CHANGE, |_| {}).await?;
+        // Pods that have ended are known to the proxies for a moment more.
+        let known = known.saturating_add_signed(more);
+        probe::wait_count(self, "workloads", |now| if more < 0 { now <= known } else { now >= known }).await
     }
 
     /// A pod of a path.

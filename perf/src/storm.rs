@@ -1,6 +1,6 @@
 //! Many new connections a second from many pods at once: what it does to the proxies' memory and to another client.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use ambit_testbed::Process;
 use anyhow::Context;
@@ -14,8 +14,8 @@ use crate::{
     session::{Session, progress},
 };
 
-/// Where the storm comes from and where it goes.
-const PATH: Path = Path::Ztunnel;
+/// Where a storm is let loose: with nothing in between, which says what the machine itself makes of it, and with ours.
+const PATHS: [Path; 2] = [Path::NoMesh, Path::Ztunnel];
 
 /// Pods that it comes from, each with an identity of its own and so with a tunnel of its own.
 const PODS: usize = 100;
@@ -34,40 +34,42 @@ const LOOK: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the pods do not run, or a load fails.
 pub async fn measure(session: &mut Session, seconds: u16) -> anyhow::Result<()> {
-    if !session.paths.contains(&PATH) {
-        return Ok(());
+    for path in PATHS.into_iter().filter(|path| session.paths.contains(path)) {
+        let bench = &mut session.bench;
+        progress(&format!("storm, {}: {PODS} pods", path.name()));
+        let mut text = String::new();
+        for number in 0..PODS {
+            let name = pod(number);
+            text.push_str(&manifests::account(path.name(), &name));
+            text.push_str(&manifests::sleeper(path.name(), &name, &name, "node-1"));
+        }
+        bench.rig.change("storm.yaml", Some(&text), PODS as isize).await.context("the pods of the storm")?;
+        let rage = rage(bench, path, seconds).await;
+        bench.rig.change("storm.yaml", None, -(PODS as isize)).await.context("the pods of the storm end")?;
+        rage.with_context(|| format!("the storm on {}", path.name()))?;
     }
-    progress(&format!("storm: {PODS} pods"));
-    let bench = &mut session.bench;
-    let mut text = String::new();
-    for number in 0..PODS {
-        let name = format!("storm-{number}");
-        let _ =
-            write!(text, "{}{}", manifests::account(PATH.name(), &name), manifests::sleeper(PATH.name(), &name, &name, "node-1"));
-    }
-    bench.rig.mesh().write_manifest("storm.yaml", &text)?;
-    crate::probe::wait_count(&bench.rig, "workloads", |now| now >= PODS).await?;
-    bench.rig.mesh().wait_ready(Duration::from_secs(180), |_| {}).await.context("the pods of the storm")?;
-    let rage = rage(bench, seconds).await;
-    bench.rig.mesh().remove_manifest("storm.yaml")?;
-    rage
+    Ok(())
 }
 
-async fn rage(bench: &mut Bench, seconds: u16) -> anyhow::Result<()> {
+fn pod(number: usize) -> String {
+    format!("storm-{number}")
+}
+
+async fn rage(bench: &mut Bench, path: Path, seconds: u16) -> anyhow::Result<()> {
     let calm = Shape::new("paced", 16, f64::from(seconds.min(5)));
-    let before = bench.load(PATH, &calm).await?.p99_ms.unwrap_or(f64::NAN);
+    let before = bench.load(path, &calm).await?;
     progress(&format!("storm: {} new connections/s for {seconds} s", PODS * RATE));
     let shape = Shape::new("arrivals", OPEN, f64::from(seconds)).with("--rate", RATE).with("--warmup", 0);
     let mut loads: Vec<Process> = Vec::with_capacity(PODS);
     for number in 0..PODS {
-        loads.push(bench.start(PATH, &format!("storm-{number}"), &shape)?);
+        loads.push(bench.start(path, &pod(number), &shape)?);
     }
     let beside = Shape::new("paced", 16, f64::from(seconds) - 1.0);
-    let other = bench.start(PATH, "client", &beside)?;
+    let other = bench.start(path, "client", &beside)?;
     let mut memory = Vec::new();
     let began = tokio::time::Instant::now();
     while began.elapsed() < Duration::from_secs(u64::from(seconds)) {
-        memory.push([began.elapsed().as_secs_f64(), bench.memory(PATH).pss]);
+        memory.push([began.elapsed().as_secs_f64(), bench.memory(path).pss]);
         tokio::time::sleep(LOOK).await;
     }
     let during = bench.finish(other, &beside).await?;
@@ -77,22 +79,25 @@ async fn rage(bench: &mut Bench, seconds: u16) -> anyhow::Result<()> {
         all.all += sample.all;
         all.errors += sample.errors;
     }
-    let name = PATH.name();
+    let name = path.name();
     let results = &mut bench.results;
     results.set(name, STORM_RATE, 0, all.all as f64 / f64::from(seconds));
     results.set(name, STORM_ERRORS, 0, all.errors as f64 * 100.0 / (all.all + all.errors) as f64);
-    results.set(name, STORM_P99, 0, during.p99_ms.unwrap_or(f64::NAN) / before);
-    results.set(name, STORM_MEMORY, 0, most(&memory));
-    let third = memory.len() / 3;
-    results.set(name, STORM_GROWTH, 0, most(&memory[2 * third..]) / most(&memory[third..2 * third]));
-    results.series.insert("storm: memory of the ztunnels, MB (PSS)".to_owned(), memory);
-    if during.errors > 0 {
-        results.notes.push(format!("storm: {} errors of the other client", during.errors));
+    results.set(name, STORM_P99, 0, during.p99_ms.unwrap_or(f64::NAN) / before.p99_ms.unwrap_or(f64::NAN));
+    if !path.is_bare() {
+        results.set(name, STORM_MEMORY, 0, most(&memory));
+        let third = memory.len() / 3;
+        results.set(name, STORM_GROWTH, 0, most(&memory[2 * third..]) / most(&memory[third..2 * third]));
+        results.series.insert("storm: memory of the ztunnels, MB (PSS)".to_owned(), memory);
     }
-    results.notes.push(format!(
-        "storm: p99 of the other client {before:.2} ms before, {:.2} ms during",
-        during.p99_ms.unwrap_or(f64::NAN)
-    ));
+    if during.errors > 0 {
+        results.notes.push(format!("storm, {name}: {} errors of the other client", during.errors));
+    }
+    let told = |sample: &Sample| {
+        let at = |share: f64| sample.latency.iter().find(|[at, _]| *at >= share).map_or(f64::NAN, |[_, milliseconds]| *milliseconds);
+        format!("p50 {:.2}, p99 {:.2}, most {:.2} ms", at(0.5), at(0.99), at(1.0))
+    };
+    results.notes.push(format!("storm, {name}: the other client before: {}; during: {}", told(&before), told(&during)));
     Ok(())
 }
 

@@ -11,13 +11,12 @@ const RESTING: Duration = Duration::from_millis(10);
 /// So often in a row.
 const LOOKS: u32 = 2;
 /// After so much work there may be something to give back.
-const WORK: Duration = Duration::from_millis(100);
+const WORK: Duration = Duration::from_millis(20);
 
-/// Gives memory back as soon as the proxy is ready, and then whenever it has worked and rests again.
+/// Gives memory back whenever the proxy has worked and rests again; the first time when it is ready and rests.
 pub(crate) async fn give_back_at_rest(ready: Readiness) {
     ready.ready().await;
-    give_back();
-    let mut rest = Rest::since(clock::process_used());
+    let mut rest = Rest::since(Duration::ZERO);
     loop {
         tokio::time::sleep(LOOK).await;
         if rest.look(clock::process_used()) {
