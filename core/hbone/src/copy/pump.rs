@@ -281,3 +281,16 @@ fn once(
     });
     if moved > 0 { Ok(moved) } else { outcome.map(|()| 0) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_carries_a_connection_is_small() {
+        let size = size_of::<Pump<Arc<Counters>>>();
+        assert!(size <= 128, "{size}");
+    }
+}

@@ -318,3 +318,14 @@ impl<T: Transport> Future for Driver<T> {
         Driver::poll(&mut self, cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_drives_a_connection_is_small() {
+        let size = size_of::<Driver<ambit_tls::Stream<tokio::net::TcpStream>>>();
+        assert!(size <= 1536, "{size}");
+    }
+}

@@ -112,3 +112,45 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_out_in_the_order_they_went_in_and_in_fewer_pieces() {
+        let mut inbox = Inbox::default();
+        let (mut sent, mut received, mut pieces) = (Vec::new(), Vec::new(), 0);
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..3000 {
+            let length = if random.u8(..10) == 0 { random.usize(SMALL..20_000) } else { random.usize(1..100) };
+            let piece: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
+            sent.extend_from_slice(&piece);
+            inbox.push(piece.into());
+            match random.u8(..100) {
+                0 => {
+                    received.extend(inbox.pop().into_iter().flatten());
+                    pieces += 1;
+                }
+                1 => {
+                    let mut slices = [IoSlice::new(&[]); 5];
+                    let count = inbox.peek(&mut slices);
+                    let seen: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+                    let count = random.usize(..=seen.len());
+                    received.extend_from_slice(&seen[..count]);
+                    inbox.advance(count);
+                }
+                2 => inbox.compact(),
+                _ => {}
+            }
+            assert_eq!(inbox.len(), sent.len() - received.len());
+        }
+        while let Some(piece) = inbox.pop() {
+            received.extend_from_slice(&piece);
+            pieces += 1;
+        }
+        assert!(received == sent);
+        assert!(pieces < 1000, "{pieces} pieces");
+        assert!(inbox.is_empty() && inbox.pieces.capacity() <= PLACES);
+    }
+}
