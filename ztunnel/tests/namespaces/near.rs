@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
     time::Duration,
 };
 
@@ -88,6 +89,10 @@ async fn logged(mode: &'static str) -> anyhow::Result<()> {
     let mesh = Mesh::start_with(mode).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
     let _echo = echo(&server, 8080)?;
+    if mode == "direct" {
+        // Until then an address may have been a stranger's.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+    }
     let capture = mesh.bed.capture([MARKER])?;
     let vips: [IpAddr; 2] = ["10.96.0.10".parse()?, "fd96::10".parse()?];
     mesh.service("api", &vips, &["api"], |_| {});
@@ -192,10 +197,25 @@ async fn released(mode: &'static str) -> anyhow::Result<()> {
         }
         ends_by_reset(server).await?;
         both_log(&mesh, &[outbound, "bytes_sent=5 "], &[inbound, "bytes_sent=5 "]).await?;
-        drop(pods);
+        let left = if pod == "web" { &pods.0 } else { &pods.1 };
+        no_tables(left).await?;
         mesh.bed.shutdown().await;
     }
     Ok(())
+}
+
+/// Waits until nothing of the proxy's is left in a pod.
+async fn no_tables(pod: &Pod) -> anyhow::Result<()> {
+    let nft = nlink::Connection::<nlink::Nftables>::new_in(pod.netns().as_fd())?;
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let tables = nft.list_tables().await?;
+        if tables.is_empty() {
+            return Ok(());
+        }
+        ensure!(std::time::Instant::now() < until, "{:?} are left", tables.iter().map(|table| &table.name).collect::<Vec<_>>());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn drain(mode: &'static str) -> anyhow::Result<()> {
@@ -299,6 +319,8 @@ async fn killed(mode: &'static str) -> anyhow::Result<()> {
         let answer = call(&pods.0, SocketAddr::new(ip, 8081), MARKER).await;
         ensure!(answer.is_err(), "a connection succeeded without the proxy");
     }
+    // What it had let go is carried no further.
+    ensure!(talk_once(&mut client, &mut server).await.is_err(), "a connection goes on without the proxy");
     drop((client, server));
     mesh.start_proxy(0).await?;
     call_until_it_works(&pods.0, to, PATIENCE).await?;

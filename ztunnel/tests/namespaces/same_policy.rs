@@ -58,11 +58,13 @@ async fn outcomes(mode: &'static str, server_node: usize) -> anyhow::Result<Vec<
     let _echo = (echo(&server, 8080)?, echo(&server, 8081)?);
     let vips: [IpAddr; 2] = ["10.96.0.10".parse()?, "fd96::10".parse()?];
     mesh.service("api", &vips, &["api"], |_| {});
+    // An address that may have been a stranger's does not go directly for two seconds.
+    tokio::time::sleep(std::time::Duration::from_millis(2200)).await;
     for vip in vips {
         call_until_it_works(&client, SocketAddr::new(vip, 80), PATIENCE).await?;
     }
     // The lines of these calls.
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     let direct = mode == "direct" && server_node == 0;
     let mut outcomes = Vec::new();
     for case in cases(&client, &server) {

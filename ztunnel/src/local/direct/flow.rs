@@ -218,6 +218,11 @@ impl Flow {
         gone || self.is_over() || self.is_lost()
     }
 
+    /// Whether it stands without having arrived at its server's pod.
+    pub(super) fn has_strayed(&self) -> bool {
+        self.records.opened && !self.arrived
+    }
+
     /// Whether it was begun and never arrived anywhere.
     fn is_lost(&self) -> bool {
         !self.arrived && self.begun.elapsed() > OPENING

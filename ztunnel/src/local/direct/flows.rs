@@ -103,15 +103,18 @@ impl Flows {
         }
     }
 
-    /// Looks after what nothing was heard of.
-    pub(super) fn look_after(&mut self) {
-        let mut over = Vec::new();
+    /// Looks after what nothing was heard of. Returns connections that stand and never arrived where they should.
+    pub(super) fn look_after(&mut self) -> Vec<Key> {
+        let (mut over, mut strays) = (Vec::new(), Vec::new());
         for (key, flow) in &mut self.by_client {
-            if flow.look_after() {
-                over.push(*key);
+            match flow.look_after() {
+                _ if flow.has_strayed() => strays.push(*key),
+                true => over.push(*key),
+                false => {}
             }
         }
         over.iter().for_each(|key| self.finish(key));
+        strays
     }
 
     fn finish(&mut self, key: &Key) {

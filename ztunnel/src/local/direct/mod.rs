@@ -32,7 +32,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ambit_model::{Reason, Refusal, address::NetworkAddress};
@@ -49,7 +49,7 @@ use decide::Decision;
 use ends::Ends;
 use flows::Flows;
 use queue::{Asked, Queue, Verdict};
-use rules::{DIRECT, EndpointNumber, FAR, Instance, Rules};
+use rules::{DIRECT, EndpointNumber, FAR, FAR_FOR, Instance, Rules};
 use segment::{Kind, Segment};
 
 /// How often connections are looked after of which nothing was heard.
@@ -109,6 +109,7 @@ struct Switch {
 
 /// A pod whose rules are in force.
 struct Served {
+    since: Instant,
     /// Endpoints that packets of this pod can be translated to.
     known: HashSet<EndpointNumber>,
     wanted: mpsc::UnboundedSender<(EndpointNumber, SocketAddr)>,
@@ -140,7 +141,7 @@ async fn run(switch: Arc<Switch>, mut arrivals: mpsc::UnboundedReceiver<Arrival>
                     switch.flows().decide_again(&switch.proxy.state);
                 }
             }
-            _ = look.tick() => switch.flows().look_after(),
+            _ = look.tick() => switch.look_after(),
         }
     }
 }
@@ -165,7 +166,7 @@ impl Switch {
         let ends = Ends::open(&pod.netns).map_err(failed("the ends of its sockets"))?;
         let rules = Rules::install(&pod.netns, self.instance).await?;
         let (wanted, mut endpoints) = mpsc::unbounded_channel();
-        self.pods().insert(place(pod), Served { known: HashSet::new(), wanted });
+        self.pods().insert(place(pod), Served { since: Instant::now(), known: HashSet::new(), wanted });
         loop {
             tokio::select! {
                 () = arrival.cut.cancelled() => break,
@@ -210,7 +211,7 @@ impl Switch {
 
     /// The first packet of a connection that the pod opens.
     fn leaving(&self, arrival: &Arrival, first: Segment) -> Verdict {
-        let Some(client) = arrival.neighbour.upgrade().filter(|_| !self.off.load(Ordering::Relaxed)) else {
+        let Some(client) = arrival.neighbour.upgrade().filter(|client| self.may_go(&client.pod)) else {
             return Verdict::Accept(0);
         };
         if let Some(mark) = self.flows().again(&first) {
@@ -235,12 +236,8 @@ impl Switch {
             return Verdict::Accept(if self.is_near(pod, &first) { 0 } else { FAR });
         };
         if first.hops.saturating_add(1) < flow.first.hops {
-            let why = "packets between pods of this node leave it: their connections are joined by the proxy from now on";
-            tracing::warn!(from = %first.from, to = %first.to, "{why}");
-            self.off.store(true, Ordering::Relaxed);
             let key = flow.key();
-            let refusal = |detail: &str| Refusal::new(Reason::UpstreamUnreachable, detail);
-            flows.cut(&key, refusal(why), refusal(why));
+            self.stray(&mut flows, key);
             return Verdict::Drop;
         }
         // Since the client's packet was let go it may have changed.
@@ -252,6 +249,30 @@ impl Switch {
         }
         flow.arrived = true;
         Verdict::Accept(DIRECT)
+    }
+
+    /// Whether connections of this pod may go directly. While its address may still be known as a stranger's it may not.
+    fn may_go(&self, pod: &Arc<Pod>) -> bool {
+        let known = |served: &Served| served.since.elapsed() > FAR_FOR + LOOK;
+        !self.off.load(Ordering::Relaxed) && self.pods().get(&place(pod)).is_some_and(known)
+    }
+
+    /// Looks after all connections.
+    fn look_after(&self) {
+        let mut flows = self.flows();
+        for key in flows.look_after() {
+            self.stray(&mut flows, key);
+        }
+    }
+
+    /// A connection went another way than from the one namespace to the other, so this node is none on which connections can go directly.
+    fn stray(&self, flows: &mut Flows, key: flow::Key) {
+        const WHY: &str =
+            "packets between pods of this node do not stay on it as they are: their connections are joined by the proxy";
+        tracing::warn!(from = %key.0, to = %key.1, "{WHY}");
+        self.off.store(true, Ordering::Relaxed);
+        let refusal = || Refusal::new(Reason::UpstreamUnreachable, WHY);
+        flows.cut(&key, refusal(), refusal());
     }
 
     /// Whether the sender is a pod that is served here.

@@ -33,7 +33,7 @@ pub(super) const FAR: u32 = 0x53c;
 /// The bit of a packet's mark by which a living proxy vouches for its connection.
 const ALIVE: u32 = 0x2000_0000;
 /// How long an address is known to be far.
-const FAR_FOR: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) const FAR_FOR: std::time::Duration = std::time::Duration::from_secs(2);
 /// Addresses known to be far.
 const FAR_MOST: u32 = 4096;
 /// After the capture rules that mark (-150) and before those that translate (-100).
