@@ -7,9 +7,10 @@ use std::{
 };
 
 use ambit_api::{
-    security::{Action, Match},
+    security::{Action, Match, StringMatch, string_match::MatchType},
     workload::{GatewayAddress, gateway_address::Destination},
 };
+use ambit_runtime::socket::{ConnectOptions, connect};
 use ambit_testbed::Pod;
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
@@ -20,7 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    mesh::{Mesh, PATIENCE, call, call_until_it_works, echo, id_of, network_address},
+    mesh::{Mesh, PATIENCE, call, call_until_it_works, echo, id_of, network_address, talk},
+    observe::get,
     test,
 };
 
@@ -31,7 +33,7 @@ const MARKER: &[u8] = b"plain-text-marker-4713";
 
 pub fn tests() -> Vec<Trial> {
     type Body = fn(&'static str) -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
-    let bodies: [(&str, Body); 10] = [
+    let bodies: [(&str, Body); 11] = [
         ("both_ends_log_who_and_how_much_and_nothing_reaches_a_wire", |mode| Box::pin(logged(mode))),
         ("the_end_of_one_direction_leaves_the_other_open_on_one_node", |mode| Box::pin(half_close(mode))),
         ("a_reset_of_one_side_is_a_reset_at_the_other_on_one_node", |mode| Box::pin(reset(mode))),
@@ -41,6 +43,7 @@ pub fn tests() -> Vec<Trial> {
         ("an_identity_that_is_not_the_pods_is_refused_on_one_node", |mode| Box::pin(impostor(mode))),
         ("a_waypoint_is_not_gone_around_on_one_node", |mode| Box::pin(waypoint(mode))),
         ("much_data_both_ways_at_once_arrives_unchanged_on_one_node", |mode| Box::pin(bulk(mode))),
+        ("a_pod_that_marks_its_own_packets_has_no_identity_on_one_node", |mode| Box::pin(marked(mode))),
         ("a_killed_proxy_leaves_nothing_open_on_one_node", |mode| Box::pin(killed(mode))),
     ];
     let trials = MODES.iter().flat_map(|mode| {
@@ -64,8 +67,13 @@ async fn ends(mode: &'static str) -> anyhow::Result<Ends> {
     let mesh = Mesh::start_with(mode).await?;
     let pods = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
     let to = SocketAddr::new(pods.1.ip(), 8080);
-    let listener = pods.1.listen(to)?;
     let until = std::time::Instant::now() + PATIENCE;
+    // An address of which nothing is known yet would be the world outside.
+    while !get(&mesh, 0, 15000, "/config_dump").await?.contains("Kubernetes//Pod/shop/api") {
+        ensure!(std::time::Instant::now() < until, "the proxy does not know the pod");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let listener = pods.1.listen(to)?;
     loop {
         let client = pods.0.connect(to).await?;
         let (server, from) = timeout(PATIENCE, listener.accept()).await??;
@@ -272,6 +280,30 @@ async fn waypoint(mode: &'static str) -> anyhow::Result<()> {
     mesh.change("api", |workload| workload.waypoint = Some(GatewayAddress { destination, hbone_mtls_port: 15008 }));
     mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=waypoint_unreachable "]).await?;
     ensure!(call(&client, to, b"x").await.is_err(), "the waypoint was gone around");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn marked(mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mesh, client, server, pods } = ends(mode).await?;
+    drop((client, server));
+    let _echo = echo(&pods.1, 8081)?;
+    let to = SocketAddr::new(pods.1.ip(), 8081);
+    let presence = StringMatch { match_type: Some(MatchType::Presence(())) };
+    mesh.policy("strict", Action::Deny, vec![Match { not_principals: vec![presence], ..Default::default() }]);
+    // The marks of packets that a proxy sent, or let go.
+    for mark in [0x539, 0x1000_0539] {
+        let options = ConnectOptions { mark: Some(mark), netns: Some(pods.0.netns()), ..ConnectOptions::default() };
+        let until = std::time::Instant::now() + PATIENCE;
+        while let Ok(stream) = connect(to, &options).await {
+            if talk(stream, b"x").await.is_err() {
+                break;
+            }
+            ensure!(std::time::Instant::now() < until, "{mark:#x}: it is let in");
+        }
+        call(&pods.0, to, b"x").await?;
+    }
+    mesh.logged(0, &["direction=inbound", "security=none", "policy=shop/strict ", "reason=strict_mtls_required "]).await?;
     mesh.bed.shutdown().await;
     Ok(())
 }
