@@ -1,0 +1,12 @@
+//! The tests.
+
+mod chopped;
+mod frames;
+mod memory;
+mod peers;
+mod pings;
+mod pumps;
+mod resets;
+mod scripts;
+mod slow;
+mod windows;
