@@ -140,8 +140,8 @@ pub const GROWTH_PODS_NEW: Figure = less("growth_pods_new", "CPU per new connect
 pub const STORM_RATE: Figure = more("storm_rate", "storm: new connections/s made");
 /// Share of the storm's connections that failed.
 pub const STORM_ERRORS: Figure = less("storm_errors", "storm: failed connections, %");
-/// 99th percentile of another client's requests during the storm, against before it.
-pub const STORM_P99: Figure = less("storm_p99", "storm: p99 of another client ÷ before it");
+/// 99th percentile of another client's requests during the storm.
+pub const STORM_P99: Figure = less("storm_p99", "storm: p99 ms of another client at 2,000 requests/s");
 /// The most memory of the proxies in the last third of the storm, against the middle third: 1 when it does not grow.
 pub const STORM_GROWTH: Figure = less("storm_growth", "storm: memory in its last third ÷ its second third");
 /// The most memory that the proxies had during the storm.

@@ -24,6 +24,9 @@ use crate::{
 /// The path that grows.
 const PATH: Path = Path::Ztunnel;
 
+/// Each of the many measurements is made no more often than this.
+const MOST_ROUNDS: usize = 3;
+
 /// How many connections, workloads, policies and pods there are when grown.
 const CONNECTIONS: usize = 10_000;
 const WORKLOADS: usize = 10_000;
@@ -44,7 +47,7 @@ pub async fn measure(session: &mut Session) -> anyhow::Result<()> {
     if !session.paths.contains(&PATH) {
         return Ok(());
     }
-    let rounds = session.rounds;
+    let rounds = session.rounds.min(MOST_ROUNDS);
     let bench = &mut session.bench;
     connections(bench, rounds).await.context("growing to 10,000 connections")?;
     workloads(bench, rounds).await.context("growing to 10,000 workloads")?;

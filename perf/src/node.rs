@@ -26,7 +26,7 @@ pub struct Node {
     #[arg(long)]
     pub all: bool,
     /// Seconds of the storm.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(3..=3600))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u16).range(5..=3600))]
     pub storm_seconds: u16,
     /// Leaves the requests, bulk, fairness and start out: growth and storm alone.
     #[arg(long)]

@@ -38,6 +38,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub struct Line {
     pub near: SocketAddr,
     pub runtime: Handle,
+    /// The one thread that it runs on.
+    pub thread: nix::unistd::Pid,
 }
 
 fn id(account: &str) -> SpiffeId {
@@ -62,7 +64,7 @@ pub fn line(application: fn(StdStream)) -> Line {
             let source = LocalSource::new(Arc::new(Authority::create(&"cluster.local".parse().unwrap()).unwrap()), LIMIT * 360);
             let far = far(source.clone(), application_address).await;
             let near = near(source, far).await;
-            tell.send(Line { near, runtime: Handle::current() }).unwrap();
+            tell.send(Line { near, runtime: Handle::current(), thread: nix::unistd::gettid() }).unwrap();
             std::future::pending::<()>().await;
         });
     });

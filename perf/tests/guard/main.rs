@@ -5,6 +5,7 @@
 
 #![allow(missing_docs)]
 
+mod calls;
 mod count;
 mod line;
 
@@ -57,6 +58,28 @@ fn a_lone_request_costs_few_allocations_calls_and_wake_ups() {
     requests(200);
     let counts = cost(&line, REQUESTS, || requests(REQUESTS));
     check("a lone request", counts, Counts { allocations: 8.3, reads: 2.1, writes: 2.1, waits: 4.2 });
+}
+
+#[test]
+fn a_lone_request_costs_few_system_calls() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    const REQUESTS: usize = 2000;
+    let line = line(answer);
+    let mut client = Client::open(&line);
+    let mut requests = |count| {
+        for _ in 0..count {
+            client.ask();
+            client.hear();
+        }
+    };
+    requests(200);
+    let Some(calls) = calls::of_thread(line.thread, || requests(REQUESTS)) else {
+        println!("not counted: there is no program `perf` here, or the kernel has no tracepoints of system calls");
+        return;
+    };
+    let each = calls / REQUESTS as f64;
+    println!("a lone request: {each:.3} system calls");
+    assert!(each <= 12.2, "{each:.3} system calls for a lone request, at most 12.2 are allowed");
 }
 
 #[test]

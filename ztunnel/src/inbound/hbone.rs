@@ -162,15 +162,27 @@ pub(crate) async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: 
     let Some(workload) = proxy.destination(pod).await else {
         return Err(Refusal::new(Reason::DestinationUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
     };
-    record.target = plan::Target { workload: Some(Arc::clone(&workload)), service: None };
-    let admitted = admit(&workload, target)?;
+    let admitted = decide((proxy, pod), &workload, (&peer.id, peer.from), target, record)?;
+    let upstream = proxy.connect(pod, admitted.upstream, same_family(peer.from.ip(), admitted.upstream)).await?;
+    Ok((upstream, admitted, workload))
+}
+
+/// Decides whether the client, who proved to be this, may reach `target` of `workload`.
+pub(crate) fn decide(
+    (proxy, pod): (&Proxy, &Pod),
+    workload: &Arc<ambit_model::workload::Workload>,
+    (id, from): (&SpiffeId, SocketAddr),
+    target: &Target,
+    record: &mut Record,
+) -> Result<Admitted, Refusal> {
+    record.target = plan::Target { workload: Some(Arc::clone(workload)), service: None };
+    let admitted = admit(workload, target)?;
     if admitted.proxy_protocol {
         // The application waits for a header that we cannot write yet, and would take the first bytes for it.
         return Err(Refusal::new(Reason::Internal, "the PROXY protocol is not supported yet"));
     }
-    permit((proxy, pod), &workload, Some(&peer.id), peer.from, admitted.destination, record)?;
-    let upstream = proxy.connect(pod, admitted.upstream, same_family(peer.from.ip(), admitted.upstream)).await?;
-    Ok((upstream, admitted, workload))
+    permit((proxy, pod), workload, Some(id), from, admitted.destination, record)?;
+    Ok(admitted)
 }
 
 /// The client's address for the last hop, unless the tunnel came over the other address family.

@@ -90,6 +90,11 @@ fn watched(
     }
 }
 
+/// Why a connection that was allowed no longer is.
+pub(crate) fn no_longer(state: &Shared, workload: &Arc<Workload>, connection: &Connection) -> Option<Refusal> {
+    state.read(|mesh| decide(mesh, workload, connection)).err()
+}
+
 /// Completes when a connection that was allowed no longer is; at once when that happened while the application was being dialled.
 pub(crate) async fn revoked(
     state: &Shared,
@@ -101,7 +106,7 @@ pub(crate) async fn revoked(
     let connection = Connection { source: peer.cloned(), source_ip: from.ip(), destination };
     let mut policies = state.policies();
     loop {
-        if let Err(refusal) = state.read(|mesh| decide(mesh, workload, &connection)) {
+        if let Some(refusal) = no_longer(state, workload, &connection) {
             return refusal;
         }
         // The sender lives in the state, so there is no error to wait for.

@@ -3,13 +3,18 @@
 //! Nothing here decides who may connect: the plan, the admission and the authorization are those of the tunnel. A connection is taken
 //! from the tunnel only when it is certain that the pod behind the tunnel is served here; else the tunnel finds out.
 
+mod direct;
 pub(crate) mod relay;
 
 use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use ambit_model::{
@@ -17,9 +22,14 @@ use ambit_model::{
     workload::Workload,
 };
 use ambit_runtime::drain::Watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::proxy::{Pod, Proxy};
+use direct::{Arrival, Direct};
+
+/// How long it is remembered by which number an endpoint was picked, and for how many connections.
+const PICKED_FOR: Duration = Duration::from_secs(5);
+const PICKED_MOST: usize = 4096;
 
 /// How connections between two pods of this node are carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -29,6 +39,9 @@ pub enum SameNode {
     /// Joined in this process.
     #[default]
     Relay,
+    /// By the kernel alone, once this process has decided about the first packet. For nodes on which packets between two of their pods
+    /// do not leave the node.
+    Direct,
 }
 
 /// A pod that is served here, as the other end of a connection.
@@ -40,6 +53,8 @@ pub struct Neighbour {
     pub(crate) cut: CancellationToken,
     /// Addresses that are known to be in its namespace.
     own: RwLock<Vec<IpAddr>>,
+    /// Whether it has left the mesh.
+    released: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Neighbour {
@@ -77,13 +92,19 @@ type PodName = (Box<str>, Box<str>);
 pub struct Neighbours {
     mode: SameNode,
     pods: Arc<RwLock<HashMap<PodName, Arc<Neighbour>>>>,
+    direct: Arc<OnceLock<Option<Direct>>>,
+    /// By which number an endpoint was picked for a connection that is captured all the same, and when.
+    picked: Arc<Mutex<HashMap<Ends, (u64, Instant)>>>,
 }
+
+/// A client's address and the one that it dialled.
+type Ends = (SocketAddr, SocketAddr);
 
 impl Neighbours {
     /// No pods yet.
     #[must_use]
     pub fn new(mode: SameNode) -> Self {
-        Self { mode, pods: Arc::default() }
+        Self { mode, ..Self::default() }
     }
 
     fn key(pod: &Pod) -> PodName {
@@ -91,11 +112,57 @@ impl Neighbours {
     }
 
     /// A pod is served from now on, in place of an earlier one of its name.
-    pub(crate) fn add(&self, pod: Arc<Pod>, watch: Watch, cut: CancellationToken) {
+    pub(crate) fn add(&self, proxy: &Arc<Proxy>, pod: Arc<Pod>, watch: Watch, cut: CancellationToken, tasks: &TaskTracker) {
         let key = Self::key(&pod);
         let own = RwLock::new(pod.netns.addresses().unwrap_or_default());
-        let neighbour = Arc::new(Neighbour { pod, watch, cut, own });
+        let released = Arc::new(AtomicBool::new(false));
+        let neighbour = Neighbour { pod: Arc::clone(&pod), watch, cut: cut.clone(), own, released: Arc::clone(&released) };
+        let neighbour = Arc::new(neighbour);
+        let weak = Arc::downgrade(&neighbour);
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(key, neighbour);
+        if let Some(direct) = self.direct(proxy) {
+            direct.serve(Arrival { neighbour: weak, pod, cut, released, _until_the_end: tasks.token() });
+        }
+    }
+
+    fn direct(&self, proxy: &Arc<Proxy>) -> Option<&Direct> {
+        let start = || match Direct::start(Arc::clone(proxy)) {
+            Ok(direct) => Some(direct),
+            Err(error) => {
+                tracing::warn!(%error, "connections on the node are joined by the proxy");
+                None
+            }
+        };
+        if self.mode == SameNode::Direct { self.direct.get_or_init(start).as_ref() } else { None }
+    }
+
+    /// A pod leaves the mesh. To be called before [`Neighbours::remove`].
+    pub(crate) fn release(&self, pod: &Pod) {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = pods.get(&Self::key(pod)) {
+            found.released.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn picked(&self) -> MutexGuard<'_, HashMap<Ends, (u64, Instant)>> {
+        self.picked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers by which number an endpoint was picked for a connection that will be captured now.
+    fn remember(&self, ends: Ends, random: u64) {
+        let mut picked = self.picked();
+        if picked.len() >= PICKED_MOST {
+            picked.retain(|_, (_, since)| since.elapsed() < PICKED_FOR);
+        }
+        if picked.len() < PICKED_MOST {
+            picked.insert(ends, (random, Instant::now()));
+        }
+    }
+
+    /// The number to pick an endpoint by for this connection.
+    pub(crate) fn random(&self, from: SocketAddr, destination: SocketAddr) -> u64 {
+        let remembered = if self.mode == SameNode::Direct { self.picked().remove(&(from, destination)) } else { None };
+        remembered.map_or_else(|| fastrand::u64(..), |(random, _)| random)
     }
 
     /// A pod is no longer served. To be called before it is drained.
@@ -126,6 +193,15 @@ pub(crate) async fn find(
     from: SocketAddr,
     plan: &Hbone,
 ) -> Option<Arc<Neighbour>> {
+    let near = certain(proxy, source, from, plan)?;
+    // Who is not given a certificate, for the authority does not believe in it or it has expired, has no identity here either.
+    proxy.certificates.get(&client.identity).await.ok()?;
+    proxy.certificates.get(&near.pod.identity).await.ok()?;
+    Some(near)
+}
+
+/// As [`find`], but for the certificates.
+fn certain(proxy: &Proxy, source: &Workload, from: SocketAddr, plan: &Hbone) -> Option<Arc<Neighbour>> {
     let workload = plan.target.workload.as_ref().filter(|workload| plan.hop == Hop::Endpoint && !workload.host_network)?;
     let near = proxy.near.get(workload)?;
     let same_workload = || {
@@ -139,11 +215,5 @@ pub(crate) async fn find(
         && !near.watch.is_draining()
         && same_workload()
         && near.holds(plan.dial.ip());
-    if !certain {
-        return None;
-    }
-    // Who is not given a certificate, for the authority does not believe in it or it has expired, has no identity here either.
-    proxy.certificates.get(&client.identity).await.ok()?;
-    proxy.certificates.get(&near.pod.identity).await.ok()?;
-    Some(near)
+    certain.then_some(near)
 }

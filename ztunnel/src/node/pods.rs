@@ -109,7 +109,8 @@ impl Pods {
         acceptor.run(plaintext, move |proxy, io, from, _| inbound::plaintext::handle(proxy, Arc::clone(&own), io, from));
         let own = Arc::clone(&pod);
         acceptor.run(hbone, move |proxy, io, from, watch| inbound::hbone::handle(proxy, Arc::clone(&own), io, from, watch));
-        self.proxy.near.add(Arc::clone(&pod), acceptor.watch.clone(), acceptor.cut.clone());
+        let (watch, cut) = (acceptor.watch.clone(), acceptor.cut.clone());
+        self.proxy.near.add(&self.proxy, Arc::clone(&pod), watch, cut, &acceptor.tasks);
         Ok(Running { pod, trigger, cut: acceptor.cut, tasks: acceptor.tasks })
     }
 
@@ -118,6 +119,7 @@ impl Pods {
         let removed = self.running().remove(uid);
         if let Some(running) = removed {
             tracing::info!(uid, "pod {} is no longer captured", running.pod.name);
+            self.proxy.near.release(&running.pod);
             self.workers.proxies().for_each(|proxy| proxy.pool.forget(&running.pod.identity));
             self.end(running, POD_DRAIN);
             self.forget_keys();

@@ -114,8 +114,9 @@ async fn open(
     record.source_workload = Some(Arc::clone(&source));
     let mut avoid: Vec<Uid> = Vec::new();
     let mut failed = None;
+    let mut random = proxy.near.random(from, destination);
     for _ in 0..ATTEMPTS {
-        let request = plan::Request { source: &source, destination, random: fastrand::u64(..), avoid: &avoid };
+        let request = plan::Request { source: &source, destination, random, avoid: &avoid };
         let attempt = match proxy.state.read(|mesh| plan::plan(mesh, request)) {
             Plan::Hbone(plan) => {
                 record.towards(&plan.target);
@@ -148,6 +149,7 @@ async fn open(
             _ => return Err(refusal),
         }
         tracing::debug!(%refusal, "another endpoint is tried");
+        random = fastrand::u64(..);
         failed = Some(refusal);
     }
     Err(failed.unwrap_or_else(|| Refusal::new(Reason::NoHealthyEndpoint, "")))

@@ -25,6 +25,12 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts bytes that were carried without a pump.
+    pub fn add(&self, sent: u64, received: u64) {
+        self.sent.fetch_add(sent, Ordering::Relaxed);
+        self.received.fetch_add(received, Ordering::Relaxed);
+    }
+
     /// Bytes carried into the first side (the tunnel).
     #[must_use]
     pub fn sent(&self) -> u64 {

@@ -1,0 +1,280 @@
+//! One connection that the kernel carries by itself, from the packet that opens it to the two lines that are written at its end.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ambit_hbone::copy::Counters;
+use ambit_identity::SpiffeId;
+use ambit_model::{Reason, Refusal, authorize::Connection, workload::Workload};
+
+use super::{
+    super::Neighbour,
+    ends::{Carried, Sockets},
+    segment::Segment,
+};
+use crate::{
+    peer,
+    proxy::{Places, Pod},
+    telemetry::Record,
+};
+
+/// How long a connection may take from its first packet to its second decision.
+const OPENING: Duration = Duration::from_secs(70);
+
+/// When a connection is looked after first.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+/// The longest pause until that is done again.
+const LAST_LOOK: Duration = Duration::from_secs(30);
+
+/// How long the other end may take to follow the first, before it is looked for.
+const FOLLOW: Duration = Duration::from_secs(1);
+
+/// One of the two ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+/// What identifies a connection in the client's namespace: the client's address and the one it dialled.
+pub(super) type Key = (SocketAddr, SocketAddr);
+
+/// A connection that was allowed to go directly.
+pub(super) struct Flow {
+    /// Its first packet.
+    pub(super) first: Segment,
+    /// The mark of that packet.
+    pub(super) mark: u32,
+    /// The address of the pod that it really goes to.
+    pub(super) endpoint: SocketAddr,
+    pub(super) client: Arc<Neighbour>,
+    pub(super) server: Arc<Neighbour>,
+    pub(super) workload: Arc<Workload>,
+    pub(super) records: Records,
+    pub(super) _places: [Places; 2],
+    pub(super) begun: Instant,
+    /// Whether its first packet has reached the server.
+    pub(super) arrived: bool,
+    reset_by: Option<Side>,
+    ended: [Option<Carried>; 2],
+    /// What each end has sent, as far as it is counted.
+    counted: [u64; 2],
+    /// When it is looked after next, and how long after that again.
+    look: (Instant, Duration),
+    /// Why it was cut, for the inbound side and for the outbound side.
+    cut: Option<(Refusal, Refusal)>,
+}
+
+/// The records of both sides.
+pub(super) struct Records {
+    pub(super) outbound: Record,
+    pub(super) inbound: Record,
+    pub(super) counters: Arc<Counters>,
+    opened: bool,
+}
+
+impl Records {
+    pub(super) fn new(outbound: Record, mut inbound: Record) -> Self {
+        inbound.count_with(&outbound);
+        let counters = outbound.counters();
+        Self { outbound, inbound, counters, opened: false }
+    }
+
+    fn open(&mut self) {
+        if !self.opened {
+            self.opened = true;
+            self.outbound.established();
+            self.inbound.established();
+        }
+    }
+}
+
+impl Flow {
+    #[allow(clippy::too_many_arguments, reason = "they are what a flow is")]
+    pub(super) fn new(
+        first: Segment,
+        mark: u32,
+        endpoint: SocketAddr,
+        (client, server): (Arc<Neighbour>, Arc<Neighbour>),
+        workload: Arc<Workload>,
+        records: Records,
+        places: [Places; 2],
+    ) -> Self {
+        Self {
+            first,
+            mark,
+            endpoint,
+            client,
+            server,
+            workload,
+            records,
+            _places: places,
+            begun: Instant::now(),
+            arrived: false,
+            reset_by: None,
+            ended: [None; 2],
+            counted: [0; 2],
+            look: (Instant::now() + FIRST_LOOK, FIRST_LOOK),
+            cut: None,
+        }
+    }
+
+    pub(super) fn key(&self) -> Key {
+        (self.first.from, self.first.to)
+    }
+
+    /// The connection as policy sees it.
+    pub(super) fn connection(&self) -> Connection {
+        let source: SpiffeId = self.client.pod.identity.clone();
+        Connection { source: Some(source), source_ip: self.first.from.ip(), destination: self.endpoint }
+    }
+
+    fn pod(&self, side: Side) -> &Arc<Pod> {
+        match side {
+            Side::Client => &self.client.pod,
+            Side::Server => &self.server.pod,
+        }
+    }
+
+    /// Whether this end is in `pod`.
+    pub(super) fn is_of(&self, side: Side, pod: &Arc<Pod>) -> bool {
+        Arc::ptr_eq(self.pod(side), pod)
+    }
+
+    /// Where the socket of this end is, and what it is connected to.
+    fn addresses(&self, side: Side) -> (SocketAddr, SocketAddr) {
+        match side {
+            Side::Client => (self.first.from, self.first.to),
+            Side::Server => (self.endpoint, self.first.from),
+        }
+    }
+
+    /// Notes that one end sends a reset, before the other has it; what the other has carried is counted now, as it may keep its socket.
+    pub(super) fn reset(&mut self, by: Side) {
+        if self.reset_by.is_some() {
+            return;
+        }
+        self.reset_by = Some(by);
+        let other = if by == Side::Client { Side::Server } else { Side::Client };
+        if let Ok(carried) = self.look(other) {
+            self.end(other, carried);
+        }
+    }
+
+    /// Notes that the socket of one end is no more.
+    pub(super) fn end(&mut self, side: Side, carried: Carried) {
+        self.ended[side as usize].get_or_insert(carried);
+        self.count(side, carried);
+        self.look = (Instant::now() + FOLLOW, FOLLOW);
+    }
+
+    /// Counts what one end has sent.
+    fn count(&mut self, side: Side, carried: Carried) {
+        if side == Side::Client && carried.acknowledged > 0 {
+            self.records.open();
+        }
+        let counted = &mut self.counted[side as usize];
+        let more = carried.sent.saturating_sub(*counted);
+        *counted += more;
+        match side {
+            Side::Client => self.records.counters.add(more, 0),
+            Side::Server => self.records.counters.add(0, more),
+        }
+    }
+
+    /// Whether there is nothing more to wait for.
+    pub(super) fn is_over(&self) -> bool {
+        let [client, server] = self.ended;
+        // Without an answer there is no socket at the other end.
+        self.cut.is_some() || client.is_some_and(|client| client.acknowledged == 0 || server.is_some())
+    }
+
+    fn look(&self, side: Side) -> std::io::Result<Carried> {
+        let (local, remote) = self.addresses(side);
+        Sockets::open(&self.pod(side).netns)?.carried(local, remote)
+    }
+
+    /// Looks after a connection of which nothing was heard; ever more seldom. Returns whether it is over.
+    pub(super) fn look_after(&mut self) -> bool {
+        let (next, pause) = self.look;
+        if Instant::now() < next {
+            return false;
+        }
+        self.look = (Instant::now() + pause, (pause * 2).min(LAST_LOOK));
+        let mut gone = self.arrived;
+        for side in [Side::Client, Side::Server] {
+            match self.look(side) {
+                Ok(carried) => {
+                    self.count(side, carried);
+                    gone = false;
+                }
+                Err(error) => gone &= error.kind() == std::io::ErrorKind::NotFound,
+            }
+        }
+        // Applications may keep sockets that are at their end; nothing comes of them any more.
+        gone || self.is_over() || self.is_lost()
+    }
+
+    /// Whether it stands without having arrived at its server's pod.
+    pub(super) fn has_strayed(&self) -> bool {
+        self.records.opened && !self.arrived
+    }
+
+    /// Whether it was begun and never arrived anywhere.
+    fn is_lost(&self) -> bool {
+        !self.arrived && self.begun.elapsed() > OPENING
+    }
+
+    /// Cuts the connection: both applications learn of it at once.
+    pub(super) fn cut(&mut self, inbound: Refusal, outbound: Refusal) {
+        if self.cut.is_some() {
+            return;
+        }
+        for side in [Side::Client, Side::Server] {
+            if let Ok(carried) = self.look(side) {
+                self.end(side, carried);
+            }
+        }
+        self.cut = Some((inbound, outbound));
+        // The server's first: its reset then ends the client's in the way that the client would end by the proxy.
+        for side in [Side::Server, Side::Client] {
+            let (local, remote) = self.addresses(side);
+            let destroyed = Sockets::open(&self.pod(side).netns).and_then(|sockets| sockets.destroy(local, remote));
+            if let Err(error) = destroyed {
+                tracing::debug!(%error, %local, %remote, "a socket was not there to be ended");
+            }
+        }
+    }
+
+    /// Writes both records.
+    pub(super) fn finish(self) {
+        let Records { outbound, inbound, opened, .. } = self.records;
+        let both = |reason, detail: &str| (Refusal::new(reason, detail), Refusal::new(reason, detail));
+        let ended = match (self.cut, self.reset_by) {
+            (Some(cut), _) => Some(cut),
+            (None, Some(Side::Server)) if !opened => {
+                let refused = std::io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error());
+                let refusal = Refusal::new(Reason::UpstreamRefused, format!("{}: {refused}", self.endpoint));
+                let said = peer::read_refusal(peer::status(refusal.reason), &peer::write_refusal(&refusal));
+                Some((refusal, said))
+            }
+            (None, Some(Side::Server)) => Some(both(Reason::UpstreamReset, "the server reset it")),
+            (None, Some(Side::Client)) => Some(both(Reason::ClientReset, "the client reset it")),
+            (None, None) if !opened => Some(both(Reason::ClientReset, "it gave up before the answer")),
+            (None, None) => None,
+        };
+        match ended {
+            Some((said_inbound, said_outbound)) => {
+                inbound.refused(said_inbound);
+                outbound.refused(said_outbound);
+            }
+            None => {
+                inbound.finish();
+                outbound.finish();
+            }
+        }
+    }
+}
