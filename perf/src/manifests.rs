@@ -138,3 +138,37 @@ fn serve(program: &str, ports: &[u16]) -> String {
     let ports: Vec<String> = ports.iter().map(|port| format!("\"--port\", \"{port}\"")).collect();
     format!("[\"{program}\", \"serve\", {}]", ports.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Kind and metadata of each object.
+    fn objects(text: &str) -> Vec<(&str, &str)> {
+        let documents = text.split("---\n").filter(|document| !document.trim().is_empty());
+        documents
+            .map(|document| {
+                let kind = document.lines().find(|line| line.starts_with("kind: ")).unwrap();
+                let metadata = document.split_once("metadata:").unwrap().1.split("labels").next().unwrap();
+                (kind, metadata.split("spec").next().unwrap().trim())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn no_object_is_there_twice() {
+        let paths: Vec<Path> = Path::NODE.iter().chain(&Path::QUICK[3..]).copied().collect();
+        let text = yaml("/bin/perf", &paths);
+        let all = objects(&text);
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
+        assert_eq!(all.iter().filter(|(kind, _)| *kind == "kind: Pod").count(), paths.len() * 3);
+    }
+
+    #[test]
+    fn captured_paths_without_a_waypoint_have_a_policy() {
+        let policies = |path: Path| yaml("/bin/perf", &[path]).matches("kind: AuthorizationPolicy").count();
+        assert_eq!([Path::NoMesh, Path::Ztunnel, Path::SameNode, Path::Waypoint].map(policies), [0, 1, 1, 0]);
+    }
+}

@@ -6,7 +6,7 @@ use crate::{
     bench::{Bench, calls},
     fairness, growth,
     paths::Path,
-    session::{Options, Session},
+    session::{Options, Session, unless_told},
     start, storm,
 };
 
@@ -38,17 +38,21 @@ pub struct Node {
 /// # Errors
 /// When a path does not work at all, or a file cannot be written.
 pub async fn run(node: &Node) -> anyhow::Result<()> {
-    let mut session = Session::start(&node.options, &Path::NODE, 5).await?;
+    let session = unless_told(Session::start(&node.options, &Path::NODE, 5)).await?;
+    session.run(async |session: &mut Session| parts(session, node).await).await
+}
+
+async fn parts(session: &mut Session, node: &Node) -> anyhow::Result<()> {
     if !node.skip_rounds {
-        rounds(&mut session).await?;
+        rounds(session).await?;
     }
     if node.growth || node.all {
-        growth::measure(&mut session).await?;
+        growth::measure(session).await?;
     }
     if node.storm || node.all {
-        storm::measure(&mut session, node.storm_seconds).await?;
+        storm::measure(session, node.storm_seconds).await?;
     }
-    session.finish().await
+    Ok(())
 }
 
 async fn rounds(session: &mut Session) -> anyhow::Result<()> {

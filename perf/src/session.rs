@@ -126,11 +126,25 @@ impl Session {
         }
     }
 
+    /// Has `parts` measure, then prints and writes what there is: also when one of them fails or a signal ends them, as minutes of
+    /// measuring lie behind by then.
+    ///
+    /// # Errors
+    /// That of `parts`; that a signal came; or when a file cannot be written.
+    pub async fn run(mut self, parts: impl AsyncFnOnce(&mut Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let outcome = unless_told(parts(&mut self)).await;
+        if let Err(error) = &outcome {
+            self.bench.results.notes.push(format!("not everything was measured: {error:#}"));
+        }
+        self.finish().await?;
+        outcome
+    }
+
     /// Prints and writes the result, and ends everything in order.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub async fn finish(self) -> anyhow::Result<()> {
+    async fn finish(self) -> anyhow::Result<()> {
         let names: Vec<&str> = self.paths.iter().map(|path| path.name()).collect();
         let Bench { rig, results, seconds, .. } = self.bench;
         let document = Document::new(results, self.machine, &names, &Path::comparisons(), self.rounds, seconds);
@@ -146,6 +160,17 @@ impl Session {
         }
         rig.stop().await;
         Ok(())
+    }
+}
+
+/// What `run` gives, unless a signal comes before: then everything it started ends with it.
+///
+/// # Errors
+/// Those of `run`, and that a signal came.
+pub async fn unless_told<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = run => done,
+        signal = ambit_runtime::signal::shutdown() => bail!("ended by {}", signal?),
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod relay;
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
@@ -25,7 +25,7 @@ use ambit_runtime::drain::Watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::proxy::{Pod, Proxy};
-use direct::{Arrival, Direct};
+use direct::{Arrival, Direct, Sockets};
 
 /// How long it is remembered by which number an endpoint was picked, and for how many connections.
 const PICKED_FOR: Duration = Duration::from_secs(5);
@@ -55,6 +55,8 @@ pub struct Neighbour {
     own: RwLock<Vec<IpAddr>>,
     /// Whether it has left the mesh.
     released: Arc<AtomicBool>,
+    /// Asks about its sockets.
+    sockets: Mutex<Option<Sockets>>,
 }
 
 impl fmt::Debug for Neighbour {
@@ -64,6 +66,15 @@ impl fmt::Debug for Neighbour {
 }
 
 impl Neighbour {
+    /// Asks about the pod's sockets, with what is made when it is needed first.
+    fn sockets<T>(&self, ask: impl FnOnce(&Sockets) -> io::Result<T>) -> io::Result<T> {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *sockets {
+            Some(sockets) => ask(sockets),
+            none => ask(none.insert(Sockets::open(&self.pod.netns)?)),
+        }
+    }
+
     /// Whether `ip` is an address of the pod's own namespace. The control plane says so too, but what it says may be of an earlier pod,
     /// and a connection to an address that is not there would leave the pod in clear.
     fn holds(&self, ip: IpAddr) -> bool {
@@ -116,7 +127,14 @@ impl Neighbours {
         let key = Self::key(&pod);
         let own = RwLock::new(pod.netns.addresses().unwrap_or_default());
         let released = Arc::new(AtomicBool::new(false));
-        let neighbour = Neighbour { pod: Arc::clone(&pod), watch, cut: cut.clone(), own, released: Arc::clone(&released) };
+        let neighbour = Neighbour {
+            pod: Arc::clone(&pod),
+            watch,
+            cut: cut.clone(),
+            own,
+            released: Arc::clone(&released),
+            sockets: Mutex::default(),
+        };
         let neighbour = Arc::new(neighbour);
         let weak = Arc::downgrade(&neighbour);
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(key, neighbour);

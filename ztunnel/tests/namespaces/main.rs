@@ -1,6 +1,7 @@
 //! The node proxy on real namespaces: two nodes, a proxy process on each, a control plane and an authority in the test.
 //! Needs root or user namespaces and leaves nothing behind.
 
+mod books;
 mod carry;
 mod child;
 mod fail;
@@ -11,7 +12,21 @@ mod near;
 mod observe;
 mod policy;
 mod same_policy;
+mod storm;
+mod torture;
 mod waypoint;
+
+#[allow(dead_code, reason = "shared with the tests of tunnels")]
+#[path = "../../../core/hbone/tests/torture/noise.rs"]
+mod noise;
+#[path = "../../../core/hbone/tests/torture/pipe.rs"]
+mod pipe;
+#[allow(dead_code, reason = "shared with the tests of tunnels")]
+#[path = "../../../core/hbone/tests/torture/script.rs"]
+mod script;
+#[allow(dead_code, reason = "shared with the tests of tunnels")]
+#[path = "../../../core/hbone/tests/torture/talk.rs"]
+mod talk;
 
 use std::process::ExitCode;
 
@@ -43,5 +58,7 @@ fn main() -> ExitCode {
     tests.extend(waypoint::tests());
     tests.extend(near::tests());
     tests.extend(same_policy::tests());
+    tests.extend(torture::tests());
+    tests.extend(storm::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -14,6 +14,7 @@ use ambit_runtime::socket::{ConnectOptions, connect};
 use ambit_testbed::Pod;
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
+use nlink::netlink::nftables::{BaseChain, Chain, Family, NatHook, Priority, Rule};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -52,7 +53,61 @@ pub fn tests() -> Vec<Trial> {
             test(&format!("{mode}: {name}"), move || body(mode))
         })
     });
-    trials.collect()
+    let only_direct = [
+        test("direct: where_packets_are_changed_on_their_way_connections_are_joined_instead", changed),
+        test("direct: endpoints_on_the_node_are_not_picked_more_often", picked),
+    ];
+    trials.chain(only_direct).collect()
+}
+
+async fn changed() -> anyhow::Result<()> {
+    let Ends { mesh, client, server, pods } = ends("direct").await?;
+    drop((client, server));
+    let _echo = echo(&pods.1, 8081)?;
+    // As a node does that hides its pods behind its own address.
+    let nft = nlink::Connection::<nlink::Nftables>::new_in(mesh.nodes[0].node.netns().as_fd())?;
+    let chain = Chain::new("hide", "postrouting")?.family(Family::Inet);
+    let chain = chain.base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat));
+    let rule = Rule::new("hide", "postrouting").family(Family::Inet).match_tcp_dport(8081).masquerade();
+    nft.transaction().add_table("hide", Family::Inet).add_chain(chain).add_rule(rule).commit(&nft).await?;
+    let to = SocketAddr::new(pods.1.ip(), 8081);
+    ensure!(call(&pods.0, to, b"x").await.is_err(), "a connection that was changed on its way was let in");
+    both_log(&mesh, &["reason=upstream_unreachable "], &["reason=upstream_unreachable "]).await?;
+    let again = call(&pods.0, to, b"x")
+        .await
+        .with_context(|| std::fs::read_to_string(&mesh.nodes[0].log).unwrap_or_default() + &mesh.program_log(0));
+    let (seen, _) = again?;
+    ensure!(seen == pods.0.ip(), "the server saw {seen}");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn picked() -> anyhow::Result<()> {
+    let Ends { mesh, client, server, pods } = ends("direct").await?;
+    drop((client, server));
+    let far = mesh.pod(1, "far").await?;
+    let _echo = (echo(&pods.1, 8080), echo(&far, 8080)?);
+    let vip: IpAddr = "10.96.0.10".parse()?;
+    mesh.service("api", &[vip], &["api", "far"], |_| {});
+    let to = SocketAddr::new(vip, 80);
+    call_until_it_works(&pods.0, to, PATIENCE).await?;
+    mesh.logged_by_calling(&pods.0, to, 0, &["direction=outbound", "dst.workload=far "]).await?;
+    mesh.logged_by_calling(&pods.0, to, 0, &["direction=outbound", "dst.workload=api "]).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let count = |name: &str| {
+        let log = std::fs::read_to_string(&mesh.nodes[0].log).unwrap_or_default();
+        log.lines().filter(|line| line.contains("direction=outbound") && line.contains(&format!("dst.workload={name} "))).count()
+    };
+    let before = count("api");
+    for _ in 0..200 {
+        call(&pods.0, to, b"x").await?;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let near = count("api") - before;
+    // By chance alone it is outside of this once in 10^9; picked twice as often it would be 150.
+    ensure!((57..=143).contains(&near), "{near} of 200 went to the endpoint on the node");
+    mesh.bed.shutdown().await;
+    Ok(())
 }
 
 /// Both pods and both ends of one connection between them.

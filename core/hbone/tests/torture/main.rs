@@ -10,6 +10,7 @@ mod alone;
 mod bed;
 mod cases;
 mod noise;
+mod pipe;
 mod pipes;
 mod raw;
 mod relay;

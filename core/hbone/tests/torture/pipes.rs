@@ -1,4 +1,4 @@
-//! What a script can be played over: a tunnel, a socket, a stream of the other HTTP/2 implementation.
+//! What a script can be played over besides a socket: a tunnel, a stream of the other HTTP/2 implementation.
 
 use std::{
     io,
@@ -9,27 +9,9 @@ use std::{
 use ambit_hbone::TunnelStream;
 use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes both ways, and a way to cut them.
-pub trait Pipe: AsyncRead + AsyncWrite + Unpin + Send {
-    /// A failure is told to the reader or to the writer, not to both.
-    const TELLS_ONCE: bool;
-
-    /// The other end sees a reset.
-    fn cut(self);
-}
-
-impl Pipe for TcpStream {
-    const TELLS_ONCE: bool = true;
-
-    fn cut(self) {
-        self.set_zero_linger().unwrap();
-    }
-}
+use crate::pipe::Pipe;
 
 /// A tunnel, through either of its interfaces.
 pub struct Tunnel {

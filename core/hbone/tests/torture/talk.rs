@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     noise::{difference, noise},
-    pipes::Pipe,
+    pipe::Pipe,
     script::{Begins, Ends, Half, Pieces, Reads},
 };
 

@@ -119,7 +119,8 @@ impl Switch {
         let mut flow = Flow::new(first, mark, plan.authority, (Arc::clone(client), server), workload, records, places);
         // Decided as the inbound side does, which also notes who connects and by which policy. If it is denied by what came just now, so it
         // is when the packet arrives, which is where it is cut and logged.
-        let _decided_again = hbone::decide((proxy, &flow.server.pod), &flow.workload, (id, first.from), &target, &mut flow.records.inbound);
+        let _decided_again =
+            hbone::decide((proxy, &flow.server.pod), &flow.workload, (id, first.from), &target, &mut flow.records.inbound);
         Some(flow)
     }
 }

@@ -18,7 +18,13 @@ const DESTROY: u16 = 21;
 /// The groups that hear of destroyed TCP sockets: SKNLGRP_INET_TCP_DESTROY and SKNLGRP_INET6_TCP_DESTROY.
 const GROUPS: u32 = 1 | 1 << 2;
 const TCP: u8 = 6;
+/// States in which the other side has ended.
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
 const INFO: u16 = 2;
+/// Whatever the socket's cookie is.
+const ANY_COOKIE: [u8; 8] = [255; 8];
 /// `struct inet_diag_msg`.
 const DIAG: usize = 72;
 
@@ -28,13 +34,17 @@ pub(super) struct Socked {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) carried: Carried,
+    /// The kernel's name of it.
+    cookie: [u8; 8],
 }
 
 /// What a socket counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Carried {
+pub(in crate::local) struct Carried {
     /// Bytes that the application gave and that were sent, each counted once.
     pub(super) sent: u64,
+    /// Bytes that came from the other side.
+    pub(super) received: u64,
     /// Sequence numbers that the other side acknowledged; 0 when a client never was answered.
     pub(super) acknowledged: u64,
 }
@@ -68,32 +78,40 @@ impl Ends {
 
 /// Asks about sockets of one namespace, and ends them.
 #[derive(Debug)]
-pub(super) struct Sockets(Socket);
+pub(in crate::local) struct Sockets(Socket);
 
 impl Sockets {
-    pub(super) fn open(netns: &NetNs) -> io::Result<Self> {
+    pub(in crate::local) fn open(netns: &NetNs) -> io::Result<Self> {
         Socket::open(netns, netlink::SOCK_DIAG, 0).map(Self)
     }
 
     /// What the open socket with these addresses has carried.
-    pub(super) fn carried(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Carried> {
-        let mut buffer = [0; 4096];
-        let bytes = self.0.ask(&request(BY_FAMILY, REQUEST, local, remote), &mut buffer)?;
-        match messages(bytes).find(|(kind, _)| *kind == BY_FAMILY) {
-            // Without details it is what remains of a socket for a while (TIME_WAIT).
-            Some((_, body)) => read(body).map(|found| found.carried).ok_or_else(|| io::ErrorKind::NotFound.into()),
-            None => acknowledged(bytes).and(Err(io::ErrorKind::NotFound.into())),
-        }
+    pub(in crate::local) fn carried(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Carried> {
+        self.find(local, remote).map(|found| found.carried)
     }
 
     /// Ends the socket with these addresses: its application sees that it was aborted, the other side a reset.
-    pub(super) fn destroy(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
-        acknowledged(self.0.ask(&request(DESTROY, REQUEST | ACK, local, remote), &mut [0; 4096])?)
+    pub(in crate::local) fn destroy(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<()> {
+        let cookie = self.find(local, remote)?.cookie;
+        acknowledged(self.0.ask(&request(DESTROY, REQUEST | ACK, local, remote, cookie), &mut [0; 4096])?)
+    }
+
+    /// Where there is no such connection the kernel answers with the socket that listens for it, which must not be taken for it.
+    fn find(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Socked> {
+        let mut buffer = [0; 4096];
+        let bytes = self.0.ask(&request(BY_FAMILY, REQUEST, local, remote, ANY_COOKIE), &mut buffer)?;
+        match messages(bytes).find(|(kind, _)| *kind == BY_FAMILY) {
+            // Without details it is what remains of a socket for a while (TIME_WAIT).
+            Some((_, body)) => read(body)
+                .filter(|found| found.local == local && found.remote == remote)
+                .ok_or_else(|| io::ErrorKind::NotFound.into()),
+            None => acknowledged(bytes).and(Err(io::ErrorKind::NotFound.into())),
+        }
     }
 }
 
-/// `struct inet_diag_req_v2`, for one socket whatever its cookie is.
-fn request(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr) -> Message {
+/// `struct inet_diag_req_v2`, for one socket.
+fn request(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [u8; 8]) -> Message {
     let family = if local.is_ipv4() { 2 } else { 10 };
     let mut body = vec![family, TCP, 1 << (INFO - 1), 0, 255, 255, 255, 255];
     body.extend(local.port().to_be_bytes());
@@ -105,7 +123,7 @@ fn request(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr) -> Mess
         }
     }
     body.extend([0; 4]);
-    body.extend([255; 8]);
+    body.extend(cookie);
     Message::new(kind, flags, &body)
 }
 
@@ -122,7 +140,11 @@ fn read(body: &[u8]) -> Option<Socked> {
     let address = |ip, port| canonical(SocketAddr::new(ip, port));
     let info = attributes(body.get(DIAG..)?).find(|(kind, _)| *kind == INFO)?.1;
     let number = |at: usize| Some(u64::from_ne_bytes(*info.get(at..)?.first_chunk()?));
-    // Of `struct tcp_info`: tcpi_bytes_sent less tcpi_bytes_retrans, and tcpi_bytes_acked.
-    let carried = Carried { sent: number(200)?.saturating_sub(number(208)?), acknowledged: number(120)? };
-    Some(Socked { local: address(ip(8)?, port(4)?), remote: address(ip(24)?, port(6)?), carried })
+    // Of `struct tcp_info`: tcpi_bytes_sent less tcpi_bytes_retrans, tcpi_bytes_received and tcpi_bytes_acked.
+    let ended = matches!(*body.get(1)?, CLOSE_WAIT | LAST_ACK | CLOSING);
+    // The end takes a sequence number as well.
+    let received = number(128)?.saturating_sub(u64::from(ended));
+    let carried = Carried { sent: number(200)?.saturating_sub(number(208)?), received, acknowledged: number(120)? };
+    let cookie = *body.get(44..)?.first_chunk()?;
+    Some(Socked { cookie, local: address(ip(8)?, port(4)?), remote: address(ip(24)?, port(6)?), carried })
 }

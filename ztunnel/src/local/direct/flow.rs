@@ -10,11 +10,7 @@ use ambit_hbone::copy::Counters;
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, authorize::Connection, workload::Workload};
 
-use super::{
-    super::Neighbour,
-    ends::{Carried, Sockets},
-    segment::Segment,
-};
+use super::{super::Neighbour, ends::Carried, segment::Segment};
 use crate::{
     peer,
     proxy::{Places, Pod},
@@ -31,6 +27,9 @@ const LAST_LOOK: Duration = Duration::from_secs(30);
 
 /// How long the other end may take to follow the first, before it is looked for.
 const FOLLOW: Duration = Duration::from_secs(1);
+
+/// How long applications may keep sockets that are at their end, until their connection is taken to have ended.
+const KEPT: Duration = Duration::from_secs(10);
 
 /// One of the two ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +61,8 @@ pub(super) struct Flow {
     ended: [Option<Carried>; 2],
     /// What each end has sent, as far as it is counted.
     counted: [u64; 2],
+    /// Since when neither socket carries anything any more.
+    gone: Option<Instant>,
     /// When it is looked after next, and how long after that again.
     look: (Instant, Duration),
     /// Why it was cut, for the inbound side and for the outbound side.
@@ -117,6 +118,7 @@ impl Flow {
             reset_by: None,
             ended: [None; 2],
             counted: [0; 2],
+            gone: None,
             look: (Instant::now() + FIRST_LOOK, FIRST_LOOK),
             cut: None,
         }
@@ -132,16 +134,16 @@ impl Flow {
         Connection { source: Some(source), source_ip: self.first.from.ip(), destination: self.endpoint }
     }
 
-    fn pod(&self, side: Side) -> &Arc<Pod> {
+    fn neighbour(&self, side: Side) -> &Neighbour {
         match side {
-            Side::Client => &self.client.pod,
-            Side::Server => &self.server.pod,
+            Side::Client => &self.client,
+            Side::Server => &self.server,
         }
     }
 
     /// Whether this end is in `pod`.
     pub(super) fn is_of(&self, side: Side, pod: &Arc<Pod>) -> bool {
-        Arc::ptr_eq(self.pod(side), pod)
+        Arc::ptr_eq(&self.neighbour(side).pod, pod)
     }
 
     /// Where the socket of this end is, and what it is connected to.
@@ -152,7 +154,8 @@ impl Flow {
         }
     }
 
-    /// Notes that one end sends a reset, before the other has it; what the other has carried is counted now, as it may keep its socket.
+    /// Notes that one end sends a reset, before the other has it. The socket that sends it has forgotten what it carried, so the other is
+    /// asked. That there was a reset does not mean that the connection is over: an application can make one up.
     pub(super) fn reset(&mut self, by: Side) {
         if self.reset_by.is_some() {
             return;
@@ -160,8 +163,13 @@ impl Flow {
         self.reset_by = Some(by);
         let other = if by == Side::Client { Side::Server } else { Side::Client };
         if let Ok(carried) = self.look(other) {
-            self.end(other, carried);
+            self.count(other, carried);
+            self.add(by, carried.received);
+            if other == Side::Server {
+                self.records.open();
+            }
         }
+        self.look = (Instant::now(), FIRST_LOOK);
     }
 
     /// Notes that the socket of one end is no more.
@@ -176,8 +184,13 @@ impl Flow {
         if side == Side::Client && carried.acknowledged > 0 {
             self.records.open();
         }
+        self.add(side, carried.sent);
+    }
+
+    /// One end has sent this much in all.
+    fn add(&mut self, side: Side, sent: u64) {
         let counted = &mut self.counted[side as usize];
-        let more = carried.sent.saturating_sub(*counted);
+        let more = sent.saturating_sub(*counted);
         *counted += more;
         match side {
             Side::Client => self.records.counters.add(more, 0),
@@ -194,7 +207,7 @@ impl Flow {
 
     fn look(&self, side: Side) -> std::io::Result<Carried> {
         let (local, remote) = self.addresses(side);
-        Sockets::open(&self.pod(side).netns)?.carried(local, remote)
+        self.neighbour(side).sockets(|sockets| sockets.carried(local, remote))
     }
 
     /// Looks after a connection of which nothing was heard; ever more seldom. Returns whether it is over.
@@ -214,8 +227,14 @@ impl Flow {
                 Err(error) => gone &= error.kind() == std::io::ErrorKind::NotFound,
             }
         }
-        // Applications may keep sockets that are at their end; nothing comes of them any more.
-        gone || self.is_over() || self.is_lost()
+        if !gone {
+            self.gone = None;
+            return self.is_over() || self.is_lost();
+        }
+        // Sockets that are at their end say what they carried when their applications close them, which most do soon.
+        let since = *self.gone.get_or_insert_with(Instant::now);
+        self.look = (Instant::now() + FOLLOW, FOLLOW);
+        self.reset_by.is_some() || since.elapsed() > KEPT
     }
 
     /// Whether it stands without having arrived at its server's pod.
@@ -242,7 +261,7 @@ impl Flow {
         // The server's first: its reset then ends the client's in the way that the client would end by the proxy.
         for side in [Side::Server, Side::Client] {
             let (local, remote) = self.addresses(side);
-            let destroyed = Sockets::open(&self.pod(side).netns).and_then(|sockets| sockets.destroy(local, remote));
+            let destroyed = self.neighbour(side).sockets(|sockets| sockets.destroy(local, remote));
             if let Err(error) = destroyed {
                 tracing::debug!(%error, %local, %remote, "a socket was not there to be ended");
             }

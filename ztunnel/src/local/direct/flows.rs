@@ -41,6 +41,12 @@ impl Flows {
         (flow.is_of(Side::Server, pod) && flow.first.sequence == first.sequence).then_some(flow)
     }
 
+    /// The connection that this is the first packet of, though it came with other addresses or ports than it left with.
+    pub(super) fn changed_on_its_way(&self, first: &Segment) -> Option<Key> {
+        let same = |flow: &&Flow| !flow.arrived && flow.endpoint == first.to && flow.first.sequence == first.sequence;
+        self.by_client.values().find(same).map(Flow::key)
+    }
+
     /// The connection that this socket of `pod` is an end of.
     fn of_socket(&mut self, pod: &Arc<Pod>, local: SocketAddr, remote: SocketAddr) -> Option<(Side, &mut Flow)> {
         let client = self.by_client.get(&(local, remote)).is_some_and(|flow| flow.is_of(Side::Client, pod));
@@ -63,8 +69,6 @@ impl Flows {
     pub(super) fn reset(&mut self, pod: &Arc<Pod>, segment: &Segment) {
         if let Some((side, flow)) = self.of_socket(pod, segment.from, segment.to) {
             flow.reset(side);
-            let over = flow.is_over().then(|| flow.key());
-            over.inspect(|key| self.finish(key));
         }
     }
 

@@ -47,6 +47,7 @@ use crate::{
 };
 use decide::Decision;
 use ends::Ends;
+pub(super) use ends::Sockets;
 use flows::Flows;
 use queue::{Asked, Queue, Verdict};
 use rules::{DIRECT, EndpointNumber, FAR, FAR_FOR, Instance, Rules};
@@ -232,6 +233,10 @@ impl Switch {
     fn arriving(&self, pod: &Arc<Pod>, first: Segment) -> Verdict {
         let mut flows = self.flows();
         let Some(flow) = flows.arriving(&first, pod) else {
+            if let Some(key) = flows.changed_on_its_way(&first) {
+                self.stray(&mut flows, key);
+                return Verdict::Drop;
+            }
             drop(flows);
             return Verdict::Accept(if self.is_near(pod, &first) { 0 } else { FAR });
         };
