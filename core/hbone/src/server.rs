@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     Authority, AuthorityError, ServeError, Settings, Transport, TunnelStream,
-    driver::{Driver, Ended, Times},
+    driver::{Driver, Ended, Times, after},
     frame::code,
     mux::{Failure, Request, Role},
 };
@@ -133,7 +133,7 @@ where
     };
     let ended = poll_fn(|cx| server.poll(cx, drain.as_mut())).await;
     // The connection is gone, so that every tunnel of it fails or has ended: handlers come to their end by themselves.
-    settle(&mut server.handlers).await;
+    settle(&mut server.handlers, config.drain_deadline.max(PATIENCE)).await;
     match ended {
         Ok(()) => Ok(server.requests),
         Err(failure) => Err(told(failure, server.driver.has_begun())),
@@ -175,7 +175,7 @@ where
         if !self.drained && drain.poll(cx).is_ready() {
             self.drained = true;
             self.driver.shut();
-            self.timer.as_mut().reset(Instant::now() + self.config.drain_deadline);
+            self.timer.as_mut().reset(after(Instant::now(), self.config.drain_deadline));
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             self.look();
@@ -202,13 +202,13 @@ where
     fn look(&mut self) {
         let now = Instant::now();
         let limit = self.config.idle_timeout;
-        if self.drained || (self.handlers.is_empty() && self.idle_since + limit <= now) {
+        if self.drained || (self.handlers.is_empty() && after(self.idle_since, limit) <= now) {
             self.handlers.abort_all();
             self.driver.cut();
             self.timer.as_mut().reset(now + PATIENCE);
         } else {
             let idle_since = if self.handlers.is_empty() { self.idle_since } else { now };
-            self.timer.as_mut().reset(idle_since + limit);
+            self.timer.as_mut().reset(after(idle_since, limit));
         }
     }
 }
@@ -226,16 +226,17 @@ fn told(failure: Failure, begun: bool) -> ServeError {
     }
 }
 
-/// How long handlers may take to end by themselves once their connection is gone.
+/// How long handlers may take to end by themselves once their connection is gone, at least. Those whose tunnel ended in order may still
+/// pass on what they have received.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-async fn settle(handlers: &mut JoinSet<()>) {
+async fn settle(handlers: &mut JoinSet<()>, patience: Duration) {
     let all = async {
         while let Some(result) = handlers.join_next().await {
             finished(result);
         }
     };
-    if tokio::time::timeout(PATIENCE, all).await.is_err() {
+    if tokio::time::timeout(patience, all).await.is_err() {
         handlers.shutdown().await;
     }
 }

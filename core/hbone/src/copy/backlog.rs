@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// Pieces smaller than this are put together: what is kept of a piece besides its bytes would else be more than the bytes.
-const SMALL: usize = 4 << 10;
-/// Size of the pieces that small ones are put together to.
+/// Size of the pieces that smaller ones are put together to. As they lie, each would hold the whole buffer into which it was read.
 const BLOCK: usize = 64 << 10;
 
 /// Pieces in the order they came.
@@ -19,7 +17,7 @@ pub(super) struct Backlog {
 
 impl Backlog {
     pub(super) fn push(&mut self, piece: Bytes) {
-        if piece.len() < SMALL {
+        if piece.len() < BLOCK {
             if self.open.len() + piece.len() > BLOCK {
                 self.close();
             }
@@ -54,7 +52,7 @@ mod tests {
         let (mut sent, mut received, mut pieces) = (Vec::new(), Vec::new(), 0);
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..2000 {
-            let length = if random.u8(..10) == 0 { random.usize(SMALL..20_000) } else { random.usize(1..100) };
+            let length = if random.u8(..10) == 0 { random.usize(4096..100_000) } else { random.usize(1..100) };
             let piece: Vec<u8> = (0..length).map(|_| random.u8(..)).collect();
             sent.extend_from_slice(&piece);
             backlog.push(piece.into());

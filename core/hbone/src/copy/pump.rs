@@ -53,17 +53,18 @@ impl<C: AsRef<Counters>> Pump<C> {
     }
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
-        let mut budget = TURN;
+        // One for each direction, so that neither starves the other.
+        let (mut up, mut down) = (TURN, TURN);
         loop {
             let ended = (self.up.ended, self.down.ended);
-            let carried = self.carry_up(cx, &mut budget).and_then(|()| self.carry_down(cx, &mut budget));
+            let carried = self.carry_up(cx, &mut up).and_then(|()| self.carry_down(cx, &mut down));
             if let Err(ended_by) = carried {
                 return Poll::Ready(ended_by);
             }
             if self.up.finished && self.down.finished {
                 return Poll::Ready(self.loss.take().map_or(EndedBy::Finished, |loss| *loss));
             }
-            if budget == 0 {
+            if up == 0 || down == 0 {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -4,8 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{ALIVE, Driver, Phase};
+use super::{Driver, Phase};
 use crate::{mux::Failure, transport::Transport};
+
+/// `later` from `now`; for ever is a year.
+pub(crate) fn after(now: Instant, later: Duration) -> Instant {
+    now + later.min(Duration::from_hours(24 * 365))
+}
 
 /// Without traffic for so long, a connection gives its buffers back.
 pub(super) const REST: Duration = Duration::from_secs(1);
@@ -21,8 +26,13 @@ impl<T: Transport> Driver<T> {
         self.watches = std::mem::take(&mut self.busy);
         let link = Arc::clone(&self.link);
         let mut mux = link.lock();
-        if self.pong_by.is_some() && mux.take_pong_of(ALIVE) {
+        if self.pong_by.is_some() && mux.take_pong_of(self.alive) {
             self.pong_by = None;
+        }
+        // A pong may lie behind megabytes of other things that are still on their way.
+        let heard = std::mem::take(&mut self.heard);
+        if heard && self.pong_by.is_some_and(|by| by <= now) {
+            self.pong_by = Some(after(now, self.times.ping_timeout));
         }
         let silent = match (self.begun_by, self.pong_by) {
             _ if self.pong_by.is_some_and(|by| by <= now) => Some("the peer answers no ping"),
@@ -38,16 +48,19 @@ impl<T: Transport> Driver<T> {
             return self.fail(Failure::Silent(text));
         }
         if self.next_ping <= now && self.pong_by.is_none() {
-            mux.ping(ALIVE);
+            self.alive = fastrand::u64(..).to_be_bytes();
+            mux.ping(self.alive);
             self.decoder.renew();
-            self.next_ping = now + self.times.ping_interval;
-            self.pong_by = Some(now + self.times.ping_timeout);
+            self.next_ping = after(now, self.times.ping_interval);
+            self.pong_by = Some(after(now, self.times.ping_timeout));
         }
         let parted = mux.end_partings(Some(now));
         let idle = self.times.idle.and_then(|limit| mux.places.idle_at(limit));
         if idle.is_some_and(|at| at <= now) {
             mux.close();
         }
+        mux.compact();
+        self.read = 0;
         if !self.watches {
             mux.rest();
             if self.batch.is_empty() {
@@ -63,7 +76,7 @@ impl<T: Transport> Driver<T> {
 
     pub(super) fn next_look(&self, now: Instant, other: Option<Instant>) -> Instant {
         // A connection becomes idle without anybody looking at the clock.
-        let idle = self.times.idle.map(|limit| now + (limit / 4).max(Duration::from_millis(10)));
+        let idle = self.times.idle.map(|limit| after(now, (limit / 4).max(Duration::from_millis(10))));
         let rest = self.watches.then(|| now + REST);
         let ping = self.pong_by.into_iter().chain((self.next_ping > now).then_some(self.next_ping)).min();
         let ping = ping.or(Some(self.next_ping));

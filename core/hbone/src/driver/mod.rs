@@ -17,6 +17,7 @@ use std::{
 use tokio::time::{Instant, Sleep};
 
 use clock::REST;
+pub(crate) use clock::after;
 
 use crate::{
     Settings,
@@ -29,8 +30,9 @@ use crate::{
 const TURN: usize = 256 << 10;
 /// Less memory than this, or traffic that needs no more, is not worth a look at the clock.
 const SMALL: usize = 1 << 10;
-/// Which of our pings is which.
-const ALIVE: [u8; 8] = *b"alive?\0\0";
+/// Bytes that are read before what waits is made to hold only the memory that it needs.
+const COMPACT: usize = 32 << 20;
+/// The ping after which it is known which tunnels are the last.
 const LAST_CALL: [u8; 8] = *b"lastcall";
 
 /// The times that a driver keeps.
@@ -75,6 +77,12 @@ pub(crate) struct Driver<T> {
     next_ping: Instant,
     /// When the answer to our ping must be there.
     pong_by: Option<Instant>,
+    /// What our last ping says: a peer that does not read it cannot answer it.
+    alive: [u8; 8],
+    /// Something has come since the timer last looked.
+    heard: bool,
+    /// Bytes read since what waits was compacted.
+    read: usize,
     begun_by: Option<Instant>,
     /// Something went in or out since the timer last looked.
     busy: bool,
@@ -110,9 +118,12 @@ impl<T: Transport> Driver<T> {
             ended: Ok(()),
             times,
             timer: Box::pin(tokio::time::sleep_until(now + REST)),
-            next_ping: now + times.ping_interval,
+            next_ping: after(now, times.ping_interval),
             pong_by: None,
-            begun_by: times.preface.map(|limit| now + limit),
+            alive: [0; 8],
+            heard: false,
+            read: 0,
+            begun_by: times.preface.map(|limit| after(now, limit)),
             busy: true,
             watches: true,
             shutting: false,
@@ -260,6 +271,8 @@ impl<T: Transport> Driver<T> {
         }
         if work > 0 {
             self.busy |= work > SMALL;
+            self.heard = true;
+            self.read += work;
             self.decode();
         }
         if self.phase == Phase::Running {
@@ -290,6 +303,10 @@ impl<T: Transport> Driver<T> {
             }
         };
         mux.take_wakes(&mut self.wakes);
+        if self.read >= COMPACT {
+            self.read = 0;
+            mux.compact();
+        }
         drop(mux);
         self.wakes.drain(..).for_each(Waker::wake);
         if let Some(error) = error {

@@ -235,7 +235,7 @@ impl Decoder {
         let len = u32::try_from(data.len()).unwrap_or(left);
         let left = left.saturating_sub(len);
         if len > 0 {
-            self.allowance.received();
+            self.allowance.received(len);
         }
         if left > 0 {
             self.state = State::Data { stream, left, padding, extra, end };

@@ -52,6 +52,9 @@ pub(super) const DEAR: u32 = 16;
 /// How many frames for nothing one of ours may bring about: window updates of stream and connection, a reset, a ping to measure with.
 const BROUGHT_ABOUT: u32 = 4;
 
+/// Bytes of one piece that give something back.
+const WORTH: u32 = 1 << 10;
+
 /// What is left of the allowance.
 #[derive(Debug)]
 pub(super) struct Allowance {
@@ -69,9 +72,11 @@ impl Allowance {
         Ok(())
     }
 
-    /// Bytes have arrived in a frame.
-    pub(super) fn received(&mut self) {
-        self.left = self.left.saturating_add(1).min(self.most);
+    /// Bytes have arrived in a frame. Few of them are no progress: they cost their sender nothing.
+    pub(super) fn received(&mut self, len: u32) {
+        if len >= WORTH {
+            self.left = self.left.saturating_add(1).min(self.most);
+        }
     }
 
     /// We have sent `frames` that carry something.

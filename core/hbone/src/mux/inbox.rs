@@ -19,6 +19,8 @@ pub(crate) struct Inbox {
     /// Small pieces at the end.
     open: BytesMut,
     len: usize,
+    /// So many of the first pieces hold no more memory than they need.
+    compact: usize,
 }
 
 impl Inbox {
@@ -52,6 +54,7 @@ impl Inbox {
             self.close();
         }
         let piece = self.pieces.pop_front()?;
+        self.compact = self.compact.saturating_sub(1);
         self.len = self.len.saturating_sub(piece.len());
         self.trim();
         Some(piece)
@@ -83,6 +86,7 @@ impl Inbox {
             }
             left -= first.len();
             self.pieces.pop_front();
+            self.compact = self.compact.saturating_sub(1);
         }
         if self.open.is_empty() && self.open.capacity() > 0 {
             self.open = BytesMut::new();
@@ -90,11 +94,12 @@ impl Inbox {
         self.trim();
     }
 
-    /// Copies what is small and waits, so that it does not hold the buffer into which it was read.
+    /// Copies what waits, so that it does not hold the buffers into which it was read, of which it may be a small part.
     pub(crate) fn compact(&mut self) {
-        for piece in self.pieces.iter_mut().filter(|piece| piece.len() < SMALL) {
+        for piece in self.pieces.iter_mut().skip(self.compact) {
             *piece = Bytes::copy_from_slice(piece);
         }
+        self.compact = self.pieces.len();
         if self.pieces.is_empty() {
             self.pieces = VecDeque::new();
         }

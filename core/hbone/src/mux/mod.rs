@@ -48,9 +48,9 @@ const FIRST_WINDOW: i64 = 65_535;
 const LARGEST_WINDOW: i64 = (1 << 31) - 1;
 /// Tunnels that a client opens before it knows how many the server allows.
 const FIRST_STREAMS: usize = 100;
-/// No more is read while so many bytes of answers (to pings, settings, frames of dead streams) wait to be written. Two sides that both
+/// No more is read while so many bytes of answers (to pings, settings, frames of dead streams, requests) wait to be written. Two sides that both
 /// do not read, for this reason, are ended by the pings that they do not answer.
-const MOST_ANSWERS: usize = 16 << 10;
+const MOST_ANSWERS: usize = 64 << 10;
 /// The largest number of a stream.
 const LAST_STREAM: u32 = (1 << 31) - 1;
 
@@ -134,8 +134,8 @@ pub(crate) struct Mux {
     shutting: Option<u32>,
     /// The peer has taken our settings.
     acknowledged: bool,
-    /// Answers to our pings.
-    pongs: Vec<[u8; 8]>,
+    /// Our pings, and whether they were answered.
+    pings: Vec<([u8; 8], bool)>,
 }
 
 impl Mux {
@@ -172,7 +172,7 @@ impl Mux {
             away: false,
             shutting: None,
             acknowledged: false,
-            pongs: Vec::new(),
+            pings: Vec::new(),
         };
         mux.begin(settings);
         mux
@@ -258,12 +258,13 @@ impl Mux {
 
     /// Sends a ping.
     pub(crate) fn ping(&mut self, payload: [u8; 8]) {
+        self.pings.push((payload, false));
         self.control(|out| encode::ping(out, payload));
     }
 
     /// Whether our ping `payload` was answered; true once.
     pub(crate) fn take_pong_of(&mut self, payload: [u8; 8]) -> bool {
-        self.pongs.iter().position(|pong| *pong == payload).map(|at| self.pongs.remove(at)).is_some()
+        self.pings.iter().position(|ping| *ping == (payload, true)).map(|at| self.pings.remove(at)).is_some()
     }
 
     /// Ends everything: every tunnel fails with `failure`, if it has not ended before.
@@ -315,14 +316,22 @@ impl Mux {
         match self.role {
             Role::Client => self.places.is_done(),
             Role::Server { .. } => {
-                self.live == 0 && self.requests.is_empty() && self.shutting.is_some_and(|last| last < LAST_STREAM)
+                // Also those that have ended: their handlers may still pass on what they have received.
+                self.streams.is_empty() && self.shutting.is_some_and(|last| last < LAST_STREAM)
             }
         }
     }
 
     /// The next request for a handler.
     pub(crate) fn take_request(&mut self) -> Option<Request> {
-        self.requests.pop_front()
+        while let Some(request) = self.requests.pop_front() {
+            if self.streams.get(request.stream).is_some_and(|stream| stream.reset.is_none()) {
+                return Some(request);
+            }
+            // Given up before anybody looked at it.
+            self.remove(request.stream);
+        }
+        None
     }
 
     /// What the peer may send in a new stream: at least what it assumes as long as it has not taken our settings.
@@ -336,12 +345,16 @@ impl Mux {
         into.append(&mut self.wakes);
     }
 
-    /// Nothing has happened for a while: gives memory back.
-    pub(crate) fn rest(&mut self) {
-        self.batch.release();
+    /// Small pieces that have waited for a while no longer hold the buffers into which they were read.
+    pub(crate) fn compact(&mut self) {
         for stream in self.streams.iter_mut() {
             stream.inbox.compact();
         }
+    }
+
+    /// Nothing has happened for a while: gives memory back.
+    pub(crate) fn rest(&mut self) {
+        self.batch.release();
         self.scratch = Vec::new();
         self.opening.shrink_to_fit();
         self.wakes.shrink_to_fit();

@@ -49,6 +49,6 @@ impl Places {
 
     /// When the connection has been without tunnels for `limit`; none while it has any.
     pub(crate) fn idle_at(&self, limit: Duration) -> Option<Instant> {
-        (self.taken == 0).then(|| self.idle_since + limit)
+        (self.taken == 0).then(|| crate::driver::after(self.idle_since, limit))
     }
 }

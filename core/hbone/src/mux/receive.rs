@@ -52,10 +52,7 @@ impl Mux {
                 Ok(())
             }
             Frame::Pong(payload) => {
-                // We have at most two on their way.
-                if self.pongs.len() < 2 {
-                    self.pongs.push(payload);
-                }
+                self.pings.iter_mut().filter(|(ping, _)| *ping == payload).for_each(|(_, answered)| *answered = true);
                 Ok(())
             }
             Frame::GoAway { last, code } => {
@@ -368,7 +365,6 @@ impl Mux {
     /// The protocol is done with a stream.
     pub(super) fn closed(&mut self, id: u32) {
         self.live = self.live.saturating_sub(1);
-        self.urgent |= self.live == 0 && self.shutting.is_some();
         self.wakes.append(&mut self.opening);
         let Some(stream) = self.streams.get_mut(id) else { return };
         if stream.parting.take().is_some() {
@@ -382,6 +378,7 @@ impl Mux {
     /// Forgets a stream, with what nobody will read.
     pub(super) fn remove(&mut self, id: u32) {
         let Some(stream) = self.streams.remove(id) else { return };
+        self.urgent |= self.shutting.is_some() && self.streams.is_empty();
         self.credit.release(stream.inbox.len() + usize::try_from(stream.handed).unwrap_or(0));
         if let Some(due) = self.credit.due()
             && self.failure.is_none()

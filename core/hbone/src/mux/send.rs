@@ -11,7 +11,7 @@ use std::{
 
 use http::HeaderMap;
 
-use super::{Mux, Reset, Side};
+use super::{Mux, Reset, Role, Side};
 use crate::frame::{code, encode};
 
 /// The batch is full.
@@ -157,8 +157,9 @@ impl Mux {
         }
         stream.answered = true;
         stream.sent_end = end;
-        let over = stream.closed();
+        let (over, before) = (stream.closed(), self.batch.len());
         self.send_headers(id, encode::Opening::Status(status), headers, end);
+        self.answers += self.batch.len().saturating_sub(before);
         if over {
             self.closed(id);
         }
@@ -199,7 +200,12 @@ impl Mux {
             return;
         }
         self.remember(id);
-        self.control(|out| encode::reset(out, id, code));
+        if self.role == Role::Client {
+            self.control(|out| encode::reset(out, id, code));
+        } else {
+            // A client could bring about as many as it likes.
+            self.answer_peer(|out| encode::reset(out, id, code));
+        }
         self.cut(id, Reset { by: Side::User, code });
     }
 

@@ -99,6 +99,10 @@ pub(super) struct Streams {
 }
 
 impl Streams {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
     pub(super) fn get(&self, id: u32) -> Option<&Stream> {
         let at = self.ids.binary_search(&id).ok()?;
         self.streams.get(at).map(|stream| &**stream)

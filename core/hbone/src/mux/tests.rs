@@ -448,8 +448,8 @@ fn requests_beyond_the_limit_are_refused_until_a_tunnel_has_ended() {
 #[test]
 fn nothing_is_read_while_the_answers_to_what_was_read_wait() {
     let mut end = End::server_with(1);
-    for _ in 0..2000 {
-        assert!(end.mux.batch.len() < 20 << 10);
+    for _ in 0..5000 {
+        assert!(end.mux.batch.len() < 66 << 10);
         if !end.mux.may_read() {
             break;
         }
@@ -458,6 +458,56 @@ fn nothing_is_read_while_the_answers_to_what_was_read_wait() {
     assert!(!end.mux.may_read());
     assert!(end.says().iter().all(|frame| matches!(frame, Frame::Pong(_))));
     assert!(end.mux.may_read());
+}
+
+#[test]
+fn nothing_is_read_while_answers_to_requests_wait() {
+    let mut end = End::server();
+    for n in 0..5000 {
+        if !end.mux.may_read() {
+            assert!(n > 1000);
+            return;
+        }
+        end.asks(2 * n + 1).unwrap();
+        let request = end.mux.take_request().unwrap();
+        end.mux.respond(request.stream, StatusCode::FORBIDDEN, &HeaderMap::new(), true).unwrap();
+        end.mux.let_go(request.stream);
+        assert!(end.mux.batch.len() < 66 << 10);
+    }
+    panic!("all of it was read");
+}
+
+#[test]
+fn a_request_that_is_given_up_before_anybody_has_seen_it_reaches_no_handler() {
+    let mut end = End::server();
+    end.asks(1).unwrap();
+    end.asks(3).unwrap();
+    end.hears(|out, _| encode::reset(out, 1, code::CANCEL)).unwrap();
+    assert_eq!(end.mux.take_request().unwrap().stream, 3);
+    assert!(end.mux.streams.get(1).is_none());
+}
+
+#[test]
+fn a_pong_counts_only_for_the_ping_that_it_answers() {
+    let mut end = End::server();
+    end.hears(|out, _| encode::pong(out, *b"whatever")).unwrap();
+    end.mux.ping(*b"whatever");
+    assert!(!end.mux.take_pong_of(*b"whatever"));
+    end.hears(|out, _| encode::pong(out, *b"whatever")).unwrap();
+    assert!(end.mux.take_pong_of(*b"whatever"));
+    assert!(end.mux.pings.is_empty());
+}
+
+#[test]
+fn a_server_that_shuts_waits_for_those_who_still_read_what_has_ended() {
+    let mut end = End::server_with(1);
+    end.mux.shut(*b"lastcall");
+    end.mux.shut_finally();
+    end.hears_data(1, 1000, true).unwrap();
+    end.mux.finish(1).unwrap();
+    assert!(!end.mux.is_over());
+    end.mux.let_go(1);
+    assert!(end.mux.is_over());
 }
 
 #[test]

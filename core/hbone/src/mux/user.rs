@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::time::{Duration, Instant};
 
 use super::{
-    Failure, Mux, Reset, Role, Side, Stream,
+    Failure, Mux, Reset, Role, Stream,
     receive::PARTING_BYTES,
     send::{closed, set},
     stream::Parting,
@@ -29,17 +29,15 @@ impl Mux {
     /// When the tunnel failed before its end.
     fn poll_inbox(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<io::Result<Option<&mut Stream>>> {
         let failure = self.failure.as_ref();
-        let Some(stream) = self.streams.get_mut(id) else { return Poll::Ready(Ok(None)) };
+        let Some(stream) = self.streams.get_mut(id) else { return Poll::Ready(Err(closed())) };
         if !stream.inbox.is_empty() {
             return Poll::Ready(Ok(Some(stream)));
         }
         if stream.received_end {
             return Poll::Ready(Ok(None));
         }
-        match stream.reset {
-            Some(Reset { by: Side::User, .. }) => return Poll::Ready(Ok(None)),
-            Some(reset) => return Poll::Ready(Err(reset.to_io())),
-            None => {}
+        if let Some(reset) = stream.reset {
+            return Poll::Ready(Err(reset.to_io()));
         }
         if let Some(failure) = failure {
             return Poll::Ready(Err(failure.to_io()));

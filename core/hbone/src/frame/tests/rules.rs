@@ -299,7 +299,8 @@ fn frames_for_nothing_end_the_connection_unless_something_moves() {
     ends(&frame(0xfa, 0, 0, &[]).repeat(10_001), code::ENHANCE_YOUR_CALM);
     ends(&frame(SETTINGS, 0, 0, &[]).repeat(700), code::ENHANCE_YOUR_CALM);
     ends(&frame(WINDOW_UPDATE, 0, 1, &[0; 4]).repeat(700), code::ENHANCE_YOUR_CALM);
-    assert_eq!(after_opening(&[ping.clone(), frame(DATA, 0, 1, b"a")].concat().repeat(20_000)).1, None);
+    assert_eq!(after_opening(&[ping.clone(), frame(DATA, 0, 1, &[7; 1024])].concat().repeat(20_000)).1, None);
+    ends(&[ping.clone(), frame(DATA, 0, 1, b"a")].concat().repeat(10_001), code::ENHANCE_YOUR_CALM);
     let mut decoder = Decoder::server(LIMITS);
     decoder.push(opening().into());
     for round in 0..10 {
