@@ -27,7 +27,7 @@ use crate::{
     test,
 };
 
-const MIB: u64 = 1 << 20;
+pub const MIB: u64 = 1 << 20;
 /// What a proxy may grow by in a storm, and by how much a second one may differ from the first.
 const GROWTH: u64 = 48 * MIB;
 const DRIFT: u64 = 8 * MIB;
@@ -116,7 +116,7 @@ async fn storms() -> anyhow::Result<()> {
 }
 
 /// Bytes that both proxies hold.
-fn memory(mesh: &Mesh) -> anyhow::Result<[u64; 2]> {
+pub fn memory(mesh: &Mesh) -> anyhow::Result<[u64; 2]> {
     let of = |node: usize| anyhow::Ok(mesh.nodes[node].proxy.as_ref().context("no proxy")?.usage()?.rss_bytes);
     Ok([of(0)?, of(1)?])
 }
