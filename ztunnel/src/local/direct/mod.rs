@@ -44,6 +44,7 @@ use crate::{
     Error,
     inbound::no_longer,
     proxy::{Pod, Proxy},
+    worker::Thread,
 };
 use decide::Decision;
 use ends::Ends;
@@ -84,11 +85,8 @@ impl Direct {
             pods: Mutex::default(),
             off: AtomicBool::new(false),
         });
-        let work = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(run(switch, arrivals)),
-            Err(error) => tracing::error!(%error, "connections on the node are joined by the proxy"),
-        };
-        std::thread::Builder::new().name("same-node".into()).spawn(work)?;
+        let thread = Thread::start(std::thread::Builder::new().name("same-node".into()))?;
+        thread.handle.spawn(run(switch, arrivals));
         Ok(Self(sender))
     }
 
