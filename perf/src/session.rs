@@ -8,8 +8,8 @@ use clap::Args;
 use crate::{
     bench::Bench,
     document::{Document, Machine},
-    html, markdown,
     paths::Path,
+    report,
     rig::Rig,
     table,
 };
@@ -152,12 +152,7 @@ impl Session {
         if let Some(file) = &self.options.json {
             document.save(file)?;
         }
-        for (file, text) in [(&self.options.html, html::render(&document)), (&self.options.markdown, markdown::render(&document))]
-        {
-            if let Some(file) = file {
-                std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
-            }
-        }
+        report::write(&document, self.options.html.as_deref(), self.options.markdown.as_deref())?;
         rig.stop().await;
         Ok(())
     }
