@@ -171,9 +171,10 @@ impl Document {
     }
 }
 
-/// The command line with the name of the program alone: where it was built is nobody's business.
+/// The command line with names of files alone: where they are is nobody's business.
 fn command() -> String {
-    std::iter::once("perf".to_owned()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
+    let words = std::env::args().skip(1).map(|word| word.rsplit_once('/').map_or(word.clone(), |(_, name)| name.to_owned()));
+    std::iter::once("perf".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 //! | [`bench`], [`process`] | one sample of load, and what the proxies used for it |
 //! | [`fairness`], [`growth`], [`storm`], [`start`], [`synthetic`], [`probe`] | what is not one load on one path |
 //! | [`figure`], [`goals`], [`results`], [`stats`] | what is measured, what is to be reached, and the samples |
-//! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`compare`] tells two apart |
+//! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`report`] tells a saved one, [`compare`] tells two apart |
 
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,7 @@ pub mod paths;
 pub mod probe;
 pub mod process;
 pub mod quick;
+pub mod report;
 pub mod results;
 pub mod rig;
 pub mod serve;

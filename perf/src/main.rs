@@ -6,7 +6,9 @@ use perf::{
     load,
     load_check::{self, LoadCheck},
     node::{self, Node},
-    quick, serve,
+    quick,
+    report::{self, Report},
+    serve,
     session::Options,
 };
 
@@ -42,6 +44,9 @@ enum Command {
     /// Which figures of two runs differ by more than noise.
     #[command(after_help = "Example:\n  perf compare before.json after.json --fail")]
     Compare(Compare),
+    /// A saved run as the table, and as a page or Markdown.
+    #[command(after_help = "Example:\n  perf report run.json --html run.html --markdown run.md")]
+    Report(Report),
     /// Whether the generator of load is at least as fast as wrk and iperf3.
     #[command(after_help = "Example:\n  apt-get install wrk iperf3\n  perf load-check --rounds 5")]
     LoadCheck(LoadCheck),
@@ -76,6 +81,7 @@ fn main() -> anyhow::Result<()> {
         Command::Quick(options) => runtime.block_on(quick::run(&options)),
         Command::Node(node) => runtime.block_on(node::run(&node)),
         Command::Compare(files) => compare::run(&files),
+        Command::Report(saved) => report::run(&saved),
         Command::LoadCheck(check) => runtime.block_on(load_check::run(&check)),
         Command::Serve { port } => runtime.block_on(serve::run(&port)),
         Command::Load(kind) => {

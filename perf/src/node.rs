@@ -56,8 +56,9 @@ async fn parts(session: &mut Session, node: &Node) -> anyhow::Result<()> {
 }
 
 async fn rounds(session: &mut Session) -> anyhow::Result<()> {
-    session.rounds("load", async |bench: &mut Bench, path| bench.round(path).await).await?;
+    // Before the loads, which leave memory behind that the connections would use.
     session.rounds("idle connections", async |bench: &mut Bench, path| bench.held(path).await).await?;
+    session.rounds("load", async |bench: &mut Bench, path| bench.round(path).await).await?;
     session.at_rest().await;
     match calls::available().await {
         Ok(()) => session.rounds("system calls", async |bench: &mut Bench, path| bench.count_calls(path).await).await?,

@@ -16,8 +16,8 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn rounds(session: &mut Session) -> anyhow::Result<()> {
-    session.rounds("load", async |bench: &mut Bench, path| bench.round(path).await).await?;
     session.rounds("idle connections", async |bench: &mut Bench, path| bench.held(path).await).await?;
+    session.rounds("load", async |bench: &mut Bench, path| bench.round(path).await).await?;
     session.at_rest().await;
     Ok(())
 }

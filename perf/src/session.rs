@@ -8,8 +8,8 @@ use clap::Args;
 use crate::{
     bench::Bench,
     document::{Document, Machine},
-    html, markdown,
     paths::Path,
+    report,
     rig::Rig,
     table,
 };
@@ -152,12 +152,7 @@ impl Session {
         if let Some(file) = &self.options.json {
             document.save(file)?;
         }
-        for (file, text) in [(&self.options.html, html::render(&document)), (&self.options.markdown, markdown::render(&document))]
-        {
-            if let Some(file) = file {
-                std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
-            }
-        }
+        report::write(&document, self.options.html.as_deref(), self.options.markdown.as_deref())?;
         rig.stop().await;
         Ok(())
     }
@@ -188,10 +183,25 @@ fn writable(file: &std::path::Path) -> anyhow::Result<()> {
 async fn version(envoy: &std::path::Path) -> String {
     let output = tokio::process::Command::new(envoy).arg("--version").env_clear().envs(path_only()).output().await;
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    // `envoy  version: <commit>/<version>/<state>/<build>/<TLS library>`
-    text.split('/').nth(1).unwrap_or_default().to_owned()
+    number(&text).unwrap_or_default().to_owned()
+}
+
+/// Reads `/path/to/envoy  version: <commit>/<version>/<state>/<build>/<TLS library>`.
+fn number(text: &str) -> Option<&str> {
+    text.split_once("version: ")?.1.split('/').nth(1)
 }
 
 fn path_only() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name == "PATH")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_envoy_is_read_wherever_it_lies() {
+        assert_eq!(number("/opt/bin/envoy  version: 0a1b/1.40.0/Clean/RELEASE/BoringSSL\n"), Some("1.40.0"));
+        assert_eq!(number("no such thing"), None);
+    }
 }

@@ -99,7 +99,8 @@ async fn rage(bench: &mut Bench, path: Path, seconds: u16) -> anyhow::Result<()>
         results.notes.push(format!("storm, {name}: {} errors of the other client", during.errors));
     }
     let told = |sample: &Sample| {
-        let at = |share: f64| sample.latency.iter().find(|[at, _]| *at >= share).map_or(f64::NAN, |[_, milliseconds]| *milliseconds);
+        let at =
+            |share: f64| sample.latency.iter().find(|[at, _]| *at >= share).map_or(f64::NAN, |[_, milliseconds]| *milliseconds);
         format!("p50 {:.2}, p99 {:.2}, most {:.2} ms", at(0.5), at(0.99), at(1.0))
     };
     results.notes.push(format!("storm, {name}: the other client before: {}; during: {}", told(&before), told(&during)));

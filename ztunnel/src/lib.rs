@@ -134,7 +134,10 @@ pub async fn run_with(
     tasks.0.push(tokio::spawn(rest::give_back_at_rest(ready)));
     tracing::info!(node = config.node, "the node proxy runs");
 
-    stop.await?;
+    if let Err(error) = stop.await {
+        proxy.telemetry.flush();
+        return Err(error.into());
+    }
     trigger.begin();
     pods.shutdown(proxy.limits.drain).await;
     futures::future::join_all(workers.proxies().map(|proxy| proxy.pool.drain(LAST_TASKS))).await;

@@ -6,22 +6,23 @@ use ambit_runtime::{clock, readiness::Readiness, sys};
 
 /// How often it is looked whether the proxy rests.
 const LOOK: Duration = Duration::from_secs(1);
-/// It rests when it has used less than this between two looks.
-const RESTING: Duration = Duration::from_millis(10);
-/// So often in a row.
-const LOOKS: u32 = 2;
-/// After so much work there may be something to give back.
-const WORK: Duration = Duration::from_millis(20);
+/// It rests when it has used less than this between two looks. Who carries a little all the time does not rest: what is given back would
+/// be needed at once.
+const RESTING: Duration = Duration::from_millis(2);
+/// When to give back what start-up has left.
+const FIRST: When = When { looks: 2, work: Duration::from_millis(20), pause: 0 };
+/// And later what a load has left.
+const LATER: When = When { looks: 10, work: Duration::from_millis(200), pause: 60 };
 
 /// Gives memory back whenever the proxy has worked and rests again; the first time when it is ready and rests.
 pub(crate) async fn give_back_at_rest(ready: Readiness) {
     ready.ready().await;
-    let mut rest = Rest::since(Duration::ZERO);
+    let mut rest = Rest::since(Duration::ZERO, FIRST);
     loop {
         tokio::time::sleep(LOOK).await;
         if rest.look(clock::process_used()) {
             give_back();
-            rest = Rest::since(clock::process_used());
+            rest = Rest::since(clock::process_used(), LATER);
         }
     }
 }
@@ -33,23 +34,38 @@ fn give_back() {
     }
 }
 
-/// When to give back, by the processor time used so far.
+/// When to give back.
+#[derive(Clone, Copy)]
+struct When {
+    /// After so many looks in a row at which it rested.
+    looks: u32,
+    /// After so much work, for only then there may be something to give back.
+    work: Duration,
+    /// Not before so many looks.
+    pause: u32,
+}
+
+/// Looks at the processor time used so far.
 struct Rest {
+    when: When,
+    passed: u32,
     given_back: Duration,
     last: Duration,
     looks: u32,
 }
 
 impl Rest {
-    fn since(used: Duration) -> Self {
-        Self { given_back: used, last: used, looks: 0 }
+    fn since(used: Duration, when: When) -> Self {
+        Self { when, passed: 0, given_back: used, last: used, looks: 0 }
     }
 
     fn look(&mut self, used: Duration) -> bool {
         let resting = used.saturating_sub(self.last) < RESTING;
         self.last = used;
+        self.passed += 1;
         self.looks = if resting { self.looks + 1 } else { 0 };
-        self.looks >= LOOKS && used.saturating_sub(self.given_back) >= WORK
+        let When { looks, work, pause } = self.when;
+        self.looks >= looks && self.passed >= pause && used.saturating_sub(self.given_back) >= work
     }
 }
 
@@ -60,10 +76,22 @@ mod tests {
     #[test]
     fn memory_is_given_back_once_after_work_and_not_while_there_is_some() {
         let at = Duration::from_millis;
-        let mut rest = Rest::since(at(50));
+        let mut rest = Rest::since(at(50), FIRST);
         let asked: Vec<bool> = [51, 52, 53, 300, 600, 601, 602, 603].map(|used| rest.look(at(used))).to_vec();
         assert_eq!(asked, [false, false, false, false, false, false, true, true]);
-        let mut rest = Rest::since(at(603));
+        let mut rest = Rest::since(at(603), FIRST);
         assert!([604, 605, 606].into_iter().all(|used| !rest.look(at(used))));
+    }
+
+    #[test]
+    fn after_start_up_memory_is_given_back_once_a_minute_at_most_and_never_under_a_light_load() {
+        let at = Duration::from_millis;
+        let mut rest = Rest::since(at(0), LATER);
+        assert_eq!((1..1000).find(|_| rest.look(at(500))), Some(60));
+        let mut rest = Rest::since(at(0), LATER);
+        assert_eq!((1..1000).find(|second| rest.look(at(5 * second))), None);
+        let mut rest = Rest::since(at(0), LATER);
+        assert_eq!((1..100).find(|second| rest.look(at(5 * second))), None);
+        assert_eq!((1..100).find(|_| rest.look(at(500))), Some(11));
     }
 }

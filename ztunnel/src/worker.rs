@@ -6,12 +6,12 @@
 use std::{
     io,
     num::NonZero,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use ambit_runtime::clock::ThreadClock;
+use ambit_runtime::{clock::ThreadClock, socket};
 use tokio::{
     net::TcpStream,
     runtime::{Builder, EnterGuard, Handle},
@@ -24,55 +24,85 @@ use crate::proxy::Proxy;
 const WINDOW: Duration = Duration::from_millis(100);
 /// From this share of a core on, others take new connections.
 const BUSY: f64 = 0.75;
+/// How long it is not tried again to start a worker that could not be started.
+const RETRY: Duration = Duration::from_secs(60);
 
 /// A thread that carries connections.
 #[derive(Debug)]
 pub struct Worker {
     /// What its connections share: everything with the other workers, but for the tunnels.
     pub proxy: Arc<Proxy>,
-    handle: Handle,
-    clock: Arc<OnceLock<ThreadClock>>,
-    stop: CancellationToken,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Thread,
 }
 
 impl Worker {
     fn start(number: usize, proxy: Arc<Proxy>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (clock, stop) = (Arc::new(OnceLock::new()), CancellationToken::new());
-        let (own, stopped) = (Arc::clone(&clock), stop.clone());
-        let work = move || {
-            let _only_one = own.set(ThreadClock::current());
-            runtime.block_on(stopped.cancelled());
-        };
-        let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
-        Ok(Self { proxy, handle, clock, stop, thread: Mutex::new(Some(thread)) })
+        Ok(Self { proxy, thread: Thread::start(thread::Builder::new().name(format!("worker-{number}")))? })
     }
 
     /// Its runtime, for the tasks of its connections.
     #[must_use]
     pub fn handle(&self) -> &Handle {
-        &self.handle
+        &self.thread.handle
     }
 
     /// Makes sockets that are opened meanwhile those of this worker.
     pub fn enter(&self) -> EnterGuard<'_> {
-        self.handle.enter()
+        self.handle().enter()
     }
 
-    /// Takes over a connection that another worker accepted.
+    /// Takes over a connection that another worker accepted. One that it cannot take over is reset.
     ///
     /// # Errors
     /// When the kernel refuses to watch it.
     pub fn adopt(&self, io: TcpStream) -> io::Result<TcpStream> {
         let io = io.into_std()?;
         let _in_this_runtime = self.enter();
-        TcpStream::from_std(io)
+        socket::adopt(io)
+    }
+}
+
+/// A thread with a runtime of its own, which goes on until it is stopped.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    pub(crate) handle: Handle,
+    clock: ThreadClock,
+    stop: CancellationToken,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Thread {
+    /// Starts it. The runtime is made by the thread itself: where there is no thread, there must be no runtime that is dropped by a task
+    /// of another one, which would panic.
+    pub(crate) fn start(builder: thread::Builder) -> io::Result<Self> {
+        let stop = CancellationToken::new();
+        let (tell, told) = mpsc::sync_channel(1);
+        let stopped = stop.clone();
+        let work = move || match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                let _asked_for = tell.send(Ok((runtime.handle().clone(), ThreadClock::current())));
+                runtime.block_on(stopped.cancelled());
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        };
+        let thread = Mutex::new(Some(builder.spawn(work)?));
+        let (handle, clock) = told.recv().map_err(io::Error::other)??;
+        Ok(Self { handle, clock, stop, thread })
     }
 
+    /// How much it has worked, as long as it runs.
     fn used(&self) -> Option<Duration> {
-        self.clock.get().and_then(|clock| clock.used())
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        if runs { self.clock.used() } else { None }
+    }
+
+    fn stop(&self) {
+        self.stop.cancel();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a worker failed");
+        }
     }
 }
 
@@ -89,14 +119,52 @@ pub struct Workers {
 struct Other {
     proxy: Arc<Proxy>,
     worker: OnceLock<Worker>,
+    /// When it could not be started.
+    failed: Mutex<Option<Instant>>,
+}
+
+impl Other {
+    fn new(proxy: Proxy) -> Self {
+        Self { proxy: Arc::new(proxy), worker: OnceLock::new(), failed: Mutex::default() }
+    }
+
+    /// How much it has worked; nothing when it can take no connection.
+    fn used(&self) -> Option<Duration> {
+        match self.worker.get() {
+            Some(worker) => worker.thread.used(),
+            None => {
+                let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.is_none_or(|at| at.elapsed() >= RETRY).then_some(Duration::ZERO)
+            }
+        }
+    }
+
+    /// The worker, started if it is not yet.
+    fn get(&self, number: usize) -> Option<&Worker> {
+        self.used()?;
+        if let Some(worker) = self.worker.get() {
+            return Some(worker);
+        }
+        match Worker::start(number, Arc::clone(&self.proxy)) {
+            // Only the first worker accepts, so that nobody else starts it meanwhile.
+            Ok(worker) => Some(self.worker.get_or_init(|| worker)),
+            Err(error) => {
+                let before = self.failed.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
+                if before.is_none() {
+                    tracing::warn!(%error, number, "a further worker cannot be started: the others carry its connections");
+                }
+                None
+            }
+        }
+    }
 }
 
 /// Who takes the next connection.
 #[derive(Debug)]
 struct Balance {
     since: Instant,
-    /// What each worker had used then.
-    used: Vec<Duration>,
+    /// What each worker had used then; nothing for one that takes no connections.
+    used: Vec<Option<Duration>>,
     next: usize,
 }
 
@@ -107,9 +175,8 @@ impl Workers {
     /// When it cannot be started.
     pub fn start(proxy: Proxy, count: Option<NonZero<usize>>) -> io::Result<Self> {
         let count = count.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
-        let other = |_| Other { proxy: Arc::new(proxy.with_own_tunnels()), worker: OnceLock::new() };
-        let others: Vec<Other> = (1..count).map(other).collect();
-        let balance = Mutex::new(Balance { since: Instant::now(), used: vec![Duration::ZERO; count], next: 0 });
+        let others: Vec<Other> = (1..count).map(|_| Other::new(proxy.with_own_tunnels())).collect();
+        let balance = Mutex::new(Balance { since: Instant::now(), used: vec![Some(Duration::ZERO); count], next: 0 });
         Ok(Self { first: Worker::start(0, Arc::new(proxy))?, others, balance })
     }
 
@@ -134,50 +201,29 @@ impl Workers {
         let now = Instant::now();
         let passed = now.duration_since(balance.since);
         if passed >= WINDOW {
-            let used: Vec<Duration> = (0..=self.others.len()).map(|at| self.used(at)).collect();
-            let share = |(now, before): (&Duration, &Duration)| now.saturating_sub(*before).as_secs_f64() / passed.as_secs_f64();
-            let shares: Vec<f64> = used.iter().zip(&balance.used).map(share).collect();
+            let used = std::iter::once(self.first.thread.used()).chain(self.others.iter().map(Other::used));
+            let used: Vec<Option<Duration>> = used.collect();
+            let shares: Vec<f64> = used.iter().zip(&balance.used).map(|(now, before)| share(*now, *before, passed)).collect();
             *balance = Balance { since: now, used, next: least_busy(&shares) };
         }
         let next = balance.next;
         drop(balance);
-        self.get(next).unwrap_or(&self.first)
-    }
-
-    fn used(&self, at: usize) -> Duration {
-        let worker = match at.checked_sub(1) {
-            None => Some(&self.first),
-            Some(other) => self.others.get(other).and_then(|other| other.worker.get()),
-        };
-        worker.and_then(Worker::used).unwrap_or_default()
-    }
-
-    fn get(&self, at: usize) -> Option<&Worker> {
-        let other = self.others.get(at.checked_sub(1)?)?;
-        if let Some(worker) = other.worker.get() {
-            return Some(worker);
-        }
-        match Worker::start(at, Arc::clone(&other.proxy)) {
-            // Only the first worker accepts, so that nobody else starts it meanwhile.
-            Ok(worker) => Some(other.worker.get_or_init(|| worker)),
-            Err(error) => {
-                tracing::warn!(%error, "a further worker cannot be started");
-                None
-            }
-        }
+        let other = next.checked_sub(1).and_then(|other| self.others.get(other));
+        other.and_then(|other| other.get(next)).unwrap_or(&self.first)
     }
 
     /// Ends all workers with what they still do. Not to be called by a task of theirs.
     pub fn stop(&self) {
         let others = self.others.iter().filter_map(|other| other.worker.get());
         for worker in std::iter::once(&self.first).chain(others) {
-            worker.stop.cancel();
-            let thread = worker.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if thread.is_some_and(|thread| thread.join().is_err()) {
-                tracing::error!("a worker failed");
-            }
+            worker.thread.stop();
         }
     }
+}
+
+/// The share of a core that a worker has used in the time that passed; more than any other when it takes no connections.
+fn share(now: Option<Duration>, before: Option<Duration>, passed: Duration) -> f64 {
+    now.map_or(f64::INFINITY, |now| now.saturating_sub(before.unwrap_or(now)).as_secs_f64() / passed.as_secs_f64())
 }
 
 /// The number of the worker that takes new connections, by the share of a core that each has used.
@@ -199,5 +245,23 @@ mod tests {
         assert_eq!(least_busy(&[0.8, 0.0, 0.0]), 1);
         assert_eq!(least_busy(&[0.9, 0.5, 0.3]), 2);
         assert_eq!(least_busy(&[0.8, 0.95, 0.9]), 0);
+    }
+
+    #[test]
+    fn a_worker_that_has_ended_or_cannot_be_started_is_the_last_to_be_chosen() {
+        let at = |millis| Some(Duration::from_millis(millis));
+        let share = |now, before| share(now, before, Duration::from_millis(100));
+        assert_eq!(least_busy(&[share(at(190), at(100)), share(None, at(20))]), 0);
+        assert_eq!(least_busy(&[share(at(190), at(100)), share(None, None), share(at(80), at(0))]), 2);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_cannot_be_started_is_an_error_for_the_task_that_asks_for_it_and_no_panic() {
+        assert!(Thread::start(thread::Builder::new().stack_size(1 << 47)).is_err());
+        let thread = Thread::start(thread::Builder::new()).unwrap();
+        assert_eq!(thread.handle.spawn(async { 7 }).await.unwrap(), 7);
+        assert!(thread.used().is_some());
+        thread.stop();
+        assert_eq!(thread.used(), None);
     }
 }

@@ -68,7 +68,7 @@ impl Bench {
         }
     }
 
-    /// Memory while connections are held, and what one of them adds.
+    /// Memory while connections are held, and what one of them adds to the idle proxy.
     ///
     /// # Errors
     /// When they cannot be opened.
@@ -76,8 +76,6 @@ impl Bench {
         if path.is_bare() {
             return Ok(());
         }
-        tokio::time::sleep(REST).await;
-        let before = self.memory(path);
         let held = self.hold(path, HELD).await?;
         tokio::time::sleep(REST).await;
         let Memory { pss, rss } = self.memory(path);
@@ -85,7 +83,8 @@ impl Bench {
         if held.count != HELD {
             self.results.notes.push(format!("{name}: {} of {HELD} connections could be held", held.count));
         }
-        let each = (pss - before.pss) * 1000.0 / held.count as f64 / self.rig.proxies(path).len() as f64;
+        let idle = self.results.summary(name, MEMORY_IDLE.key).map_or(f64::NAN, |idle| idle.median);
+        let each = (pss - idle) * 1000.0 / held.count as f64 / self.rig.proxies(path).len() as f64;
         self.results.set(name, MEMORY_HELD, self.round, pss);
         self.results.set(name, RSS_HELD, self.round, rss);
         self.results.set(name, MEMORY_CONNECTION, self.round, each);

@@ -10,7 +10,7 @@ const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 52.0;
 const BOTTOM: f64 = 40.0;
 const TOP: f64 = 10.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 26.0;
 
 /// A line of a plot.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ pub fn lines(across: &Scale, up: &Scale, labels: [&str; 2], series: &[Series]) -
 /// Bars from left to right, one below the other, each of the same colour in stronger and weaker parts.
 #[must_use]
 pub fn bars(bars: &[Bar]) -> String {
-    const NAMES: f64 = 190.0;
+    const NAMES: f64 = 206.0;
     const STEP: f64 = 26.0;
     let most = bars.iter().map(|bar| bar.parts.iter().map(|(_, size)| size).sum::<f64>()).fold(0.0, f64::max);
     let scale = Scale::linear(most);

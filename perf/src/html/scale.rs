@@ -36,7 +36,7 @@ impl Scale {
     /// Shares of all requests from 0 to 0.9999, where each further nine takes the same room.
     #[must_use]
     pub fn shares() -> Self {
-        let ticks = [(0.0, "0"), (0.5, "50"), (0.9, "90"), (0.99, "99"), (0.999, "99.9"), (0.9999, "99.99")];
+        let ticks = [(0.5, "50"), (0.9, "90"), (0.99, "99"), (0.999, "99.9"), (0.9999, "99.99")];
         let ticks = ticks.map(|(share, text)| (nines(share), format!("{text} %"))).to_vec();
         Self { logarithmic: true, from: nines(0.0), to: nines(0.9999), ticks }
     }

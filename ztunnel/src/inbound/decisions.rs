@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use ambit_model::{
@@ -42,21 +42,29 @@ impl Decisions {
         connection: &Connection,
         decide: impl FnOnce() -> Result<Decided, Refusal>,
     ) -> Result<Decided, Refusal> {
+        if let Some(decided) = self.held(version).and_then(|held| held.allowed.get(connection).cloned()) {
+            return Ok(decided);
+        }
+        // Without the lock: a client that is refused again and again must not keep the others waiting.
+        let decided = decide()?;
+        if let Some(mut held) = self.held(version) {
+            if held.allowed.len() >= REMEMBERED {
+                held.allowed.clear();
+            }
+            held.allowed.insert(connection.clone(), decided.clone());
+        }
+        Ok(decided)
+    }
+
+    /// What is held for this version of the state; nothing when a later one is held already.
+    fn held(&self, version: u64) -> Option<MutexGuard<'_, Held>> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.version != version {
+        if held.version < version {
             // Its room is kept: versions follow each other fast when the mesh is large.
             held.allowed.clear();
             held.version = version;
         }
-        if let Some(decided) = held.allowed.get(connection) {
-            return Ok(decided.clone());
-        }
-        let decided = decide()?;
-        if held.allowed.len() >= REMEMBERED {
-            held.allowed.clear();
-        }
-        held.allowed.insert(connection.clone(), decided.clone());
-        Ok(decided)
+        (held.version == version).then_some(held)
     }
 }
 
@@ -69,6 +77,19 @@ mod tests {
     fn from(ip: &str) -> Connection {
         let source = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
         Connection { source: Some(source), source_ip: ip.parse().unwrap(), destination: "10.0.0.2:80".parse().unwrap() }
+    }
+
+    #[test]
+    fn a_decision_keeps_no_other_client_waiting_and_is_not_remembered_for_a_later_version() {
+        let decisions = Decisions::default();
+        let meanwhile = || {
+            decisions.get(1, &from("10.0.0.9"), allow).unwrap();
+            decisions.get(2, &from("10.0.0.9"), allow).unwrap();
+            allow()
+        };
+        decisions.get(1, &from("10.0.0.1"), meanwhile).unwrap();
+        let refuse = || Err(Refusal::new(Reason::PolicyDeniedExplicit, ""));
+        decisions.get(2, &from("10.0.0.1"), refuse).unwrap_err();
     }
 
     fn allow() -> Result<Decided, Refusal> {

@@ -110,6 +110,8 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     };
     let target = incoming_target(&incoming);
     let opened = tokio::select! {
+        // A connection that stands is carried to its end, however soon that is: so its end is passed on.
+        biased;
         opened = open(&peer, &target, &mut record) => opened,
         () = incoming.abandoned() => {
             record.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer"));

@@ -46,7 +46,7 @@ fn permit(
         proxy.state.read(|mesh| {
             let source = mesh.workload_at(&NetworkAddress::new(workload.network.clone(), from.ip())).cloned();
             record.source_workload.clone_from(&source);
-            decide(mesh, workload, &connection).map(|allowed| Decided { allowed, source })
+            decide((&proxy.state, mesh), workload, &connection).map(|allowed| Decided { allowed, source })
         })
     })?;
     record.source_workload = source;
@@ -59,7 +59,8 @@ fn permit(
 }
 
 /// Decides by the workload as it is known now: between waiting for it and now it may have changed.
-fn decide(mesh: &MeshState, workload: &Arc<Workload>, connection: &Connection) -> Result<Allowed, Refusal> {
+fn decide((state, mesh): (&Shared, &MeshState), workload: &Arc<Workload>, connection: &Connection) -> Result<Allowed, Refusal> {
+    state.decides(&workload.uid);
     let workload = mesh.workload(workload.uid.as_str()).unwrap_or(workload);
     authorize(mesh, workload, connection)
 }
@@ -83,7 +84,7 @@ fn watched(
             if policies.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            if let Err(refusal) = proxy.state.read(|mesh| decide(mesh, &workload, &connection)) {
+            if let Some(refusal) = no_longer(&proxy.state, &workload, &connection) {
                 return refusal;
             }
         }
@@ -92,7 +93,7 @@ fn watched(
 
 /// Why a connection that was allowed no longer is.
 pub(crate) fn no_longer(state: &Shared, workload: &Arc<Workload>, connection: &Connection) -> Option<Refusal> {
-    state.read(|mesh| decide(mesh, workload, connection)).err()
+    state.read(|mesh| decide((state, mesh), workload, connection)).err()
 }
 
 /// Completes when a connection that was allowed no longer is; at once when that happened while the application was being dialled.

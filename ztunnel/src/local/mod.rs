@@ -29,6 +29,8 @@ use direct::{Arrival, Direct, Sockets};
 
 /// How long it is remembered by which number an endpoint was picked, and for how many connections.
 const PICKED_FOR: Duration = Duration::from_secs(5);
+/// How long after they were read a pod's addresses are not read again, whatever is asked for.
+const ADDRESSES_AGAIN: Duration = Duration::from_secs(1);
 const PICKED_MOST: usize = 4096;
 
 /// How connections between two pods of this node are carried.
@@ -52,11 +54,18 @@ pub struct Neighbour {
     /// Ends what its drain did not.
     pub(crate) cut: CancellationToken,
     /// Addresses that are known to be in its namespace.
-    own: RwLock<Vec<IpAddr>>,
+    own: RwLock<Own>,
     /// Whether it has left the mesh.
     released: Arc<AtomicBool>,
     /// Asks about its sockets.
     sockets: Mutex<Option<Sockets>>,
+}
+
+/// Addresses of a namespace.
+struct Own {
+    list: Vec<IpAddr>,
+    /// When they were read.
+    read: Instant,
 }
 
 impl fmt::Debug for Neighbour {
@@ -78,13 +87,16 @@ impl Neighbour {
     /// Whether `ip` is an address of the pod's own namespace. The control plane says so too, but what it says may be of an earlier pod,
     /// and a connection to an address that is not there would leave the pod in clear.
     fn holds(&self, ip: IpAddr) -> bool {
-        if self.own.read().unwrap_or_else(PoisonError::into_inner).contains(&ip) {
-            return true;
+        {
+            let own = self.own.read().unwrap_or_else(PoisonError::into_inner);
+            if own.list.contains(&ip) || own.read.elapsed() < ADDRESSES_AGAIN {
+                return own.list.contains(&ip);
+            }
         }
         match self.pod.netns.addresses() {
-            Ok(found) => {
-                let holds = found.contains(&ip);
-                *self.own.write().unwrap_or_else(PoisonError::into_inner) = found;
+            Ok(list) => {
+                let holds = list.contains(&ip);
+                *self.own.write().unwrap_or_else(PoisonError::into_inner) = Own { list, read: Instant::now() };
                 holds
             }
             Err(error) => {
@@ -125,7 +137,7 @@ impl Neighbours {
     /// A pod is served from now on, in place of an earlier one of its name.
     pub(crate) fn add(&self, proxy: &Arc<Proxy>, pod: Arc<Pod>, watch: Watch, cut: CancellationToken, tasks: &TaskTracker) {
         let key = Self::key(&pod);
-        let own = RwLock::new(pod.netns.addresses().unwrap_or_default());
+        let own = RwLock::new(Own { list: pod.netns.addresses().unwrap_or_default(), read: Instant::now() });
         let released = Arc::new(AtomicBool::new(false));
         let neighbour = Neighbour {
             pod: Arc::clone(&pod),
@@ -191,6 +203,12 @@ impl Neighbours {
         if pods.get(&key).is_some_and(|found| Arc::ptr_eq(&found.pod, pod)) {
             pods.remove(&key);
         }
+    }
+
+    /// Whether a pod that is served here has this address.
+    fn is_address(&self, ip: IpAddr) -> bool {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        pods.values().any(|near| near.own.read().unwrap_or_else(PoisonError::into_inner).list.contains(&ip))
     }
 
     fn get(&self, workload: &Workload) -> Option<Arc<Neighbour>> {

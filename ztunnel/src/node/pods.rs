@@ -11,11 +11,12 @@ use std::{
 };
 
 use ambit_identity::{SpiffeId, TrustDomain};
-use ambit_model::address::port;
+use ambit_model::{Reason, Refusal, address::port};
 use ambit_runtime::{
     drain::{self, Trigger, Watch},
     netns::NetNs,
     socket::{ListenOptions, PROXY_MARK, canonical, listen},
+    telemetry::Direction,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -104,11 +105,16 @@ impl Pods {
         let workers = Arc::clone(&self.workers);
         let acceptor = Acceptor { workers, watch, cut: CancellationToken::new(), tasks: TaskTracker::new() };
         let own = Arc::clone(&pod);
-        acceptor.run(outbound, move |proxy, io, from, _| outbound::handle(proxy, Arc::clone(&own), io, from));
+        acceptor
+            .run(outbound, Direction::Outbound, move |proxy, io, from, _| outbound::handle(proxy, Arc::clone(&own), io, from));
         let own = Arc::clone(&pod);
-        acceptor.run(plaintext, move |proxy, io, from, _| inbound::plaintext::handle(proxy, Arc::clone(&own), io, from));
+        acceptor.run(plaintext, Direction::Inbound, move |proxy, io, from, _| {
+            inbound::plaintext::handle(proxy, Arc::clone(&own), io, from)
+        });
         let own = Arc::clone(&pod);
-        acceptor.run(hbone, move |proxy, io, from, watch| inbound::hbone::handle(proxy, Arc::clone(&own), io, from, watch));
+        acceptor.run(hbone, Direction::Inbound, move |proxy, io, from, watch| {
+            inbound::hbone::handle(proxy, Arc::clone(&own), io, from, watch)
+        });
         let (watch, cut) = (acceptor.watch.clone(), acceptor.cut.clone());
         self.proxy.near.add(&self.proxy, Arc::clone(&pod), watch, cut, &acceptor.tasks);
         Ok(Running { pod, trigger, cut: acceptor.cut, tasks: acceptor.tasks })
@@ -120,7 +126,6 @@ impl Pods {
         if let Some(running) = removed {
             tracing::info!(uid, "pod {} is no longer captured", running.pod.name);
             self.proxy.near.release(&running.pod);
-            self.workers.proxies().for_each(|proxy| proxy.pool.forget(&running.pod.identity));
             self.end(running, POD_DRAIN);
             self.forget_keys();
         }
@@ -152,11 +157,16 @@ impl Pods {
 
     fn end(&self, running: Running, deadline: Duration) {
         self.proxy.near.remove(&running.pod);
+        let workers = Arc::clone(&self.workers);
+        let forget = move |pod: &Pod| workers.proxies().for_each(|proxy| proxy.pool.forget(&pod.identity));
+        forget(&running.pod);
         self.ending.spawn(async move {
             running.trigger.drain(deadline).await;
             running.cut.cancel();
             running.tasks.close();
             running.tasks.wait().await;
+            // A pod that takes its place, with its address, must not use tunnels that it began meanwhile in its own namespace.
+            forget(&running.pod);
         });
     }
 
@@ -196,13 +206,14 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn run<H, F>(&self, listener: TcpListener, handle: H)
+    fn run<H, F>(&self, listener: TcpListener, direction: Direction, handle: H)
     where
         H: Fn(Arc<Proxy>, TcpStream, SocketAddr, Watch) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let (workers, watch, cut) = (Arc::clone(&self.workers), self.watch.clone(), self.cut.clone());
         let tasks = self.tasks.clone();
+        let here = listener.local_addr().map_or_else(|_| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), canonical);
         let accept = async move {
             let mut draining = pin!(watch.draining());
             loop {
@@ -225,7 +236,10 @@ impl Acceptor {
                         let work = handle(Arc::clone(&worker.proxy), io, canonical(from), watch.clone());
                         tasks.spawn_on(until_cut(work, watch.clone(), cut.clone()), worker.handle());
                     }
-                    Err(error) => tracing::warn!(%error, "a connection cannot be handed on"),
+                    Err(error) => {
+                        let record = worker.proxy.telemetry.begin(direction, canonical(from), here);
+                        record.refused(Refusal::new(Reason::Internal, format!("it cannot be handed on: {error}")));
+                    }
                 }
             }
         };

@@ -49,6 +49,8 @@ pub(super) async fn open(
         handshake::connect(tcp, Arc::clone(&config), proxy.limits.handshake).await
     };
     let opened = tokio::select! {
+        // A tunnel that stands is used, however soon its client is gone: so the reset is passed on.
+        biased;
         opened = proxy.pool.connect(&key, dial, request) => opened,
         error = gone(client) => return Err(Refusal::new(Reason::ClientReset, error)),
     };

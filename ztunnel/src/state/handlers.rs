@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ambit_model::{
     convert::{Entry, claimed_addresses, decode_policy},
     policy::PolicyKey,
+    state::MeshState,
 };
 use ambit_xds::{Rejected, Resource, client::Handler};
 
@@ -25,21 +26,24 @@ pub fn addresses(shared: Arc<Shared>) -> impl Handler + 'static {
                 }
             }
         }
-        // Which policies hold for a workload is said by the workload.
-        let policies = shared.read(|mesh| entries.iter().any(|entry| names_other_policies(mesh, entry)));
-        shared.write(policies, |mesh| {
+        shared.change(|mesh| {
+            // Which policies hold for a workload is said by the workload.
+            let policies = entries.iter().any(|entry| names_other_policies(&shared, mesh, entry));
             removals.iter().for_each(|name| mesh.remove_address(name));
             entries.into_iter().for_each(|entry| mesh.insert(entry));
             unreadable.into_iter().for_each(|(name, claims)| mesh.insert_unreadable_address(&name, claims));
+            policies
         });
         rejected
     }
 }
 
-fn names_other_policies(mesh: &ambit_model::state::MeshState, entry: &Entry) -> bool {
-    match entry {
-        Entry::Workload(new) => mesh.workload(new.uid.as_str()).is_some_and(|old| old.policies != new.policies),
-        Entry::Service(_) => false,
+fn names_other_policies(shared: &Shared, mesh: &MeshState, entry: &Entry) -> bool {
+    let Entry::Workload(new) = entry else { return false };
+    match mesh.workload(new.uid.as_str()) {
+        Some(old) => old.policies != new.policies,
+        // It comes back, and which policies it named before is not known any more. There may be connections to it.
+        None => shared.decided().contains(&new.uid),
     }
 }
 

@@ -3,11 +3,12 @@
 mod handlers;
 
 use std::{
-    sync::{PoisonError, RwLock},
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
-use ambit_model::state::MeshState;
+use ambit_model::{state::MeshState, workload::Uid};
 use tokio::sync::watch;
 
 pub use handlers::{addresses, policies};
@@ -19,6 +20,8 @@ pub struct Shared {
     changes: watch::Sender<Changes>,
     /// Rises with each batch that may change who is allowed. Apart from the other changes, so that those wake no open connection.
     policies: watch::Sender<u64>,
+    /// The workloads that were decided for since then.
+    decided: Mutex<HashSet<Uid>>,
 }
 
 /// How far knowledge has come.
@@ -41,10 +44,36 @@ impl Shared {
 
     /// Changes the state and tells everyone who waits.
     pub fn write(&self, policies: bool, change: impl FnOnce(&mut MeshState)) {
-        change(&mut self.mesh.write().unwrap_or_else(PoisonError::into_inner));
+        self.change(|mesh| {
+            change(mesh);
+            policies
+        });
+    }
+
+    /// As [`Shared::write`], where `change` says whether who is allowed may be others now.
+    pub fn change(&self, change: impl FnOnce(&mut MeshState) -> bool) {
+        let mut mesh = self.mesh.write().unwrap_or_else(PoisonError::into_inner);
+        let policies = change(&mut mesh);
+        if policies {
+            // All open connections are decided again, which notes their workloads again.
+            self.decided().clear();
+        }
+        drop(mesh);
         self.note(|changes| changes.version += 1);
         if policies {
             self.policies.send_modify(|version| *version += 1);
+        }
+    }
+
+    fn decided(&self) -> MutexGuard<'_, HashSet<Uid>> {
+        self.decided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that it is being decided who is allowed to this workload. To be called by those who read the state for it.
+    pub fn decides(&self, workload: &Uid) {
+        let mut decided = self.decided();
+        if !decided.contains(workload) {
+            decided.insert(workload.clone());
         }
     }
 

@@ -101,6 +101,25 @@ fn a_workload_that_names_other_policies_counts_as_a_change_of_policy() {
     assert_eq!(*shared.policies().borrow(), before + 1);
 }
 
+#[test]
+fn a_workload_that_comes_back_is_decided_for_again_when_there_may_be_connections_to_it() {
+    let shared = Arc::new(Shared::default());
+    let mut handler = addresses(Arc::clone(&shared));
+    let version = || *shared.policies().borrow();
+    handler.apply(vec![pod("web", &[10, 0, 0, 1], &["shop/p"]), pod("api", &[10, 0, 0, 2], &["shop/p"])], Vec::new());
+    assert_eq!(version(), 0);
+    let uid = shared.read(|mesh| mesh.workload("web").unwrap().uid.clone());
+    shared.read(|_| shared.decides(&uid));
+    handler.apply(Vec::new(), vec!["web".to_owned(), "api".to_owned()]);
+    handler.apply(vec![pod("api", &[10, 0, 0, 2], &["shop/other"])], Vec::new());
+    assert_eq!(version(), 0, "nobody is connected to it");
+    handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
+    assert_eq!(version(), 1);
+    handler.apply(Vec::new(), vec!["web".to_owned()]);
+    handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
+    assert_eq!(version(), 1, "whoever was connected has been decided about again, and would have noted it");
+}
+
 #[tokio::test]
 async fn waiting_ends_with_the_change_or_with_the_limit() {
     let shared = Arc::new(Shared::default());

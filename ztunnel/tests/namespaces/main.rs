@@ -12,6 +12,7 @@ mod near;
 mod observe;
 mod policy;
 mod same_policy;
+mod slow;
 mod storm;
 mod torture;
 mod waypoint;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     tests.extend(near::tests());
     tests.extend(same_policy::tests());
     tests.extend(torture::tests());
+    tests.extend(slow::tests());
     tests.extend(storm::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -55,6 +55,7 @@ pub fn tests() -> Vec<Trial> {
     });
     let only_direct = [
         test("direct: where_packets_are_changed_on_their_way_connections_are_joined_instead", changed),
+        test("direct: a_port_that_is_used_again_is_decided_about_again", again),
         test("direct: endpoints_on_the_node_are_not_picked_more_often", picked),
     ];
     trials.chain(only_direct).collect()
@@ -80,6 +81,37 @@ async fn changed() -> anyhow::Result<()> {
     ensure!(seen == pods.0.ip(), "the server saw {seen}");
     mesh.bed.shutdown().await;
     Ok(())
+}
+
+async fn again() -> anyhow::Result<()> {
+    // After a reset the kernel knows the connection for a while, and would let another one between the same ports go as it did.
+    for server_resets in [true, false] {
+        let Ends { mesh, client, server, pods } = ends("direct").await?;
+        let (from, to) = (client.local_addr()?, client.peer_addr()?);
+        let (first, second) = if server_resets { (server, client) } else { (client, server) };
+        ambit_runtime::socket::reset(first);
+        ends_by_reset(second).await?;
+        let _echo = echo_at(&pods.1, to)?;
+        mesh.policy("closed", Action::Deny, vec![Match { destination_ports: vec![8080], ..Default::default() }]);
+        let until = std::time::Instant::now() + PATIENCE;
+        while !get(&mesh, 0, 15000, "/config_dump").await?.contains("shop/closed\"") {
+            ensure!(std::time::Instant::now() < until, "the proxy does not know the policy");
+        }
+        let socket = pods.0.netns().run(tokio::net::TcpSocket::new_v4)??;
+        socket.set_reuseaddr(true)?;
+        socket.bind(from)?;
+        if let Ok(stream) = timeout(PATIENCE, socket.connect(to)).await? {
+            ensure!(talk(stream, b"x").await.is_err(), "it was let in");
+        }
+        let port = format!("src.addr={from} ");
+        mesh.logged(0, &["direction=outbound", &port, "policy=shop/closed ", "reason=policy_denied_explicit "]).await?;
+        mesh.bed.shutdown().await;
+    }
+    Ok(())
+}
+
+fn echo_at(pod: &Pod, at: SocketAddr) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+    echo(pod, at.port())
 }
 
 async fn picked() -> anyhow::Result<()> {

@@ -27,7 +27,7 @@ use crate::{
 /// How long all scripts of a round may take: those that hang are found by it.
 const LIMIT: Duration = Duration::from_secs(60);
 
-type Verdict = (Draw, Result<(), String>);
+pub type Verdict = (Draw, Result<(), String>);
 
 pub fn tests() -> Vec<Trial> {
     let mut tests = vec![test("connections_between_nodes_end_as_they_were_ended", || scripts("relay", 1))];
@@ -47,22 +47,8 @@ async fn scripts(mode: &'static str, server_node: usize) -> anyhow::Result<()> {
         let to = SocketAddr::new(ip, 8080);
         // Many small ones at once, fewer large ones, and writes of megabytes.
         for (count, kind) in [(100, Kind::of_sockets(20_000)), (50, Kind::of_sockets(1 << 20)), (4, Kind::calm(MOST))] {
-            let draws: Vec<_> = (0..count).map(|n| Draw { seed: seed.wrapping_add((round << 32) + n), kind }).collect();
-            let played = timeout(LIMIT, futures::future::join_all(draws.iter().map(|draw| play(&client, to, *draw)))).await;
-            let mut verdicts: Vec<Verdict> = played.with_context(|| format!("{kind:?} to {to}: they do not end"))?;
-            // A client's reset may come before the server knows which script it is in.
-            let mut waited: Vec<_> = draws.into_iter().filter(|draw| !draw.script().client.resets()).collect();
-            while !waited.is_empty() {
-                let verdict =
-                    timeout(PATIENCE, told.recv()).await.with_context(|| format!("no word from servers of {waited:?}"))?;
-                let verdict = verdict.context("the server has gone")?;
-                waited.retain(|draw| *draw != verdict.0);
-                verdicts.push(verdict);
-            }
-            while let Ok(verdict) = told.try_recv() {
-                verdicts.push(verdict);
-            }
-            sound(&verdicts)?;
+            let draws = (0..count).map(|n| Draw { seed: seed.wrapping_add((round << 32) + n), kind }).collect();
+            play_round(&client, to, draws, &mut told).await?;
             round += 1;
         }
     }
@@ -71,6 +57,29 @@ async fn scripts(mode: &'static str, server_node: usize) -> anyhow::Result<()> {
     }
     mesh.bed.shutdown().await;
     Ok(())
+}
+
+/// Plays all of these at once, and checks what both ends of each say.
+pub async fn play_round(
+    client: &Pod,
+    to: SocketAddr,
+    draws: Vec<Draw>,
+    told: &mut mpsc::UnboundedReceiver<Verdict>,
+) -> anyhow::Result<()> {
+    let played = timeout(LIMIT, futures::future::join_all(draws.iter().map(|draw| play(client, to, *draw)))).await;
+    let mut verdicts: Vec<Verdict> = played.with_context(|| format!("to {to}: they do not end"))?;
+    // A client's reset may come before the server knows which script it is in.
+    let mut waited: Vec<_> = draws.into_iter().filter(|draw| !draw.script().client.resets()).collect();
+    while !waited.is_empty() {
+        let verdict = timeout(PATIENCE, told.recv()).await.with_context(|| format!("no word from servers of {waited:?}"))?;
+        let verdict = verdict.context("the server has gone")?;
+        waited.retain(|draw| *draw != verdict.0);
+        verdicts.push(verdict);
+    }
+    while let Ok(verdict) = told.try_recv() {
+        verdicts.push(verdict);
+    }
+    sound(&verdicts)
 }
 
 fn sound(verdicts: &[Verdict]) -> anyhow::Result<()> {
@@ -93,7 +102,7 @@ async fn play(pod: &Pod, to: SocketAddr, draw: Draw) -> Verdict {
 }
 
 /// Plays the server's end of every script that is asked for.
-fn play_server(pod: &Pod) -> anyhow::Result<(JoinHandle<()>, mpsc::UnboundedReceiver<Verdict>)> {
+pub fn play_server(pod: &Pod) -> anyhow::Result<(JoinHandle<()>, mpsc::UnboundedReceiver<Verdict>)> {
     let listener: TcpListener = pod.listen(SocketAddr::from(([0_u16; 8], 8080)))?;
     let (tell, told) = mpsc::unbounded_channel();
     let serving = tokio::spawn(async move {

@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::tune_socket;
+use super::{close_by_reset, tune_socket};
 use crate::netns::NetNs;
 
 /// How long [`connect`] waits for the peer unless told otherwise.
@@ -37,7 +37,8 @@ impl Default for ConnectOptions<'_> {
     }
 }
 
-/// Opens a TCP connection with `TCP_NODELAY` and keepalive.
+/// Opens a TCP connection with `TCP_NODELAY` and keepalive. One that is given up meanwhile is reset: it may stand already, and the peer
+/// must not take it for one that came to its end.
 ///
 /// # Errors
 /// As `connect(2)`; `TimedOut` when the peer did not answer within the timeout; `InvalidInput` when the families of source and
@@ -47,9 +48,14 @@ pub async fn connect(destination: SocketAddr, options: &ConnectOptions<'_>) -> i
         Some(netns) => netns.run(|| new_socket(destination, options))??,
         None => new_socket(destination, options)?,
     };
+    close_by_reset(&socket, true)?;
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(destination);
     match tokio::time::timeout(options.timeout, connecting).await {
-        Ok(result) => result,
+        Ok(connected) => {
+            let stream = connected?;
+            close_by_reset(&SockRef::from(&stream), false)?;
+            Ok(stream)
+        }
         Err(_) => {
             Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer from {destination} within {:?}", options.timeout)))
         }

@@ -147,10 +147,11 @@ impl AccessLog {
 /// Writes until the log is closed and empty.
 fn write_lines(shared: &Shared, mut target: Box<dyn Write + Send>) {
     let mut batch = Vec::new();
+    let mut written = Written::default();
     loop {
         let (flush, closed) = next(shared, &mut batch);
-        if let Err(error) = target.write_all(&batch).and_then(|()| target.flush()) {
-            let lost = batch.iter().filter(|byte| **byte == b'\n').count();
+        if let Err(error) = written.write(&mut *target, &batch) {
+            let lost = lines(batch.get(written.written..).unwrap_or_default());
             tracing::debug!(%error, lost, "the access log cannot be written");
             counter!(metric::ACCESS_LOG_DROPPED).increment(lost as u64);
         }
@@ -164,6 +165,52 @@ fn write_lines(shared: &Shared, mut target: Box<dyn Write + Send>) {
         }
         if closed {
             return;
+        }
+    }
+}
+
+fn lines(text: &[u8]) -> usize {
+    text.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// How far the destination has come.
+#[derive(Default)]
+struct Written {
+    /// Bytes of the batch.
+    written: usize,
+    /// Whether it ends with half a line, whose rest is lost.
+    torn: bool,
+}
+
+impl Written {
+    /// Writes whole lines. A destination that takes nothing now is waited for; after any other error the rest of them is lost.
+    fn write(&mut self, target: &mut dyn Write, batch: &[u8]) -> io::Result<()> {
+        self.written = 0;
+        if self.torn && !batch.is_empty() {
+            patiently(|| target.write(b"\n"))?;
+            self.torn = false;
+        }
+        while let Some(rest) = batch.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match patiently(|| target.write(rest)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => {
+                    self.written += more;
+                    self.torn = batch.get(..self.written).is_some_and(|written| !written.ends_with(b"\n"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        patiently(|| target.flush())
+    }
+}
+
+/// Does `work` until the destination is ready for it.
+fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match work() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(GATHER),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }
@@ -226,6 +273,36 @@ mod tests {
         drop(log);
         wait_for("line=3");
         std::fs::remove_file(&path).unwrap();
+    }
+
+    /// Answers as it is told; takes everything when it is told nothing more.
+    struct Told(Vec<io::Result<usize>>, Vec<u8>);
+
+    impl Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = if self.0.is_empty() { bytes.len() } else { self.0.remove(0)? };
+            self.1.extend(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_destination_that_is_full_for_a_moment_loses_no_line_and_one_that_fails_no_line_after_it() {
+        let error = |kind: io::ErrorKind| Err(io::Error::from(kind));
+        let mut written = Written::default();
+        let mut full = Told(vec![Ok(3), error(io::ErrorKind::WouldBlock), error(io::ErrorKind::Interrupted)], Vec::new());
+        written.write(&mut full, b"one\ntwo\n").unwrap();
+        assert_eq!(full.1, b"one\ntwo\n");
+        let mut failing = Told(vec![Ok(5), error(io::ErrorKind::StorageFull)], Vec::new());
+        written.write(&mut failing, b"one\ntwo\n").unwrap_err();
+        assert_eq!(lines(&b"one\ntwo\n"[written.written..]), 1);
+        written.write(&mut failing, b"three\n").unwrap();
+        written.write(&mut failing, b"four\n").unwrap();
+        assert_eq!(failing.1, b"one\nt\nthree\nfour\n");
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl Switch {
     pub(super) fn decide(&self, client: &Arc<Neighbour>, first: Segment) -> Decision {
         let proxy = &self.proxy;
         let changes = proxy.state.changes();
-        if !changes.addresses_synced || !changes.policies_synced || client.watch.is_draining() {
+        if !changes.addresses_synced || !changes.policies_synced || client.watch.is_draining() || !client.holds(first.from.ip()) {
             return Decision::Capture;
         }
         let Some(source) = proxy.state.read(|mesh| proxy.workload_of(mesh, &client.pod)) else { return Decision::Capture };

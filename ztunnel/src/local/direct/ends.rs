@@ -96,6 +96,16 @@ impl Sockets {
         acknowledged(self.0.ask(&request(DESTROY, REQUEST | ACK, local, remote, cookie), &mut [0; 4096])?)
     }
 
+    /// Whether sockets can be ended at all.
+    pub(in crate::local) fn probe(&self) -> io::Result<()> {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        match acknowledged(self.0.ask(&request(DESTROY, REQUEST | ACK, nowhere, nowhere, [1; 8]), &mut [0; 4096])?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => Err(io::Error::other("a socket was ended that cannot be")),
+        }
+    }
+
     /// Where there is no such connection the kernel answers with the socket that listens for it, which must not be taken for it.
     fn find(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Socked> {
         let mut buffer = [0; 4096];

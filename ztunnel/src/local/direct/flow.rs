@@ -1,6 +1,7 @@
 //! One connection that the kernel carries by itself, from the packet that opens it to the two lines that are written at its end.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -202,10 +203,10 @@ impl Flow {
     pub(super) fn is_over(&self) -> bool {
         let [client, server] = self.ended;
         // Without an answer there is no socket at the other end.
-        self.cut.is_some() || client.is_some_and(|client| client.acknowledged == 0 || server.is_some())
+        client.is_some_and(|client| client.acknowledged == 0 || server.is_some())
     }
 
-    fn look(&self, side: Side) -> std::io::Result<Carried> {
+    fn look(&self, side: Side) -> io::Result<Carried> {
         let (local, remote) = self.addresses(side);
         self.neighbour(side).sockets(|sockets| sockets.carried(local, remote))
     }
@@ -217,6 +218,10 @@ impl Flow {
             return false;
         }
         self.look = (Instant::now() + pause, (pause * 2).min(LAST_LOOK));
+        if self.is_cut() {
+            self.look.0 = Instant::now();
+            return self.sever();
+        }
         let mut gone = self.arrived;
         for side in [Side::Client, Side::Server] {
             match self.look(side) {
@@ -224,7 +229,7 @@ impl Flow {
                     self.count(side, carried);
                     gone = false;
                 }
-                Err(error) => gone &= error.kind() == std::io::ErrorKind::NotFound,
+                Err(error) => gone &= error.kind() == io::ErrorKind::NotFound,
             }
         }
         if !gone {
@@ -242,30 +247,49 @@ impl Flow {
         self.records.opened && !self.arrived
     }
 
-    /// Whether it was begun and never arrived anywhere.
+    /// Whether it was begun and never arrived anywhere, and its client has given up.
     fn is_lost(&self) -> bool {
-        !self.arrived && self.begun.elapsed() > OPENING
+        !self.arrived && self.begun.elapsed() > OPENING && self.is_gone(Side::Client)
     }
 
-    /// Cuts the connection: both applications learn of it at once.
-    pub(super) fn cut(&mut self, inbound: Refusal, outbound: Refusal) {
-        if self.cut.is_some() {
-            return;
-        }
-        for side in [Side::Client, Side::Server] {
-            if let Ok(carried) = self.look(side) {
-                self.end(side, carried);
+    /// Whether one end has no socket any more.
+    pub(super) fn is_gone(&self, side: Side) -> bool {
+        self.look(side).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Cuts the connection: both applications learn of it at once. Returns whether it is over; if not, it is tried again.
+    pub(super) fn cut(&mut self, inbound: Refusal, outbound: Refusal) -> bool {
+        if self.cut.is_none() {
+            for side in [Side::Client, Side::Server] {
+                if let Ok(carried) = self.look(side) {
+                    self.count(side, carried);
+                }
             }
+            self.cut = Some((inbound, outbound));
         }
-        self.cut = Some((inbound, outbound));
-        // The server's first: its reset then ends the client's in the way that the client would end by the proxy.
+        self.sever()
+    }
+
+    /// Whether it was cut, be it over or not.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// Ends both sockets. Returns whether neither is left.
+    fn sever(&self) -> bool {
+        let mut severed = true;
         for side in [Side::Server, Side::Client] {
             let (local, remote) = self.addresses(side);
-            let destroyed = self.neighbour(side).sockets(|sockets| sockets.destroy(local, remote));
-            if let Err(error) = destroyed {
-                tracing::debug!(%error, %local, %remote, "a socket was not there to be ended");
+            match self.neighbour(side).sockets(|sockets| sockets.destroy(local, remote)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::error!(%error, %local, %remote, "a connection that is no longer allowed could not be ended yet");
+                    severed = false;
+                }
             }
         }
+        severed
     }
 
     /// Writes both records.
@@ -275,7 +299,7 @@ impl Flow {
         let ended = match (self.cut, self.reset_by) {
             (Some(cut), _) => Some(cut),
             (None, Some(Side::Server)) if !opened => {
-                let refused = std::io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error());
+                let refused = io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error());
                 let refusal = Refusal::new(Reason::UpstreamRefused, format!("{}: {refused}", self.endpoint));
                 let said = peer::read_refusal(peer::status(refusal.reason), &peer::write_refusal(&refusal));
                 Some((refusal, said))

@@ -7,6 +7,7 @@ use ambit_model::{Reason, Refusal};
 use super::{
     ends::Socked,
     flow::{Flow, Key, Side},
+    queue::Verdict,
     segment::Segment,
 };
 use crate::{inbound::no_longer, proxy::Pod, state::Shared};
@@ -20,10 +21,15 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    /// The mark that this packet was given when it came for the first time.
-    pub(super) fn again(&self, first: &Segment) -> Option<u32> {
-        let flow = self.by_client.get(&(first.from, first.to))?;
-        (flow.first.sequence == first.sequence).then_some(flow.mark)
+    /// What becomes of a packet that opens a connection between the addresses and ports of a known one: when it is the same that came
+    /// before, what became of that; else nothing as long as the known one is there, which is not to be forgotten for it.
+    pub(super) fn known(&mut self, first: &Segment) -> Option<Verdict> {
+        let flow = self.by_client.get_mut(&(first.from, first.to))?;
+        if flow.first.sequence == first.sequence {
+            flow.first.hops = first.hops;
+            return Some(Verdict::Accept(flow.mark));
+        }
+        (!flow.is_gone(Side::Client)).then_some(Verdict::Drop)
     }
 
     /// Takes a connection, in place of an earlier one between the same ports.
@@ -75,14 +81,15 @@ impl Flows {
     /// Cuts one connection.
     pub(super) fn cut(&mut self, key: &Key, inbound: Refusal, outbound: Refusal) {
         if let Some(flow) = self.by_client.get_mut(key) {
-            flow.cut(inbound, outbound);
-            self.finish(key);
+            if flow.cut(inbound, outbound) {
+                self.finish(key);
+            }
         }
     }
 
     /// Cuts what policy no longer allows.
     pub(super) fn decide_again(&mut self, state: &Shared) {
-        let denied = |flow: &Flow| no_longer(state, &flow.workload, &flow.connection());
+        let denied = |flow: &Flow| if flow.is_cut() { None } else { no_longer(state, &flow.workload, &flow.connection()) };
         let cut: Vec<_> = self.by_client.values().filter_map(|flow| Some((flow.key(), denied(flow)?))).collect();
         for (key, refusal) in cut {
             let outbound = Refusal::new(Reason::UpstreamReset, refusal.to_string());

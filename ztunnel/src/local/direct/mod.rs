@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ambit_model::{Reason, Refusal, address::NetworkAddress};
+use ambit_model::{Reason, Refusal};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
@@ -44,6 +44,7 @@ use crate::{
     Error,
     inbound::no_longer,
     proxy::{Pod, Proxy},
+    worker::Thread,
 };
 use decide::Decision;
 use ends::Ends;
@@ -76,7 +77,6 @@ pub(super) struct Arrival {
 impl Direct {
     pub(super) fn start(proxy: Arc<Proxy>) -> io::Result<Self> {
         let (sender, arrivals) = mpsc::unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let switch = Arc::new(Switch {
             proxy,
             instance: Instance::new(),
@@ -85,7 +85,8 @@ impl Direct {
             pods: Mutex::default(),
             off: AtomicBool::new(false),
         });
-        std::thread::Builder::new().name("same-node".into()).spawn(move || runtime.block_on(run(switch, arrivals)))?;
+        let thread = Thread::start(std::thread::Builder::new().name("same-node".into()))?;
+        thread.handle.spawn(run(switch, arrivals));
         Ok(Self(sender))
     }
 
@@ -147,6 +148,19 @@ async fn run(switch: Arc<Switch>, mut arrivals: mpsc::UnboundedReceiver<Arrival>
     }
 }
 
+/// However the time of a pod ends, nothing is sent to it directly any more, and what was is cut.
+struct Leaving<'a> {
+    switch: &'a Switch,
+    pod: &'a Arc<Pod>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.switch.pods().remove(&place(self.pod));
+        self.switch.flows().cut_all_of(self.pod);
+    }
+}
+
 impl Switch {
     fn flows(&self) -> MutexGuard<'_, Flows> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
@@ -163,6 +177,8 @@ impl Switch {
             let place = format!("pod {}/{}", pod.identity.namespace(), pod.name);
             move |source| Error::Listen { address: what.to_owned(), place, source }
         };
+        Sockets::open(&pod.netns).and_then(|sockets| sockets.probe()).map_err(failed("the ends of its sockets"))?;
+        let _leaving = Leaving { switch: self, pod };
         let queue = Queue::open(&pod.netns, self.instance.queue()).map_err(failed("its packet queue"))?;
         let ends = Ends::open(&pod.netns).map_err(failed("the ends of its sockets"))?;
         let rules = Rules::install(&pod.netns, self.instance).await?;
@@ -188,8 +204,6 @@ impl Switch {
     }
 
     async fn leave(&self, arrival: &Arrival) {
-        self.pods().remove(&place(&arrival.pod));
-        self.flows().cut_all_of(&arrival.pod);
         if arrival.released.load(Ordering::Relaxed)
             && let Err(error) = rules::remove_guard(&arrival.pod.netns).await
         {
@@ -200,8 +214,15 @@ impl Switch {
     fn verdict(&self, arrival: &Arrival, asked: Asked) -> Verdict {
         let Some(segment) = asked.segment else { return Verdict::Accept(0) };
         match segment.kind {
-            Kind::Open if asked.is_sent() => self.leaving(arrival, segment),
-            Kind::Open => self.arriving(&arrival.pod, segment),
+            Kind::Open => {
+                let verdict = match asked.is_sent() {
+                    true => self.leaving(arrival, segment, asked.is_of_old()),
+                    false => self.arriving(&arrival.pod, segment, asked.is_of_old()),
+                };
+                // The kernel would let it go as it did the connection before it.
+                let decided = matches!(verdict, Verdict::Accept(mark) if mark != 0 && mark != FAR);
+                if asked.is_of_old() && !decided { Verdict::Forget } else { verdict }
+            }
             Kind::Reset => {
                 self.flows().reset(&arrival.pod, &segment);
                 Verdict::Accept(0)
@@ -211,13 +232,16 @@ impl Switch {
     }
 
     /// The first packet of a connection that the pod opens.
-    fn leaving(&self, arrival: &Arrival, first: Segment) -> Verdict {
+    fn leaving(&self, arrival: &Arrival, first: Segment, of_old: bool) -> Verdict {
+        if let Some(verdict) = self.flows().known(&first) {
+            return verdict;
+        }
+        if of_old {
+            return Verdict::Forget;
+        }
         let Some(client) = arrival.neighbour.upgrade().filter(|client| self.may_go(&client.pod)) else {
             return Verdict::Accept(0);
         };
-        if let Some(mark) = self.flows().again(&first) {
-            return Verdict::Accept(mark);
-        }
         match self.decide(&client, first) {
             Decision::Direct(flow) => {
                 let mark = flow.mark;
@@ -230,7 +254,7 @@ impl Switch {
     }
 
     /// The first packet of a connection to the pod.
-    fn arriving(&self, pod: &Arc<Pod>, first: Segment) -> Verdict {
+    fn arriving(&self, pod: &Arc<Pod>, first: Segment, of_old: bool) -> Verdict {
         let mut flows = self.flows();
         let Some(flow) = flows.arriving(&first, pod) else {
             if let Some(key) = flows.changed_on_its_way(&first) {
@@ -238,12 +262,15 @@ impl Switch {
                 return Verdict::Drop;
             }
             drop(flows);
-            return Verdict::Accept(if self.is_near(pod, &first) { 0 } else { FAR });
+            return Verdict::Accept(if self.proxy.near.is_address(first.from.ip()) { 0 } else { FAR });
         };
         if first.hops.saturating_add(1) < flow.first.hops {
             let key = flow.key();
             self.stray(&mut flows, key);
             return Verdict::Drop;
+        }
+        if of_old && !flow.arrived {
+            return Verdict::Forget;
         }
         // Since the client's packet was let go it may have changed.
         if let Some(refusal) = no_longer(&self.proxy.state, &flow.workload, &flow.connection()) {
@@ -278,15 +305,6 @@ impl Switch {
         self.off.store(true, Ordering::Relaxed);
         let refusal = || Refusal::new(Reason::UpstreamUnreachable, WHY);
         flows.cut(&key, refusal(), refusal());
-    }
-
-    /// Whether the sender is a pod that is served here.
-    fn is_near(&self, pod: &Pod, first: &Segment) -> bool {
-        self.proxy.state.read(|mesh| {
-            let network = self.proxy.workload_of(mesh, pod).map(|workload| workload.network.clone());
-            let sender = network.and_then(|network| mesh.workload_at(&NetworkAddress::new(network, first.from.ip())));
-            sender.is_some_and(|sender| self.proxy.near.get(sender).is_some())
-        })
     }
 
     /// Whether first packets to this pod are decided about.

@@ -1,12 +1,13 @@
 //! A queue of packets that wait for a verdict (`linux/netfilter/nfnetlink_queue.h`). While nobody listens they are dropped.
 
-use std::io;
+use std::{io, net::IpAddr};
 
 use ambit_runtime::netns::NetNs;
 use rustix::net::netlink;
 
 use super::{
-    netlink::{ACK, ERROR, Listener, Message, REQUEST, Socket, attributes, messages},
+    netlink::{ACK, ERROR, Listener, Message, REQUEST, Socket, attribute, attributes, messages},
+    rules::OLD,
     segment::Segment,
 };
 
@@ -25,6 +26,8 @@ pub(super) enum Verdict {
     /// It goes on, with this mark.
     Accept(u32),
     Drop,
+    /// As [`Verdict::Drop`], and the kernel shall forget the connection of its addresses and ports. It is sent again.
+    Forget,
 }
 
 /// A packet that waits.
@@ -32,11 +35,17 @@ pub(super) enum Verdict {
 pub(super) struct Asked {
     id: u32,
     hook: u8,
+    mark: u32,
     /// What it is, when that could be read.
     pub(super) segment: Option<Segment>,
 }
 
 impl Asked {
+    /// Whether the kernel takes it for a part of a connection that went directly.
+    pub(super) fn is_of_old(self) -> bool {
+        self.mark & OLD != 0
+    }
+
     /// Whether the pod sends it, as opposed to receiving it.
     pub(super) fn is_sent(self) -> bool {
         // NF_INET_LOCAL_OUT.
@@ -87,6 +96,13 @@ impl Queue {
     fn answer(&self, asked: Asked, verdict: Verdict) -> io::Result<()> {
         let (code, mark) = match verdict {
             Verdict::Drop => (0_u32, 0),
+            Verdict::Forget => {
+                // Dropped all the same if that fails.
+                if let Some(Err(error)) = asked.segment.map(|segment| self.socket.send(&forget(&segment))) {
+                    tracing::debug!(%error, "a connection was not forgotten");
+                }
+                (0, 0)
+            }
             Verdict::Accept(mark) => (1, mark),
         };
         let header = [code.to_be_bytes(), asked.id.to_be_bytes()].concat();
@@ -101,6 +117,27 @@ impl Queue {
 fn head(number: u16) -> [u8; 4] {
     let [high, low] = number.to_be_bytes();
     [0, 0, high, low]
+}
+
+/// The request to forget a connection (IPCTNL_MSG_CT_DELETE of `linux/netfilter/nfnetlink_conntrack.h`).
+fn forget(segment: &Segment) -> Message {
+    const NESTED: u16 = 0x8000;
+    let (mut ips, mut ports, mut tuple) = (Vec::new(), Vec::new(), Vec::new());
+    // CTA_IP_V4_SRC and _DST, CTA_IP_V6_SRC and _DST.
+    let first = if segment.from.is_ipv4() { 1 } else { 3 };
+    for (kind, address) in [(first, segment.from), (first + 1, segment.to)] {
+        match address.ip() {
+            IpAddr::V4(ip) => attribute(&mut ips, kind, &ip.octets()),
+            IpAddr::V6(ip) => attribute(&mut ips, kind, &ip.octets()),
+        }
+    }
+    attribute(&mut ports, 1, &[6]);
+    attribute(&mut ports, 2, &segment.from.port().to_be_bytes());
+    attribute(&mut ports, 3, &segment.to.port().to_be_bytes());
+    attribute(&mut tuple, 1 | NESTED, &ips);
+    attribute(&mut tuple, 2 | NESTED, &ports);
+    let family = if segment.from.is_ipv4() { 2 } else { 10 };
+    Message::new(1 << 8 | 2, REQUEST, &[family, 0, 0, 0]).attribute(1 | NESTED, &tuple)
 }
 
 /// Reads the answer to a request that is only acknowledged.
@@ -119,8 +156,9 @@ fn read(body: &[u8]) -> Option<Asked> {
         match kind {
             1 => {
                 let id = u32::from_be_bytes(*value.first_chunk()?);
-                asked = Some(Asked { id, hook: *value.get(6)?, segment: None });
+                asked = Some(Asked { id, hook: *value.get(6)?, mark: 0, segment: None });
             }
+            3 => asked.as_mut()?.mark = u32::from_be_bytes(*value.first_chunk()?),
             10 => asked.as_mut()?.segment = Segment::read(value),
             _ => {}
         }

@@ -11,8 +11,8 @@ use ambit_runtime::{netns::NetNs, socket::PROXY_MARK};
 use nlink::{
     Connection, Nftables,
     netlink::nftables::{
-        BaseChain, Chain, DynsetExpr, DynsetOp, Expr, Family, FilterHook, LookupExpr, MetaKey, NFT_TABLE_F_OWNER, NatHook,
-        PacketField, Priority, QueueExpr, RawExpr, Register, Rule, Set, SetDataType, SetElement, SetKeyType, TcpFlags,
+        BaseChain, Chain, CmpOp, CtKey, DynsetExpr, DynsetOp, Expr, Family, FilterHook, LookupExpr, MetaKey, NFT_TABLE_F_OWNER,
+        NatHook, PacketField, Priority, QueueExpr, RawExpr, Register, Rule, Set, SetDataType, SetElement, SetKeyType, TcpFlags,
     },
 };
 use std::os::fd::AsFd;
@@ -30,6 +30,9 @@ const TO_ENDPOINT: u32 = 0x53a;
 const CONNECTION: u32 = 0x53b;
 /// A packet whose address leads nowhere near: others to or from there need not be asked about for a while.
 pub(super) const FAR: u32 = 0x53c;
+/// The bit of the mark of a packet that opens a connection although the kernel knows one that goes directly by its addresses and ports.
+/// The kernel would treat it as it did that one, whatever is decided about it.
+pub(super) const OLD: u32 = 0x4000_0000;
 /// The bit of a packet's mark by which a living proxy vouches for its connection.
 const ALIVE: u32 = 0x2000_0000;
 /// How long an address is known to be far.
@@ -41,7 +44,8 @@ const ASK: i32 = -149;
 const NOTE: i32 = -148;
 const GUARD: i32 = -147;
 const TRANSLATE: i32 = -101;
-const GUARD_TABLE: &str = "ambit-near-guard";
+/// Its number rises when its rules change, as it outlives the program that wrote it.
+const GUARD_TABLE: &str = "ambit-near-guard-1";
 
 /// The number of an endpoint of services, from which its mark is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -189,9 +193,10 @@ fn rules(table: &str, instance: Instance, queue: &Expr) -> Vec<Rule> {
             }
         }
         for (set, field) in sets.into_iter().zip(fields) {
-            rules.push(opening(ask).match_in_set(field, set).accept());
+            rules.push(opening(ask).match_in_set(field, set).match_ct_mark(0).accept());
         }
-        rules.push(opening(ask).expr(queue.clone()));
+        let old = known_connection(opening(ask)).set_mark_masked(OLD, OLD);
+        rules.extend([old, opening(ask).expr(queue.clone())]);
     }
     for (note, sets, fields) in [
         ("note-output", ["far4", "far6"], [PacketField::Ip4Daddr, PacketField::Ip6Daddr]),
@@ -207,7 +212,7 @@ fn rules(table: &str, instance: Instance, queue: &Expr) -> Vec<Rule> {
         let guard: u8 = family;
         let nfproto = [
             Expr::Meta { dreg: Register::R0, key: MetaKey::NfProto },
-            Expr::Cmp { sreg: Register::R0, op: nlink::netlink::nftables::CmpOp::Eq, data: vec![guard] },
+            Expr::Cmp { sreg: Register::R0, op: CmpOp::Eq, data: vec![guard] },
         ];
         let rule = nfproto.into_iter().fold(rule("translate"), Rule::expr);
         // The mark is the key without the bit that vouches.
@@ -217,13 +222,26 @@ fn rules(table: &str, instance: Instance, queue: &Expr) -> Vec<Rule> {
                 sreg: Register::R0,
                 dreg: Register::R0,
                 len: 4,
-                mask: (!ALIVE).to_ne_bytes().to_vec(),
+                mask: (!(ALIVE | OLD)).to_ne_bytes().to_vec(),
                 xor: vec![0; 4],
             })
             .expr(LookupExpr::new(map, Register::R0).dreg(Register::R0))
             .expr(destination_nat(u32::from(family), Register::R0, port))
     }));
     rules
+}
+
+/// Matches what belongs to a connection that goes directly, whichever proxy let it.
+fn known_connection(rule: Rule) -> Rule {
+    rule.expr(Expr::Ct { dreg: Register::R0, key: CtKey::Mark })
+        .expr(Expr::Bitwise {
+            sreg: Register::R0,
+            dreg: Register::R0,
+            len: 4,
+            mask: MASK.to_ne_bytes().to_vec(),
+            xor: vec![0; 4],
+        })
+        .expr(Expr::Cmp { sreg: Register::R0, op: CmpOp::Eq, data: CONNECTION.to_ne_bytes().to_vec() })
 }
 
 /// `dnat to` the address and port in these registers (`NFTA_NAT_*`).
@@ -260,24 +278,9 @@ async fn guard(nft: &Connection<Nftables>) -> Result<(), nlink::Error> {
         let base = BaseChain::filter(hook, Priority::Custom(GUARD));
         transaction = transaction.add_chain(Chain::new(GUARD_TABLE, name)?.family(Family::Inet).base(base));
         let vouched = Rule::new(GUARD_TABLE, name).match_mark_masked(ALIVE, ALIVE).accept();
-        let masked = |rule: Rule| {
-            rule.expr(Expr::Ct { dreg: Register::R0, key: nlink::netlink::nftables::CtKey::Mark })
-                .expr(Expr::Bitwise {
-                    sreg: Register::R0,
-                    dreg: Register::R0,
-                    len: 4,
-                    mask: MASK.to_ne_bytes().to_vec(),
-                    xor: vec![0; 4],
-                })
-                .expr(Expr::Cmp {
-                    sreg: Register::R0,
-                    op: nlink::netlink::nftables::CmpOp::Eq,
-                    data: CONNECTION.to_ne_bytes().to_vec(),
-                })
-        };
         // That it is over may always be said, by the guard as well.
         let reset = Rule::new(GUARD_TABLE, name).match_tcp_flags(TcpFlags::RST, TcpFlags::RST).accept();
-        let cut = masked(Rule::new(GUARD_TABLE, name));
+        let cut = known_connection(Rule::new(GUARD_TABLE, name));
         let cut = if name == "output" { cut.reject_tcp_reset() } else { cut.drop() };
         for rule in [vouched, reset, cut] {
             transaction = transaction.add_rule(rule.family(Family::Inet));
