@@ -1,8 +1,11 @@
 //! Readers that stop, beside others that do not.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use ambit_hbone::{Incoming, PoolConfig, ServerConfig, Settings, TunnelStream};
@@ -99,4 +102,48 @@ async fn slow_readers_at_the_server_hold_their_windows_and_no_neighbour() {
 #[tokio::test]
 async fn slow_readers_at_the_client_hold_their_windows_and_no_neighbour() {
     a_slow_reader_holds_its_window(V4, true).await;
+}
+
+/// What lies unread in a tunnel counts for its connection only as long as the tunnel is there. Dropped here: ten windows of the
+/// connection in bytes, and more than it may leave unread at once.
+#[tokio::test]
+async fn what_dropped_tunnels_left_unread_holds_nobody_up() {
+    const LEFT: usize = 3 << 20;
+    let (tell, mut said) = mpsc::unbounded_channel();
+    let handler = move |incoming: Incoming| {
+        let tell = tell.clone();
+        async move {
+            let (writes, echoes) = (incoming.headers().contains_key("x-writes"), incoming.headers().contains_key("x-echoes"));
+            let mut tunnel = incoming.accept(http::HeaderMap::new()).unwrap();
+            if echoes {
+                let (mut read, mut write) = tokio::io::split(tunnel);
+                // The client cuts it when it has seen enough.
+                let _cut = tokio::io::copy(&mut read, &mut write).await;
+                return;
+            }
+            if writes {
+                tunnel.write_all(noise(0, LEFT)).await.unwrap();
+            }
+            tell.send(tunnel).unwrap();
+        }
+    };
+    let server = Server::start(V4, ServerConfig::default(), handler).await;
+    let client = Client::new(V4, server.address, PoolConfig::default());
+    let mut neighbour = client.open(header("x-echoes")).await.unwrap();
+    for n in 0..100 {
+        let mut near = client.open(header(if n % 2 == 0 { "x-writes" } else { "x-reads" })).await.unwrap();
+        let far = tokio::time::timeout(Duration::from_secs(20), said.recv()).await;
+        let far = far.unwrap_or_else(|_| panic!("the window is used up after {n} tunnels")).unwrap();
+        if n % 2 == 1 {
+            let written = tokio::time::timeout(Duration::from_secs(20), near.write_all(noise(0, LEFT))).await;
+            written.unwrap_or_else(|_| panic!("the window is used up after {n} tunnels")).unwrap();
+        }
+        // What is written before in the same connection has arrived when this has come back.
+        neighbour.write_all(b"!").await.unwrap();
+        neighbour.read_exact(&mut [0]).await.unwrap();
+        drop((near, far));
+    }
+    drop(neighbour);
+    client.settled().await;
+    assert_eq!(client.dials(), 1);
 }
