@@ -92,15 +92,15 @@ async fn again() -> anyhow::Result<()> {
         ambit_runtime::socket::reset(first);
         ends_by_reset(second).await?;
         let _echo = echo_at(&pods.1, to)?;
+        // A port that is used again at once works at once, or when the packet is sent again.
+        let back = reuse(&pods.0, from, to).await?;
+        ensure!(talk(back, b"x").await.is_ok(), "it was not let in before the policy");
         mesh.policy("closed", Action::Deny, vec![Match { destination_ports: vec![8080], ..Default::default() }]);
         let until = std::time::Instant::now() + PATIENCE;
         while !get(&mesh, 0, 15000, "/config_dump").await?.contains("shop/closed\"") {
             ensure!(std::time::Instant::now() < until, "the proxy does not know the policy");
         }
-        let socket = pods.0.netns().run(tokio::net::TcpSocket::new_v4)??;
-        socket.set_reuseaddr(true)?;
-        socket.bind(from)?;
-        if let Ok(stream) = timeout(PATIENCE, socket.connect(to)).await? {
+        if let Ok(stream) = reuse(&pods.0, from, to).await {
             ensure!(talk(stream, b"x").await.is_err(), "it was let in");
         }
         let port = format!("src.addr={from} ");
@@ -108,6 +108,14 @@ async fn again() -> anyhow::Result<()> {
         mesh.bed.shutdown().await;
     }
     Ok(())
+}
+
+/// Connects from this very port.
+async fn reuse(pod: &Pod, from: SocketAddr, to: SocketAddr) -> anyhow::Result<TcpStream> {
+    let socket = pod.netns().run(tokio::net::TcpSocket::new_v4)??;
+    socket.set_reuseaddr(true)?;
+    socket.bind(from)?;
+    Ok(timeout(PATIENCE, socket.connect(to)).await??)
 }
 
 fn echo_at(pod: &Pod, at: SocketAddr) -> anyhow::Result<tokio::task::JoinHandle<()>> {

@@ -18,6 +18,7 @@ const DESTROY: u16 = 21;
 /// The groups that hear of destroyed TCP sockets: SKNLGRP_INET_TCP_DESTROY and SKNLGRP_INET6_TCP_DESTROY.
 const GROUPS: u32 = 1 | 1 << 2;
 const TCP: u8 = 6;
+const SYN_SENT: u8 = 2;
 /// States in which the other side has ended.
 const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
@@ -43,6 +44,8 @@ pub(super) struct Socked {
 pub(in crate::local) struct Carried {
     /// Bytes that the application gave and that were sent, each counted once.
     pub(super) sent: u64,
+    /// Whether the socket still waits for the first answer.
+    pub(super) opening: bool,
     /// Bytes that came from the other side.
     pub(super) received: u64,
     /// Sequence numbers that the other side acknowledged; 0 when a client never was answered.
@@ -154,7 +157,8 @@ fn read(body: &[u8]) -> Option<Socked> {
     let ended = matches!(*body.get(1)?, CLOSE_WAIT | LAST_ACK | CLOSING);
     // The end takes a sequence number as well.
     let received = number(128)?.saturating_sub(u64::from(ended));
-    let carried = Carried { sent: number(200)?.saturating_sub(number(208)?), received, acknowledged: number(120)? };
+    let sent = number(200)?.saturating_sub(number(208)?);
+    let carried = Carried { sent, opening: *body.get(1)? == SYN_SENT, received, acknowledged: number(120)? };
     let cookie = *body.get(44..)?.first_chunk()?;
     Some(Socked { cookie, local: address(ip(8)?, port(4)?), remote: address(ip(24)?, port(6)?), carried })
 }

@@ -252,8 +252,16 @@ impl Flow {
         !self.arrived && self.begun.elapsed() > OPENING && self.is_gone(Side::Client)
     }
 
+    /// Whether the client has a socket that is more than about to open a connection: that would be the one after this.
+    pub(super) fn is_live(&self) -> bool {
+        match self.look(Side::Client) {
+            Ok(carried) => !carried.opening,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
     /// Whether one end has no socket any more.
-    pub(super) fn is_gone(&self, side: Side) -> bool {
+    fn is_gone(&self, side: Side) -> bool {
         self.look(side).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 

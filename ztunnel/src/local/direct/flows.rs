@@ -29,7 +29,7 @@ impl Flows {
             flow.first.hops = first.hops;
             return Some(Verdict::Accept(flow.mark));
         }
-        (!flow.is_gone(Side::Client)).then_some(Verdict::Drop)
+        flow.is_live().then_some(Verdict::Drop)
     }
 
     /// Takes a connection, in place of an earlier one between the same ports.
