@@ -5,7 +5,7 @@
 //! | [`quick`], [`node`] | the runs; [`session`] is what they have in common |
 //! | [`paths`], [`rig`], [`manifests`], [`envoy`] | what is compared, and how it is started |
 //! | [`load`], [`serve`] | client and server, as they run in pods; [`load_check`] holds them against others |
-//! | [`bench`], [`process`] | one sample of load, and what the proxies used for it |
+//! | [`mod@bench`], [`process`] | one sample of load, and what the proxies used for it |
 //! | [`fairness`], [`growth`], [`storm`], [`start`], [`synthetic`], [`probe`] | what is not one load on one path |
 //! | [`figure`], [`goals`], [`results`], [`stats`] | what is measured, what is to be reached, and the samples |
 //! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`report`] tells a saved one, [`compare`] tells two apart |

@@ -80,10 +80,10 @@ impl Flows {
 
     /// Cuts one connection.
     pub(super) fn cut(&mut self, key: &Key, inbound: Refusal, outbound: Refusal) {
-        if let Some(flow) = self.by_client.get_mut(key) {
-            if flow.cut(inbound, outbound) {
-                self.finish(key);
-            }
+        if let Some(flow) = self.by_client.get_mut(key)
+            && flow.cut(inbound, outbound)
+        {
+            self.finish(key);
         }
     }
 
