@@ -72,6 +72,16 @@ pub struct Pod {
 /// A connection that stands, and is carried to its end. How it came to stand is forgotten by then: most connections are idle.
 pub type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Establishes a connection and carries it, if there is one; what establishing needed is gone by then.
+pub fn carried(establishing: impl Future<Output = Option<Carrying>> + Send) -> impl Future<Output = ()> + Send {
+    let establishing = Box::pin(establishing);
+    async move {
+        if let Some(carrying) = establishing.await {
+            carrying.await;
+        }
+    }
+}
+
 /// Places that a connection holds while it lives.
 pub struct Places {
     _pod: OwnedSemaphorePermit,

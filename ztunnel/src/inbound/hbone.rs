@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use super::{carry, permit, watched};
 use crate::{
     peer,
-    proxy::{Carrying, Pod, Proxy},
+    proxy::{Carrying, Pod, Proxy, carried},
     telemetry::Record,
 };
 
@@ -85,12 +85,7 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: Socke
 
 /// Carries one tunnel to its end.
 fn tunnel(peer: Peer, incoming: Incoming) -> impl Future<Output = ()> + Send {
-    let establishing = Box::pin(establish(peer, incoming));
-    async move {
-        if let Some(carrying) = establishing.await {
-            carrying.await;
-        }
-    }
+    carried(establish(peer, incoming))
 }
 
 async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::{carry, hbone::same_family, permit, watched};
 use crate::{
-    proxy::{Carrying, Pod, Proxy},
+    proxy::{Carrying, Pod, Proxy, carried},
     telemetry::Record,
 };
 
@@ -21,12 +21,7 @@ const INBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), p
 
 /// Carries one captured connection to its end.
 pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> impl Future<Output = ()> + Send {
-    let establishing = Box::pin(establish(proxy, pod, client, from));
-    async move {
-        if let Some(carrying) = establishing.await {
-            carrying.await;
-        }
-    }
+    carried(establish(proxy, pod, client, from))
 }
 
 async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {

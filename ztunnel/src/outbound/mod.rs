@@ -29,7 +29,7 @@ pub(crate) use tunnel::gone;
 
 use crate::{
     local::{self, relay::Near},
-    proxy::{Carrying, Pod, Proxy},
+    proxy::{Carrying, Pod, Proxy, carried},
     telemetry::Record,
 };
 
@@ -40,12 +40,7 @@ const ATTEMPTS: usize = 3;
 
 /// Carries one captured connection to its end.
 pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> impl Future<Output = ()> + Send {
-    let establishing = Box::pin(establish(proxy, pod, client, from));
-    async move {
-        if let Some(carrying) = establishing.await {
-            carrying.await;
-        }
-    }
+    carried(establish(proxy, pod, client, from))
 }
 
 async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {

@@ -1,6 +1,5 @@
 //! The byte pump: joins a tunnel with a TCP connection, or any two sides, and counts while it goes.
 
-mod backlog;
 mod pair;
 mod pump;
 mod side;

@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Counters, EndedBy, Side, backlog::Backlog};
+use super::{Counters, EndedBy, Side};
+use crate::mux::Inbox;
 
 /// Two sides that are reset unless both directions came to an end.
 pub(super) struct Pair<A: Side, B: Side> {
@@ -25,7 +26,7 @@ pub(super) struct Pair<A: Side, B: Side> {
 struct Direction {
     chunk: Bytes,
     /// What came after it while the sink was slow.
-    backlog: Backlog,
+    backlog: Inbox,
     /// The source has come to its end.
     ended: bool,
     /// The sink knows of the end, or wants nothing more.
@@ -166,6 +167,13 @@ impl Direction {
     /// # Errors
     /// When the source did not come to its end.
     fn look_ahead<S: Side>(&mut self, cx: &mut Context<'_>, source: &mut S) -> io::Result<()> {
+        let taken = self.take_ahead(cx, source);
+        // The sink is slow: what waits for it shall not hold the buffers into which it was read.
+        self.backlog.compact();
+        taken
+    }
+
+    fn take_ahead<S: Side>(&mut self, cx: &mut Context<'_>, source: &mut S) -> io::Result<()> {
         while let Poll::Ready(next) = source.poll_chunk(cx) {
             match next? {
                 Some(chunk) => self.backlog.push(chunk),

@@ -19,7 +19,6 @@ mod tests;
 
 use bytes::Bytes;
 
-#[allow(unused_imports, reason = "the connection moves onto it")]
 pub(crate) use decoder::Decoder;
 pub(crate) use error::{FrameError, code};
 pub(crate) use fields::Fields;

@@ -1,4 +1,4 @@
-//! Bytes of a tunnel that have arrived and were not read yet.
+//! Bytes that have arrived and wait: to be read out of a tunnel, or for a slow sink.
 
 use std::{collections::VecDeque, io::IoSlice};
 

@@ -27,6 +27,7 @@ pub(crate) use batch::{Batch, Shape};
 use credit::Credit;
 use failure::Reset;
 pub(crate) use failure::{Failure, Side};
+pub(crate) use inbox::Inbox;
 pub(crate) use link::Link;
 pub(crate) use open::{Opening, Unopenable};
 pub(crate) use places::Places;

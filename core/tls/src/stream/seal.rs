@@ -21,6 +21,7 @@ impl Sealer {
     }
 
     /// Lowers the number of records for one key.
+    #[cfg(test)]
     pub(super) fn lower_limit(&mut self, limit: u64) {
         self.limit = self.limit.min(limit);
     }

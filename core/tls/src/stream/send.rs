@@ -63,8 +63,9 @@ impl<T> Stream<T> {
         MOST
     }
 
-    /// Renews the key for sending after fewer records than the cipher suite allows, at least 4. For tests.
-    pub fn lower_key_limit(&mut self, records: u64) {
+    /// Renews the key for sending after fewer records than the cipher suite allows, at least 4.
+    #[cfg(test)]
+    pub(crate) fn lower_key_limit(&mut self, records: u64) {
         if let Sending::Open(sealer) = &mut self.sending {
             sealer.lower_limit(records.max(4));
         }
