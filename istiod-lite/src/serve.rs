@@ -49,13 +49,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// When it cannot start, or one of its parts ends by itself.
 pub async fn run(config: Config) -> Result<(), Error> {
-    ControlPlane::start(config)?
-        .run(async {
-            let signal = ambit_runtime::signal::shutdown().await?;
-            tracing::info!(%signal, "stopping");
-            Ok(())
-        })
-        .await
+    let shutdown = ambit_runtime::signal::shutdown()?;
+    ControlPlane::start(config)?.run(async { tracing::info!(signal = %shutdown.await, "stopping") }).await
 }
 
 /// A control plane that holds its listeners but serves nothing yet.
@@ -103,8 +98,8 @@ impl ControlPlane {
     /// Serves until `stop` completes, then closes streams in order and finishes.
     ///
     /// # Errors
-    /// When one of its parts ends by itself, or `stop` fails.
-    pub async fn run(self, stop: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    /// When one of its parts ends by itself.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let Self { config, authority, tokens, serving, discovery, monitoring } = self;
         let (trigger, watch) = drain::channel();
         let metrics = telemetry::metrics_handle()?;
@@ -156,7 +151,7 @@ impl ControlPlane {
         tracing::info!(discovery = %config.listen, monitoring = %config.monitoring, "the control plane runs");
 
         let ended = tokio::select! {
-            stopped = stop => stopped,
+            () = stop => Ok(()),
             Some(ended) = tasks.join_next() => match ended {
                 Ok(Ok(())) => Err(Error::Stopped("a task of the control plane")),
                 Ok(Err(error)) => Err(error),

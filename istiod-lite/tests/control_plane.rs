@@ -98,7 +98,6 @@ impl Running {
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(control_plane.run(async move {
             let _ = stopped.await;
-            Ok(())
         }));
         Self { dir, discovery, monitoring, stop: Some(stop), task }
     }

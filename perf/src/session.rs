@@ -163,9 +163,10 @@ impl Session {
 /// # Errors
 /// Those of `run`, and that a signal came.
 pub async fn unless_told<T>(run: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let shutdown = ambit_runtime::signal::shutdown()?;
     tokio::select! {
         done = run => done,
-        signal = ambit_runtime::signal::shutdown() => bail!("ended by {}", signal?),
+        signal = shutdown => bail!("ended by {signal}"),
     }
 }
 

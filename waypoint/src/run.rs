@@ -41,6 +41,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         Ok(limit) => tracing::debug!(?limit, "open files"),
         Err(error) => tracing::debug!(%error, "the limit of open files stays"),
     }
+    let shutdown = signal::shutdown()?;
     let identity = config.identity()?;
     let metrics = metrics_handle()?;
     let telemetry = Arc::new(Telemetry::new(AccessLog::open(&Destination::from(config.access_log.clone()))?));
@@ -91,7 +92,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(terminate::accept_loop(proxy.clone(), listener, watch));
     tracing::info!(%identity, hbone = %config.hbone, xds = config.xds_address, "waypoint started");
 
-    let shutdown = signal::shutdown().await?;
+    let shutdown = shutdown.await;
     tracing::info!(%shutdown, seconds = config.drain_seconds, "draining");
     let outcome = trigger.drain(Duration::from_secs(config.drain_seconds)).await;
     tracing::info!(?outcome, "drained");

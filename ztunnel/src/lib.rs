@@ -65,7 +65,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let credentials = Credentials::new(&config.token, &config.cluster_id);
     let source = Arc::new(CaClient::new(CaConfig::new(control_plane, credentials, true))?);
     let target = Target::tls(&config.xds_address, &config.ca_root);
-    let stop = async { signal::shutdown().await.map(|signal| tracing::info!(%signal, "draining")) };
+    let shutdown = signal::shutdown()?;
+    let stop = async { tracing::info!(signal = %shutdown.await, "draining") };
     run_with(config, source, target, stop).await
 }
 
@@ -77,7 +78,7 @@ pub async fn run_with(
     config: Config,
     source: Arc<dyn SvidSource>,
     target: Target,
-    stop: impl Future<Output = Result<(), ambit_runtime::Error>>,
+    stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let checked = config.check()?;
     // Each connection takes two or more descriptors.
@@ -134,10 +135,7 @@ pub async fn run_with(
     tasks.0.push(tokio::spawn(rest::give_back_at_rest(ready)));
     tracing::info!(node = config.node, "the node proxy runs");
 
-    if let Err(error) = stop.await {
-        proxy.telemetry.flush();
-        return Err(error.into());
-    }
+    stop.await;
     trigger.begin();
     pods.shutdown(proxy.limits.drain).await;
     futures::future::join_all(workers.proxies().map(|proxy| proxy.pool.drain(LAST_TASKS))).await;

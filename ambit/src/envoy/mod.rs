@@ -30,18 +30,15 @@ use secrets::Secrets;
 /// # Errors
 /// When there is no Envoy, the control plane gives no certificate, or Envoy ends by itself.
 pub async fn run(config: Config) -> Result<()> {
-    let stop = async {
-        let signal = ambit_runtime::signal::shutdown().await;
-        signal.map(|signal| tracing::info!(%signal, "stopping Envoy")).map_err(|error| Error::part("waiting for signals", error))
-    };
-    run_until(config, stop).await
+    let shutdown = ambit_runtime::signal::shutdown().map_err(|error| Error::part("waiting for signals", error))?;
+    run_until(config, async { tracing::info!(signal = %shutdown.await, "stopping Envoy") }).await
 }
 
 /// Runs Envoy until it ends or `stop` completes.
 ///
 /// # Errors
-/// As [`run`]; and the error of `stop`.
-pub async fn run_until(config: Config, stop: impl Future<Output = Result<()>>) -> Result<()> {
+/// As [`run`].
+pub async fn run_until(config: Config, stop: impl Future<Output = ()>) -> Result<()> {
     let binary = locate(config.envoy.as_deref()).await?;
     let id = SpiffeId::new(config.trust_domain.clone(), config.namespace.clone(), config.service_account.clone());
     let credentials = Credentials::new(&config.token, &config.cluster_id);
@@ -71,9 +68,9 @@ pub async fn run_until(config: Config, stop: impl Future<Output = Result<()>>) -
         ended = envoy.ended() => ended,
         failed = local => failed,
         never = secrets.keep_renewed(&client, &id, valid_until) => match never {},
-        stopped = stop => {
+        () = stop => {
             envoy.stop(config.drain).await;
-            stopped
+            Ok(())
         }
     }
 }

@@ -74,7 +74,7 @@ fn directory(args: &UpArgs) -> Result<Watched> {
 }
 
 async fn session(args: &UpArgs, watched: &Watched) -> Result<()> {
-    let stop = ambit_runtime::signal::shutdown();
+    let stop = ambit_runtime::signal::shutdown().map_err(|error| Error::part("waiting for signals", error))?;
     tokio::pin!(stop);
     let options = LocalOptions { waypoint: args.waypoint, logs: args.logs.clone(), ..LocalOptions::new(&watched.path) };
     if !args.json {

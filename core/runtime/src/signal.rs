@@ -24,15 +24,20 @@ impl fmt::Display for Shutdown {
     }
 }
 
-/// Completes at the first SIGTERM or SIGINT after the first poll. From that poll on, these signals no longer end the process.
+/// Completes at the first SIGTERM or SIGINT. From this call on, and not only from the first poll, these signals no longer end the process.
 ///
 /// # Errors
 /// The handlers cannot be installed.
-pub async fn shutdown() -> Result<Shutdown, Error> {
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn shutdown() -> Result<impl Future<Output = Shutdown>, Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("handle SIGINT"))?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(Shutdown::Terminate),
-        _ = interrupt.recv() => Ok(Shutdown::Interrupt),
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => Shutdown::Terminate,
+            _ = interrupt.recv() => Shutdown::Interrupt,
+        }
+    })
 }

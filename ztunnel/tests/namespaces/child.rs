@@ -44,8 +44,8 @@ async fn proxy() -> anyhow::Result<()> {
     let authority = Authority::load_or_create(&authority, &config.trust_domain.parse()?)?;
     let source = Arc::new(Elsewhere(Arc::new(LocalSource::new(Arc::new(authority), Duration::from_secs(3600)))));
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", config.xds_address))?.connect_lazy();
-    let stop = async { ambit_runtime::signal::shutdown().await.map(drop) };
-    Ok(ztunnel::run_with(config, source, Target::Channel(channel), stop).await?)
+    let shutdown = ambit_runtime::signal::shutdown()?;
+    Ok(ztunnel::run_with(config, source, Target::Channel(channel), async { _ = shutdown.await }).await?)
 }
 
 /// An authority that signs on a thread of its own, as a real one does on a machine of its own.

@@ -198,10 +198,11 @@ async fn held(how: &str) -> anyhow::Result<u8> {
     let sleep = |script: &str| ambit_testbed::Command::new("sh").args(["-c", script]).output(Output::Null);
     one.spawn(sleep("trap '' INT TERM HUP; sleep 1000"))?;
     server.spawn(sleep("sleep 1000 & exit 0"))?.wait().await;
+    let shutdown = ambit_runtime::signal::shutdown()?;
     println!("ready");
     match how {
         "wait" => {
-            let signal = ambit_runtime::signal::shutdown().await?;
+            let signal = shutdown.await;
             Ok(if signal == ambit_runtime::signal::Shutdown::Terminate { 42 } else { 43 })
         }
         "panic" => {
