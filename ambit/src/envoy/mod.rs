@@ -39,6 +39,7 @@ pub async fn run(config: Config) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub async fn run_until(config: Config, stop: impl Future<Output = ()>) -> Result<()> {
+    tokio::pin!(stop);
     let binary = locate(config.envoy.as_deref()).await?;
     let id = SpiffeId::new(config.trust_domain.clone(), config.namespace.clone(), config.service_account.clone());
     let credentials = Credentials::new(&config.token, &config.cluster_id);
@@ -54,8 +55,12 @@ pub async fn run_until(config: Config, stop: impl Future<Output = ()>) -> Result
     let channel = channel.map_err(|error| Error::part("reaching the control plane", error))?;
 
     let secrets = Secrets::new();
-    let valid_until =
-        secrets.renew(&client, &id).await.map_err(|error| Error::part(format!("obtaining the certificate of {id}"), error))?;
+    let renewed = tokio::select! {
+        renewed = secrets.renew(&client, &id) => renewed,
+        // The authority may take its time.
+        () = &mut stop => return Ok(()),
+    };
+    let valid_until = renewed.map_err(|error| Error::part(format!("obtaining the certificate of {id}"), error))?;
     let directory = process::work_directory(config.work_dir.as_deref())?;
     let socket = directory.path().join("envoy.sock");
     let local = local::serve(&socket, secrets.clone(), Relay::new(channel, credentials))?;
@@ -68,7 +73,7 @@ pub async fn run_until(config: Config, stop: impl Future<Output = ()>) -> Result
         ended = envoy.ended() => ended,
         failed = local => failed,
         never = secrets.keep_renewed(&client, &id, valid_until) => match never {},
-        () = stop => {
+        () = &mut stop => {
             envoy.stop(config.drain).await;
             Ok(())
         }

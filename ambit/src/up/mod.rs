@@ -80,7 +80,11 @@ async fn session(args: &UpArgs, watched: &Watched) -> Result<()> {
     if !args.json {
         println!("Ambit starts the mesh of {} ...", watched.path.display());
     }
-    let mesh = LocalMesh::start(options).await?;
+    let mesh = tokio::select! {
+        mesh = LocalMesh::start(options) => mesh?,
+        // What has been started ends with this process.
+        _signal = &mut stop => return Ok(()),
+    };
     let outcome = tokio::select! {
         outcome = show(args, watched, &mesh) => outcome,
         _signal = &mut stop => Ok(None),

@@ -346,7 +346,7 @@ impl Mux {
         into.append(&mut self.wakes);
     }
 
-    /// Small pieces that have waited for a while no longer hold the buffers into which they were read.
+    /// What has waited for a while no longer holds the buffers into which it was read.
     pub(crate) fn compact(&mut self) {
         for stream in self.streams.iter_mut() {
             stream.inbox.compact();
