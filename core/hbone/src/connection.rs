@@ -1,15 +1,22 @@
 //! One connection of the client: its places for tunnels, and how they are opened.
 
-use std::{future::poll_fn, io, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use http::HeaderMap;
-use tokio::time::Instant;
+use http::{HeaderMap, StatusCode};
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     ConnectError, ConnectRequest, PoolConfig, Transport, TunnelStream,
+    copy::early,
     driver::{Driver, Times},
     frame::code,
-    mux::{Failure, Link, Opening, Role, Side, Unanswered, Unopenable},
+    mux::{Failure, Link, Mux, Opening, Role, Side, Unanswered, Unopenable},
 };
 
 /// A connection that carries tunnels.
@@ -29,7 +36,7 @@ pub(crate) struct Slot {
 pub(crate) struct Unopened {
     pub(crate) error: ConnectError,
     /// Whether the same request may be sent on another connection: the peer did not act on this one, or the connection was already
-    /// gone. A CONNECT carries no bytes of the client before its answer, so at worst an upstream connection was opened and closed.
+    /// gone, and no bytes of the client can have reached the peer with it, so that at worst an upstream connection was opened and closed.
     pub(crate) again: bool,
 }
 
@@ -54,7 +61,7 @@ impl Connection {
 
     /// No further tunnels here; those that are open go on, and the connection ends with the last of them.
     pub(crate) fn close(&self) {
-        self.link.with(crate::mux::Mux::close);
+        self.link.with(Mux::close);
     }
 
     /// Ends the connection with its tunnels.
@@ -79,45 +86,65 @@ impl Connection {
 impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(link) = self.link.take() {
-            link.with(crate::mux::Mux::give_place_back);
+            link.with(Mux::give_place_back);
         }
     }
 }
 
 impl Slot {
-    /// Sends the CONNECT and waits for its answer, at most `limit`.
-    pub(crate) async fn open(mut self, request: &ConnectRequest, limit: Duration) -> Result<(TunnelStream, HeaderMap), Unopened> {
+    /// Sends the CONNECT and waits for its answer, at most `limit`. What `client` says meanwhile goes with it as far as it can, and stays in
+    /// its socket.
+    pub(crate) async fn open(
+        mut self,
+        request: &ConnectRequest,
+        client: Option<&TcpStream>,
+        limit: Duration,
+    ) -> Result<(TunnelStream, HeaderMap), Unopened> {
+        let mut tunnel = None;
         let exchange = async {
-            let mut tunnel = self.request(request).await?;
-            match poll_fn(|cx| tunnel.poll_answer(cx)).await {
-                Ok((status, headers)) if status.is_success() => Ok((tunnel, headers)),
-                Ok((status, headers)) => {
-                    let error = ConnectError::Refused { status, headers: Box::new(headers) };
-                    Err(Unopened { error, again: false })
-                }
-                Err(Unanswered::Connection(failure)) => Err(lost(failure)),
-                Err(Unanswered::Reset(reset)) => {
-                    // RFC 9113, sections 6.8 and 8.7: a GOAWAY names the last stream that was processed, and ours fails with it only
-                    // when it is a later one; REFUSED_STREAM is sent only for streams that were not processed.
-                    let untouched = reset.by == Side::Away || (reset.by == Side::Peer && reset.code == code::REFUSED_STREAM);
-                    Err(Unopened { error: ConnectError::Reset(reset.to_io().to_string()), again: untouched })
-                }
-            }
+            let tunnel = tunnel.insert(self.request(request, client).await?);
+            let mut waits = client.filter(|_| tunnel.early() == 0);
+            poll_fn(|cx| poll_answer(cx, tunnel, &mut waits)).await
         };
-        match tokio::time::timeout(limit, exchange).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Unopened { error: ConnectError::TimedOut(limit), again: false }),
+        let answered = tokio::time::timeout(limit, exchange).await;
+        match (answered, tunnel) {
+            (Ok(Ok((status, headers))), Some(tunnel)) if status.is_success() => Ok((tunnel, headers)),
+            (Ok(Ok((status, headers))), _) => {
+                let error = ConnectError::Refused { status, headers: Box::new(headers) };
+                Err(Unopened { error, again: false })
+            }
+            (Ok(Err(unopened)), _) => Err(unopened),
+            (Err(_), tunnel) => {
+                let early = tunnel.is_some_and(|tunnel| tunnel.early() > 0);
+                Err(Unopened { error: ConnectError::TimedOut(limit), again: false }.unknown(early))
+            }
         }
     }
 
     /// Sends the CONNECT once the peer allows it. The place goes to the tunnel.
-    async fn request(&mut self, request: &ConnectRequest) -> Result<TunnelStream, Unopened> {
+    async fn request(&mut self, request: &ConnectRequest, client: Option<&TcpStream>) -> Result<TunnelStream, Unopened> {
         let Some(link) = &self.link else { return Err(lost(Failure::Closed)) };
         let authority = request.authority.to_string();
         let opening = Opening { authority: &authority, headers: &request.headers };
-        let opened = poll_fn(|cx| link.with(|mux| mux.poll_open(cx, opening))).await;
+        // In one go, so that both leave together.
+        let open = |cx: &mut Context<'_>, mux: &mut Mux| match ready!(mux.poll_open(cx, opening)) {
+            Ok(id) => {
+                let early = client.map(|client| mux.send_early(id, |places| early::peek(client, places)));
+                Poll::Ready(Ok((id, early)))
+            }
+            Err(unopenable) => Poll::Ready(Err(unopenable)),
+        };
+        let opened = poll_fn(|cx| link.with(|mux| open(cx, mux))).await;
         match (opened, self.link.take()) {
-            (Ok(stream), Some(link)) => Ok(TunnelStream::new(link, stream)),
+            (Ok((stream, early)), Some(link)) => {
+                let mut tunnel = TunnelStream::new(link, stream);
+                match early {
+                    Some(Ok(count)) => tunnel.set_early(count),
+                    Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Err(gone(error)),
+                    _ => {}
+                }
+                Ok(tunnel)
+            }
             (Err(Unopenable::Failed(failure)), link) => {
                 self.link = link;
                 Err(lost(failure))
@@ -128,6 +155,51 @@ impl Slot {
                 Err(Unopened { error, again: true })
             }
         }
+    }
+}
+
+/// Waits for the answer, and meanwhile for the first that the client in `waits` says, which is sent.
+fn poll_answer(
+    cx: &mut Context<'_>,
+    tunnel: &mut TunnelStream,
+    waits: &mut Option<&TcpStream>,
+) -> Poll<Result<(StatusCode, HeaderMap), Unopened>> {
+    match tunnel.poll_answer(cx) {
+        Poll::Ready(Ok(answer)) => return Poll::Ready(Ok(answer)),
+        Poll::Ready(Err(unanswered)) => return Poll::Ready(Err(unopened(unanswered, tunnel.early() > 0))),
+        Poll::Pending => {}
+    }
+    while let Some(client) = *waits {
+        match ready!(client.poll_read_ready(cx)).and_then(|()| early::send(tunnel, client)) {
+            Ok(done) => *waits = waits.filter(|_| !done),
+            Err(error) => return Poll::Ready(Err(gone(error))),
+        }
+    }
+    Poll::Pending
+}
+
+/// The peer has not answered. With `early`, bytes of the client went with the request.
+fn unopened(unanswered: Unanswered, early: bool) -> Unopened {
+    match unanswered {
+        Unanswered::Connection { failure, early_bytes_left } => lost(failure).unknown(early_bytes_left),
+        Unanswered::Reset(reset) => {
+            // RFC 9113, sections 6.8 and 8.7: a GOAWAY names the last stream that was processed, and ours fails with it only
+            // when it is a later one; REFUSED_STREAM is sent only for streams that were not processed.
+            let untouched = reset.by == Side::Away || (reset.by == Side::Peer && reset.code == code::REFUSED_STREAM);
+            let unopened = Unopened { error: ConnectError::Reset(reset.to_io().to_string()), again: untouched };
+            unopened.unknown(early && !untouched)
+        }
+    }
+}
+
+fn gone(error: io::Error) -> Unopened {
+    Unopened { error: ConnectError::Client(Arc::new(error)), again: false }
+}
+
+impl Unopened {
+    /// The same when bytes of the client may have reached the peer, if `sent`: then nobody may try again.
+    fn unknown(self, sent: bool) -> Self {
+        if sent { Self { error: ConnectError::Unknown(Box::new(self.error)), again: false } } else { self }
     }
 }
 

@@ -30,6 +30,12 @@ pub enum ConnectError {
     /// The request cannot be written as HTTP/2.
     #[error("the request is not valid: {0}")]
     Invalid(String),
+    /// The client's connection failed before there was an answer.
+    #[error("the client has gone: {0}")]
+    Client(Arc<io::Error>),
+    /// Bytes of the client went with the request, and what came of them is not known: the request must not be made again.
+    #[error("{0}")]
+    Unknown(Box<Self>),
     /// The pool is shut down.
     #[error("the pool is shut down")]
     Shutdown,
@@ -41,6 +47,7 @@ impl ConnectError {
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Dial(error) | Self::Lost(error) => Some(error),
+            Self::Unknown(error) => error.io(),
             _ => None,
         }
     }

@@ -78,6 +78,12 @@ impl Incoming {
         &self.headers
     }
 
+    /// Bytes that the client has sent before its answer. They are read from the tunnel once it is accepted.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.tunnel.unread()
+    }
+
     /// Completes when the client gives up before its answer.
     pub async fn abandoned(&mut self) {
         let _reset = poll_fn(|cx| self.tunnel.poll_reset(cx)).await;

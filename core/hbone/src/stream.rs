@@ -25,6 +25,8 @@ use crate::{
 pub struct TunnelStream {
     link: Arc<Link>,
     id: u32,
+    /// Bytes of the client that were sent before the answer, and are still in its socket.
+    early: u32,
 }
 
 impl fmt::Debug for TunnelStream {
@@ -36,7 +38,12 @@ impl fmt::Debug for TunnelStream {
 impl TunnelStream {
     /// The handle of a stream: there is only this one.
     pub(crate) fn new(link: Arc<Link>, id: u32) -> Self {
-        Self { link, id }
+        Self { link, id, early: 0 }
+    }
+
+    /// So many bytes of the client went with the request.
+    pub(crate) fn set_early(&mut self, count: u32) {
+        self.early = count;
     }
 
     /// The next bytes without a copy, or none at the end. Acknowledge them with [`TunnelStream::consumed`] once they are passed on.
@@ -103,6 +110,26 @@ impl TunnelStream {
         pass_on: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> Poll<io::Result<io::Result<usize>>> {
         self.with(|mux, id| mux.poll_drain(id, cx, pass_on))
+    }
+
+    /// Sends what `fill` gives of what the client says before the answer. What it gives stays in the client's socket.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub(crate) fn send_early(&mut self, fill: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>) -> io::Result<()> {
+        let count = self.with(|mux, id| mux.send_early(id, fill))?;
+        self.set_early(count);
+        Ok(())
+    }
+
+    /// Bytes of the client that were sent before the answer.
+    pub(crate) fn early(&self) -> u32 {
+        self.early
+    }
+
+    /// As [`Self::early`], for the one who passes over them.
+    pub(crate) fn take_early(&mut self) -> u32 {
+        std::mem::take(&mut self.early)
     }
 
     /// Bytes that have arrived and were not read.

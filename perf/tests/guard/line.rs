@@ -112,7 +112,7 @@ async fn near(source: LocalSource, far: SocketAddr) -> SocketAddr {
                     handshake::connect(Counted(tcp), config, LIMIT).await
                 };
                 let request = ConnectRequest { authority: "10.0.0.1:80".parse().unwrap(), headers: HeaderMap::new() };
-                let (tunnel, _) = pool.connect(&key, dial, request).await.unwrap();
+                let (tunnel, _) = pool.connect_for(&key, dial, request, &tcp).await.unwrap();
                 pump(tunnel, tcp, Counters::default()).await;
             });
         }

@@ -25,6 +25,7 @@ use ambit_runtime::{
 use futures::FutureExt;
 use tokio::net::TcpStream;
 
+use tunnel::Unopened;
 pub(crate) use tunnel::gone;
 
 use crate::{
@@ -118,14 +119,14 @@ async fn open(
                 match local::find(proxy, pod, &source, from, &plan).await {
                     Some(near) => {
                         let opened = local::relay::open((proxy, pod), near, (client, from), &plan, record);
-                        Box::pin(opened).await.map(|near| Server::Near(Box::new(near)))
+                        Box::pin(opened).await.map(|near| Server::Near(Box::new(near))).map_err(Unopened::from)
                     }
                     None => tunnel::open(proxy, pod, client, from, &plan, record).await.map(Server::Tunnel),
                 }
             }
             Plan::Passthrough(plan) => {
                 record.towards(&plan.target);
-                proxy.connect(pod, plan.dial, None).await.map(Server::Plain)
+                proxy.connect(pod, plan.dial, None).await.map(Server::Plain).map_err(Unopened::from)
             }
             Plan::Deny(denied) => {
                 // When every endpoint was tried, what the last one said tells more.
@@ -137,7 +138,8 @@ async fn open(
         };
         let refusal = match attempt {
             Ok(server) => return Ok(server),
-            Err(refusal) => refusal,
+            Err(Unopened { refusal, last: true }) => return Err(refusal),
+            Err(Unopened { refusal, last: false }) => refusal,
         };
         match (&record.target.service, &record.target.workload) {
             (Some(_), Some(tried)) if may_be_tried_elsewhere(refusal.reason) => avoid.push(tried.uid.clone()),
@@ -150,7 +152,8 @@ async fn open(
     Err(failed.unwrap_or_else(|| Refusal::new(Reason::NoHealthyEndpoint, "")))
 }
 
-/// Whether the endpoint was away, as opposed to refusing. No byte of the client has left, so nothing is done twice.
+/// Whether the endpoint was away, as opposed to refusing. Asked only when no byte of the client was passed on, so that nothing is
+/// done twice.
 fn may_be_tried_elsewhere(reason: Reason) -> bool {
     matches!(
         reason,

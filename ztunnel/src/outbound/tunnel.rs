@@ -18,10 +18,27 @@ use crate::{
     telemetry::Record,
 };
 
-/// Opens the tunnel. While it is being opened the client is watched: when it gives up, so do we.
+/// A tunnel that was not opened.
+#[derive(Debug)]
+pub(super) struct Unopened {
+    /// Why, in the destination's own words when it gave any.
+    pub(super) refusal: Refusal,
+    /// Bytes of the client went with the request, and what came of them is not known: it must not be made again elsewhere.
+    pub(super) last: bool,
+}
+
+impl From<Refusal> for Unopened {
+    /// No byte of the client was passed on.
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, last: false }
+    }
+}
+
+/// Opens the tunnel. While it is being opened the client is watched: when it gives up, so do we; what it says first goes with the request,
+/// and is taken out of its socket only by the pump.
 ///
 /// # Errors
-/// Why there is no tunnel, in the destination's own words when it gave any.
+/// Why there is no tunnel.
 pub(super) async fn open(
     proxy: &Proxy,
     pod: &Pod,
@@ -29,7 +46,7 @@ pub(super) async fn open(
     from: SocketAddr,
     plan: &Hbone,
     record: &mut Record,
-) -> Result<TunnelStream, Refusal> {
+) -> Result<TunnelStream, Unopened> {
     let certificate = proxy
         .certificates
         .get(&pod.identity)
@@ -51,8 +68,8 @@ pub(super) async fn open(
     let opened = tokio::select! {
         // A tunnel that stands is used, however soon its client is gone: so the reset is passed on.
         biased;
-        opened = proxy.pool.connect(&key, dial, request) => opened,
-        error = gone(client) => return Err(Refusal::new(Reason::ClientReset, error)),
+        opened = proxy.pool.connect_for(&key, dial, request, client) => opened,
+        error = gone(client) => return Err(Refusal::new(Reason::ClientReset, error).into()),
     };
     // Who answered was verified by the handshake, which accepts no one else.
     let (tunnel, _headers) = match opened {
@@ -61,7 +78,10 @@ pub(super) async fn open(
             if matches!(error, ConnectError::Refused { .. }) {
                 verified(plan, record);
             }
-            return Err(refusal(&error, plan));
+            return Err(match error {
+                ConnectError::Unknown(error) => Unopened { refusal: refusal(&error, plan), last: true },
+                error => refusal(&error, plan).into(),
+            });
         }
     };
     verified(plan, record);
@@ -90,6 +110,9 @@ pub(crate) async fn gone(client: &TcpStream) -> String {
 fn refusal(error: &ConnectError, plan: &Hbone) -> Refusal {
     if let ConnectError::Refused { status, headers } = error {
         return peer::read_refusal(*status, headers);
+    }
+    if let ConnectError::Client(error) = error {
+        return Refusal::new(Reason::ClientReset, error.to_string());
     }
     let detail = format!("{}: {error}", plan.dial);
     if let Some(peer) = PeerError::from_error(error).or_else(|| error.io().and_then(PeerError::from_io)) {

@@ -2,8 +2,11 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use ambit_api::workload::{GatewayAddress, gateway_address::Destination};
@@ -12,10 +15,10 @@ use ambit_testbed::Pod;
 use ambit_tls::{authority::LocalSource, handshake, server_config};
 use anyhow::ensure;
 use libtest_mimic::Trial;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
-    mesh::{Mesh, call, id_of, network_address},
+    mesh::{Mesh, PATIENCE, call, call_until_it_works, id_of, network_address},
     test,
 };
 
@@ -23,29 +26,57 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("a_service_with_a_waypoint_is_reached_through_it", through),
         test("a_waypoint_with_another_identity_is_refused", impostor),
+        test("on_a_warm_tunnel_the_first_bytes_of_a_client_do_not_wait_for_the_answer", speaks_first),
     ]
 }
 
 type Asked = Arc<Mutex<Vec<(String, String)>>>;
 
-/// Answers each tunnel with one line; notes its authority and the `forwarded` header.
-fn waypoint(mesh: &Mesh, pod: &Pod, id: &str) -> anyhow::Result<Asked> {
+/// Serves tunnels in `pod` as `id`.
+fn serve<H, F>(mesh: &Mesh, pod: &Pod, id: &str, handler: H) -> anyhow::Result<()>
+where
+    H: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
     let listener = pod.listen(SocketAddr::from(([0_u16; 8], 15008)))?;
     let svid = LocalSource::new(Arc::clone(&mesh.authority), Duration::from_secs(600)).svid(&id.parse()?)?;
     let config = server_config(&svid, &[])?;
-    let asked = Asked::default();
-    let noted = Arc::clone(&asked);
     tokio::spawn(async move {
         while let Ok((io, _)) = listener.accept().await {
-            let (config, noted) = (Arc::clone(&config), Arc::clone(&noted));
+            let (config, handler) = (Arc::clone(&config), handler.clone());
             tokio::spawn(async move {
                 let Ok((io, _peer)) = handshake::accept(io, config, Duration::from_secs(5)).await else { return };
-                let handler = |incoming: Incoming| answer(incoming, Arc::clone(&noted));
                 let _ended = server::serve(io, &ServerConfig::default(), std::future::pending(), handler).await;
             });
         }
     });
+    Ok(())
+}
+
+/// Answers each tunnel with one line; notes its authority and the `forwarded` header.
+fn waypoint(mesh: &Mesh, pod: &Pod, id: &str) -> anyhow::Result<Asked> {
+    let asked = Asked::default();
+    let noted = Arc::clone(&asked);
+    serve(mesh, pod, id, move |incoming| answer(incoming, Arc::clone(&noted)))?;
     Ok(asked)
+}
+
+/// Echoes each tunnel; accepts it, if `strict`, only once the client's first bytes are there.
+async fn echo(incoming: Incoming, strict: Arc<AtomicBool>) {
+    let until = Instant::now() + PATIENCE;
+    while strict.load(Ordering::SeqCst) && incoming.unread() == 0 {
+        if Instant::now() > until {
+            let _gone = incoming.refuse(http::StatusCode::SERVICE_UNAVAILABLE, http::HeaderMap::new());
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Whoever gives up meanwhile is seen by the test.
+    let Ok(mut tunnel) = incoming.accept(http::HeaderMap::new()) else { return };
+    let mut all = b"10.9.9.9\n".to_vec();
+    if tunnel.read_to_end(&mut all).await.is_ok() && tunnel.write_all(&all).await.is_ok() {
+        let _ended = tunnel.shutdown().await;
+    }
 }
 
 async fn answer(incoming: Incoming, noted: Asked) {
@@ -100,6 +131,25 @@ async fn impostor() -> anyhow::Result<()> {
     mesh.logged_by_calling(&client, SocketAddr::new(vips[0], 80), 0, &["direction=outbound", "reason=peer_identity_mismatch "])
         .await?;
     ensure!(asked.lock().unwrap().is_empty(), "a tunnel was opened to a server that is not the waypoint");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn speaks_first() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, gateway, vips) = prepare(&mesh).await?;
+    let strict = Arc::<AtomicBool>::default();
+    let asked = Arc::clone(&strict);
+    serve(&mesh, &gateway, &id_of("gw"), move |incoming| echo(incoming, Arc::clone(&asked)))?;
+    let to = SocketAddr::new(vips[0], 80);
+    call_until_it_works(&client, to, 2 * PATIENCE).await?;
+    strict.store(true, Ordering::SeqCst);
+    for length in [1, 700, 8 << 10, 100_000] {
+        let text = vec![b'f'; length];
+        let (_, said) = call(&client, to, &text).await?;
+        ensure!(said == text, "{} bytes came back of {length}", said.len());
+        mesh.logged(0, &["direction=outbound", "reason=ok ", &format!("bytes_sent={length} ")]).await?;
+    }
     mesh.bed.shutdown().await;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The byte pump: joins a tunnel with a TCP connection, or any two sides, and counts while it goes.
 
+pub(crate) mod early;
 mod pair;
 mod pump;
 mod side;
@@ -89,7 +90,8 @@ impl Outcome {
 }
 
 /// Carries bytes both ways between a tunnel and a TCP connection until both directions have ended or one side fails. The end of one
-/// direction is passed on while the other goes on; a failure of one side resets the other. Dropping the future resets both.
+/// direction is passed on while the other goes on; a failure of one side resets the other. Dropping the future resets both. Bytes that went
+/// with the request for the tunnel ([`crate::Pool::connect_for`]) are passed over in `tcp`, and count as sent.
 pub fn pump<C>(tunnel: TunnelStream, tcp: TcpStream, counters: C) -> impl Future<Output = Outcome> + Send + Unpin + use<C>
 where
     C: AsRef<Counters> + Send + Unpin,
@@ -97,7 +99,7 @@ where
     pump::Pump::new(tunnel, tcp, counters)
 }
 
-/// As [`pump`], between any two sides.
+/// As [`pump`], between any two sides; not for a tunnel of [`crate::Pool::connect_for`].
 pub fn join<A: Side, B: Side, C: AsRef<Counters>>(
     first: A,
     second: B,

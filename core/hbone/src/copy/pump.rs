@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Counters, EndedBy, Outcome};
+use super::{Counters, EndedBy, Outcome, early};
 use crate::{TunnelStream, mux::Unfilled};
 
 /// Bytes that one poll carries before others have their turn.
@@ -40,6 +40,8 @@ pub(super) struct Pump<C> {
     /// Why bytes were lost, when the rest could go on.
     loss: Option<Box<EndedBy>>,
     read_size: usize,
+    /// So many of the socket's first bytes are in the tunnel already.
+    past: u32,
     /// From TCP into the tunnel.
     up: Direction,
     /// From the tunnel into TCP.
@@ -47,9 +49,11 @@ pub(super) struct Pump<C> {
 }
 
 impl<C: AsRef<Counters>> Pump<C> {
-    pub(super) fn new(tunnel: TunnelStream, tcp: TcpStream, counters: C) -> Self {
+    pub(super) fn new(mut tunnel: TunnelStream, tcp: TcpStream, counters: C) -> Self {
         let (up, down) = (Direction::default(), Direction::default());
-        Self { tunnel, tcp, counters, rest: Vec::new(), loss: None, read_size: SMALL_READ, up, down }
+        let past = tunnel.take_early();
+        counters.as_ref().sent.fetch_add(past.into(), Ordering::Relaxed);
+        Self { tunnel, tcp, counters, rest: Vec::new(), loss: None, read_size: SMALL_READ, past, up, down }
     }
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
@@ -85,7 +89,7 @@ impl<C: AsRef<Counters>> Pump<C> {
                 self.up.finished = true;
                 continue;
             }
-            let Self { tunnel, tcp, rest, .. } = self;
+            let Self { tunnel, tcp, rest, past, .. } = self;
             let most = self.read_size.min(*budget);
             let filled = if rest.is_empty() {
                 match tcp.poll_read_ready(cx) {
@@ -93,7 +97,10 @@ impl<C: AsRef<Counters>> Pump<C> {
                     Poll::Ready(Err(error)) => return Err(EndedBy::Second(error)),
                     Poll::Ready(Ok(())) => {}
                 }
-                tunnel.poll_fill(cx, most, |places| read(tcp, places))
+                tunnel.poll_fill(cx, most, |places| match *past {
+                    0 => read(tcp, places),
+                    _ => early::read_past(past, places, |places| read(tcp, places)),
+                })
             } else {
                 tunnel.poll_fill(cx, rest.len(), |places| Ok(put(rest, places)))
             };
@@ -138,6 +145,7 @@ impl<C: AsRef<Counters>> Pump<C> {
         if !self.tunnel.has_received_end() {
             return Err(EndedBy::First(error));
         }
+        early::pass_over(&self.tcp, std::mem::take(&mut self.past));
         // Nothing is read before it can be sent, so what is lost still lies in the socket.
         let lost = sending && !self.up.ended && matches!(rustix::io::read(&self.tcp, &mut [0]), Ok(1..));
         if lost || !self.rest.is_empty() {
@@ -197,6 +205,7 @@ impl<C: AsRef<Counters>> Pump<C> {
         if !self.up.ended && error.kind() != io::ErrorKind::BrokenPipe {
             return Err(EndedBy::Second(error));
         }
+        early::pass_over(&self.tcp, std::mem::take(&mut self.past));
         let mut buffer = if self.up.ended { Vec::new() } else { vec![0; 16 << 10] };
         while !self.up.ended {
             // Not by way of the runtime, which may not have heard of it yet.

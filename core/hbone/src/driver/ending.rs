@@ -29,6 +29,9 @@ impl<T: Transport> Driver<T> {
 
     /// The transport takes no more. What has arrived before says more than that does.
     pub(super) fn broken(&mut self, cx: &mut Context<'_>, error: io::Error) {
+        if self.written == 0 {
+            self.link.lock().not_written();
+        }
         while self.phase == Phase::Running && self.poll_input(cx) {}
         if self.phase != Phase::Over && self.ended.is_ok() {
             self.fail(Failure::Lost(Arc::new(error)));

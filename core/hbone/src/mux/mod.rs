@@ -29,7 +29,7 @@ use failure::Reset;
 pub(crate) use failure::{Failure, Side};
 pub(crate) use inbox::Inbox;
 pub(crate) use link::Link;
-pub(crate) use open::{Opening, Unopenable};
+pub(crate) use open::{EARLY, Opening, Unopenable};
 pub(crate) use places::Places;
 pub(crate) use send::Unfilled;
 use stream::{Stream, Streams};
@@ -135,6 +135,8 @@ pub(crate) struct Mux {
     shutting: Option<u32>,
     /// The peer has taken our settings.
     acknowledged: bool,
+    /// Nothing of the batch that was taken last has left.
+    unwritten: bool,
     /// Our pings, and whether they were answered.
     pings: Vec<([u8; 8], bool)>,
 }
@@ -173,6 +175,7 @@ impl Mux {
             away: false,
             shutting: None,
             acknowledged: false,
+            unwritten: false,
             pings: Vec::new(),
         };
         mux.begin(settings);
@@ -233,6 +236,16 @@ impl Mux {
         self.turn = self.turn.wrapping_add(1);
         (self.answers, self.stirred) = (0, false);
         Some(std::mem::take(&mut self.carrying))
+    }
+
+    /// The connection is broken, and nothing of the batch that was taken last was written.
+    pub(crate) fn not_written(&mut self) {
+        self.unwritten = true;
+    }
+
+    /// Whether what was put into the batch of that number may have left.
+    fn may_have_left(&self, turn: u32) -> bool {
+        turn != self.turn && !(self.unwritten && turn == self.turn.wrapping_sub(1))
     }
 
     pub(crate) fn has_output(&self) -> bool {

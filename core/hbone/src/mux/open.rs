@@ -1,11 +1,17 @@
 //! The client's side: opening tunnels.
 
-use std::task::{Context, Poll};
+use std::{
+    io::{self, IoSliceMut},
+    task::{Context, Poll, Waker},
+};
 
 use http::HeaderMap;
 
-use super::{Failure, LAST_STREAM, Mux, Stream};
+use super::{Failure, LAST_STREAM, Mux, Stream, Unfilled};
 use crate::frame::encode;
+
+/// The most bytes of a client that go with its request, before the answer.
+pub(crate) const EARLY: usize = 8 << 10;
 
 /// What a request says.
 #[derive(Debug, Clone, Copy)]
@@ -63,5 +69,31 @@ impl Mux {
         self.live += 1;
         self.send_headers(id, encode::Opening::Connect(opening.authority), opening.headers, false);
         Poll::Ready(Ok(id))
+    }
+
+    /// Sends what the client says before the answer: what `fill` puts into the places that it is given. Returns how much, 0 when none of it can
+    /// be sent before the answer.
+    ///
+    /// Only where the peer has told its settings: it has taken our certificate then, its windows are known, and a connection that breaks as
+    /// soon as it was made costs no request its second try.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub(crate) fn send_early(
+        &mut self,
+        id: u32,
+        fill: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
+    ) -> io::Result<u32> {
+        // Who waits for room comes first, and nobody is woken for these.
+        let room = self.peer.has_told && self.waiting.is_empty() && self.window > 0 && !self.is_full();
+        if !room || self.streams.get(id).is_none_or(|stream| stream.send_window <= 0) {
+            return Ok(0);
+        }
+        match self.poll_fill(id, &mut Context::from_waker(Waker::noop()), EARLY, fill) {
+            Poll::Ready(Ok(count)) => Ok(u32::try_from(count).unwrap_or(0)),
+            Poll::Ready(Err(Unfilled::Source(error))) => Err(error),
+            // The answer says what is wrong with the tunnel.
+            Poll::Ready(Err(Unfilled::Tunnel(_))) | Poll::Pending => Ok(0),
+        }
     }
 }

@@ -112,6 +112,10 @@ impl Mux {
         Poll::Ready(Ok(count))
     }
 
+    pub(super) fn is_full(&self) -> bool {
+        self.batch.len() >= FULL
+    }
+
     /// Wakes those whose turn it is to send. Returns whether there are more that could.
     pub(crate) fn grant(&mut self) -> bool {
         let mut granted = 0;

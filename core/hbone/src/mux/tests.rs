@@ -1,7 +1,7 @@
 //! The state of a connection against frames made by hand.
 
 use std::{
-    io::IoSlice,
+    io::{IoSlice, IoSliceMut},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -608,6 +608,53 @@ fn requests_wait_for_the_peers_leave() {
     assert_eq!(end.opens(), None);
     end.mux.let_go(1);
     assert_eq!(end.opens(), Some(5));
+}
+
+#[test]
+fn first_bytes_go_with_a_request_only_where_the_peer_has_told_its_settings_and_within_its_windows() {
+    let fill = |places: &mut [IoSliceMut<'_>]| Ok(places.iter().map(|place| place.len()).sum());
+    let mut new = Mux::new(Role::Client, &small_windows(), PLAIN);
+    let opening = Opening { authority: "10.0.0.1:80", headers: &HeaderMap::new() };
+    let Poll::Ready(Ok(id)) = new.poll_open(&Context::from_waker(Waker::noop()), opening) else { panic!("not opened") };
+    assert_eq!(new.send_early(id, fill).unwrap(), 0);
+    let mut end = End::client();
+    let id = end.opens().unwrap();
+    end.mux.streams.get_mut(id).unwrap().send_window = 100;
+    assert_eq!(end.mux.send_early(id, fill).unwrap(), 100);
+    assert_eq!(end.mux.send_early(id, fill).unwrap(), 0);
+    assert_eq!(data(&end.says()), 100);
+    let id = end.opens().unwrap();
+    let nothing = |_: &mut [IoSliceMut<'_>]| Err(std::io::ErrorKind::WouldBlock.into());
+    assert_eq!(end.mux.send_early(id, nothing).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(data(&end.says()), 0);
+}
+
+#[test]
+fn it_is_known_whether_first_bytes_may_have_left_when_a_connection_is_lost_before_the_answer() {
+    let fill = |places: &mut [IoSliceMut<'_>]| Ok(places.iter().map(|place| place.len()).sum());
+    for (early, taken, written, left) in [
+        (true, true, true, true),
+        (true, true, false, false),
+        (true, false, true, false),
+        (true, false, false, false),
+        (false, true, true, false),
+    ] {
+        let mut end = End::client();
+        let id = end.opens().unwrap();
+        if early {
+            assert!(end.mux.send_early(id, fill).unwrap() > 0);
+        }
+        if taken {
+            end.says();
+        }
+        if !written {
+            end.mux.not_written();
+        }
+        end.mux.fail(Failure::Silent("gone"));
+        let answer = end.mux.poll_answer(id, &mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Err(Unanswered::Connection { early_bytes_left, .. })) = answer else { panic!("{answer:?}") };
+        assert_eq!(early_bytes_left, left, "{early} {taken} {written}");
+    }
 }
 
 #[test]

@@ -146,12 +146,16 @@ impl Mux {
             return Poll::Ready(Ok(*answer));
         }
         let failure = self.failure.clone();
-        let Some(stream) = self.streams.get_mut(id) else { return Poll::Ready(Err(Unanswered::Connection(Failure::Closed))) };
+        let queued = self.streams.get(id).map(|stream| stream.queued);
+        let early_bytes_left = queued.is_some_and(|(turn, count)| count > 0 && self.may_have_left(turn));
+        let Some(stream) = self.streams.get_mut(id) else {
+            return Poll::Ready(Err(Unanswered::Connection { failure: Failure::Closed, early_bytes_left }));
+        };
         if let Some(reset) = stream.reset {
             return Poll::Ready(Err(Unanswered::Reset(reset)));
         }
         if let Some(failure) = failure {
-            return Poll::Ready(Err(Unanswered::Connection(failure)));
+            return Poll::Ready(Err(Unanswered::Connection { failure, early_bytes_left }));
         }
         set(&mut stream.reader, cx);
         Poll::Pending
@@ -207,5 +211,9 @@ impl Mux {
 pub(crate) enum Unanswered {
     Reset(Reset),
     /// Its connection has failed.
-    Connection(Failure),
+    Connection {
+        failure: Failure,
+        /// Bytes of the client may have reached the peer.
+        early_bytes_left: bool,
+    },
 }

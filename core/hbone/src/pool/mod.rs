@@ -12,7 +12,7 @@ use std::{
 
 use ambit_identity::SpiffeId;
 use http::HeaderMap;
-use tokio::{sync::watch, time::Instant};
+use tokio::{net::TcpStream, sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -101,11 +101,50 @@ impl Pool {
         F: Future<Output = io::Result<T>>,
         T: Transport,
     {
+        self.open(key, dial, request, None).await
+    }
+
+    /// As [`Pool::connect`], for a client whose first bytes go with the request, or before its answer, in a connection at hand: a client that
+    /// speaks first waits for one round trip less. The bytes stay in the client's socket until the tunnel stands and [`crate::copy::pump`],
+    /// which alone may carry it, passes over them; so a request that comes to nothing can be made again, unless the error is
+    /// [`ConnectError::Unknown`].
+    ///
+    /// RFC 9113, section 8.5, lets DATA follow the request; a server passes it on when it has accepted.
+    ///
+    /// # Errors
+    /// As [`Pool::connect`], and when the client's connection has failed.
+    pub async fn connect_for<D, F, T>(
+        &self,
+        key: &PoolKey,
+        dial: D,
+        request: ConnectRequest,
+        client: &TcpStream,
+    ) -> Result<(TunnelStream, HeaderMap), ConnectError>
+    where
+        D: FnOnce() -> F,
+        F: Future<Output = io::Result<T>>,
+        T: Transport,
+    {
+        self.open(key, dial, request, Some(client)).await
+    }
+
+    async fn open<D, F, T>(
+        &self,
+        key: &PoolKey,
+        dial: D,
+        request: ConnectRequest,
+        client: Option<&TcpStream>,
+    ) -> Result<(TunnelStream, HeaderMap), ConnectError>
+    where
+        D: FnOnce() -> F,
+        F: Future<Output = io::Result<T>>,
+        T: Transport,
+    {
         let mut dial = Some(dial);
         let mut made_since = None;
         loop {
             let (slot, own) = self.slot(key, &mut dial, made_since).await?;
-            match slot.open(&request, self.shared.config.answer_timeout).await {
+            match slot.open(&request, client, self.shared.config.answer_timeout).await {
                 Ok(opened) => return Ok(opened),
                 Err(unopened) if unopened.again && !own && made_since.is_none() => made_since = Some(Instant::now()),
                 Err(unopened) => return Err(unopened.error),
