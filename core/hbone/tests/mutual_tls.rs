@@ -74,7 +74,7 @@ async fn open(
     svid: &Svid,
     expected: SpiffeId,
 ) -> Result<(TunnelStream, HeaderMap), ConnectError> {
-    let key = PoolKey { source: svid.id().clone(), destinations: vec![expected.clone()], address, source_ip: None };
+    let key = PoolKey { source: svid.id().clone(), destinations: vec![expected.clone()], address, source_ip: None, netns: None };
     let request = ConnectRequest { authority: "10.0.0.1:80".parse().unwrap(), headers: HeaderMap::new() };
     pool.connect(&key, || dial(address, svid, std::slice::from_ref(&expected)), request).await
 }

@@ -6,7 +6,7 @@ mod common;
 
 use std::{io, sync::Arc, time::Duration};
 
-use ambit_hbone::{ConnectError, ConnectRequest, Plain, PoolConfig, ServerConfig, Settings};
+use ambit_hbone::{ConnectError, ConnectRequest, Plain, PoolConfig, PoolKey, ServerConfig, Settings};
 use common::{Client, Server, echo, server};
 use futures::future::join_all;
 use http::{HeaderMap, Response};
@@ -200,6 +200,35 @@ async fn a_connection_that_is_going_away_finishes_its_tunnels_and_gets_no_new_on
     works(&mut old).await;
     old.shutdown().await.unwrap();
     assert_eq!(old.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn connections_of_one_network_namespace_are_not_used_in_another_and_are_retired_or_cut_by_themselves() {
+    let server = server(ServerConfig::default(), echo).await;
+    let client = Client::new(server.address, PoolConfig::default());
+    let key = |netns| PoolKey { netns: Some(netns), ..client.key.clone() };
+    let open = async |netns| {
+        let request = ConnectRequest { authority: TARGET.parse().unwrap(), headers: HeaderMap::new() };
+        let dial = || async {
+            client.dials.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            common::tcp(client.key.address).await.map(Plain::new)
+        };
+        client.pool.connect(&key(netns), dial, request).await.unwrap().0
+    };
+    let (mut first, mut second) = (open(1).await, open(2).await);
+    assert_eq!(client.dials(), 2);
+    client.pool.retire(|key| key.netns == Some(1));
+    let (mut third, mut fourth) = (open(1).await, open(2).await);
+    assert_eq!(client.dials(), 3, "one that is retired takes no more tunnels, others do");
+    works(&mut first).await;
+    // Also the connection that takes no more.
+    client.pool.cut(|key| key.netns == Some(1));
+    for tunnel in [&mut first, &mut third] {
+        assert!(timeout(Duration::from_secs(10), tunnel.read(&mut [0])).await.unwrap().is_err());
+    }
+    for tunnel in [&mut second, &mut fourth] {
+        works(tunnel).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -49,7 +49,7 @@ impl Mesh {
         let (svid, waypoint) = (self.svid(account)?, identity("waypoint"));
         let tls = ambit_tls::client_config(&svid, std::slice::from_ref(&waypoint))?;
         let address = SocketAddr::new(self.waypoint.ip(), 15008);
-        let key = PoolKey { source: identity(account), destinations: vec![waypoint], address, source_ip: None };
+        let key = PoolKey { source: identity(account), destinations: vec![waypoint], address, source_ip: None, netns: None };
         let request = ConnectRequest { authority: authority.parse()?, headers: HeaderMap::new() };
         let dial = || async {
             let tcp = self.client.connect(address).await?;

@@ -99,7 +99,7 @@ async fn near(source: LocalSource, far: SocketAddr) -> SocketAddr {
     let svid = source.svid(&id("web")).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let key = PoolKey { source: id("web"), destinations: vec![id("api")], address: far, source_ip: None };
+    let key = PoolKey { source: id("web"), destinations: vec![id("api")], address: far, source_ip: None, netns: None };
     tokio::spawn(async move {
         let pool = Pool::new(PoolConfig::default());
         while let Ok((tcp, _)) = listener.accept().await {

@@ -54,6 +54,7 @@ async fn tunnel(proxy: &Proxy, address: SocketAddr, identity: &SpiffeId, headers
         destinations: vec![identity.clone()],
         address: SocketAddr::new(address.ip(), HBONE_PORT),
         source_ip: None,
+        netns: None,
     };
     let dial = || dial(proxy, key.address, identity);
     let request = ConnectRequest { authority: address.into(), headers };

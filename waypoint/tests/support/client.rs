@@ -24,7 +24,8 @@ pub async fn tunnel_to(mesh: &Mesh, identity: &str, authority: &str) -> Result<T
     let store = certificates(&mesh.authority);
     let svid = store.get(&id(identity)).await.expect("a certificate");
     let pool = Pool::new(PoolConfig::default());
-    let key = PoolKey { source: id(identity), destinations: vec![id(WAYPOINT)], address: mesh.address, source_ip: None };
+    let key =
+        PoolKey { source: id(identity), destinations: vec![id(WAYPOINT)], address: mesh.address, source_ip: None, netns: None };
     let dial = || async move {
         let config = ambit_tls::client_config(&svid, &[id(WAYPOINT)]).expect("a configuration");
         let tcp = tokio::net::TcpStream::connect(mesh.address).await?;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use ambit_hbone::PoolKey;
 use ambit_identity::{SpiffeId, TrustDomain};
 use ambit_model::{Reason, Refusal, address::port};
 use ambit_runtime::{
@@ -158,15 +159,15 @@ impl Pods {
     fn end(&self, running: Running, deadline: Duration) {
         self.proxy.near.remove(&running.pod);
         let workers = Arc::clone(&self.workers);
-        let forget = move |pod: &Pod| workers.proxies().for_each(|proxy| proxy.pool.forget(&pod.identity));
-        forget(&running.pod);
         self.ending.spawn(async move {
             running.trigger.drain(deadline).await;
             running.cut.cancel();
             running.tasks.close();
             running.tasks.wait().await;
-            // A pod that takes its place, with its address, must not use tunnels that it began meanwhile in its own namespace.
-            forget(&running.pod);
+            // Nobody else uses them, not even a pod that has taken its place with its address: they are of its namespace.
+            let Pod { netns, identity, .. } = &*running.pod;
+            let its = |key: &PoolKey| key.netns == Some(netns.inode()) && key.source == *identity;
+            workers.proxies().for_each(|proxy| proxy.pool.retire(its));
         });
     }
 

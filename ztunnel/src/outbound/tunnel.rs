@@ -57,6 +57,7 @@ pub(super) async fn open(
         destinations: plan.expected.clone(),
         address: plan.dial,
         source_ip: Some(from.ip()),
+        netns: Some(pod.netns.inode()),
     };
     let headers = headers::of(pod, record.source_workload.as_ref(), from, &plan.target);
     let request = ConnectRequest { authority: Authority::from(plan.authority), headers };

@@ -50,7 +50,7 @@ fn svid(authority: &Arc<Authority>, id: &str, lifetime: Duration) -> anyhow::Res
 async fn tunnel(liar: &Pod, server: &Pod, svid: &Svid, authority: &str) -> Result<(), ConnectError> {
     let expected: Vec<SpiffeId> = vec![id_of("api").parse().expect("an identity")];
     let address = SocketAddr::new(server.ip(), 15008);
-    let key = PoolKey { source: svid.id().clone(), destinations: expected.clone(), address, source_ip: None };
+    let key = PoolKey { source: svid.id().clone(), destinations: expected.clone(), address, source_ip: None, netns: None };
     let authority: Target = authority.parse().expect("an authority");
     let request = ConnectRequest { authority, headers: HeaderMap::new() };
     let dial = || async {

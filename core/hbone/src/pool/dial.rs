@@ -60,7 +60,7 @@ impl Shared {
             return Err(ConnectError::Shutdown);
         }
         entries.by_key.entry(Arc::clone(key)).or_default().connections.push(connection.clone());
-        entries.running.push(connection.clone());
+        entries.running.push((Arc::clone(key), connection.clone()));
         drop(entries);
         let (pool, key) = (Arc::downgrade(self), Arc::clone(key));
         self.tasks.spawn(async move {

@@ -38,7 +38,7 @@ struct Shared {
 struct Entries {
     by_key: HashMap<Arc<PoolKey>, Entry>,
     /// All that have not ended yet, also those that take no more tunnels.
-    running: Vec<Connection>,
+    running: Vec<(Arc<PoolKey>, Connection)>,
     closed: bool,
 }
 
@@ -71,7 +71,7 @@ impl fmt::Debug for Pool {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.entries().cut();
+        self.entries().cut(|_| true);
     }
 }
 
@@ -158,24 +158,35 @@ impl Pool {
             let mut entries = self.shared.entries();
             entries.closed = true;
             entries.by_key.clear();
-            entries.running.iter().for_each(Connection::close);
+            entries.running.iter().for_each(|(_, connection)| connection.close());
         }
         self.shared.tasks.close();
         if tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_err() {
-            self.shared.entries().cut();
+            self.cut(|_| true);
             self.shared.tasks.wait().await;
         }
     }
 
-    /// Closes the connections of `source` to new tunnels, for example when its pod is gone; open tunnels go on.
+    /// Closes the connections of `source` to new tunnels, for example when its certificate has changed; open tunnels go on.
     pub fn forget(&self, source: &SpiffeId) {
+        self.retire(|key| key.source == *source);
+    }
+
+    /// Closes the connections of these keys to new tunnels, for example when their pod is gone; open tunnels go on. A connection that is being
+    /// made meanwhile is not closed.
+    pub fn retire(&self, of: impl Fn(&PoolKey) -> bool) {
         self.shared.entries().by_key.retain(|key, entry| {
-            let stays = key.source != *source;
+            let stays = !of(key);
             if !stays {
                 entry.connections.iter().for_each(Connection::close);
             }
             stays
         });
+    }
+
+    /// Ends the connections of these keys with their tunnels, for example when their peer is no longer trusted.
+    pub fn cut(&self, of: impl Fn(&PoolKey) -> bool) {
+        self.shared.entries().cut(of);
     }
 
     /// What is open now.
@@ -252,13 +263,13 @@ impl Shared {
 impl Entries {
     /// A connection has ended.
     fn forget(&mut self, key: &PoolKey, connection: &Connection) {
-        self.running.retain(|running| !running.is(connection));
+        self.running.retain(|(_, running)| !running.is(connection));
         self.change(key, |_| {});
     }
 
-    /// Ends all connections with their tunnels.
-    fn cut(&mut self) {
-        self.running.iter().for_each(Connection::cut);
+    /// Ends the connections of these keys with their tunnels, also those that take no more.
+    fn cut(&self, of: impl Fn(&PoolKey) -> bool) {
+        self.running.iter().filter(|(key, _)| of(key)).for_each(|(_, connection)| connection.cut());
     }
 
     /// Changes the entry of `key`, drops its closed connections, and itself when nothing is left of it.

@@ -21,6 +21,9 @@ pub struct PoolKey {
     pub address: SocketAddr,
     /// The source address of the connection, when it is chosen.
     pub source_ip: Option<IpAddr>,
+    /// The network namespace that the connection is made in, by its inode, when it is chosen. A connection holds its namespace, so that the
+    /// number means no other one as long as there are connections of it.
+    pub netns: Option<u64>,
 }
 
 /// A tunnel that is asked for.

@@ -85,6 +85,7 @@ impl Client {
             destinations: vec!["spiffe://cluster.local/ns/shop/sa/api".parse().unwrap()],
             address,
             source_ip: None,
+            netns: None,
         };
         Self { pool: Pool::new(config), key, dials: Arc::default() }
     }

@@ -117,7 +117,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(wire: Wire, address: SocketAddr, config: PoolConfig) -> Self {
-        let key = PoolKey { source: id("web"), destinations: vec![id("api")], address, source_ip: None };
+        let key = PoolKey { source: id("web"), destinations: vec![id("api")], address, source_ip: None, netns: None };
         Self { wire, pool: Pool::new(config), key, dials: Arc::default() }
     }
 
