@@ -13,7 +13,7 @@ use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, address::port, workload::Workload};
 use ambit_runtime::{
     netns::NetNs,
-    socket::{self, ConnectOptions, PROXY_MARK},
+    socket::{self, ConnectOptions, PROXY_MARK, Stock},
 };
 use ambit_tls::SvidStore;
 use tokio::{
@@ -61,6 +61,8 @@ pub struct Pod {
     pub identity: SpiffeId,
     /// Where it runs.
     pub netns: NetNs,
+    /// Sockets for connections from there.
+    pub sockets: Stock,
     /// Places for its connections.
     pub places: Arc<Semaphore>,
     /// What the control plane told of it.
@@ -175,8 +177,8 @@ impl Proxy {
     /// As `connect(2)`.
     pub async fn dial(&self, pod: &Pod, to: SocketAddr, from: Option<IpAddr>, limit: Duration) -> std::io::Result<TcpStream> {
         let tunnel = to.port() == port::HBONE;
-        let options =
-            ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), tunnel, netns: Some(&pod.netns), timeout: limit };
+        let (netns, stock) = (Some(&pod.netns), Some(&pod.sockets));
+        let options = ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), tunnel, netns, stock, timeout: limit };
         socket::connect(to, &options).await
     }
 }
@@ -221,6 +223,7 @@ mod tests {
             uid: "1".to_owned(),
             name: "web".to_owned(),
             identity,
+            sockets: Stock::new(netns.clone(), PROXY_MARK),
             netns,
             places: Arc::new(Semaphore::new(1)),
             known: Known::default(),

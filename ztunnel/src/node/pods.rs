@@ -16,7 +16,7 @@ use ambit_model::{Reason, Refusal, address::port};
 use ambit_runtime::{
     drain::{self, Trigger, Watch},
     netns::NetNs,
-    socket::{ListenOptions, PROXY_MARK, canonical, listen},
+    socket::{ListenOptions, PROXY_MARK, Stock, canonical, listen},
     telemetry::Direction,
 };
 use tokio::{
@@ -85,7 +85,8 @@ impl Pods {
         }
         let places = Arc::new(Semaphore::new(self.proxy.limits.connections_per_pod));
         let (known, decisions) = (Known::default(), inbound::Decisions::default());
-        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, places, known, decisions });
+        let sockets = Stock::new(netns.clone(), PROXY_MARK);
+        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, sockets, places, known, decisions });
         let started = self.start(Arc::clone(&pod), &place)?;
         self.proxy.certificates.prefetch(&pod.identity);
         tracing::info!(uid = info.uid, identity = %pod.identity, "{place} is captured");

@@ -8,7 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{close_by_reset, tune_socket};
+use super::{Stock, close_by_reset, tune_socket};
 use crate::netns::NetNs;
 
 /// How long [`connect`] waits for the peer unless told otherwise.
@@ -27,13 +27,15 @@ pub struct ConnectOptions<'a> {
     pub tunnel: bool,
     /// Create the socket inside this network namespace; `None` means the one of the process.
     pub netns: Option<&'a NetNs>,
+    /// Take the socket out of this stock, whose namespace and mark it then has; not for one that carries tunnels.
+    pub stock: Option<&'a Stock>,
     /// How long to wait for the peer.
     pub timeout: Duration,
 }
 
 impl Default for ConnectOptions<'_> {
     fn default() -> Self {
-        Self { bind_source: None, mark: None, tunnel: false, netns: None, timeout: DEFAULT_CONNECT_TIMEOUT }
+        Self { bind_source: None, mark: None, tunnel: false, netns: None, stock: None, timeout: DEFAULT_CONNECT_TIMEOUT }
     }
 }
 
@@ -44,10 +46,15 @@ impl Default for ConnectOptions<'_> {
 /// As `connect(2)`; `TimedOut` when the peer did not answer within the timeout; `InvalidInput` when the families of source and
 /// destination differ.
 pub async fn connect(destination: SocketAddr, options: &ConnectOptions<'_>) -> io::Result<TcpStream> {
-    let socket = match options.netns {
-        Some(netns) => netns.run(|| new_socket(destination, options))??,
-        None => new_socket(destination, options)?,
+    let new = || unbound(Domain::for_address(destination), options.tunnel, options.mark);
+    let socket = match (options.stock.filter(|_| !options.tunnel), options.netns) {
+        (Some(stock), _) => stock.take(destination)?,
+        (None, Some(netns)) => netns.run(new)??,
+        (None, None) => new()?,
     };
+    if let Some(source) = options.bind_source {
+        bind_transparent(&socket, source, destination)?;
+    }
     close_by_reset(&socket, true)?;
     let connecting = TcpSocket::from_std_stream(socket.into()).connect(destination);
     match tokio::time::timeout(options.timeout, connecting).await {
@@ -62,14 +69,12 @@ pub async fn connect(destination: SocketAddr, options: &ConnectOptions<'_>) -> i
     }
 }
 
-fn new_socket(destination: SocketAddr, options: &ConnectOptions<'_>) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(destination), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    tune_socket(&socket, options.tunnel)?;
-    if let Some(mark) = options.mark {
+/// A socket of the namespace that the thread is in.
+pub(super) fn unbound(domain: Domain, tunnel: bool, mark: Option<u32>) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    tune_socket(&socket, tunnel)?;
+    if let Some(mark) = mark {
         socket.set_mark(mark)?;
-    }
-    if let Some(source) = options.bind_source {
-        bind_transparent(&socket, source, destination)?;
     }
     Ok(socket)
 }

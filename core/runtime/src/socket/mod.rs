@@ -3,10 +3,12 @@
 mod connect;
 mod listen;
 mod original;
+mod stock;
 
 pub use connect::{ConnectOptions, DEFAULT_CONNECT_TIMEOUT, connect};
 pub use listen::{ListenOptions, listen};
 pub use original::{canonical, original_destination, original_destination_from};
+pub use stock::Stock;
 
 use std::time::Duration;
 
