@@ -131,5 +131,5 @@ fn a_new_connection_on_a_warm_tunnel_costs_little() {
     };
     open(50);
     let counts = cost(&line, CONNECTIONS, || open(CONNECTIONS));
-    check("a new connection", counts, Counts { allocations: 66.0, reads: 6.5, writes: 6.5, waits: 11.0 });
+    check("a new connection", counts, Counts { allocations: 62.0, reads: 5.5, writes: 5.5, waits: 9.0 });
 }
