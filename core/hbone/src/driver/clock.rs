@@ -12,7 +12,7 @@ pub(crate) fn after(now: Instant, later: Duration) -> Instant {
     now + later.min(Duration::from_hours(24 * 365))
 }
 
-/// Without traffic for so long, a connection gives its buffers back.
+/// How often a connection with traffic gives back what it did not need meanwhile; without traffic for so long, all of it.
 pub(super) const REST: Duration = Duration::from_secs(1);
 
 impl<T: Transport> Driver<T> {
@@ -60,12 +60,11 @@ impl<T: Transport> Driver<T> {
             mux.close();
         }
         mux.compact();
+        mux.settle();
+        self.batch.settle();
         self.read = 0;
         if !self.watches {
             mux.rest();
-            if self.batch.is_empty() {
-                self.batch.release();
-            }
             self.wakes.shrink_to_fit();
         }
         drop(mux);

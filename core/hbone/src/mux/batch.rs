@@ -52,11 +52,13 @@ pub(crate) struct Batch {
     /// Initialised as far as it was ever used, so that bytes can be read into it.
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
+    /// So many bytes of it were needed since [`Batch::settle`].
+    needed: usize,
 }
 
 impl Batch {
     pub(crate) fn new(shape: Shape) -> Self {
-        Self { shape, bytes: Vec::new(), pieces: Vec::new() }
+        Self { shape, bytes: Vec::new(), pieces: Vec::new(), needed: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -92,10 +94,13 @@ impl Batch {
         self.pieces.clear();
     }
 
-    /// Gives memory back, if nothing is in it.
-    pub(crate) fn release(&mut self) {
-        if self.is_empty() {
-            (self.bytes, self.pieces) = (Vec::new(), Vec::new());
+    /// Gives back the memory that was not needed since the last call: after a load has gone by, all but what a trickle needs.
+    pub(crate) fn settle(&mut self) {
+        let needed = std::mem::take(&mut self.needed).max(self.len());
+        if self.bytes.capacity() > 2 * needed {
+            self.bytes.truncate(needed);
+            self.bytes.shrink_to_fit();
+            self.pieces.shrink_to_fit();
         }
     }
 
@@ -190,6 +195,7 @@ impl Batch {
     }
 
     fn reach(&mut self, end: usize) {
+        self.needed = self.needed.max(end);
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }

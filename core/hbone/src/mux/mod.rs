@@ -366,9 +366,14 @@ impl Mux {
         }
     }
 
+    /// Some time has passed: the batch keeps as much memory as was needed meanwhile.
+    pub(crate) fn settle(&mut self) {
+        self.batch.settle();
+    }
+
     /// Nothing has happened for a while: gives memory back.
     pub(crate) fn rest(&mut self) {
-        self.batch.release();
+        self.streams.shrink();
         self.scratch = Vec::new();
         self.opening.shrink_to_fit();
         self.wakes.shrink_to_fit();

@@ -129,6 +129,12 @@ impl Streams {
         Some(stream)
     }
 
+    /// Gives back what the lists have grown to.
+    pub(super) fn shrink(&mut self) {
+        self.ids.shrink_to_fit();
+        self.streams.shrink_to_fit();
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
         self.streams.iter_mut().map(|stream| &mut **stream)
     }

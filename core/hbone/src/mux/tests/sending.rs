@@ -106,9 +106,32 @@ fn those_who_wait_are_woken_in_the_order_they_came_and_none_is_forgotten() {
 fn at_rest_a_connection_holds_no_buffers() {
     let (mut end, bell) = (End::server_with(1), Arc::<Bell>::default());
     assert_eq!(end.sends(1, 200_000, &bell), Some(200_000));
-    end.mux.rest();
+    let rest = |mux: &mut Mux| {
+        mux.settle();
+        mux.rest();
+    };
+    rest(&mut end.mux);
     assert!(end.mux.batch.capacity() > 200_000, "what was not written yet stays");
     end.says();
-    end.mux.rest();
+    rest(&mut end.mux);
     assert_eq!((end.mux.batch.capacity(), end.mux.scratch.capacity(), end.mux.dead.capacity()), (0, 0, 0));
+}
+
+#[test]
+fn a_trickle_after_a_load_keeps_no_more_memory_than_it_needs() {
+    let mut batch = Batch::new(SEALED);
+    let mut sends = |most: usize| {
+        let filled = batch.data(1, most, |places| Ok(places.iter().map(|place| place.len()).sum())).unwrap();
+        assert_eq!(filled, most);
+        batch.settle();
+        assert!(batch.len() > most && batch.as_slice().len() == batch.len(), "what is in it stays");
+        batch.clear();
+        batch.capacity()
+    };
+    let load = sends(200_000);
+    assert_eq!(sends(200_000), load);
+    assert!(sends(100) <= load);
+    assert!(sends(100) < 1000);
+    batch.settle();
+    assert_eq!(batch.capacity(), 0);
 }
