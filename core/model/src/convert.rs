@@ -138,7 +138,7 @@ pub fn claimed_addresses(bytes: &[u8]) -> Vec<(Network, IpNet)> {
 pub struct UnreadablePolicy {
     /// Its key, by its resource name.
     pub key: PolicyKey,
-    /// Its scope; when that could not be read either, that of its namespace.
+    /// Its scope, as far as it can be told: one of a later version is taken to be within its namespace.
     pub scope: policy::Scope,
     /// What is wrong with it.
     pub error: ConvertError,
@@ -149,14 +149,14 @@ pub struct UnreadablePolicy {
 /// # Errors
 /// When the bytes are no such message, or say something that cannot be enforced, or say they have another name.
 pub fn decode_policy(name: &str, bytes: &[u8]) -> Result<Policy, Box<UnreadablePolicy>> {
-    let key = name.parse().unwrap_or_else(|_| PolicyKey::new("", name));
+    let key = PolicyKey::of_resource(name);
     let unreadable = |scope, error| Box::new(UnreadablePolicy { key: key.clone(), scope, error });
+    let scope = authorization::scope_of_unreadable(bytes);
     let wire = match ambit_api::security::Authorization::decode(bytes) {
         Ok(wire) => wire,
-        Err(error) => return Err(unreadable(policy::Scope::Namespace, ConvertError::Decode(error.to_string()))),
+        Err(error) => return Err(unreadable(scope, ConvertError::Decode(error.to_string()))),
     };
-    let scope = authorization::scope(wire.scope).unwrap_or(policy::Scope::Namespace);
-    match Policy::try_from(wire) {
+    match authorization::policy(wire, bytes) {
         Ok(policy) if policy.key == key => Ok(policy),
         Ok(policy) => Err(unreadable(scope, ConvertError::Name { name: name.to_owned(), inside: policy.key.to_string() })),
         Err(error) => Err(unreadable(scope, error)),
@@ -289,7 +289,13 @@ fn ip(field: &'static str, bytes: &[u8]) -> Result<IpAddr, ConvertError> {
 
 fn prefix(field: &'static str, bytes: &[u8], length: u32) -> Result<IpNet, ConvertError> {
     let bits = u8::try_from(length).map_err(|_| ConvertError::Prefix { field, length })?;
-    IpNet::new(ip(field, bytes)?, bits).map_err(|_| ConvertError::Prefix { field, length })
+    let (address, bits) = match (ip(field, bytes)?, bits) {
+        // An IPv4 network written as one of IPv6; a larger one is of IPv6.
+        (IpAddr::V4(v4), 96..=128) if bytes.len() == 16 => (IpAddr::V4(v4), bits - 96),
+        (IpAddr::V4(v4), _) if bytes.len() == 16 => (IpAddr::V6(v4.to_ipv6_mapped()), bits),
+        (address, bits) => (address, bits),
+    };
+    IpNet::new(address, bits).map_err(|_| ConvertError::Prefix { field, length })
 }
 
 fn port_number(field: &'static str, value: u32) -> Result<u16, ConvertError> {

@@ -5,6 +5,12 @@ use std::{fmt, str::FromStr, sync::Arc};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+pub(crate) mod index;
+mod reach;
+pub(crate) mod table;
+
+pub use reach::Reach;
+
 /// The key of a policy: its namespace and name, `namespace/name` on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKey {
@@ -19,6 +25,13 @@ impl PolicyKey {
     #[must_use]
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of the policy with this resource name. A name of another form is a key too, one that no policy has, so that what came
+    /// under it can be removed again.
+    #[must_use]
+    pub fn of_resource(name: &str) -> Self {
+        name.parse().unwrap_or_else(|_| Self::new("", name))
     }
 }
 
@@ -81,6 +94,9 @@ pub struct Policy {
     pub action: Action,
     /// Evaluated and reported, not enforced.
     pub dry_run: bool,
+    /// Whether it says something that this version does not know, outside of its matches. An ALLOW that does never matches; a DENY
+    /// matches as far as it is known, so that either way nothing gets through that it would stop.
+    pub not_understood: bool,
     /// The rules as written, one group each.
     pub groups: Vec<Group>,
 }
@@ -115,6 +131,24 @@ pub struct Match {
     pub not_destination_ips: Vec<IpNet>,
     pub destination_ports: Vec<u16>,
     pub not_destination_ports: Vec<u16>,
+    /// Whether it asks for something that this version does not know (an extension, a field of a later version): in an ALLOW it never
+    /// holds, in a DENY what is known of it decides.
+    pub not_understood: bool,
+}
+
+impl Match {
+    /// Whether it asks for nothing; such a match is skipped.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { namespaces, not_namespaces, service_accounts, not_service_accounts, principals, not_principals, .. } = self;
+        let Self { source_ips, not_source_ips, destination_ips, not_destination_ips, destination_ports, .. } = self;
+        !self.not_understood
+            && [namespaces, not_namespaces, principals, not_principals].iter().all(|list| list.is_empty())
+            && [service_accounts, not_service_accounts].iter().all(|list| list.is_empty())
+            && [source_ips, not_source_ips, destination_ips, not_destination_ips].iter().all(|list| list.is_empty())
+            && destination_ports.is_empty()
+            && self.not_destination_ports.is_empty()
+    }
 }
 
 /// How a text is compared.

@@ -14,7 +14,11 @@ use ipnet::IpNet;
 use crate::{
     address::{Network, NetworkAddress, ServiceKey},
     convert::Entry,
-    policy::{Policy, PolicyKey, Scope},
+    policy::{
+        Policy, PolicyKey, Scope,
+        index::PolicySet,
+        table::{Named, Policies},
+    },
     service::Service,
     workload::{Uid, Workload},
 };
@@ -30,11 +34,7 @@ pub struct MeshState {
     by_hostname: HashMap<Arc<str>, BTreeSet<ServiceKey>>,
     /// Kept by what workloads say, so that a service may come before or after its endpoints.
     endpoints: HashMap<ServiceKey, BTreeMap<Uid, Arc<Workload>>>,
-    policies: HashMap<PolicyKey, Arc<Policy>>,
-    /// Beside [`Self::policies`], those of the mesh and of each namespace, so that a decision looks up none of them.
-    global: BTreeMap<PolicyKey, Arc<Policy>>,
-    by_namespace: HashMap<Arc<str>, BTreeMap<PolicyKey, Arc<Policy>>>,
-    unreadable: BTreeMap<PolicyKey, Scope>,
+    policies: Policies,
     /// By resource name, what workloads and services that could not be read speak for.
     unreadable_addresses: BTreeMap<Box<str>, Vec<(Network, IpNet)>>,
 }
@@ -84,27 +84,13 @@ impl MeshState {
 
     /// Takes a policy, in place of the one with the same key.
     pub fn insert_policy(&mut self, policy: Policy) {
-        self.remove_policy(&policy.key);
-        let policy = Arc::new(policy);
-        let (key, value) = (policy.key.clone(), Arc::clone(&policy));
-        match policy.scope {
-            Scope::Global => {
-                self.global.insert(key, value);
-            }
-            Scope::Namespace => {
-                self.by_namespace.entry(Arc::clone(&policy.key.namespace)).or_default().insert(key, value);
-            }
-            Scope::Selector => {}
-        }
-        self.policies.insert(policy.key.clone(), policy);
+        self.policies.insert(policy);
     }
 
     /// Notes that a policy exists but could not be read. When no earlier version of it is held, everything in its scope is denied
     /// until it can be read or is removed.
     pub fn insert_unreadable_policy(&mut self, key: PolicyKey, scope: Scope) {
-        if !self.policies.contains_key(&key) {
-            self.unreadable.insert(key, scope);
-        }
+        self.policies.insert_unreadable(key, scope);
     }
 
     /// Notes that a workload or a service exists but could not be read, and what it speaks for. When no earlier version of it is
@@ -142,6 +128,7 @@ impl MeshState {
 
     fn remove_workload(&mut self, uid: &str) -> bool {
         let Some(workload) = self.workloads.remove(uid) else { return false };
+        self.policies.forget(uid);
         for ip in &workload.addresses {
             let address = NetworkAddress::new(workload.network.clone(), *ip);
             remove_from(&mut self.by_address, &address, &workload.uid);
@@ -172,15 +159,7 @@ impl MeshState {
 
     /// Removes a policy, read or not. Unknown keys are no error.
     pub fn remove_policy(&mut self, key: &PolicyKey) {
-        self.unreadable.remove(key);
         self.policies.remove(key);
-        self.global.remove(key);
-        if let Some(keys) = self.by_namespace.get_mut(&key.namespace) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_namespace.remove(&key.namespace);
-            }
-        }
     }
 
     /// The workload with this uid.
@@ -225,24 +204,27 @@ impl MeshState {
         self.policies.get(key)
     }
 
-    /// The policies that hold for `workload`: of the mesh, of its namespace, and those it names, of which some may be unknown.
-    pub fn policies_for<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = (&'a PolicyKey, Option<&'a Arc<Policy>>)> {
-        let namespace = self.by_namespace.get(workload.namespace.as_str()).into_iter().flatten();
-        let named = workload.policies.iter().map(|key| (key, self.policy(key)));
-        self.global.iter().chain(namespace).map(|(key, policy)| (key, Some(policy))).chain(named)
+    /// Which workloads the policy with this key holds for now, be it read or not; nothing when there is none.
+    #[must_use]
+    pub fn scope_of_policy(&self, key: &PolicyKey) -> Option<Scope> {
+        self.policies.scope(key)
+    }
+
+    /// The policies of the mesh and of the namespace of `workload`.
+    pub(crate) fn policies_around(&self, workload: &Workload) -> [Option<Arc<PolicySet>>; 2] {
+        self.policies.around(workload)
+    }
+
+    /// The policies that `workload` names.
+    pub(crate) fn policies_named_by(&self, workload: &Workload) -> Option<Arc<Named>> {
+        let current = || self.workloads.get(&workload.uid).is_some_and(|held| std::ptr::eq(&**held, workload));
+        self.policies.named(workload, current)
     }
 
     /// A policy whose scope holds `workload` and that could not be read.
     #[must_use]
-    pub fn unreadable_policy_for(&self, workload: &Workload) -> Option<&PolicyKey> {
-        self.unreadable
-            .iter()
-            .find(|(key, scope)| match scope {
-                Scope::Global => true,
-                Scope::Namespace => *key.namespace == *workload.namespace.as_str(),
-                Scope::Selector => workload.policies.contains(key),
-            })
-            .map(|(key, _)| key)
+    pub fn unreadable_policy_for<'a>(&'a self, workload: &'a Workload) -> Option<&'a PolicyKey> {
+        self.policies.unreadable_for(workload)
     }
 
     /// All workloads, in no order.
@@ -257,7 +239,7 @@ impl MeshState {
 
     /// All policies that could be read, in no order.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        self.policies.values()
+        self.policies.all()
     }
 
     /// The workload of a pod, found by what the node knows of it. The identity must agree, so that an older pod of the same name

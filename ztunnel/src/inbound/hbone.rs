@@ -21,7 +21,7 @@ use ambit_runtime::{
 use ambit_tls::{PeerError, handshake};
 use tokio::net::TcpStream;
 
-use super::{carry, permit, watched};
+use super::{Watched, carry, permit};
 use crate::{
     peer,
     proxy::{Carrying, Pod, Proxy, carried},
@@ -131,7 +131,7 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
         }
     };
     let connection = Connection { source: Some(peer.id.clone()), source_ip: peer.from.ip(), destination: admitted.destination };
-    let watched = watched(proxy, workload, connection, &mut record);
+    let watched = Watched::new(proxy, workload, connection, &mut record);
     let carried = copy::pump(stream, upstream, record.counters());
     Some(carry(record, places, carried, watched))
 }

@@ -22,6 +22,8 @@ use ambit_model::{
 };
 
 use decisions::Decided;
+use tokio::sync::watch;
+
 pub use decisions::Decisions;
 
 use crate::{
@@ -41,80 +43,73 @@ fn permit(
 ) -> Result<(), Refusal> {
     let connection = Connection { source: peer.cloned(), source_ip: from.ip(), destination };
     // Before the decision, so that no change after it is missed.
-    let policies = proxy.state.policies();
+    let policies = proxy.state.policies_of(&workload.uid);
     let Decided { allowed, source } = pod.decisions.get(proxy.state.changes().version, &connection, || {
         proxy.state.read(|mesh| {
             let source = mesh.workload_at(&NetworkAddress::new(workload.network.clone(), from.ip())).cloned();
             record.source_workload.clone_from(&source);
-            decide((&proxy.state, mesh), workload, &connection).map(|allowed| Decided { allowed, source })
+            decide(mesh, workload, &connection).map(|allowed| Decided { allowed, source })
         })
     })?;
     record.source_workload = source;
     record.decided(policies);
-    for refusal in &allowed.dry_run {
-        tracing::info!(%refusal, %from, %destination, "a dry-run policy would have refused this connection");
-    }
-    record.policy = allowed.policy;
+    record.allowed(allowed);
     Ok(())
 }
 
 /// Decides by the workload as it is known now: between waiting for it and now it may have changed.
-fn decide((state, mesh): (&Shared, &MeshState), workload: &Arc<Workload>, connection: &Connection) -> Result<Allowed, Refusal> {
-    state.decides(&workload.uid);
+fn decide(mesh: &MeshState, workload: &Arc<Workload>, connection: &Connection) -> Result<Allowed, Refusal> {
     let workload = mesh.workload(workload.uid.as_str()).unwrap_or(workload);
     authorize(mesh, workload, connection)
 }
 
-/// Completes when a connection that was allowed, as its record says, no longer is.
-fn watched(
-    proxy: &Arc<Proxy>,
+/// What is decided now about a connection that was allowed.
+pub(crate) fn again(state: &Shared, workload: &Arc<Workload>, connection: &Connection) -> Result<Allowed, Refusal> {
+    state.read(|mesh| decide(mesh, workload, connection))
+}
+
+/// A connection that was allowed, with what it takes to decide about it again.
+pub(crate) struct Watched {
+    proxy: Arc<Proxy>,
     workload: Arc<Workload>,
     connection: Connection,
-    record: &mut Record,
-) -> impl Future<Output = Refusal> + Send + 'static {
-    let proxy = Arc::clone(proxy);
-    let mut policies = record.policies().unwrap_or_else(|| {
-        let mut policies = proxy.state.policies();
-        policies.mark_changed();
-        policies
-    });
-    async move {
+    policies: watch::Receiver<u64>,
+}
+
+impl Watched {
+    /// Watches from the decision on that the record tells of, so that what changed while the application was dialled is not missed.
+    pub(crate) fn new(proxy: &Arc<Proxy>, workload: Arc<Workload>, connection: Connection, record: &mut Record) -> Self {
+        let policies = record.policies().unwrap_or_else(|| {
+            let mut policies = proxy.state.policies_of(&workload.uid);
+            policies.mark_changed();
+            policies
+        });
+        Self { proxy: Arc::clone(proxy), workload, connection, policies }
+    }
+
+    fn again(&self) -> Result<Allowed, Refusal> {
+        again(&self.proxy.state, &self.workload, &self.connection)
+    }
+
+    /// Completes when the connection no longer is allowed. Until then `record` tells what dry-run policies make of it.
+    pub(crate) async fn revoked(mut self, record: &mut Record) -> Refusal {
         loop {
-            // The sender lives in the state, so there is no error to wait for.
-            if policies.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-            if let Some(refusal) = no_longer(&proxy.state, &workload, &connection) {
-                return refusal;
+            self.policies = changed(self.policies).await;
+            match self.again() {
+                Ok(allowed) => record.allowed(allowed),
+                Err(refusal) => return refusal,
             }
         }
     }
 }
 
-/// Why a connection that was allowed no longer is.
-pub(crate) fn no_longer(state: &Shared, workload: &Arc<Workload>, connection: &Connection) -> Option<Refusal> {
-    state.read(|mesh| decide((state, mesh), workload, connection)).err()
-}
-
-/// Completes when a connection that was allowed no longer is; at once when that happened while the application was being dialled.
-pub(crate) async fn revoked(
-    state: &Shared,
-    workload: &Arc<Workload>,
-    peer: Option<&SpiffeId>,
-    from: SocketAddr,
-    destination: SocketAddr,
-) -> Refusal {
-    let connection = Connection { source: peer.cloned(), source_ip: from.ip(), destination };
-    let mut policies = state.policies();
-    loop {
-        if let Some(refusal) = no_longer(state, workload, &connection) {
-            return refusal;
-        }
-        // The sender lives in the state, so there is no error to wait for.
-        if policies.changed().await.is_err() {
-            return std::future::pending().await;
-        }
+/// Completes with the next change.
+async fn changed(mut policies: watch::Receiver<u64>) -> watch::Receiver<u64> {
+    // The sender lives in the state, so there is no error to wait for.
+    if policies.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
+    policies
 }
 
 /// Carries a connection that was allowed until it ends or no longer is allowed.
@@ -122,17 +117,28 @@ fn carry(
     mut record: Record,
     places: Places,
     carried: impl Future<Output = Outcome> + Send + 'static,
-    revoked: impl Future<Output = Refusal> + Send + 'static,
+    watched: Watched,
 ) -> Carrying {
     record.established();
+    let Watched { proxy, workload, connection, policies } = watched;
     // Each is boxed as it is: a block that awaits them would hold each of them twice.
-    let (mut carried, mut revoked) = (Box::pin(carried), Box::pin(revoked));
+    let (mut carried, mut changing) = (Box::pin(carried), Box::pin(changed(policies)));
     let mut held = Some((record, places));
     Box::pin(poll_fn(move |cx| {
-        let ended = match revoked.as_mut().poll(cx) {
+        let ended = loop {
             // Whether it still may comes before its first byte.
-            Poll::Ready(refusal) => Err(refusal),
-            Poll::Pending => Ok(ready!(carried.as_mut().poll(cx)).ended_by),
+            let Poll::Ready(policies) = changing.as_mut().poll(cx) else {
+                break Ok(ready!(carried.as_mut().poll(cx)).ended_by);
+            };
+            match again(&proxy.state, &workload, &connection) {
+                Ok(allowed) => {
+                    if let Some((record, _)) = &mut held {
+                        record.allowed(allowed);
+                    }
+                    changing.set(changed(policies));
+                }
+                Err(refusal) => break Err(refusal),
+            }
         };
         if let Some((record, _places)) = held.take() {
             end(record, ended);
@@ -165,7 +171,8 @@ mod tests {
 
     fn deny_all() -> Policy {
         let groups = vec![Group { clauses: Vec::new() }];
-        Policy { key: PolicyKey::new("shop", "closed"), scope: Scope::Namespace, action: Action::Deny, dry_run: false, groups }
+        let key = PolicyKey::new("shop", "closed");
+        Policy { key, scope: Scope::Namespace, action: Action::Deny, dry_run: false, not_understood: false, groups }
     }
 
     fn state() -> (Shared, Arc<Workload>) {
@@ -176,27 +183,70 @@ mod tests {
         (state, Arc::new(web))
     }
 
-    async fn soon(state: &Shared, web: &Arc<Workload>) -> Option<Reason> {
-        let (from, to) = ("10.0.0.1:4000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
-        timeout(Duration::from_millis(200), revoked(state, web, None, from, to)).await.ok().map(|refusal| refusal.reason)
+    fn connection() -> Connection {
+        Connection { source: None, source_ip: "10.0.0.1".parse().unwrap(), destination: "10.0.0.2:80".parse().unwrap() }
+    }
+
+    /// The next decision that is not the one before, as far as one comes soon.
+    async fn soon(state: &Shared, web: &Arc<Workload>, policies: watch::Receiver<u64>) -> Option<Reason> {
+        let next = timeout(Duration::from_millis(200), changed(policies)).await;
+        next.ok().and_then(|_| again(state, web, &connection()).err()).map(|refusal| refusal.reason)
     }
 
     #[tokio::test]
     async fn a_policy_that_arrives_while_the_application_is_dialled_ends_the_connection() {
         let (state, web) = state();
-        assert_eq!(soon(&state, &web).await, None);
+        let policies = state.policies_of(&web.uid);
+        assert!(again(&state, &web, &connection()).is_ok());
         // Between the decision that it may and the watch over it.
         state.write(true, |mesh| mesh.insert_policy(deny_all()));
-        assert_eq!(soon(&state, &web).await, Some(Reason::PolicyDeniedExplicit));
+        assert_eq!(soon(&state, &web, policies).await, Some(Reason::PolicyDeniedExplicit));
     }
 
     #[tokio::test]
     async fn a_policy_that_arrives_later_ends_the_connection() {
         let (state, web) = state();
+        let policies = state.policies_of(&web.uid);
         let later = async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             state.write(true, |mesh| mesh.insert_policy(deny_all()));
         };
-        assert_eq!(tokio::join!(soon(&state, &web), later).0, Some(Reason::PolicyDeniedExplicit));
+        assert_eq!(tokio::join!(soon(&state, &web, policies), later).0, Some(Reason::PolicyDeniedExplicit));
+    }
+
+    #[test]
+    fn who_is_let_in_while_a_policy_arrives_is_decided_by_it_or_told_of_it() {
+        const ROUNDS: usize = 10_000;
+        let (state, web) = state();
+        let decisions = Decisions::default();
+        let decided = || {
+            decisions.get(state.changes().version, &connection(), || {
+                let allowed = again(&state, &web, &connection())?;
+                Ok(Decided { allowed, source: None })
+            })
+        };
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            // It only counts: who panics would leave the other one waiting.
+            let client = scope.spawn(|| {
+                let mut missed = 0;
+                for _ in 0..ROUNDS {
+                    state.write(true, |mesh| mesh.remove_policy(&deny_all().key));
+                    let remembered = decided().is_ok();
+                    start.wait();
+                    let policies = state.policies_of(&web.uid);
+                    let let_in = decided().is_ok();
+                    start.wait();
+                    missed += usize::from(!remembered || let_in && !policies.has_changed().unwrap_or(false));
+                }
+                missed
+            });
+            for _ in 0..ROUNDS {
+                start.wait();
+                state.write(true, |mesh| mesh.insert_policy(deny_all()));
+                start.wait();
+            }
+            assert_eq!(client.join().unwrap(), 0);
+        });
     }
 }

@@ -10,7 +10,7 @@ use ambit_model::{Reason, Refusal, address::port, admit::admit_plaintext, author
 use ambit_runtime::{socket, telemetry::Direction};
 use tokio::net::TcpStream;
 
-use super::{carry, hbone::same_family, permit, watched};
+use super::{Watched, carry, hbone::same_family, permit};
 use crate::{
     proxy::{Carrying, Pod, Proxy, carried},
     telemetry::Record,
@@ -39,7 +39,7 @@ async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: So
         }
     };
     let connection = Connection { source: None, source_ip: from.ip(), destination };
-    let watched = watched(&proxy, workload, connection, &mut record);
+    let watched = Watched::new(&proxy, workload, connection, &mut record);
     let carried = copy::join(TcpSide::from(client), TcpSide::from(server), record.counters());
     Some(carry(record, places, carried, watched))
 }

@@ -6,6 +6,7 @@ use ambit_hbone::copy::{self, Counters, EndedBy, TcpSide};
 use ambit_model::{
     Reason, Refusal,
     admit::{Admitted, Target},
+    authorize::Connection,
     plan::Hbone,
     workload::Workload,
 };
@@ -15,8 +16,8 @@ use tokio::net::TcpStream;
 use super::Neighbour;
 use crate::{
     inbound::{
+        Watched,
         hbone::{self, Peer},
-        revoked,
     },
     outbound::gone,
     peer,
@@ -108,9 +109,9 @@ impl Near {
     pub(crate) async fn carry(self, client: TcpStream, counters: &Counters) -> EndedBy {
         let Self { peer, neighbour, record: mut half, upstream, admitted, workload, _places } = self;
         let joined = copy::join(TcpSide::from(upstream), TcpSide::from(client), counters);
-        let revoked = revoked(&peer.proxy.state, &workload, Some(&peer.id), peer.from, admitted.destination);
         let Some(record) = &mut half.0 else { return EndedBy::Finished };
-        record.established();
+        let connection = Connection { source: Some(peer.id), source_ip: peer.from.ip(), destination: admitted.destination };
+        let revoked = Watched::new(&peer.proxy, workload, connection, record).revoked(record);
         let ended = tokio::select! {
             // Whether it still may comes before its first byte.
             biased;

@@ -3,25 +3,28 @@
 mod handlers;
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
-use ambit_model::{state::MeshState, workload::Uid};
+use ambit_model::{policy::Reach, state::MeshState, workload::Uid};
 use tokio::sync::watch;
 
 pub use handlers::{addresses, policies};
+
+/// From so many workloads on, those without connections are forgotten when one comes.
+const WATCHED: usize = 1024;
 
 /// The mesh as this proxy knows it. Readers hold the lock for one decision, writers for one batch; never across an await.
 #[derive(Debug, Default)]
 pub struct Shared {
     mesh: RwLock<MeshState>,
     changes: watch::Sender<Changes>,
-    /// Rises with each batch that may change who is allowed. Apart from the other changes, so that those wake no open connection.
+    /// Rises with each batch that may change who is allowed somewhere. Apart from the other changes, so that those wake no open connection.
     policies: watch::Sender<u64>,
-    /// The workloads that were decided for since then.
-    decided: Mutex<HashSet<Uid>>,
+    /// The same for each workload that there are connections to: a change wakes the connections that it may concern, and no others.
+    watched: Mutex<HashMap<Uid, watch::Sender<u64>>>,
 }
 
 /// How far knowledge has come.
@@ -42,39 +45,54 @@ impl Shared {
         decide(&self.mesh.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the state and tells everyone who waits.
+    /// Changes the state and tells everyone who waits; with `policies`, anyone may be allowed or denied something else now.
     pub fn write(&self, policies: bool, change: impl FnOnce(&mut MeshState)) {
         self.change(|mesh| {
             change(mesh);
-            policies
+            if policies { Reach::everyone() } else { Reach::default() }
         });
     }
 
-    /// As [`Shared::write`], where `change` says whether who is allowed may be others now.
-    pub fn change(&self, change: impl FnOnce(&mut MeshState) -> bool) {
+    /// As [`Shared::write`], where `change` says for whom who is allowed may be others now.
+    pub fn change(&self, change: impl FnOnce(&mut MeshState) -> Reach) {
         let mut mesh = self.mesh.write().unwrap_or_else(PoisonError::into_inner);
-        let policies = change(&mut mesh);
-        if policies {
-            // All open connections are decided again, which notes their workloads again.
-            self.decided().clear();
-        }
-        drop(mesh);
+        let reach = change(&mut mesh);
+        // Whoever asks to be told from here on is told nothing of this change, so it must not find what was decided before it.
         self.note(|changes| changes.version += 1);
-        if policies {
+        let concerned = if reach.is_empty() { Vec::new() } else { self.concerned(&reach, &mesh) };
+        drop(mesh);
+        // Who waits for any change looks which connections were told.
+        concerned.iter().for_each(|watched| watched.send_modify(|version| *version += 1));
+        if !reach.is_empty() {
             self.policies.send_modify(|version| *version += 1);
         }
     }
 
-    fn decided(&self) -> MutexGuard<'_, HashSet<Uid>> {
-        self.decided.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watched(&self) -> MutexGuard<'_, HashMap<Uid, watch::Sender<u64>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that it is being decided who is allowed to this workload. To be called by those who read the state for it.
-    pub fn decides(&self, workload: &Uid) {
-        let mut decided = self.decided();
-        if !decided.contains(workload) {
-            decided.insert(workload.clone());
+    fn concerned(&self, reach: &Reach, mesh: &MeshState) -> Vec<watch::Sender<u64>> {
+        let mut watched = self.watched();
+        watched.retain(|_, watched| watched.receiver_count() > 0);
+        watched.iter().filter(|(uid, _)| reach.concerns(mesh, uid)).map(|(_, watched)| watched.clone()).collect()
+    }
+
+    /// Tells of changes that may change who is allowed to this workload, from now on. To be taken before it is decided.
+    pub fn policies_of(&self, workload: &Uid) -> watch::Receiver<u64> {
+        let mut watched = self.watched();
+        if let Some(watched) = watched.get(workload) {
+            return watched.subscribe();
         }
+        if watched.len() >= WATCHED {
+            watched.retain(|_, watched| watched.receiver_count() > 0);
+        }
+        watched.entry(workload.clone()).or_default().subscribe()
+    }
+
+    /// Whether there may be connections to this workload.
+    fn is_watched(&self, workload: &Uid) -> bool {
+        self.watched().get(workload).is_some_and(|watched| watched.receiver_count() > 0)
     }
 
     /// Notes how far knowledge has come.
@@ -88,7 +106,7 @@ impl Shared {
         *self.changes.borrow()
     }
 
-    /// Tells of changes that may change who is allowed, from now on.
+    /// Tells of changes that may change who is allowed somewhere, from now on.
     #[must_use]
     pub fn policies(&self) -> watch::Receiver<u64> {
         self.policies.subscribe()

@@ -89,16 +89,21 @@ fn a_policy_that_cannot_be_read_is_rejected_and_denies_in_its_scope() {
     assert_eq!(shared.read(denied), None);
 }
 
+fn uid(shared: &Shared, name: &str) -> Uid {
+    shared.read(|mesh| mesh.workload(name).unwrap().uid.clone())
+}
+
 #[test]
-fn a_workload_that_names_other_policies_counts_as_a_change_of_policy() {
+fn a_workload_that_names_other_policies_counts_as_a_change_of_policy_for_its_own_connections() {
     let shared = Arc::new(Shared::default());
     let mut handler = addresses(Arc::clone(&shared));
-    handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
-    let before = *shared.policies().borrow();
+    handler.apply(vec![pod("web", &[10, 0, 0, 1], &[]), pod("api", &[10, 0, 0, 9], &[])], Vec::new());
+    let (web, api) = (shared.policies_of(&uid(&shared, "web")), shared.policies_of(&uid(&shared, "api")));
+    let told = || (web.has_changed().unwrap(), api.has_changed().unwrap());
     handler.apply(vec![pod("web", &[10, 0, 0, 2], &[])], Vec::new());
-    assert_eq!(*shared.policies().borrow(), before);
+    assert_eq!(told(), (false, false));
     handler.apply(vec![pod("web", &[10, 0, 0, 2], &["shop/p"])], Vec::new());
-    assert_eq!(*shared.policies().borrow(), before + 1);
+    assert_eq!(told(), (true, false));
 }
 
 #[test]
@@ -108,16 +113,52 @@ fn a_workload_that_comes_back_is_decided_for_again_when_there_may_be_connections
     let version = || *shared.policies().borrow();
     handler.apply(vec![pod("web", &[10, 0, 0, 1], &["shop/p"]), pod("api", &[10, 0, 0, 2], &["shop/p"])], Vec::new());
     assert_eq!(version(), 0);
-    let uid = shared.read(|mesh| mesh.workload("web").unwrap().uid.clone());
-    shared.read(|_| shared.decides(&uid));
+    let web = shared.policies_of(&uid(&shared, "web"));
+    drop(shared.policies_of(&uid(&shared, "api")));
     handler.apply(Vec::new(), vec!["web".to_owned(), "api".to_owned()]);
     handler.apply(vec![pod("api", &[10, 0, 0, 2], &["shop/other"])], Vec::new());
-    assert_eq!(version(), 0, "nobody is connected to it");
+    assert_eq!((version(), web.has_changed().unwrap()), (0, false), "nobody is connected to it");
     handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
-    assert_eq!(version(), 1);
-    handler.apply(Vec::new(), vec!["web".to_owned()]);
-    handler.apply(vec![pod("web", &[10, 0, 0, 1], &[])], Vec::new());
-    assert_eq!(version(), 1, "whoever was connected has been decided about again, and would have noted it");
+    assert_eq!((version(), web.has_changed().unwrap()), (1, true));
+}
+
+#[test]
+fn a_change_of_policy_tells_the_connections_that_it_may_concern_and_no_others() {
+    let shared = Arc::new(Shared::default());
+    let mut workloads = addresses(Arc::clone(&shared));
+    workloads.apply(vec![pod("naming", &[10, 0, 0, 1], &["far/p"]), pod("plain", &[10, 0, 0, 2], &[])], Vec::new());
+    let mut handler = policies(Arc::clone(&shared));
+    let mut open = ["naming", "plain"].map(|name| shared.policies_of(&uid(&shared, name)));
+    let mut told = || {
+        open.each_mut().map(|open| {
+            let changed = open.has_changed().unwrap();
+            open.mark_unchanged();
+            changed
+        })
+    };
+    let policy = |namespace: &str, scope: security::Scope, action: i32| {
+        let (name, namespace) = ("p".to_owned(), namespace.to_owned());
+        let key = format!("{namespace}/{name}");
+        let policy = security::Authorization { name, namespace, scope: scope.into(), action, ..Default::default() };
+        vec![resource(type_url::AUTHORIZATION, &key, &policy)]
+    };
+    handler.apply(policy("far", security::Scope::WorkloadSelector, 1), Vec::new());
+    assert_eq!(told(), [true, false]);
+    handler.apply(policy("far", security::Scope::WorkloadSelector, 1), Vec::new());
+    assert_eq!(told(), [false, false], "it is the same");
+    handler.apply(policy("far", security::Scope::Global, 1), Vec::new());
+    assert_eq!(told(), [true, true]);
+    handler.apply(policy("far", security::Scope::Namespace, 1), Vec::new());
+    assert_eq!(told(), [true, true], "it held for everyone until now");
+    handler.apply(policy("shop", security::Scope::Namespace, 1), Vec::new());
+    assert_eq!(told(), [true, true]);
+    handler.apply(policy("other", security::Scope::Namespace, 1), Vec::new());
+    assert_eq!(told(), [false, false]);
+    // One that cannot be read.
+    handler.apply(policy("shop", security::Scope::Namespace, 7), Vec::new());
+    assert_eq!(told(), [true, true]);
+    handler.apply(Vec::new(), vec!["far/p".to_owned()]);
+    assert_eq!(told(), [true, false]);
 }
 
 #[tokio::test]

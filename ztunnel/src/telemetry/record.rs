@@ -9,7 +9,7 @@ use std::{
 
 use ambit_hbone::copy::Counters;
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, plan::Target, policy::PolicyKey, workload::Workload};
+use ambit_model::{Reason, Refusal, authorize::Allowed, plan::Target, policy::PolicyKey, workload::Workload};
 use ambit_runtime::telemetry::{Direction, Entry, Security};
 use tokio::sync::watch;
 
@@ -43,6 +43,8 @@ pub struct Facts {
     pub security: Security,
     /// The policy that allowed it.
     pub policy: Option<PolicyKey>,
+    /// What dry-run policies make of it.
+    dry_run: Vec<Refusal>,
     counters: Arc<Counters>,
     /// Whose pump counts.
     counted: Direction,
@@ -72,6 +74,7 @@ impl Record {
             destination_identity: None,
             security: Security::None,
             policy: None,
+            dry_run: Vec::new(),
             counters: Arc::default(),
             counted: direction,
             policies: None,
@@ -110,6 +113,18 @@ impl Record {
     /// Gives out what tells of changes since then.
     pub fn policies(&mut self) -> Option<watch::Receiver<u64>> {
         self.policies.take()
+    }
+
+    /// Notes that the connection may pass, and why. What dry-run policies make of it is counted, and counted again when a change of
+    /// policy makes it something else.
+    pub fn allowed(&mut self, allowed: Allowed) {
+        self.policy = allowed.policy;
+        if self.dry_run == allowed.dry_run {
+            return;
+        }
+        let new = allowed.dry_run.iter().filter(|decided| !self.dry_run.contains(decided));
+        new.for_each(|decided| series::dry_run(decided, &self.telemetry.0.limit));
+        self.dry_run = allowed.dry_run;
     }
 
     /// Where the bytes of the connection are counted.
@@ -163,6 +178,7 @@ impl Facts {
         entry.destination_service = self.target.service.as_ref().map(|s| (&*s.key.hostname).into());
         entry.destination_identity = text(destination, &self.destination_identity);
         entry.policy = outcome.policy.as_ref().or(self.policy.as_ref()).map(|policy| policy.to_string().into());
+        entry.dry_run = dry_run(&self.dry_run).map(Into::into);
         entry.reason = outcome.reason.label().into();
         (entry.bytes_sent, entry.bytes_received) = bytes(&self.counters, self.counted);
         entry.duration = self.begun.elapsed();
@@ -191,6 +207,20 @@ impl Facts {
         shared.log.write(&self.entry(outcome, opened.as_ref().map(|opened| &*opened.open)));
         self.ended = true;
     }
+}
+
+/// What dry-run policies would have decided, as `policy:reason`, the first few of them.
+fn dry_run(decided: &[Refusal]) -> Option<String> {
+    const MOST: usize = 4;
+    let one = |decided: &Refusal| {
+        let policy = decided.policy.as_ref().map(ToString::to_string).unwrap_or_default();
+        format!("{policy}:{}", decided.reason.label())
+    };
+    let mut text = decided.iter().take(MOST).map(one).collect::<Vec<_>>().join(",");
+    if decided.len() > MOST {
+        text.push_str(",…");
+    }
+    (!decided.is_empty()).then_some(text)
 }
 
 impl Deref for Record {

@@ -111,6 +111,17 @@ pub(super) fn failed(kind: &Kind, refusal: &Refusal, limit: &SeriesLimit) {
     counter!(metric::TCP_CONNECTIONS_FAILED, limit.admit(labels(kind, Some(refusal)))).increment(1);
 }
 
+/// Counts what a dry-run policy would have decided about a connection.
+pub(super) fn dry_run(decided: &Refusal, limit: &SeriesLimit) {
+    let policy = decided.policy.as_ref().map(ToString::to_string).unwrap_or_default();
+    let labels = vec![
+        Label::from_static_parts(label::REPORTER, "destination"),
+        Label::from_static_parts(label::REASON, decided.reason.label()),
+        Label::new(SharedString::const_str(POLICY), SharedString::from_owned(policy)),
+    ];
+    counter!(metric::POLICY_DRY_RUN, limit.admit(labels)).increment(1);
+}
+
 fn labels(kind: &Kind, refusal: Option<&Refusal>) -> Vec<Label> {
     let text = |key: &'static str, value: &str| {
         let value = if value.is_empty() { label::UNKNOWN } else { value };

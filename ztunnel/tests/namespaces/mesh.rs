@@ -201,17 +201,13 @@ impl Mesh {
         self.put(type_url::ADDRESS, &name, &workload::Address { r#type: Some(workload::address::Type::Service(service)) });
     }
 
+    /// A policy for the whole namespace, in force as soon as it arrives.
     pub fn policy(&self, name: &str, action: security::Action, matches: Vec<security::Match>) {
-        let rules = vec![security::Rules { matches }];
-        let policy = security::Authorization {
-            name: name.to_owned(),
-            namespace: "shop".to_owned(),
-            scope: security::Scope::Namespace.into(),
-            action: action.into(),
-            groups: vec![security::Group { rules }],
-            ..Default::default()
-        };
-        self.put(type_url::AUTHORIZATION, &format!("shop/{name}"), &policy);
+        self.put_policy(&authorization(name, action, matches));
+    }
+
+    pub fn put_policy(&self, policy: &security::Authorization) {
+        self.put(type_url::AUTHORIZATION, &format!("{}/{}", policy.namespace, policy.name), policy);
     }
 
     pub fn remove_policy(&self, name: &str) {
@@ -257,6 +253,18 @@ impl Mesh {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+/// A policy with one rule that matches any of these, for the whole namespace.
+pub fn authorization(name: &str, action: security::Action, matches: Vec<security::Match>) -> security::Authorization {
+    security::Authorization {
+        name: name.to_owned(),
+        namespace: "shop".to_owned(),
+        scope: security::Scope::Namespace.into(),
+        action: action.into(),
+        groups: vec![security::Group { rules: vec![security::Rules { matches }] }],
+        ..Default::default()
     }
 }
 

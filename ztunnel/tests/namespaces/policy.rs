@@ -2,14 +2,19 @@
 
 use std::net::SocketAddr;
 
-use ambit_api::security::{Action, Match, StringMatch, string_match::MatchType};
+use ambit_api::security::{Action, Authorization, Match, StringMatch, string_match::MatchType};
 use ambit_testbed::Pod;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
-    mesh::{Mesh, PATIENCE, call, call_until_it_works, call_until_refused, echo},
+    mesh::{Mesh, PATIENCE, authorization, call, call_until_it_works, call_until_refused, echo},
+    observe::get,
     test,
 };
 
@@ -20,6 +25,8 @@ pub fn tests() -> Vec<Trial> {
         test("a_policy_that_was_not_delivered_refuses", unknown),
         test("strict_refuses_plain_text_and_permissive_takes_it", strict),
         test("a_new_policy_cuts_the_connections_that_it_denies", cut),
+        test("a_policy_that_asks_for_an_identity_cuts_open_plain_text_and_nothing_else", cut_plain_text),
+        test("a_dry_run_policy_is_logged_and_counted_and_enforces_nothing", dry_run),
     ]
 }
 
@@ -86,8 +93,7 @@ async fn strict() -> anyhow::Result<()> {
         ensure!(seen == own, "the server saw {seen}, not {own}");
     }
     mesh.logged(1, &["direction=inbound", "security=none", "reason=ok", "src.workload=legacy", "src.identity=-"]).await?;
-    let presence = StringMatch { match_type: Some(MatchType::Presence(())) };
-    mesh.policy("strict", Action::Deny, vec![Match { not_principals: vec![presence], ..Default::default() }]);
+    mesh.policy("strict", Action::Deny, vec![no_identity()]);
     call_until_refused(&client, SocketAddr::new(server.ip(), 8080)).await?;
     mesh.logged(1, &["direction=inbound", "security=none", "policy=shop/strict ", "reason=strict_mtls_required "]).await?;
     let member = mesh.pod(0, "web").await?;
@@ -96,20 +102,104 @@ async fn strict() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn cut() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
-    let (client, _server, to) = pair(&mesh).await?;
+/// Matches whoever has no identity.
+fn no_identity() -> Match {
+    let presence = StringMatch { match_type: Some(MatchType::Presence(())) };
+    Match { not_principals: vec![presence], ..Default::default() }
+}
+
+/// A connection to an echo server that was let in.
+async fn open(client: &Pod, to: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut open = client.connect(to).await?;
+    exchange(&mut open).await.context("it ended before the policy came")?;
+    Ok(open)
+}
+
+/// Sends five bytes, which come back.
+async fn exchange(open: &mut TcpStream) -> anyhow::Result<()> {
     open.write_all(b"first").await?;
     let mut seen = Vec::new();
     while !seen.ends_with(b"first") {
-        ensure!(tokio::time::timeout(PATIENCE, open.read_buf(&mut seen)).await?? > 0, "it ended before the policy came");
+        ensure!(timeout(PATIENCE, open.read_buf(&mut seen)).await?? > 0, "it ended");
     }
-    mesh.policy("no-web", Action::Deny, vec![principal("web")]);
+    Ok(())
+}
+
+async fn ends_in_order(mut open: TcpStream) -> anyhow::Result<()> {
+    open.shutdown().await?;
     let mut all = Vec::new();
-    let end = tokio::time::timeout(PATIENCE, open.read_to_end(&mut all)).await?;
+    timeout(PATIENCE, open.read_to_end(&mut all)).await.context("it goes on")??;
+    ensure!(all == b"bye", "{all:?}");
+    Ok(())
+}
+
+async fn ends_by_reset(mut open: TcpStream) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    let end = timeout(PATIENCE, open.read_to_end(&mut all)).await.context("it goes on")?;
     ensure!(end.is_err(), "the connection ended in order: {all:?}");
+    Ok(())
+}
+
+async fn cut() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, _server, to) = pair(&mesh).await?;
+    let open = open(&client, to).await?;
+    mesh.policy("no-web", Action::Deny, vec![principal("web")]);
+    ends_by_reset(open).await?;
     mesh.logged(1, &["direction=inbound", "policy=shop/no-web ", "reason=policy_denied_explicit ", "bytes_sent=5 "]).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn cut_plain_text() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (member, server, to) = pair(&mesh).await?;
+    let legacy = mesh.outsider(0, "legacy", true).await?;
+    let mut with_identity = open(&member, to).await?;
+    let mut plain = Vec::new();
+    for ip in server.ips() {
+        plain.push(open(&legacy, SocketAddr::new(ip, 8080)).await?);
+    }
+    mesh.policy("strict", Action::Deny, vec![no_identity()]);
+    for open in plain {
+        ends_by_reset(open).await?;
+    }
+    for ip in server.ips() {
+        let to = format!("dst.addr={} ", SocketAddr::new(ip, 8080));
+        let reason = ["policy=shop/strict ", "reason=strict_mtls_required ", "bytes_sent=5 "];
+        mesh.logged(1, &[&["direction=inbound", "security=none", &to], &reason[..]].concat()).await?;
+    }
+    exchange(&mut with_identity).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn dry_run() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, _server, to) = pair(&mesh).await?;
+    let mut before = open(&client, to).await?;
+    let dry = |name: &str, action, who| Authorization { dry_run: true, ..authorization(name, action, vec![principal(who)]) };
+    mesh.put_policy(&dry("a-deny", Action::Deny, "web"));
+    mesh.put_policy(&dry("b-other", Action::Deny, "batch"));
+    mesh.put_policy(&dry("c-allow", Action::Allow, "batch"));
+    let decided = "dry_run=shop/a-deny:policy_denied_explicit,shop/c-allow:policy_denied_no_allow_match";
+    let both = ["direction=inbound", "reason=ok ", "policy=- ", decided];
+    mesh.logged_by_calling(&client, to, 1, &both).await?;
+    // One that was open before the policies came is told of too.
+    exchange(&mut before).await?;
+    ends_in_order(before).await?;
+    mesh.logged(1, &[&both[..], &["bytes_sent=10 "]].concat()).await?;
+    mesh.put_policy(&dry("c-allow", Action::Allow, "web"));
+    mesh.logged_by_calling(&client, to, 1, &["direction=inbound", "reason=ok ", "shop/c-allow:ok"]).await?;
+    let text = get(&mesh, 1, 15020, "/metrics").await?;
+    for (policy, reason) in [("a-deny", "policy_denied_explicit"), ("c-allow", "policy_denied_no_allow_match"), ("c-allow", "ok")]
+    {
+        let parts = [format!("policy=\"shop/{policy}\""), format!("reason=\"{reason}\""), "reporter=\"destination\"".to_owned()];
+        let counted =
+            |line: &str| line.starts_with("ambit_policy_dry_run_total{") && parts.iter().all(|part| line.contains(part));
+        ensure!(text.lines().any(counted), "{policy} {reason}:\n{text}");
+    }
+    ensure!(!text.contains("b-other") && !text.contains("istio_tcp_connections_failed_total{reporter=\"destination\""), "{text}");
     mesh.bed.shutdown().await;
     Ok(())
 }

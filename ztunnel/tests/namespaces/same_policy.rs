@@ -2,17 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ambit_api::{
-    security::{self, Action, Address, Authorization, Group, Match, Rules, Scope, ServiceAccountMatch, StringMatch},
-    type_url,
-};
+use ambit_api::security::{self, Action, Address, Authorization, Match, Scope, ServiceAccountMatch, StringMatch};
 use ambit_testbed::Pod;
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use security::string_match::MatchType;
 
 use crate::{
-    mesh::{Mesh, PATIENCE, call, call_until_it_works, echo},
+    mesh::{Mesh, PATIENCE, authorization, call, call_until_it_works, echo},
     near::MODES,
     observe::get,
     test,
@@ -68,7 +65,7 @@ async fn outcomes(mode: &'static str, server_node: usize) -> anyhow::Result<Vec<
     let direct = mode == "direct" && server_node == 0;
     let mut outcomes = Vec::new();
     for case in cases(&client, &server) {
-        mesh.put(type_url::AUTHORIZATION, &format!("shop/{}", case.name), &case.policy);
+        mesh.put_policy(&case.policy);
         known(&mesh, &case.name, true).await?;
         for ip in server.ips() {
             let outcome = outcome(&mesh, &client, &server, SocketAddr::new(ip, case.port), server_node, direct).await?;
@@ -196,15 +193,7 @@ fn cases(client: &Pod, server: &Pod) -> Vec<Case> {
         ("destination", Match { destination_ips: nets(server), ..Default::default() }),
         ("both", Match { namespaces: vec![text("shop")], destination_ports: vec![9], ..Default::default() }),
     ];
-    let policy = |name: &str, action: Action, dry_run, matches| Authorization {
-        name: name.to_owned(),
-        namespace: "shop".to_owned(),
-        scope: Scope::Namespace.into(),
-        action: action.into(),
-        groups: vec![Group { rules: vec![Rules { matches }] }],
-        dry_run,
-        ..Default::default()
-    };
+    let policy = |name: &str, action, dry_run, matches| Authorization { dry_run, ..authorization(name, action, matches) };
     let mut cases = Vec::new();
     for (name, matching) in &matches {
         for (action, word) in [(Action::Deny, "deny"), (Action::Allow, "allow")] {

@@ -1,35 +1,58 @@
 //! Authorization policies from the wire.
 //!
-//! A field that this version does not understand makes the whole policy an error: leaving it out would widen an ALLOW.
+//! A value that cannot be read makes the whole policy an error. A condition that this version does not know (an extension, a field of a
+//! later version) is not left out, which would widen an ALLOW: the policy is kept, and says that it was not understood in full.
 
 use ambit_api::security as wire;
 
 use super::{ConvertError, port_number, prefix};
 use crate::policy::{Action, Clause, Group, Match, Policy, PolicyKey, Scope, ServiceAccountMatch, StringMatch};
 
-impl TryFrom<wire::Authorization> for Policy {
-    type Error = ConvertError;
-    fn try_from(wire: wire::Authorization) -> Result<Self, ConvertError> {
-        if wire.name.is_empty() {
-            return Err(ConvertError::Missing("name"));
-        }
-        let scope = scope(wire.scope)?;
-        let action = match wire::Action::try_from(wire.action) {
-            Ok(wire::Action::Allow) => Action::Allow,
-            Ok(wire::Action::Deny) => Action::Deny,
-            Err(_) => return Err(ConvertError::Enumeration { field: "action", value: wire.action }),
-        };
-        let mut groups = Vec::with_capacity(wire.groups.len());
-        for group in wire.groups {
-            let mut clauses = Vec::with_capacity(group.rules.len());
-            for rules in group.rules {
-                let matches = rules.matches.into_iter().map(Match::try_from).collect::<Result<_, _>>()?;
-                clauses.push(Clause { matches });
-            }
-            groups.push(Group { clauses });
-        }
-        Ok(Self { key: PolicyKey::new(wire.namespace, wire.name), scope, action, dry_run: wire.dry_run, groups })
+mod later;
+
+/// Reads a policy, with the bytes that it was decoded from.
+///
+/// # Errors
+/// When it says something that cannot be enforced.
+pub(super) fn policy(wire: wire::Authorization, bytes: &[u8]) -> Result<Policy, ConvertError> {
+    let unknown = later::unknown(bytes).unwrap_or(later::Unknown { around: true, matches: Vec::new() });
+    let mut not_understood = unknown.matches.into_iter();
+    if wire.name.is_empty() {
+        return Err(ConvertError::Missing("name"));
     }
+    let scope = scope(wire.scope)?;
+    let action = match wire::Action::try_from(wire.action) {
+        Ok(wire::Action::Allow) => Action::Allow,
+        Ok(wire::Action::Deny) => Action::Deny,
+        Err(_) => return Err(ConvertError::Enumeration { field: "action", value: wire.action }),
+    };
+    let mut groups = Vec::with_capacity(wire.groups.len());
+    for group in wire.groups {
+        let mut clauses = Vec::with_capacity(group.rules.len());
+        for rules in group.rules {
+            let mut matches = Vec::with_capacity(rules.matches.len());
+            for m in rules.matches {
+                let mut m = Match::try_from(m)?;
+                m.not_understood |= not_understood.next().unwrap_or(true);
+                matches.push(m);
+            }
+            clauses.push(Clause { matches });
+        }
+        groups.push(Group { clauses });
+    }
+    let not_understood = unknown.around || !wire.extensions.is_empty();
+    if not_understood && action == Action::Deny && groups.is_empty() {
+        // Whom it denies is said in a way that is not known.
+        groups.push(Group { clauses: Vec::new() });
+    }
+    let key = PolicyKey::new(wire.namespace, wire.name);
+    Ok(Policy { key, scope, action, dry_run: wire.dry_run, not_understood, groups })
+}
+
+/// The scope of a policy of which nothing else can be read. One of a later version holds within its namespace; where not even that is to
+/// be told, it may hold for everyone.
+pub(super) fn scope_of_unreadable(bytes: &[u8]) -> Scope {
+    later::scope(bytes).map_or(Scope::Global, |value| scope(value).unwrap_or(Scope::Namespace))
 }
 
 /// The scope of a policy, when it is one that is known.
@@ -48,9 +71,6 @@ pub(super) fn scope(value: i32) -> Result<Scope, ConvertError> {
 impl TryFrom<wire::Match> for Match {
     type Error = ConvertError;
     fn try_from(wire: wire::Match) -> Result<Self, ConvertError> {
-        if !wire.extensions.is_empty() {
-            return Err(ConvertError::Unsupported("an extension of a match"));
-        }
         let nets = |field: &'static str, list: Vec<wire::Address>| {
             list.into_iter().map(|a| prefix(field, &a.address, a.length)).collect::<Result<Vec<_>, _>>()
         };
@@ -70,6 +90,7 @@ impl TryFrom<wire::Match> for Match {
             not_destination_ips: nets("not_destination_ips", wire.not_destination_ips)?,
             destination_ports: ports("destination_ports", wire.destination_ports)?,
             not_destination_ports: ports("not_destination_ports", wire.not_destination_ports)?,
+            not_understood: !wire.extensions.is_empty(),
         })
     }
 }

@@ -180,14 +180,86 @@ fn a_policy_that_cannot_be_read_in_full_keeps_its_name_and_scope() {
         with(|m| m.destination_ports = vec![65536]).error,
         ConvertError::Port { field: "destination_ports", value: 65536 }
     );
-    assert_eq!(
-        with(|m| m.extensions = vec![security::Extension::default()]).error,
-        ConvertError::Unsupported("an extension of a match")
-    );
     let renamed = decode_policy("shop/q", &authorization().encode_to_vec()).unwrap_err();
     assert_eq!(renamed.key, PolicyKey::new("shop", "q"));
     let broken = decode_policy("shop/p", &[0xff, 0xff]).unwrap_err();
-    assert_eq!(broken.scope, PolicyScope::Namespace);
+    assert_eq!(broken.scope, PolicyScope::Global, "whom it holds for is not to be told");
+    let later = security::Authorization { scope: 9, ..authorization() };
+    assert_eq!(decode_policy("shop/p", &later.encode_to_vec()).unwrap_err().scope, PolicyScope::Namespace);
+    // What it says is no text, but whom it holds for can be read.
+    let mut no_text = security::Authorization { scope: 2, ..Default::default() }.encode_to_vec();
+    no_text.extend([0x0a, 1, 0xff]);
+    assert_eq!(decode_policy("shop/p", &no_text).unwrap_err().scope, PolicyScope::Selector);
+}
+
+#[test]
+fn a_condition_of_a_later_version_is_not_left_out() {
+    let known = authorization();
+    let field = |number: u8, inside: &[u8]| [&[number << 3 | 2, u8::try_from(inside.len()).unwrap()][..], inside].concat();
+    // The policy around the bytes of a second match, which are put together by hand.
+    let around = |matching: Vec<u8>| {
+        let group = field(1, &field(2, &matching));
+        [known.encode_to_vec(), field(5, &group)].concat()
+    };
+    let second =
+        |bytes: &[u8]| decode_policy("shop/p", bytes).map(|policy| policy.groups[1].clauses[0].matches[0].not_understood);
+    let port = security::Match { destination_ports: vec![80], ..Default::default() }.encode_to_vec();
+    assert_eq!(second(&around(port.clone())), Ok(false));
+    let more: [&[u8]; 4] = [
+        // A field 14, an extension, a part of a text and one of a network that nobody knows.
+        &[14 << 3, 1],
+        &[13 << 3 | 2, 0],
+        &field(3, &[&field(1, b"a")[..], &[9 << 3, 1][..]].concat()),
+        &field(5, &[&field(1, &[10, 0, 0, 1])[..], &[2 << 3, 32, 3 << 3, 1][..]].concat()),
+    ];
+    for more in more {
+        let bytes = around([&port, more].concat());
+        assert_eq!(second(&bytes), Ok(true), "{more:?}");
+        let policy = decode_policy("shop/p", &bytes).unwrap();
+        assert!(!policy.not_understood && !policy.groups[0].clauses[0].matches[0].not_understood);
+    }
+    for more in [vec![8 << 3, 1], field(7, &[]), field(5, &[2 << 3, 1]), field(5, &field(1, &[3 << 3, 1]))] {
+        let policy = decode_policy("shop/p", &[known.encode_to_vec(), more.clone()].concat()).unwrap();
+        assert!(policy.not_understood, "{more:?}");
+    }
+    assert!(!decode_policy("shop/p", &known.encode_to_vec()).unwrap().not_understood);
+    // Whom a DENY without rules denies is said in a way that is not known.
+    let bare = security::Authorization { groups: Vec::new(), ..authorization() };
+    let bytes = [bare.encode_to_vec(), vec![8 << 3, 1]].concat();
+    assert_eq!(decode_policy("shop/p", &bytes).unwrap().groups.len(), 1);
+}
+
+#[test]
+fn networks_are_read_in_every_form() {
+    let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 0];
+    let v6 = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let read = |address: &[u8], length| {
+        let mut wire = authorization();
+        wire.groups[0].rules[0].matches[0].source_ips = vec![security::Address { address: address.to_vec().into(), length }];
+        let policy = decode_policy("shop/p", &wire.encode_to_vec());
+        policy.map(|policy| policy.groups[0].clauses[0].matches[0].source_ips[0].to_string()).map_err(|bad| bad.error)
+    };
+    for (address, length, text) in [
+        (&[10, 0, 0, 0][..], 8, "10.0.0.0/8"),
+        (&[10, 0, 0, 0][..], 0, "10.0.0.0/0"),
+        (&[10, 0, 0, 1][..], 32, "10.0.0.1/32"),
+        (&mapped[..], 104, "10.0.0.0/8"),
+        (&mapped[..], 128, "10.0.0.0/32"),
+        (&mapped[..], 96, "10.0.0.0/0"),
+        (&mapped[..], 95, "::ffff:10.0.0.0/95"),
+        (&v6[..], 0, "fd00::/0"),
+        (&v6[..], 128, "fd00::/128"),
+    ] {
+        assert_eq!(read(address, length), Ok(text.to_owned()));
+    }
+    for (address, length) in
+        [(&[10, 0, 0, 0][..], 33), (&v6[..], 129), (&mapped[..], 129), (&v6[..], 256), (&[10, 0, 0, 0][..], u32::MAX)]
+    {
+        assert_eq!(read(address, length), Err(ConvertError::Prefix { field: "source_ips", length }));
+    }
+    for length in [0, 3, 5, 17] {
+        assert_eq!(read(&vec![1; length], 1), Err(ConvertError::IpAddress { field: "source_ips", length }));
+    }
 }
 
 #[test]

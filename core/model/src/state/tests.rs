@@ -1,7 +1,6 @@
 use super::*;
 use crate::{
     address::Network,
-    policy::Action,
     test_support::{endpoint_of, key, service, workload},
 };
 
@@ -86,20 +85,6 @@ fn unknown_names_are_removed_without_effect() {
         state.remove_address(name);
     }
     assert!(state.service(&key("api")).is_some());
-}
-
-#[test]
-fn a_policy_that_changes_its_scope_holds_in_the_new_one_only() {
-    let policy =
-        |scope| Policy { key: PolicyKey::new("shop", "p"), scope, action: Action::Deny, dry_run: false, groups: Vec::new() };
-    let target = workload("web", "10.0.0.1");
-    let mut state = MeshState::new();
-    for (scope, holds) in [(Scope::Global, 1), (Scope::Namespace, 1), (Scope::Selector, 0)] {
-        state.insert_policy(policy(scope));
-        assert_eq!(state.policies_for(&target).count(), holds, "{scope:?}");
-    }
-    state.remove_policy(&PolicyKey::new("shop", "p"));
-    assert!(state.policies.is_empty() && state.global.is_empty() && state.by_namespace.is_empty());
 }
 
 #[test]

@@ -81,6 +81,8 @@ pub struct Entry<'a> {
     pub destination_identity: Option<Cow<'a, str>>,
     /// `namespace/name` of the policy that decided, if one did.
     pub policy: Option<Cow<'a, str>>,
+    /// What policies that are not enforced would have decided, as `namespace/name:reason`, if there are any.
+    pub dry_run: Option<Cow<'a, str>>,
     /// The reason code: `ok` when fine, else `ambit_model::Reason::label`.
     pub reason: Cow<'a, str>,
     /// Bytes from the client to the server.
@@ -120,6 +122,7 @@ impl<'a> Entry<'a> {
             destination_service: None,
             destination_identity: None,
             policy: None,
+            dry_run: None,
             reason: Cow::Borrowed("ok"),
             bytes_sent: 0,
             bytes_received: 0,
@@ -152,6 +155,7 @@ impl Display for Entry<'_> {
         write!(out, " duration_ms={:.3} security={}", self.duration.as_secs_f64() * 1000.0, self.security.as_str())?;
         let status = self.status.map(|status| status.to_string());
         let optional = [
+            ("dry_run", self.dry_run.as_deref()),
             ("method", self.method.as_deref()),
             ("path", self.path.as_deref()),
             ("status", status.as_deref()),

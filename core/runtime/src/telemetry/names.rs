@@ -16,6 +16,8 @@ pub mod metric {
     /// Histogram, bytes.
     pub const RESPONSE_BYTES: &str = "istio_response_bytes";
 
+    /// What dry-run policies would have decided about connections that were allowed; `reason` is `ok` where they would have been too.
+    pub const POLICY_DRY_RUN: &str = "ambit_policy_dry_run_total";
     /// Access-log lines lost because the disk could not keep up.
     pub const ACCESS_LOG_DROPPED: &str = "ambit_access_log_dropped_total";
     /// Label sets that were folded into `other` because the limit of series was reached.

@@ -102,7 +102,7 @@ impl Switch {
         if admitted.upstream != plan.authority || admitted.proxy_protocol {
             return None;
         }
-        if crate::inbound::no_longer(&proxy.state, &workload, &connection).is_some() {
+        if crate::inbound::again(&proxy.state, &workload, &connection).is_err() {
             return None;
         }
         let places = [proxy.place(&client.pod).ok()?, proxy.place(&server.pod).ok()?];

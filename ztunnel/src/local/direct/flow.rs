@@ -10,11 +10,14 @@ use std::{
 use ambit_hbone::copy::Counters;
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, authorize::Connection, workload::Workload};
+use tokio::sync::watch;
 
 use super::{super::Neighbour, ends::Carried, segment::Segment};
 use crate::{
+    inbound::again,
     peer,
     proxy::{Places, Pod},
+    state::Shared,
     telemetry::Record,
 };
 
@@ -68,6 +71,8 @@ pub(super) struct Flow {
     look: (Instant, Duration),
     /// Why it was cut, for the inbound side and for the outbound side.
     cut: Option<(Refusal, Refusal)>,
+    /// What tells of changes since it was decided that it may pass.
+    policies: Option<watch::Receiver<u64>>,
 }
 
 /// The records of both sides.
@@ -122,6 +127,35 @@ impl Flow {
             gone: None,
             look: (Instant::now() + FIRST_LOOK, FIRST_LOOK),
             cut: None,
+            policies: None,
+        }
+    }
+
+    /// Why it no longer is allowed, if policies have changed that may concern it and it is not cut already.
+    pub(super) fn no_longer(&mut self, state: &Shared) -> Option<Refusal> {
+        let policies = self.policies.get_or_insert_with(|| {
+            let said = self.records.inbound.policies();
+            said.unwrap_or_else(|| {
+                let mut policies = state.policies_of(&self.workload.uid);
+                policies.mark_changed();
+                policies
+            })
+        });
+        if self.cut.is_some() || !policies.has_changed().unwrap_or(true) {
+            return None;
+        }
+        policies.mark_unchanged();
+        self.decide_again(state)
+    }
+
+    /// Why it is not allowed now. What dry-run policies make of it is noted.
+    pub(super) fn decide_again(&mut self, state: &Shared) -> Option<Refusal> {
+        match again(state, &self.workload, &self.connection()) {
+            Ok(allowed) => {
+                self.records.inbound.allowed(allowed);
+                None
+            }
+            Err(refusal) => Some(refusal),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     queue::Verdict,
     segment::Segment,
 };
-use crate::{inbound::no_longer, proxy::Pod, state::Shared};
+use crate::{proxy::Pod, state::Shared};
 
 /// By what they are called at either end.
 #[derive(Default)]
@@ -87,13 +87,19 @@ impl Flows {
         }
     }
 
-    /// Cuts what policy no longer allows.
-    pub(super) fn decide_again(&mut self, state: &Shared) {
-        let denied = |flow: &Flow| if flow.is_cut() { None } else { no_longer(state, &flow.workload, &flow.connection()) };
-        let cut: Vec<_> = self.by_client.values().filter_map(|flow| Some((flow.key(), denied(flow)?))).collect();
-        for (key, refusal) in cut {
-            let outbound = Refusal::new(Reason::UpstreamReset, refusal.to_string());
-            self.cut(&key, refusal, outbound);
+    /// All of them, by what they are called.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.by_client.keys().copied().collect()
+    }
+
+    /// Cuts those of these that policy no longer allows. Only those are decided about again that a change may concern.
+    pub(super) fn decide_again(&mut self, state: &Shared, keys: &[Key]) {
+        for key in keys {
+            let denied = self.by_client.get_mut(key).and_then(|flow| flow.no_longer(state));
+            if let Some(refusal) = denied {
+                let outbound = Refusal::new(Reason::UpstreamReset, refusal.to_string());
+                self.cut(key, refusal, outbound);
+            }
         }
     }
 

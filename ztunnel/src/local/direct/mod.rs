@@ -42,7 +42,6 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 use super::Neighbour;
 use crate::{
     Error,
-    inbound::no_longer,
     proxy::{Pod, Proxy},
     worker::Thread,
 };
@@ -56,6 +55,9 @@ use segment::{Kind, Segment};
 
 /// How often connections are looked after of which nothing was heard.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How many connections are decided about again before others get their turn.
+const AT_ONCE: usize = 128;
 
 /// The thread that decides about first packets.
 #[derive(Debug)]
@@ -139,8 +141,11 @@ async fn run(switch: Arc<Switch>, mut arrivals: mpsc::UnboundedReceiver<Arrival>
                 });
             }
             changed = policies.changed() => {
-                if changed.is_ok() {
-                    switch.flows().decide_again(&switch.proxy.state);
+                // A few at a time: first packets wait for this thread.
+                let keys = if changed.is_ok() { switch.flows().keys() } else { Vec::new() };
+                for some in keys.chunks(AT_ONCE) {
+                    switch.flows().decide_again(&switch.proxy.state, some);
+                    tokio::task::yield_now().await;
                 }
             }
             _ = look.tick() => switch.look_after(),
@@ -273,7 +278,7 @@ impl Switch {
             return Verdict::Forget;
         }
         // Since the client's packet was let go it may have changed.
-        if let Some(refusal) = no_longer(&self.proxy.state, &flow.workload, &flow.connection()) {
+        if let Some(refusal) = flow.decide_again(&self.proxy.state) {
             let key = flow.key();
             let outbound = Refusal::new(Reason::UpstreamReset, refusal.to_string());
             flows.cut(&key, refusal, outbound);
