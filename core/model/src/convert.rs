@@ -10,7 +10,7 @@ use prost::Message as _;
 use crate::{
     address::{GatewayAddress, GatewayDestination, Network, NetworkAddress, ServiceKey, port},
     policy::{self, Policy, PolicyKey, PolicyKeyError},
-    service::{AppProtocol, LoadBalancing, Mode, Port, Scope, Service, WeightedWaypoint},
+    service::{AppProtocol, Families, LoadBalancing, Mode, Port, Scope, Service, WeightedWaypoint},
     workload::{ApplicationTunnel, Kind, Locality, Tunnel, Uid, Workload},
 };
 
@@ -251,6 +251,12 @@ impl TryFrom<wire::Service> for Service {
         if let (true, Some(waypoint)) = (waypoints.is_empty(), wire.waypoint) {
             waypoints.push(WeightedWaypoint { waypoint: gateway(waypoint)?, weight: 1 });
         }
+        let families = match wire::IpFamilies::try_from(wire.ip_families) {
+            Ok(wire::IpFamilies::Ipv4Only) => Families::Ipv4,
+            Ok(wire::IpFamilies::Ipv6Only) => Families::Ipv6,
+            // Only a hint for answers: families of a later version are those of the addresses.
+            Ok(wire::IpFamilies::Automatic | wire::IpFamilies::Dual) | Err(_) => Families::Any,
+        };
         Ok(Self {
             name: Arc::from(or(&wire.name, &wire.hostname)),
             key,
@@ -264,6 +270,9 @@ impl TryFrom<wire::Service> for Service {
             waypoints,
             load_balancing: wire.load_balancing.map(load_balancing).transpose()?.unwrap_or_default(),
             canonical: wire.canonical,
+            families,
+            // A visibility of a later version is taken for the narrowest.
+            private: wire.visibility != i32::from(wire::Visibility::Public),
         })
     }
 }

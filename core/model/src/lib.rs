@@ -6,6 +6,7 @@
 //! * [`plan::plan`] decides where an outbound connection goes.
 //! * [`admit::admit`] decides whether the address a tunnel asks for is the pod's own.
 //! * [`authorize::authorize`] decides whether a peer may connect.
+//! * [`resolve::resolve`] decides what the name of a service resolves to.
 //! * [`route`] decides what happens to an HTTP request.
 //! * [`reason::Reason`] is the code of every outcome.
 
@@ -19,6 +20,7 @@ pub mod convert;
 pub mod plan;
 pub mod policy;
 pub mod reason;
+pub mod resolve;
 pub mod route;
 pub mod service;
 pub mod state;

@@ -1,8 +1,8 @@
 //! A service: a name and virtual addresses that stand for several workloads.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use ambit_identity::SpiffeId;
+use ambit_identity::{Namespace, SpiffeId};
 use serde::Serialize;
 
 use crate::address::{GatewayAddress, NetworkAddress, ServiceKey};
@@ -99,6 +99,35 @@ pub struct Service {
     pub load_balancing: LoadBalancing,
     /// Whether this entry is the authority on the host name.
     pub canonical: bool,
+    /// The address families it is for, in answers to its name.
+    pub families: Families,
+    /// Whether it is for clients of its own namespace only.
+    pub private: bool,
+}
+
+/// The address families of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Families {
+    /// Those of its addresses.
+    #[default]
+    Any,
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+}
+
+impl Families {
+    /// Whether `ip` is of one of them.
+    #[must_use]
+    pub const fn include(self, ip: &IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Ipv4 => ip.is_ipv4(),
+            Self::Ipv6 => ip.is_ipv6(),
+        }
+    }
 }
 
 impl Service {
@@ -106,5 +135,11 @@ impl Service {
     #[must_use]
     pub fn port(&self, service_port: u16) -> Option<&Port> {
         self.ports.iter().find(|port| port.service_port == service_port)
+    }
+
+    /// Whether clients of `namespace` may know of it (`visibility` of the wire contract).
+    #[must_use]
+    pub fn is_visible_to(&self, namespace: &Namespace) -> bool {
+        !self.private || self.key.namespace == *namespace
     }
 }

@@ -54,6 +54,8 @@ pub(crate) fn service(name: &str, vips: &[&str]) -> Service {
         waypoints: Vec::new(),
         load_balancing: Default::default(),
         canonical: true,
+        families: Default::default(),
+        private: false,
     }
 }
 
