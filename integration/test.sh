@@ -45,6 +45,8 @@ command -v cargo >/dev/null || fail "cargo is not installed; see https://rustup.
 export CARGO_TERM_COLOR=never
 # Incremental state is of no use to a build from a clean checkout and doubles its size.
 if [ "${CI:-}" = true ]; then export CARGO_INCREMENTAL=0; fi
+# Parsers that a peer reaches are tried with random messages for as long; less by default.
+if [ "${CI:-}" = true ]; then export AMBIT_FUZZ_SECONDS="${AMBIT_FUZZ_SECONDS:-60}"; fi
 
 step "tools"
 install_packages

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
 
-use crate::local::SameNode;
+use crate::{
+    dns::{self, Resolver},
+    local::SameNode,
+};
 
 /// Settings of the node proxy.
 #[derive(Debug, Clone, clap::Args)]
@@ -63,6 +66,24 @@ pub struct Config {
     /// How connections between two pods of this node are carried.
     #[arg(long, env = "SAME_NODE", value_enum, default_value_t)]
     pub same_node: SameNode,
+    /// Serve the DNS of pods: names of the mesh are answered by the proxy, others forwarded.
+    #[arg(long, env = "DNS_PROXY", default_value_t = true, action = clap::ArgAction::Set)]
+    pub dns_proxy: bool,
+    /// Resolvers to forward DNS to, IP or IP:port; those of --dns-resolv-conf if not set.
+    #[arg(long, env = "DNS_RESOLVERS", value_delimiter = ',')]
+    pub dns_resolvers: Vec<Resolver>,
+    /// File that names the resolvers to forward DNS to. Those on the loopback device are asked from the node, others from the pod.
+    #[arg(long, env = "DNS_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    pub dns_resolv_conf: PathBuf,
+    /// The domain below which Kubernetes names services.
+    #[arg(long, env = "CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// DNS queries of all pods together that wait for a resolver; more are answered with SERVFAIL.
+    #[arg(long, env = "MAX_DNS_QUERIES", default_value_t = 4096)]
+    pub max_dns_queries: usize,
+    /// DNS queries of one pod that wait for a resolver; more are answered with SERVFAIL.
+    #[arg(long, env = "MAX_DNS_QUERIES_PER_POD", default_value_t = 512)]
+    pub max_dns_queries_per_pod: usize,
     /// Threads that carry connections, at most; one for each core if not set.
     #[arg(long, env = "WORKERS")]
     pub workers: Option<NonZero<usize>>,
@@ -116,6 +137,8 @@ pub struct Checked {
     pub aliases: Vec<TrustDomain>,
     /// What connections are held to.
     pub limits: Limits,
+    /// What the DNS proxy is told; nothing when there is to be none.
+    pub dns: Option<dns::Settings>,
 }
 
 impl Config {
@@ -140,6 +163,12 @@ impl Config {
         if self.max_connections == 0 || self.max_connections_per_pod == 0 {
             wrong.push("--max-connections: 0 would refuse every connection".to_owned());
         }
+        if self.dns_proxy && (self.max_dns_queries == 0 || self.max_dns_queries_per_pod == 0) {
+            wrong.push("--max-dns-queries: 0 would refuse every query".to_owned());
+        }
+        for resolver in self.dns_resolvers.iter().filter(|resolver| resolver.0.port() == 0 || resolver.0.ip().is_unspecified()) {
+            wrong.push(format!("--dns-resolvers: {} cannot be asked", resolver.0));
+        }
         if !self.admin.ip().is_loopback() {
             wrong.push(format!("--admin: {} is not on the loopback device", self.admin));
         }
@@ -151,7 +180,14 @@ impl Config {
                     drain: Duration::from_secs(self.drain_seconds),
                     ..Limits::default()
                 };
-                Ok(Checked { trust_domain, aliases, limits })
+                let dns = self.dns_proxy.then(|| dns::Settings {
+                    resolvers: self.dns_resolvers.clone(),
+                    file: self.dns_resolv_conf.clone(),
+                    domain: self.cluster_domain.clone(),
+                    queries: self.max_dns_queries,
+                    queries_per_pod: self.max_dns_queries_per_pod,
+                });
+                Ok(Checked { trust_domain, aliases, limits, dns })
             }
             _ => Err(crate::Error::Config(wrong.join("; "))),
         }

@@ -7,6 +7,7 @@
 //! | [`state`] | what the control plane sent |
 //! | [`outbound`] | connections that pods open |
 //! | [`inbound`] | connections to pods: HBONE and plain text |
+//! | [`dns`] | names that pods ask for |
 //! | [`local`] | connections whose two ends are pods of this node |
 //! | [`telemetry`] | one access-log line and one set of metrics for each connection |
 //! | [`peer`] | what is wrong with a peer, as a reason |
@@ -15,6 +16,7 @@
 
 mod admin;
 pub mod config;
+pub mod dns;
 mod error;
 pub mod inbound;
 pub mod known;
@@ -103,7 +105,8 @@ pub async fn run_with(
     metrics.before_render(move || telemetry.report());
     let workers = Arc::new(Workers::start(proxy, config.workers).map_err(Error::Worker)?);
     let proxy = Arc::clone(&workers.first().proxy);
-    let pods = Arc::new(Pods::new(Arc::clone(&workers), checked.trust_domain));
+    let dns = checked.dns.as_ref().map(|settings| Arc::new(dns::Dns::new(settings)));
+    let pods = Arc::new(Pods::new(Arc::clone(&workers), checked.trust_domain).with_dns(dns));
     let ready = readiness::Readiness::new();
     let (trigger, watch) = drain::channel();
     let mut tasks = Tasks::default();

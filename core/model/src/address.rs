@@ -13,6 +13,8 @@ pub mod port {
     pub const INBOUND_PLAINTEXT: u16 = 15006;
     /// HBONE.
     pub const HBONE: u16 = 15008;
+    /// The DNS proxy, on the loopback device.
+    pub const DNS: u16 = 15053;
 
     /// Whether `port` is one of the proxy's own: a connection to it through the proxy would never end.
     #[must_use]

@@ -27,7 +27,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::protocol::PodInfo;
 use crate::{
-    Error, inbound,
+    Error,
+    dns::{self, Dns},
+    inbound,
     known::Known,
     outbound,
     proxy::{Pod, Proxy},
@@ -45,6 +47,8 @@ pub struct Pods {
     /// What all workers share.
     proxy: Arc<Proxy>,
     trust_domain: TrustDomain,
+    /// The DNS of pods, if it is served.
+    dns: Option<Arc<Dns>>,
     running: Mutex<BTreeMap<String, Running>>,
     ending: TaskTracker,
 }
@@ -62,7 +66,14 @@ impl Pods {
     #[must_use]
     pub fn new(workers: Arc<Workers>, trust_domain: TrustDomain) -> Self {
         let proxy = Arc::clone(&workers.first().proxy);
-        Self { workers, proxy, trust_domain, running: Mutex::default(), ending: TaskTracker::new() }
+        Self { workers, proxy, trust_domain, dns: None, running: Mutex::default(), ending: TaskTracker::new() }
+    }
+
+    /// As it is, with the DNS of pods served like this.
+    #[must_use]
+    pub fn with_dns(mut self, dns: Option<Arc<Dns>>) -> Self {
+        self.dns = dns;
+        self
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
@@ -98,10 +109,11 @@ impl Pods {
     }
 
     fn start(&self, pod: Arc<Pod>, place: &str) -> Result<Running, Error> {
-        let (outbound, plaintext, hbone) = {
+        let (outbound, plaintext, hbone, resolving) = {
             let _its_listeners = self.workers.first().enter();
             let listen = |port| open(&pod, port, place);
-            (listen(port::OUTBOUND)?, listen(port::INBOUND_PLAINTEXT)?, listen(port::HBONE)?)
+            let resolving = self.dns.as_ref().map(|dns| dns.listen(&self.proxy, &pod, place)).transpose()?;
+            (listen(port::OUTBOUND)?, listen(port::INBOUND_PLAINTEXT)?, listen(port::HBONE)?, resolving)
         };
         let (trigger, watch) = drain::channel();
         let workers = Arc::clone(&self.workers);
@@ -117,9 +129,25 @@ impl Pods {
         acceptor.run(hbone, Direction::Inbound, move |proxy, io, from, watch| {
             inbound::hbone::handle(proxy, Arc::clone(&own), io, from, watch)
         });
+        if let Some(resolving) = resolving {
+            self.resolve(&acceptor, resolving);
+        }
         let (watch, cut) = (acceptor.watch.clone(), acceptor.cut.clone());
         self.proxy.near.add(&self.proxy, Arc::clone(&pod), watch, cut, &acceptor.tasks);
         Ok(Running { pod, trigger, cut: acceptor.cut, tasks: acceptor.tasks })
+    }
+
+    fn resolve(&self, acceptor: &Acceptor, resolving: dns::Listening) {
+        for listener in resolving.tcp {
+            let dns = Arc::clone(&resolving.dns);
+            let serve = move |_, io, _, watch| Box::pin(dns::serve_tcp(Arc::clone(&dns), io, watch));
+            acceptor.run(listener, Direction::Outbound, serve);
+        }
+        for socket in resolving.udp {
+            let (watch, cut, tasks) = (acceptor.watch.clone(), acceptor.cut.clone(), acceptor.tasks.clone());
+            let serving = dns::serve_udp(Arc::clone(&resolving.dns), socket, watch, cut, tasks);
+            acceptor.tasks.spawn_on(serving, self.workers.first().handle());
+        }
     }
 
     /// Stops serving a pod. Unknown pods are no error.

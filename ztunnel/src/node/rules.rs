@@ -1,7 +1,7 @@
 //! The capture rules of a pod, written into its network namespace over netlink (wire contract, section 5).
 //!
 //! They belong to the pod, not to the proxy: while no proxy listens, captured connections are refused and never go in clear.
-//! DNS is not captured yet.
+//! TCP is captured, and DNS over UDP; other UDP is left alone.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -31,6 +31,10 @@ const LOCAL_TABLE: u32 = 100;
 /// The preference of the routing rule, before the main table's.
 const LOCAL_PREFERENCE: u32 = 32764;
 const TCP: u8 = 6;
+/// The port of resolvers.
+const DNS: u16 = 53;
+/// What the proxy asks resolvers is tracked apart from what is redirected to it, which may have the same addresses and ports.
+const DNS_ZONE: u16 = 1;
 
 /// The source address that the node gives to its own probes of a pod, so that they are not captured.
 pub const PROBE_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 127);
@@ -111,6 +115,8 @@ fn local_rules() -> [RuleBuilder; 2] {
 fn chains() -> Result<Vec<Chain>, nlink::Error> {
     let chain = |name: &str, base: BaseChain| Ok::<_, nlink::Error>(Chain::new(TABLE, name)?.family(Family::Inet).base(base));
     Ok(vec![
+        chain("raw-prerouting", BaseChain::filter(FilterHook::Prerouting, Priority::Raw))?,
+        chain("raw-output", BaseChain::filter(FilterHook::Output, Priority::Raw))?,
         chain("mangle-prerouting", BaseChain::filter(FilterHook::Prerouting, Priority::Mangle))?,
         chain("mangle-output", BaseChain::route(Priority::Mangle))?,
         chain("nat-prerouting", BaseChain::nat(NatHook::Prerouting, Priority::DstNat))?,
@@ -128,6 +134,8 @@ fn rules() -> Vec<Rule> {
         ]
     };
     let mut rules = vec![
+        rule("raw-prerouting").match_udp_sport(DNS).set_ct_zone(DNS_ZONE),
+        proxy("raw-output").match_udp_dport(DNS).set_ct_zone(DNS_ZONE),
         // What the proxy sends to the pod comes back in here over the loopback device: remember the connection, and send its answers,
         // which are addressed to the client, to the proxy.
         proxy("mangle-prerouting").set_ct_mark(LOCAL_MARK),
@@ -138,6 +146,8 @@ fn rules() -> Vec<Rule> {
         rule("nat-output").match_daddr(PROBE_V4.into(), 32).accept(),
         rule("nat-output").match_daddr(PROBE_V6.into(), 128).accept(),
         proxy("nat-output").accept(),
+        // Also to the loopback device: what listens there asks the cluster's resolver in turn, and knows less than the proxy.
+        rule("nat-output").match_udp_dport(DNS).redirect(Some(port::DNS)),
         rule("nat-output").match_mark_masked(LOCAL_MARK, MASK).accept(),
     ];
     rules.extend(loopback("nat-prerouting"));
@@ -145,6 +155,7 @@ fn rules() -> Vec<Rule> {
     // The pod to itself, by whichever of its addresses.
     rules.push(rule("nat-output").match_oif("lo").accept());
     rules.extend(loopback("nat-output"));
+    rules.push(rule("nat-output").match_tcp_dport(DNS).redirect(Some(port::DNS)));
     rules.push(rule("nat-output").match_l4proto(TCP).redirect(Some(port::OUTBOUND)));
     rules
 }

@@ -4,6 +4,7 @@
 mod books;
 mod carry;
 mod child;
+mod dns;
 mod fail;
 mod lies;
 mod load;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     tests.extend(policy::tests());
     tests.extend(fail::tests());
     tests.extend(lies::tests());
+    tests.extend(dns::tests());
     tests.extend(observe::tests());
     tests.extend(waypoint::tests());
     tests.extend(near::tests());

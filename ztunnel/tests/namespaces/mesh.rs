@@ -127,6 +127,10 @@ impl Mesh {
             .args(["--log", "info,h2=warn", "--drain-seconds", "3", "--same-node", self.same_node])
             .arg("--zds-socket")
             .arg(path("zds.sock"))
+            // A test that wants resolvers writes it.
+            .arg("--dns-resolv-conf")
+            .arg(self.bed.dir().join("resolv.conf"))
+            .args(["--max-dns-queries-per-pod", "64"])
             .arg("--access-log")
             .arg(&held.log)
             .arg("--token")

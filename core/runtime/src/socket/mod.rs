@@ -1,11 +1,13 @@
-//! TCP sockets as the proxies need them: marked, transparent, inside a pod's network namespace.
+//! Sockets as the proxies need them: marked, transparent, inside a pod's network namespace.
 
 mod connect;
+mod datagram;
 mod listen;
 mod original;
 mod stock;
 
 pub use connect::{ConnectOptions, DEFAULT_CONNECT_TIMEOUT, connect};
+pub use datagram::{receive, receive_no_more, send_to};
 pub use listen::{ListenOptions, listen};
 pub use original::{canonical, original_destination, original_destination_from};
 pub use stock::Stock;

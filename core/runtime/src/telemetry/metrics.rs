@@ -12,6 +12,8 @@ const DURATION_BUCKETS: [f64; 20] = [
     0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 300000.0, 600000.0,
     1800000.0, 3600000.0, 7200000.0,
 ];
+/// Upper bounds of the buckets of what takes seconds at most, seconds.
+const SECONDS_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 /// Upper bounds of the size buckets, bytes.
 const SIZE_BUCKETS: [f64; 8] = [100.0, 1_000.0, 10_000.0, 100_000.0, 1e6, 1e7, 1e8, 1e9];
 
@@ -37,6 +39,7 @@ pub fn metrics_handle() -> Result<Metrics, Error> {
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(metric::REQUEST_DURATION.to_owned()), &DURATION_BUCKETS)
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &SIZE_BUCKETS))
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS))
         .map_err(|error| Error::Metrics(error.to_string()))?
         .build_recorder();
     let metrics = Metrics { handle: recorder.handle(), refresh: None };

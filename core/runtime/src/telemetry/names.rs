@@ -16,6 +16,15 @@ pub mod metric {
     /// Histogram, bytes.
     pub const RESPONSE_BYTES: &str = "istio_response_bytes";
 
+    /// DNS queries of pods.
+    pub const DNS_REQUESTS: &str = "istio_dns_requests_total";
+    /// DNS queries to the node's resolvers.
+    pub const DNS_UPSTREAM_REQUESTS: &str = "istio_dns_upstream_requests_total";
+    /// Those of them that were not answered.
+    pub const DNS_UPSTREAM_FAILURES: &str = "istio_dns_upstream_failures_total";
+    /// Histogram, seconds.
+    pub const DNS_UPSTREAM_DURATION: &str = "istio_dns_upstream_request_duration_seconds";
+
     /// What dry-run policies would have decided about connections that were allowed; `reason` is `ok` where they would have been too.
     pub const POLICY_DRY_RUN: &str = "ambit_policy_dry_run_total";
     /// Access-log lines lost because the disk could not keep up.
