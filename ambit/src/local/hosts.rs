@@ -1,13 +1,43 @@
-//! Names of services for the programs in pods: the local mesh has no DNS server, so `/etc/hosts` says what one would.
+//! Names of services for the programs in pods. Those of an enrolled pod ask a DNS server, as they would in a cluster, and the node proxy
+//! answers; it knows no server to forward other names to. For pods that are not enrolled `/etc/hosts` says what a server would.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ambit_testbed::HostEntry;
+use ambit_testbed::{Error, HostEntry, NO_RESOLVER, Place};
 use istiod_lite::source::NamespacedName;
 
+/// Where the DNS server of the cluster would be. Nobody is there: queries of enrolled pods are captured wherever they go.
+const SERVER: &str = "10.96.0.10";
+
+/// Writes how the programs of a pod in `namespace` find services, also for those that run.
+///
+/// # Errors
+/// If its files cannot be written.
+pub fn write(
+    place: &Place,
+    namespace: &str,
+    enrolled: bool,
+    services: &BTreeMap<NamespacedName, Vec<IpAddr>>,
+) -> Result<(), Error> {
+    if enrolled {
+        place.set_resolv_conf(&resolv_conf(namespace))?;
+        place.set_hosts(&[])
+    } else {
+        place.set_resolv_conf(NO_RESOLVER)?;
+        place.set_hosts(&entries(namespace, services))
+    }
+}
+
+/// As a kubelet writes it, but with less patience: a proxy that is killed takes the queries along that it had not answered.
+fn resolv_conf(namespace: &str) -> String {
+    format!(
+        "search {namespace}.svc.cluster.local svc.cluster.local cluster.local\nnameserver {SERVER}\noptions ndots:5 timeout:1\n"
+    )
+}
+
 /// The entries of a pod in `namespace`: every service under its Kubernetes names, the short one within its own namespace.
-pub fn entries(namespace: &str, services: &BTreeMap<NamespacedName, Vec<IpAddr>>) -> Vec<HostEntry> {
+fn entries(namespace: &str, services: &BTreeMap<NamespacedName, Vec<IpAddr>>) -> Vec<HostEntry> {
     let mut entries = Vec::new();
     for (service, addresses) in services {
         let (of, name) = (&service.namespace, &service.name);

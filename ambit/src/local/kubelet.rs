@@ -236,7 +236,7 @@ impl Kubelet {
         }
         self.tokens.renew()?;
         self.write_objects()?;
-        self.write_hosts();
+        self.write_names();
         self.write_service_rules().await?;
         self.publish();
         Ok(())

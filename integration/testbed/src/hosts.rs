@@ -34,8 +34,12 @@ pub(crate) fn render(own_name: &str, own_ips: &[IpAddr], entries: &[HostEntry]) 
     text
 }
 
-/// Writes a file in place: it is bind-mounted, so a new file under the same name would not be seen.
+/// Writes a file in place: it is bind-mounted, so a new file under the same name would not be seen. One that says the same already is left
+/// as it is: programs read it again when it changes.
 pub(crate) fn write_in_place(path: &Path, text: &str) -> io::Result<()> {
+    if std::fs::read(path).is_ok_and(|now| now == text.as_bytes()) {
+        return Ok(());
+    }
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     file.write_all_at(text.as_bytes(), 0)?;
     file.set_len(text.len() as u64)

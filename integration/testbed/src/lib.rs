@@ -64,7 +64,7 @@ pub use bed::{Bed, BedConfig};
 pub use error::Error;
 pub use hosts::HostEntry;
 pub use node::Node;
-pub use place::Place;
+pub use place::{NO_RESOLVER, Place};
 pub use pod::{Pod, PodSpec};
 pub use process::{Command, Output, Process, Usage};
 pub use service::{Protocol, ServiceRule};

@@ -18,7 +18,7 @@ use crate::process::{Command, Finished, Process};
 use crate::{Error, Output};
 
 /// Content of `/etc/resolv.conf` where nothing else is asked for: there is no resolver in the bed, names come from the hosts file.
-const NO_RESOLVER: &str = "options timeout:1 attempts:1\n";
+pub const NO_RESOLVER: &str = "options timeout:1 attempts:1\n";
 
 /// Directory for the temporary files of programs, below that of the place.
 const TEMPORARY: &str = "tmp";

@@ -24,8 +24,9 @@ impl Kubelet {
         let node_name = node_name.unwrap_or_else(|| self.emptiest_node());
         let uid = self.next_uid();
         let node = self.nodes.get(&node_name).ok_or_else(|| Error::Invalid(format!("there is no node {node_name}")))?;
-        let spec = PodSpec::new(&*name.namespace, &*name.name).hosts(hosts::entries(&name.namespace, &self.services));
-        let place = node.place.add_pod(spec).await.map_err(|error| Error::part("making its place", error))?;
+        let failed = |error| Error::part("making its place", error);
+        let place = node.place.add_pod(PodSpec::new(&*name.namespace, &*name.name)).await.map_err(failed)?;
+        hosts::write(&place, &name.namespace, wanted.enrolled, &self.services).map_err(failed)?;
         let report = PodReport {
             uid: uid.clone(),
             node: node_name.clone(),

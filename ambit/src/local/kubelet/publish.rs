@@ -64,9 +64,9 @@ impl Kubelet {
         ]
     }
 
-    pub(super) fn write_hosts(&mut self) {
-        for (name, running) in &self.pods {
-            if let Err(error) = running.runtime.place.set_hosts(&hosts::entries(&name.namespace, &self.services)) {
+    pub(super) fn write_names(&mut self) {
+        for (name, Running { wanted, runtime }) in &self.pods {
+            if let Err(error) = hosts::write(&runtime.place, &name.namespace, wanted.enrolled, &self.services) {
                 self.notices.insert(format!("pod {name}: {error}"));
             }
         }
