@@ -65,7 +65,8 @@ impl Seen {
     /// In each address family, traffic but no marker.
     fn encrypted(&self) -> anyhow::Result<()> {
         ensure!(self.marker_v4 == 0 && self.marker_v6 == 0, "the marker was seen: {self:?}");
-        ensure!(self.packets_v4 > 20 && self.packets_v6 > 20, "hardly anything crossed the link: {self:?}");
+        // As many as there are exchanges, there and back; on tunnels that stand it may be few more.
+        ensure!(self.packets_v4 >= ALL && self.packets_v6 >= ALL, "hardly anything crossed the link: {self:?}");
         Ok(())
     }
 }
