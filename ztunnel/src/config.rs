@@ -87,6 +87,9 @@ pub struct Config {
     /// Threads that carry connections, at most; one for each core if not set.
     #[arg(long, env = "WORKERS")]
     pub workers: Option<NonZero<usize>>,
+    /// Microseconds that a thread stays awake in wait for the next bytes, while they keep coming within that time; 0 lets it sleep at once.
+    #[arg(long, env = "STAY_AWAKE_MICROS", default_value_t = 100)]
+    pub stay_awake_micros: u64,
     /// Seconds that open connections may go on after SIGTERM.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,
@@ -113,6 +116,8 @@ pub struct Limits {
     pub knowledge: Duration,
     /// How long open connections may go on when the proxy or the pod goes away.
     pub drain: Duration,
+    /// How long a worker waits for more bytes without sleeping.
+    pub awake: Duration,
 }
 
 impl Default for Limits {
@@ -124,6 +129,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(5),
             knowledge: Duration::from_secs(5),
             drain: Duration::from_secs(10),
+            awake: Duration::from_micros(100),
         }
     }
 }
@@ -178,6 +184,7 @@ impl Config {
                     connections: self.max_connections,
                     connections_per_pod: self.max_connections_per_pod,
                     drain: Duration::from_secs(self.drain_seconds),
+                    awake: Duration::from_micros(self.stay_awake_micros),
                     ..Limits::default()
                 };
                 let dns = self.dns_proxy.then(|| dns::Settings {

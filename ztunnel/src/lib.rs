@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod awake;
 pub mod config;
 pub mod dns;
 mod error;

@@ -1,7 +1,7 @@
 //! What all connections of the node share, and what those of one pod share.
 
 use std::{
-    fmt,
+    fmt, future,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
@@ -22,6 +22,7 @@ use tokio::{
 };
 
 use crate::{
+    awake,
     config::Limits,
     inbound::Decisions,
     known::Known,
@@ -78,8 +79,12 @@ pub type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub fn carried(establishing: impl Future<Output = Option<Carrying>> + Send) -> impl Future<Output = ()> + Send {
     let establishing = Box::pin(establishing);
     async move {
-        if let Some(carrying) = establishing.await {
-            carrying.await;
+        if let Some(mut carrying) = establishing.await {
+            future::poll_fn(|cx| {
+                awake::turn();
+                carrying.as_mut().poll(cx)
+            })
+            .await;
         }
     }
 }

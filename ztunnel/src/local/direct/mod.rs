@@ -87,7 +87,7 @@ impl Direct {
             pods: Mutex::default(),
             off: AtomicBool::new(false),
         });
-        let thread = Thread::start(std::thread::Builder::new().name("same-node".into()))?;
+        let thread = Thread::start(std::thread::Builder::new().name("same-node".into()), Duration::ZERO)?;
         thread.handle.spawn(run(switch, arrivals));
         Ok(Self(sender))
     }
