@@ -41,13 +41,13 @@ pub(crate) struct Unopened {
 }
 
 impl Connection {
-    /// Speaks first over `io`: returns the connection with what drives it.
-    pub(crate) fn start<T: Transport>(io: T, config: &PoolConfig) -> (Self, Driver<T>) {
+    /// Speaks first over `io`: returns the connection with what drives it. Without tunnels it ends after `idle`.
+    pub(crate) fn start<T: Transport>(io: T, config: &PoolConfig, idle: Duration) -> (Self, Driver<T>) {
         let times = Times {
             ping_interval: config.settings.ping_interval,
             ping_timeout: config.settings.ping_timeout,
             preface: None,
-            idle: Some(config.idle_timeout),
+            idle: Some(idle),
         };
         let driver = Driver::new(io, Role::Client, &config.settings, times);
         (Self { link: Arc::clone(driver.link()), made: Instant::now() }, driver)
@@ -57,6 +57,11 @@ impl Connection {
     pub(crate) fn take(&self, limit: usize) -> Option<Slot> {
         let taken = self.link.lock().take_place(limit);
         taken.then(|| Slot { link: Some(Arc::clone(&self.link)) })
+    }
+
+    /// Whether what goes out has had to wait all the time for so long.
+    pub(crate) fn is_pressed(&self, for_long: Duration) -> bool {
+        self.link.lock().is_pressed(for_long)
     }
 
     /// No further tunnels here; those that are open go on, and the connection ends with the last of them.

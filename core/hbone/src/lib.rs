@@ -26,7 +26,7 @@ mod transport;
 
 pub use authority::{Authority, AuthorityError, Host};
 pub use error::{ConnectError, ServeError};
-pub use pool::{ConnectRequest, Pool, PoolConfig, PoolKey, PoolStatus};
+pub use pool::{ConnectRequest, Pool, PoolConfig, PoolKey, PoolStatus, Spread};
 pub use server::{Incoming, ServerConfig};
 pub use settings::Settings;
 pub use stream::TunnelStream;

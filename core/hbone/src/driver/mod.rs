@@ -193,6 +193,7 @@ impl<T: Transport> Driver<T> {
     /// Wakes whom this turn concerns, and then sleeps, or lets them run before the next turn.
     fn park(&mut self, cx: &Context<'_>, again: bool, blocked: bool) {
         let mut mux = self.link.lock();
+        mux.note_pressure(blocked);
         let more = mux.grant() && !blocked;
         mux.take_wakes(&mut self.wakes);
         let writable = matches!(self.phase, Phase::Running | Phase::Flushing) && mux.has_output() && !blocked;

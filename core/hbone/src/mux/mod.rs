@@ -21,7 +21,7 @@ mod user;
 use std::{collections::VecDeque, task::Waker};
 
 use http::HeaderMap;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 pub(crate) use batch::{Batch, Shape};
 use credit::Credit;
@@ -117,6 +117,8 @@ pub(crate) struct Mux {
     driver: Option<Waker>,
     /// The driver waits for the transport to take the batch before, so that more bytes are no news to it.
     blocked: bool,
+    /// Since when there have been bytes that wait, after the transport, or the peer's window, was full.
+    pressed: Option<Instant>,
     /// There are bytes to be written.
     stirred: bool,
     /// Something else has changed that the driver must see.
@@ -165,6 +167,7 @@ impl Mux {
             wakes: Vec::new(),
             driver: None,
             blocked: false,
+            pressed: None,
             stirred: false,
             urgent: false,
             requests: VecDeque::new(),
@@ -258,6 +261,20 @@ impl Mux {
         self.stirred = false;
         self.blocked = blocked;
         self.driver = Some(driver.clone());
+    }
+
+    /// A turn of the driver has ended. `blocked`: the transport takes no more for now.
+    pub(crate) fn note_pressure(&mut self, blocked: bool) {
+        if blocked || (self.window <= 0 && !self.waiting.is_empty()) {
+            self.pressed.get_or_insert_with(Instant::now);
+        } else if self.batch.is_empty() {
+            self.pressed = None;
+        }
+    }
+
+    /// Whether there have been bytes that wait all the time for so long: the connection carries less than its tunnels would.
+    pub(crate) fn is_pressed(&self, for_long: Duration) -> bool {
+        self.pressed.is_some_and(|since| since.elapsed() >= for_long)
     }
 
     /// The driver is awake, and will see all that is so now.

@@ -3,11 +3,12 @@
 use std::{
     io,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use super::{Dialed, PoolKey, Shared};
+use super::{PoolKey, Shared, entries::Dialed};
 use crate::{
     ConnectError, Transport,
     connection::{Connection, Slot},
@@ -18,6 +19,8 @@ pub(super) struct Dialer {
     key: Arc<PoolKey>,
     pool: Weak<Shared>,
     tell: watch::Sender<Dialed>,
+    /// How long the connection may be without tunnels.
+    idle: Duration,
 }
 
 impl Drop for Dialer {
@@ -29,8 +32,8 @@ impl Drop for Dialer {
 }
 
 impl Dialer {
-    pub(super) fn new(key: Arc<PoolKey>, pool: Weak<Shared>, tell: watch::Sender<Dialed>) -> Self {
-        Self { key, pool, tell }
+    pub(super) fn new(key: Arc<PoolKey>, pool: Weak<Shared>, tell: watch::Sender<Dialed>, idle: Duration) -> Self {
+        Self { key, pool, tell, idle }
     }
 
     pub(super) async fn run<F, T>(self, dial: F, pool: &Arc<Shared>) -> Result<Slot, ConnectError>
@@ -39,7 +42,7 @@ impl Dialer {
         T: Transport,
     {
         let outcome = match dial.await {
-            Ok(io) => pool.adopt(&self.key, io),
+            Ok(io) => pool.adopt(&self.key, io, self.idle),
             Err(error) => Err(ConnectError::Dial(Arc::new(error))),
         };
         self.tell.send_replace(match &outcome {
@@ -48,12 +51,27 @@ impl Dialer {
         });
         outcome
     }
+
+    /// As [`Self::run`], for a further connection, which is not needed: nothing comes of a dial that fails or takes too long.
+    pub(super) async fn try_run<F, T>(self, dial: F, pool: &Arc<Shared>) -> Option<Slot>
+    where
+        F: Future<Output = io::Result<T>>,
+        T: Transport,
+    {
+        let (key, spread) = (Arc::clone(&self.key), pool.config.spread);
+        let slot = tokio::time::timeout(spread.dial_timeout, self.run(dial, pool)).await.ok().and_then(Result::ok);
+        if slot.is_none() {
+            let until = Instant::now() + spread.idle_timeout;
+            pool.entries().change(&key, |entry| entry.alone_until = Some(until));
+        }
+        slot
+    }
 }
 
 impl Shared {
     /// Makes `io` a connection of the pool, with one place taken for the caller.
-    fn adopt<T: Transport>(self: &Arc<Self>, key: &Arc<PoolKey>, io: T) -> Result<Slot, ConnectError> {
-        let (connection, driver) = Connection::start(io, &self.config);
+    fn adopt<T: Transport>(self: &Arc<Self>, key: &Arc<PoolKey>, io: T, idle: Duration) -> Result<Slot, ConnectError> {
+        let (connection, driver) = Connection::start(io, &self.config, idle);
         let slot = connection.take(self.config.max_streams).ok_or(ConnectError::Shutdown)?;
         let mut entries = self.entries();
         if entries.closed {

@@ -1,10 +1,12 @@
 //! Connections to peers, shared by the tunnels of one source to one destination.
 
 mod dial;
+mod entries;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use std::{
-    collections::HashMap,
     fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +22,8 @@ use crate::{
     connection::{Connection, Slot},
 };
 use dial::Dialer;
-pub use types::{ConnectRequest, PoolConfig, PoolKey, PoolStatus};
+use entries::{Dialed, Entries, Entry, Place};
+pub use types::{ConnectRequest, PoolConfig, PoolKey, PoolStatus, Spread};
 
 /// Connections by key. Cloning is cheap; the last clone ends all connections. The task of each connection belongs to the pool.
 #[derive(Clone)]
@@ -34,33 +37,13 @@ struct Shared {
     tasks: TaskTracker,
 }
 
-#[derive(Default)]
-struct Entries {
-    by_key: HashMap<Arc<PoolKey>, Entry>,
-    /// All that have not ended yet, also those that take no more tunnels.
-    running: Vec<(Arc<PoolKey>, Connection)>,
-    closed: bool,
-}
-
-#[derive(Default)]
-struct Entry {
-    connections: Vec<Connection>,
-    dialing: Option<watch::Receiver<Dialed>>,
-}
-
-/// What those who wait for somebody else's dial learn.
-#[derive(Clone)]
-enum Dialed {
-    Pending,
-    Connected,
-    Failed(ConnectError),
-}
-
 /// What a caller does next.
 enum Step {
     Use(Slot),
     Wait(watch::Receiver<Dialed>),
     Dial(Dialer),
+    /// Dial a further connection, or else use this place in one that is pressed.
+    Spread(Dialer, Slot),
 }
 
 impl fmt::Debug for Pool {
@@ -215,6 +198,12 @@ impl Pool {
         loop {
             match self.step(key, since)? {
                 Step::Use(slot) => return Ok((slot, false)),
+                Step::Spread(dialer, pressed) => {
+                    let Some(dial) = dial.take() else { return Ok((pressed, false)) };
+                    // On the heap, so that it does not make every caller's future larger.
+                    let further = Box::pin(dialer.try_run(dial(), &self.shared)).await;
+                    return Ok(further.map_or((pressed, false), |slot| (slot, true)));
+                }
                 Step::Wait(mut dialed) => {
                     // An error means that the one who dialled gave up (its client went away): somebody else dials.
                     if let Ok(outcome) = dialed.wait_for(|outcome| !matches!(outcome, Dialed::Pending)).await
@@ -225,7 +214,7 @@ impl Pool {
                 }
                 Step::Dial(dialer) => {
                     let Some(dial) = dial.take() else {
-                        return Err(ConnectError::Reset("the connection was full at once".to_owned()));
+                        return Err(ConnectError::Reset("no connection could take the request".to_owned()));
                     };
                     return dialer.run(dial(), &self.shared).await.map(|slot| (slot, true));
                 }
@@ -238,47 +227,29 @@ impl Pool {
         if entries.closed {
             return Err(ConnectError::Shutdown);
         }
-        if let Some(entry) = entries.by_key.get(key) {
-            let usable = entry.connections.iter().filter(|c| since.is_none_or(|since| c.made >= since));
-            if let Some(slot) = usable.filter_map(|c| c.take(self.shared.config.max_streams)).next() {
-                return Ok(Step::Use(slot));
+        let PoolConfig { spread, idle_timeout, .. } = &self.shared.config;
+        let Some(entry) = entries.by_key.get(key) else { return Ok(Step::Dial(self.dialer(&mut entries, key, *idle_timeout))) };
+        match (entry.take(&self.shared.config, since), &entry.dialing) {
+            (Some(Place::Pressed(pressed)), _) if entry.may_spread(spread) => {
+                Ok(Step::Spread(self.dialer(&mut entries, key, spread.idle_timeout), pressed))
             }
-            if let Some(dialing) = &entry.dialing {
-                return Ok(Step::Wait(dialing.clone()));
-            }
+            (Some(Place::Free(slot) | Place::Pressed(slot)), _) => Ok(Step::Use(slot)),
+            (None, Some(dialing)) => Ok(Step::Wait(dialing.clone())),
+            (None, None) => Ok(Step::Dial(self.dialer(&mut entries, key, *idle_timeout))),
         }
+    }
+
+    /// The one who dials for `key`.
+    fn dialer(&self, entries: &mut Entries, key: &PoolKey, idle: Duration) -> Dialer {
         let key = entries.by_key.get_key_value(key).map_or_else(|| Arc::new(key.clone()), |(key, _)| Arc::clone(key));
         let (tell, dialing) = watch::channel(Dialed::Pending);
         entries.by_key.entry(Arc::clone(&key)).or_default().dialing = Some(dialing);
-        Ok(Step::Dial(Dialer::new(key, Arc::downgrade(&self.shared), tell)))
+        Dialer::new(key, Arc::downgrade(&self.shared), tell, idle)
     }
 }
 
 impl Shared {
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Entries {
-    /// A connection has ended.
-    fn forget(&mut self, key: &PoolKey, connection: &Connection) {
-        self.running.retain(|(_, running)| !running.is(connection));
-        self.change(key, |_| {});
-    }
-
-    /// Ends the connections of these keys with their tunnels, also those that take no more.
-    fn cut(&self, of: impl Fn(&PoolKey) -> bool) {
-        self.running.iter().filter(|(key, _)| of(key)).for_each(|(_, connection)| connection.cut());
-    }
-
-    /// Changes the entry of `key`, drops its closed connections, and itself when nothing is left of it.
-    fn change(&mut self, key: &PoolKey, change: impl FnOnce(&mut Entry)) {
-        let Some(entry) = self.by_key.get_mut(key) else { return };
-        change(entry);
-        entry.connections.retain(Connection::is_open);
-        if entry.connections.is_empty() && entry.dialing.is_none() {
-            self.by_key.remove(key);
-        }
     }
 }

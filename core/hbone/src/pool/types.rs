@@ -46,6 +46,34 @@ pub struct PoolConfig {
     pub answer_timeout: Duration,
     /// A connection without tunnels is closed after this (5 min).
     pub idle_timeout: Duration,
+    /// When tunnels are spread over several connections.
+    pub spread: Spread,
+}
+
+/// When tunnels of one key are spread over several connections, although one would have places for them: one connection carries no more than
+/// its path gives a single flow, and where packets are lost or a window is small that is far less than the tunnels could use.
+#[derive(Debug, Clone, Copy)]
+pub struct Spread {
+    /// A connection in which bytes have had to wait all the time for so long gets no tunnel that another can take (20 ms).
+    pub pressed: Duration,
+    /// While there are fewer connections than this (4), another is dialled for the next tunnel.
+    pub connections: usize,
+    /// How long that may take (1 s). Then, or when it fails, the tunnel goes into a connection at hand, and it is not tried again for
+    /// [`Self::idle_timeout`].
+    pub dial_timeout: Duration,
+    /// Such a connection is closed after so long without tunnels (10 s).
+    pub idle_timeout: Duration,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Self {
+            pressed: Duration::from_millis(20),
+            connections: 4,
+            dial_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Default for PoolConfig {
@@ -55,6 +83,7 @@ impl Default for PoolConfig {
             max_streams: 100,
             answer_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(5),
+            spread: Spread::default(),
         }
     }
 }

@@ -135,3 +135,28 @@ fn a_trickle_after_a_load_keeps_no_more_memory_than_it_needs() {
     batch.settle();
     assert_eq!(batch.capacity(), 0);
 }
+
+#[test]
+fn a_connection_is_pressed_from_when_it_is_blocked_until_all_of_it_has_left() {
+    let (mut end, bell) = (End::server_with(1), Arc::<Bell>::default());
+    let mut after = |work: fn(&mut End, &Arc<Bell>), blocked| {
+        work(&mut end, &bell);
+        end.mux.note_pressure(blocked);
+        assert!(!end.mux.is_pressed(Duration::from_hours(1)));
+        end.mux.is_pressed(Duration::ZERO)
+    };
+    assert!(!after(|end, bell| assert_eq!(end.sends(1, 1000, bell), Some(1000)), false));
+    assert!(after(|_, _| (), true));
+    assert!(after(|_, _| (), false), "there is more to be written");
+    assert!(!after(|end, _| drop(end.says()), false));
+    let no_window = |end: &mut End, bell: &Arc<Bell>| {
+        end.mux.window = 0;
+        assert_eq!(end.sends(1, 1000, bell), None);
+    };
+    assert!(after(no_window, false));
+    let widened = |end: &mut End, _: &Arc<Bell>| {
+        end.hears(|out, _| encode::window_update(out, 0, 1000)).unwrap();
+        end.says();
+    };
+    assert!(!after(widened, false));
+}
