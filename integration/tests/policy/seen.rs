@@ -89,6 +89,23 @@ impl Series<'_> {
     }
 }
 
+/// The sums once they stand still: the record of a connection is written a moment after its client has seen the end.
+async fn standing(suite: &Suite, all: &[Series<'_>]) -> anyhow::Result<Vec<u64>> {
+    const STILL: u32 = 5;
+    let mut held = (Vec::new(), 0);
+    loop {
+        let mut now = Vec::new();
+        for series in all {
+            now.push(series.sum(suite).await?);
+        }
+        held = if now == held.0 { (now, held.1 + 1) } else { (now, 0) };
+        if held.1 == STILL {
+            return Ok(held.0);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Runs `action` and checks that each sum rises by exactly `by`, a moment later at most.
 pub async fn counted(
     suite: &Suite,
@@ -96,10 +113,7 @@ pub async fn counted(
     by: u64,
     action: impl AsyncFnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut before = Vec::new();
-    for series in all {
-        before.push(series.sum(suite).await?);
-    }
+    let before = standing(suite, all).await?;
     action().await?;
     for (series, before) in all.iter().zip(before) {
         let ask = async || match series.sum(suite).await {
