@@ -29,6 +29,8 @@ pub mod proxy;
 mod rest;
 pub mod state;
 pub mod telemetry;
+#[cfg(test)]
+mod test_support;
 pub mod worker;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -192,49 +192,8 @@ impl Proxy {
 mod tests {
     use ambit_api::workload as wire;
     use ambit_model::convert::Entry;
-    use ambit_runtime::telemetry::{AccessLog, Destination};
-    use ambit_tls::{StoreConfig, Svid, SvidSource, TlsError};
 
-    use super::*;
-    use crate::telemetry::Telemetry;
-
-    struct NoCertificates;
-
-    #[async_trait::async_trait]
-    impl SvidSource for NoCertificates {
-        async fn issue(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
-            Err(TlsError::Configuration(format!("none for {id}")))
-        }
-    }
-
-    fn proxy(log: &std::path::Path) -> Proxy {
-        let log = AccessLog::open(&Destination::from(Some(log.to_owned()))).unwrap();
-        Proxy {
-            state: Arc::default(),
-            certificates: SvidStore::new(Arc::new(NoCertificates), StoreConfig::default()),
-            pool: Pool::new(PoolConfig::default()),
-            telemetry: Telemetry::new(log),
-            limits: Limits { knowledge: Duration::from_millis(50), ..Limits::default() },
-            cluster: "Kubernetes".to_owned(),
-            places: Arc::new(Semaphore::new(1)),
-            near: Arc::default(),
-        }
-    }
-
-    fn pod() -> Pod {
-        let netns = NetNs::from_fd(std::fs::File::open("/proc/self/ns/net").unwrap().into()).unwrap();
-        let identity = "spiffe://cluster.local/ns/shop/sa/default".parse().unwrap();
-        Pod {
-            uid: "1".to_owned(),
-            name: "web".to_owned(),
-            identity,
-            sockets: Stock::new(netns.clone(), PROXY_MARK),
-            netns,
-            places: Arc::new(Semaphore::new(1)),
-            known: Known::default(),
-            decisions: Decisions::default(),
-        }
-    }
+    use crate::test_support::{pod, proxy};
 
     #[tokio::test]
     async fn a_pod_s_connections_wait_until_every_address_is_known_and_those_to_it_until_every_policy_is() {

@@ -109,6 +109,8 @@ fn denied(policy: &Policy, rule: usize, facts: &Facts<'_>) -> Refusal {
 }
 
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod property;

@@ -5,15 +5,10 @@ use ambit_model::{
     address::{Network, NetworkAddress},
     policy::PolicyKey,
 };
-use ambit_xds::{Any, Resource, client::Handler};
-use prost::Message;
+use ambit_xds::{Resource, client::Handler};
 
 use super::*;
-
-fn resource(type_url: &str, name: &str, message: &impl Message) -> Resource {
-    let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
-    Resource { name: name.to_owned(), version: "1".to_owned(), body }
-}
+use crate::test_support::resource;
 
 fn pod(uid: &str, address: &[u8], policies: &[&str]) -> Resource {
     let workload = workload::Workload {
@@ -173,4 +168,27 @@ async fn waiting_ends_with_the_change_or_with_the_limit() {
     assert!(waiting.await.unwrap().is_some());
     let never = shared.wait_for(Duration::from_millis(20), |state, _| state.read(|mesh| mesh.workload("other").cloned())).await;
     assert!(never.is_none());
+}
+
+#[test]
+fn who_waits_for_any_change_of_policy_finds_those_told_whom_it_concerns() {
+    const ROUNDS: u64 = 2_000;
+    let shared = Shared::default();
+    let watched = shared.policies_of(&Uid::from("web"));
+    let any = shared.policies();
+    let missed = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut missed = 0;
+            for round in 1..=ROUNDS {
+                while *any.borrow() < round {
+                    std::thread::yield_now();
+                }
+                missed += u64::from(*watched.borrow() < round);
+            }
+            missed
+        });
+        (0..ROUNDS).for_each(|_| shared.write(true, |_| {}));
+        waiting.join().unwrap()
+    });
+    assert_eq!(missed, 0);
 }

@@ -52,10 +52,11 @@ impl Telemetry {
 
 #[cfg(test)]
 mod tests {
-    use ambit_model::plan::Target;
+    use ambit_model::{Reason, Refusal, authorize::Allowed, plan::Target, policy::PolicyKey};
     use ambit_runtime::telemetry::{Destination, Security};
 
     use super::*;
+    use crate::test_support::Counted;
 
     #[test]
     fn a_connection_that_goes_on_in_clear_after_a_tunnel_failed_is_not_called_encrypted() {
@@ -73,5 +74,38 @@ mod tests {
         let text = std::fs::read_to_string(file.path()).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains(" security=none") && text.contains(" dst.identity=- "), "{text}");
+    }
+
+    #[test]
+    fn what_dry_run_policies_make_of_a_connection_is_counted_once_and_again_when_it_changes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let telemetry = Telemetry::new(AccessLog::open(&Destination::from(Some(file.path().to_owned()))).unwrap());
+        let counted = Counted::default();
+        let decided = |names: &[&str]| {
+            let denied = |name: &&str| Refusal::new(Reason::PolicyDeniedExplicit, "").by(PolicyKey::new("shop", *name), Some(0));
+            Allowed { policy: None, dry_run: names.iter().map(denied).collect() }
+        };
+        metrics::with_local_recorder(&counted, || {
+            let address = |text: &str| text.parse().unwrap();
+            let mut record = telemetry.begin(Direction::Inbound, address("10.0.0.1:4000"), address("10.0.0.2:80"));
+            for (names, right) in [
+                (&[][..], [0, 0]),
+                (&["a"], [1, 0]),
+                (&["a"], [1, 0]),
+                (&["a", "b"], [1, 1]),
+                (&["b"], [1, 1]),
+                (&["a", "b"], [2, 1]),
+                (&["b"], [2, 1]),
+            ] {
+                record.allowed(decided(names));
+                let count = |policy| counted.of("ambit_policy_dry_run_total", &["policy_denied_explicit", policy, "destination"]);
+                assert_eq!([count("shop/a"), count("shop/b")], right, "{names:?}");
+            }
+            record.finish();
+        });
+        telemetry.flush();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert!(text.contains(" reason=ok ") && text.contains(" dry_run=shop/b:policy_denied_explicit"), "{text}");
+        assert!(!text.contains("shop/a"), "{text}");
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     test_support::workload,
 };
 
-fn peer() -> Connection {
+pub(super) fn peer() -> Connection {
     Connection {
         source: Some("spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()),
         source_ip: "10.0.0.1".parse().unwrap(),
@@ -18,7 +18,7 @@ fn plain() -> Connection {
     Connection { source: None, ..peer() }
 }
 
-fn policy(name: &str, action: Action, groups: Vec<Vec<Vec<Match>>>) -> Policy {
+pub(super) fn policy(name: &str, action: Action, groups: Vec<Vec<Vec<Match>>>) -> Policy {
     let clauses = |clauses: Vec<Vec<Match>>| clauses.into_iter().map(|matches| Clause { matches }).collect();
     let groups = groups.into_iter().map(|group| Group { clauses: clauses(group) }).collect();
     Policy { key: PolicyKey::new("shop", name), scope: Scope::Namespace, action, dry_run: false, not_understood: false, groups }
@@ -30,15 +30,15 @@ fn decide(policies: Vec<Policy>, connection: &Connection) -> Result<Allowed, Ref
     authorize(&state, &workload("api", "10.0.0.2"), connection)
 }
 
-fn exact(text: &str) -> Vec<StringMatch> {
+pub(super) fn exact(text: &str) -> Vec<StringMatch> {
     vec![StringMatch::Exact(text.into())]
 }
 
-fn account(namespace: &str, name: &str) -> Vec<ServiceAccountMatch> {
+pub(super) fn account(namespace: &str, name: &str) -> Vec<ServiceAccountMatch> {
     vec![ServiceAccountMatch { namespace: namespace.into(), service_account: name.into() }]
 }
 
-fn nets(texts: &[&str]) -> Vec<ipnet::IpNet> {
+pub(super) fn nets(texts: &[&str]) -> Vec<ipnet::IpNet> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
@@ -325,63 +325,4 @@ fn what_is_not_understood_never_allows_and_denies_what_is_known_of_it() {
     assert!(decide(vec![whole(Action::Allow)], &peer()).is_err() && decide(vec![whole(Action::Deny)], &peer()).is_err());
     let elsewhere = Policy { not_understood: true, ..policy("p", Action::Deny, vec![vec![vec![other()]]]) };
     assert!(decide(vec![elsewhere], &peer()).is_ok());
-}
-
-/// How many rules are asked to decide about the peer.
-fn asked(state: &MeshState) -> usize {
-    let target = state.workload("Kubernetes//Pod/shop/api").unwrap();
-    let connection = peer();
-    let facts = Facts::of(&connection);
-    let _either_way = super::decide(state, target, &facts);
-    facts.asked.get()
-}
-
-#[test]
-fn policies_that_cannot_apply_cost_nothing() {
-    let mut target = workload("api", "10.0.0.2");
-    target.policies = vec![PolicyKey::new("shop", "named")];
-    let mut state = MeshState::new();
-    state.insert_workload(target);
-    let any = || vec![vec![vec![Match { not_destination_ports: vec![1], ..Match::default() }]]];
-    let named = Policy { scope: Scope::Selector, ..policy("named", Action::Allow, any()) };
-    state.insert_policy(named.clone());
-    let few = asked(&state);
-    for number in 0..5_000 {
-        let key = |namespace: &str| PolicyKey::new(namespace, format!("p{number}"));
-        state.insert_policy(Policy { key: key("elsewhere"), ..policy("", Action::Deny, any()) });
-        state.insert_policy(Policy { key: key("shop"), scope: Scope::Selector, ..policy("", Action::Deny, any()) });
-        state.insert_unreadable_policy(PolicyKey::new("afar", format!("p{number}")), Scope::Namespace);
-    }
-    assert_eq!((asked(&state), few), (1, 1));
-}
-
-#[test]
-fn among_many_policies_that_apply_only_those_about_the_connection_are_asked() {
-    let texts = |number: usize| exact(&format!("cluster.local/ns/shop/sa/a{number}"));
-    let about: [fn(usize) -> Match; 5] = [
-        |number| Match { source_ips: nets(&[&format!("10.1.{}.{}/32", number / 250, number % 250)]), ..Match::default() },
-        |number| Match { source_ips: nets(&[&format!("fd00:{number:x}::/32")]), ..Match::default() },
-        |number| Match { service_accounts: account("shop", &format!("a{number}")), ..Match::default() },
-        |number| Match { namespaces: exact(&format!("n{number}")), ..Match::default() },
-        |number| Match { destination_ports: vec![u16::try_from(number).unwrap() + 10_000], ..Match::default() },
-    ];
-    for action in [Action::Deny, Action::Allow] {
-        let mut state = MeshState::new();
-        state.insert_workload(workload("api", "10.0.0.2"));
-        for number in 0..1_000 {
-            let mut add = |kind: &str, m: Match| {
-                // Beside a clause that says nothing of whom it is about.
-                let also = Match { not_destination_ports: vec![1], ..Match::default() };
-                state.insert_policy(policy(&format!("{kind}-{number}"), action, vec![vec![vec![also], vec![m]]]));
-            };
-            add("principal", Match { principals: texts(number), ..Match::default() });
-            about.iter().enumerate().for_each(|(kind, m)| add(&format!("{kind}"), m(number)));
-        }
-        let yes = Match { principals: exact("cluster.local/ns/shop/sa/web"), ..Match::default() };
-        state.insert_policy(policy("yes", action, vec![vec![vec![yes]]]));
-        assert_eq!(asked(&state), 1);
-        state.remove_policy(&PolicyKey::new("shop", "yes"));
-        // Who is not allowed is told what came closest, of a few.
-        assert!(asked(&state) <= 128, "{} rules", asked(&state));
-    }
 }
