@@ -202,6 +202,10 @@ impl TryFrom<wire::Workload> for Workload {
             Ok(status) => status == wire::WorkloadStatus::Healthy,
             Err(_) => return Err(ConvertError::Enumeration { field: "status", value: wire.status }),
         };
+        let host_network = match wire::NetworkMode::try_from(wire.network_mode) {
+            Ok(mode) => mode == wire::NetworkMode::HostNetwork,
+            Err(_) => return Err(ConvertError::Enumeration { field: "network_mode", value: wire.network_mode }),
+        };
         let locality = wire.locality.unwrap_or_default();
         Ok(Self {
             uid: Uid::from(wire.uid.as_str()),
@@ -230,7 +234,8 @@ impl TryFrom<wire::Workload> for Workload {
             healthy,
             cluster: wire.cluster_id.into(),
             locality: Locality { region: locality.region.into(), zone: locality.zone.into(), subzone: locality.subzone.into() },
-            host_network: wire.network_mode == i32::from(wire::NetworkMode::HostNetwork),
+            host_network,
+            extensions: extensions(wire.extensions),
             capacity: wire.capacity.unwrap_or(1),
         })
     }
@@ -273,6 +278,7 @@ impl TryFrom<wire::Service> for Service {
             families,
             // A visibility of a later version is taken for the narrowest.
             private: wire.visibility != i32::from(wire::Visibility::Public),
+            extensions: extensions(wire.extensions),
         })
     }
 }
@@ -356,6 +362,11 @@ fn application_tunnel(wire: wire::ApplicationTunnel) -> Result<ApplicationTunnel
     }
 }
 
+/// Their names: what they are configured to do is not known.
+fn extensions(wire: Vec<wire::Extension>) -> Box<[Box<str>]> {
+    wire.into_iter().map(|extension| extension.name.into()).collect()
+}
+
 fn port_pair(wire: &wire::Port) -> Result<Port, ConvertError> {
     let app_protocol = match wire::AppProtocol::try_from(wire.app_protocol) {
         Ok(wire::AppProtocol::Http11) => AppProtocol::Http1,
@@ -396,9 +407,14 @@ fn load_balancing(wire: wire::LoadBalancing) -> Result<LoadBalancing, ConvertErr
             }
         });
     }
-    let allow_unhealthy = wire.health_policy == i32::from(lb::HealthPolicy::AllowAll);
+    let allow_unhealthy = match lb::HealthPolicy::try_from(wire.health_policy) {
+        Ok(policy) => policy == lb::HealthPolicy::AllowAll,
+        Err(_) => return Err(ConvertError::Enumeration { field: "load_balancing.health_policy", value: wire.health_policy }),
+    };
     Ok(LoadBalancing { preferences, mode, allow_unhealthy })
 }
 
+#[cfg(test)]
+mod fields;
 #[cfg(test)]
 mod tests;

@@ -174,4 +174,6 @@ fn expected(workload: &Workload, also: &[SpiffeId]) -> Vec<SpiffeId> {
 }
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 mod tests;

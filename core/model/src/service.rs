@@ -103,6 +103,9 @@ pub struct Service {
     pub families: Families,
     /// Whether it is for clients of its own namespace only.
     pub private: bool,
+    /// The names of the extensions it comes with. Nothing is done for them.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub extensions: Box<[Box<str>]>,
 }
 
 /// The address families of a service.

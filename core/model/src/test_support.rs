@@ -35,6 +35,7 @@ pub(crate) fn workload(name: &str, address: &str) -> Workload {
         locality: Locality::default(),
         host_network: false,
         capacity: 1,
+        extensions: Box::default(),
     }
 }
 
@@ -56,6 +57,7 @@ pub(crate) fn service(name: &str, vips: &[&str]) -> Service {
         canonical: true,
         families: Default::default(),
         private: false,
+        extensions: Box::default(),
     }
 }
 

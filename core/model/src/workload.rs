@@ -145,6 +145,9 @@ pub struct Workload {
     pub host_network: bool,
     /// Its share of a service's connections relative to the other endpoints; 0 takes none.
     pub capacity: u32,
+    /// The names of the extensions it comes with. Nothing is done for them.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub extensions: Box<[Box<str>]>,
 }
 
 fn keys_as_text<S: serde::Serializer>(services: &BTreeMap<ServiceKey, Vec<Port>>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -167,6 +167,8 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(matches!(read_request(packet(delete("u"), 0)), Ok(Request::Delete(uid)) if uid == "u"));
+        let keep = request(Payload::Keep(ambit_api::workload::zds::KeepWorkload { uid: "u".to_owned() }));
+        assert!(matches!(read_request(packet(keep, 0)), Ok(Request::Keep(uid)) if uid == "u"));
         assert!(matches!(read_request(packet(snapshot_sent(), 0)), Ok(Request::SnapshotSent)));
         assert!(read_hello(&packet(hello(), 0)).is_ok());
         assert_eq!(read_ack(&packet(ack(Ok(())), 0)).unwrap(), Ok(()));

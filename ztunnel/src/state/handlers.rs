@@ -1,6 +1,6 @@
 //! From xDS into the shared state. Resources are read off-lock, and a bad one is rejected alone.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use ambit_model::{
     convert::{Entry, claimed_addresses, decode_policy},
@@ -12,15 +12,24 @@ use ambit_xds::{Rejected, Resource, client::Handler};
 
 use super::Shared;
 
+/// So many names of extensions are remembered, not to warn of them again.
+const EXTENSIONS: usize = 64;
+
 /// Takes `istio.workload.Address`.
 pub fn addresses(shared: Arc<Shared>) -> impl Handler + 'static {
+    let mut heard = HashSet::new();
     move |upserts: Vec<Resource>, removals: Vec<String>| {
         let mut rejected = Vec::new();
         let mut entries = Vec::with_capacity(upserts.len());
         let mut unreadable = Vec::new();
         for resource in upserts {
             match Entry::decode(&resource.name, &resource.body.value) {
-                Ok(entry) => entries.push(entry),
+                Ok(entry) => {
+                    for name in unheard(&mut heard, &entry) {
+                        tracing::warn!("{} comes with the extension {name:?}, for which nothing is done", resource.name);
+                    }
+                    entries.push(entry);
+                }
                 Err(error) => {
                     unreadable.push((resource.name.clone(), claimed_addresses(&resource.body.value)));
                     rejected.push(Rejected { name: resource.name, reason: error.to_string() });
@@ -38,6 +47,15 @@ pub fn addresses(shared: Arc<Shared>) -> impl Handler + 'static {
         });
         rejected
     }
+}
+
+/// The extensions of `entry` that none came with before.
+fn unheard(heard: &mut HashSet<Box<str>>, entry: &Entry) -> Vec<Box<str>> {
+    let names = match entry {
+        Entry::Workload(workload) => &workload.extensions,
+        Entry::Service(service) => &service.extensions,
+    };
+    names.iter().filter(|name| heard.len() < EXTENSIONS && heard.insert((*name).clone())).cloned().collect()
 }
 
 fn names_other_policies(shared: &Shared, mesh: &MeshState, entry: &Entry) -> Option<Uid> {
@@ -95,5 +113,44 @@ pub fn policies(shared: Arc<Shared>) -> impl Handler + 'static {
 fn before(reach: &mut Reach, mesh: &MeshState, key: &PolicyKey) {
     if let Some(scope) = mesh.scope_of_policy(key) {
         reach.add_policy(key, scope);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_api::workload as wire;
+
+    use super::*;
+
+    #[test]
+    fn the_names_of_extensions_are_kept_and_warned_of_once() {
+        let extensions =
+            |names: &[&str]| names.iter().map(|name| wire::Extension { name: (*name).into(), config: None }).collect();
+        let workload = |names: &[&str]| {
+            let named = wire::Workload { uid: "web".into(), namespace: "shop".into(), ..Default::default() };
+            Entry::Workload(Box::new(wire::Workload { extensions: extensions(names), ..named }.try_into().unwrap()))
+        };
+        let service = |names: &[&str]| {
+            let named = wire::Service { hostname: "web.shop".into(), namespace: "shop".into(), ..Default::default() };
+            Entry::Service(Box::new(wire::Service { extensions: extensions(names), ..named }.try_into().unwrap()))
+        };
+        let mut heard = HashSet::new();
+        let mut check = |entry: Entry, new: &[&str]| {
+            let dump = match &entry {
+                Entry::Workload(workload) => serde_json::to_string(workload).unwrap(),
+                Entry::Service(service) => serde_json::to_string(service).unwrap(),
+            };
+            let told = unheard(&mut heard, &entry);
+            assert_eq!(told.iter().map(|name| &**name).collect::<Vec<_>>(), new);
+            assert!(told.iter().all(|name| dump.contains(&**name)), "{dump}");
+        };
+        check(workload(&[]), &[]);
+        check(workload(&["a", "b"]), &["a", "b"]);
+        check(service(&["b", "c"]), &["c"]);
+        check(workload(&["a", "b", "c"]), &[]);
+        for number in 0..2 * EXTENSIONS {
+            unheard(&mut heard, &workload(&[&number.to_string()]));
+        }
+        assert_eq!(heard.len(), EXTENSIONS);
     }
 }

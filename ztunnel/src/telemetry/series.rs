@@ -180,6 +180,53 @@ mod tests {
     }
 
     #[test]
+    fn labels_say_what_both_ends_are() {
+        let workload = |name: &str, cluster: &str| {
+            let wire = ambit_api::workload::Workload {
+                uid: name.into(),
+                namespace: format!("{name}-ns"),
+                workload_name: format!("{name}-deployment"),
+                canonical_name: format!("{name}-service"),
+                canonical_revision: format!("{name}-v1"),
+                cluster_id: cluster.into(),
+                ..Default::default()
+            };
+            Arc::new(Workload::try_from(wire).unwrap())
+        };
+        let service = ambit_api::workload::Service {
+            name: "api".into(),
+            namespace: "shop".into(),
+            hostname: "api.example".into(),
+            ..Default::default()
+        };
+        let service = Arc::new(Service::try_from(service).unwrap());
+        let target = Target { workload: Some(workload("api", "far")), service: Some(service) };
+        let source_workload = Some(workload("web", "near"));
+        let kind = Kind { source_workload, target, ..kind("spiffe://cluster.local/ns/web-ns/sa/web") };
+        let labels = labels(&kind, None);
+        for (name, value) in [
+            (label::SOURCE_WORKLOAD, "web-deployment"),
+            (label::SOURCE_WORKLOAD_NAMESPACE, "web-ns"),
+            (label::SOURCE_PRINCIPAL, "spiffe://cluster.local/ns/web-ns/sa/web"),
+            (label::SOURCE_CANONICAL_SERVICE, "web-service"),
+            (label::SOURCE_CANONICAL_REVISION, "web-v1"),
+            (label::SOURCE_CLUSTER, "near"),
+            (label::DESTINATION_WORKLOAD, "api-deployment"),
+            (label::DESTINATION_WORKLOAD_NAMESPACE, "api-ns"),
+            (label::DESTINATION_PRINCIPAL, "unknown"),
+            (label::DESTINATION_CANONICAL_SERVICE, "api-service"),
+            (label::DESTINATION_CANONICAL_REVISION, "api-v1"),
+            (label::DESTINATION_CLUSTER, "far"),
+            (label::DESTINATION_SERVICE, "api.example"),
+            (label::DESTINATION_SERVICE_NAME, "api"),
+            (label::DESTINATION_SERVICE_NAMESPACE, "shop"),
+        ] {
+            let said: Vec<_> = labels.iter().filter(|label| label.key() == name).map(Label::value).collect();
+            assert_eq!(said, [value], "{name}");
+        }
+    }
+
+    #[test]
     fn connections_of_one_kind_share_their_series_and_few_kinds_are_kept() {
         let (cache, limit) = (SeriesCache::default(), SeriesLimit::default());
         let web = kind("spiffe://cluster.local/ns/shop/sa/web");

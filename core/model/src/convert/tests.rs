@@ -76,6 +76,7 @@ fn a_workload_that_cannot_be_understood_is_refused() {
     assert_eq!(with(|w| w.tunnel_protocol = 2), "the legacy tunnel protocol is not supported");
     assert_eq!(with(|w| w.status = 5), "status has the unknown value 5");
     assert_eq!(with(|w| w.workload_type = 5), "workload_type has the unknown value 5");
+    assert_eq!(with(|w| w.network_mode = 5), "network_mode has the unknown value 5");
     assert_eq!(with(|w| w.authorization_policies = vec!["p".into()]), "\"p\" is not of the form namespace/name");
     assert_eq!(
         with(|w| drop(w.services.insert("shop".into(), wire::PortList::default()))),
@@ -127,6 +128,13 @@ fn a_service_that_cannot_be_understood_is_refused() {
         s.load_balancing = Some(wire::LoadBalancing { routing_preference: vec![0], ..Default::default() })
     };
     assert_eq!(with(scope), "load_balancing.routing_preference has the unknown value 0");
+    let with_balancing = |load_balancing| Service::try_from(wire::Service { load_balancing: Some(load_balancing), ..service() });
+    for (load_balancing, field) in [
+        (wire::LoadBalancing { mode: 9, ..Default::default() }, "load_balancing.mode"),
+        (wire::LoadBalancing { health_policy: 9, ..Default::default() }, "load_balancing.health_policy"),
+    ] {
+        assert_eq!(with_balancing(load_balancing).unwrap_err(), ConvertError::Enumeration { field, value: 9 });
+    }
 }
 
 fn authorization() -> security::Authorization {
