@@ -16,7 +16,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 install_packages() { # of the system, only those whose command is missing
     local missing=() entry
-    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc; do
+    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc nft:nftables iptables-save:iptables; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
     done
     [ "${#missing[@]}" -eq 0 ] && return

@@ -1,8 +1,8 @@
 //! What can go wrong in the node proxy itself, as opposed to what is wrong with one connection (a [`Refusal`](ambit_model::Refusal)).
 
-use std::{io, path::PathBuf};
+use std::io;
 
-/// A failure of the node proxy or of the node agent.
+/// A failure of the node proxy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A listener cannot be opened.
@@ -15,32 +15,11 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// The socket between node agent and node proxy failed.
-    #[error("{what} {}: {source}", path.display())]
-    Handover {
-        /// What was tried.
-        what: &'static str,
-        /// The socket's file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The other end of that socket breaks its protocol.
-    #[error("node agent protocol: {0}")]
-    Protocol(String),
-    /// The proxy refused a pod.
-    #[error("the proxy refused pod {uid}: {reason}")]
-    PodRefused {
-        /// The pod.
-        uid: String,
-        /// What the proxy said.
-        reason: String,
-    },
-    /// The proxy went away before it answered.
-    #[error("the proxy went away before it answered for pod {0}")]
-    ProxyGone(String),
-    /// The capture rules cannot be written.
-    #[error("capture rules: {0}")]
+    /// The handover from the node agent failed.
+    #[error(transparent)]
+    Handover(#[from] ambit_zds::Error),
+    /// Rules for connections that stay on the node cannot be written.
+    #[error("rules in the pod: {0}")]
     Rules(String),
     /// A setting cannot be used.
     #[error("setting {0}")]

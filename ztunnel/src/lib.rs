@@ -3,7 +3,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`worker`] | the threads that carry connections |
-//! | [`node`] | pods come and go: the handover from the node agent, capture rules, listeners in the pods' namespaces |
+//! | [`node`] | pods come and go: the handover from the node agent, listeners in the pods' namespaces |
 //! | [`state`] | what the control plane sent |
 //! | [`outbound`] | connections that pods open |
 //! | [`inbound`] | connections to pods: HBONE and plain text |

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_node_agent::{Agent, Handover, PodInfo, rules::Rules};
 use ambit_testbed::{Node, Pod};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
-use ztunnel::node::agent::{Agent, Handover, PodInfo};
-use ztunnel::node::rules;
 
 use super::objects::{self, Capture, PodReport};
 use super::process::Process;
@@ -55,7 +54,8 @@ impl NodeRuntime {
     /// If the agent's socket cannot be made.
     pub(super) fn start(place: Node, name: &str, uid: String, programs: &Programs, token: PathBuf) -> Result<Self> {
         let socket = programs.zds_socket(name);
-        let agent = Agent::listen(&socket).map_err(|error| Error::part(format!("starting the agent of {name}"), error))?;
+        let agent = Agent::listen(&socket, Rules::default())
+            .map_err(|error| Error::part(format!("starting the agent of {name}"), error))?;
         let (there, programs, node) = (place.clone(), programs.clone(), name.to_owned());
         let address = place.ip().to_string();
         let starter = move || there.spawn(programs.ztunnel(&node, &address, &token));
@@ -70,7 +70,7 @@ impl NodeRuntime {
     /// If the kernel refuses the rules.
     pub async fn capture(&self, pod: &Pod, uid: &str, account: &str, changed: mpsc::Sender<()>) -> Result<Capturing> {
         let doing = || format!("capturing the traffic of {}/{}", pod.namespace(), pod.name());
-        rules::install(pod.netns()).await.map_err(|error| Error::part(doing(), error))?;
+        self.agent.rules().install(pod.netns()).await.map_err(|error| Error::part(doing(), error))?;
         let info = PodInfo {
             uid: uid.to_owned(),
             name: pod.name().to_owned(),

@@ -62,9 +62,23 @@ impl NetNs {
         })
     }
 
-    /// The inode of the namespace: equal exactly when two handles mean the same namespace.
+    /// The inode of the namespace: equal exactly when two handles mean the same namespace. When the namespace is gone another one may
+    /// get it.
     pub fn inode(&self) -> u64 {
         self.inode
+    }
+
+    /// The kernel's name of the namespace, which no other one gets until the machine starts anew; 0 from kernels that give none (before
+    /// Linux 5.14).
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), or when there are no more descriptors.
+    pub fn cookie(&self) -> io::Result<u64> {
+        let socket = self.run(std::os::unix::net::UnixDatagram::unbound)??;
+        match crate::sys::netns_cookie(socket.as_fd()) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOPROTOOPT) => Ok(0),
+            cookie => cookie,
+        }
     }
 
     /// The addresses of the namespace's devices.
@@ -152,6 +166,12 @@ mod tests {
         let mut called = false;
         assert!(file.run(|| called = true).is_err());
         assert!(!called);
+    }
+
+    #[test]
+    fn a_namespace_has_one_cookie_however_it_is_opened() {
+        let (here, again) = (NetNs::current().unwrap(), NetNs::open("/proc/self/ns/net").unwrap());
+        assert_eq!(here.cookie().unwrap(), again.cookie().unwrap());
     }
 
     #[test]

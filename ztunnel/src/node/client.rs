@@ -8,12 +8,12 @@ use std::{
 };
 
 use ambit_runtime::{drain::Watch, readiness};
-
-use super::{
-    pods::Pods,
+use ambit_zds::{
     protocol::{self, Request},
     seqpacket::Connection,
 };
+
+use super::pods::Pods;
 use crate::Error;
 
 /// First and longest pause before the agent's socket is tried again. Short, so that pods are served again soon after a restart.
@@ -44,14 +44,14 @@ pub async fn run(path: PathBuf, pods: Arc<Pods>, ready: readiness::Task, drain: 
 
 /// One connection to the agent.
 async fn session(path: &Path, pods: &Pods, ready: &mut Option<readiness::Task>) -> Result<(), Error> {
-    let failed = |what| move |source| Error::Handover { what, path: path.to_owned(), source };
+    let failed = |what| move |source| ambit_zds::Error::Socket { what, path: path.to_owned(), source };
     let connection = Connection::connect(path).map_err(failed("connect to"))?;
     connection.send(&protocol::hello(), None).await.map_err(failed("send to"))?;
     let mut told = Some(HashSet::new());
     while let Some(packet) = connection.receive().await.map_err(failed("receive from"))? {
         let result = match protocol::read_request(packet) {
             Ok(request) => apply(request, pods, &mut told, ready).await,
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         if let Err(error) = &result {
             tracing::error!(%error, "a request of the node agent was refused");
@@ -78,7 +78,7 @@ async fn apply(
         }
         Request::Keep(uid) => {
             if !pods.serves(&uid) {
-                return Err(Error::Protocol(format!("pod {uid} is not known here, so it cannot be kept")));
+                return Err(ambit_zds::Error::Protocol(format!("pod {uid} is not known here, so it cannot be kept")).into());
             }
             if let Some(told) = told {
                 told.insert(uid);

@@ -1,8 +1,4 @@
-//! What happens on the node: pods come and go, their namespaces are handed over, their traffic is captured.
+//! What happens on the node: pods come and go, their namespaces are handed over by a node agent, their connections are accepted.
 
-pub mod agent;
 pub mod client;
 pub mod pods;
-pub mod protocol;
-pub mod rules;
-pub mod seqpacket;

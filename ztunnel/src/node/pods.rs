@@ -19,13 +19,13 @@ use ambit_runtime::{
     socket::{ListenOptions, PROXY_MARK, Stock, canonical, listen},
     telemetry::Direction,
 };
+use ambit_zds::protocol::PodInfo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::protocol::PodInfo;
 use crate::{
     Error,
     dns::{self, Dns},

@@ -176,10 +176,10 @@ async fn repaired() -> anyhow::Result<()> {
     let mesh = Mesh::start().await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
-    ztunnel::node::rules::remove(client.netns()).await?;
-    ensure!(!ztunnel::node::rules::installed(client.netns()).await?);
+    let rules = mesh.nodes[0].agent.rules();
+    rules.remove(client.netns()).await?;
     let until = Instant::now() + PATIENCE;
-    while !ztunnel::node::rules::installed(client.netns()).await? {
+    while !rules.faults(client.netns()).await?.is_empty() {
         ensure!(Instant::now() < until, "they are still missing");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -196,11 +196,12 @@ async fn released() -> anyhow::Result<()> {
     let to = SocketAddr::new(server.ip(), 8080);
     call(&client, to, b"x").await?;
     mesh.logged(0, &["direction=outbound", "src.workload=web"]).await?;
-    ensure!(ztunnel::node::rules::installed(client.netns()).await?);
-    ztunnel::node::rules::install(client.netns()).await?;
-    ensure!(ztunnel::node::rules::installed(client.netns()).await?, "a second install changed the rules");
+    let rules = mesh.nodes[0].agent.rules();
+    ensure!(rules.faults(client.netns()).await?.is_empty());
+    rules.install(client.netns()).await?;
+    ensure!(rules.faults(client.netns()).await?.is_empty(), "a second install changed the rules");
     mesh.nodes[0].agent.remove("uid-web").await?;
-    ensure!(!ztunnel::node::rules::installed(client.netns()).await?);
+    ensure!(rules.faults(client.netns()).await?.len() > 1, "rules are left");
     let before = std::fs::read_to_string(&mesh.nodes[0].log)?.lines().count();
     call(&client, to, b"x").await?;
     ensure!(std::fs::read_to_string(&mesh.nodes[0].log)?.lines().count() == before, "it is still captured");

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ambit_api::{security, type_url, workload};
+use ambit_node_agent::{Agent, Handover, PodInfo, rules::Rules};
 use ambit_testbed::{Bed, BedConfig, Command, Node, Output, Pod, PodSpec, Process};
 use ambit_tls::authority::Authority;
 use ambit_xds::{
@@ -23,7 +24,6 @@ use tokio::{
     task::JoinHandle,
 };
 use tonic::{Status, metadata::MetadataMap};
-use ztunnel::node::agent::{Agent, Handover, PodInfo};
 
 use crate::child;
 
@@ -84,7 +84,7 @@ impl Mesh {
         for name in ["node-1", "node-2"] {
             let node = mesh.bed.add_node(name).await?;
             std::fs::create_dir_all(node.dir())?;
-            let agent = Agent::listen(&node.dir().join("zds.sock"))?;
+            let agent = Agent::listen(&node.dir().join("zds.sock"), Rules::default())?;
             let log = node.dir().join("access.log");
             mesh.nodes.push(MeshNode { node, agent, proxy: None, log });
         }

@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 
 /// The packet mark of the proxy's own sockets, so that the capture rules in the pod let them pass. Wire contract §5.
 pub const PROXY_MARK: u32 = 0x539;
+/// The bit of a packet's mark by which a living proxy vouches for a connection between two pods of its node that does not pass it.
+pub const VOUCHED: u32 = 0x2000_0000;
 
 /// First keepalive probe after this much silence.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(180);

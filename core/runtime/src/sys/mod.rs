@@ -1,13 +1,17 @@
 //! System calls without a safe wrapper elsewhere. This module is the only place of the workspace with `unsafe`.
 
 mod child;
+mod cookie;
 mod fork;
 mod limits;
 mod memory;
 mod packet_ring;
+mod xtables;
 
 pub use child::{Step, before_exec};
+pub use cookie::netns_cookie;
 pub use fork::{Fork, fork_while_single_threaded};
 pub use limits::raise_open_files;
 pub use memory::give_back;
 pub use packet_ring::{Packet, PacketRing};
+pub use xtables::xtables_info;

@@ -7,7 +7,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ambit_model::address::port;
-use ambit_runtime::{netns::NetNs, socket::PROXY_MARK};
+use ambit_runtime::{
+    netns::NetNs,
+    socket::{PROXY_MARK, VOUCHED},
+};
 use nlink::{
     Connection, Nftables,
     netlink::nftables::{
@@ -33,8 +36,6 @@ pub(super) const FAR: u32 = 0x53c;
 /// The bit of the mark of a packet that opens a connection although the kernel knows one that goes directly by its addresses and ports.
 /// The kernel would treat it as it did that one, whatever is decided about it.
 pub(super) const OLD: u32 = 0x4000_0000;
-/// The bit of a packet's mark by which a living proxy vouches for its connection.
-const ALIVE: u32 = 0x2000_0000;
 /// How long an address is known to be far.
 pub(super) const FAR_FOR: std::time::Duration = std::time::Duration::from_secs(2);
 /// Addresses known to be far.
@@ -173,9 +174,9 @@ fn rules(table: &str, instance: Instance, queue: &Expr) -> Vec<Rule> {
     let marked = |chain: &str, mark| rule(chain).match_mark_masked(mark, MASK);
     let connection = instance.connection_mark();
     let mut rules = vec![
-        rule("ask-output").match_ct_mark(connection).set_mark_masked(ALIVE, ALIVE),
+        rule("ask-output").match_ct_mark(connection).set_mark_masked(VOUCHED, VOUCHED),
         rule("ask-output").match_ct_mark(connection).match_tcp_flags(TcpFlags::RST, TcpFlags::RST).expr(queue.clone()),
-        rule("ask-prerouting").match_ct_mark(connection).set_mark_masked(ALIVE, ALIVE),
+        rule("ask-prerouting").match_ct_mark(connection).set_mark_masked(VOUCHED, VOUCHED),
     ];
     for (ask, sets, fields) in [
         ("ask-output", ["far4", "far6"], [PacketField::Ip4Daddr, PacketField::Ip6Daddr]),
@@ -205,8 +206,8 @@ fn rules(table: &str, instance: Instance, queue: &Expr) -> Vec<Rule> {
         for (set, field) in sets.into_iter().zip(fields) {
             rules.push(marked(note, FAR).dynset(field, DynsetExpr::new(DynsetOp::Update, set, Register::R0)));
         }
-        rules.push(rule(note).match_mark_masked(DIRECT, DIRECT | MASK).set_ct_mark(connection).set_mark_masked(ALIVE, ALIVE));
-        rules.push(marked(note, TO_ENDPOINT).set_ct_mark(connection).set_mark_masked(ALIVE, ALIVE));
+        rules.push(rule(note).match_mark_masked(DIRECT, DIRECT | MASK).set_ct_mark(connection).set_mark_masked(VOUCHED, VOUCHED));
+        rules.push(marked(note, TO_ENDPOINT).set_ct_mark(connection).set_mark_masked(VOUCHED, VOUCHED));
     }
     rules.extend([("endpoints4", 2, Register::Reg32_01), ("endpoints6", 10, Register::Reg32_04)].map(|(map, family, port)| {
         let guard: u8 = family;
@@ -222,7 +223,7 @@ fn rules(table: &str, instance: Instance, queue: &Expr) -> Vec<Rule> {
                 sreg: Register::R0,
                 dreg: Register::R0,
                 len: 4,
-                mask: (!(ALIVE | OLD)).to_ne_bytes().to_vec(),
+                mask: (!(VOUCHED | OLD)).to_ne_bytes().to_vec(),
                 xor: vec![0; 4],
             })
             .expr(LookupExpr::new(map, Register::R0).dreg(Register::R0))
@@ -277,7 +278,7 @@ async fn guard(nft: &Connection<Nftables>) -> Result<(), nlink::Error> {
     for (name, hook) in [("output", FilterHook::Output), ("prerouting", FilterHook::Prerouting)] {
         let base = BaseChain::filter(hook, Priority::Custom(GUARD));
         transaction = transaction.add_chain(Chain::new(GUARD_TABLE, name)?.family(Family::Inet).base(base));
-        let vouched = Rule::new(GUARD_TABLE, name).match_mark_masked(ALIVE, ALIVE).accept();
+        let vouched = Rule::new(GUARD_TABLE, name).match_mark_masked(VOUCHED, VOUCHED).accept();
         // That it is over may always be said, by the guard as well.
         let reset = Rule::new(GUARD_TABLE, name).match_tcp_flags(TcpFlags::RST, TcpFlags::RST).accept();
         let cut = known_connection(Rule::new(GUARD_TABLE, name));

@@ -9,8 +9,7 @@ use ambit_api::workload::zds::{
 use ambit_identity::{Namespace, ServiceAccount};
 use prost::Message;
 
-use super::seqpacket::Packet;
-use crate::Error;
+use crate::{Error, seqpacket::Packet};
 
 /// The longest error text that is sent with an acknowledgement, so that it fits a packet.
 const MAX_ERROR: usize = 512;
@@ -203,6 +202,6 @@ mod tests {
 
     #[test]
     fn the_longest_error_fits_a_packet() {
-        assert!(ack(Err("ü".repeat(4096))).len() <= super::super::seqpacket::MAX_PACKET);
+        assert!(ack(Err("ü".repeat(4096))).len() <= crate::seqpacket::MAX_PACKET);
     }
 }

@@ -1,0 +1,75 @@
+//! Pods that ran before the agent did: nobody tells of their sandboxes, but their processes show whose they are and where.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use ambit_runtime::netns::NetNs;
+
+/// Finds pods that nobody told of.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// Where the processes of the node show.
+    pub proc: PathBuf,
+    /// The node's own network: pods on it are left out.
+    pub host: NetNs,
+}
+
+impl Before {
+    /// The network namespaces of these pods, by UID, as far as there is a process of theirs.
+    #[must_use]
+    pub fn find(&self, uids: &BTreeSet<&str>) -> BTreeMap<String, PathBuf> {
+        let entries = std::fs::read_dir(&self.proc).into_iter().flatten();
+        let mut processes: Vec<u32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        // The first process of a pod stays as long as the pod does.
+        processes.sort_unstable();
+        let mut found = BTreeMap::new();
+        for process in processes {
+            let directory = self.proc.join(process.to_string());
+            let Ok(cgroups) = std::fs::read_to_string(directory.join("cgroup")) else { continue };
+            let Some(uid) = uid(&cgroups).filter(|uid| uids.contains(uid.as_str())) else { continue };
+            let path = directory.join("ns/net");
+            if NetNs::open(&path).is_ok_and(|netns| netns != self.host) {
+                found.entry(uid).or_insert(path);
+            }
+        }
+        found
+    }
+}
+
+/// The UID of the pod that a process with these control groups belongs to: kubelets put `pod<uid>` into one part of the path, with
+/// underscores for hyphens where systemd makes the groups.
+fn uid(cgroups: &str) -> Option<String> {
+    let paths = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.flat_map(|path| path.split('/')).find_map(|part| {
+        let part = part.strip_suffix(".slice").unwrap_or(part);
+        let at = if part.starts_with("pod") { 0 } else { part.find("-pod")? + 1 };
+        let uid = part.get(at + 3..)?.replace('_', "-");
+        (!uid.is_empty()).then_some(uid)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uid_of_a_pod_is_read_however_its_groups_are_made() {
+        let id = "2f1c9e52-7d5c-4f0b-9d0e-0a4c1d2e3f40";
+        for cgroups in [
+            format!("0::/kubepods/burstable/pod{id}/2a3b\n"),
+            format!("0::/kubepods/pod{id}\n"),
+            format!(
+                "12:cpu:/a\n0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{}.slice/cri-2a.scope\n",
+                id.replace('-', "_")
+            ),
+            format!("0::/../kubepods-besteffort-pod{}.slice/cri-2a.scope", id.replace('-', "_")),
+        ] {
+            assert_eq!(uid(&cgroups).as_deref(), Some(id), "{cgroups}");
+        }
+        for cgroups in ["", "0::/", "0::/user.slice/podman-1.scope", "garbage", "0::/kubepods.slice/kubepods-pod.slice"] {
+            assert_eq!(uid(cgroups).filter(|uid| uid.len() > 20), None, "{cgroups}");
+        }
+    }
+}

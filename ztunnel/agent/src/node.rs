@@ -1,0 +1,293 @@
+//! The node: which sandboxes there are, which of them are to be captured, and that they are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ambit_runtime::netns::NetNs;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::{
+    Agent, Error, Handover, PodInfo,
+    discover::Before,
+    records::{Record, Records},
+    source::{PodFacts, PodSource},
+    status::{State, Statuses},
+};
+
+/// How long a pod that starts may be unknown to the source: the runtime may hear of it first.
+const UNKNOWN: Duration = Duration::from_secs(5);
+/// How long a pod that starts waits for a node proxy, for example while that is replaced.
+const PROXY: Duration = Duration::from_secs(10);
+/// How long a pod that is asked about may take to be as it should be.
+const CHECK: Duration = Duration::from_secs(3);
+/// Pause between two looks at the source.
+const LOOK: Duration = Duration::from_millis(500);
+/// Pause between two searches for pods that nobody told of.
+const SEARCH: Duration = Duration::from_secs(3);
+/// Pause between two looks of somebody who waits.
+const SOON: Duration = Duration::from_millis(50);
+
+/// What the CNI plugin tells of a pod: the document that Istio's plugin sends, and what ours adds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Event {
+    /// Where its network namespace shows.
+    pub netns: PathBuf,
+    /// Its name.
+    pub pod_name: String,
+    /// Its namespace.
+    pub pod_namespace: String,
+    /// The sandbox.
+    #[serde(rename = "ContainerID")]
+    pub container: String,
+    /// The UID of the Kubernetes object.
+    #[serde(rename = "PodUID")]
+    pub uid: String,
+}
+
+impl Event {
+    /// The name of the sandbox; that of its namespace's file where the plugin does not tell it.
+    fn container(&self) -> String {
+        match (self.container.as_str(), self.netns.file_name().and_then(|name| name.to_str())) {
+            ("", Some(name)) => name.to_owned(),
+            (container, _) => container.to_owned(),
+        }
+    }
+}
+
+/// The sandboxes of the node.
+pub struct Node {
+    agent: Agent,
+    source: Arc<dyn PodSource>,
+    records: Mutex<Records>,
+    excluded: Vec<String>,
+    before: Before,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Pods of `source` are captured by `agent`, except those of `excluded` namespaces. What was captured when the records were written
+    /// is captured again before this returns, whatever the source says: it is asked later, and then `before` is searched too.
+    pub async fn start(
+        agent: Agent,
+        source: Arc<dyn PodSource>,
+        records: Records,
+        excluded: Vec<String>,
+        before: Before,
+    ) -> Self {
+        let captured: Vec<Record> = records.all().filter(|record| record.captured).cloned().collect();
+        let node = Self { agent, source, records: Mutex::new(records), excluded, before };
+        for record in captured {
+            if let Err(error) = node.capture(&record).await {
+                tracing::warn!(pod = record.name, namespace = record.namespace, %error, "a pod from before is not captured yet");
+            }
+        }
+        node
+    }
+
+    /// The agent that captures.
+    #[must_use]
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod starts. When this returns well it may run: it is captured and a proxy has it, or it is not in the mesh.
+    ///
+    /// # Errors
+    /// When it is not known whether the pod is in the mesh, or it is and cannot be captured.
+    pub async fn started(&self, event: &Event) -> Result<(), Error> {
+        let netns = NetNs::open(&event.netns).map_err(Error::path("open the network namespace", &event.netns))?;
+        let facts = self.facts(event).await?;
+        let record = self.record(event.container(), &facts, &event.netns, &netns)?;
+        // Before the rules: an agent that dies in between captures it when it is back.
+        self.records().put(record.clone())?;
+        if !record.captured {
+            return self.agent.free(&netns).await;
+        }
+        if self.capture(&record).await? == Handover::Waiting {
+            let mut proxies = self.agent.proxies();
+            if tokio::time::timeout(PROXY, proxies.wait_for(|proxies| *proxies > 0)).await.is_err() {
+                return Err(Error::Refused("no node proxy is connected to the node agent".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, container: String, facts: &PodFacts, path: &Path, netns: &NetNs) -> Result<Record, Error> {
+        Ok(Record {
+            container,
+            uid: facts.uid.clone(),
+            namespace: facts.namespace.clone(),
+            name: facts.name.clone(),
+            service_account: facts.service_account.clone(),
+            netns: path.to_owned(),
+            inode: netns.inode(),
+            cookie: netns.cookie().map_err(Error::path("identify the network namespace", path))?,
+            captured: self.wanted(facts),
+            boot: self.records().boot().to_owned(),
+        })
+    }
+
+    /// A sandbox ends. That it is not known is no error.
+    pub async fn ended(&self, event: &Event) {
+        let removed = self.records().remove(&event.container());
+        if let Some(record) = removed {
+            self.agent.gone(&record.uid).await;
+        }
+    }
+
+    /// Whether a pod is as it should be, or soon is.
+    ///
+    /// # Errors
+    /// When it is in the mesh and not captured.
+    pub async fn checked(&self, event: &Event) -> Result<(), Error> {
+        let container = event.container();
+        let record = self.records().get(&container).cloned();
+        let record = record.ok_or_else(|| Error::Refused(format!("the sandbox {container} is not known")))?;
+        if !record.captured {
+            return Ok(());
+        }
+        let good = |statuses: &Statuses| {
+            let status = statuses.get(&record.uid);
+            status.is_some_and(|status| matches!(status.state, State::Captured | State::Repaired))
+        };
+        let mut statuses = self.agent.statuses();
+        if matches!(tokio::time::timeout(CHECK, statuses.wait_for(good)).await, Ok(Ok(_))) {
+            return Ok(());
+        }
+        Err(Error::Refused(match self.agent.statuses().borrow().get(&record.uid) {
+            Some(status) => format!("{}: {}", status.state.name(), status.reason),
+            None => "the pod is not captured".to_owned(),
+        }))
+    }
+
+    /// Follows the labels for ever: pods that enter the mesh are captured, those that leave it are let go.
+    pub async fn follow(&self) {
+        let mut searched = None::<Instant>;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.source.pods() {
+                Ok(pods) => {
+                    self.reconcile(&pods).await;
+                    if searched.is_none_or(|searched| searched.elapsed() > SEARCH) {
+                        searched = Some(Instant::now());
+                        self.search(&pods).await;
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the pods of the node cannot be read; all stay as they are"),
+            }
+        }
+    }
+
+    async fn reconcile(&self, pods: &[PodFacts]) {
+        let held = self.agent.pods();
+        let records: Vec<Record> = self.records().all().cloned().collect();
+        for mut record in records {
+            if record.open().is_none() {
+                self.records().remove(&record.container);
+                continue;
+            }
+            // A pod that the source does not know any more is ending: it stays as it is.
+            let Some(facts) = pods.iter().find(|facts| facts.uid == record.uid) else { continue };
+            let wanted = self.wanted(facts);
+            let done = match (wanted, held.contains(&record.uid)) {
+                (true, false) => {
+                    record.captured = true;
+                    self.capture(&record).await.map(drop)
+                }
+                (false, true) => self.agent.remove(&record.uid).await,
+                _ => Ok(()),
+            };
+            if let Err(error) = done {
+                tracing::warn!(pod = record.name, namespace = record.namespace, wanted, %error, "a pod's capture could not be changed");
+                continue;
+            }
+            let changed = self.records().get(&record.container).is_some_and(|now| now.captured != wanted);
+            if changed {
+                record.captured = wanted;
+                if let Err(error) = self.records().put(record) {
+                    tracing::warn!(%error, "a sandbox is not recorded");
+                }
+            }
+        }
+    }
+
+    /// Captures pods of the mesh that no runtime told of: they ran before the agent did.
+    async fn search(&self, pods: &[PodFacts]) {
+        let known: BTreeSet<String> = self.records().all().map(|record| record.uid.clone()).collect();
+        let unknown: BTreeMap<&str, &PodFacts> = pods
+            .iter()
+            .filter(|facts| self.wanted(facts) && !known.contains(&facts.uid))
+            .map(|facts| (facts.uid.as_str(), facts))
+            .collect();
+        if unknown.is_empty() {
+            return;
+        }
+        for (uid, path) in self.before.find(&unknown.keys().copied().collect()) {
+            let Some(facts) = unknown.get(uid.as_str()) else { continue };
+            let found = async {
+                let netns = NetNs::open(&path).map_err(Error::path("open the network namespace", &path))?;
+                let record = self.record(format!("found-{}", uid.replace('/', "_")), facts, &path, &netns)?;
+                self.records().put(record.clone())?;
+                self.capture(&record).await
+            };
+            match found.await {
+                Ok(_) => tracing::info!(uid, "a pod that ran before the agent is captured"),
+                Err(error) => tracing::warn!(uid, %error, "a pod that ran before the agent is not captured yet"),
+            }
+        }
+    }
+
+    fn wanted(&self, facts: &PodFacts) -> bool {
+        facts.enrolled && !self.excluded.contains(&facts.namespace)
+    }
+
+    /// What the source says of a pod that starts. A pod that it never heard of must not start: it may be in the mesh.
+    async fn facts(&self, event: &Event) -> Result<PodFacts, Error> {
+        let until = Instant::now() + UNKNOWN;
+        loop {
+            let pods = self.source.pods()?;
+            let it = |facts: &&PodFacts| {
+                (&facts.namespace, &facts.name) == (&event.pod_namespace, &event.pod_name)
+                    // An earlier pod of the same name may still be told of.
+                    && (event.uid.is_empty() || facts.uid == event.uid || facts.uid == format!("{}/{}", facts.namespace, facts.name))
+            };
+            if let Some(facts) = pods.iter().find(it) {
+                return Ok(facts.clone());
+            }
+            if Instant::now() > until {
+                let (namespace, name) = (&event.pod_namespace, &event.pod_name);
+                return Err(Error::Refused(format!(
+                    "the node agent does not know of pod {namespace}/{name}, nor whether it is in the mesh"
+                )));
+            }
+            tokio::time::sleep(SOON).await;
+        }
+    }
+
+    async fn capture(&self, record: &Record) -> Result<Handover, Error> {
+        let named = |what: &str| Error::Refused(format!("pod {}/{}: {what}", record.namespace, record.name));
+        let netns = record.open().ok_or_else(|| named("its network namespace is gone"))?;
+        let info = PodInfo {
+            uid: record.uid.clone(),
+            name: record.name.clone(),
+            namespace: record.namespace.parse().map_err(|error| named(&format!("{error}")))?,
+            service_account: record.service_account.parse().map_err(|error| named(&format!("{error}")))?,
+        };
+        self.agent.add_at(info, netns, Some(record.netns.clone())).await
+    }
+}

@@ -1,0 +1,191 @@
+//! The sandboxes of the node, on disk: what a restarted agent knows of pods that started before it.
+//!
+//! A record is believed only while the machine has not been started anew since, and while its path still shows the namespace it had:
+//! the numbers of namespaces begin again with every start of the machine.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use ambit_runtime::netns::NetNs;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Where the kernel says which start of the machine this is.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// One sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The runtime's name of it.
+    pub container: String,
+    /// The UID of its pod.
+    pub uid: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's service account.
+    pub service_account: String,
+    /// Where its network namespace shows.
+    pub netns: PathBuf,
+    /// Which namespace that was: its inode, which another one may get when it is gone, and its cookie, which none gets.
+    pub inode: u64,
+    /// See `inode`; 0 where the kernel gives none.
+    pub cookie: u64,
+    /// Whether it was captured: then it is again, before anything else is known.
+    pub captured: bool,
+    /// The start of the machine at which it was written.
+    pub boot: String,
+}
+
+/// All records, and their directory.
+#[derive(Debug)]
+pub struct Records {
+    directory: PathBuf,
+    boot: String,
+    all: BTreeMap<String, Record>,
+}
+
+impl Records {
+    /// Reads the records of a directory, which is made if needed. Those that cannot be believed are removed.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        std::fs::create_dir_all(directory).map_err(Error::path("make", directory))?;
+        let boot = std::fs::read_to_string(BOOT).map_err(Error::path("read", Path::new(BOOT)))?.trim().to_owned();
+        let mut records = Self { directory: directory.to_owned(), boot, all: BTreeMap::new() };
+        for entry in std::fs::read_dir(directory).map_err(Error::path("read", directory))? {
+            let path = entry.map_err(Error::path("read", directory))?.path();
+            let record = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+            match record {
+                Some(record) if record.boot == records.boot && record.open().is_some() => {
+                    records.all.insert(record.container.clone(), record);
+                }
+                _ => {
+                    tracing::info!(record = %path.display(), "a sandbox of an earlier time is forgotten");
+                    let _gone_already = std::fs::remove_file(&path);
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// The start of the machine.
+    #[must_use]
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// All records.
+    pub fn all(&self) -> impl Iterator<Item = &Record> {
+        self.all.values()
+    }
+
+    /// The record of a sandbox.
+    #[must_use]
+    pub fn get(&self, container: &str) -> Option<&Record> {
+        self.all.get(container)
+    }
+
+    /// Writes a record, in place of earlier ones of the same pod.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the name of the sandbox could not be a file's.
+    pub fn put(&mut self, record: Record) -> Result<(), Error> {
+        let name = &record.container;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(Error::Refused(format!("{name:?} is no name of a sandbox")));
+        }
+        let before: Vec<String> = self
+            .all()
+            .filter(|other| other.uid == record.uid && other.container != *name)
+            .map(|other| other.container.clone())
+            .collect();
+        before.iter().for_each(|container| _ = self.remove(container));
+        let path = self.directory.join(format!("{name}.json"));
+        let part = self.directory.join(format!(".{name}.part"));
+        let text = serde_json::to_vec(&record).map_err(|error| Error::path("write", &path)(error.into()))?;
+        std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path)).map_err(Error::path("write", &path))?;
+        self.all.insert(name.clone(), record);
+        Ok(())
+    }
+
+    /// Removes the record of a sandbox.
+    pub fn remove(&mut self, container: &str) -> Option<Record> {
+        let removed = self.all.remove(container)?;
+        let _gone_already = std::fs::remove_file(self.directory.join(format!("{container}.json")));
+        Some(removed)
+    }
+}
+
+impl Record {
+    /// The namespace, if its path still shows it.
+    #[must_use]
+    pub fn open(&self) -> Option<NetNs> {
+        let same = |netns: &NetNs| netns.inode() == self.inode && netns.cookie().is_ok_and(|cookie| cookie == self.cookie);
+        NetNs::open(&self.netns).ok().filter(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_outlives_the_agent_but_not_the_start_of_the_machine_nor_its_namespace() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut records = Records::open(directory.path()).unwrap();
+        let here = PathBuf::from("/proc/self/ns/net");
+        let record = |container: &str, change: fn(&mut Record)| {
+            let mut record = Record {
+                container: container.to_owned(),
+                uid: format!("u-{container}"),
+                namespace: "shop".to_owned(),
+                name: "web".to_owned(),
+                service_account: "web".to_owned(),
+                inode: NetNs::open(&here).unwrap().inode(),
+                cookie: NetNs::open(&here).unwrap().cookie().unwrap(),
+                netns: here.clone(),
+                captured: true,
+                boot: std::fs::read_to_string(BOOT).unwrap().trim().to_owned(),
+            };
+            change(&mut record);
+            record
+        };
+        records.put(record("good", |_| {})).unwrap();
+        records.put(record("rebooted", |record| record.boot = "before".to_owned())).unwrap();
+        records.put(record("reused", |record| record.inode += 1)).unwrap();
+        records.put(record("inode-reused", |record| record.cookie += 1)).unwrap();
+        records.put(record("gone", |record| record.netns = "/nowhere".into())).unwrap();
+        assert!(records.put(record("../out", |_| {})).is_err());
+        let again = Records::open(directory.path()).unwrap();
+        assert_eq!(again.all().map(|record| record.container.as_str()).collect::<Vec<_>>(), ["good"]);
+    }
+
+    #[test]
+    fn a_pods_new_sandbox_takes_the_place_of_its_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut records = Records::open(directory.path()).unwrap();
+        for container in ["one", "two"] {
+            let record = Record {
+                container: container.to_owned(),
+                uid: "u".to_owned(),
+                namespace: String::new(),
+                name: String::new(),
+                service_account: String::new(),
+                netns: "/proc/self/ns/net".into(),
+                inode: 1,
+                cookie: 1,
+                captured: false,
+                boot: String::new(),
+            };
+            records.put(record).unwrap();
+        }
+        assert!(records.get("one").is_none() && records.get("two").is_some());
+    }
+}

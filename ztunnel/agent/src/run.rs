@@ -1,0 +1,101 @@
+//! The program: sockets, pages, and the tasks that keep the node's pods captured.
+
+use std::{path::Path, sync::Arc};
+
+use ambit_runtime::{
+    admin::{Reply, Server},
+    drain,
+    netns::NetNs,
+    socket::{ListenOptions, listen},
+    telemetry::metrics_handle,
+};
+use tokio::sync::watch;
+
+use crate::{
+    Agent, Error, cni,
+    config::Config,
+    discover::Before,
+    node::Node,
+    probes,
+    records::Records,
+    rules::{Rules, table::Capture},
+    source::Directory,
+    status::{PodStatus, Statuses},
+};
+
+/// Runs the agent until `stop`. The pods keep their rules when it ends.
+///
+/// # Errors
+/// When a socket or a directory cannot be used, or no packet filter works.
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let metrics = metrics_handle()?;
+    let rules = Rules::new(config.backend, Capture { dns: config.dns });
+    tracing::info!(backend = rules.backend().await?, "the node agent runs");
+    let records = Records::open(&config.state)?;
+    let agent = Agent::listen(&config.zds_socket, rules)?;
+    let source = Arc::new(Directory::new(&config.pods));
+    let host = NetNs::current().map_err(Error::path("open", Path::new("/proc/self/ns/net")))?;
+    let before = Before { proc: config.proc, host: host.clone() };
+    let node = Arc::new(Node::start(agent, source, records, config.exclude_namespaces, before).await);
+    let asked = cni::bind(&config.cni_socket)?;
+    let (trigger, watch) = drain::channel();
+    let pages = Arc::clone(&node);
+    let admin = Server::new()
+        .with_metrics(metrics)
+        .get("/healthz/ready", |_| Reply::text("ready\n"))
+        .get("/pods", move |_| Reply::json(&*pages.agent().statuses().borrow()));
+    let address = config.admin;
+    let failed = |source| Error::path("serve pages at", Path::new(&address.to_string()))(source);
+    let admin = admin.run(listen(address, &ListenOptions::default()).map_err(failed)?, watch);
+    let statuses = async {
+        match &config.status {
+            Some(directory) => documents(directory, node.agent().statuses()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stop => {}
+        () = admin => {}
+        () = cni::serve(asked, Arc::clone(&node)) => {}
+        () = node.follow() => {}
+        () = probes::follow(&host, node.agent()) => {}
+        () = statuses => {}
+    }
+    trigger.begin();
+    let _gone_already = std::fs::remove_file(&config.cni_socket);
+    Ok(())
+}
+
+/// Keeps one document for each pod, for ever, and none of an earlier time.
+async fn documents(directory: &Path, mut statuses: watch::Receiver<Statuses>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "json") {
+            let _gone_already = std::fs::remove_file(entry.path());
+        }
+    }
+    let mut written = Statuses::new();
+    loop {
+        let now = statuses.borrow_and_update().clone();
+        for (uid, status) in &now {
+            if written.get(uid) != Some(status)
+                && let Err(error) = document(directory, status)
+            {
+                tracing::warn!(uid, %error, "the status of a pod is not written");
+            }
+        }
+        for uid in written.keys().filter(|uid| !now.contains_key(*uid)) {
+            let _gone_already = std::fs::remove_file(directory.join(format!("{}.json", uid.replace('/', "_"))));
+        }
+        written = now;
+        if statuses.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn document(directory: &Path, status: &PodStatus) -> std::io::Result<()> {
+    let name = status.uid.replace('/', "_");
+    let part = directory.join(format!(".{name}.part"));
+    std::fs::write(&part, serde_json::to_vec_pretty(status)?)?;
+    std::fs::rename(part, directory.join(format!("{name}.json")))
+}

@@ -1,0 +1,45 @@
+//! The node agent on real namespaces: its process, the CNI plugin's, pods, and a proxy of the test at the other end of the handover.
+//! Needs root or user namespaces and leaves nothing behind.
+
+mod carry;
+mod child;
+mod handover;
+mod plugin;
+mod proxy;
+mod repair;
+mod restart;
+mod talk;
+mod world;
+
+use std::process::ExitCode;
+
+use ambit_testbed::bed;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test on a runtime of its own.
+fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(body()).map_err(|error| Failed::from(format!("{error:?}")))
+    })
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = child::run() {
+        return code;
+    }
+    if let Err(error) = bed::enter() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let mut tests = Vec::new();
+    for filter in world::Filter::ALL {
+        let of_filter = carry::tests(filter).into_iter().chain(repair::tests(filter));
+        // Shown as ignored where the kernel or the programs are missing.
+        tests.extend(of_filter.map(|test| test.with_ignored_flag(!filter.works_here())));
+    }
+    tests.extend(handover::tests());
+    tests.extend(restart::tests());
+    tests.extend(plugin::tests());
+    libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
+}

@@ -1,0 +1,327 @@
+//! A node with an agent, its pods as files and namespaces, and what a container runtime and a user would do, in a few lines each.
+
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use ambit_runtime::netns::NetNs;
+use ambit_testbed::{Bed, BedConfig, Command, Node, Output, Place, Pod, PodSpec, Process};
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    child,
+    proxy::Proxy,
+    talk::{PORT, Talk, first_line, serve},
+};
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Pause between two looks of somebody who waits.
+pub const SOON: Duration = Duration::from_millis(20);
+
+/// Packet filters that nodes have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filter {
+    Nftables,
+    LegacyIptables,
+    IptablesOverNftables,
+}
+
+impl Filter {
+    pub const ALL: [Self; 3] = [Self::Nftables, Self::LegacyIptables, Self::IptablesOverNftables];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::LegacyIptables => "iptables-legacy",
+            Self::IptablesOverNftables => "iptables-nft",
+        }
+    }
+
+    pub fn works_here(self) -> bool {
+        let listed = |program: &str| {
+            let mut command = std::process::Command::new(program);
+            command.args(["-t", "nat", "-S"]).stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        };
+        // Removing the rules by hand needs `nft`; the agent itself runs no program for nftables.
+        match self {
+            Self::Nftables => std::process::Command::new("nft").arg("--version").output().is_ok(),
+            other => listed(other.name()) && listed(&other.name().replacen("ip", "ip6", 1)),
+        }
+    }
+}
+
+/// One node with an agent, and another node with a server that is not in the mesh.
+pub struct World {
+    pub bed: Bed,
+    pub node: Node,
+    pub agent: Option<Process>,
+    /// Seconds that the plugin waits for the agent.
+    pub plugin_patience: u64,
+    filter: Filter,
+    far: Pod,
+}
+
+impl World {
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(Filter::Nftables).await
+    }
+
+    pub async fn start_with(filter: Filter) -> anyhow::Result<Self> {
+        let bed = Bed::new(BedConfig::default()).await?;
+        let (node, other) = (bed.add_node("node-1").await?, bed.add_node("node-2").await?);
+        for name in ["pods", "netns", "status", "state", "proc"] {
+            std::fs::create_dir_all(node.dir().join(name))?;
+        }
+        let far = other.add_pod(PodSpec::new("outside", "far")).await?;
+        serve(&far)?;
+        let mut world = Self { bed, node, agent: None, plugin_patience: 30, filter, far };
+        world.start_agent().await?;
+        Ok(world)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.node.dir().join(name)
+    }
+
+    pub async fn start_agent(&mut self) -> anyhow::Result<()> {
+        let path = |name: &str| self.path(name).into_os_string();
+        let mut command = Command::this_program().name("node-agent").arg(child::AGENT);
+        for (flag, name) in [
+            ("--zds-socket", "zds.sock"),
+            ("--cni-socket", "cni.sock"),
+            ("--pods", "pods"),
+            ("--state", "state"),
+            ("--status", "status"),
+            ("--proc", "proc"),
+        ] {
+            command = command.arg(flag).arg(path(name));
+        }
+        command = command.args(["--backend", if self.filter == Filter::Nftables { "nftables" } else { "iptables" }]);
+        if self.filter != Filter::Nftables {
+            command = command.env("PATH", self.programs()?);
+        }
+        self.agent = Some(self.node.spawn(command.output(Output::File(self.path("agent.log"))))?);
+        let until = Instant::now() + PATIENCE;
+        while tokio::net::UnixStream::connect(self.path("cni.sock")).await.is_err() {
+            ensure!(Instant::now() < until, "no agent: {}", self.log());
+            tokio::time::sleep(SOON).await;
+        }
+        Ok(())
+    }
+
+    /// A directory with the programs of one variant of iptables and nothing else.
+    fn programs(&self) -> anyhow::Result<PathBuf> {
+        let dir = self.path("programs");
+        std::fs::create_dir_all(&dir)?;
+        let variant = self.filter.name().trim_start_matches("ip");
+        for name in ["ip", "ip6"].iter().flat_map(|ip| ["save", "restore"].map(|what| format!("{ip}{variant}-{what}"))) {
+            let found = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(|dir| PathBuf::from(dir).join(&name));
+            let found = found.into_iter().find(|path| path.exists()).with_context(|| format!("no {name}"))?;
+            match std::os::unix::fs::symlink(found, dir.join(name)) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(dir)
+    }
+
+    /// As if the agent crashed.
+    pub async fn kill_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.kill();
+            agent.wait().await;
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    /// A proxy that has been told of all pods.
+    pub async fn proxy(&self, name: &'static str) -> anyhow::Result<Proxy> {
+        let proxy = Proxy::connect(&self.path("zds.sock"), name).await?;
+        proxy.wait_for("snapshot").await.with_context(|| self.log())?;
+        Ok(proxy)
+    }
+
+    /// The server on the other node.
+    pub fn far(&self) -> [SocketAddr; 2] {
+        self.far.ips().map(|ip| SocketAddr::new(ip, PORT))
+    }
+
+    /// Connects to `to` from the other node.
+    pub async fn called_from_far(&self, to: SocketAddr) -> anyhow::Result<Talk> {
+        Talk::open(&self.far, to).await
+    }
+
+    /// A pod's namespace and its server, without anybody being told of it.
+    pub async fn sandbox(&self, name: &str) -> anyhow::Result<Pod> {
+        let pod = self.node.add_pod(PodSpec::new("shop", name)).await?;
+        serve(&pod)?;
+        self.show(name, pod.netns())?;
+        Ok(pod)
+    }
+
+    /// Makes a namespace show at the path that the runtime gives the pod of this name.
+    pub fn show(&self, name: &str, netns: &NetNs) -> anyhow::Result<()> {
+        let path = self.netns_path(name);
+        let part = path.with_extension("part");
+        std::os::unix::fs::symlink(shown(netns), &part)?;
+        Ok(std::fs::rename(part, path)?)
+    }
+
+    /// A process of a pod, as the node sees it.
+    pub fn process(&self, number: u32, name: &str, netns: &NetNs) -> anyhow::Result<()> {
+        let directory = self.path("proc").join(number.to_string());
+        std::fs::create_dir_all(directory.join("ns"))?;
+        std::os::unix::fs::symlink(shown(netns), directory.join("ns/net"))?;
+        Ok(std::fs::write(directory.join("cgroup"), format!("0::/kubepods/burstable/pod{}/2a3b\n", uid(name)))?)
+    }
+
+    pub fn netns_path(&self, name: &str) -> PathBuf {
+        self.path("netns").join(name)
+    }
+
+    /// What the API server has of a pod.
+    pub fn object(&self, name: &str, mode: Option<&str>, host_network: bool) -> anyhow::Result<()> {
+        let labels = mode.map(|mode| json!({ "istio.io/dataplane-mode": mode }));
+        let pod = json!({
+            "kind": "Pod",
+            "metadata": { "namespace": "shop", "name": name, "uid": uid(name), "labels": labels },
+            "spec": { "serviceAccountName": name, "hostNetwork": host_network },
+        });
+        let part = self.path("pods").join(format!(".{name}"));
+        std::fs::write(&part, pod.to_string())?;
+        Ok(std::fs::rename(part, self.path("pods").join(format!("{name}.json")))?)
+    }
+
+    /// A pod in the mesh, started as a runtime starts it.
+    pub async fn pod(&self, name: &str) -> anyhow::Result<Pod> {
+        self.object(name, Some("ambient"), false)?;
+        let pod = self.sandbox(name).await?;
+        let (printed, well) = self.plugin("ADD", name).await?;
+        ensure!(well, "the pod does not start: {printed}\n{}", self.log());
+        Ok(pod)
+    }
+
+    /// Runs the CNI plugin: what it printed, and whether the runtime may go on.
+    pub async fn plugin(&self, command: &str, name: &str) -> anyhow::Result<(Value, bool)> {
+        self.plugin_in("shop", command, name).await
+    }
+
+    pub async fn plugin_in(&self, namespace: &str, command: &str, name: &str) -> anyhow::Result<(Value, bool)> {
+        let patience = self.plugin_patience;
+        let configuration = json!({
+            "cniVersion": "1.0.0", "name": "pods", "type": "ambit-cni", "agentSocket": self.path("cni.sock"), "timeoutSeconds": patience,
+            "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0" }], "ips": [] },
+        });
+        let pod = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={}", uid(name));
+        let plugin = Command::this_program()
+            .arg(child::PLUGIN)
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", format!("sandbox-{name}"))
+            .env("CNI_NETNS", self.netns_path(name))
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_ARGS", pod)
+            .output(Output::Piped)
+            .stdin_piped();
+        let plugin = self.node.spawn(plugin)?;
+        let mut stdin = plugin.take_stdin().context("no input")?;
+        stdin.write_all(configuration.to_string().as_bytes()).await?;
+        drop(stdin);
+        let done = plugin.finish().await?;
+        let printed = if done.stdout.is_empty() { Value::Null } else { serde_json::from_str(&done.stdout)? };
+        Ok((printed, done.status.success()))
+    }
+
+    /// The status document of a pod, if there is one.
+    pub fn status(&self, name: &str) -> Option<Value> {
+        let text = std::fs::read(self.path("status").join(format!("{}.json", uid(name)))).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Waits until the status of a pod is as wanted.
+    pub async fn until(&self, name: &str, what: &str, wanted: impl Fn(Option<&Value>) -> bool) -> anyhow::Result<Option<Value>> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(name);
+            if wanted(status.as_ref()) {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < until, "{name} never was {what}: {status:?}\n{}", self.log());
+            tokio::time::sleep(SOON).await;
+        }
+    }
+
+    pub async fn until_state(&self, name: &str, state: &str) -> anyhow::Result<Value> {
+        let status = self.until(name, state, |status| status.is_some_and(|status| status["state"] == state)).await?;
+        status.context("no status")
+    }
+
+    /// Runs a program in a place, which must end well.
+    pub async fn run(&self, place: &Place, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        let done = place.run(Command::new(program).args(arguments)).await?;
+        ensure!(done.status.success(), "{program} {arguments:?}: {}", done.stderr);
+        Ok(done.stdout)
+    }
+
+    /// Removes the capture rules of a pod as somebody with the right to would.
+    pub async fn flush(&self, pod: &Pod) -> anyhow::Result<()> {
+        match self.filter {
+            Filter::Nftables => drop(self.run(pod, "nft", &["flush", "ruleset"]).await?),
+            other => {
+                for program in [other.name().to_owned(), other.name().replacen("ip", "ip6", 1)] {
+                    for table in ["raw", "mangle", "nat", "filter"] {
+                        self.run(pod, &program, &["-t", table, "-F"]).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the packet filter of a pod has that is ours.
+    pub async fn rules(&self, pod: &Pod) -> anyhow::Result<String> {
+        let listed = match self.filter {
+            Filter::Nftables => self.run(pod, "nft", &["list", "ruleset"]).await?,
+            other => {
+                let mut all = String::new();
+                for program in [other.name().to_owned(), other.name().replacen("ip", "ip6", 1)] {
+                    all += &self.run(pod, &format!("{program}-save"), &[]).await?;
+                }
+                all
+            }
+        };
+        Ok(listed)
+    }
+
+    /// Waits until a pod's connections to the other node begin like this.
+    pub async fn until_first_line(&self, pod: &Pod, wanted: &str) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let found = first_line(pod, self.far()[0]).await;
+            if found.as_ref().is_ok_and(|line| line.starts_with(wanted)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "never {wanted:?}: {found:?}\n{}", self.log());
+            tokio::time::sleep(SOON).await;
+        }
+    }
+}
+
+/// A path that shows a namespace as long as this process holds it.
+fn shown(netns: &NetNs) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd())
+}
+
+pub fn uid(name: &str) -> String {
+    format!("uid-{name}")
+}

@@ -1,0 +1,66 @@
+//! The CNI plugin of the mesh: the last of a chain, it tells the node agent of every pod that starts or ends, and lets a pod start only
+//! when the agent says so.
+//!
+//! It changes nothing itself and decides nothing: which pods are in the mesh the agent knows. So when the agent does not answer, no pod
+//! of the node starts, labelled or not, except those of the namespaces that the configuration excludes; a labelled one would be in
+//! clear. Pods on the host's network never come by here.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`asked`] | what the runtime asks: environment and configuration |
+//! | [`agent`] | one request to the agent's socket |
+//! | [`answer`] | results and errors as the CNI specification has them |
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod answer;
+pub mod asked;
+
+use answer::{Answer, Failure};
+use asked::{Asked, Command};
+
+/// Does what the runtime asks: `environment` are the `CNI_*` variables, `configuration` is what came on standard input.
+#[must_use]
+pub fn run(environment: impl Fn(&str) -> Option<String>, configuration: &str) -> Answer {
+    let asked = match Asked::read(environment, configuration) {
+        Ok(asked) => asked,
+        Err(failure) => return failure.answer(asked::NEWEST),
+    };
+    let version = asked.version.clone();
+    match act(asked) {
+        Ok(printed) => Answer { printed, status: 0 },
+        Err(failure) => failure.answer(&version),
+    }
+}
+
+fn act(asked: Asked) -> Result<String, Failure> {
+    match asked.command {
+        Command::Version => Ok(answer::versions(&asked.version)),
+        Command::Status => agent::ask(&asked, "GET", "/status", None).map(|()| String::new()).map_err(Failure::not_available),
+        // What the agent holds it verifies by itself, against what the runtime shows.
+        Command::Gc => Ok(String::new()),
+        Command::Add => {
+            let result = asked.previous.as_ref().ok_or_else(Failure::alone)?.to_string();
+            if asked.for_the_agent() {
+                agent::ask(&asked, "POST", "/cmdadd", Some(asked.event()))?;
+            }
+            Ok(result)
+        }
+        Command::Check => {
+            if asked.for_the_agent() {
+                agent::ask(&asked, "POST", "/cmdcheck", Some(asked.event()))?;
+            }
+            Ok(String::new())
+        }
+        Command::Delete => {
+            // A pod must be able to go. An agent that is away finds out by itself that it is gone.
+            if asked.for_the_agent()
+                && let Err(failure) = agent::ask(&asked, "POST", "/cmddel", Some(asked.event()))
+            {
+                eprintln!("ambit-cni: {}", failure.message);
+            }
+            Ok(String::new())
+        }
+    }
+}
