@@ -40,6 +40,13 @@ pub struct Config {
     /// Trust domain of the mesh.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
+    /// File with the revocation lists of the mesh's authorities, PEM; followed as it changes. None are heeded if not set.
+    #[arg(long, env = "CRL_FILE")]
+    pub crl: Option<PathBuf>,
+    /// Accept certificates of authorities without a revocation list, and heed lists whose time is over. As long as this is not set,
+    /// both are refused, and so is everybody when no list can be read.
+    #[arg(long, env = "CRL_LISTED_ONLY")]
+    pub crl_listed_only: bool,
     /// Where tunnels are accepted.
     #[arg(long, default_value = "[::]:15008")]
     pub hbone: SocketAddr,

@@ -11,7 +11,10 @@ use ambit_runtime::{
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, metrics_handle},
 };
-use ambit_tls::{CaClient, CaConfig, StoreConfig, SvidStore, control_plane};
+use ambit_tls::{
+    CaClient, CaConfig, Retirements, StoreConfig, SvidStore, control_plane, follow_roots,
+    revocation::{Follower, Unlisted},
+};
 use ambit_xds::client::{Credentials, Subscriptions, Target};
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -26,6 +29,8 @@ use crate::{
 
 /// How often connections that wait too long are looked for.
 const SWEEP: Duration = Duration::from_secs(15);
+/// The longest that a connection to an endpoint takes to be made: TCP and TLS, with some grace.
+const DIAL: Duration = Duration::from_secs(30);
 /// How long to wait before the first certificate is asked for again.
 const CERTIFICATE_RETRY: Duration = Duration::from_millis(500);
 /// How long the admin pages may take to end.
@@ -50,13 +55,18 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let control = control_plane::ControlPlane::new(&config.ca_address, &config.ca_root);
     let token = control_plane::Credentials::new(&config.token, &config.cluster_id);
     let ca = CaClient::new(CaConfig::new(control, token, false))?;
-    let certificates = SvidStore::new(Arc::new(ca), StoreConfig::default());
+    let mut tasks = JoinSet::new();
+    let certificates = StoreConfig::default();
+    if let Some(file) = config.crl.clone() {
+        let unlisted = if config.crl_listed_only { Unlisted::Accepted } else { Unlisted::Refused };
+        tasks.spawn(Follower::load(file, unlisted, certificates.trust.clone()).await.run());
+    }
+    let certificates = SvidStore::new(Arc::new(ca), certificates);
     let wanted = Subscriptions::new();
     let store = Store::new(wanted.clone());
     let proxy = Proxy::new(store.published(), identity.clone(), certificates.clone(), telemetry.clone(), Limits::default());
     let (trigger, watch) = drain::channel();
     let (admin_trigger, admin_watch) = drain::channel();
-    let mut tasks = JoinSet::new();
 
     let node = format!("waypoint~{}~{}.{ns}~{ns}.svc.cluster.local", config.pod_ip, config.pod(), ns = config.namespace);
     let metadata = [
@@ -79,6 +89,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
         xds_task.done();
     });
     tasks.spawn(first_certificate(certificates.clone(), identity.clone(), certificate_task));
+    tasks.spawn(follow_roots(config.ca_root.clone(), certificates.clone()));
+    tasks.spawn(retire(proxy.clone()));
     tasks.spawn(sweep(proxy.http.clone()));
     let config_dump = store.clone();
     let admin = Server::new()
@@ -111,6 +123,20 @@ async fn first_certificate(certificates: SvidStore, identity: SpiffeId, task: Ta
         tokio::time::sleep(CERTIFICATE_RETRY).await;
     }
     task.done();
+}
+
+/// Has new requests take new connections when the certificate is renewed or whom we believe has changed, and ends those to a peer whose
+/// certificate was taken back.
+async fn retire(proxy: Arc<Proxy>) {
+    let mut retirements = Retirements::new(proxy.certificates.clone(), DIAL);
+    while retirements.next().await.is_some() {
+        proxy.tunnels.forget(&proxy.identity);
+        proxy.http.retire();
+        let ended = proxy.tunnels.cut(|_, peer| peer.is_some_and(|peer| proxy.certificates.trust().revokes(peer)));
+        if ended > 0 {
+            tracing::warn!(connections = ended, "connections were ended, because their peers' certificates are revoked");
+        }
+    }
 }
 
 /// Closes connections to endpoints that wait too long, for as long as the program runs.

@@ -13,8 +13,10 @@ pub fn reason(error: &PeerError) -> Reason {
     match error {
         PeerError::NoCertificate => Reason::PeerNoCertificate,
         PeerError::UnknownAuthority => Reason::PeerUntrusted,
-        PeerError::Expired => Reason::PeerExpired,
-        PeerError::NotYetValid => Reason::PeerNotYetValid,
+        PeerError::Expired { .. } => Reason::PeerExpired,
+        PeerError::NotYetValid { .. } => Reason::PeerNotYetValid,
+        PeerError::Revoked => Reason::PeerRevoked,
+        PeerError::RevocationUnknown(_) => Reason::PeerRevocationUnknown,
         PeerError::WrongTrustDomain { .. } => Reason::PeerTrustDomain,
         PeerError::UnexpectedIdentity { .. } => Reason::PeerIdentityMismatch,
         PeerError::NoIdentity(_) => Reason::PeerIdentityInvalid,

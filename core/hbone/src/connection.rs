@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use ambit_tls::Presented;
 use http::{HeaderMap, StatusCode};
 use tokio::{net::TcpStream, time::Instant};
 
@@ -24,6 +25,8 @@ use crate::{
 pub(crate) struct Connection {
     link: Arc<Link>,
     pub(crate) made: Instant,
+    /// Who is at the other end.
+    pub(crate) presented: Option<Presented>,
 }
 
 /// A place for one tunnel in a connection; given back when dropped.
@@ -49,8 +52,9 @@ impl Connection {
             preface: None,
             idle: Some(idle),
         };
+        let presented = io.presented().cloned();
         let driver = Driver::new(io, Role::Client, &config.settings, times);
-        (Self { link: Arc::clone(driver.link()), made: Instant::now() }, driver)
+        (Self { link: Arc::clone(driver.link()), made: Instant::now(), presented }, driver)
     }
 
     /// Takes a place unless the connection is full (of `limit`, or of what the peer allows) or closed.

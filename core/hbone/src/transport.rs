@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use ambit_tls::Presented;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
@@ -44,6 +45,11 @@ pub trait Transport: Unpin + Send + 'static {
     /// When the transport fails.
     fn poll_write(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> Poll<io::Result<usize>>;
 
+    /// The certificates that the peer has proven to be its own, if there are any.
+    fn presented(&self) -> Option<&Presented> {
+        None
+    }
+
     /// Says that no more bytes come.
     ///
     /// # Errors
@@ -78,6 +84,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for ambit_tls
 
     fn poll_write(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> Poll<io::Result<usize>> {
         Self::poll_write(self, cx, sealed)
+    }
+
+    fn presented(&self) -> Option<&Presented> {
+        Some(Self::presented(self))
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

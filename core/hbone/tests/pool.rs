@@ -222,7 +222,7 @@ async fn connections_of_one_network_namespace_are_not_used_in_another_and_are_re
     assert_eq!(client.dials(), 3, "one that is retired takes no more tunnels, others do");
     works(&mut first).await;
     // Also the connection that takes no more.
-    client.pool.cut(|key| key.netns == Some(1));
+    client.pool.cut(|key, _| key.netns == Some(1));
     for tunnel in [&mut first, &mut third] {
         assert!(timeout(Duration::from_secs(10), tunnel.read(&mut [0])).await.unwrap().is_err());
     }

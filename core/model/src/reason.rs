@@ -78,6 +78,10 @@ reasons! {
     PeerExpired => "peer_expired",
     /// The peer's certificate is not valid yet.
     PeerNotYetValid => "peer_not_yet_valid",
+    /// The peer's certificate was taken back by its authority.
+    PeerRevoked => "peer_revoked",
+    /// It is not known whether the peer's certificate was taken back.
+    PeerRevocationUnknown => "peer_revocation_unknown",
     /// The peer belongs to another trust domain.
     PeerTrustDomain => "peer_trust_domain",
     /// The peer's certificate has no usable SPIFFE identity.

@@ -11,8 +11,9 @@ use std::{
 use ambit_identity::{SpiffeId, TrustDomain};
 use async_trait::async_trait;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -21,18 +22,23 @@ use crate::{CertificateRequest, Svid, SvidSource, TlsError, files};
 
 /// How long a workload's certificate lives unless asked otherwise (wire contract, section 3).
 pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
-/// How far back validity begins, for peers whose clock is behind.
-pub const BACKDATE: Duration = Duration::from_mins(2);
+/// How far back validity begins, for peers whose clock is behind the authority's. Clocks of the mesh may differ by half of this.
+pub const BACKDATE: Duration = Duration::from_mins(10);
 const ROOT_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// File of the root's private key in the state directory.
 pub const KEY_FILE: &str = "root-key.pem";
 /// File of the root certificate in the state directory.
 pub const CERTIFICATE_FILE: &str = "root-cert.pem";
 
+/// File of further roots in the state directory, PEM: the next one, before it signs, or the last one, while its certificates live.
+pub const FURTHER_ROOTS_FILE: &str = "further-roots.pem";
+
 /// A root key that signs certificates of workloads and of the control plane itself.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root_pem: String,
+    /// [`Self::root_pem`], and the further roots that are believed.
+    bundle: String,
     max_lifetime: Duration,
     backdate: Duration,
 }
@@ -78,7 +84,20 @@ impl Authority {
         })?;
         let key = KeyPair::from_pem(&key_pem)?;
         let root = files::create_or_read(&directory.join(CERTIFICATE_FILE), files::PUBLIC, || self_signed(&key, trust_domain))?;
-        Self::from_pem(&root, key)
+        let authority = Self::from_pem(&root, key)?;
+        let further = directory.join(FURTHER_ROOTS_FILE);
+        if further.exists() { authority.with_further_roots(&files::read(&further)?) } else { Ok(authority) }
+    }
+
+    /// Has the mesh believe these roots too (PEM). Roots change in three steps, each at least one lifetime of a certificate after the
+    /// one before: the old root signs and both are believed; the new root signs and both are believed; only the new root is left.
+    ///
+    /// # Errors
+    /// When one of them is no certificate.
+    pub fn with_further_roots(mut self, pem: &str) -> Result<Self, TlsError> {
+        crate::svid::root_store(pem)?;
+        self.bundle = format!("{}\n{}", self.root_pem.trim_end(), pem);
+        Ok(self)
     }
 
     fn from_pem(root_pem: &str, key: KeyPair) -> Result<Self, TlsError> {
@@ -89,7 +108,8 @@ impl Authority {
             return Err(TlsError::malformed("root certificate", "it does not belong to the root key"));
         }
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        Ok(Self { issuer, root_pem: root_pem.to_owned(), max_lifetime: DEFAULT_LIFETIME, backdate: BACKDATE })
+        let (root_pem, bundle) = (root_pem.to_owned(), root_pem.to_owned());
+        Ok(Self { issuer, root_pem, bundle, max_lifetime: DEFAULT_LIFETIME, backdate: BACKDATE })
     }
 
     /// Lowers or raises the longest lifetime that [`Authority::sign`] grants (24 h unless set).
@@ -99,17 +119,23 @@ impl Authority {
         self
     }
 
-    /// Changes how far back validity begins (2 min unless set).
+    /// Changes how far back validity begins ([`BACKDATE`] unless set).
     #[must_use]
     pub fn with_backdate(mut self, backdate: Duration) -> Self {
         self.backdate = backdate;
         self
     }
 
-    /// The root certificate, PEM.
+    /// The certificate of the root that signs, PEM.
     #[must_use]
     pub fn root_pem(&self) -> &str {
         &self.root_pem
+    }
+
+    /// All roots that are believed, the one that signs first, PEM.
+    #[must_use]
+    pub fn bundle_pem(&self) -> &str {
+        &self.bundle
     }
 
     /// Signs a PEM request for `id`. The signature on the request is checked; of its content only the public key is used, the name
@@ -130,7 +156,7 @@ impl Authority {
         let both = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         request.params = self.leaf(vec![wanted], both, lifetime);
         let leaf = request.signed_by(&self.issuer)?;
-        Ok(vec![leaf.pem(), self.root_pem.clone()])
+        Ok(vec![leaf.pem(), self.bundle.clone()])
     }
 
     /// A certificate and key for a server with these names, each a DNS name or an IP address.
@@ -149,6 +175,34 @@ impl Authority {
         let params = self.leaf(alternatives, vec![ExtendedKeyUsagePurpose::ServerAuth], lifetime);
         let leaf = params.signed_by(&key, &self.issuer)?;
         Ok(ServingCertificate { certificate_pem: leaf.pem(), key_pem: key.serialize_pem() })
+    }
+
+    /// A revocation list with these serial numbers (hexadecimal, [`Svid::serial`]), PEM, that is to be replaced within `lifetime`.
+    ///
+    /// # Errors
+    /// When a serial number is none.
+    pub fn revocation_list(&self, serials: &[&str], lifetime: Duration) -> Result<String, TlsError> {
+        let now = SystemTime::now();
+        let revoked = |hex: &&str| {
+            let byte = |at| hex.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            let bytes: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
+            let serial = bytes.ok_or_else(|| TlsError::malformed("serial number", hex))?;
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(&serial),
+                revocation_time: now.into(),
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let list = CertificateRevocationListParams {
+            this_update: (now - self.backdate).into(),
+            next_update: (now + lifetime).into(),
+            crl_number: serial(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect::<Result<_, TlsError>>()?,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.issuer)?.pem()?)
     }
 
     fn leaf(&self, names: Vec<SanType>, usages: Vec<ExtendedKeyUsagePurpose>, lifetime: Duration) -> CertificateParams {

@@ -4,6 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use ambit_identity::SpiffeId;
 
+use crate::clock;
+
 /// A failure on our side: a file, a key, the certificate authority. What is wrong with a *peer* is a [`crate::PeerError`].
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TlsError {
@@ -33,8 +35,8 @@ pub enum TlsError {
         /// What came, as text because it may not be an identity at all.
         got: String,
     },
-    /// The authority answered with a certificate that is not valid now.
-    #[error("the certificate of {id} is not valid now (from {} to {})", unix(*not_before), unix(*not_after))]
+    /// A certificate of ours is not valid now.
+    #[error("the certificate of {id} (valid from {} to {}) is not valid: {how}", unix(*not_before), unix(*not_after))]
     NotValidNow {
         /// Whose certificate.
         id: SpiffeId,
@@ -42,6 +44,8 @@ pub enum TlsError {
         not_before: SystemTime,
         /// End of validity.
         not_after: SystemTime,
+        /// How that lies to the clock, in words.
+        how: String,
     },
     /// The control plane cannot be reached.
     #[error("connect to {address}: {detail}")]
@@ -76,6 +80,10 @@ pub enum TlsError {
 impl TlsError {
     pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>, cause: std::io::Error) -> Self {
         Self::File { action, path: path.into(), cause: Arc::new(cause) }
+    }
+
+    pub(crate) fn not_valid(id: &SpiffeId, (not_before, not_after): (SystemTime, SystemTime), now: SystemTime) -> Self {
+        Self::NotValidNow { id: id.clone(), not_before, not_after, how: clock::describe(not_before, not_after, now) }
     }
 
     pub(crate) fn malformed(what: &'static str, detail: impl std::fmt::Display) -> Self {

@@ -41,7 +41,7 @@ pub type ServerStream<T> = Stream<T>;
 /// # Errors
 /// When the certificate cannot be used, which a checked [`Svid`] does not cause.
 pub fn client_config(svid: &Svid, expected: &[SpiffeId]) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = ServerIdentityVerifier::new(Arc::clone(svid.roots()), expected.to_vec());
+    let verifier = ServerIdentityVerifier::new(svid.trust().clone(), expected.to_vec());
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -62,7 +62,7 @@ pub fn client_config(svid: &Svid, expected: &[SpiffeId]) -> Result<Arc<ClientCon
 pub fn server_config(svid: &Svid, aliases: &[TrustDomain]) -> Result<Arc<ServerConfig>, TlsError> {
     let mut accepted = vec![svid.id().trust_domain().clone()];
     accepted.extend(aliases.iter().cloned());
-    let verifier = ClientIdentityVerifier::new(Arc::clone(svid.roots()), accepted)?;
+    let verifier = ClientIdentityVerifier::new(svid.trust().clone(), accepted);
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))

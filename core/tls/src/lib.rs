@@ -13,24 +13,32 @@
 
 pub mod authority;
 mod ca;
+mod clock;
 pub mod control_plane;
 mod error;
 mod files;
 pub mod handshake;
+mod keeper;
 mod peer;
 mod provider;
+mod retire;
+pub mod revocation;
 mod rotation;
 mod store;
 mod stream;
 mod svid;
 pub mod token;
+mod trust;
 mod verify;
 
 pub use ca::{CaClient, CaConfig};
+pub use clock::{SystemClock, WallClock};
 pub use error::TlsError;
 pub use handshake::{client_config, server_config};
-pub use peer::{PeerError, peer_identity};
+pub use peer::{PeerError, Presented, peer_identity};
 pub use provider::provider;
+pub use retire::{Retirements, follow_roots};
 pub use store::{StoreConfig, SvidStatus, SvidStore};
 pub use stream::Stream;
 pub use svid::{CertificateRequest, PemSvid, Svid, SvidSource};
+pub use trust::Trust;

@@ -1,13 +1,18 @@
 //! Why a peer was refused, and who an accepted peer is.
 
-use std::{error::Error, fmt, io, sync::Arc};
+use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use ambit_identity::{SpiffeId, TrustDomain};
-use rustls::{AlertDescription, CertificateError, CommonState, pki_types::CertificateDer};
+use rustls::{
+    AlertDescription, CertificateError, CommonState,
+    pki_types::{CertificateDer, UnixTime},
+};
 use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer, X509Certificate},
 };
+
+use crate::clock;
 
 /// Why a TLS handshake with a peer failed. The text is one sentence for a log; [`PeerError::label`] is for a metric.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,11 +24,17 @@ pub enum PeerError {
     #[error("unknown authority: the certificate is not under the roots of this mesh")]
     UnknownAuthority,
     /// The certificate's validity is over.
-    #[error("expired certificate")]
-    Expired,
+    #[error("expired certificate: it expired {} ago{}", clock::whole(*ago), clock::hint(*ago))]
+    Expired {
+        /// For how long, by our clock.
+        ago: Duration,
+    },
     /// The certificate's validity has not begun.
-    #[error("certificate is not valid yet")]
-    NotYetValid,
+    #[error("certificate is not valid yet: it will be in {}{}", clock::whole(*left), clock::hint(*left))]
+    NotYetValid {
+        /// In what time it does, by our clock.
+        left: Duration,
+    },
     /// The certificate is from another trust domain.
     #[error("trust domain \"{got}\" is not {}", quoted(expected))]
     WrongTrustDomain {
@@ -40,6 +51,12 @@ pub enum PeerError {
         /// Who was expected.
         expected: Vec<SpiffeId>,
     },
+    /// The certificate, or one above it, was taken back by its authority.
+    #[error("revoked certificate: its authority has taken it back")]
+    Revoked,
+    /// It cannot be said whether the certificate was taken back, and then it is refused.
+    #[error("revocation unknown: {0}")]
+    RevocationUnknown(String),
     /// The certificate names no workload: no URI SAN, several, or one of another form.
     #[error("the certificate has no SPIFFE identity: {0}")]
     NoIdentity(String),
@@ -70,8 +87,10 @@ impl PeerError {
         match self {
             Self::NoCertificate => "no_client_certificate",
             Self::UnknownAuthority => "unknown_authority",
-            Self::Expired => "certificate_expired",
-            Self::NotYetValid => "certificate_not_yet_valid",
+            Self::Expired { .. } => "certificate_expired",
+            Self::NotYetValid { .. } => "certificate_not_yet_valid",
+            Self::Revoked => "certificate_revoked",
+            Self::RevocationUnknown(_) => "revocation_unknown",
             Self::WrongTrustDomain { .. } => "wrong_trust_domain",
             Self::UnexpectedIdentity { .. } => "unexpected_identity",
             Self::NoIdentity(_) => "no_identity",
@@ -130,8 +149,18 @@ impl From<&rustls::Error> for PeerError {
 impl From<&CertificateError> for PeerError {
     fn from(error: &CertificateError) -> Self {
         match error {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
+            CertificateError::Expired => Self::Expired { ago: Duration::ZERO },
+            CertificateError::ExpiredContext { time, not_after } => Self::Expired { ago: between(*not_after, *time) },
+            CertificateError::NotValidYet => Self::NotYetValid { left: Duration::ZERO },
+            CertificateError::NotValidYetContext { time, not_before } => Self::NotYetValid { left: between(*time, *not_before) },
+            CertificateError::Revoked => Self::Revoked,
+            CertificateError::UnknownRevocationStatus => {
+                Self::RevocationUnknown("there is no revocation list of its authority".to_owned())
+            }
+            CertificateError::ExpiredRevocationListContext { time, next_update } => {
+                let ago = between(*next_update, *time);
+                Self::RevocationUnknown(format!("the list of its authority was to be replaced {} ago", clock::whole(ago)))
+            }
             // A root with the same name but another key: the chain ends at an authority that is not ours.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownAuthority,
             CertificateError::Other(other) => match other.0.downcast_ref::<Self>() {
@@ -165,7 +194,7 @@ fn alert_reason(alert: AlertDescription) -> PeerError {
     let text = match alert {
         AlertDescription::CertificateRequired => "it requires one",
         AlertDescription::UnknownCA => "it is from an authority unknown to the peer",
-        AlertDescription::CertificateExpired => "it is expired or not yet valid",
+        AlertDescription::CertificateExpired => "it is expired or not yet valid by the peer's clock",
         AlertDescription::CertificateRevoked => "it is revoked",
         AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => "the peer finds it malformed",
         AlertDescription::DecryptError => "the proof of its key failed",
@@ -179,6 +208,21 @@ fn alert_reason(alert: AlertDescription) -> PeerError {
         other => return PeerError::Refused(format!("the alert was {other:?}")),
     };
     PeerError::Refused(format!("{text} (alert {alert:?})"))
+}
+
+/// The certificates that a peer has proven to be its own, leaf first.
+#[derive(Debug, Clone)]
+pub struct Presented {
+    pub(crate) chain: Arc<[CertificateDer<'static>]>,
+}
+
+impl Presented {
+    /// What the peer of this connection has presented.
+    pub(crate) fn by(connection: &CommonState) -> Self {
+        Self {
+            chain: connection.peer_certificates().unwrap_or_default().iter().cloned().map(CertificateDer::into_owned).collect(),
+        }
+    }
 }
 
 /// Who the peer of an established connection is.
@@ -206,6 +250,10 @@ pub(crate) fn uri_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
     let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None };
     names.value.general_names.iter().filter_map(uri).collect()
+}
+
+fn between(from: UnixTime, to: UnixTime) -> Duration {
+    Duration::from_secs(to.as_secs().saturating_sub(from.as_secs()))
 }
 
 fn quoted(names: &[TrustDomain]) -> String {

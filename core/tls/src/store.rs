@@ -9,13 +9,19 @@ use std::{
 
 use ambit_identity::{SpiffeId, TrustDomain};
 use rustls::ServerConfig;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinHandle,
+};
 
 use crate::{
-    Svid, SvidSource, TlsError,
-    rotation::{Backoff, renew_at, sleep_until_wall},
-    server_config,
+    Svid, SvidSource, SystemClock, TlsError, Trust, WallClock,
+    keeper::{Held, Jumps, Keeper, Slot},
+    rotation::Backoff,
 };
+
+/// Renewals that a listener may be behind; one that is further behind has to take all identities for renewed.
+const RENEWALS: usize = 1024;
 
 /// How the store behaves.
 #[derive(Debug, Clone)]
@@ -26,15 +32,21 @@ pub struct StoreConfig {
     pub backoff_least: Duration,
     /// Longest pause.
     pub backoff_most: Duration,
+    /// The clock that validity is judged by, for our own certificates.
+    pub clock: Arc<dyn WallClock>,
+    /// Whom all certificates of the store believe. The roots that come with the newest certificate replace what is in it.
+    pub trust: Trust,
 }
 
 impl Default for StoreConfig {
-    /// 0.5 s to 150 s, no aliases (wire contract, section 3).
+    /// 0.5 s to 150 s (wire contract, section 3), no aliases, this machine's clock, and nobody believed before the first certificate.
     fn default() -> Self {
         Self {
             trust_domain_aliases: Vec::new(),
             backoff_least: Duration::from_millis(500),
             backoff_most: Duration::from_secs(150),
+            clock: Arc::new(SystemClock),
+            trust: Trust::default(),
         }
     }
 }
@@ -64,30 +76,22 @@ struct Shared {
     source: Arc<dyn SvidSource>,
     config: StoreConfig,
     entries: Mutex<Entries>,
+    /// Rises when all are to be renewed.
+    renew: watch::Sender<u64>,
+    renewals: broadcast::Sender<SpiffeId>,
 }
 
 #[derive(Default)]
 struct Entries {
     by_id: HashMap<SpiffeId, Entry>,
     closed: bool,
+    /// From the first identity on.
+    jumps: Option<Jumps>,
 }
 
 struct Entry {
     slot: watch::Receiver<Slot>,
     task: JoinHandle<()>,
-}
-
-/// The outcome of the attempts so far.
-#[derive(Default, Clone)]
-struct Slot {
-    held: Option<Held>,
-    error: Option<TlsError>,
-}
-
-#[derive(Clone)]
-struct Held {
-    svid: Arc<Svid>,
-    server: Arc<ServerConfig>,
 }
 
 impl Drop for Entry {
@@ -113,7 +117,8 @@ impl SvidStore {
     /// A store that obtains certificates from `source`.
     #[must_use]
     pub fn new(source: Arc<dyn SvidSource>, config: StoreConfig) -> Self {
-        Self { shared: Arc::new(Shared { source, config, entries: Mutex::default() }) }
+        let (renew, renewals) = (watch::Sender::new(0), broadcast::Sender::new(RENEWALS));
+        Self { shared: Arc::new(Shared { source, config, entries: Mutex::default(), renew, renewals }) }
     }
 
     /// The certificate of `id`: at once when one is held, else after the attempt in progress.
@@ -138,13 +143,31 @@ impl SvidStore {
     pub fn current(&self, id: &SpiffeId) -> Option<Arc<Svid>> {
         let entries = self.shared.entries();
         let slot = entries.by_id.get(id)?.slot.borrow();
-        slot.held.as_ref().map(|held| Arc::clone(&held.svid)).filter(|svid| svid.valid_at(SystemTime::now()))
+        slot.held.as_ref().map(|held| Arc::clone(&held.svid)).filter(|svid| svid.valid_at(self.shared.config.clock.now()))
     }
 
     /// Starts obtaining a certificate for `id` without waiting for it.
     pub fn prefetch(&self, id: &SpiffeId) {
         // Only a closed store refuses, and then there is nobody to serve.
         let _slot = self.slot(id);
+    }
+
+    /// Whom the certificates of this store believe.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        &self.shared.config.trust
+    }
+
+    /// Renews all certificates within a few seconds, for example because the roots of the mesh are said to be others.
+    pub fn renew_soon(&self) {
+        self.shared.renew.send_modify(|times| *times += 1);
+    }
+
+    /// Tells each identity whose certificate was replaced: connections made with the one before should take no more tunnels, so
+    /// that none outlives its certificate by much.
+    #[must_use]
+    pub fn renewals(&self) -> broadcast::Receiver<SpiffeId> {
+        self.shared.renewals.subscribe()
     }
 
     /// Forgets every identity not in `ids`: keys are held for the identities that run on this node and for no other.
@@ -184,12 +207,13 @@ impl SvidStore {
         let mut entries = self.shared.entries();
         entries.closed = true;
         entries.by_id.clear();
+        entries.jumps = None;
     }
 
     async fn held(&self, id: &SpiffeId) -> Result<Held, TlsError> {
         let mut slot = self.slot(id)?;
         loop {
-            if let Some(outcome) = usable(&slot.borrow_and_update(), id) {
+            if let Some(outcome) = usable(&slot.borrow_and_update(), id, self.shared.config.clock.now()) {
                 return outcome;
             }
             if slot.changed().await.is_err() {
@@ -209,12 +233,18 @@ impl SvidStore {
             return Ok(entry.slot.clone());
         }
         let (sender, slot) = watch::channel(Slot::default());
+        let config = &self.shared.config;
         let keep = Keeper {
             id: id.clone(),
             source: Arc::clone(&self.shared.source),
-            aliases: self.shared.config.trust_domain_aliases.clone(),
-            backoff: Backoff::new(self.shared.config.backoff_least, self.shared.config.backoff_most),
+            aliases: config.trust_domain_aliases.clone(),
+            backoff: Backoff::new(config.backoff_least, config.backoff_most),
             slot: sender,
+            clock: Arc::clone(&config.clock),
+            trust: config.trust.clone(),
+            renew: self.shared.renew.subscribe(),
+            jumps: entries.jumps.get_or_insert_with(|| Jumps::watch(Arc::clone(&config.clock))).subscribe(),
+            renewals: self.shared.renewals.clone(),
         };
         let entry = Entry { slot: slot.clone(), task: tokio::spawn(keep.run()) };
         entries.by_id.insert(id.clone(), entry);
@@ -223,51 +253,12 @@ impl SvidStore {
 }
 
 /// What a caller gets from this state of affairs; none means wait.
-fn usable(slot: &Slot, id: &SpiffeId) -> Option<Result<Held, TlsError>> {
+fn usable(slot: &Slot, id: &SpiffeId, now: SystemTime) -> Option<Result<Held, TlsError>> {
     match &slot.held {
-        Some(held) if held.svid.valid_at(SystemTime::now()) => Some(Ok(held.clone())),
-        Some(Held { svid, .. }) => Some(Err(slot.error.clone().unwrap_or_else(|| TlsError::NotValidNow {
-            id: id.clone(),
-            not_before: svid.not_before(),
-            not_after: svid.not_after(),
-        }))),
-        None => slot.error.clone().map(Err),
-    }
-}
-
-/// Keeps one identity's certificate fresh. Holds no reference to the store, so that dropping the store ends it.
-struct Keeper {
-    id: SpiffeId,
-    source: Arc<dyn SvidSource>,
-    aliases: Vec<TrustDomain>,
-    backoff: Backoff,
-    slot: watch::Sender<Slot>,
-}
-
-impl Keeper {
-    async fn run(mut self) {
-        loop {
-            match self.obtain().await {
-                Ok(held) => {
-                    let due = renew_at(&held.svid, fastrand::f64());
-                    tracing::info!(identity = %self.id, serial = held.svid.serial(), "certificate obtained");
-                    self.backoff.after_success();
-                    self.slot.send_replace(Slot { held: Some(held), error: None });
-                    sleep_until_wall(due).await;
-                }
-                Err(error) => {
-                    let pause = self.backoff.after_failure(fastrand::f64());
-                    tracing::warn!(identity = %self.id, %error, retry_in_ms = pause.as_millis(), "no certificate");
-                    self.slot.send_modify(|slot| slot.error = Some(error));
-                    tokio::time::sleep(pause).await;
-                }
-            }
+        Some(held) if held.svid.valid_at(now) => Some(Ok(held.clone())),
+        Some(Held { svid, .. }) => {
+            Some(Err(slot.error.clone().unwrap_or_else(|| TlsError::not_valid(id, (svid.not_before(), svid.not_after()), now))))
         }
-    }
-
-    async fn obtain(&self) -> Result<Held, TlsError> {
-        let svid = self.source.issue(&self.id).await?;
-        let server = server_config(&svid, &self.aliases)?;
-        Ok(Held { svid: Arc::new(svid), server })
+        None => slot.error.clone().map(Err),
     }
 }

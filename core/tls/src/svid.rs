@@ -19,7 +19,7 @@ use rustls::{
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{TlsError, peer::uri_names, provider::provider};
+use crate::{TlsError, Trust, peer::uri_names, provider::provider};
 
 /// A certificate for one identity, its private key, and the roots of the mesh it belongs to.
 ///
@@ -27,7 +27,7 @@ use crate::{TlsError, peer::uri_names, provider::provider};
 pub struct Svid {
     id: SpiffeId,
     key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
+    trust: Trust,
     serial: String,
     not_before: SystemTime,
     not_after: SystemTime,
@@ -46,10 +46,22 @@ impl Svid {
         &self.key.cert
     }
 
-    /// The roots that peers must chain to.
+    /// Whom we believe when we present this certificate: the roots that came with it, or for certificates of a [`crate::SvidStore`]
+    /// the newest that came with any.
     #[must_use]
-    pub fn roots(&self) -> &Arc<RootCertStore> {
-        &self.roots
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// The same certificate with `trust` in place of its own.
+    pub(crate) fn trusting(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// From and to when it is valid.
+    pub(crate) fn validity(&self) -> (SystemTime, SystemTime) {
+        (self.not_before, self.not_after)
     }
 
     /// The serial number of the leaf, hexadecimal.
@@ -74,13 +86,6 @@ impl Svid {
     #[must_use]
     pub fn valid_at(&self, now: SystemTime) -> bool {
         self.not_before <= now && now < self.not_after
-    }
-
-    /// The half of its life, when a new one is due.
-    #[must_use]
-    pub fn half_life(&self) -> SystemTime {
-        let life = self.not_after.duration_since(self.not_before).unwrap_or(Duration::ZERO);
-        self.not_before + life / 2
     }
 
     /// Chain and key in the form rustls presents.
@@ -151,7 +156,7 @@ impl CertificateRequest {
             serial: checked.facts.serial,
             not_before: checked.facts.not_before,
             not_after: checked.facts.not_after,
-            roots: Arc::new(checked.roots),
+            trust: Trust::new(Arc::new(checked.roots)),
             key: Arc::new(CertifiedKey::new(checked.certificates, signer)),
         })
     }
@@ -273,7 +278,7 @@ impl Facts {
         }
         let now = SystemTime::now();
         if now < self.not_before || now >= self.not_after {
-            return Err(TlsError::NotValidNow { id: id.clone(), not_before: self.not_before, not_after: self.not_after });
+            return Err(TlsError::not_valid(id, (self.not_before, self.not_after), now));
         }
         Ok(())
     }

@@ -1,35 +1,126 @@
 //! The two verifiers. The chain, validity and signature checks are webpki's; only the name check is ours, by SPIFFE identity.
+//!
+//! Validity is checked by this machine's clock, without tolerance: the authority dates certificates back
+//! ([`crate::authority::BACKDATE`]), and they are renewed at half of their life, so that clocks which differ by minutes refuse nobody.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_identity::{SpiffeId, TrustDomain};
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::{
+    PeerError, Presented, Svid, Trust,
+    peer::identity_of,
+    provider::provider,
+    revocation::{Unlisted, options},
 };
 
-use crate::{PeerError, TlsError, peer::identity_of, provider::provider};
+/// Checks that a certificate chains to a root that is believed now, and is valid at `now` for this use.
+fn verify_chain(
+    trust: &Trust,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    usage: KeyUsage,
+    now: UnixTime,
+) -> Result<(), Error> {
+    let certificate = EndEntityCert::try_from(end_entity).map_err(|error| refused(&error))?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    let (roots, revocations) = (trust.roots(), trust.revocations());
+    let lists = revocations.as_ref().map(|revocations| revocations.references()).unwrap_or_default();
+    let options = match &revocations {
+        Some(revocations) if lists.is_empty() && revocations.unlisted() == Unlisted::Refused => {
+            return Err(CertificateError::UnknownRevocationStatus.into());
+        }
+        Some(revocations) => options(&lists, revocations.unlisted()),
+        None => None,
+    };
+    certificate
+        .verify_for_usage(algorithms, &roots.roots, intermediates, now, usage, options, None)
+        .map_err(|error| refused(&error))?;
+    Ok(())
+}
+
+/// Whether a certificate that was believed has been taken back since. Whether its time is over by now is not asked.
+pub(crate) fn revoked(trust: &Trust, presented: &Presented) -> bool {
+    let ([leaf, intermediates @ ..], Some(_)) = (&*presented.chain, trust.revocations()) else { return false };
+    // When it was valid: or else that it is over would be all that is said of it.
+    let Some(then) = valid_then(leaf) else { return false };
+    matches!(
+        verify_chain(trust, leaf, intermediates, KeyUsage::client_auth(), then).or_else(|_| verify_chain(
+            trust,
+            leaf,
+            intermediates,
+            KeyUsage::server_auth(),
+            then
+        )),
+        Err(Error::InvalidCertificate(CertificateError::Revoked))
+    )
+}
+
+/// Now, or the last second of a certificate's validity.
+fn valid_then(leaf: &CertificateDer<'_>) -> Option<UnixTime> {
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let last = u64::try_from(certificate.validity().not_after.timestamp()).ok()?.saturating_sub(1);
+    Some(UnixTime::since_unix_epoch(Duration::from_secs(last.min(UnixTime::now().as_secs()))))
+}
+
+/// Whether peers that believe what we believe still believe our own certificate. That no list says so is no fault of it.
+pub(crate) fn believed(svid: &Svid) -> bool {
+    let (leaf, intermediates) = match svid.chain() {
+        [leaf, intermediates @ ..] => (leaf, intermediates),
+        [] => return false,
+    };
+    let verified = verify_chain(svid.trust(), leaf, intermediates, KeyUsage::server_auth(), UnixTime::now());
+    !matches!(
+        verified,
+        Err(Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Revoked
+        ))
+    )
+}
+
+/// What webpki says, in the words of rustls, which knows the alert for each.
+fn refused(error: &webpki::Error) -> Error {
+    let error = match error {
+        webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => CertificateError::BadEncoding,
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time: *time, not_before: *not_before }
+        }
+        webpki::Error::CertExpired { time, not_after } => CertificateError::ExpiredContext { time: *time, not_after: *not_after },
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        webpki::Error::CertRevoked => CertificateError::Revoked,
+        webpki::Error::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
+        webpki::Error::CrlExpired { time, next_update } => {
+            CertificateError::ExpiredRevocationListContext { time: *time, next_update: *next_update }
+        }
+        webpki::Error::InvalidCrlSignatureForPublicKey | webpki::Error::IssuerNotCrlSigner => {
+            return PeerError::RevocationUnknown("the list of its authority is not signed by it".to_owned()).into();
+        }
+        other => return PeerError::BadCertificate(other.to_string()).into(),
+    };
+    error.into()
+}
 
 /// A client's check of the server: under the mesh's roots, and one of the expected identities.
 #[derive(Debug)]
 pub(crate) struct ServerIdentityVerifier {
-    roots: Arc<RootCertStore>,
+    trust: Trust,
     expected: Vec<SpiffeId>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerIdentityVerifier {
-    pub(crate) fn new(roots: Arc<RootCertStore>, expected: Vec<SpiffeId>) -> Self {
-        Self { roots, expected, algorithms: provider().signature_verification_algorithms }
+    pub(crate) fn new(trust: Trust, expected: Vec<SpiffeId>) -> Self {
+        Self { trust, expected, algorithms: provider().signature_verification_algorithms }
     }
 }
 
@@ -42,8 +133,7 @@ impl ServerCertVerifier for ServerIdentityVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)?;
+        verify_chain(&self.trust, end_entity, intermediates, KeyUsage::server_auth(), now)?;
         let got = identity_of(end_entity)?;
         if !self.expected.contains(&got) {
             return Err(PeerError::UnexpectedIdentity { got, expected: self.expected.clone() }.into());
@@ -77,23 +167,20 @@ impl ServerCertVerifier for ServerIdentityVerifier {
 /// A server's check of the client: a certificate under the mesh's roots, from one of the accepted trust domains.
 #[derive(Debug)]
 pub(crate) struct ClientIdentityVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
+    trust: Trust,
     accepted: Vec<TrustDomain>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientIdentityVerifier {
-    pub(crate) fn new(roots: Arc<RootCertStore>, accepted: Vec<TrustDomain>) -> Result<Self, TlsError> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider())
-            .clear_root_hint_subjects()
-            .build()
-            .map_err(|e| TlsError::Configuration(e.to_string()))?;
-        Ok(Self { chain, accepted })
+    pub(crate) fn new(trust: Trust, accepted: Vec<TrustDomain>) -> Self {
+        Self { trust, accepted, algorithms: provider().signature_verification_algorithms }
     }
 }
 
 impl ClientCertVerifier for ClientIdentityVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -102,13 +189,13 @@ impl ClientCertVerifier for ClientIdentityVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        verify_chain(&self.trust, end_entity, intermediates, KeyUsage::client_auth(), now)?;
         let got = identity_of(end_entity)?;
         if !self.accepted.contains(got.trust_domain()) {
             let reason = PeerError::WrongTrustDomain { got: got.trust_domain().clone(), expected: self.accepted.clone() };
             return Err(reason.into());
         }
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -126,10 +213,10 @@ impl ClientCertVerifier for ClientIdentityVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        self.algorithms.supported_schemes()
     }
 }

@@ -79,7 +79,14 @@ async fn serve(proxy: &Arc<Proxy>, stream: TcpStream, from: SocketAddr, drain: W
         move |incoming: Incoming| Box::pin(tunnel::open(proxy.clone(), peer.clone(), incoming, drain.clone()))
     };
     let draining = async move { drain.draining().await };
-    match server::serve(stream, &proxy.limits.tunnels, draining, handler).await {
+    let presented = stream.presented().clone();
+    let served = tokio::select! {
+        served = server::serve(stream, &proxy.limits.tunnels, draining, handler) => served,
+        () = proxy.certificates.trust().until_revoked(&presented) => {
+            return Err(Refusal::new(Reason::PeerRevoked, "its tunnels were ended"));
+        }
+    };
+    match served {
         Ok(_) => Ok(()),
         Err(ServeError::NotHttp2(text)) => Err(Refusal::new(Reason::TunnelProtocolError, text)),
         // The peer went away; each tunnel has its own record.
@@ -95,8 +102,10 @@ pub fn peer_reason(error: &io::Error) -> Reason {
     match PeerError::from_io(error) {
         Some(PeerError::NoCertificate) => Reason::PeerNoCertificate,
         Some(PeerError::UnknownAuthority) => Reason::PeerUntrusted,
-        Some(PeerError::Expired) => Reason::PeerExpired,
-        Some(PeerError::NotYetValid) => Reason::PeerNotYetValid,
+        Some(PeerError::Expired { .. }) => Reason::PeerExpired,
+        Some(PeerError::NotYetValid { .. }) => Reason::PeerNotYetValid,
+        Some(PeerError::Revoked) => Reason::PeerRevoked,
+        Some(PeerError::RevocationUnknown(_)) => Reason::PeerRevocationUnknown,
         Some(PeerError::WrongTrustDomain { .. }) => Reason::PeerTrustDomain,
         Some(PeerError::UnexpectedIdentity { .. }) => Reason::PeerIdentityMismatch,
         Some(PeerError::NoIdentity(_)) => Reason::PeerIdentityInvalid,

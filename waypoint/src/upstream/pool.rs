@@ -83,7 +83,13 @@ impl Body for RequestBody {
     }
 }
 
-type Http1 = http1::SendRequest<RequestBody>;
+/// An HTTP/1.1 connection.
+pub struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    /// Of the pool when it was made.
+    generation: u64,
+}
+
 type Http2 = http2::SendRequest<RequestBody>;
 
 /// Connections by destination. Cloning shares them.
@@ -102,6 +108,8 @@ struct Shared {
 struct Connections {
     waiting: HashMap<Destination, Vec<(Http1, Instant)>>,
     multiplexed: HashMap<Destination, Vec<Arc<Multiplexed>>>,
+    /// Rises when those made before are to carry no more requests.
+    generation: u64,
 }
 
 struct Multiplexed {
@@ -179,10 +187,11 @@ impl HttpPool {
     /// # Errors
     /// Why there is none.
     pub async fn fresh(&self, proxy: &Proxy, to: &Destination, http2: bool, limit: Duration) -> Result<Checkout, Refusal> {
+        let generation = self.connections().generation;
         let stream = open(proxy, to, http::HeaderMap::new(), limit).await?;
         match http2 {
             true => self.handshake_http2(to, stream).await,
-            false => self.handshake_http1(stream).await,
+            false => self.handshake_http1(stream, generation).await,
         }
         .map_err(|error| Refusal::new(Reason::UpstreamProtocolError, format!("{}: {error}", to.address)))
     }
@@ -197,15 +206,15 @@ impl HttpPool {
             return Some(Checkout::Http2(Shares(free.clone())));
         }
         let waiting = connections.waiting.get_mut(to)?;
-        while let Some((sender, since)) = waiting.pop() {
-            if sender.is_ready() && since.elapsed() < IDLE {
-                return Some(Checkout::Http1(sender, true));
+        while let Some((http1, since)) = waiting.pop() {
+            if http1.sender.is_ready() && since.elapsed() < IDLE {
+                return Some(Checkout::Http1(http1, true));
             }
         }
         None
     }
 
-    async fn handshake_http1(&self, stream: Stream) -> hyper::Result<Checkout> {
+    async fn handshake_http1(&self, stream: Stream, generation: u64) -> hyper::Result<Checkout> {
         let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         self.shared.tasks.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -213,7 +222,7 @@ impl HttpPool {
             }
         });
         sender.ready().await?;
-        Ok(Checkout::Http1(sender, false))
+        Ok(Checkout::Http1(Http1 { sender, generation }, false))
     }
 
     async fn handshake_http2(&self, to: &Destination, stream: Stream) -> hyper::Result<Checkout> {
@@ -241,8 +250,8 @@ impl HttpPool {
     /// Why there is none, with the request when it can be sent elsewhere.
     pub async fn send(&self, to: &Destination, on: Checkout, request: Request<RequestBody>) -> Result<Sent, Box<Unsent>> {
         match on {
-            Checkout::Http1(mut sender, _) => match sender.try_send_request(request).await {
-                Ok(response) => Ok(Sent { response, lease: Lease::Http1(self.clone(), to.clone(), Box::new(sender)) }),
+            Checkout::Http1(mut http1, _) => match http1.sender.try_send_request(request).await {
+                Ok(response) => Ok(Sent { response, lease: Lease::Http1(self.clone(), to.clone(), Box::new(http1)) }),
                 Err(mut error) => Err(unsent(to, error.take_message(), error.error())),
             },
             Checkout::Http2(place) => match place.0.sender.clone().try_send_request(request).await {
@@ -256,7 +265,7 @@ impl HttpPool {
     pub fn sweep(&self) {
         let mut connections = self.connections();
         for waiting in connections.waiting.values_mut() {
-            waiting.retain(|(sender, since)| sender.is_ready() && since.elapsed() < IDLE);
+            waiting.retain(|(http1, since)| http1.sender.is_ready() && since.elapsed() < IDLE);
         }
         connections.waiting.retain(|_, waiting| !waiting.is_empty());
         for shared in connections.multiplexed.values_mut() {
@@ -268,6 +277,13 @@ impl HttpPool {
         connections.multiplexed.retain(|_, shared| !shared.is_empty());
     }
 
+    /// Has further requests take new connections, because the waypoint's own certificate or the roots are others now. Requests that
+    /// are under way go on.
+    pub fn retire(&self) {
+        let mut connections = self.connections();
+        *connections = Connections { generation: connections.generation + 1, ..Connections::default() };
+    }
+
     /// Closes what waits and waits for the rest to end.
     pub async fn close(&self) {
         *self.connections() = Connections::default();
@@ -275,14 +291,17 @@ impl HttpPool {
         self.shared.tasks.wait().await;
     }
 
-    fn wait(&self, to: &Destination, sender: Http1) {
+    fn wait(&self, to: &Destination, http1: Http1) {
         let mut connections = self.connections();
+        if http1.generation < connections.generation {
+            return;
+        }
         let waiting = match connections.waiting.get_mut(to) {
             Some(waiting) => waiting,
             None => connections.waiting.entry(to.clone()).or_default(),
         };
         if waiting.len() < WAITING {
-            waiting.push((sender, Instant::now()));
+            waiting.push((http1, Instant::now()));
         }
     }
 }
@@ -299,17 +318,17 @@ fn unsent(to: &Destination, request: Option<Request<RequestBody>>, error: &hyper
 impl Lease {
     /// The response has been read: the connection may carry the next request.
     pub fn release(self) {
-        let Self::Http1(pool, to, mut sender) = self else { return };
-        if sender.is_ready() {
-            return pool.wait(&to, *sender);
+        let Self::Http1(pool, to, mut http1) = self else { return };
+        if http1.sender.is_ready() {
+            return pool.wait(&to, *http1);
         }
-        if sender.is_closed() {
+        if http1.sender.is_closed() {
             return;
         }
         let again = pool.clone();
         pool.shared.tasks.spawn(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, sender.ready()).await {
-                again.wait(&to, *sender);
+            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, http1.sender.ready()).await {
+                again.wait(&to, *http1);
             }
         });
     }

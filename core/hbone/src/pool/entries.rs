@@ -77,9 +77,9 @@ impl Entries {
         }
     }
 
-    /// Ends the connections of these keys with their tunnels, also those that take no more.
-    pub(super) fn cut(&self, of: impl Fn(&PoolKey) -> bool) {
-        self.running.iter().filter(|(key, _)| of(key)).for_each(|(_, connection)| connection.cut());
+    /// Ends all connections with their tunnels, also those that take no more.
+    pub(super) fn cut(&self) {
+        self.running.iter().for_each(|(_, connection)| connection.cut());
     }
 
     /// Changes the entry of `key`, drops its closed connections, and itself when nothing is left of it.

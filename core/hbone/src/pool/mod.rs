@@ -13,6 +13,7 @@ use std::{
 };
 
 use ambit_identity::SpiffeId;
+use ambit_tls::Presented;
 use http::HeaderMap;
 use tokio::{net::TcpStream, sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
@@ -54,7 +55,7 @@ impl fmt::Debug for Pool {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.entries().cut(|_| true);
+        self.entries().cut();
     }
 }
 
@@ -145,7 +146,7 @@ impl Pool {
         }
         self.shared.tasks.close();
         if tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_err() {
-            self.cut(|_| true);
+            self.shared.entries().cut();
             self.shared.tasks.wait().await;
         }
     }
@@ -167,9 +168,13 @@ impl Pool {
         });
     }
 
-    /// Ends the connections of these keys with their tunnels, for example when their peer is no longer trusted.
-    pub fn cut(&self, of: impl Fn(&PoolKey) -> bool) {
-        self.shared.entries().cut(of);
+    /// Ends these connections with their tunnels, for example when their peer is no longer trusted; they are told by their keys and
+    /// the certificates of their peers. Returns how many.
+    pub fn cut(&self, of: impl Fn(&PoolKey, Option<&Presented>) -> bool) -> usize {
+        // To verify a certificate takes its time, in which others must not wait.
+        let running = self.shared.entries().running.clone();
+        let these = running.iter().filter(|(key, connection)| of(key, connection.presented.as_ref()));
+        these.map(|(_, connection)| connection.cut()).count()
     }
 
     /// What is open now.

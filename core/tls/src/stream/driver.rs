@@ -17,7 +17,7 @@ use super::{
     keys::{Key, Schedule},
     transport::{About, Established},
 };
-use crate::{PeerError, peer_identity};
+use crate::{PeerError, Presented, peer_identity};
 
 /// How much a peer's handshake may take of our memory: the longest message that rustls accepts (64 KB), and the records around it.
 const MOST_BUFFERED: usize = 80 << 10;
@@ -92,7 +92,12 @@ fn established<M: Machine>(machine: M) -> io::Result<Established> {
     }
     let suite = common.negotiated_cipher_suite().ok_or_else(|| tls(Error::HandshakeNotComplete))?;
     let limit = suite.tls13().map_or(0, |suite| suite.common.confidentiality_limit);
-    let about = About { peer: peer_identity(common), alpn: common.alpn_protocol().map(Into::into), suite: suite.suite() };
+    let about = About {
+        peer: peer_identity(common),
+        presented: Presented::by(common),
+        alpn: common.alpn_protocol().map(Into::into),
+        suite: suite.suite(),
+    };
     let (ExtractedSecrets { tx, rx }, schedule) = machine.into_keys().map_err(tls)?;
     let (tx, rx) = (Key::new(tx.0, &tx.1).map_err(tls)?, Key::new(rx.0, &rx.1).map_err(tls)?);
     Ok(Established { tx, rx, schedule, limit, is_client: M::IS_CLIENT, about })

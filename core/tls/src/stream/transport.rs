@@ -16,7 +16,7 @@ use super::{
     seal::Sealer,
     send::Queue,
 };
-use crate::PeerError;
+use crate::{PeerError, Presented};
 
 /// A TLS 1.3 connection between two workloads, after its handshake.
 ///
@@ -48,6 +48,7 @@ pub struct Stream<T> {
 /// What the handshake has found out.
 pub(super) struct About {
     pub(super) peer: Result<SpiffeId, PeerError>,
+    pub(super) presented: Presented,
     pub(super) alpn: Option<Box<[u8]>>,
     pub(super) suite: CipherSuite,
 }
@@ -99,6 +100,12 @@ impl<T> Stream<T> {
     /// When the peer has no certificate, or it names no workload. Between workloads the handshake has seen to that.
     pub fn peer(&self) -> Result<&SpiffeId, PeerError> {
         self.about.peer.as_ref().map_err(Clone::clone)
+    }
+
+    /// The certificates of the peer.
+    #[must_use]
+    pub fn presented(&self) -> &Presented {
+        &self.about.presented
     }
 
     /// The protocol that was negotiated in ALPN.

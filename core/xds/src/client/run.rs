@@ -52,6 +52,11 @@ impl DeltaClient {
         Self { target, credentials, session, handlers, subscriptions, synced, connected: watch::Sender::new(false) }
     }
 
+    /// Holds these versions from an earlier run ([`Session::restore`]). What they stand for must be in force already.
+    pub fn restore(&mut self, type_url: &str, versions: impl IntoIterator<Item = (String, String)>) {
+        self.session.restore(type_url, versions);
+    }
+
     /// Turns true once, when the first state of the type is in force ([`Session::is_synced`]); false for a type that is not asked for.
     #[must_use]
     pub fn synced(&self, type_url: &str) -> watch::Receiver<bool> {

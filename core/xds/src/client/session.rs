@@ -80,6 +80,14 @@ impl Session {
         Self { node, types: types.into_iter().map(state).collect(), connected: false, introduced: false }
     }
 
+    /// Holds these versions of a type's resources from an earlier run, so that the server sends only what is different. To be called
+    /// before the first stream.
+    pub fn restore(&mut self, type_url: &str, versions: impl IntoIterator<Item = (String, String)>) {
+        if let Some(state) = self.types.iter_mut().find(|state| state.type_url == type_url) {
+            state.held.extend(versions);
+        }
+    }
+
     /// A new stream: what to send first. Each request carries the versions held, so that only differences come back.
     pub fn connected(&mut self) -> Vec<DeltaDiscoveryRequest> {
         self.connected = true;

@@ -47,7 +47,7 @@ pub(super) fn configs(suite: SupportedCipherSuite) -> Configs {
     let client = client_config(&web, &[api.id().clone()]).unwrap();
     let server = server_config(&api, &[]).unwrap();
 
-    let verifier = crate::verify::ServerIdentityVerifier::new(Arc::clone(api.roots()), vec![api.id().clone()]);
+    let verifier = crate::verify::ServerIdentityVerifier::new(api.trust().clone(), vec![api.id().clone()]);
     let mut peer_client = ClientConfig::builder_with_provider(Arc::clone(&only))
         .with_protocol_versions(tls13)
         .unwrap()
@@ -56,7 +56,7 @@ pub(super) fn configs(suite: SupportedCipherSuite) -> Configs {
         .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(web.certified_key())));
     peer_client.alpn_protocols = vec![b"h2".to_vec()];
 
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(web.roots()), Arc::clone(&only)).build().unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(web.trust().roots(), Arc::clone(&only)).build().unwrap();
     // Unlike the mesh's own servers this one sends tickets.
     let mut peer_server = ServerConfig::builder_with_provider(only)
         .with_protocol_versions(tls13)

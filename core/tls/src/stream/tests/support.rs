@@ -200,7 +200,12 @@ impl Pair {
             schedule: Box::new(Numbers::default()),
             limit: 1 << 24,
             is_client,
-            about: About { peer: Err(PeerError::NoCertificate), alpn: None, suite: CipherSuite::TLS13_AES_256_GCM_SHA384 },
+            about: About {
+                peer: Err(PeerError::NoCertificate),
+                presented: crate::Presented { chain: std::sync::Arc::new([]) },
+                alpn: None,
+                suite: CipherSuite::TLS13_AES_256_GCM_SHA384,
+            },
         };
         Self {
             stream: Stream::new(io, BytesMut::new(), established),
