@@ -90,6 +90,21 @@ pub struct Config {
     /// Microseconds that a thread stays awake in wait for the next bytes, while they keep coming within that time; 0 lets it sleep at once.
     #[arg(long, env = "STAY_AWAKE_MICROS", default_value_t = 100)]
     pub stay_awake_micros: u64,
+    /// Directory in which the last good state (workloads, services, policies; no keys) is kept, so that a proxy that starts while the
+    /// control plane is away serves the peers it knew. Certificates are not kept: the certificate service has to answer. Nothing is kept
+    /// if not set.
+    #[arg(long, env = "STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Hours after which a kept state that the control plane has not stood behind is too old to be used.
+    #[arg(long, env = "STATE_MAX_AGE_HOURS", default_value_t = 24)]
+    pub state_max_age_hours: u64,
+    /// File with the revocation lists of the mesh's authorities, PEM; followed as it changes. None are heeded if not set.
+    #[arg(long, env = "CRL_FILE")]
+    pub crl: Option<PathBuf>,
+    /// Accept certificates of authorities without a revocation list, and heed lists whose time is over. As long as this is not set,
+    /// both are refused, and so is everybody when no list can be read.
+    #[arg(long, env = "CRL_LISTED_ONLY")]
+    pub crl_listed_only: bool,
     /// Seconds that open connections may go on after SIGTERM.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,

@@ -17,6 +17,7 @@
 mod admin;
 mod awake;
 pub mod config;
+mod discovery;
 pub mod dns;
 mod error;
 pub mod inbound;
@@ -35,22 +36,24 @@ pub mod worker;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use ambit_api::type_url;
 use ambit_hbone::{Pool, PoolConfig};
 use ambit_runtime::{
-    admin::Server,
+    admin::{Reply, Server},
     drain, readiness, signal,
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, metrics_handle},
 };
 use ambit_tls::{
-    CaClient, CaConfig, StoreConfig, SvidSource, SvidStore,
+    CaClient, CaConfig, Retirements, StoreConfig, SvidSource, SvidStore,
     control_plane::{ControlPlane, Credentials},
+    follow_roots,
+    revocation::{Follower, Unlisted},
 };
-use ambit_xds::client::{self, DeltaClient, Subscription, Subscriptions, Target};
+use ambit_xds::client::Target;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 
 pub use config::Config;
+use discovery::Discovery;
 pub use error::Error;
 use node::pods::Pods;
 use proxy::Proxy;
@@ -94,6 +97,11 @@ pub async fn run_with(
     let mut metrics = metrics_handle()?;
     let log = AccessLog::open(&Destination::from(config.access_log.clone()))?;
     let store = StoreConfig { trust_domain_aliases: checked.aliases, ..StoreConfig::default() };
+    let mut tasks = Tasks::default();
+    if let Some(file) = config.crl.clone() {
+        let unlisted = if config.crl_listed_only { Unlisted::Accepted } else { Unlisted::Refused };
+        tasks.spawn(Follower::load(file, unlisted, store.trust.clone()).await.run());
+    }
     let proxy = Proxy {
         state: Arc::new(Shared::default()),
         certificates: SvidStore::new(source, store),
@@ -112,33 +120,25 @@ pub async fn run_with(
     let pods = Arc::new(Pods::new(Arc::clone(&workers), checked.trust_domain).with_dns(dns));
     let ready = readiness::Readiness::new();
     let (trigger, watch) = drain::channel();
-    let mut tasks = Tasks::default();
 
-    let admin = admin::pages(config.node.clone(), Arc::clone(&workers), Arc::clone(&pods)).with_readiness(ready.clone());
+    let discovery = Discovery::new(&config, Arc::clone(&proxy.state), target);
+    let mut admin = admin::pages(config.node.clone(), Arc::clone(&workers), Arc::clone(&pods)).with_readiness(ready.clone());
+    if let Some(kept) = discovery.kept() {
+        admin = admin.get("/kept_state", move |_| Reply::json(&kept.status()));
+    }
     for (address, server) in [
         (config.admin, admin.with_metrics(metrics.clone())),
         (config.metrics, Server::new().with_metrics(metrics)),
         (config.ready, Server::new().with_readiness(ready.clone())),
     ] {
-        tasks.0.push(tokio::spawn(server.run(bind(address)?, watch.clone())));
+        tasks.spawn(server.run(bind(address)?, watch.clone()));
     }
-    let discovery = discovery(&config, &proxy, target);
-    for (type_url, note) in [
-        (type_url::ADDRESS, (|c| c.addresses_synced = true) as fn(&mut state::Changes)),
-        (type_url::AUTHORIZATION, |c| c.policies_synced = true),
-    ] {
-        let (mut synced, task, state) = (discovery.synced(type_url), ready.task(type_url), Arc::clone(&proxy.state));
-        tasks.0.push(tokio::spawn(async move {
-            if synced.wait_for(|synced| *synced).await.is_ok() {
-                state.note(note);
-                task.done();
-            }
-        }));
-    }
-    tasks.0.push(tokio::spawn(discovery.run()));
+    discovery.start(&ready, |task| tasks.spawn(task));
+    tasks.spawn(retire(Arc::clone(&workers)));
+    tasks.spawn(follow_roots(config.ca_root.clone(), proxy.certificates.clone()));
     let handover = node::client::run(config.zds_socket.clone(), Arc::clone(&pods), ready.task("pods of the node"), watch);
-    tasks.0.push(tokio::spawn(handover));
-    tasks.0.push(tokio::spawn(rest::give_back_at_rest(ready)));
+    tasks.spawn(handover);
+    tasks.spawn(rest::give_back_at_rest(ready));
     tracing::info!(node = config.node, "the node proxy runs");
 
     stop.await;
@@ -153,9 +153,33 @@ pub async fn run_with(
     Ok(())
 }
 
+/// Has new tunnels take new connections when a certificate is renewed or whom we believe has changed, and ends those to a peer whose
+/// certificate was taken back.
+async fn retire(workers: Arc<Workers>) {
+    let proxy = Arc::clone(&workers.first().proxy);
+    // The second of grace is for what a dial does besides.
+    let dial = proxy.limits.connect + proxy.limits.handshake + Duration::from_secs(1);
+    let mut retirements = Retirements::new(proxy.certificates.clone(), dial);
+    while let Some(these) = retirements.next().await {
+        for proxy in workers.proxies() {
+            these.iter().for_each(|identity| proxy.pool.forget(identity));
+            let ended = proxy.pool.cut(|_, peer| peer.is_some_and(|peer| proxy.certificates.trust().revokes(peer)));
+            if ended > 0 {
+                tracing::warn!(connections = ended, "connections were ended, because their peers' certificates are revoked");
+            }
+        }
+    }
+}
+
 /// Tasks that end with the program.
 #[derive(Default)]
 struct Tasks(Vec<JoinHandle<()>>);
+
+impl Tasks {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.push(tokio::spawn(task));
+    }
+}
 
 impl Drop for Tasks {
     fn drop(&mut self) {
@@ -169,18 +193,4 @@ fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
         place: "the node".to_owned(),
         source,
     })
-}
-
-/// The discovery client for the types of the node proxy (wire contract, section 2).
-fn discovery(config: &Config, proxy: &Proxy, target: Target) -> DeltaClient {
-    let (pod, namespace) = (&config.pod_name, &config.pod_namespace);
-    let id = format!("ztunnel~{}~{pod}.{namespace}~{namespace}.svc.cluster.local", config.instance_ip);
-    let metadata =
-        [("NAME", pod.as_str()), ("NAMESPACE", namespace), ("INSTANCE_IPS", &config.instance_ip), ("NODE_NAME", &config.node)];
-    let credentials = client::Credentials::new(&config.token, &config.cluster_id);
-    let types = vec![
-        Subscription::wildcard(type_url::ADDRESS, state::addresses(Arc::clone(&proxy.state))),
-        Subscription::wildcard(type_url::AUTHORIZATION, state::policies(Arc::clone(&proxy.state))),
-    ];
-    DeltaClient::new(target, ambit_xds::node(id, &metadata), credentials, types, Subscriptions::new())
 }

@@ -69,7 +69,17 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: Socke
         let peer = peer.clone();
         move |incoming| tunnel(peer.clone(), incoming)
     };
-    if let Err(error) = Box::pin(server::serve(io, &config, drain.draining(), handler)).await {
+    let presented = io.presented().clone();
+    let served = tokio::select! {
+        served = Box::pin(server::serve(io, &config, drain.draining(), handler)) => served,
+        () = proxy.certificates.trust().until_revoked(&presented) => {
+            let mut record = proxy.telemetry.begin(Direction::Inbound, from, at);
+            record.source_identity = Some(peer.id.clone());
+            record.security = Security::MutualTls;
+            return record.refused(Refusal::new(Reason::PeerRevoked, "its tunnels were ended"));
+        }
+    };
+    if let Err(error) = served {
         match error {
             ServeError::NotHttp2(_) | ServeError::Protocol(_) => {
                 let mut record = proxy.telemetry.begin(Direction::Inbound, from, at);

@@ -99,11 +99,15 @@ impl Pods {
         let sockets = Stock::new(netns.clone(), PROXY_MARK);
         let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, sockets, places, known, decisions });
         let started = self.start(Arc::clone(&pod), &place)?;
-        self.proxy.certificates.prefetch(&pod.identity);
         tracing::info!(uid = info.uid, identity = %pod.identity, "{place} is captured");
         let before = self.running().insert(info.uid, started);
+        // At once, so that its first connection does not wait; and once it is among the pods, so that nobody takes its key for one of
+        // an identity that has left.
+        self.proxy.certificates.prefetch(&pod.identity);
         if let Some(before) = before {
             self.end(before, POD_DRAIN);
+            // It may have come back with another account.
+            self.forget_keys();
         }
         Ok(())
     }

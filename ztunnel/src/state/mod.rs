@@ -1,6 +1,7 @@
 //! What the control plane sent, shared by all connections of the node.
 
 mod handlers;
+pub mod kept;
 
 use std::{
     collections::HashMap,

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
-use ambit_identity::SpiffeId;
+use ambit_identity::{SpiffeId, TrustDomain};
 use ambit_tls::{
     Svid, SvidSource, TlsError,
     authority::{Authority, LocalSource},
@@ -10,6 +10,8 @@ use ambit_tls::{
 use ambit_xds::client::Target;
 use clap::Parser;
 
+/// A file in the authority's directory that names the directory below it that is in force, if it is another.
+pub const CURRENT: &str = "current";
 /// The first argument that makes this program a node proxy.
 pub const NAME: &str = "node-proxy";
 
@@ -41,21 +43,35 @@ pub fn run() -> Option<ExitCode> {
 async fn proxy() -> anyhow::Result<()> {
     let Arguments { config, authority, .. } = Arguments::parse();
     ambit_runtime::telemetry::init_logging(&config.log, ambit_runtime::telemetry::LogFormat::Text)?;
-    let authority = Authority::load_or_create(&authority, &config.trust_domain.parse()?)?;
-    let source = Arc::new(Elsewhere(Arc::new(LocalSource::new(Arc::new(authority), Duration::from_secs(3600)))));
+    let source = Arc::new(Elsewhere { directory: authority, trust_domain: config.trust_domain.parse()? });
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", config.xds_address))?.connect_lazy();
     let shutdown = ambit_runtime::signal::shutdown()?;
     Ok(ztunnel::run_with(config, source, Target::Channel(channel), async { _ = shutdown.await }).await?)
 }
 
-/// An authority that signs on a thread of its own, as a real one does on a machine of its own.
-struct Elsewhere(Arc<LocalSource>);
+/// An authority that signs on a thread of its own, as a real one does on a machine of its own. Its files may change at any time.
+#[derive(Clone)]
+struct Elsewhere {
+    directory: PathBuf,
+    trust_domain: TrustDomain,
+}
+
+impl Elsewhere {
+    fn sign(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
+        let directory = match std::fs::read_to_string(self.directory.join(CURRENT)) {
+            Ok(current) => self.directory.join(current),
+            Err(_) => self.directory.clone(),
+        };
+        let authority = Authority::load_or_create(&directory, &self.trust_domain)?;
+        LocalSource::new(Arc::new(authority), Duration::from_secs(3600)).svid(id)
+    }
+}
 
 #[async_trait::async_trait]
 impl SvidSource for Elsewhere {
     async fn issue(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
-        let (source, id) = (Arc::clone(&self.0), id.clone());
-        let signed = tokio::task::spawn_blocking(move || source.svid(&id)).await;
+        let (source, id) = (self.clone(), id.clone());
+        let signed = tokio::task::spawn_blocking(move || source.sign(&id)).await;
         signed.unwrap_or_else(|error| Err(TlsError::Configuration(error.to_string())))
     }
 }

@@ -12,6 +12,7 @@ mod mesh;
 mod near;
 mod observe;
 mod policy;
+mod rotate;
 mod same_policy;
 mod slow;
 mod storm;
@@ -64,5 +65,6 @@ fn main() -> ExitCode {
     tests.extend(torture::tests());
     tests.extend(slow::tests());
     tests.extend(storm::tests());
+    tests.extend(rotate::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -39,7 +40,11 @@ pub struct Mesh {
     control_plane: Option<JoinHandle<()>>,
     /// How the proxies carry what stays on their node.
     same_node: &'static str,
+    flags: Flags,
 }
+
+/// Further flags of a proxy, by the directories of the bed and of its node.
+type Flags = fn(&Path, &Path) -> Vec<OsString>;
 
 pub struct MeshNode {
     pub node: Node,
@@ -68,9 +73,19 @@ impl Mesh {
 
     /// As [`Mesh::start`], with proxies that carry what stays on their node like this.
     pub async fn start_with(same_node: &'static str) -> anyhow::Result<Self> {
+        Self::start_as(same_node, |_, _| Vec::new()).await
+    }
+
+    /// As [`Mesh::start`], with further flags for the proxies.
+    pub async fn start_adding(flags: Flags) -> anyhow::Result<Self> {
+        Self::start_as("relay", flags).await
+    }
+
+    async fn start_as(same_node: &'static str, flags: Flags) -> anyhow::Result<Self> {
         let bed = Bed::new(BedConfig::default()).await?;
         let authority = Arc::new(Authority::load_or_create(&bed.dir().join("ca"), &"cluster.local".parse()?)?);
         std::fs::write(bed.dir().join("token"), "nobody")?;
+        std::fs::write(bed.dir().join("roots.pem"), "as they were")?;
         let mut mesh = Self {
             bed,
             cache: Cache::new(),
@@ -79,6 +94,7 @@ impl Mesh {
             workloads: Mutex::default(),
             control_plane: None,
             same_node,
+            flags,
         };
         mesh.start_control_plane().await?;
         for name in ["node-1", "node-2"] {
@@ -135,8 +151,11 @@ impl Mesh {
             .arg(&held.log)
             .arg("--token")
             .arg(self.bed.dir().join("token"))
+            .arg("--ca-root")
+            .arg(self.bed.dir().join("roots.pem"))
             .arg("--authority")
             .arg(self.bed.dir().join("ca"))
+            .args((self.flags)(self.bed.dir(), dir))
             .output(Output::File(dir.join("ztunnel.log")));
         held.proxy = Some(held.node.spawn(command)?);
         let mut proxies = held.agent.proxies();
