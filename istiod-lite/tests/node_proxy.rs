@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use ambit_identity::{SpiffeId, TrustDomain};
 use ambit_model::authorize::{Connection, authorize};
 use ambit_model::convert::{Entry, decode_policy};
-use ambit_model::plan::{Hop, Plan, Request, plan};
+use ambit_model::plan::{Hop, Plan, Request, Unobserved, plan};
 use ambit_model::state::MeshState;
 use ambit_model::workload::Workload;
 use istiod_lite::index::{ChangedKey, Index, MeshConfig};
@@ -108,13 +108,14 @@ async fn goes(text: &str, destination: &str) -> String {
     let state = mesh(&format!("{text}{}", pod("web", "web", "10.244.1.1", true))).await;
     let source = pod_named(&state, "web");
     let destination: SocketAddr = destination.parse().unwrap();
-    match plan(&state, Request { source, destination, random: 0, avoid: &[] }) {
+    match plan(&state, Request { source, destination, random: 0, avoid: &[], observed: &Unobserved }) {
         Plan::Hbone(to) => {
             let hop = if to.hop == Hop::Waypoint { "waypoint" } else { "endpoint" };
             let expected: Vec<String> = to.expected.iter().map(SpiffeId::principal).collect();
             format!("{hop} {} for {} as {}", to.dial, to.authority, expected.join(","))
         }
         Plan::Passthrough(to) => format!("plain {}", to.dial),
+        Plan::Resolve(to) => format!("resolve {}", to.hostname),
         Plan::Deny(denied) => format!("deny {}", denied.refusal.reason.label()),
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use ambit_runtime::admin::{Reply, Server};
 use serde::Serialize;
 
-use crate::{node::pods::Pods, worker::Workers};
+use crate::{endpoints::Rested, node::pods::Pods, worker::Workers};
 
 /// Everything the proxy holds, without keys.
 #[derive(Serialize)]
@@ -34,6 +34,8 @@ struct CapturedPod {
     name: String,
     identity: String,
     netns_inode: u64,
+    /// Endpoints that failed its connects and are left alone now.
+    rested: Vec<Rested>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +91,7 @@ fn dump(node: &str, workers: &Workers, pods: &Pods) -> Dump {
                 name: pod.name.clone(),
                 identity: pod.identity.to_string(),
                 netns_inode: pod.netns.inode(),
+                rested: pod.standings.all_rested(),
             })
             .collect(),
         tunnels: workers

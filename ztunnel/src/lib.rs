@@ -9,6 +9,7 @@
 //! | [`inbound`] | connections to pods: HBONE and plain text |
 //! | [`dns`] | names that pods ask for |
 //! | [`local`] | connections whose two ends are pods of this node |
+//! | [`endpoints`] | what this proxy has itself seen of endpoints: load, failures, host names |
 //! | [`telemetry`] | one access-log line and one set of metrics for each connection |
 //! | [`peer`] | what is wrong with a peer, as a reason |
 
@@ -19,6 +20,7 @@ mod awake;
 pub mod config;
 mod discovery;
 pub mod dns;
+pub mod endpoints;
 mod error;
 pub mod inbound;
 pub mod known;
@@ -111,6 +113,7 @@ pub async fn run_with(
         limits: checked.limits,
         cluster: config.cluster_id.clone(),
         near: Arc::new(local::Neighbours::new(config.same_node)),
+        endpoints: endpoints::Endpoints::default(),
     };
     let telemetry = proxy.telemetry.clone();
     metrics.before_render(move || telemetry.report());

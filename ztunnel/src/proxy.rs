@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     awake,
     config::Limits,
+    endpoints::{Endpoints, Standings},
     inbound::Decisions,
     known::Known,
     local::Neighbours,
@@ -49,6 +50,8 @@ pub struct Proxy {
     pub places: Arc<Semaphore>,
     /// The pods of this node, as the other end of a connection.
     pub near: Arc<Neighbours>,
+    /// What was seen of endpoints by all pods of this node.
+    pub endpoints: Endpoints,
 }
 
 /// A pod of this node whose traffic is captured.
@@ -70,6 +73,8 @@ pub struct Pod {
     pub known: Known,
     /// Who may connect to it.
     pub decisions: Decisions,
+    /// Which endpoints failed its connects.
+    pub standings: Standings,
 }
 
 /// A connection that stands, and is carried to its end. How it came to stand is forgotten by then: most connections are idle.
@@ -114,6 +119,7 @@ impl Proxy {
             cluster: self.cluster.clone(),
             places: Arc::clone(&self.places),
             near: Arc::clone(&self.near),
+            endpoints: self.endpoints.clone(),
         }
     }
 

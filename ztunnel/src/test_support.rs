@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     config::Limits,
+    endpoints::{Endpoints, Standings},
     inbound::Decisions,
     known::Known,
     proxy::{Pod, Proxy},
@@ -52,6 +53,7 @@ pub(crate) fn proxy(log: &Path) -> Proxy {
         cluster: "Kubernetes".to_owned(),
         places: Arc::new(Semaphore::new(1)),
         near: Arc::default(),
+        endpoints: Endpoints::default(),
     }
 }
 
@@ -68,6 +70,7 @@ pub(crate) fn pod() -> Pod {
         places: Arc::new(Semaphore::new(1)),
         known: Known::default(),
         decisions: Decisions::default(),
+        standings: Standings::default(),
     }
 }
 

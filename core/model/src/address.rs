@@ -27,6 +27,14 @@ pub mod port {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize)]
 pub struct Network(Arc<str>);
 
+impl Network {
+    /// The text itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<&str> for Network {
     fn from(name: &str) -> Self {
         Self(name.into())

@@ -62,6 +62,8 @@ reasons! {
     ServicePortUnknown => "service_port_unknown",
     /// The service has no healthy endpoint that may be used.
     NoHealthyEndpoint => "no_healthy_endpoint",
+    /// The host name of the destination does not resolve.
+    DestinationUnresolved => "destination_unresolved",
     /// The waypoint that the destination requires is not known.
     WaypointMissing => "waypoint_missing",
     /// The waypoint that the destination requires does not answer.

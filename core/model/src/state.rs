@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use ambit_identity::SpiffeId;
@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use crate::{
     address::{Network, NetworkAddress, ServiceKey},
     convert::Entry,
+    plan::Ranked,
     policy::{
         Policy, PolicyKey, Scope,
         index::PolicySet,
@@ -33,10 +34,20 @@ pub struct MeshState {
     by_vip: HashMap<NetworkAddress, Vec<ServiceKey>>,
     by_hostname: HashMap<Arc<str>, BTreeSet<ServiceKey>>,
     /// Kept by what workloads say, so that a service may come before or after its endpoints.
-    endpoints: HashMap<ServiceKey, BTreeMap<Uid, Arc<Workload>>>,
+    endpoints: HashMap<ServiceKey, Endpoints>,
+    /// By name, of which there is one in each namespace.
+    by_name: HashMap<Arc<str>, Vec<Uid>>,
     policies: Policies,
     /// By resource name, what workloads and services that could not be read speak for.
     unreadable_addresses: BTreeMap<Box<str>, Vec<(Network, IpNet)>>,
+}
+
+/// The endpoints of one service.
+#[derive(Debug, Default, Clone)]
+struct Endpoints {
+    by_uid: BTreeMap<Uid, Arc<Workload>>,
+    /// Made for the first connection after a change, so that only what is dialled here has it.
+    ranked: OnceLock<Ranked>,
 }
 
 impl MeshState {
@@ -63,10 +74,13 @@ impl MeshState {
         let workload = Arc::new(workload);
         for ip in &workload.addresses {
             let address = NetworkAddress::new(workload.network.clone(), *ip);
-            self.by_address.entry(address).or_default().push(workload.uid.clone());
+            add_to(&mut self.by_address, address, workload.uid.clone());
         }
+        add_to(&mut self.by_name, Arc::clone(&workload.name), workload.uid.clone());
         for key in workload.services.keys() {
-            self.endpoints.entry(key.clone()).or_default().insert(workload.uid.clone(), Arc::clone(&workload));
+            let endpoints = self.endpoints.entry(key.clone()).or_default();
+            endpoints.ranked = OnceLock::new();
+            endpoints.by_uid.insert(workload.uid.clone(), Arc::clone(&workload));
         }
         self.workloads.insert(workload.uid.clone(), workload);
     }
@@ -76,7 +90,7 @@ impl MeshState {
         self.remove_service(&service.key);
         let service = Arc::new(service);
         for vip in &service.vips {
-            self.by_vip.entry(vip.clone()).or_default().push(service.key.clone());
+            add_to(&mut self.by_vip, vip.clone(), service.key.clone());
         }
         self.by_hostname.entry(Arc::clone(&service.key.hostname)).or_default().insert(service.key.clone());
         self.services.insert(service.key.clone(), service);
@@ -133,10 +147,12 @@ impl MeshState {
             let address = NetworkAddress::new(workload.network.clone(), *ip);
             remove_from(&mut self.by_address, &address, &workload.uid);
         }
+        remove_from(&mut self.by_name, &workload.name, &workload.uid);
         for key in workload.services.keys() {
             if let Some(endpoints) = self.endpoints.get_mut(key) {
-                endpoints.remove(&workload.uid);
-                if endpoints.is_empty() {
+                endpoints.ranked = OnceLock::new();
+                endpoints.by_uid.remove(&workload.uid);
+                if endpoints.by_uid.is_empty() {
                     self.endpoints.remove(key);
                 }
             }
@@ -146,6 +162,9 @@ impl MeshState {
 
     fn remove_service(&mut self, key: &ServiceKey) {
         let Some(service) = self.services.remove(key) else { return };
+        if let Some(endpoints) = self.endpoints.get_mut(key) {
+            endpoints.ranked = OnceLock::new();
+        }
         for vip in &service.vips {
             remove_from(&mut self.by_vip, vip, key);
         }
@@ -195,7 +214,13 @@ impl MeshState {
 
     /// The workloads that say they are endpoints of this service, in the order of their uids.
     pub fn endpoints(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
-        self.endpoints.get(key).into_iter().flat_map(BTreeMap::values)
+        self.endpoints.get(key).into_iter().flat_map(|endpoints| endpoints.by_uid.values())
+    }
+
+    /// The endpoints of a service of this state that may be used, in the order in which they are chosen.
+    pub(crate) fn ranked(&self, service: &Service) -> Option<&Ranked> {
+        let endpoints = self.endpoints.get(&service.key)?;
+        Some(endpoints.ranked.get_or_init(|| Ranked::new(&service.load_balancing, endpoints.by_uid.values())))
     }
 
     /// The policy with this key.
@@ -246,10 +271,14 @@ impl MeshState {
     /// is not taken for it.
     #[must_use]
     pub fn pod(&self, namespace: &str, name: &str, identity: &SpiffeId) -> Option<&Arc<Workload>> {
-        self.workloads.values().find(|workload| {
-            &*workload.name == name && workload.namespace.as_str() == namespace && workload.identity == *identity
-        })
+        let mut named = self.by_name.get(name).into_iter().flatten().filter_map(|uid| self.workloads.get(uid));
+        named.find(|workload| workload.namespace.as_str() == namespace && workload.identity == *identity)
     }
+}
+
+fn add_to<K: Hash + Eq, V>(map: &mut HashMap<K, Vec<V>>, key: K, value: V) {
+    // Nearly always there is one for ever, so no room is made for more.
+    map.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(value);
 }
 
 fn remove_from<K: Hash + Eq, V: PartialEq>(map: &mut HashMap<K, Vec<V>>, key: &K, value: &V) {

@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Error,
     dns::{self, Dns},
+    endpoints::Standings,
     inbound,
     known::Known,
     outbound,
@@ -96,8 +97,9 @@ impl Pods {
         }
         let places = Arc::new(Semaphore::new(self.proxy.limits.connections_per_pod));
         let (known, decisions) = (Known::default(), inbound::Decisions::default());
-        let sockets = Stock::new(netns.clone(), PROXY_MARK);
-        let pod = Arc::new(Pod { uid: info.uid.clone(), name: info.name, identity, netns, sockets, places, known, decisions });
+        let (standings, sockets) = (Standings::default(), Stock::new(netns.clone(), PROXY_MARK));
+        let (uid, name) = (info.uid.clone(), info.name);
+        let pod = Arc::new(Pod { uid, name, identity, netns, sockets, places, known, decisions, standings });
         let started = self.start(Arc::clone(&pod), &place)?;
         tracing::info!(uid = info.uid, identity = %pod.identity, "{place} is captured");
         let before = self.running().insert(info.uid, started);

@@ -1,5 +1,6 @@
 //! Connections that pods open: accepted in the pod's namespace, planned, and carried over HBONE or passed through.
 
+mod attempts;
 mod headers;
 mod tunnel;
 
@@ -12,12 +13,7 @@ use ambit_hbone::{
     TunnelStream,
     copy::{self, EndedBy, TcpSide},
 };
-use ambit_model::{
-    Reason, Refusal,
-    address::port,
-    plan::{self, Plan},
-    workload::Uid,
-};
+use ambit_model::{Reason, Refusal, address::port};
 use ambit_runtime::{
     socket::{self, canonical},
     telemetry::Direction,
@@ -25,19 +21,17 @@ use ambit_runtime::{
 use futures::FutureExt;
 use tokio::net::TcpStream;
 
-use tunnel::Unopened;
+use attempts::Taken;
 pub(crate) use tunnel::gone;
 
 use crate::{
-    local::{self, relay::Near},
+    local::relay::Near,
     proxy::{Carrying, Pod, Proxy, carried},
     telemetry::Record,
 };
 
 /// What a record shows as long as nothing better is known: the listener.
 const OUTBOUND: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port::OUTBOUND);
-/// How many endpoints of a service are tried for one connection before its first byte.
-const ATTEMPTS: usize = 3;
 
 /// Carries one captured connection to its end.
 pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> impl Future<Output = ()> + Send {
@@ -48,10 +42,10 @@ async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: So
     let mut record = proxy.telemetry.begin(Direction::Outbound, from, OUTBOUND);
     record.source_identity = Some(pod.identity.clone());
     let opened = match proxy.place(&pod) {
-        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|server| (server, places)),
+        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|taken| (taken, places)),
         Err(refusal) => Err(refusal),
     };
-    let (server, places) = match opened {
+    let (Taken { server, held }, places) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
             socket::reset(client);
@@ -62,7 +56,7 @@ async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: So
     record.established();
     let counters = record.counters();
     let end = move |ended| {
-        let _until_now = places;
+        let _until_now = (places, held);
         end(record, ended);
     };
     Some(match server {
@@ -96,7 +90,7 @@ async fn open(
     client: &TcpStream,
     from: SocketAddr,
     record: &mut Record,
-) -> Result<Server, Refusal> {
+) -> Result<Taken, Refusal> {
     let itself = || Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::OUTBOUND));
     let destination = socket::original_destination_from(client, from).map_err(|_| itself())?;
     record.destination(destination);
@@ -108,64 +102,7 @@ async fn open(
         return Err(Refusal::new(Reason::SourceUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
     };
     record.source_workload = Some(Arc::clone(&source));
-    let mut avoid: Vec<Uid> = Vec::new();
-    let mut failed = None;
-    let mut random = proxy.near.random(from, destination);
-    for _ in 0..ATTEMPTS {
-        let request = plan::Request { source: &source, destination, random, avoid: &avoid };
-        let attempt = match proxy.state.read(|mesh| plan::plan(mesh, request)) {
-            Plan::Hbone(plan) => {
-                record.towards(&plan.target);
-                match local::find(proxy, pod, &source, from, &plan).await {
-                    Some(near) => {
-                        let opened = local::relay::open((proxy, pod), near, (client, from), &plan, record);
-                        Box::pin(opened).await.map(|near| Server::Near(Box::new(near))).map_err(Unopened::from)
-                    }
-                    None => tunnel::open(proxy, pod, client, from, &plan, record).await.map(Server::Tunnel),
-                }
-            }
-            Plan::Passthrough(plan) => {
-                record.towards(&plan.target);
-                proxy.connect(pod, plan.dial, None).await.map(Server::Plain).map_err(Unopened::from)
-            }
-            Plan::Deny(denied) => {
-                // When every endpoint was tried, what the last one said tells more.
-                return Err(failed.unwrap_or_else(|| {
-                    record.target = denied.target;
-                    denied.refusal
-                }));
-            }
-        };
-        let refusal = match attempt {
-            Ok(server) => return Ok(server),
-            Err(Unopened { refusal, last: true }) => return Err(refusal),
-            Err(Unopened { refusal, last: false }) => refusal,
-        };
-        match (&record.target.service, &record.target.workload) {
-            (Some(_), Some(tried)) if may_be_tried_elsewhere(refusal.reason) => avoid.push(tried.uid.clone()),
-            _ => return Err(refusal),
-        }
-        tracing::debug!(%refusal, "another endpoint is tried");
-        random = fastrand::u64(..);
-        failed = Some(refusal);
-    }
-    Err(failed.unwrap_or_else(|| Refusal::new(Reason::NoHealthyEndpoint, "")))
-}
-
-/// Whether the endpoint was away, as opposed to refusing. Asked only when no byte of the client was passed on, so that nothing is
-/// done twice.
-fn may_be_tried_elsewhere(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::UpstreamRefused
-            | Reason::UpstreamTimeout
-            | Reason::UpstreamUnreachable
-            | Reason::WaypointUnreachable
-            | Reason::TunnelFailed
-            | Reason::TlsHandshakeTimeout
-            | Reason::Draining
-            | Reason::DestinationUnknown
-    )
+    attempts::Client { proxy, pod, source: &source, stream: client, from, destination }.connect(record).await
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod books;
 mod carry;
 mod child;
 mod dns;
+mod endpoints;
 mod fail;
 mod lies;
 mod load;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
     tests.extend(dns::tests());
     tests.extend(observe::tests());
     tests.extend(waypoint::tests());
+    tests.extend(endpoints::tests());
     tests.extend(near::tests());
     tests.extend(same_policy::tests());
     tests.extend(torture::tests());

@@ -33,7 +33,7 @@ pub fn tests() -> Vec<Trial> {
 type Asked = Arc<Mutex<Vec<(String, String)>>>;
 
 /// Serves tunnels in `pod` as `id`.
-fn serve<H, F>(mesh: &Mesh, pod: &Pod, id: &str, handler: H) -> anyhow::Result<()>
+pub fn serve<H, F>(mesh: &Mesh, pod: &Pod, id: &str, handler: H) -> anyhow::Result<()>
 where
     H: Fn(Incoming) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -54,7 +54,7 @@ where
 }
 
 /// Answers each tunnel with one line; notes its authority and the `forwarded` header.
-fn waypoint(mesh: &Mesh, pod: &Pod, id: &str) -> anyhow::Result<Asked> {
+pub fn waypoint(mesh: &Mesh, pod: &Pod, id: &str) -> anyhow::Result<Asked> {
     let asked = Asked::default();
     let noted = Arc::clone(&asked);
     serve(mesh, pod, id, move |incoming| answer(incoming, Arc::clone(&noted)))?;

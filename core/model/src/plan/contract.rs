@@ -13,7 +13,8 @@ fn go(workloads: Vec<Workload>, services: Vec<Service>, destination: &str) -> Pl
     workloads.into_iter().for_each(|workload| state.insert_workload(workload));
     services.into_iter().for_each(|service| state.insert_service(service));
     let source = here(workload("web", "10.0.0.1"));
-    plan(&state, Request { source: &source, destination: destination.parse().unwrap(), random: 0, avoid: &[] })
+    let destination = destination.parse().unwrap();
+    plan(&state, Request { source: &source, destination, random: 0, avoid: &[], observed: &Unobserved })
 }
 
 fn api() -> Workload {

@@ -1,9 +1,12 @@
-use std::collections::BTreeSet;
+mod names;
+mod observed;
+mod ranks;
+mod waypoints;
 
 use super::*;
 use crate::{
     address::{GatewayAddress, GatewayDestination, Network},
-    service::{LoadBalancing, Scope, WeightedWaypoint},
+    service::{LoadBalancing, WeightedWaypoint},
     test_support::{endpoint_of, key, port, service, workload},
 };
 
@@ -45,7 +48,8 @@ fn through(mut service: Service, waypoints: &[(GatewayAddress, u32)]) -> Service
 }
 
 fn go(state: &MeshState, source: &Workload, destination: &str, random: u64) -> Plan {
-    plan(state, Request { source, destination: destination.parse().unwrap(), random, avoid: &[] })
+    let destination = destination.parse().unwrap();
+    plan(state, Request { source, destination, random, avoid: &[], observed: &Unobserved })
 }
 
 #[track_caller]
@@ -147,66 +151,6 @@ fn the_identities_of_the_service_may_answer_too() {
 }
 
 #[test]
-fn a_service_with_a_waypoint_is_reached_through_it_with_the_address_that_was_dialled() {
-    for waypoint in [at(GatewayDestination::Service(key("gw"))), at_ip("10.96.0.9"), at_ip("10.0.0.9")] {
-        let api_service = through(service("api", &["10.96.0.1"]), &[(waypoint, 1)]);
-        let state = state(vec![api(), gateway()], vec![api_service, gateway_service()]);
-        let plan = hbone(go(&state, &web(), "10.96.0.1:80", 0));
-        check(&plan, "10.0.0.9:15008", "10.96.0.1:80", &["gw"], Hop::Waypoint);
-        // Which ports there are is the waypoint's to say.
-        assert_eq!(hbone(go(&state, &web(), "10.96.0.1:81", 0)).hop, Hop::Waypoint);
-    }
-}
-
-#[test]
-fn the_waypoint_itself_goes_to_the_endpoints() {
-    for waypoint in [at(GatewayDestination::Service(key("gw"))), at_ip("10.96.0.9"), at_ip("10.0.0.9")] {
-        let api_service = through(service("api", &["10.96.0.1"]), &[(waypoint, 1)]);
-        let state = state(vec![api(), gateway()], vec![api_service, gateway_service()]);
-        check(&hbone(go(&state, &gateway(), "10.96.0.1:80", 0)), "10.0.0.2:15008", "10.0.0.2:8080", &["api"], Hop::Endpoint);
-    }
-}
-
-#[test]
-fn a_waypoint_that_is_missing_or_not_ready_is_never_gone_around() {
-    let missing = [at(GatewayDestination::Service(key("nobody"))), at_ip("10.96.0.77")];
-    for waypoint in missing {
-        let api_service = through(service("api", &["10.96.0.1"]), &[(waypoint, 1)]);
-        assert_eq!(denied(go(&state(vec![api()], vec![api_service]), &web(), "10.96.0.1:80", 0)), Reason::WaypointMissing);
-    }
-    let api_service = || through(service("api", &["10.96.0.1"]), &[(at(GatewayDestination::Service(key("gw"))), 1)]);
-    let unready = Workload { healthy: false, ..gateway() };
-    for gateways in [vec![], vec![unready]] {
-        let workloads = [vec![api()], gateways].concat();
-        let state = state(workloads, vec![api_service(), gateway_service()]);
-        assert_eq!(denied(go(&state, &web(), "10.96.0.1:80", 0)), Reason::WaypointUnreachable);
-    }
-    let weightless = through(service("api", &["10.96.0.1"]), &[(at_ip("10.0.0.9"), 0)]);
-    assert_eq!(denied(go(&state(vec![api(), gateway()], vec![weightless]), &web(), "10.96.0.1:80", 0)), Reason::WaypointMissing);
-}
-
-#[test]
-fn a_pod_with_a_waypoint_is_reached_through_it_unless_the_waypoint_calls() {
-    let guarded = Workload { waypoint: Some(at(GatewayDestination::Service(key("gw")))), ..api() };
-    let state = state(vec![guarded, gateway()], vec![gateway_service()]);
-    check(&hbone(go(&state, &web(), "10.0.0.2:8080", 0)), "10.0.0.9:15008", "10.0.0.2:8080", &["gw"], Hop::Waypoint);
-    check(&hbone(go(&state, &gateway(), "10.0.0.2:8080", 0)), "10.0.0.2:15008", "10.0.0.2:8080", &["api"], Hop::Endpoint);
-    let lost = Workload { waypoint: Some(at_ip("10.96.0.77")), ..api() };
-    assert_eq!(denied(go(&self::state(vec![lost], vec![]), &web(), "10.0.0.2:8080", 0)), Reason::WaypointMissing);
-}
-
-#[test]
-fn weighted_waypoints_share_by_weight() {
-    let canary = endpoint_of(workload("canary", "10.0.0.8"), "canary");
-    let waypoints = [(at_ip("10.0.0.9"), 90), (at_ip("10.0.0.8"), 10)];
-    let state = state(vec![api(), gateway(), canary], vec![through(service("api", &["10.96.0.1"]), &waypoints)]);
-    let to_canary = (0..1000_u64).filter(|n| {
-        hbone(go(&state, &web(), "10.96.0.1:80", n * (u64::MAX / 1000) + u64::MAX / 2000)).dial.ip().to_string() == "10.0.0.8"
-    });
-    assert_eq!(to_canary.count(), 100);
-}
-
-#[test]
 fn a_pod_address_is_reached_by_its_protocol_and_what_is_unknown_passes() {
     let plain = Workload { tunnel: Tunnel::None, ..workload("legacy", "10.0.0.3") };
     let state = state(vec![api(), plain], vec![]);
@@ -241,67 +185,13 @@ fn a_service_that_asks_to_keep_the_address_is_passed_through() {
     assert_eq!(passthrough(go(&state, &web(), "10.96.0.1:80", 0)).dial, "10.96.0.1:80".parse().unwrap());
 }
 
-/// The endpoints that some random number leads to.
-fn reached(lb: LoadBalancing, endpoints: Vec<Workload>) -> BTreeSet<String> {
-    let state = state(endpoints, vec![Service { load_balancing: lb, ..service("api", &["10.96.0.1"]) }]);
-    let name = |plan: Plan| match plan {
-        Plan::Hbone(plan) => plan.target.workload.map(|w| w.name.to_string()),
-        _ => None,
-    };
-    (0..64_u64).filter_map(|n| name(go(&state, &web(), "10.96.0.1:80", n << 58))).collect()
-}
-
 #[test]
-fn endpoints_are_ranked_by_locality() {
-    let endpoint = |name: &str, ip: &str, node: &str, zone: &str| {
-        let mut workload = endpoint_of(workload(name, ip), "api");
-        workload.node = node.into();
-        workload.locality.zone = zone.into();
-        workload
-    };
-    let all = || {
-        vec![
-            endpoint("near", "10.0.1.1", "node-1", ""),
-            endpoint("zone", "10.0.1.2", "node-2", ""),
-            endpoint("far", "10.0.1.3", "node-3", "z"),
-        ]
-    };
-    let lb = |mode, preferences: &[Scope]| LoadBalancing { mode, preferences: preferences.to_vec(), allow_unhealthy: false };
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-    assert_eq!(reached(lb(Mode::Any, &[]), all()), names(&["near", "zone", "far"]));
-    assert_eq!(reached(lb(Mode::Failover, &[Scope::Zone, Scope::Node]), all()), names(&["near"]));
-    assert_eq!(reached(lb(Mode::Failover, &[Scope::Zone]), all()), names(&["near", "zone"]));
-    assert_eq!(reached(lb(Mode::Failover, &[Scope::Zone, Scope::Node]), all().split_off(1)), names(&["zone"]));
-    assert_eq!(reached(lb(Mode::Failover, &[Scope::Zone]), all().split_off(2)), names(&["far"]));
-    assert_eq!(reached(lb(Mode::Strict, &[Scope::Node]), all()), names(&["near"]));
-    assert_eq!(reached(lb(Mode::Strict, &[Scope::Node]), all().split_off(1)), names(&[]));
-    let scopes = [Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Cluster];
-    assert_eq!(reached(lb(Mode::Strict, &scopes), all()), names(&["near", "zone"]));
-}
-
-#[test]
-fn an_endpoint_that_did_not_answer_is_not_tried_again() {
-    let other = endpoint_of(workload("other", "10.0.0.3"), "api");
-    let state = state(vec![api(), other.clone()], vec![service("api", &["10.96.0.1"])]);
-    let go = |avoid: &[Uid], random| {
-        plan(&state, Request { source: &web(), destination: "10.96.0.1:80".parse().unwrap(), random, avoid })
-    };
-    for random in [0, u64::MAX / 2, u64::MAX] {
-        assert_eq!(hbone(go(&[api().uid], random)).target.workload.unwrap().uid, other.uid);
-    }
-    assert_eq!(denied(go(&[api().uid, other.uid.clone()], 0)), Reason::NoHealthyEndpoint);
-}
-
-#[test]
-fn endpoints_share_by_capacity() {
-    let items = [3_u32, 0, 1];
-    let picks = |random: u64| endpoint::weighted(items.iter(), |weight| *weight, random).copied();
-    let threes = (0..1000_u64).filter(|n| picks(n * (u64::MAX / 1000) + u64::MAX / 2000) == Some(3)).count();
-    assert_eq!(threes, 750);
-    assert_eq!((picks(0), picks(u64::MAX)), (Some(3), Some(1)));
-    assert_eq!(endpoint::weighted([0_u32].iter(), |weight| *weight, 0), None);
-    let heavy = [u32::MAX, u32::MAX];
-    assert!(endpoint::weighted(heavy.iter(), |weight| *weight, u64::MAX).is_some());
+fn a_service_that_keeps_the_address_of_a_pod_is_carried_to_it_as_the_pod_asks() {
+    let lb = LoadBalancing { mode: Mode::Passthrough, ..LoadBalancing::default() };
+    let state = state(vec![api()], vec![Service { load_balancing: lb, ..service("api", &["10.0.0.2"]) }]);
+    let plan = hbone(go(&state, &web(), "10.0.0.2:80", 0));
+    check(&plan, "10.0.0.2:15008", "10.0.0.2:80", &["api"], Hop::Endpoint);
+    assert!(!plan.chosen, "there is no other that could be tried");
 }
 
 #[test]

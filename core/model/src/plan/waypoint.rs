@@ -2,27 +2,50 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::{Hbone, Hop, Plan, Request, Target, endpoint, expected};
+use ambit_identity::SpiffeId;
+
+use super::{
+    Hbone, Hop, Plan, Request, Target,
+    endpoint::{self, At, Chosen},
+    expected, resolve,
+};
 use crate::{
     address::{GatewayAddress, GatewayDestination},
     reason::{Reason, Refusal},
-    service::Service,
+    service::{Service, WeightedWaypoint},
     state::MeshState,
     workload::Workload,
 };
 
-/// The waypoint that this connection to `service` passes, when it has any.
+/// The way through one of the waypoints of `service`, by their weights; nothing when it has none. When the one that comes up is away, it is
+/// another one that takes a share: what goes through any of them is not gone around.
 ///
 /// # Errors
-/// When the service has waypoints and none of them takes a share.
-pub(super) fn for_service(service: &Service, random: u64) -> Result<Option<&GatewayAddress>, Refusal> {
+/// `waypoint_missing` when none takes a share, else why the first one that came up cannot be used.
+pub(super) fn for_service(
+    state: &MeshState,
+    request: Request<'_>,
+    service: &Service,
+    target: &mut Target,
+) -> Result<Option<Plan>, Refusal> {
     if service.waypoints.is_empty() {
         return Ok(None);
     }
-    match endpoint::weighted(service.waypoints.iter(), |waypoint| waypoint.weight, random) {
-        Some(waypoint) => Ok(Some(&waypoint.waypoint)),
-        None => Err(Refusal::new(Reason::WaypointMissing, format!("every waypoint of {} has weight 0", service.key))),
+    let (mut random, mut refusal) = (request.random, None);
+    let mut away: Vec<usize> = Vec::new();
+    let share = |away: &[usize], (at, weighted): (usize, &WeightedWaypoint)| if away.contains(&at) { 0 } else { weighted.weight };
+    while let Some(at) = endpoint::weighted(service.waypoints.iter().enumerate().map(|each| share(&away, each)), random) {
+        let Some(weighted) = service.waypoints.get(at) else { break };
+        random = endpoint::further(random);
+        // A replica is picked by another number than the waypoint, or of each waypoint some replicas would never come up.
+        match through(state, Request { random, ..request }, &weighted.waypoint, target) {
+            Ok(plan) => return Ok(Some(plan)),
+            Err(error) => refusal = refusal.or(Some(error)),
+        }
+        away.push(at);
     }
+    let no_share = || Refusal::new(Reason::WaypointMissing, format!("every waypoint of {} has weight 0", service.key));
+    Err(refusal.unwrap_or_else(no_share))
 }
 
 /// Whether `source` is a replica of `waypoint`.
@@ -40,7 +63,7 @@ pub(super) fn is_caller(state: &MeshState, waypoint: &GatewayAddress, source: &W
 /// Sends the connection to a replica of `waypoint`, which is told the address that the client dialled.
 ///
 /// # Errors
-/// `waypoint_missing` when the waypoint is not known, `waypoint_unreachable` when it has no healthy replica.
+/// `waypoint_missing` when the waypoint is not known, `waypoint_unreachable` when it has no replica that may be used.
 pub(super) fn through(
     state: &MeshState,
     request: Request<'_>,
@@ -48,30 +71,41 @@ pub(super) fn through(
     target: &mut Target,
 ) -> Result<Plan, Refusal> {
     let missing = || Refusal::new(Reason::WaypointMissing, waypoint.to_string());
-    let (workload, dial, also) = match &waypoint.destination {
+    let (chosen, also) = match &waypoint.destination {
         GatewayDestination::Service(key) => replica(state, request, state.service(key).ok_or_else(missing)?, waypoint)?,
         GatewayDestination::Address(address) => match (state.service_at(address), state.workload_at(address)) {
             (Some(service), _) => replica(state, request, service, waypoint)?,
-            (None, Some(workload)) => (Arc::clone(workload), SocketAddr::new(address.ip, waypoint.port), Vec::new()),
+            (None, Some(workload)) if request.avoid.contains(&workload.uid) => {
+                return Err(Refusal::new(Reason::WaypointUnreachable, format!("{waypoint}: tried already")));
+            }
+            (None, Some(workload)) => {
+                let at = At::Address(SocketAddr::new(address.ip, waypoint.port));
+                (Chosen { workload: Arc::clone(workload), at }, Vec::new())
+            }
             (None, None) => return Err(missing()),
         },
     };
-    let expected = expected(&workload, &also);
-    target.workload = Some(workload);
+    let workload = chosen.workload;
+    target.workload = Some(Arc::clone(&workload));
+    let At::Address(dial) = chosen.at else { return Ok(resolve(&workload, target)) };
     Ok(Plan::Hbone(Box::new(Hbone {
         dial,
         authority: request.destination,
-        expected,
+        expected: expected(&workload, &also),
         hop: Hop::Waypoint,
+        chosen: true,
         target: target.clone(),
     })))
 }
 
-type Replica = (Arc<Workload>, SocketAddr, Vec<ambit_identity::SpiffeId>);
-
-fn replica(state: &MeshState, request: Request<'_>, service: &Service, waypoint: &GatewayAddress) -> Result<Replica, Refusal> {
+fn replica(
+    state: &MeshState,
+    request: Request<'_>,
+    service: &Service,
+    waypoint: &GatewayAddress,
+) -> Result<(Chosen, Vec<SpiffeId>), Refusal> {
     let destination = SocketAddr::new(request.destination.ip(), waypoint.port);
     let chosen = endpoint::choose_any_port(state, Request { destination, ..request }, service)
         .map_err(|refusal| Refusal::new(Reason::WaypointUnreachable, format!("{waypoint}: {}", refusal.detail)))?;
-    Ok((chosen.workload, chosen.address, service.subject_alt_names.clone()))
+    Ok((chosen, service.subject_alt_names.clone()))
 }

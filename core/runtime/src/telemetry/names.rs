@@ -27,6 +27,12 @@ pub mod metric {
 
     /// What dry-run policies would have decided about connections that were allowed; `reason` is `ok` where they would have been too.
     pub const POLICY_DRY_RUN: &str = "ambit_policy_dry_run_total";
+    /// Rests of endpoints that kept failing.
+    pub const ENDPOINT_RESTS: &str = "ambit_endpoint_rests_total";
+    /// Connections that were tried on another endpoint.
+    pub const CONNECT_RETRIES: &str = "ambit_connect_retries_total";
+    /// Connections that were not, because too many were already.
+    pub const CONNECT_RETRIES_OVER_BUDGET: &str = "ambit_connect_retries_over_budget_total";
     /// Access-log lines lost because the disk could not keep up.
     pub const ACCESS_LOG_DROPPED: &str = "ambit_access_log_dropped_total";
     /// Label sets that were folded into `other` because the limit of series was reached.

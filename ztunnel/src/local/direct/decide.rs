@@ -41,7 +41,8 @@ impl Switch {
         }
         let Some(source) = proxy.state.read(|mesh| proxy.workload_of(mesh, &client.pod)) else { return Decision::Capture };
         let random = fastrand::u64(..);
-        let request = plan::Request { source: &source, destination: first.to, random, avoid: &[] };
+        let observed = proxy.endpoints.seen_by(&client.pod.standings);
+        let request = plan::Request { source: &source, destination: first.to, random, avoid: &[], observed: &observed };
         let (plan, near) = proxy.state.read(|mesh| {
             let plan = plan::plan(mesh, request);
             let near = match &plan {
@@ -116,7 +117,8 @@ impl Switch {
             record.security = Security::NodeLocal;
         }
         let records = Records::new(outbound, inbound);
-        let mut flow = Flow::new(first, mark, plan.authority, (Arc::clone(client), server), workload, records, places);
+        let taken = (places, proxy.endpoints.hold(&workload.uid));
+        let mut flow = Flow::new(first, mark, plan.authority, (Arc::clone(client), server), workload, records, taken);
         // Decided as the inbound side does, which also notes who connects and by which policy. If it is denied by what came just now, so it
         // is when the packet arrives, which is where it is cut and logged.
         let _decided_again =

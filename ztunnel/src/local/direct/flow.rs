@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{super::Neighbour, ends::Carried, segment::Segment};
 use crate::{
+    endpoints::Held,
     inbound::again,
     peer,
     proxy::{Places, Pod},
@@ -57,7 +58,8 @@ pub(super) struct Flow {
     pub(super) server: Arc<Neighbour>,
     pub(super) workload: Arc<Workload>,
     pub(super) records: Records,
-    pub(super) _places: [Places; 2],
+    /// What it takes up at both pods, and as one of the connections of its endpoint.
+    pub(super) _taken: ([Places; 2], Held),
     pub(super) begun: Instant,
     /// Whether its first packet has reached the server.
     pub(super) arrived: bool,
@@ -108,7 +110,7 @@ impl Flow {
         (client, server): (Arc<Neighbour>, Arc<Neighbour>),
         workload: Arc<Workload>,
         records: Records,
-        places: [Places; 2],
+        taken: ([Places; 2], Held),
     ) -> Self {
         Self {
             first,
@@ -118,7 +120,7 @@ impl Flow {
             server,
             workload,
             records,
-            _places: places,
+            _taken: taken,
             begun: Instant::now(),
             arrived: false,
             reset_by: None,

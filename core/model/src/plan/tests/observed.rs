@@ -1,0 +1,96 @@
+//! What the proxy has itself seen decides among equals.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use super::*;
+
+/// Connections and rests by the names of endpoints.
+#[derive(Debug, Default)]
+struct Seen {
+    open: BTreeMap<&'static str, u32>,
+    rested: BTreeMap<&'static str, Instant>,
+}
+
+fn name(endpoint: &Uid) -> &str {
+    endpoint.as_str().rsplit('/').next().unwrap()
+}
+
+impl Observed for Seen {
+    fn open(&self, endpoint: &Uid) -> u32 {
+        self.open.get(name(endpoint)).copied().unwrap_or_default()
+    }
+
+    fn rested(&self, endpoint: &Uid, port: u16) -> Option<Instant> {
+        assert_eq!(port, 8080, "it is the port of the endpoint that is rested");
+        self.rested.get(name(endpoint)).copied()
+    }
+
+    fn resolved(&self, _: &str) -> Name {
+        Name::Unknown
+    }
+}
+
+fn two() -> MeshState {
+    let other = endpoint_of(workload("other", "10.0.0.3"), "api");
+    state(vec![api(), other], vec![service("api", &["10.96.0.1"])])
+}
+
+/// How often each endpoint is chosen in 1000 times.
+fn shares(state: &MeshState, seen: &Seen) -> BTreeMap<String, usize> {
+    let source = web();
+    let mut shares = BTreeMap::new();
+    for n in 0..1000_u64 {
+        let random = endpoint::further(n);
+        let destination = "10.96.0.1:80".parse().unwrap();
+        let plan = hbone(plan(state, Request { source: &source, destination, random, avoid: &[], observed: seen }));
+        *shares.entry(plan.target.workload.unwrap().name.to_string()).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn of_two_that_come_up_the_one_with_fewer_connections_is_chosen() {
+    let seen = Seen { open: [("api", 5), ("other", 4)].into(), ..Seen::default() };
+    let shares = shares(&two(), &seen);
+    assert!(shares["other"] > 850, "{shares:?}");
+}
+
+#[test]
+fn connections_that_stay_are_spread_by_capacity() {
+    let heavy = Workload { capacity: 3, ..api() };
+    let other = endpoint_of(workload("other", "10.0.0.3"), "api");
+    let state = state(vec![heavy, other], vec![service("api", &["10.96.0.1"])]);
+    let source = web();
+    let mut seen = Seen::default();
+    for n in 0..400_u64 {
+        let random = endpoint::further(n);
+        let destination = "10.96.0.1:80".parse().unwrap();
+        let plan = hbone(plan(&state, Request { source: &source, destination, random, avoid: &[], observed: &seen }));
+        let name = if &*plan.target.workload.unwrap().name == "api" { "api" } else { "other" };
+        *seen.open.entry(name).or_default() += 1;
+    }
+    assert!((290..=310).contains(&seen.open["api"]), "{seen:?}");
+}
+
+#[test]
+fn an_endpoint_that_is_rested_gets_nothing_as_long_as_another_does_not() {
+    let now = Instant::now();
+    let seen = Seen { rested: [("api", now)].into(), ..Seen::default() };
+    assert_eq!(shares(&two(), &seen), [("other".to_owned(), 1000)].into());
+    let earlier = Seen { rested: [("api", now), ("other", now + Duration::from_secs(1))].into(), ..Seen::default() };
+    assert_eq!(shares(&two(), &earlier), [("api".to_owned(), 1000)].into(), "all are rested: the one that failed first");
+}
+
+#[test]
+fn when_all_of_the_best_rank_are_rested_the_next_rank_is_used() {
+    use crate::service::Scope;
+    let lb = LoadBalancing { mode: Mode::Failover, preferences: vec![Scope::Node], allow_unhealthy: false };
+    let far = Workload { node: "node-2".into(), ..endpoint_of(workload("far", "10.0.0.3"), "api") };
+    let state = state(vec![api(), far], vec![Service { load_balancing: lb, ..service("api", &["10.96.0.1"]) }]);
+    assert_eq!(shares(&state, &Seen::default()), [("api".to_owned(), 1000)].into());
+    let seen = Seen { rested: [("api", Instant::now())].into(), ..Seen::default() };
+    assert_eq!(shares(&state, &seen), [("far".to_owned(), 1000)].into());
+}

@@ -1,0 +1,54 @@
+//! Endpoints that are known by a host name only.
+
+use std::time::Duration;
+
+use ambit_api::{
+    type_url,
+    workload::{Address, Port, PortList, Workload, address::Type},
+};
+use ambit_testbed::{HostEntry, Pod};
+
+use super::{addresses, serve, service, taken_by};
+use crate::mesh::{Mesh, PATIENCE};
+
+const NAME: &str = "db.example";
+
+/// An endpoint of the service that has a host name instead of addresses.
+fn named(mesh: &Mesh) {
+    let port = Port { service_port: 80, target_port: 8080, app_protocol: 0 };
+    let workload = Workload {
+        uid: "Kubernetes/networking/WorkloadEntry/shop/db".to_owned(),
+        name: "db".to_owned(),
+        namespace: "shop".to_owned(),
+        hostname: NAME.to_owned(),
+        services: [("shop/api.shop.svc.cluster.local".to_owned(), PortList { ports: vec![port] })].into(),
+        ..Default::default()
+    };
+    let name = workload.uid.clone();
+    mesh.put(type_url::ADDRESS, &name, &Address { r#type: Some(Type::Workload(workload)) });
+}
+
+fn stands_for(mesh: &Mesh, pod: &Pod) -> anyhow::Result<()> {
+    Ok(mesh.nodes[0].node.set_hosts(&pod.ips().map(|ip| HostEntry::new(ip, [NAME])))?)
+}
+
+pub async fn resolved() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.pod(0, "web").await?;
+    let (one, two) = (mesh.outsider(1, "one", false).await?, mesh.outsider(1, "two", false).await?);
+    let _serving = [serve(&one)?, serve(&two)?];
+    named(&mesh);
+    service(&mesh, &[], |_| {});
+    let [to, _] = addresses();
+    mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=destination_unresolved ", NAME]).await?;
+    stands_for(&mesh, &one)?;
+    for to in addresses() {
+        taken_by(&client, to, &["one"], 2 * PATIENCE).await?;
+    }
+    mesh.logged(0, &["direction=outbound", "reason=ok ", "dst.workload=db ", "security=none"]).await?;
+    stands_for(&mesh, &two)?;
+    // The resolver of the system does not say how long an answer holds; half a minute is taken.
+    taken_by(&client, to, &["two"], Duration::from_secs(90)).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
