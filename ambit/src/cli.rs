@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::demo::{self, DemoArgs};
 use crate::envoy;
 use crate::error::{Error, Result};
+use crate::explain::{self, ExplainArgs};
 use crate::up::{self, UpArgs};
 
 /// A service mesh without sidecars.
@@ -16,7 +18,7 @@ use crate::up::{self, UpArgs};
     name = "ambit",
     version,
     about = "A Kubernetes service mesh without sidecars",
-    after_help = "Examples:\n  ambit up                     a whole mesh on this machine, live\n  ambit up --for 20s --json    the same for 20 seconds, as one JSON document\n  ambit ztunnel --help         the settings of the node proxy"
+    after_help = "Examples:\n  ambit up                     a whole mesh on this machine, live\n  ambit up --for 20s --json    the same for 20 seconds, as one JSON document\n  ambit explain connection --dir my-yaml/ --from shop/web-1 --to api:8080\n  ambit ztunnel --help         the settings of the node proxy"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -27,6 +29,8 @@ pub struct Cli {
 enum Command {
     /// A whole mesh on this machine, live
     Up(UpArgs),
+    /// Why the mesh would carry or refuse something
+    Explain(ExplainArgs),
     /// The node proxy: carries the connections of a node's pods
     #[command(after_help = "Example:\n  ambit ztunnel --node node-1 --xds-address istiod.istio-system.svc:15012")]
     Ztunnel(ztunnel::Config),
@@ -61,13 +65,14 @@ enum Command {
 /// Names by which the program may be called to be one of its parts.
 const PARTS: [&str; 4] = ["ztunnel", "waypoint", "istiod", "istiod-lite"];
 
-/// Runs what the command line asks for; the caller has not started any thread yet.
+/// Runs what the command line asks for; the caller has not started any thread yet. The exit code is the command's answer.
 ///
 /// # Errors
 /// Whatever ended the command, for `main` to print.
-pub fn run() -> Result<()> {
+pub fn run() -> Result<ExitCode> {
     let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
-    match cli.command {
+    let ended = match cli.command {
+        Command::Explain(args) => return block_on_one_thread(async { Ok(explain::run(args).await) }),
         Command::Up(args) => {
             // Its own log is for those who look for a fault in it: off unless asked for.
             if let Ok(filter) = std::env::var("RUST_LOG") {
@@ -92,7 +97,8 @@ pub fn run() -> Result<()> {
             envoy::run(config).await
         }),
         Command::Demo(args) => block_on_one_thread(demo::run(args)),
-    }
+    };
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// Called by the name of a part, the program is that part.
@@ -117,7 +123,7 @@ fn block_on(task: impl Future<Output = Result<()>>) -> Result<()> {
     runtime.map_err(|cause| Error::io("starting the runtime", cause))?.block_on(task)
 }
 
-fn block_on_one_thread(task: impl Future<Output = Result<()>>) -> Result<()> {
+fn block_on_one_thread<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|cause| Error::io("starting the runtime", cause))?.block_on(task)
 }

@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line: one program that carries all parts |
 //! | [`demo`] | the demonstration's business programs, which know nothing of the mesh |
 //! | [`envoy`] | `ambit envoy`: an unmodified Envoy as a waypoint |
+//! | [`explain`] | `ambit explain`: why the mesh does what it does |
 //! | [`local`] | the local mesh: API server, kubelet and node agent of the test bed |
 //! | [`up`] | `ambit up`: start the mesh, show it, report on it |
 
@@ -14,5 +15,6 @@ pub mod cli;
 pub mod demo;
 pub mod envoy;
 pub mod error;
+pub mod explain;
 pub mod local;
 pub mod up;

@@ -67,7 +67,8 @@ const PARTS: [&str; 4] = ["envoy", "istiod", "waypoint", "ztunnel"];
 
 fn main() -> anyhow::Result<()> {
     if std::env::args().nth(1).is_some_and(|first| PARTS.contains(&first.as_str())) {
-        return Ok(ambit::cli::run()?);
+        ambit::cli::run()?;
+        return Ok(());
     }
     let cli = Cli::parse();
     if matches!(cli.command, Command::Quick(_) | Command::Node(_)) {

@@ -10,7 +10,12 @@ use std::{
 
 use ambit_hbone::{Pool, PoolConfig};
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, address::port, workload::Workload};
+use ambit_model::{
+    Reason, Refusal,
+    address::port,
+    arrive::{Captured, Knowledge},
+    workload::Workload,
+};
 use ambit_runtime::{
     netns::NetNs,
     socket::{self, ConnectOptions, PROXY_MARK, Stock},
@@ -134,21 +139,20 @@ impl Proxy {
         Ok(Places { _pod: place, _node: node })
     }
 
-    /// The workload of `pod`, as soon as the control plane has told of it and of every address: before that a service, which may ask
-    /// for a waypoint, would be taken for the world outside and passed through in clear.
+    /// The workload of `pod`, as soon as enough is known to plan what it opens.
     pub async fn source(&self, pod: &Pod) -> Option<Arc<Workload>> {
-        self.workload(pod, |changes| changes.addresses_synced).await
+        self.workload(pod, Knowledge::can_plan).await
     }
 
-    /// The workload of `pod`, as soon as the control plane has told of it and of every policy: before that nothing can be authorized.
+    /// The workload of `pod`, as soon as enough is known to authorize who connects to it.
     pub async fn destination(&self, pod: &Pod) -> Option<Arc<Workload>> {
-        self.workload(pod, |changes| changes.policies_synced).await
+        self.workload(pod, Knowledge::can_authorize).await
     }
 
-    async fn workload(&self, pod: &Pod, enough: fn(Changes) -> bool) -> Option<Arc<Workload>> {
+    async fn workload(&self, pod: &Pod, enough: fn(Knowledge) -> bool) -> Option<Arc<Workload>> {
         let find = |now: Changes| {
             let find = || self.state.read(|mesh| self.workload_of(mesh, pod));
-            if enough(now) { pod.known.workload(now.version, find) } else { None }
+            if enough(now.knowledge()) { pod.known.workload(now.version, find) } else { None }
         };
         match find(self.state.changes()) {
             Some(workload) => Some(workload),
@@ -156,13 +160,14 @@ impl Proxy {
         }
     }
 
-    /// The workload of `pod`, if it is known now. The identity must be the one that the node agent told: a workload of the same name
-    /// with another account is an earlier pod.
+    /// The workload of `pod`, if it is known now.
     pub fn workload_of(&self, mesh: &ambit_model::state::MeshState, pod: &Pod) -> Option<Arc<Workload>> {
-        let namespace = pod.identity.namespace().as_str();
-        let uid = format!("{}//Pod/{namespace}/{}", self.cluster, pod.name);
-        let by_uid = mesh.workload(&uid).filter(|workload| workload.identity == pod.identity);
-        by_uid.or_else(|| mesh.pod(namespace, &pod.name, &pod.identity)).cloned()
+        self.captured(pod).workload(mesh).cloned()
+    }
+
+    /// The pod as decisions know it.
+    pub fn captured<'a>(&'a self, pod: &'a Pod) -> Captured<'a> {
+        Captured { cluster: &self.cluster, name: &pod.name, identity: &pod.identity }
     }
 
     /// Opens a TCP connection from the pod, marked as the proxy's own; from `source` when that is given.

@@ -69,6 +69,12 @@ impl Cluster {
         self.gateways.iter().filter(move |(_, gateway)| asks(gateway)).map(|(name, _)| name)
     }
 
+    /// Those of them that nobody has told yet where they are reached.
+    pub fn waypoints_without_address(&self) -> impl Iterator<Item = &NamespacedName> {
+        let addressed = |gateway: &Gateway| gateway.status.as_ref().is_some_and(|status| status.addresses.is_some());
+        self.waypoints().filter(move |name| self.gateways.get(*name).is_some_and(|gateway| !addressed(gateway)))
+    }
+
     /// Whether the mesh is to carry the pod's traffic: its own label, else its namespace's.
     pub fn is_enrolled(&self, name: &NamespacedName) -> bool {
         let Some(pod) = self.pods.get(name) else { return false };

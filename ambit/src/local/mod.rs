@@ -15,16 +15,16 @@
 //! | [`edges`], [`access`], [`topology`], `observer`, `scrape` | who talks to whom, from what programs and proxies saw |
 
 pub mod access;
-mod cluster;
+pub(crate) mod cluster;
 pub mod edges;
 mod hosts;
 mod kubelet;
 pub mod mesh;
 mod node;
-mod objects;
+pub(crate) mod objects;
 mod observer;
 mod options;
-mod overlay;
+pub(crate) mod overlay;
 mod pod;
 mod probe;
 mod process;
@@ -33,7 +33,7 @@ mod scrape;
 mod settled;
 mod tokens;
 pub mod topology;
-mod vips;
+pub(crate) mod vips;
 
 pub use mesh::{LocalMesh, ProcessUse, Wire};
 pub use observer::{Observer, Totals};

@@ -33,14 +33,20 @@ impl Vips {
         if !fixed.is_empty() {
             return fixed;
         }
-        let next = &mut self.next;
-        let given = self.given.entry(name.clone()).or_insert_with(|| {
-            // The first ten are left for services with fixed addresses.
-            *next = next.wrapping_add(1);
-            let number = u32::from(*next) + 10;
-            vec![Ipv4Addr::from(FIRST_V4 + number).into(), Ipv6Addr::from(FIRST_V6 + u128::from(number)).into()]
-        });
-        given.clone()
+        if let Some(given) = self.given.get(name) {
+            return given.clone();
+        }
+        let pair = self.next_pair();
+        self.given.insert(name.clone(), pair.clone());
+        pair
+    }
+
+    /// A pair of addresses that no service has.
+    pub fn next_pair(&mut self) -> Vec<IpAddr> {
+        // The first ten are left for services with fixed addresses.
+        self.next = self.next.wrapping_add(1);
+        let number = u32::from(self.next) + 10;
+        vec![Ipv4Addr::from(FIRST_V4 + number).into(), Ipv6Addr::from(FIRST_V6 + u128::from(number)).into()]
     }
 
     /// Forgets the addresses of services that are gone.

@@ -15,8 +15,10 @@
 
 pub mod address;
 pub mod admit;
+pub mod arrive;
 pub mod authorize;
 pub mod convert;
+pub mod explain;
 pub mod plan;
 pub mod policy;
 pub mod reason;

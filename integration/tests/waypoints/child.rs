@@ -27,7 +27,7 @@ pub fn run() -> Option<ExitCode> {
     let arguments: Vec<String> = std::env::args().collect();
     let first = arguments.get(1)?.as_str();
     let result = if PARTS.contains(&first) {
-        ambit::cli::run().map_err(anyhow::Error::from)
+        ambit::cli::run().map(drop).map_err(anyhow::Error::from)
     } else if first == POD {
         let runtime = tokio::runtime::Runtime::new().ok()?;
         runtime.block_on(pod(&arguments))

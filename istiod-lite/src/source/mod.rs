@@ -76,6 +76,14 @@ pub struct Problem {
     pub severity: Severity,
 }
 
+impl Problem {
+    /// Whether objects of the file are not in force because of it.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.file.display())?;

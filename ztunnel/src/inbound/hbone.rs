@@ -9,7 +9,8 @@ use ambit_hbone::{Host, Incoming, ServeError, ServerConfig, copy, server};
 use ambit_identity::SpiffeId;
 use ambit_model::{
     Reason, Refusal,
-    admit::{Admitted, Target, admit},
+    admit::{Admitted, Target},
+    arrive,
     authorize::Connection,
     plan,
 };
@@ -166,9 +167,7 @@ pub(crate) async fn open(peer: &Peer, target: &Result<Target, Refusal>, record: 
     if let Target::Address(address) = target {
         record.destination(*address);
     }
-    let Some(workload) = proxy.destination(pod).await else {
-        return Err(Refusal::new(Reason::DestinationUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
-    };
+    let workload = proxy.destination(pod).await.ok_or_else(|| arrive::destination_unknown(&proxy.captured(pod)))?;
     let admitted = decide((proxy, pod), &workload, (&peer.id, peer.from), target, record)?;
     let upstream = proxy.connect(pod, admitted.upstream, same_family(peer.from.ip(), admitted.upstream)).await?;
     Ok((upstream, admitted, workload))
@@ -183,11 +182,7 @@ pub(crate) fn decide(
     record: &mut Record,
 ) -> Result<Admitted, Refusal> {
     record.target = plan::Target { workload: Some(Arc::clone(workload)), service: None };
-    let admitted = admit(workload, target)?;
-    if admitted.proxy_protocol {
-        // The application waits for a header that we cannot write yet, and would take the first bytes for it.
-        return Err(Refusal::new(Reason::Internal, "the PROXY protocol is not supported yet"));
-    }
+    let admitted = arrive::tunnelled(workload, target)?;
     permit((proxy, pod), workload, Some(id), from, admitted.destination, record)?;
     Ok(admitted)
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ambit_hbone::copy::{self, TcpSide};
-use ambit_model::{Reason, Refusal, address::port, admit::admit_plaintext, authorize::Connection, plan, workload::Workload};
+use ambit_model::{Refusal, address::port, admit::admit_plaintext, arrive, authorize::Connection, plan, workload::Workload};
 use ambit_runtime::{socket, telemetry::Direction};
 use tokio::net::TcpStream;
 
@@ -47,12 +47,9 @@ async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: So
 type Opened = (TcpStream, SocketAddr, Arc<Workload>);
 
 async fn open(proxy: &Proxy, pod: &Pod, client: &TcpStream, from: SocketAddr, record: &mut Record) -> Result<Opened, Refusal> {
-    let destination = socket::original_destination_from(client, from)
-        .map_err(|_| Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::INBOUND_PLAINTEXT)))?;
+    let destination = socket::original_destination_from(client, from).map_err(|_| arrive::itself(port::INBOUND_PLAINTEXT))?;
     record.destination(destination);
-    let Some(workload) = proxy.destination(pod).await else {
-        return Err(Refusal::new(Reason::DestinationUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
-    };
+    let workload = proxy.destination(pod).await.ok_or_else(|| arrive::destination_unknown(&proxy.captured(pod)))?;
     record.target = plan::Target { workload: Some(Arc::clone(&workload)), service: None };
     let destination = admit_plaintext(&workload, destination)?;
     permit((proxy, pod), &workload, None, from, destination, record)?;

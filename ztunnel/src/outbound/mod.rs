@@ -13,7 +13,7 @@ use ambit_hbone::{
     TunnelStream,
     copy::{self, EndedBy, TcpSide},
 };
-use ambit_model::{Reason, Refusal, address::port};
+use ambit_model::{Reason, Refusal, address::port, arrive};
 use ambit_runtime::{
     socket::{self, canonical},
     telemetry::Direction,
@@ -91,16 +91,10 @@ async fn open(
     from: SocketAddr,
     record: &mut Record,
 ) -> Result<Taken, Refusal> {
-    let itself = || Refusal::new(Reason::LoopGuard, format!("port {} was dialled itself", port::OUTBOUND));
-    let destination = socket::original_destination_from(client, from).map_err(|_| itself())?;
+    let destination = socket::original_destination_from(client, from).map_err(|_| arrive::itself(port::OUTBOUND))?;
     record.destination(destination);
-    // By an address that the control plane does not know to be the pod's, it would be passed through to this port for ever.
-    if destination.port() == port::OUTBOUND && client.local_addr().map(canonical).ok() == Some(destination) {
-        return Err(itself());
-    }
-    let Some(source) = proxy.source(pod).await else {
-        return Err(Refusal::new(Reason::SourceUnknown, format!("{}/{}", pod.identity.namespace(), pod.name)));
-    };
+    arrive::not_itself(destination, client.local_addr().map(canonical).ok())?;
+    let source = proxy.source(pod).await.ok_or_else(|| arrive::source_unknown(&proxy.captured(pod)))?;
     record.source_workload = Some(Arc::clone(&source));
     attempts::Client { proxy, pod, source: &source, stream: client, from, destination }.connect(record).await
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ambit_model::{policy::Reach, state::MeshState, workload::Uid};
+use ambit_model::{arrive::Knowledge, policy::Reach, state::MeshState, workload::Uid};
 use tokio::sync::watch;
 
 pub use handlers::{addresses, policies};
@@ -37,6 +37,14 @@ pub struct Changes {
     pub addresses_synced: bool,
     /// Whether all policies known to the control plane have arrived once. Until then nothing can be authorized.
     pub policies_synced: bool,
+}
+
+impl Changes {
+    /// What of it decisions ask for.
+    #[must_use]
+    pub const fn knowledge(self) -> Knowledge {
+        Knowledge { addresses: self.addresses_synced, policies: self.policies_synced }
+    }
 }
 
 impl Shared {

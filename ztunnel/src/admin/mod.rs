@@ -1,4 +1,6 @@
-//! The admin pages: what this proxy holds, for people and for `ambit check`.
+//! The admin pages: what this proxy holds, for people and for programs.
+
+mod explain;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -48,9 +50,11 @@ struct Tunnels {
 
 /// The pages of the admin listener.
 pub(crate) fn pages(node: String, workers: Arc<Workers>, pods: Arc<Pods>) -> Server {
+    let (name, asked, served) = (node.clone(), Arc::clone(&workers), Arc::clone(&pods));
     Server::new()
         .get("/healthz", |_| Reply::text("ok\n"))
         .get("/config_dump", move |_| Reply::json(&dump(&node, &workers, &pods)))
+        .get("/explain", move |query| explain::page(&name, &asked, &served, query))
 }
 
 fn dump(node: &str, workers: &Workers, pods: &Pods) -> Dump {
