@@ -15,6 +15,7 @@ mod observe;
 mod policy;
 mod rotate;
 mod same_policy;
+mod seeing;
 mod slow;
 mod storm;
 mod torture;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
     tests.extend(endpoints::tests());
     tests.extend(near::tests());
     tests.extend(same_policy::tests());
+    tests.extend(seeing::tests());
     tests.extend(torture::tests());
     tests.extend(slow::tests());
     tests.extend(storm::tests());

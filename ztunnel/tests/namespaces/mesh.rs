@@ -14,7 +14,8 @@ use ambit_node_agent::{Agent, Handover, PodInfo, rules::Rules};
 use ambit_testbed::{Bed, BedConfig, Command, Node, Output, Pod, PodSpec, Process};
 use ambit_tls::authority::Authority;
 use ambit_xds::{
-    Any,
+    Any, Resource,
+    client::Handler,
     server::{AdsServer, Authenticate, Cache, Change, ServerConfig},
 };
 use anyhow::{Context, bail, ensure};
@@ -25,6 +26,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tonic::{Status, metadata::MetadataMap};
+use ztunnel::state::{self, Shared};
 
 use crate::child;
 
@@ -37,6 +39,8 @@ pub struct Mesh {
     pub authority: Arc<Authority>,
     pub nodes: Vec<MeshNode>,
     workloads: Mutex<BTreeMap<String, workload::Workload>>,
+    /// What a proxy makes of all that was sent.
+    pub told: Arc<Shared>,
     control_plane: Option<JoinHandle<()>>,
     /// How the proxies carry what stays on their node.
     same_node: &'static str,
@@ -92,6 +96,7 @@ impl Mesh {
             authority,
             nodes: Vec::new(),
             workloads: Mutex::default(),
+            told: Arc::default(),
             control_plane: None,
             same_node,
             flags,
@@ -234,12 +239,26 @@ impl Mesh {
     }
 
     pub fn remove_policy(&self, name: &str) {
-        self.cache.update(VIEW, type_url::AUTHORIZATION, [Change::remove(format!("shop/{name}"))]);
+        self.remove(type_url::AUTHORIZATION, &format!("shop/{name}"));
+    }
+
+    pub fn remove(&self, type_url: &str, name: &str) {
+        self.tell(type_url, Vec::new(), vec![name.to_owned()]);
+        self.cache.update(VIEW, type_url, [Change::remove(name)]);
     }
 
     pub fn put(&self, type_url: &str, name: &str, message: &impl Message) {
         let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
+        self.tell(type_url, vec![Resource { name: name.to_owned(), version: String::new(), body: body.clone() }], Vec::new());
         self.cache.update(VIEW, type_url, [Change::upsert(name, Vec::new(), body)]);
+    }
+
+    fn tell(&self, type_url: &str, upserts: Vec<Resource>, removals: Vec<String>) {
+        let told = Arc::clone(&self.told);
+        let _rejected = match type_url {
+            type_url::AUTHORIZATION => state::policies(told).apply(upserts, removals),
+            _ => state::addresses(told).apply(upserts, removals),
+        };
     }
 
     /// An access-log line of `node` that has all these parts, if there is one now.

@@ -30,7 +30,7 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-type Asked = Arc<Mutex<Vec<(String, String)>>>;
+pub type Asked = Arc<Mutex<Vec<(String, String)>>>;
 
 /// Serves tunnels in `pod` as `id`.
 pub fn serve<H, F>(mesh: &Mesh, pod: &Pod, id: &str, handler: H) -> anyhow::Result<()>
