@@ -42,6 +42,11 @@ fn local(rule: RuleBuilder) -> RuleBuilder {
     rule.priority(LOCAL_PREFERENCE).fwmark_mask(LOCAL_MARK, MASK).table(LOCAL_TABLE)
 }
 
+/// Of both families, whatever is switched off on which device.
+fn cuts() -> Vec<RuleBuilder> {
+    rules(true, cutting)
+}
+
 fn cutting(rule: RuleBuilder) -> RuleBuilder {
     rule.priority(CUT_PREFERENCE).prohibit()
 }
@@ -49,6 +54,8 @@ fn cutting(rule: RuleBuilder) -> RuleBuilder {
 async fn add(route: &Connection<Route>, rules: Vec<RuleBuilder>) -> nlink::Result<()> {
     for rule in rules {
         match route.add_rule(rule).await {
+            // A kernel without IPv6 at all.
+            Err(error) if error.errno() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
             Err(error) if !error.is_already_exists() => return Err(error),
             _ => {}
         }
@@ -72,14 +79,15 @@ pub(super) async fn install(netns: &NetNs) -> nlink::Result<()> {
 pub(super) async fn remove(netns: &NetNs) -> nlink::Result<()> {
     let six = has_six(netns)?;
     let route = Connection::<Route>::new_in(netns.as_fd())?;
-    for rule in rules(six, local).into_iter().chain(rules(six, cutting)) {
+    for rule in rules(six, local) {
         route.del_rule_if_exists(rule).await?;
     }
+    let joined = join(netns).await;
     route.del_route_if_exists(v4()).await?;
     if six {
         route.del_route_if_exists(v6()).await?;
     }
-    Ok(())
+    joined
 }
 
 /// What is missing of what [`install`] made.
@@ -118,17 +126,17 @@ pub(super) async fn missing(netns: &NetNs) -> nlink::Result<Vec<String>> {
 
 /// Lets nothing out of the pod but to itself: routing forbids it, whatever becomes of the packet filter. What stands already is cut too.
 pub(super) async fn cut(netns: &NetNs) -> nlink::Result<()> {
-    let six = has_six(netns)?;
-    let route = Connection::<Route>::new_in(netns.as_fd())?;
-    add(&route, rules(six, cutting)).await
+    add(&Connection::<Route>::new_in(netns.as_fd())?, cuts()).await
 }
 
 /// Undoes [`cut`].
 pub(super) async fn join(netns: &NetNs) -> nlink::Result<()> {
-    let six = has_six(netns)?;
     let route = Connection::<Route>::new_in(netns.as_fd())?;
-    for rule in rules(six, cutting) {
-        route.del_rule_if_exists(rule).await?;
+    for rule in cuts() {
+        match route.del_rule_if_exists(rule).await {
+            Err(error) if error.errno() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
 }
