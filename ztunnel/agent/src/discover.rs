@@ -21,11 +21,12 @@ impl Before {
     #[must_use]
     pub fn find(&self, uids: &BTreeSet<&str>) -> BTreeMap<String, PathBuf> {
         let entries = std::fs::read_dir(&self.proc).into_iter().flatten();
-        let mut processes: Vec<u32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-        // The first process of a pod stays as long as the pod does.
+        let number = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<u32>().ok();
+        let mut processes: Vec<(u64, u32)> = entries.filter_map(number).map(|process| (self.begun(process), process)).collect();
+        // The first process of a pod stays as long as the pod does, and is in the pod's own namespace.
         processes.sort_unstable();
         let mut found = BTreeMap::new();
-        for process in processes {
+        for (_, process) in processes {
             let directory = self.proc.join(process.to_string());
             let Ok(cgroups) = std::fs::read_to_string(directory.join("cgroup")) else { continue };
             let Some(uid) = uid(&cgroups).filter(|uid| uids.contains(uid.as_str())) else { continue };
@@ -36,13 +37,23 @@ impl Before {
         }
         found
     }
+
+    /// When a process began, in ticks since the machine did (`proc_pid_stat(5)`, field 22); last if that cannot be read.
+    fn begun(&self, process: u32) -> u64 {
+        let stat = std::fs::read_to_string(self.proc.join(process.to_string()).join("stat")).unwrap_or_default();
+        // The name before may have anything in it but its own closing bracket at the end.
+        let begun = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(19)?.parse().ok());
+        begun.unwrap_or(u64::MAX)
+    }
 }
 
 /// The UID of the pod that a process with these control groups belongs to: kubelets put `pod<uid>` into one part of the path, with
-/// underscores for hyphens where systemd makes the groups.
+/// underscores for hyphens where systemd makes the groups. Elsewhere than below the kubelet's own, others can make
+/// such groups.
 fn uid(cgroups: &str) -> Option<String> {
     let paths = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-    paths.flat_map(|path| path.split('/')).find_map(|part| {
+    let kubelets = paths.filter(|path| path.trim_start_matches("/..").starts_with("/kube") && path.contains("kubepods"));
+    kubelets.flat_map(|path| path.split('/')).find_map(|part| {
         let part = part.strip_suffix(".slice").unwrap_or(part);
         let at = if part.starts_with("pod") { 0 } else { part.find("-pod")? + 1 };
         let uid = part.get(at + 3..)?.replace('_', "-");
@@ -68,7 +79,14 @@ mod tests {
         ] {
             assert_eq!(uid(&cgroups).as_deref(), Some(id), "{cgroups}");
         }
-        for cgroups in ["", "0::/", "0::/user.slice/podman-1.scope", "garbage", "0::/kubepods.slice/kubepods-pod.slice"] {
+        for cgroups in [
+            "",
+            "0::/",
+            "0::/user.slice/podman-1.scope",
+            "0::/user.slice/kubepods/pod2f1c9e52-7d5c-4f0b-9d0e-0a4c1d2e3f40",
+            "garbage",
+            "0::/kubepods.slice/kubepods-pod.slice",
+        ] {
             assert_eq!(uid(cgroups).filter(|uid| uid.len() > 20), None, "{cgroups}");
         }
     }
