@@ -23,6 +23,8 @@ pub(crate) const CHECK: Duration = Duration::from_millis(800);
 /// How long one look may take; a kernel or a program that hangs must not hide that nothing is verified.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// Looks are at least this far apart, whatever happens.
+const APART: Duration = Duration::from_millis(20);
 /// How often it is tried again to look at the rules, and the pause before: that memory or a lock is short for a moment cuts nobody off.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(30);
@@ -91,6 +93,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, kept: Arc<Kept>) {
             () = changes.next() => {}
             () = kept.look.notified() => {}
         }
+        tokio::time::sleep_until(begun + APART).await;
     }
 }
 
