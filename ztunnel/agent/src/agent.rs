@@ -18,6 +18,7 @@ use crate::{
     proxies::{self, Handed, Proxies},
     rules::Rules,
     status::{self, PodStatus, State, Statuses},
+    verdict::Offer,
 };
 
 /// What became of a pod that was handed over.
@@ -186,6 +187,12 @@ impl Agent {
             tracing::warn!(uid, "a pod's namespace is reused by another pod");
             self.shared.gone(&uid, None).await;
         }
+    }
+
+    /// What the newest proxy says of a pod.
+    #[must_use]
+    pub fn offer(&self, uid: &str) -> Offer {
+        self.shared.proxies.offer(uid)
     }
 
     /// The namespaces of the pods that are captured.

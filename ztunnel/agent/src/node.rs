@@ -17,6 +17,7 @@ use crate::{
     records::{Record, Records},
     source::{PodFacts, PodSource},
     status::{State, Statuses},
+    verdict::Offer,
 };
 
 /// How long a pod that starts may be unknown to the source: the runtime may hear of it first.
@@ -119,12 +120,26 @@ impl Node {
             return self.agent.free(&netns).await;
         }
         if self.capture(&record).await? == Handover::Waiting {
-            let mut proxies = self.agent.proxies();
-            if tokio::time::timeout(PROXY, proxies.wait_for(|proxies| *proxies > 0)).await.is_err() {
-                return Err(Error::Refused("no node proxy is connected to the node agent".to_owned()));
-            }
+            return self.taken(&record.uid).await;
         }
         Ok(())
+    }
+
+    /// Waits until a proxy has a pod.
+    async fn taken(&self, uid: &str) -> Result<(), Error> {
+        let until = Instant::now() + PROXY;
+        loop {
+            let why = match self.agent.offer(uid) {
+                Offer::Accepted => return Ok(()),
+                Offer::Refused(reason) => return Err(Error::Refused(reason)),
+                Offer::Nobody => "no node proxy is connected to the node agent",
+                Offer::Asked => "the node proxy does not answer",
+            };
+            if Instant::now() > until {
+                return Err(Error::Refused(why.to_owned()));
+            }
+            tokio::time::sleep(SOON).await;
+        }
     }
 
     fn record(&self, container: String, facts: &PodFacts, path: &Path, netns: &NetNs) -> Result<Record, Error> {
@@ -137,7 +152,7 @@ impl Node {
             netns: path.to_owned(),
             inode: netns.inode(),
             cookie: netns.cookie().map_err(Error::path("identify the network namespace", path))?,
-            captured: self.wanted(facts),
+            captured: self.wanted(facts) == Some(true),
             boot: self.records().boot().to_owned(),
         })
     }
@@ -197,19 +212,28 @@ impl Node {
         let held = self.agent.pods();
         let records: Vec<Record> = self.records().all().cloned().collect();
         for mut record in records {
-            if record.open().is_none() {
-                self.records().remove(&record.container);
-                continue;
-            }
+            let netns = match record.open() {
+                Ok(Some(netns)) => netns,
+                Ok(None) => {
+                    self.records().remove(&record.container);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(pod = record.name, namespace = record.namespace, %error, "a sandbox cannot be looked at");
+                    continue;
+                }
+            };
             // A pod that the source does not know any more is ending: it stays as it is.
             let Some(facts) = pods.iter().find(|facts| facts.uid == record.uid) else { continue };
-            let wanted = self.wanted(facts);
+            let Some(wanted) = self.wanted(facts) else { continue };
             let done = match (wanted, held.contains(&record.uid)) {
                 (true, false) => {
                     record.captured = true;
                     self.capture(&record).await.map(drop)
                 }
                 (false, true) => self.agent.remove(&record.uid).await,
+                // It was let go before, not all the way.
+                (false, false) if record.captured => self.agent.free(&netns).await,
                 _ => Ok(()),
             };
             if let Err(error) = done {
@@ -231,7 +255,7 @@ impl Node {
         let known: BTreeSet<String> = self.records().all().map(|record| record.uid.clone()).collect();
         let unknown: BTreeMap<&str, &PodFacts> = pods
             .iter()
-            .filter(|facts| self.wanted(facts) && !known.contains(&facts.uid))
+            .filter(|facts| self.wanted(facts) == Some(true) && !known.contains(&facts.uid))
             .map(|facts| (facts.uid.as_str(), facts))
             .collect();
         if unknown.is_empty() {
@@ -252,8 +276,8 @@ impl Node {
         }
     }
 
-    fn wanted(&self, facts: &PodFacts) -> bool {
-        facts.enrolled && !self.excluded.contains(&facts.namespace)
+    fn wanted(&self, facts: &PodFacts) -> Option<bool> {
+        if self.excluded.contains(&facts.namespace) { Some(false) } else { facts.enrolled }
     }
 
     /// What the source says of a pod that starts. A pod that it never heard of must not start: it may be in the mesh.
@@ -264,7 +288,11 @@ impl Node {
             let it = |facts: &&PodFacts| {
                 (&facts.namespace, &facts.name) == (&event.pod_namespace, &event.pod_name)
                     // An earlier pod of the same name may still be told of.
-                    && (event.uid.is_empty() || facts.uid == event.uid || facts.uid == format!("{}/{}", facts.namespace, facts.name))
+                    && match event.uid.as_str() {
+                        "" => !facts.ending && !self.runs_elsewhere(facts, event),
+                        uid => facts.uid == uid || facts.uid == format!("{}/{}", facts.namespace, facts.name),
+                    }
+                    && self.wanted(facts).is_some()
             };
             if let Some(facts) = pods.iter().find(it) {
                 return Ok(facts.clone());
@@ -279,9 +307,21 @@ impl Node {
         }
     }
 
+    /// Whether a pod has another sandbox: then it is not the one that starts, but one of the same name before.
+    fn runs_elsewhere(&self, facts: &PodFacts, event: &Event) -> bool {
+        let container = event.container();
+        self.records().all().any(|other| {
+            other.uid == facts.uid
+                && other.container != container
+                && other.netns != event.netns
+                && !matches!(other.open(), Ok(None))
+        })
+    }
+
     async fn capture(&self, record: &Record) -> Result<Handover, Error> {
         let named = |what: &str| Error::Refused(format!("pod {}/{}: {what}", record.namespace, record.name));
-        let netns = record.open().ok_or_else(|| named("its network namespace is gone"))?;
+        let netns = record.open().map_err(|error| named(&error.to_string()))?;
+        let netns = netns.ok_or_else(|| named("its network namespace is gone"))?;
         let info = PodInfo {
             uid: record.uid.clone(),
             name: record.name.clone(),

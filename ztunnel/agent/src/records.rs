@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -62,7 +63,8 @@ impl Records {
             let path = entry.map_err(Error::path("read", directory))?.path();
             let record = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
             match record {
-                Some(record) if record.boot == records.boot && record.open().is_some() => {
+                // One that cannot be looked at for a moment is kept.
+                Some(record) if record.boot == records.boot && !matches!(record.open(), Ok(None)) => {
                     records.all.insert(record.container.clone(), record);
                 }
                 _ => {
@@ -124,11 +126,19 @@ impl Records {
 }
 
 impl Record {
-    /// The namespace, if its path still shows it.
-    #[must_use]
-    pub fn open(&self) -> Option<NetNs> {
-        let same = |netns: &NetNs| netns.inode() == self.inode && netns.cookie().is_ok_and(|cookie| cookie == self.cookie);
-        NetNs::open(&self.netns).ok().filter(same)
+    /// The namespace, if its path still shows it; nothing when it is gone.
+    ///
+    /// # Errors
+    /// When that cannot be found out now.
+    pub fn open(&self) -> io::Result<Option<NetNs>> {
+        let netns = match NetNs::open(&self.netns) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            netns => netns?,
+        };
+        if netns.inode() != self.inode {
+            return Ok(None);
+        }
+        Ok(Some(netns.cookie()?).filter(|cookie| *cookie == self.cookie).map(|_| netns))
     }
 }
 

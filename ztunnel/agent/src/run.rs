@@ -69,7 +69,11 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
 /// Keeps one document for each pod, for ever, and none of an earlier time.
 async fn documents(directory: &Path, mut statuses: watch::Receiver<Statuses>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.path().extension().is_some_and(|extension| extension == "json") {
+        // Only what looks like ours.
+        let text = std::fs::read(entry.path()).unwrap_or_default();
+        let ours = serde_json::from_slice::<serde_json::Value>(&text)
+            .is_ok_and(|text| ["uid", "netns", "repairs"].iter().all(|key| text.get(key).is_some()));
+        if ours {
             let _gone_already = std::fs::remove_file(entry.path());
         }
     }

@@ -25,8 +25,11 @@ pub struct PodFacts {
     pub name: String,
     /// Its service account.
     pub service_account: String,
-    /// Whether the mesh carries its traffic: its own label, else its namespace's; never for a pod on the host's network.
-    pub enrolled: bool,
+    /// Whether the mesh carries its traffic: its own label, else its namespace's; never for a pod on the host's network. Nothing while its
+    /// namespace is not known.
+    pub enrolled: Option<bool>,
+    /// Whether it is being deleted.
+    pub ending: bool,
 }
 
 /// Tells of the pods of the node.
@@ -57,12 +60,13 @@ struct Object {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Metadata {
     name: String,
     namespace: String,
     uid: String,
     labels: Option<BTreeMap<String, String>>,
+    deletion_timestamp: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -124,14 +128,19 @@ impl PodSource for Directory {
             .map(|object| (object.metadata.name.as_str(), mode(object)))
             .collect();
         let pods = objects.iter().filter(|object| object.kind == "Pod").map(|object| {
-            let Metadata { name, namespace, uid, .. } = object.metadata.clone();
+            let Metadata { name, namespace, uid, deletion_timestamp, .. } = object.metadata.clone();
             let namespace = if namespace.is_empty() { "default".to_owned() } else { namespace };
-            let mode = mode(object).or_else(|| namespaces.get(namespace.as_str()).cloned().flatten());
+            // A namespace that is not there may just be being written.
+            let mode = mode(object).map_or_else(|| namespaces.get(namespace.as_str()).cloned(), |own| Some(Some(own)));
             let account = object.spec.service_account_name.clone().filter(|account| !account.is_empty());
             PodFacts {
                 // Files that people write have no UID.
                 uid: if uid.is_empty() { format!("{namespace}/{name}") } else { uid },
-                enrolled: mode.as_deref() == Some("ambient") && object.spec.host_network != Some(true),
+                enrolled: match object.spec.host_network {
+                    Some(true) => Some(false),
+                    _ => mode.map(|mode| mode.as_deref() == Some("ambient")),
+                },
+                ending: deletion_timestamp.is_some(),
                 service_account: account.unwrap_or_else(|| "default".to_owned()),
                 namespace,
                 name,
@@ -162,7 +171,12 @@ mod tests {
         let source = Directory::new(directory.path());
         let pods = source.pods().unwrap();
         let found: Vec<_> = pods.iter().map(|pod| (pod.uid.as_str(), pod.service_account.as_str(), pod.enrolled)).collect();
-        assert_eq!(found, [("u-a", "web", true), ("u-b", "default", false), ("u-c", "default", false)]);
+        assert_eq!(found, [("u-a", "web", Some(true)), ("u-b", "default", Some(false)), ("u-c", "default", Some(false))]);
+        let text =
+            pod("a", "{}", "{}") + &pod("b", "{istio.io/dataplane-mode: none}", "{}") + &pod("c", "{}", "{hostNetwork: true}");
+        std::fs::write(&file, text).unwrap();
+        let without: Vec<_> = source.pods().unwrap().iter().map(|pod| pod.enrolled).collect();
+        assert_eq!(without, [None, Some(false), Some(false)], "without its namespace nothing is known of a pod");
         std::fs::write(&file, "kind: Pod\nmetadata: {name: [}\n").unwrap();
         assert!(source.pods().is_err(), "what cannot be read is not the same as no pods");
     }

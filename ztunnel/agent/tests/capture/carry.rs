@@ -85,7 +85,7 @@ async fn dns(filter: Filter) -> anyhow::Result<()> {
     let _proxy = world.proxy("p").await?;
     let pod = world.pod("web").await?;
     for ip in world.far().map(|far| far.ip()) {
-        let (proxy, client) = (udp(&pod, SocketAddr::new(any(ip).ip(), 15053))?, udp(&pod, any(ip))?);
+        let (proxy, client) = (udp(&pod, at(loopback(ip), 15053))?, udp(&pod, any(ip))?);
         client.send_to(b"question", at(ip, 53)).await?;
         let mut buffer = [0; 100];
         let (length, from) = tokio::time::timeout(PATIENCE, proxy.recv_from(&mut buffer)).await??;
@@ -96,6 +96,10 @@ async fn dns(filter: Filter) -> anyhow::Result<()> {
     }
     world.bed.shutdown().await;
     Ok(())
+}
+
+fn loopback(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
 }
 
 fn any(ip: IpAddr) -> SocketAddr {
@@ -154,6 +158,7 @@ async fn label(filter: Filter) -> anyhow::Result<()> {
     let world = World::start_with(filter).await?;
     let proxy = world.proxy("p").await?;
     let pod = world.sandbox("web").await?;
+    let namespace = world.path("pods").join("shop.json");
     let before = rules_and_routes(&world, &pod).await?;
     world.object("web", Some("none"), false)?;
     ensure!(world.plugin("ADD", "web").await?.1, "a pod that is not in the mesh does not start");
@@ -161,6 +166,14 @@ async fn label(filter: Filter) -> anyhow::Result<()> {
     for _ in 0..2 {
         world.object("web", Some("ambient"), false)?;
         world.until_state("web", "captured").await?;
+        // While its namespace is not known, nothing is: it stays as it is.
+        let known = std::fs::read(&namespace)?;
+        std::fs::remove_file(&namespace)?;
+        world.object("web", None, false)?;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        ensure!(world.status("web").is_some(), "it was let go");
+        world.object("web", Some("ambient"), false)?;
+        std::fs::write(&namespace, known)?;
         ensure!(first_line(&pod, world.far()[1]).await?.starts_with("outbound by p"));
         world.object("web", None, false)?;
         world.until("web", "released", |status| status.is_none()).await?;

@@ -100,12 +100,9 @@ fn snapshot(raw: &Raw) -> anyhow::Result<(OwnedFd, Raw)> {
     raw.send(&HELLO)?;
     let info = field(2, &[&field(1, &[b"web"]), &field(2, &[b"shop"]), &field(3, &[b"web"])]);
     let add = field(1, &[&field(1, &[b"uid-web"]), &info]);
-    // Refused, it is offered again, after the snapshot.
-    raw.expect(&add, 1)?;
-    raw.send(&field(1, &[&field(1, &[b"no room"])]))?;
-    raw.expect(&field(3, &[]), 0)?;
-    raw.send(&field(1, &[]))?;
     let netns = raw.expect(&add, 1)?.pop().context("no namespace")?;
+    raw.send(&field(1, &[]))?;
+    raw.expect(&field(3, &[]), 0)?;
     raw.send(&field(1, &[]))?;
     Ok((netns, Raw(raw.0.try_clone()?)))
 }

@@ -80,6 +80,8 @@ impl World {
         for name in ["pods", "netns", "status", "state", "proc"] {
             std::fs::create_dir_all(node.dir().join(name))?;
         }
+        let namespace = json!({ "kind": "Namespace", "metadata": { "name": "shop" } });
+        std::fs::write(node.dir().join("pods/shop.json"), namespace.to_string())?;
         let far = other.add_pod(PodSpec::new("outside", "far")).await?;
         serve(&far)?;
         let mut world = Self { bed, node, agent: None, plugin_patience: 30, filter, far };
