@@ -33,7 +33,7 @@ pub struct How {
     pub as_nobody: bool,
     /// With no program of the machine in reach.
     pub empty_path: bool,
-    /// On a terminal, where Ctrl-C is pressed some seconds after it is ready.
+    /// On a terminal, where Ctrl-C is pressed some seconds after it has shown how a service shares its traffic.
     pub on_terminal: bool,
 }
 
@@ -164,10 +164,13 @@ impl Drop for Run {
     }
 }
 
+/// On the screen as soon as both versions of a service have answered; with one answer in twenty by the second, that takes as long as it does.
+pub const SHARED: &str = "v1 ";
+
 /// The program on a terminal that a Python script holds.
 fn on_terminal(program: &Path) -> anyhow::Result<Command> {
     let mut command = Command::new(tools::python(&["pty", "termios"])?);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/up/terminal.py")).args([" s  ready", "4"]).arg(program);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/up/terminal.py")).args([SHARED, "4"]).arg(program);
     Ok(command)
 }
 
