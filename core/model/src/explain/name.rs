@@ -4,7 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{Stage, Step};
-use crate::{address::NetworkAddress, service::Service, state::MeshState, workload::Workload};
+use crate::{
+    address::NetworkAddress,
+    resolve::{Answer, Client, Family, resolve},
+    service::Service,
+    state::MeshState,
+    workload::Workload,
+};
 
 /// How many near names are offered.
 const NEAR: usize = 4;
@@ -108,8 +114,8 @@ impl Question {
         if let Ok(ip) = self.host.parse::<IpAddr>() {
             return Ok((vec![SocketAddr::new(ip.to_canonical(), self.port)], of_address(state, source, ip.to_canonical())));
         }
-        if let Some(service) = self.service(state, source, domain) {
-            return self.of_service(state, service);
+        if let Some(named) = self.named(state, source, domain) {
+            return named;
         }
         let called = pods_called(state, &self.host);
         let own = || pods_called(state, &format!("{}/{}", source.namespace, self.host));
@@ -128,40 +134,33 @@ impl Question {
         }
     }
 
-    /// The service that the name means to a pod: as it is, then with the search domains of its namespace and of the cluster.
-    fn service<'a>(&self, state: &'a MeshState, source: &Workload, domain: &str) -> Option<&'a Arc<Service>> {
-        let host = &self.host;
-        let namespace = source.namespace.as_str();
-        let names = [
-            host.clone(),
-            format!("{host}.{namespace}.svc.{domain}"),
-            format!("{host}.svc.{domain}"),
-            format!("{host}.{domain}"),
-        ];
-        names.iter().find_map(|name| {
-            let own = state.services_named(name).find(|service| service.key.namespace == source.namespace);
-            own.or_else(|| state.services_named(name).next())
-        })
-    }
-
-    fn of_service(&self, state: &MeshState, service: &Service) -> Result<(Vec<SocketAddr>, Step), Unanswerable> {
-        let step = Step::new(Stage::Destination, format!("the service {}", service.key.hostname));
+    /// What the name resolves to for a pod, as the DNS proxy answers it; nothing when the mesh does not know it.
+    fn named(&self, state: &MeshState, source: &Workload, domain: &str) -> Option<Result<(Vec<SocketAddr>, Step), Unanswerable>> {
+        let client = Client { namespace: &source.namespace, network: &source.network, domain };
         // IPv4 first, as resolvers order them; the other family goes the same way.
-        let mut vips: Vec<IpAddr> = service.vips.iter().map(|vip| vip.ip).collect();
-        vips.sort();
-        if let Some(vip) = vips.first() {
-            let step = step.because(format!("{} is its name, and {vip} its address", self.host));
-            return Ok((vec![SocketAddr::new(*vip, self.port)], step));
+        let answers = [Family::V4, Family::V6].map(|family| resolve(state, client, &self.host, family));
+        if answers.iter().all(|answer| *answer == Answer::Forward) {
+            return None;
         }
-        let endpoints =
-            state.endpoints(&service.key).filter(|workload| workload.healthy || service.load_balancing.allow_unhealthy);
-        let pods: Vec<_> =
-            endpoints.filter_map(|workload| Some(SocketAddr::new(*workload.addresses.first()?, self.port))).collect();
-        if pods.is_empty() {
-            return Err(Unanswerable::NoAddress(format!("{} (a headless service without ready pods)", service.key.hostname)));
-        }
-        let step = step.because(format!("it is headless: its name stands for the addresses of its {} pods", pods.len()));
-        Ok((pods, step))
+        let found = answers.into_iter().find_map(|answer| match answer {
+            Answer::Addresses(addresses) => Some(addresses),
+            Answer::NoData | Answer::Forward => None,
+        });
+        let Some(addresses) = found else { return Some(Err(Unanswerable::NoAddress(self.host.clone()))) };
+        let all: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect();
+        let at = |ip: &IpAddr| state.service_at(&NetworkAddress::new(source.network.clone(), *ip));
+        Some(Ok(match addresses.first().and_then(|ip| Some((ip, at(ip)?))) {
+            Some((vip, service)) => {
+                let step = Step::new(Stage::Destination, format!("the service {}", service.key.hostname));
+                let step = step.because(format!("{} is its name, and {vip} its address", self.host));
+                (all.into_iter().take(1).collect(), step)
+            }
+            None => {
+                let step = Step::new(Stage::Destination, format!("the pods that {} stands for", self.host));
+                let why = format!("the service is headless: its name stands for the addresses of its {} pods", all.len());
+                (all, step.because(why))
+            }
+        }))
     }
 }
 

@@ -161,7 +161,9 @@ fn by_name(state: &MeshState, request: Request<'_>, plan: &plan::Resolve) -> Way
     let name = workload.map_or_else(|| plan.hostname.to_string(), full_name);
     let mut step = Step::new(Stage::Way, format!("to {name}, at what its host name {} stands for", plan.hostname));
     step.because = grounds(state, request, Hop::Endpoint, plan.target.service.as_deref());
-    let step = step.because("the proxy resolves the name when it is needed; whether it resolves is not known here");
+    let step = step.because(
+        "the proxy resolves the name when it is needed: whether it resolves, and to a pod of the mesh, is not known here",
+    );
     let through_the_mesh = workload.is_some_and(|workload| workload.tunnel == Tunnel::Hbone);
     let step = if through_the_mesh { step.doubted("what the proxy of that address decides") } else { step };
     let carriage = if through_the_mesh { Carriage::Hbone } else { Carriage::PlainText };
