@@ -54,7 +54,8 @@ impl Entry {
             return Some(Place::Free(slot));
         }
         let mut all: Vec<&Connection> = usable().collect();
-        all.sort_by_key(|c| c.tunnels());
+        // Each is asked once: others open and end tunnels meanwhile, and a sort must not see that.
+        all.sort_by_cached_key(|c| c.tunnels());
         all.into_iter().find_map(|c| c.take(config.max_streams)).map(Place::Pressed)
     }
 
