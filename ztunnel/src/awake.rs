@@ -58,7 +58,7 @@ pub(crate) fn turn() {
 pub(crate) fn stay(builder: &mut Builder, limit: Duration, stayed: Stayed) {
     builder.on_thread_park(move || {
         let mut wait = WAIT.get();
-        let asks = wait.idle(Instant::now(), TURNS.get(), limit, &stayed);
+        let asks = wait.idle(Instant::now(), TURNS.get(), limit);
         WAIT.set(wait);
         if asks {
             thread::yield_now();
@@ -67,7 +67,7 @@ pub(crate) fn stay(builder: &mut Builder, limit: Duration, stayed: Stayed) {
     });
     builder.on_thread_unpark(move || {
         let mut wait = WAIT.get();
-        wait.woken(Instant::now(), limit);
+        wait.woken(Instant::now(), limit, &stayed);
         WAIT.set(wait);
     });
 }
@@ -89,8 +89,11 @@ pub(crate) async fn keep() {
 #[derive(Debug, Clone, Copy)]
 enum Does {
     Works,
-    /// Asks for events again and again, since then.
-    Asks(Instant),
+    /// Asks for events again and again, since then, and the last time since `last`.
+    Asks {
+        since: Instant,
+        last: Instant,
+    },
     /// Sleeps, since then.
     Sleeps(Instant),
     /// Sleeps, after it has asked in vain.
@@ -114,37 +117,36 @@ impl Wait {
     const NEW: Self = Self { does: Does::Works, turns: 0, habit: 0 };
 
     /// Nothing is left to do after so many turns in all. Returns whether to ask again rather than to sleep.
-    fn idle(&mut self, now: Instant, turns: u32, limit: Duration, stayed: &Stayed) -> bool {
+    fn idle(&mut self, now: Instant, turns: u32, limit: Duration) -> bool {
         let worked = turns.wrapping_sub(self.turns);
         self.turns = turns;
         match self.does {
-            Does::Asks(since) if worked == 0 => {
+            Does::Asks { since, .. } if worked == 0 => {
                 if now.duration_since(since) < limit {
+                    self.does = Does::Asks { since, last: now };
                     return true;
                 }
-                stayed.add(now.duration_since(since));
                 self.learn(false);
                 self.does = Does::SleepsInVain;
                 return false;
             }
-            Does::Asks(since) => {
-                stayed.add(now.duration_since(since));
-                self.learn(worked <= FEW);
-            }
+            Does::Asks { .. } => self.learn(worked <= FEW),
             Does::Woken { soon } if worked > 0 => self.learn(soon && worked <= FEW),
             _ => {}
         }
         let asks = self.habit >= FOLLOWED && worked > 0;
-        self.does = if asks { Does::Asks(now) } else { Does::Sleeps(now) };
+        self.does = if asks { Does::Asks { since: now, last: now } } else { Does::Sleeps(now) };
         asks
     }
 
     /// The runtime has asked for events, or slept until there were some.
-    fn woken(&mut self, now: Instant, limit: Duration) {
+    fn woken(&mut self, now: Instant, limit: Duration, stayed: &Stayed) {
         match self.does {
             Does::Sleeps(since) => self.does = Does::Woken { soon: now.duration_since(since) < limit },
             Does::SleepsInVain => self.does = Does::Works,
-            Does::Works | Does::Asks(_) | Does::Woken { .. } => {}
+            // Only this: what follows until it asks again is work.
+            Does::Asks { last, .. } => stayed.add(now.duration_since(last)),
+            Does::Works | Does::Woken { .. } => {}
         }
     }
 
@@ -177,13 +179,13 @@ mod tests {
         fn gap(&mut self, gap: Duration, work: u32) {
             let until = self.now + gap;
             self.asked = 0;
-            while self.wait.idle(self.now, self.turns, LIMIT, &self.stayed) && self.now < until {
+            while self.wait.idle(self.now, self.turns, LIMIT) && self.now < until {
                 self.now += Duration::from_micros(1).min(until - self.now);
                 self.asked += 1;
-                self.wait.woken(self.now, LIMIT);
+                self.wait.woken(self.now, LIMIT, &self.stayed);
             }
             self.now = until;
-            self.wait.woken(self.now, LIMIT);
+            self.wait.woken(self.now, LIMIT, &self.stayed);
             self.turns += work;
         }
 
@@ -216,6 +218,18 @@ mod tests {
         assert!(worker.stayed.time() - before <= 2 * LIMIT + SHORT, "{:?}", worker.stayed.time() - before);
         worker.gap(LONG, 2);
         assert_eq!(worker.asked, 0);
+    }
+
+    #[test]
+    fn work_between_short_waits_is_no_time_without_work() {
+        let mut worker = Worker::new();
+        worker.gaps(20, SHORT, 2);
+        let before = worker.stayed.time();
+        for _ in 0..10 {
+            worker.gap(SHORT, 2);
+            worker.now += LONG;
+        }
+        assert_eq!(worker.stayed.time() - before, 10 * SHORT);
     }
 
     #[test]
