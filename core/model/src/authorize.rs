@@ -7,7 +7,7 @@ use ambit_identity::SpiffeId;
 use serde::Serialize;
 
 use crate::{
-    policy::{Match, Policy, PolicyKey, StringMatch, index::PolicySet, table::Away},
+    policy::{Match, Policy, PolicyKey, StringMatch, index::PolicySet},
     reason::{Reason, Refusal},
     state::MeshState,
     workload::Workload,
@@ -49,11 +49,11 @@ pub fn authorize(state: &MeshState, destination: &Workload, connection: &Connect
 
 fn decide(state: &MeshState, destination: &Workload, facts: &Facts<'_>) -> Result<Allowed, Refusal> {
     if let Some(key) = state.unreadable_policy_for(destination) {
-        return Err(unknown(destination, key, Away::Unreadable));
+        return Err(unknown(key, "it was delivered in a form this proxy cannot read".to_owned()));
     }
     let named = state.policies_named_by(destination);
-    if let Some((key, away)) = named.as_ref().and_then(|named| named.away.as_ref()) {
-        return Err(unknown(destination, key, *away));
+    if let Some(key) = named.as_ref().and_then(|named| named.undelivered.as_ref()) {
+        return Err(unknown(key, format!("{} names it and it was not delivered", destination.uid)));
     }
     let [global, namespace] = state.policies_around(destination);
     let sets = [global.as_deref(), namespace.as_deref(), named.as_deref().map(|named| &named.set)];
@@ -82,11 +82,7 @@ fn decide(state: &MeshState, destination: &Workload, facts: &Facts<'_>) -> Resul
     Ok(allowed)
 }
 
-fn unknown(destination: &Workload, key: &PolicyKey, away: Away) -> Refusal {
-    let detail = match away {
-        Away::Unreadable => "it was delivered in a form this proxy cannot read".to_owned(),
-        Away::Undelivered => format!("{} names it and it was not delivered", destination.uid),
-    };
+fn unknown(key: &PolicyKey, detail: String) -> Refusal {
     Refusal::new(Reason::PolicyUnknown, detail).by(key.clone(), None)
 }
 

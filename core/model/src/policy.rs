@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use crate::workload::Workload;
+
 pub(crate) mod index;
 mod reach;
 pub(crate) mod table;
@@ -99,6 +101,17 @@ pub struct Policy {
     pub not_understood: bool,
     /// The rules as written, one group each.
     pub groups: Vec<Group>,
+}
+
+impl Policy {
+    /// Whether it holds for `workload` by its scope, be it named or not.
+    pub(crate) fn holds_by_scope(&self, workload: &Workload) -> bool {
+        match self.scope {
+            Scope::Global => true,
+            Scope::Namespace => *self.key.namespace == *workload.namespace.as_str(),
+            Scope::Selector => false,
+        }
+    }
 }
 
 /// One rule as written: its clauses are AND. Without clauses it always matches.

@@ -134,7 +134,7 @@ impl PodDns {
     }
 
     fn resolve(&self, name: &str, family: Family) -> Answer {
-        if !self.proxy.state.changes().addresses_synced {
+        if !self.proxy.state.changes().knowledge().can_plan() {
             return Answer::Forward;
         }
         self.proxy.state.read(|mesh| {

@@ -28,21 +28,12 @@ impl Bucket {
     }
 }
 
-/// Why a policy that a workload names cannot be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Away {
-    /// It was not delivered.
-    Undelivered,
-    /// It was delivered and could not be read.
-    Unreadable,
-}
-
 /// The policies that one workload names.
 #[derive(Debug, Default)]
 pub(crate) struct Named {
     pub(crate) set: PolicySet,
-    /// The first of them that cannot be asked.
-    pub(crate) away: Option<(PolicyKey, Away)>,
+    /// The first of them that was not delivered.
+    pub(crate) undelivered: Option<PolicyKey>,
     keys: HashSet<PolicyKey>,
 }
 
@@ -160,20 +151,13 @@ impl Policies {
 
     fn name(&self, workload: &Workload) -> Named {
         let keys: HashSet<PolicyKey> = workload.policies.iter().cloned().collect();
-        let away = workload.policies.iter().find_map(|key| match (self.all.get(key), self.unreadable.get(key)) {
-            (Some(_), _) => None,
-            (None, Some(_)) => Some((key.clone(), Away::Unreadable)),
-            (None, None) => Some((key.clone(), Away::Undelivered)),
-        });
+        // One that could not be read is found by `unreadable_for`, before this is asked.
+        let delivered = |key: &PolicyKey| self.all.contains_key(key) || self.unreadable.contains_key(key);
+        let undelivered = workload.policies.iter().find(|key| !delivered(key)).cloned();
         // What holds for it by its scope is asked there.
-        let by_scope = |policy: &Policy| match policy.scope {
-            Scope::Global => true,
-            Scope::Namespace => *policy.key.namespace == *workload.namespace.as_str(),
-            Scope::Selector => false,
-        };
         let sorted: BTreeSet<&PolicyKey> = keys.iter().collect();
-        let held = sorted.into_iter().filter_map(|key| self.all.get(key)).filter(|policy| !by_scope(policy));
-        Named { set: PolicySet::of(held), away, keys }
+        let held = sorted.into_iter().filter_map(|key| self.all.get(key)).filter(|policy| !policy.holds_by_scope(workload));
+        Named { set: PolicySet::of(held), undelivered, keys }
     }
 
     /// A policy whose scope holds `workload` and that could not be read.

@@ -36,7 +36,8 @@ impl Switch {
     pub(super) fn decide(&self, client: &Arc<Neighbour>, first: Segment) -> Decision {
         let proxy = &self.proxy;
         let changes = proxy.state.changes();
-        if !changes.addresses_synced || !changes.policies_synced || client.watch.is_draining() || !client.holds(first.from.ip()) {
+        let known = changes.knowledge();
+        if !known.can_plan() || !known.can_authorize() || client.watch.is_draining() || !client.holds(first.from.ip()) {
             return Decision::Capture;
         }
         let Some(source) = proxy.state.read(|mesh| proxy.workload_of(mesh, &client.pod)) else { return Decision::Capture };
@@ -99,8 +100,8 @@ impl Switch {
             source_ip: first.from.ip(),
             destination: plan.authority,
         };
-        let admitted = ambit_model::admit::admit(&workload, &target).ok()?;
-        if admitted.upstream != plan.authority || admitted.proxy_protocol {
+        let admitted = ambit_model::arrive::tunnelled(&workload, &target).ok()?;
+        if admitted.upstream != plan.authority {
             return None;
         }
         if crate::inbound::again(&proxy.state, &workload, &connection).is_err() {
