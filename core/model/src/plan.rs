@@ -22,7 +22,9 @@ mod standing;
 mod waypoint;
 
 use endpoint::At;
+pub(crate) use endpoint::{further, target_port};
 
+pub(crate) use candidates::counted;
 pub use candidates::{Candidate, Verdict, candidates};
 pub use observed::{Name, Observed, Unobserved};
 pub(crate) use ranked::Ranked;

@@ -8,6 +8,7 @@ use ambit_model::{
     arrive::Knowledge,
     explain::{self, Capture, Certificate, Explanation, Question, Surroundings},
     plan::{Observed, Unobserved},
+    state::MeshState,
     workload::Workload,
 };
 use ambit_runtime::admin::{Query, Reply};
@@ -45,8 +46,11 @@ pub(super) fn page(node: &str, workers: &Workers, pods: &Pods, query: &Query) ->
         certificates: &proxy.certificates,
         endpoints: &proxy.endpoints,
     };
-    let explained =
-        Question::new(from, to).and_then(|question| proxy.state.read(|mesh| explain::connection(mesh, &around, &question)));
+    // Off the lock: an explanation makes many decisions, and connections must not wait for it.
+    let explained = Question::new(from, to).and_then(|question| {
+        let mesh = proxy.state.read(MeshState::clone);
+        explain::connection(&mesh, &around, &question)
+    });
     match explained {
         Ok(explanation) => Reply::json(&Answer { text: explanation.to_string(), explanation }),
         Err(error) => Reply::json(&NoAnswer { error: error.to_string() }).status(StatusCode::NOT_FOUND),

@@ -8,7 +8,7 @@ use crate::{
     admit::{Target, admit_plaintext},
     arrive::{Captured, destination_unknown, tunnelled},
     authorize::Connection,
-    plan::Hbone,
+    plan::{Hbone, target_port},
     reason::{Reason, Refusal},
     state::MeshState,
     workload::{Tunnel, Workload},
@@ -51,7 +51,8 @@ pub(super) fn in_plain_text(state: &MeshState, around: &dyn Surroundings, source
         ];
     };
     let name = full_name(workload);
-    if workload.tunnel == Tunnel::None || workload.host_network {
+    let served = || matches!(around.capture(workload), Capture::Served(_));
+    if workload.host_network || workload.tunnel == Tunnel::None && !served() {
         return vec![
             Step::new(Stage::Admission, format!("{name} takes plain text"))
                 .because("it is not in the mesh, nothing decides there"),
@@ -88,16 +89,11 @@ pub(super) fn beyond(state: &MeshState, around: &dyn Surroundings, waypoint: &Wo
     ];
     let endpoints: Vec<(&Workload, u16)> = match &plan.target.service {
         Some(service) => {
-            let port = service.port(plan.authority.port()).map_or(plan.authority.port(), |port| port.target_port);
             let usable =
                 state.endpoints(&service.key).filter(|workload| workload.healthy || service.load_balancing.allow_unhealthy);
             usable
                 .take(BEYOND)
-                .map(|workload| {
-                    let own = workload.services.get(&service.key).into_iter().flatten();
-                    let own = own.filter(|own| own.service_port == plan.authority.port()).map(|own| own.target_port).next();
-                    (&**workload, own.filter(|port| *port != 0).unwrap_or(port))
-                })
+                .filter_map(|workload| Some((&**workload, target_port(workload, service, plan.authority.port())?)))
                 .collect()
         }
         None => {

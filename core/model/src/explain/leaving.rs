@@ -6,6 +6,7 @@ use super::{Capture, Carriage, Stage, Step, Surroundings, Way, arriving, name::f
 use crate::{
     address::{NetworkAddress, port},
     arrive::{Captured, source_unknown},
+    plan::target_port,
     service::Service,
     state::MeshState,
     workload::{Tunnel, Workload},
@@ -33,7 +34,9 @@ pub(super) fn capture(around: &dyn Surroundings, source: &Workload, destinations
     if source.native_tunnel {
         return (uncaptured("it speaks HBONE by itself, as waypoints do"), Out::Kernel);
     }
-    if source.tunnel == Tunnel::None {
+    let known = around.capture(source);
+    // Who is served is captured, whatever the control plane has heard of it.
+    if source.tunnel == Tunnel::None && !matches!(known, Capture::Served(_)) {
         let why = "it is not in the mesh: no label enrols it, or the node has not captured it yet";
         return (uncaptured(why), Out::Kernel);
     }
@@ -44,7 +47,7 @@ pub(super) fn capture(around: &dyn Surroundings, source: &Workload, destinations
     let identity = &source.identity;
     let told = Captured { cluster: &source.cluster, name: &source.name, identity };
     let captured = step(format!("{name} is captured, as {identity}"));
-    let step = match around.capture(source) {
+    let step = match known {
         Capture::AsTold => captured.because(format!("the control plane says that it is in the mesh, on {}", on(source))),
         Capture::Served(served) if served == *identity => captured.because("the node proxy serves it"),
         Capture::Served(other) => step(format!("{name} is captured, as {other}"))
@@ -101,12 +104,11 @@ pub(super) fn by_the_kernel(
     ways
 }
 
-/// Where an endpoint serves a port of a service, by its own list before the service's.
+/// Where an endpoint serves a port of a service.
 fn at_endpoint(service: &Service, workload: &Workload, dialled: SocketAddr) -> Option<SocketAddr> {
-    let own = workload.services.get(&service.key).into_iter().flatten().find(|port| port.service_port == dialled.port());
-    let target = own.or_else(|| service.port(dialled.port()))?.target_port;
+    let port = target_port(workload, service, dialled.port())?;
     let ip = workload.addresses.iter().find(|ip| ip.is_ipv4() == dialled.is_ipv4())?;
-    (target != 0).then(|| SocketAddr::new(*ip, target))
+    Some(SocketAddr::new(*ip, port))
 }
 
 /// Whether this is a port at which a captured pod's proxy listens for tunnels, which are not redirected.

@@ -33,7 +33,7 @@ pub trait Surroundings {
         Knowledge::COMPLETE
     }
 
-    /// What is known of the capture of this pod, of which the state says that it is in the mesh.
+    /// What is known of the capture of this pod.
     fn capture(&self, _pod: &Workload) -> Capture {
         Capture::AsTold
     }

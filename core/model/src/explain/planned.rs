@@ -39,16 +39,16 @@ fn equals(state: &MeshState, request: Request<'_>, plans: &[Plan]) -> Vec<Plan> 
     let may = |verdict| matches!(verdict, Verdict::Usable | Verdict::Named);
     let mut usable: Vec<_> = plan::candidates(state, request, service).filter(|candidate| may(candidate.verdict)).collect();
     let best = usable.iter().map(|candidate| candidate.rank).max();
-    let all: Vec<Uid> = usable.iter().map(|candidate| candidate.workload.uid.clone()).collect();
     usable.retain(|candidate| Some(candidate.rank) == best);
     if usable.len() > EQUALS {
         return Vec::new();
     }
+    let equal: Vec<Uid> = usable.iter().map(|candidate| candidate.workload.uid.clone()).collect();
     let alone = |uid: &Uid| {
-        let others: Vec<Uid> = all.iter().filter(|other| *other != uid).cloned().collect();
+        let others: Vec<Uid> = equal.iter().filter(|other| *other != uid).cloned().collect();
         plan::plan(state, Request { avoid: &others, ..request })
     };
-    usable.iter().map(|candidate| alone(&candidate.workload.uid)).collect()
+    equal.iter().map(alone).collect()
 }
 
 const fn to_an_endpoint(plan: &Plan) -> bool {
@@ -71,15 +71,12 @@ fn way(state: &MeshState, around: &dyn Surroundings, request: Request<'_>, plan:
     }
 }
 
-/// Numbers that are spread evenly in their high bits, in turn with such that are spread in all of them (SplitMix64).
+/// Numbers that are spread evenly in their high bits, in turn with such that are spread in all of them.
 fn spread(number: u64) -> u64 {
     if number.is_multiple_of(2) {
         return number.wrapping_mul(u64::MAX / TRIED);
     }
-    let mixed = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    plan::further(number)
 }
 
 fn key(plan: &Plan) -> (u8, Option<SocketAddr>, String) {
@@ -209,10 +206,7 @@ fn grounds(state: &MeshState, request: Request<'_>, hop: Hop, service: Option<&S
 
 /// How many endpoints there are, and how many of them may be chosen.
 fn endpoints(state: &MeshState, request: Request<'_>, service: &Service) -> String {
-    let mut verdicts: Vec<Verdict> = plan::candidates(state, request, service).map(|candidate| candidate.verdict).collect();
-    verdicts.sort_unstable();
-    let counted = verdicts.chunk_by(|a, b| a == b).filter_map(|some| Some(format!("{} {}", some.len(), some.first()?)));
-    let counted: Vec<String> = counted.collect();
+    let verdicts: Vec<Verdict> = plan::candidates(state, request, service).map(|candidate| candidate.verdict).collect();
     let endpoints = if verdicts.len() == 1 { "endpoint" } else { "endpoints" };
-    format!("{} has {} {endpoints}: {}", service.key.hostname, verdicts.len(), counted.join(", "))
+    format!("{} has {} {endpoints}: {}", service.key.hostname, verdicts.len(), plan::counted(verdicts.clone()))
 }

@@ -76,12 +76,7 @@ fn if_enforced(outcome: &Refusal) -> String {
 
 /// The policies that hold for `workload`, in the order of their names. Linear in all policies: nothing waits for an explanation.
 fn holding_for<'a>(state: &'a MeshState, workload: &Workload) -> Vec<&'a Policy> {
-    let by_scope = |policy: &Policy| match policy.scope {
-        Scope::Global => true,
-        Scope::Namespace => *policy.key.namespace == *workload.namespace.as_str(),
-        Scope::Selector => false,
-    };
-    let holds = |policy: &&Policy| by_scope(policy) || workload.policies.contains(&policy.key);
+    let holds = |policy: &&Policy| policy.holds_by_scope(workload) || workload.policies.contains(&policy.key);
     let mut holding: Vec<&Policy> = state.policies().map(|policy| &**policy).filter(holds).collect();
     holding.sort_by(|a, b| a.key.cmp(&b.key));
     holding

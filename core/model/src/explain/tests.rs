@@ -254,6 +254,21 @@ fn what_a_running_proxy_lacks_is_part_of_the_answer() {
 }
 
 #[test]
+fn a_pod_that_the_proxy_serves_is_captured_though_the_control_plane_has_not_heard_of_it() {
+    let mut state = mesh();
+    let api = state.workload("Kubernetes//Pod/shop/api-1").unwrap();
+    let served = Capture::Served(api.identity.clone());
+    let unheard = Workload { tunnel: Tunnel::None, ..(**api).clone() };
+    state.insert_workload(unheard);
+    let asked = |capture| {
+        let proxy = Proxy(Knowledge::COMPLETE, capture, Certificate::Held, Rests("no endpoint"));
+        connection(&state, &proxy, &Question::new("shop/api-1", "web:80").unwrap()).unwrap().to_string()
+    };
+    assert!(asked(served).contains("is captured, as"), "{}", asked(Capture::AsTold));
+    assert!(asked(Capture::AsTold).contains("is not captured"), "{}", asked(Capture::AsTold));
+}
+
+#[test]
 fn a_pod_that_dials_itself_is_not_captured() {
     let explained = check(&mesh(), "web", "10.0.0.1:8080", Verdict::Allowed, Some(Reason::Ok));
     assert!(explained.to_string().contains("which is not captured"), "{explained}");

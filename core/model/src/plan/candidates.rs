@@ -149,12 +149,16 @@ pub(super) fn rested(workload: &Workload, reach: Reach, request: Request<'_>) ->
 
 /// Why no endpoint may be chosen, in words.
 pub(super) fn none_usable(service: &Service, port: u16, candidates: &[Candidate<'_>]) -> String {
-    let mut verdicts: Vec<Verdict> = candidates.iter().map(|candidate| candidate.verdict).collect();
-    verdicts.sort_unstable();
-    if verdicts.is_empty() {
+    if candidates.is_empty() {
         return format!("{} has no endpoint", service.key);
     }
-    let why: Vec<String> =
-        verdicts.chunk_by(|a, b| a == b).filter_map(|some| Some(format!("{} {}", some.len(), some.first()?))).collect();
-    format!("{} has no endpoint that may be used for port {port}: {}", service.key, why.join(", "))
+    let why = counted(candidates.iter().map(|candidate| candidate.verdict).collect());
+    format!("{} has no endpoint that may be used for port {port}: {why}", service.key)
+}
+
+/// How often each verdict was given.
+pub(crate) fn counted(mut verdicts: Vec<Verdict>) -> String {
+    verdicts.sort_unstable();
+    let each = verdicts.chunk_by(|a, b| a == b).filter_map(|some| Some(format!("{} {}", some.len(), some.first()?)));
+    each.collect::<Vec<_>>().join(", ")
 }

@@ -145,14 +145,9 @@ impl Reach {
     }
 }
 
-/// Where the endpoint serves the port: by its own list, else by the service's. The client's address family is preferred.
+/// Where the endpoint serves the port. The client's address family is preferred.
 pub(super) fn reach(workload: &Workload, service: &Service, request: Request<'_>, default_port: Option<u16>) -> Reach {
-    let dialled = request.destination.port();
-    let own = workload.services.get(&service.key).into_iter().flatten().find(|port| port.service_port == dialled);
-    let known = |port: u16| (port != 0).then_some(port);
-    let port = own.and_then(|port| known(port.target_port));
-    let port = port.or_else(|| service.port(dialled).and_then(|port| known(port.target_port))).or(default_port);
-    let Some(port) = port else { return Reach::Nowhere };
+    let Some(port) = target_port(workload, service, request.destination.port()).or(default_port) else { return Reach::Nowhere };
     let same_family = workload.addresses.iter().find(|ip| ip.is_ipv4() == request.destination.is_ipv4());
     if let Some(ip) = same_family.or_else(|| workload.addresses.first()) {
         return Reach::At(SocketAddr::new(*ip, port));
@@ -175,6 +170,13 @@ pub(super) fn reach(workload: &Workload, service: &Service, request: Request<'_>
     }
 }
 
+/// The port at which the endpoint serves a port of the service: by its own list, else by the service's.
+pub(crate) fn target_port(workload: &Workload, service: &Service, dialled: u16) -> Option<u16> {
+    let known = |port: u16| (port != 0).then_some(port);
+    let own = workload.services.get(&service.key).into_iter().flatten().find(|port| port.service_port == dialled);
+    own.and_then(|port| known(port.target_port)).or_else(|| service.port(dialled).and_then(|port| known(port.target_port)))
+}
+
 /// The place of one of these weights with a probability proportional to it, by a random number; nothing when there is no weight.
 pub(super) fn weighted(weights: impl Iterator<Item = u32> + Clone, random: u64) -> Option<usize> {
     let total: u64 = weights.clone().map(u64::from).sum();
@@ -191,7 +193,7 @@ pub(super) fn weighted(weights: impl Iterator<Item = u32> + Clone, random: u64) 
 
 /// Another random number, which says nothing of the first: what is picked by one does not go together with what is picked by the other
 /// (SplitMix64, Steele, Lea and Flood 2014).
-pub(super) const fn further(random: u64) -> u64 {
+pub(crate) const fn further(random: u64) -> u64 {
     let mut mixed = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -43,7 +43,7 @@ fn shares(state: &MeshState, seen: &Seen) -> BTreeMap<String, usize> {
     let source = web();
     let mut shares = BTreeMap::new();
     for n in 0..1000_u64 {
-        let random = endpoint::further(n);
+        let random = further(n);
         let destination = "10.96.0.1:80".parse().unwrap();
         let plan = hbone(plan(state, Request { source: &source, destination, random, avoid: &[], observed: seen }));
         *shares.entry(plan.target.workload.unwrap().name.to_string()).or_default() += 1;
@@ -66,7 +66,7 @@ fn connections_that_stay_are_spread_by_capacity() {
     let source = web();
     let mut seen = Seen::default();
     for n in 0..400_u64 {
-        let random = endpoint::further(n);
+        let random = further(n);
         let destination = "10.96.0.1:80".parse().unwrap();
         let plan = hbone(plan(&state, Request { source: &source, destination, random, avoid: &[], observed: &seen }));
         let name = if &*plan.target.workload.unwrap().name == "api" { "api" } else { "other" };

@@ -108,7 +108,7 @@ fn world(random: &mut impl FnMut(u64) -> u64) -> (Vec<Workload>, LoadBalancing, 
 fn what_is_chosen_is_one_of_the_best_that_a_look_at_all_of_them_finds() {
     let mut seed = 7_u64;
     let mut random = |below: u64| {
-        seed = endpoint::further(seed);
+        seed = further(seed);
         seed % below
     };
     let mut source = web();
@@ -118,7 +118,7 @@ fn what_is_chosen_is_one_of_the_best_that_a_look_at_all_of_them_finds() {
         let (endpoints, lb, avoid) = world(&mut random);
         let api = Service { load_balancing: lb, ..service("api", &["10.96.0.1"]) };
         let state = state(endpoints, vec![api.clone()]);
-        let number = endpoint::further(round);
+        let number = further(round);
         let destination = "10.96.0.1:80".parse().unwrap();
         let request = Request { source: &source, destination, random: number, avoid: &avoid, observed: &Unobserved };
         let usable: Vec<_> = candidates(&state, request, &api).filter(|candidate| candidate.verdict == Verdict::Usable).collect();
@@ -152,7 +152,7 @@ fn a_choice_among_very_many_endpoints_looks_at_a_few() {
     let looks = || endpoint::LOOKS.with(std::cell::Cell::get);
     let before = looks();
     for n in 0..1000_u64 {
-        let plan = hbone(go(&state, &web(), "10.96.0.1:80", endpoint::further(n)));
+        let plan = hbone(go(&state, &web(), "10.96.0.1:80", further(n)));
         assert_eq!(&*plan.target.workload.unwrap().node, "node-1");
     }
     assert!(looks() - before <= 4 * 1000, "{} looks for 1000 choices", looks() - before);
