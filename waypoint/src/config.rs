@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use ambit_identity::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
+use ambit_tls::source::SourceName;
 
 /// Flags of the waypoint.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +29,10 @@ pub struct Config {
     /// Control plane for certificates, host:port.
     #[arg(long, env = "CA_ADDRESS", default_value = "istiod.istio-system.svc:15012")]
     pub ca_address: String,
+    /// Where certificates come from: `ca` (the certificate service), `files:DIR` (`DIR/NAMESPACE/ACCOUNT/tls.crt`, `tls.key` and `ca.crt`,
+    /// followed as they change), or `spiffe:SOCKET` (the Workload API of a SPIRE agent).
+    #[arg(long, env = "CERTIFICATES", default_value_t = SourceName::Authority)]
+    pub certificates: SourceName,
     /// File with the mesh's root certificates.
     #[arg(long, env = "CA_ROOT_CA", default_value = "/var/run/secrets/istio/root-cert.pem")]
     pub ca_root: PathBuf,

@@ -12,7 +12,7 @@ use ambit_runtime::{
     telemetry::{AccessLog, Destination, metrics_handle},
 };
 use ambit_tls::{
-    CaClient, CaConfig, Retirements, StoreConfig, SvidStore, control_plane, follow_roots,
+    CaConfig, Retirements, StoreConfig, SvidStore, control_plane, follow_roots,
     revocation::{Follower, Unlisted},
 };
 use ambit_xds::client::{Credentials, Subscriptions, Target};
@@ -54,14 +54,14 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let (certificate_task, xds_task) = (readiness.task("certificate"), readiness.task("configuration"));
     let control = control_plane::ControlPlane::new(&config.ca_address, &config.ca_root);
     let token = control_plane::Credentials::new(&config.token, &config.cluster_id);
-    let ca = CaClient::new(CaConfig::new(control, token, false))?;
+    let source = config.certificates.open(CaConfig::new(control, token, false))?;
     let mut tasks = JoinSet::new();
     let certificates = StoreConfig::default();
     if let Some(file) = config.crl.clone() {
         let unlisted = if config.crl_listed_only { Unlisted::Accepted } else { Unlisted::Refused };
         tasks.spawn(Follower::load(file, unlisted, certificates.trust.clone()).await.run());
     }
-    let certificates = SvidStore::new(Arc::new(ca), certificates);
+    let certificates = SvidStore::new(source, certificates);
     let wanted = Subscriptions::new();
     let store = Store::new(wanted.clone());
     let proxy = Proxy::new(store.published(), identity.clone(), certificates.clone(), telemetry.clone(), Limits::default());

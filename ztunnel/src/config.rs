@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
+use ambit_tls::source::SourceName;
 
 use crate::{
     dns::{self, Resolver},
@@ -30,6 +31,10 @@ pub struct Config {
     /// The certificate service, host:port; the discovery service's address if not set.
     #[arg(long, env = "CA_ADDRESS")]
     pub ca_address: Option<String>,
+    /// Where certificates come from: `ca` (the certificate service), `files:DIR` (`DIR/NAMESPACE/ACCOUNT/tls.crt`, `tls.key` and `ca.crt`,
+    /// followed as they change), or `spiffe:SOCKET` (the Workload API of a SPIRE agent).
+    #[arg(long, env = "CERTIFICATES", default_value_t = SourceName::Authority)]
+    pub certificates: SourceName,
     /// File with the root certificates of the control plane, PEM.
     #[arg(long, env = "CA_ROOT", default_value = "/var/run/secrets/istio/root-cert.pem")]
     pub ca_root: PathBuf,

@@ -46,7 +46,7 @@ use ambit_runtime::{
     telemetry::{AccessLog, Destination, metrics_handle},
 };
 use ambit_tls::{
-    CaClient, CaConfig, Retirements, StoreConfig, SvidSource, SvidStore,
+    CaConfig, Retirements, StoreConfig, SvidSource, SvidStore,
     control_plane::{ControlPlane, Credentials},
     follow_roots,
     revocation::{Follower, Unlisted},
@@ -73,7 +73,7 @@ const LAST_TASKS: Duration = Duration::from_secs(2);
 pub async fn run(config: Config) -> Result<(), Error> {
     let control_plane = ControlPlane::new(config.ca_address.as_ref().unwrap_or(&config.xds_address), &config.ca_root);
     let credentials = Credentials::new(&config.token, &config.cluster_id);
-    let source = Arc::new(CaClient::new(CaConfig::new(control_plane, credentials, true))?);
+    let source = config.certificates.open(CaConfig::new(control_plane, credentials, true))?;
     let target = Target::tls(&config.xds_address, &config.ca_root);
     let shutdown = signal::shutdown()?;
     let stop = async { tracing::info!(signal = %shutdown.await, "draining") };

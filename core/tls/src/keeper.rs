@@ -1,9 +1,6 @@
 //! The task that keeps one identity's certificate fresh.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use ambit_identity::{SpiffeId, TrustDomain};
 use rustls::ServerConfig;
@@ -62,39 +59,58 @@ impl Keeper {
         // When authorities disagree about the roots, each certificate makes the others useless: that must not spin.
         let mut disowned = self.backoff.clone();
         loop {
+            // Before it is asked: what changes meanwhile is seen.
+            let version = self.source.version(&self.id).await;
             match self.obtain().await {
                 Ok(held) => {
-                    let (svid, validity) = (Arc::clone(&held.svid), held.svid.validity());
-                    let due = renew_at(validity, self.clock.now(), fastrand::f64());
-                    tracing::info!(identity = %self.id, serial = svid.serial(), "certificate obtained");
-                    self.backoff.after_success();
-                    let before = self.slot.send_replace(Slot { held: Some(held), error: None });
-                    if before.held.is_some() {
-                        // Nobody need listen.
-                        let _heard = self.renewals.send(self.id.clone());
-                    }
-                    match self.rest(&svid, due).await {
+                    let svid = self.put(held);
+                    match self.rest(&svid, version).await {
                         Rested::Due => disowned.after_success(),
-                        Rested::Disowned => tokio::time::sleep(disowned.after_failure(fastrand::f64())).await,
+                        Rested::Disowned => self.pause(disowned.after_failure(fastrand::f64()), version).await,
                     }
                 }
                 Err(error) => {
                     let pause = self.backoff.after_failure(fastrand::f64());
                     tracing::warn!(identity = %self.id, %error, retry_in_ms = pause.as_millis(), "no certificate");
                     self.slot.send_modify(|slot| slot.error = Some(error));
-                    self.jumps.mark_unchanged();
-                    // After a sleep of the machine what failed before may well succeed.
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = changed(&mut self.jumps) => {}
-                    }
+                    self.pause(pause, version).await;
                 }
             }
         }
     }
 
-    /// Waits as long as the certificate is good.
-    async fn rest(&mut self, svid: &Svid, due: SystemTime) -> Rested {
+    /// Waits before another attempt; not when the source has something else by now, and not after a sleep of the machine, when what
+    /// failed before may well succeed.
+    async fn pause(&mut self, pause: Duration, version: Option<u64>) {
+        let source = Arc::clone(&self.source);
+        self.jumps.mark_unchanged();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = changed(&mut self.jumps) => {}
+            () = superseded(&*source, &self.id, version) => {}
+        }
+    }
+
+    /// Has everybody use it from now on.
+    fn put(&mut self, held: Held) -> Arc<Svid> {
+        let svid = Arc::clone(&held.svid);
+        tracing::info!(identity = %self.id, serial = svid.serial(), "certificate obtained");
+        self.backoff.after_success();
+        let before = self.slot.send_replace(Slot { held: Some(held), error: None });
+        if before.held.is_some_and(|before| before.svid.serial() != svid.serial()) {
+            // Nobody need listen.
+            let _heard = self.renewals.send(self.id.clone());
+        }
+        svid
+    }
+
+    /// Waits as long as the certificate is good; one that somebody else renews, until that has happened or its time is over.
+    async fn rest(&mut self, svid: &Svid, version: Option<u64>) -> Rested {
+        let source = Arc::clone(&self.source);
+        let due = match version {
+            None => renew_at(svid.validity(), self.clock.now(), fastrand::f64()),
+            Some(_) => svid.not_after(),
+        };
         let mut changes = self.trust.changes();
         // They may have changed since it was asked for.
         if !believed(svid) {
@@ -111,6 +127,7 @@ impl Keeper {
                         return Rested::Disowned;
                     }
                 }
+                () = superseded(&*source, &self.id, version) => return Rested::Due,
                 () = changed(&mut self.renew) => {
                     tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
                     return Rested::Due;
@@ -143,6 +160,14 @@ enum Rested {
     Due,
     /// Peers no longer believe it.
     Disowned,
+}
+
+/// Completes when the source has something else than `version`; never for one that has no versions.
+async fn superseded(source: &dyn SvidSource, id: &SpiffeId, version: Option<u64>) {
+    match version {
+        Some(version) => source.changed(id, version).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Completes with the next change; never when there can be none any more.

@@ -1,7 +1,7 @@
 //! Certificates of the mesh: where they come from, how they are renewed, and how a peer's is checked.
 //!
 //! - [`Svid`]: a workload's certificate and key, held in memory only. [`SvidSource`] issues one: [`CaClient`] asks the mesh's certificate
-//!   authority, [`authority::LocalSource`] signs with an authority of this process.
+//!   authority, [`authority::LocalSource`] signs with an authority of this process, and [`source`] has those that somebody else renews.
 //! - [`SvidStore`]: keeps one per identity, renews it in the background, goes on with a valid one while the authority is away.
 //! - [`handshake`]: TLS 1.3 with mutual SPIFFE verification; [`PeerError`] says in one sentence why a peer was refused.
 //! - [`Stream`]: an established connection, whose records are sealed and opened in place.
@@ -21,9 +21,11 @@ pub mod handshake;
 mod keeper;
 mod peer;
 mod provider;
+mod request;
 mod retire;
 pub mod revocation;
 mod rotation;
+pub mod source;
 mod store;
 mod stream;
 mod svid;
@@ -37,8 +39,10 @@ pub use error::TlsError;
 pub use handshake::{client_config, server_config};
 pub use peer::{PeerError, Presented, peer_identity};
 pub use provider::provider;
+pub use request::{CertificateRequest, PemSvid};
 pub use retire::{Retirements, follow_roots};
+pub use source::SvidSource;
 pub use store::{StoreConfig, SvidStatus, SvidStore};
 pub use stream::Stream;
-pub use svid::{CertificateRequest, PemSvid, Svid, SvidSource};
+pub use svid::Svid;
 pub use trust::Trust;
