@@ -26,6 +26,9 @@ pub enum Error {
     /// Logging or metrics were already set up by something else in this process.
     #[error("{0} is already set up in this process")]
     AlreadyInstalled(&'static str),
+    /// Logging was not set up in this process, so it cannot be changed.
+    #[error("{0} is not set up in this process")]
+    NotInstalled(&'static str),
     /// The metrics recorder could not be built.
     #[error("cannot set up metrics: {0}")]
     Metrics(String),

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 
 use crate::readiness::Readiness;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, change_log_filter, log_filter};
 
 /// The query string of a request, decoded as far as `name=value` pairs separated by `&` (no percent-decoding).
 #[derive(Clone, Debug, Default)]
@@ -41,6 +41,14 @@ impl Query {
         self.0.get(name).map(String::as_str)
     }
 }
+
+/// What is said to a change of the log that cannot be made.
+const LOGGING: &str = "\
+POST /logging                            what is logged now
+POST /logging?level=LEVEL                log everything from this level on: off, error, warn, info, debug, trace
+POST /logging?level=PART=LEVEL,PART=...  log these parts from these levels on, as ztunnel::outbound=debug
+POST /logging?reset                      log what was logged at the start
+";
 
 type Handler = Arc<dyn Fn(&Query) -> Reply + Send + Sync>;
 
@@ -89,6 +97,26 @@ impl Server {
         let other = metrics.clone();
         self.get("/metrics", move |_| Reply::prometheus(metrics.render()))
             .get("/stats/prometheus", move |_| Reply::prometheus(other.render()))
+    }
+
+    /// `/logging`: what the program logs (GET), and changes of it (POST): `?level=debug` for everything, `?level=ztunnel::outbound=debug`
+    /// for a part, `?reset` for what it started with.
+    #[must_use]
+    pub fn with_logging(self) -> Self {
+        let now = || match log_filter() {
+            Some(filter) => Reply::text(format!("log level: {filter}\n")),
+            None => Reply::text("the log is not set up\n").status(StatusCode::NOT_FOUND),
+        };
+        let change = move |query: &Query| {
+            let (level, reset) =
+                (query.get("level").unwrap_or_default(), query.get("reset").is_some_and(|reset| reset != "false"));
+            match change_log_filter(level, reset) {
+                _ if level.is_empty() && !reset => now(),
+                Ok(()) => now(),
+                Err(error) => Reply::text(format!("{error}\n{LOGGING}")).status(StatusCode::BAD_REQUEST),
+            }
+        };
+        self.get("/logging", move |_| now()).post("/logging", change)
     }
 
     fn route(mut self, method: Method, path: &str, handler: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {

@@ -10,7 +10,7 @@ mod series;
 
 pub use self::access_log::{AccessLog, Destination};
 pub use self::labels::label;
-pub use self::logging::{LogFormat, init_logging};
+pub use self::logging::{LogFormat, change_log_filter, init_logging, log_filter};
 pub use self::metrics::{Metrics, metrics_handle};
 pub use self::names::metric;
 pub use self::series::SeriesLimit;
