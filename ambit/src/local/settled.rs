@@ -17,15 +17,15 @@ pub fn missing_at_ztunnel(dump: &Value, node: &str, topology: &Topology) -> Opti
         let Some(workload) = list("workloads").iter().find(|workload| text(workload, "uid").as_ref() == Some(&uid)) else {
             return Some(format!("{node} to know pod {name}"));
         };
-        let addresses: BTreeSet<&str> = strings(workload.get("addresses")).collect();
+        let addresses: BTreeSet<&str> = strings(workload.get("workloadIps")).collect();
         let at_home = facts.addresses.iter().all(|ip| addresses.contains(ip.to_string().as_str()));
-        let healthy = workload.get("healthy").and_then(Value::as_bool) == Some(facts.ready);
-        let tunnelled = text(workload, "tunnel").as_deref() == Some("hbone");
+        let healthy = text(workload, "status").map(|status| status == "Healthy") == Some(facts.ready);
+        let tunnelled = text(workload, "protocol").as_deref() == Some("HBONE");
         if !at_home || !healthy || tunnelled != (facts.captured || facts.waypoint) {
             return Some(format!("{node} to know how pod {name} is now"));
         }
         let identity = text(workload, "identity");
-        let certified = |held: &Value| text(held, "identity") == identity && held.get("serial").is_some_and(Value::is_string);
+        let certified = |held: &Value| text(held, "identity") == identity && held.pointer("/certChain/0").is_some();
         if facts.node == node && facts.captured && !list("certificates").iter().any(certified) {
             return Some(format!("the certificate of pod {name}"));
         }
@@ -46,8 +46,7 @@ pub fn services_through(dump: &Value, waypoint: &NamespacedName, topology: &Topo
     let addresses: Vec<String> = topology.services.get(waypoint).into_iter().flatten().map(ToString::to_string).collect();
     let goes_there = |service: &Value| {
         let waypoints = service.get("waypoints").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let ip =
-            |waypoint: &Value| waypoint.pointer("/waypoint/destination/Address/ip").and_then(Value::as_str).map(str::to_owned);
+        let ip = |waypoint: &Value| waypoint.get("destination").and_then(Value::as_str).map(|address| ip_of(address).to_owned());
         waypoints.iter().filter_map(ip).any(|ip| addresses.contains(&ip))
     };
     let services = dump.get("services").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -84,7 +83,12 @@ fn strings(list: Option<&Value>) -> impl Iterator<Item = &str> {
 
 fn vips(service: &Value) -> impl Iterator<Item = String> {
     let vips = service.get("vips").and_then(Value::as_array).into_iter().flatten();
-    vips.filter_map(|vip| vip.get("ip")?.as_str().map(str::to_owned))
+    vips.filter_map(|vip| Some(ip_of(vip.as_str()?).to_owned()))
+}
+
+/// The address of `network/address`.
+fn ip_of(address: &str) -> &str {
+    address.rsplit_once('/').map_or(address, |(_, ip)| ip)
 }
 
 #[cfg(test)]
@@ -116,14 +120,14 @@ mod tests {
 
     fn dump() -> Value {
         let id = "spiffe://cluster.local/ns/shop/sa/web";
-        let waypoint = json!([{ "waypoint": { "destination": { "Address": { "network": "", "ip": "10.96.0.2" } } } }]);
+        let waypoint = json!([{ "destination": "/10.96.0.2", "hboneMtlsPort": 15008, "weight": 1 }]);
         json!({
-            "workloads": [{ "uid": "Kubernetes//Pod/shop/web-1", "addresses": ["10.244.1.2"], "healthy": true, "tunnel": "hbone",
-                            "identity": id }],
-            "certificates": [{ "identity": id, "serial": "1" }],
+            "workloads": [{ "uid": "Kubernetes//Pod/shop/web-1", "workloadIps": ["10.244.1.2"], "status": "Healthy",
+                            "protocol": "HBONE", "identity": id }],
+            "certificates": [{ "identity": id, "state": "Available", "certChain": [{ "serialNumber": "1" }] }],
             "services": [
-                { "key": "shop/web.shop.svc.cluster.local", "vips": [{ "ip": "10.96.0.1" }], "waypoints": waypoint },
-                { "key": "shop/waypoint.shop.svc.cluster.local", "vips": [{ "ip": "10.96.0.2" }] },
+                { "key": "shop/web.shop.svc.cluster.local", "vips": ["/10.96.0.1"], "waypoints": waypoint },
+                { "key": "shop/waypoint.shop.svc.cluster.local", "vips": ["/10.96.0.2"] },
             ],
         })
     }
@@ -139,13 +143,13 @@ mod tests {
         };
         assert_eq!(spoiled("/workloads", json!([])).as_deref(), Some("node-1 to know pod shop/web-1"));
         for (pointer, value) in [
-            ("/workloads/0/healthy", json!(false)),
-            ("/workloads/0/tunnel", json!("none")),
-            ("/workloads/0/addresses", json!([])),
+            ("/workloads/0/status", json!("Unhealthy")),
+            ("/workloads/0/protocol", json!("TCP")),
+            ("/workloads/0/workloadIps", json!([])),
         ] {
             assert_eq!(spoiled(pointer, value).as_deref(), Some("node-1 to know how pod shop/web-1 is now"), "{pointer}");
         }
-        assert_eq!(spoiled("/certificates/0/serial", json!(null)).as_deref(), Some("the certificate of pod shop/web-1"));
+        assert_eq!(spoiled("/certificates/0/certChain", json!([])).as_deref(), Some("the certificate of pod shop/web-1"));
         assert_eq!(spoiled("/services/0/vips", json!([])).as_deref(), Some("node-1 to know service shop/web"));
     }
 

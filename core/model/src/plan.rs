@@ -56,6 +56,17 @@ impl Plan {
         }
     }
 
+    /// The address to which the connection goes, as far as this decides it: of the pod, of the waypoint, or the one that was dialled.
+    #[must_use]
+    pub fn reached(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Hbone(plan) if plan.hop == Hop::Waypoint => Some(plan.dial),
+            Self::Hbone(plan) => Some(plan.authority),
+            Self::Passthrough(plan) => Some(plan.dial),
+            Self::Resolve(_) | Self::Deny(_) => None,
+        }
+    }
+
     /// The endpoint or waypoint to connect to, as it is known to the control plane, and its port.
     #[must_use]
     pub fn endpoint(&self) -> Option<(&Arc<Workload>, u16)> {

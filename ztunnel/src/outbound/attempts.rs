@@ -160,7 +160,7 @@ impl Client<'_> {
 
     async fn open(&self, plan: &Plan, record: &mut Record) -> Result<Server, Unopened> {
         let Self { proxy, pod, source, stream, from, .. } = *self;
-        record.towards(plan.target());
+        record.towards(plan.target(), plan.reached());
         match plan {
             Plan::Hbone(plan) => match local::find(proxy, pod, source, from, plan).await {
                 Some(near) => {

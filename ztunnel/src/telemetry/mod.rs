@@ -1,5 +1,6 @@
 //! One access-log line and one set of metrics for each connection, however it ends.
 
+mod list;
 mod open;
 mod record;
 mod series;
@@ -8,6 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use ambit_runtime::telemetry::{AccessLog, Direction, SeriesLimit};
 
+pub use list::{Connection, Owner};
 use open::OpenConnections;
 pub use record::Record;
 use series::SeriesCache;
@@ -65,10 +67,10 @@ mod tests {
         let telemetry = Telemetry::new(log);
         let address = |text: &str| text.parse().unwrap();
         let mut record = telemetry.begin(Direction::Outbound, address("10.0.0.1:4000"), address("10.96.0.1:80"));
-        record.towards(&Target::default());
+        record.towards(&Target::default(), None);
         record.security = Security::MutualTls;
         record.destination_identity = Some("spiffe://cluster.local/ns/shop/sa/api".parse().unwrap());
-        record.towards(&Target::default());
+        record.towards(&Target::default(), None);
         record.finish();
         telemetry.flush();
         let text = std::fs::read_to_string(file.path()).unwrap();

@@ -1,11 +1,16 @@
 //! The connections that are open now, so that what they carry is in the metrics before they end. A connection needs no timer for that.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use ambit_hbone::copy::Counters;
+use ambit_model::policy::PolicyKey;
 use ambit_runtime::telemetry::Direction;
 
 use super::series::Series;
@@ -13,18 +18,40 @@ use super::series::Series;
 /// What is counted of an open connection.
 #[derive(Debug)]
 pub(super) struct Open {
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
     /// Whose pump counts.
-    counted: Direction,
+    pub(super) counted: Direction,
+    pub(super) ends: Ends,
+    /// The ALLOW policy by which it may; another one may take its place.
+    policy: Mutex<Option<PolicyKey>>,
     /// Its metrics.
     pub(super) series: Arc<Series>,
     /// What of the counters is in the metrics already: bytes sent and received.
     reported: [AtomicU64; 2],
 }
 
+/// Which connection it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) source: SocketAddr,
+    /// As the client dialled it, as far as this proxy knows.
+    pub(super) destination: SocketAddr,
+    /// Where it really goes, when that is another address.
+    pub(super) reached: Option<SocketAddr>,
+    pub(super) begun: Instant,
+}
+
 impl Open {
-    pub(super) fn new(counters: Arc<Counters>, counted: Direction, series: Arc<Series>) -> Self {
-        Self { counters, counted, series, reported: Default::default() }
+    pub(super) fn new(counters: Arc<Counters>, counted: Direction, ends: Ends, series: Arc<Series>) -> Self {
+        Self { counters, counted, ends, policy: Mutex::default(), series, reported: Default::default() }
+    }
+
+    pub(super) fn policy(&self) -> Option<PolicyKey> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_policy(&self, policy: Option<PolicyKey>) {
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
     /// Puts what was carried since the last time into the metrics. May run on several threads at once.
@@ -94,6 +121,14 @@ impl OpenConnections {
         }
     }
 
+    /// Up to `most` of them, and how many more there are.
+    pub(super) fn some(&self, most: usize) -> (Vec<Arc<Open>>, usize) {
+        let places = self.places();
+        let some: Vec<_> = places.taken.iter().flatten().take(most).cloned().collect();
+        let more = places.taken.len() - places.free.len() - some.len();
+        (some, more)
+    }
+
     pub(super) fn report(&self) {
         for from in (0..).step_by(AT_ONCE) {
             let some: Vec<Arc<Open>> = {
@@ -113,10 +148,13 @@ mod tests {
     #[test]
     fn a_place_is_used_again_and_all_are_given_back_when_nothing_is_open() {
         let all = OpenConnections::default();
-        let open = || Arc::new(Open::new(Arc::default(), Direction::Outbound, Arc::new(Series::of_nothing())));
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        let ends = Ends { source: nowhere, destination: nowhere, reached: None, begun: Instant::now() };
+        let open = || Arc::new(Open::new(Arc::default(), Direction::Outbound, ends, Arc::new(Series::of_nothing())));
         let places: Vec<u32> = (0..2000).map(|_| all.add(&open()).unwrap()).collect();
         assert_eq!(places, (0..2000).collect::<Vec<_>>());
         all.remove(7);
+        assert_eq!((all.some(10).0.len(), all.some(10).1, all.some(5000).0.len()), (10, 1989, 1999));
         assert_eq!(all.add(&open()), Some(7));
         all.report();
         places.into_iter().for_each(|place| all.remove(place));

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     Telemetry,
-    open::{Open, bytes},
+    open::{Ends, Open, bytes},
     series::{self, Kind},
 };
 
@@ -31,6 +31,7 @@ pub struct Facts {
     begun: Instant,
     source: SocketAddr,
     destination: SocketAddr,
+    reached: Option<SocketAddr>,
     /// The workload that opened the connection, when it is known.
     pub source_workload: Option<Arc<Workload>>,
     /// Who opened it: proved when `security` is mutual TLS.
@@ -68,6 +69,7 @@ impl Record {
             begun: Instant::now(),
             source,
             destination,
+            reached: None,
             source_workload: None,
             source_identity: None,
             target: Target::default(),
@@ -88,9 +90,10 @@ impl Record {
         self.destination = destination;
     }
 
-    /// Notes what is tried now. What was proved to reach an earlier target says nothing of this one.
-    pub fn towards(&mut self, target: &Target) {
+    /// Notes what is tried now, and the address where it is reached. What was proved to reach an earlier target says nothing of this one.
+    pub fn towards(&mut self, target: &Target, address: Option<SocketAddr>) {
         self.target = target.clone();
+        self.reached = address;
         self.destination_identity = None;
         self.security = Security::None;
     }
@@ -100,7 +103,10 @@ impl Record {
         let shared = &self.telemetry.0;
         let series = shared.series.get(&self.kind(), &shared.limit);
         series.opened.increment(1);
-        let open = Arc::new(Open::new(Arc::clone(&self.counters), self.counted, series));
+        let Facts { source, destination, reached, begun, .. } = *self.0;
+        let ends = Ends { source, destination, reached, begun };
+        let open = Arc::new(Open::new(Arc::clone(&self.counters), self.counted, ends, series));
+        open.set_policy(self.policy.clone());
         let place = shared.open.add(&open);
         self.opened = Some(Opened { open, place });
     }
@@ -118,6 +124,9 @@ impl Record {
     /// Notes that the connection may pass, and why. What dry-run policies make of it is counted, and counted again when a change of
     /// policy makes it something else.
     pub fn allowed(&mut self, allowed: Allowed) {
+        if let Some(opened) = &self.opened {
+            opened.open.set_policy(allowed.policy.clone());
+        }
         self.policy = allowed.policy;
         if self.dry_run == allowed.dry_run {
             return;

@@ -62,7 +62,8 @@ pub(super) struct Series {
     pub(super) received: Counter,
     /// The identities of both ends, as text.
     pub(super) identities: [Option<Box<str>>; 2],
-    _kind: Option<Kind>,
+    /// What they have in common; nothing only in tests.
+    pub(super) kind: Option<Kind>,
 }
 
 impl Series {
@@ -75,14 +76,14 @@ impl Series {
             sent: counter!(metric::TCP_SENT_BYTES, labels.clone()),
             received: counter!(metric::TCP_RECEIVED_BYTES, labels),
             identities: [text(&kind.source_identity), text(&kind.destination_identity)],
-            _kind: Some(kind.clone()),
+            kind: Some(kind.clone()),
         }
     }
 
     #[cfg(test)]
     pub(super) fn of_nothing() -> Self {
         let none = Counter::noop;
-        Self { opened: none(), closed: none(), sent: none(), received: none(), identities: [None, None], _kind: None }
+        Self { opened: none(), closed: none(), sent: none(), received: none(), identities: [None, None], kind: None }
     }
 }
 

@@ -110,7 +110,7 @@ impl Switch {
         let places = [proxy.place(&client.pod).ok()?, proxy.place(&server.pod).ok()?];
         let mut outbound = proxy.telemetry.begin(Direction::Outbound, first.from, first.to);
         outbound.source_workload = Some(Arc::clone(source));
-        outbound.towards(&plan.target);
+        outbound.towards(&plan.target, Some(plan.authority));
         let mut inbound = proxy.telemetry.begin(Direction::Inbound, first.from, plan.authority);
         for record in [&mut outbound, &mut inbound] {
             record.source_identity = Some(id.clone());
