@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
+use ambit_runtime::telemetry::{LogFormat, Style};
 use ambit_tls::source::SourceName;
 
 use crate::{
@@ -56,6 +57,12 @@ pub struct Config {
     /// File for the access log; standard output if not set.
     #[arg(long, env = "ACCESS_LOG")]
     pub access_log: Option<PathBuf>,
+    /// How the access log is written: text, or json with an object on each line.
+    #[arg(long, env = "ACCESS_LOG_FORMAT", default_value = "text")]
+    pub access_log_format: LogFormat,
+    /// The share, 0 to 1, of connections that end well that is written to the access log; what is refused or breaks always is.
+    #[arg(long, env = "ACCESS_LOG_SAMPLE", default_value_t = 1.0)]
+    pub access_log_sample: f64,
     /// The trust domain of the mesh.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: String,
@@ -165,6 +172,8 @@ pub struct Checked {
     pub limits: Limits,
     /// What the DNS proxy is told; nothing when there is to be none.
     pub dns: Option<dns::Settings>,
+    /// Which lines of the access log are written, and how.
+    pub log_style: Style,
 }
 
 impl Config {
@@ -195,6 +204,9 @@ impl Config {
         for resolver in self.dns_resolvers.iter().filter(|resolver| resolver.0.port() == 0 || resolver.0.ip().is_unspecified()) {
             wrong.push(format!("--dns-resolvers: {} cannot be asked", resolver.0));
         }
+        if !(0.0..=1.0).contains(&self.access_log_sample) {
+            wrong.push(format!("--access-log-sample: {} is not between 0 and 1", self.access_log_sample));
+        }
         if !self.admin.ip().is_loopback() {
             wrong.push(format!("--admin: {} is not on the loopback device", self.admin));
         }
@@ -214,7 +226,8 @@ impl Config {
                     queries: self.max_dns_queries,
                     queries_per_pod: self.max_dns_queries_per_pod,
                 });
-                Ok(Checked { trust_domain, aliases, limits, dns })
+                let log_style = Style { format: self.access_log_format, sample: self.access_log_sample };
+                Ok(Checked { trust_domain, aliases, limits, dns, log_style })
             }
             _ => Err(crate::Error::Config(wrong.join("; "))),
         }

@@ -11,6 +11,7 @@
 //! | [`local`] | connections whose two ends are pods of this node |
 //! | [`endpoints`] | what this proxy has itself seen of endpoints: load, failures, host names |
 //! | [`telemetry`] | one access-log line and one set of metrics for each connection |
+//! | [`trace`] | the trace that a connection is part of |
 //! | [`peer`] | what is wrong with a peer, as a reason |
 
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ pub mod state;
 pub mod telemetry;
 #[cfg(test)]
 mod test_support;
+pub mod trace;
 pub mod worker;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -97,7 +99,7 @@ pub async fn run_with(
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
     let mut metrics = metrics_handle()?;
-    let log = AccessLog::open(&Destination::from(config.access_log.clone()))?;
+    let log = AccessLog::open(&Destination::from(config.access_log.clone()))?.with_style(checked.log_style);
     let store = StoreConfig { trust_domain_aliases: checked.aliases, ..StoreConfig::default() };
     let mut tasks = Tasks::default();
     if let Some(file) = config.crl.clone() {

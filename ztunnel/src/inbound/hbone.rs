@@ -27,6 +27,7 @@ use crate::{
     peer,
     proxy::{Carrying, Pod, Proxy, carried},
     telemetry::Record,
+    trace,
 };
 
 /// One accepted connection, with who is at its other end.
@@ -105,6 +106,7 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     record.source_identity = Some(peer.id.clone());
     record.destination_identity = Some(pod.identity.clone());
     record.security = Security::MutualTls;
+    record.trace = trace::read(incoming.headers());
     // One connection carries many tunnels, each of which counts.
     let places = match proxy.place(pod) {
         Ok(places) => places,

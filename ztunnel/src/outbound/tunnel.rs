@@ -16,6 +16,7 @@ use crate::{
     peer,
     proxy::{Pod, Proxy},
     telemetry::Record,
+    trace,
 };
 
 /// A tunnel that was not opened.
@@ -59,7 +60,8 @@ pub(super) async fn open(
         source_ip: Some(from.ip()),
         netns: Some(pod.netns.inode()),
     };
-    let headers = headers::of(pod, record.source_workload.as_ref(), from, &plan.target);
+    let trace = *record.trace.get_or_insert_with(trace::new);
+    let headers = headers::of(pod, record.source_workload.as_ref(), from, &plan.target, trace);
     let request = ConnectRequest { authority: Authority::from(plan.authority), headers };
     let dial = || async {
         let config = ambit_tls::client_config(&certificate, &plan.expected).map_err(std::io::Error::other)?;

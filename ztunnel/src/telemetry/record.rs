@@ -42,6 +42,8 @@ pub struct Facts {
     pub destination_identity: Option<SpiffeId>,
     /// How it is protected between the nodes.
     pub security: Security,
+    /// The W3C trace that it is part of.
+    pub trace: Option<u128>,
     /// The policy that allowed it.
     pub policy: Option<PolicyKey>,
     /// What dry-run policies make of it.
@@ -75,6 +77,7 @@ impl Record {
             target: Target::default(),
             destination_identity: None,
             security: Security::None,
+            trace: None,
             policy: None,
             dry_run: Vec::new(),
             counters: Arc::default(),
@@ -188,6 +191,7 @@ impl Facts {
         entry.destination_identity = text(destination, &self.destination_identity);
         entry.policy = outcome.policy.as_ref().or(self.policy.as_ref()).map(|policy| policy.to_string().into());
         entry.dry_run = dry_run(&self.dry_run).map(Into::into);
+        entry.trace = self.trace;
         entry.reason = outcome.reason.label().into();
         (entry.bytes_sent, entry.bytes_received) = bytes(&self.counters, self.counted);
         entry.duration = self.begun.elapsed();

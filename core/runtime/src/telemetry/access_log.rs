@@ -8,8 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::counter;
+use serde::Serialize;
 
-use super::metric;
+use super::{Entry, LogFormat, metric};
 use crate::Error;
 
 /// Bytes that may wait for the writer; lines beyond that are dropped and counted.
@@ -48,6 +49,23 @@ impl From<Option<PathBuf>> for Destination {
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     writer: Option<Arc<Writer>>,
+    style: Style,
+}
+
+/// Which lines are written, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Style {
+    /// Text, or an object in JSON on each line.
+    pub format: LogFormat,
+    /// The share, 0 to 1, of what ended well that is written. What was refused or broke always is.
+    pub sample: f64,
+}
+
+impl Default for Style {
+    /// All lines, as text.
+    fn default() -> Self {
+        Self { format: LogFormat::Text, sample: 1.0 }
+    }
 }
 
 /// The side of those who write lines; the thread ends when it is dropped.
@@ -94,7 +112,7 @@ impl AccessLog {
     /// The file cannot be opened, or the thread cannot be started.
     pub fn open(destination: &Destination) -> Result<Self, Error> {
         let target: Box<dyn Write + Send> = match destination {
-            Destination::Off => return Ok(Self { writer: None }),
+            Destination::Off => return Ok(Self { writer: None, style: Style::default() }),
             Destination::Stdout => Box::new(io::stdout()),
             Destination::File(path) => {
                 let file = OpenOptions::new().create(true).append(true).open(path);
@@ -107,11 +125,45 @@ impl AccessLog {
             .name("access-log".into())
             .spawn(move || write_lines(&shared, target))
             .map_err(Error::io("start the access-log thread"))?;
-        Ok(Self { writer: Some(writer) })
+        Ok(Self { writer: Some(writer), style: Style::default() })
     }
 
-    /// Writes `{now, RFC 3339} {entry}`. Never waits for the destination: when too much is waiting the line is dropped and counted.
-    pub fn write(&self, entry: &impl Display) {
+    /// The same, written in this style.
+    #[must_use]
+    pub fn with_style(mut self, style: Style) -> Self {
+        self.style = style;
+        self
+    }
+
+    /// Writes `entry`, if it is one of those that are written. Never waits for the destination: when too much is waiting the line is dropped
+    /// and counted.
+    pub fn write(&self, entry: &Entry<'_>) {
+        let Style { format, sample } = self.style;
+        if entry.reason == "ok" && sample < 1.0 && fastrand::f64() >= sample {
+            return;
+        }
+        match format {
+            LogFormat::Text => self.line(entry),
+            LogFormat::Json => self.write_with(|now, lines| {
+                #[derive(Serialize)]
+                struct Line<'a> {
+                    time: String,
+                    #[serde(flatten)]
+                    entry: &'a Entry<'a>,
+                }
+                serde_json::to_writer(&mut *lines, &Line { time: format!("{now:.6}"), entry })?;
+                lines.push(b'\n');
+                Ok(())
+            }),
+        }
+    }
+
+    /// Writes `{now, RFC 3339} {text}`.
+    fn line(&self, text: &impl Display) {
+        self.write_with(|now, lines| writeln!(lines, "{now:.6} {text}"));
+    }
+
+    fn write_with(&self, put: impl FnOnce(jiff::Timestamp, &mut Vec<u8>) -> io::Result<()>) {
         let Some(Writer(shared)) = self.writer.as_deref() else { return };
         let now = jiff::Timestamp::now();
         let mut waiting = shared.waiting();
@@ -122,7 +174,7 @@ impl AccessLog {
             return;
         }
         // Half a line is worse than none; a vector takes whatever is written.
-        if writeln!(waiting.lines, "{now:.6} {entry}").is_err() {
+        if put(now, &mut waiting.lines).is_err() {
             waiting.lines.truncate(before);
         }
         let asleep = std::mem::take(&mut waiting.asleep);
@@ -232,82 +284,4 @@ fn next(shared: &Shared, batch: &mut Vec<u8>) -> (u64, bool) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("ambit-access-log-{name}-{}", std::process::id()))
-    }
-
-    #[test]
-    fn lines_written_before_a_flush_are_in_the_file_in_order() {
-        let path = file("order");
-        let log = AccessLog::open(&Destination::File(path.clone())).unwrap();
-        for number in 0..1000 {
-            log.write(&format!("line={number}"));
-        }
-        log.flush();
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        let numbers: Vec<_> = text.lines().map(|line| line.split_once("line=").unwrap().1.parse::<u32>().unwrap()).collect();
-        assert_eq!(numbers, (0..1000).collect::<Vec<_>>());
-        assert!(text.starts_with("20") && text.contains("Z line=0\n"), "{}", &text[..60]);
-    }
-
-    #[test]
-    fn a_line_is_in_the_file_soon_without_a_flush_and_the_last_one_after_the_log_is_closed() {
-        let path = file("soon");
-        let log = AccessLog::open(&Destination::File(path.clone())).unwrap();
-        let wait_for = |text: &str| {
-            let until = Instant::now() + Duration::from_secs(5);
-            while !std::fs::read_to_string(&path).unwrap().contains(text) {
-                assert!(Instant::now() < until, "{text} is not in the log");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        };
-        for line in ["line=1", "line=2"] {
-            log.write(&line);
-            wait_for(line);
-        }
-        log.write(&"line=3");
-        drop(log);
-        wait_for("line=3");
-        std::fs::remove_file(&path).unwrap();
-    }
-
-    /// Answers as it is told; takes everything when it is told nothing more.
-    struct Told(Vec<io::Result<usize>>, Vec<u8>);
-
-    impl Write for Told {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let taken = if self.0.is_empty() { bytes.len() } else { self.0.remove(0)? };
-            self.1.extend(&bytes[..taken]);
-            Ok(taken)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_destination_that_is_full_for_a_moment_loses_no_line_and_one_that_fails_no_line_after_it() {
-        let error = |kind: io::ErrorKind| Err(io::Error::from(kind));
-        let mut written = Written::default();
-        let mut full = Told(vec![Ok(3), error(io::ErrorKind::WouldBlock), error(io::ErrorKind::Interrupted)], Vec::new());
-        written.write(&mut full, b"one\ntwo\n").unwrap();
-        assert_eq!(full.1, b"one\ntwo\n");
-        let mut failing = Told(vec![Ok(5), error(io::ErrorKind::StorageFull)], Vec::new());
-        written.write(&mut failing, b"one\ntwo\n").unwrap_err();
-        assert_eq!(lines(&b"one\ntwo\n"[written.written..]), 1);
-        written.write(&mut failing, b"three\n").unwrap();
-        written.write(&mut failing, b"four\n").unwrap();
-        assert_eq!(failing.1, b"one\nt\nthree\nfour\n");
-    }
-
-    #[test]
-    fn a_log_that_cannot_be_opened_says_which_file() {
-        let error = AccessLog::open(&Destination::File("/nonexistent/dir/log".into())).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/dir/log"), "{error}");
-    }
-}
+mod tests;

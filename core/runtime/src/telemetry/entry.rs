@@ -5,6 +5,8 @@ use std::fmt::{self, Display, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
 /// Which side of the mesh this proxy was on for the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -83,6 +85,8 @@ pub struct Entry<'a> {
     pub policy: Option<Cow<'a, str>>,
     /// What policies that are not enforced would have decided, as `namespace/name:reason`, if there are any.
     pub dry_run: Option<Cow<'a, str>>,
+    /// The W3C trace that the connection or request is part of: by it the lines of all proxies on its way are found.
+    pub trace: Option<u128>,
     /// The reason code: `ok` when fine, else `ambit_model::Reason::label`.
     pub reason: Cow<'a, str>,
     /// Bytes from the client to the server.
@@ -123,6 +127,7 @@ impl<'a> Entry<'a> {
             destination_identity: None,
             policy: None,
             dry_run: None,
+            trace: None,
             reason: Cow::Borrowed("ok"),
             bytes_sent: 0,
             bytes_received: 0,
@@ -154,7 +159,9 @@ impl Display for Entry<'_> {
         write!(out, " bytes_sent={} bytes_recv={}", self.bytes_sent, self.bytes_received)?;
         write!(out, " duration_ms={:.3} security={}", self.duration.as_secs_f64() * 1000.0, self.security.as_str())?;
         let status = self.status.map(|status| status.to_string());
+        let trace = self.trace.map(|trace| format!("{trace:032x}"));
         let optional = [
+            ("trace", trace.as_deref()),
             ("dry_run", self.dry_run.as_deref()),
             ("method", self.method.as_deref()),
             ("path", self.path.as_deref()),
@@ -164,6 +171,47 @@ impl Display for Entry<'_> {
             ("error", self.error.as_deref()),
         ];
         optional.into_iter().filter(|(_, value)| value.is_some()).try_for_each(|(name, value)| field(out, name, value))
+    }
+}
+
+/// A line in JSON: the fields of the text, without those that are not known; numbers are numbers.
+impl Serialize for Entry<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("direction", self.direction.as_str())?;
+        map.serialize_entry("src.addr", &self.source)?;
+        map.serialize_entry("dst.addr", &self.destination)?;
+        let trace = self.trace.map(|trace| format!("{trace:032x}"));
+        for (name, value) in [
+            ("src.workload", &self.source_workload),
+            ("src.namespace", &self.source_namespace),
+            ("src.identity", &self.source_identity),
+            ("dst.workload", &self.destination_workload),
+            ("dst.namespace", &self.destination_namespace),
+            ("dst.service", &self.destination_service),
+            ("dst.identity", &self.destination_identity),
+            ("policy", &self.policy),
+            ("dry_run", &self.dry_run),
+            ("trace", &trace.map(Cow::Owned)),
+            ("method", &self.method),
+            ("path", &self.path),
+            ("route", &self.route),
+            ("cluster", &self.cluster),
+            ("error", &self.error),
+        ] {
+            if let Some(value) = value {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        map.serialize_entry("reason", &self.reason)?;
+        map.serialize_entry("bytes_sent", &self.bytes_sent)?;
+        map.serialize_entry("bytes_recv", &self.bytes_received)?;
+        map.serialize_entry("duration_ms", &(self.duration.as_micros() as f64 / 1000.0))?;
+        map.serialize_entry("security", self.security.as_str())?;
+        if let Some(status) = self.status {
+            map.serialize_entry("status", &status)?;
+        }
+        map.end()
     }
 }
 
@@ -214,6 +262,22 @@ mod tests {
              src.identity=spiffe://cluster.local/ns/shop/sa/web dst.addr=[fd96::1]:80 dst.workload=- dst.namespace=- \
              dst.service=- dst.identity=- policy=- reason=ok bytes_sent=0 bytes_recv=0 duration_ms=1.500 security=mutual_tls"
         );
+    }
+
+    #[test]
+    fn a_line_in_json_has_the_same_names_and_reads_back() {
+        let mut entry = entry();
+        (entry.trace, entry.status, entry.bytes_sent) = (Some(0xabc), Some(200), 7);
+        entry.path = Some("/a\"\n".into());
+        let read: serde_json::Value = serde_json::from_str(&serde_json::to_string(&entry).unwrap()).unwrap();
+        let text = entry.to_string();
+        for (name, value) in read.as_object().unwrap() {
+            assert!(text.contains(&format!(" {name}=")), "{name} is not in {text}");
+            assert!(value.is_string() || value.is_number(), "{name} is {value}");
+        }
+        assert_eq!((&read["path"], &read["status"], &read["bytes_sent"]), (&"/a\"\n".into(), &200.into(), &7.into()));
+        assert_eq!((&read["trace"], read.get("policy")), (&format!("{:032x}", 0xabc).into(), None));
+        assert!(text.ends_with(r#" trace=00000000000000000000000000000abc path="/a\"\n" status=200"#), "{text}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Program logs (not the access log), on standard error. What is written can be changed while the program runs.
 
 use std::io::{self, IsTerminal};
+use std::str::FromStr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing_subscriber::filter::LevelFilter;
@@ -10,7 +11,7 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use crate::Error;
 
-/// How program logs are written.
+/// How program logs and access logs are written: `text` or `json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// One readable line per event.
@@ -18,6 +19,18 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("it is neither text nor json"),
+        }
+    }
 }
 
 /// The filter of this process, once logging is set up.

@@ -8,7 +8,7 @@ mod metrics;
 mod names;
 mod series;
 
-pub use self::access_log::{AccessLog, Destination};
+pub use self::access_log::{AccessLog, Destination, Style};
 pub use self::labels::label;
 pub use self::logging::{LogFormat, change_log_filter, init_logging, log_filter};
 pub use self::metrics::{Metrics, metrics_handle};
