@@ -1,6 +1,9 @@
 //! What people and programs can see of the proxy.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use ambit_api::security::{Action, Match, StringMatch, string_match::MatchType};
 use anyhow::{Context, ensure};
@@ -16,16 +19,22 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("metrics_name_both_workloads_and_the_reason_and_policy_of_a_refusal", metrics),
         test("the_admin_pages_show_what_is_held_and_no_key", admin),
+        test("open_connections_are_listed_with_their_bytes_and_policy_and_both_logs_name_one_trace", open_connections),
+        test("what_is_logged_is_changed_while_the_proxy_runs", log_level),
     ]
 }
 
 pub async fn get(mesh: &Mesh, node: usize, port: u16, path: &str) -> anyhow::Result<String> {
+    ask(mesh, node, port, &format!("GET {path}")).await
+}
+
+async fn ask(mesh: &Mesh, node: usize, port: u16, what: &str) -> anyhow::Result<String> {
     let mut stream = mesh.nodes[node].node.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    stream.write_all(format!("{what} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "{path}: {head}");
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{what}: {head}");
     Ok(body.to_owned())
 }
 
@@ -79,6 +88,59 @@ async fn admin() -> anyhow::Result<()> {
     mesh.nodes[0].agent.remove("uid-web").await?;
     let read: serde_json::Value = serde_json::from_str(&get(&mesh, 0, 15000, "/config_dump").await?)?;
     ensure!(read["certificates"].as_array().is_some_and(Vec::is_empty), "{read}");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn open_connections() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let suffix = StringMatch { match_type: Some(MatchType::Suffix("/sa/web".to_owned())) };
+    mesh.policy("only-web", Action::Allow, vec![Match { principals: vec![suffix], ..Default::default() }]);
+    mesh.service("api", &["10.96.0.10".parse()?], &["api"], |_| {});
+    let (to, own) = (SocketAddr::new("10.96.0.10".parse()?, 80), SocketAddr::new(server.ip(), 8080));
+    mesh.logged_by_calling(&client, to, 1, &["direction=inbound", "policy=shop/only-web ", "reason=ok "]).await?;
+    let mut stream = client.connect(to).await?;
+    let from = stream.local_addr()?.to_string();
+    stream.write_all(b"hello").await?;
+    let mut said = vec![0; format!("{}\nhello", client.ip()).len()];
+    stream.read_exact(&mut said).await?;
+    for (node, uid, direction, original) in [(0, "uid-web", "outbound", to), (1, "uid-api", "inbound", own)] {
+        let read: serde_json::Value = serde_json::from_str(&get(&mesh, node, 15000, "/config_dump").await?)?;
+        let listed = read["workloadState"][uid]["connections"][direction].as_array().cloned().unwrap_or_default();
+        let found = listed.iter().find(|open| open["src"] == from.as_str());
+        let open = found.with_context(|| format!("no connection of {from}: {}", read["workloadState"]))?;
+        let ends = (open["originalDst"].as_str(), open["actualDst"].as_str());
+        ensure!(ends == (Some(&*original.to_string()), Some(&*own.to_string())), "{open}");
+        ensure!(open["bytesSent"] == 5 && open["bytesReceived"] == said.len() && open["security"] == "mutual_tls", "{open}");
+        ensure!(open["policy"].as_str() == (node == 1).then_some("shop/only-web"), "{open}");
+    }
+    drop(stream);
+    let source = format!("src.addr={from} ");
+    let line = mesh.logged(0, &["direction=outbound", &source]).await?;
+    let trace = line.split(' ').find(|part| part.starts_with("trace=")).context("no trace")?;
+    ensure!(trace.len() == "trace=".len() + 32, "{trace}");
+    mesh.logged(1, &["direction=inbound", &source, trace]).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn log_level() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let said = |text: &str| format!("log level: {text}\n");
+    ensure!(get(&mesh, 0, 15000, "/logging").await? == said("info,h2=warn"));
+    ensure!(!mesh.program_log(0).contains("DEBUG"), "{}", mesh.program_log(0));
+    ensure!(ask(&mesh, 0, 15000, "POST /logging?level=ztunnel:debug").await? == said("info,h2=warn,ztunnel=debug"));
+    ensure!(ask(&mesh, 0, 15000, "POST /logging?level=ztunnel=loud").await.is_err());
+    ensure!(ask(&mesh, 0, 15000, "POST /logging?level=debug").await? == said("debug"));
+    let _pod = mesh.pod(0, "web").await?;
+    let until = Instant::now() + PATIENCE;
+    while !mesh.program_log(0).contains("DEBUG") {
+        ensure!(Instant::now() < until, "nothing more is logged: {}", mesh.program_log(0));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ensure!(ask(&mesh, 0, 15000, "POST /logging?reset").await? == said("info,h2=warn"));
     mesh.bed.shutdown().await;
     Ok(())
 }
