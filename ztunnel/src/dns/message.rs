@@ -96,6 +96,11 @@ impl<'a> Query<'a> {
         Ok(Self { message, edns, asked })
     }
 
+    /// The kind of addresses, when that is what is asked for.
+    pub(super) fn family(&self) -> Option<Family> {
+        self.asked.as_ref().map(|(_, family)| *family)
+    }
+
     /// What the client takes in one message.
     pub(super) fn limit(&self, transport: Transport) -> usize {
         match (transport, self.edns) {

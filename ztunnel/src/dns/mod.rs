@@ -1,7 +1,8 @@
 //! DNS of the pods: names of the mesh are answered from the state, also while the control plane is away; everything else goes to the node's
 //! resolvers as it is (wire contract, section 6).
 //!
-//! Until the state is known everything is forwarded: what the cluster's resolver answers leads to addresses that are captured all the same.
+//! A proxy that has just started lets questions for addresses wait until it knows the state, but not for long: without a control plane
+//! everything is forwarded, and what the cluster's resolver answers leads to addresses that are captured all the same.
 
 #[cfg(test)]
 mod fuzz;
@@ -13,7 +14,12 @@ mod tcp;
 mod udp;
 mod upstream;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ambit_model::{
     address::{Network, NetworkAddress},
@@ -31,6 +37,9 @@ pub use resolvers::Resolver;
 use resolvers::Resolvers;
 pub(crate) use tcp::serve as serve_tcp;
 pub(crate) use udp::serve as serve_udp;
+
+/// How long after the start of the proxy questions wait for the state: less than a client waits before it asks again.
+const LEARNING: Duration = Duration::from_secs(3);
 
 /// What the DNS proxy is told.
 #[derive(Debug, Clone)]
@@ -54,6 +63,7 @@ pub struct Dns {
     domain: String,
     places: Arc<Semaphore>,
     places_per_pod: usize,
+    begun: Instant,
 }
 
 impl Dns {
@@ -65,6 +75,7 @@ impl Dns {
             domain: settings.domain.trim_matches('.').to_ascii_lowercase(),
             places: Arc::new(Semaphore::new(settings.queries)),
             places_per_pod: settings.queries_per_pod,
+            begun: Instant::now(),
         }
     }
 }
@@ -91,6 +102,8 @@ enum Next {
 
 /// Room for a query that waits.
 struct Places {
+    /// Whether the state was known when it came.
+    known: bool,
     _pod: OwnedSemaphorePermit,
     _node: OwnedSemaphorePermit,
 }
@@ -109,9 +122,24 @@ impl PodDns {
                 return refusal.map_or(Next::Ignore, Next::Reply);
             }
         };
-        let family = query.asked.as_ref().map(|(_, family)| *family);
-        let answer = query.asked.as_ref().map_or(Answer::Forward, |(name, family)| self.resolve(name, *family));
-        let addresses = match answer {
+        // Looked at first: what becomes known meanwhile is not missed.
+        let known = self.is_known();
+        if let Some(reply) = self.answer(&query, transport) {
+            return Next::Reply(reply);
+        }
+        match self.place(known) {
+            Some(places) => Next::Forward(places),
+            None => {
+                metrics::asked(transport, query.family(), Outcome::Limited);
+                Next::Reply(query.error(Rcode::SERVFAIL))
+            }
+        }
+    }
+
+    /// The answer of the mesh; nothing when it is not the mesh's to give, as far as is known.
+    fn answer(&self, query: &Query<'_>, transport: Transport) -> Option<Vec<u8>> {
+        let (name, family) = query.asked.as_ref()?;
+        let addresses = match self.resolve(name, *family) {
             Answer::Addresses(mut addresses) => {
                 // Clients take the first one: no endpoint is to have all of them.
                 let first = fastrand::usize(..addresses.len().max(1));
@@ -119,22 +147,18 @@ impl PodDns {
                 addresses
             }
             Answer::NoData => Vec::new(),
-            Answer::Forward => {
-                return match self.place() {
-                    Some(places) => Next::Forward(places),
-                    None => {
-                        metrics::asked(transport, family, Outcome::Limited);
-                        Next::Reply(query.error(Rcode::SERVFAIL))
-                    }
-                };
-            }
+            Answer::Forward => return None,
         };
-        metrics::asked(transport, family, Outcome::Answered);
-        Next::Reply(query.answer(&addresses, transport))
+        metrics::asked(transport, Some(*family), Outcome::Answered);
+        Some(query.answer(&addresses, transport))
+    }
+
+    fn is_known(&self) -> bool {
+        self.proxy.state.changes().knowledge().can_plan()
     }
 
     fn resolve(&self, name: &str, family: Family) -> Answer {
-        if !self.proxy.state.changes().knowledge().can_plan() {
+        if !self.is_known() {
             return Answer::Forward;
         }
         self.proxy.state.read(|mesh| {
@@ -148,24 +172,36 @@ impl PodDns {
         self.proxy.workload_of(mesh, &self.pod).map_or_else(Network::default, |workload| workload.network.clone())
     }
 
-    fn place(&self) -> Option<Places> {
+    fn place(&self, known: bool) -> Option<Places> {
         let pod = Arc::clone(&self.places).try_acquire_owned().ok()?;
         let node = Arc::clone(&self.shared.places).try_acquire_owned().ok()?;
-        Some(Places { _pod: pod, _node: node })
+        Some(Places { known, _pod: pod, _node: node })
     }
 
     /// Asks the node's resolvers, and says what the client is to be told.
-    async fn forward(&self, bytes: &[u8], transport: Transport, _places: Places) -> Option<Vec<u8>> {
+    async fn forward(&self, bytes: &[u8], transport: Transport, places: Places) -> Option<Vec<u8>> {
+        let query = Query::read(bytes).ok()?;
+        if !places.known && query.asked.is_some() {
+            self.learn().await;
+            if let Some(answer) = self.answer(&query, transport) {
+                return Some(answer);
+            }
+        }
         let usable = |at| !self.is_served_by_the_pod(at);
         let answer = upstream::ask(&self.shared.resolvers, usable, &self.pod.netns, bytes, transport).await;
-        let query = Query::read(bytes).ok()?;
-        let family = query.asked.as_ref().map(|(_, family)| *family);
-        metrics::asked(transport, family, if answer.is_some() { Outcome::Forwarded } else { Outcome::Failed });
+        let outcome = if answer.is_some() { Outcome::Forwarded } else { Outcome::Failed };
+        metrics::asked(transport, query.family(), outcome);
         Some(match answer {
             Some(answer) if answer.len() <= query.limit(transport) => answer,
             Some(answer) => query.truncated(&answer),
             None => query.error(Rcode::SERVFAIL),
         })
+    }
+
+    /// Waits until the state is known, or it is not to be waited for any more.
+    async fn learn(&self) {
+        let rest = LEARNING.saturating_sub(self.shared.begun.elapsed());
+        let _known_or_late = self.proxy.state.wait_for(rest, |_, changes| changes.addresses_synced.then_some(())).await;
     }
 
     /// Whether a resolver is the pod itself, or a service that the pod is an endpoint of: its own questions would come back to it for ever.

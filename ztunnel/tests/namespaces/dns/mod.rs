@@ -1,6 +1,7 @@
 //! The DNS of a pod: names of the mesh from the proxy, everything else from the resolvers of the node.
 
 mod client;
+mod handover;
 mod redirect;
 mod resolver;
 
@@ -24,6 +25,7 @@ pub fn tests() -> Vec<Trial> {
         test("what_does_not_fit_is_asked_again_over_tcp", truncation),
         test("malformed_queries_and_a_flood_are_bounded_and_the_mesh_answers_on", flood),
         test("queries_of_a_pod_to_any_resolver_are_answered_as_if_by_it", redirect::redirected),
+        test("no_query_is_lost_or_forwarded_while_a_new_proxy_takes_over", handover::takes_over),
         test("udp_to_other_ports_is_left_alone", redirect::other_udp),
     ]
 }
