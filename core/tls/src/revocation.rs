@@ -15,8 +15,8 @@ use crate::{TlsError, Trust};
 
 /// How often it is looked whether the file has changed.
 const LOOK: Duration = Duration::from_secs(5);
-/// The largest file that is read, in bytes.
-const MOST: u64 = 64 << 20;
+/// The largest file that is read, in bytes: each handshake hashes the whole list of the peer's authority to check its signature.
+const MOST: u64 = 4 << 20;
 
 /// What holds for certificates of whose authority there is no list, or an old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,5 +155,10 @@ async fn read(file: &Path, unlisted: Unlisted) -> Result<Revocations, TlsError> 
     if tokio::fs::metadata(file).await.map_err(failed)?.len() > MOST {
         return Err(TlsError::malformed("revocation list", "the file is too large"));
     }
-    Revocations::from_pem(&tokio::fs::read_to_string(file).await.map_err(failed)?, unlisted)
+    let lists = Revocations::from_pem(&tokio::fs::read_to_string(file).await.map_err(failed)?, unlisted)?;
+    // It is being written, or was cut off: nobody who heeds lists means to heed none.
+    if lists.is_empty() {
+        return Err(TlsError::malformed("revocation list", "the file has none"));
+    }
+    Ok(lists)
 }

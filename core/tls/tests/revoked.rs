@@ -115,7 +115,7 @@ async fn a_connection_that_stands_ends_when_its_peer_is_revoked_and_for_nothing_
 }
 
 #[tokio::test]
-async fn a_file_is_followed_and_one_that_is_damaged_leaves_the_lists_before_it_in_force() {
+async fn a_file_is_followed_and_one_that_has_no_list_leaves_the_lists_before_it_in_force() {
     let pair = Pair::new();
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("crl.pem");
@@ -131,7 +131,8 @@ async fn a_file_is_followed_and_one_that_is_damaged_leaves_the_lists_before_it_i
     let follower = Follower::load(file.clone(), Unlisted::Refused, trust).await;
     pair.meet().await.1.unwrap();
     let following = tokio::spawn(follower.run());
-    put("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    // Cut off before the first list: as little to go by as one that is damaged, of which the next test tells.
+    put("");
     tokio::time::sleep(Duration::from_secs(6)).await;
     pair.meet().await.1.unwrap();
     put(&pair.authority.revocation_list(&[pair.web.serial()], DAY).unwrap());
