@@ -5,11 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls_pki_types::{CertificateRevocationListDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemObject};
 use webpki::{
     BorrowedCertRevocationList, CertRevocationList, ExpirationPolicy, RevocationCheckDepth, RevocationOptions,
     RevocationOptionsBuilder, UnknownStatusPolicy,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{TlsError, Trust};
 
@@ -65,6 +66,13 @@ impl Revocations {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lists.is_empty()
+    }
+
+    /// Whether a list names a certificate with the serial number of this one, be it of the same authority or not: without that it cannot be
+    /// revoked, which is known without a signature being checked. One that cannot be read may be.
+    pub(crate) fn may_name(&self, certificate: &CertificateDer<'_>) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return true };
+        self.lists.iter().any(|list| !matches!(list.find_serial(certificate.raw_serial()), Ok(None)))
     }
 
     pub(crate) fn unlisted(&self) -> Unlisted {

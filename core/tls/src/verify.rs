@@ -50,7 +50,11 @@ fn verify_chain(
 
 /// Whether a certificate that was believed has been taken back since. Whether its time is over by now is not asked.
 pub(crate) fn revoked(trust: &Trust, presented: &Presented) -> bool {
-    let ([leaf, intermediates @ ..], Some(_)) = (&*presented.chain, trust.revocations()) else { return false };
+    let ([leaf, intermediates @ ..], Some(lists)) = (&*presented.chain, trust.revocations()) else { return false };
+    // Nearly always this says it all; only what a list may name is verified, to learn whether the list is of its authority.
+    if !presented.chain.iter().any(|certificate| lists.may_name(certificate)) {
+        return false;
+    }
     // When it was valid: or else that it is over would be all that is said of it.
     let Some(then) = valid_then(leaf) else { return false };
     matches!(
