@@ -85,8 +85,10 @@ async fn patience(kept: Option<Arc<Kept>>, mut connected: watch::Receiver<bool>)
     let Some(kept) = kept else { return std::future::pending().await };
     // An error means that the client has ended, and the program with it.
     while connected.wait_for(|connected| !connected).await.is_ok() {
-        if tokio::time::timeout(PATIENCE, connected.wait_for(|connected| *connected)).await.is_err() {
-            return kept.used();
+        match tokio::time::timeout(PATIENCE, connected.wait_for(|connected| *connected)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => break,
+            Err(_) => return kept.used(),
         }
     }
     std::future::pending().await
