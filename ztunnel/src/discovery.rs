@@ -64,7 +64,8 @@ impl Discovery {
             }));
         }
         if let Some(kept) = self.kept {
-            spawn(Box::pin(kept.run(self.state, self.client.connection())));
+            let [addresses, policies] = [type_url::ADDRESS, type_url::AUTHORIZATION].map(|type_url| self.client.synced(type_url));
+            spawn(Box::pin(kept.run(self.state, [self.client.connection(), addresses, policies])));
         }
         spawn(Box::pin(self.client.run()));
     }

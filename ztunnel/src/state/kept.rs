@@ -178,8 +178,9 @@ impl Kept {
         }
     }
 
-    /// Writes changes and shows the age, for as long as the program runs. `connected` says whether the control plane answers.
-    pub async fn run(self: Arc<Self>, shared: Arc<Shared>, connected: watch::Receiver<bool>) {
+    /// Writes changes and shows the age, for as long as the program runs. The control plane stands behind the state while all of `answers`
+    /// are true: it is connected, and has answered for each type since the start.
+    pub async fn run(self: Arc<Self>, shared: Arc<Shared>, answers: [watch::Receiver<bool>; 3]) {
         let mut confirmed_file = Instant::now();
         loop {
             tokio::select! {
@@ -187,7 +188,7 @@ impl Kept {
                 () = tokio::time::sleep(LOOK) => {}
             }
             self.flush(&shared).await;
-            if *connected.borrow() {
+            if answers.iter().all(|answered| *answered.borrow()) {
                 let mut held = self.held();
                 (held.confirmed, held.in_use) = (SystemTime::now(), false);
                 drop(held);
