@@ -68,6 +68,15 @@ pub(crate) fn again(state: &Shared, workload: &Arc<Workload>, connection: &Conne
     state.read(|mesh| decide(mesh, workload, connection))
 }
 
+/// What tells of changes since the decision that `record` tells of. Without one all that is in force is a change.
+pub(crate) fn since_decided(record: &mut Record, state: &Shared, workload: &Workload) -> watch::Receiver<u64> {
+    record.policies().unwrap_or_else(|| {
+        let mut policies = state.policies_of(&workload.uid);
+        policies.mark_changed();
+        policies
+    })
+}
+
 /// A connection that was allowed, with what it takes to decide about it again.
 pub(crate) struct Watched {
     proxy: Arc<Proxy>,
@@ -79,11 +88,7 @@ pub(crate) struct Watched {
 impl Watched {
     /// Watches from the decision on that the record tells of, so that what changed while the application was dialled is not missed.
     pub(crate) fn new(proxy: &Arc<Proxy>, workload: Arc<Workload>, connection: Connection, record: &mut Record) -> Self {
-        let policies = record.policies().unwrap_or_else(|| {
-            let mut policies = proxy.state.policies_of(&workload.uid);
-            policies.mark_changed();
-            policies
-        });
+        let policies = since_decided(record, &proxy.state, &workload);
         Self { proxy: Arc::clone(proxy), workload, connection, policies }
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{super::Neighbour, ends::Carried, segment::Segment};
 use crate::{
     endpoints::Held,
-    inbound::again,
+    inbound::{again, since_decided},
     peer,
     proxy::{Places, Pod},
     state::Shared,
@@ -135,14 +135,7 @@ impl Flow {
 
     /// Why it no longer is allowed, if policies have changed that may concern it and it is not cut already.
     pub(super) fn no_longer(&mut self, state: &Shared) -> Option<Refusal> {
-        let policies = self.policies.get_or_insert_with(|| {
-            let said = self.records.inbound.policies();
-            said.unwrap_or_else(|| {
-                let mut policies = state.policies_of(&self.workload.uid);
-                policies.mark_changed();
-                policies
-            })
-        });
+        let policies = self.policies.get_or_insert_with(|| since_decided(&mut self.records.inbound, state, &self.workload));
         if self.cut.is_some() || !policies.has_changed().unwrap_or(true) {
             return None;
         }
