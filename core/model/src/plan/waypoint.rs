@@ -1,6 +1,6 @@
 //! The waypoint of a destination: which one, whether the caller is it, and how it is reached. It is never gone around.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use ambit_identity::SpiffeId;
 
@@ -17,8 +17,9 @@ use crate::{
     workload::Workload,
 };
 
-/// The way through one of the waypoints of `service`, by their weights; nothing when it has none. When the one that comes up is away, it is
-/// another one that takes a share: what goes through any of them is not gone around.
+/// The way through one of the waypoints of `service`, by their weights; nothing when it has none. When the one that comes up is away, or its
+/// replicas are rested after failures, it is another one that takes a share: what goes through any of them is not gone around. When all
+/// are rested it is the one whose failure is the longest ago, as among endpoints.
 ///
 /// # Errors
 /// `waypoint_missing` when none takes a share, else why the first one that came up cannot be used.
@@ -31,7 +32,7 @@ pub(super) fn for_service(
     if service.waypoints.is_empty() {
         return Ok(None);
     }
-    let (mut random, mut refusal) = (request.random, None);
+    let (mut random, mut refusal, mut rested) = (request.random, None, None);
     let mut away: Vec<usize> = Vec::new();
     let share = |away: &[usize], (at, weighted): (usize, &WeightedWaypoint)| if away.contains(&at) { 0 } else { weighted.weight };
     while let Some(at) = endpoint::weighted(service.waypoints.iter().enumerate().map(|each| share(&away, each)), random) {
@@ -39,13 +40,26 @@ pub(super) fn for_service(
         random = endpoint::further(random);
         // A replica is picked by another number than the waypoint, or of each waypoint some replicas would never come up.
         match through(state, Request { random, ..request }, &weighted.waypoint, target) {
-            Ok(plan) => return Ok(Some(plan)),
+            Ok(plan) => match rested_since(&plan, request) {
+                None => return Ok(Some(plan)),
+                Some(since) if rested.as_ref().is_none_or(|(before, _)| since < *before) => rested = Some((since, plan)),
+                Some(_) => {}
+            },
             Err(error) => refusal = refusal.or(Some(error)),
         }
         away.push(at);
     }
+    if let Some((_, plan)) = rested {
+        return Ok(Some(plan));
+    }
     let no_share = || Refusal::new(Reason::WaypointMissing, format!("every waypoint of {} has weight 0", service.key));
     Err(refusal.unwrap_or_else(no_share))
+}
+
+/// When a connect to where `plan` goes failed last, if that is rested because of it.
+fn rested_since(plan: &Plan, request: Request<'_>) -> Option<Instant> {
+    let (workload, port) = plan.endpoint()?;
+    request.observed.rested(&workload.uid, port)
 }
 
 /// Whether `source` is a replica of `waypoint`.

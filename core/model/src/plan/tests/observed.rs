@@ -24,7 +24,7 @@ impl Observed for Seen {
     }
 
     fn rested(&self, endpoint: &Uid, port: u16) -> Option<Instant> {
-        assert_eq!(port, 8080, "it is the port of the endpoint that is rested");
+        assert!([8080, port::HBONE].contains(&port), "it is the port of the endpoint or waypoint that is rested");
         self.rested.get(name(endpoint)).copied()
     }
 
@@ -93,4 +93,19 @@ fn when_all_of_the_best_rank_are_rested_the_next_rank_is_used() {
     assert_eq!(shares(&state, &Seen::default()), [("api".to_owned(), 1000)].into());
     let seen = Seen { rested: [("api", Instant::now())].into(), ..Seen::default() };
     assert_eq!(shares(&state, &seen), [("far".to_owned(), 1000)].into());
+}
+
+#[test]
+fn a_weighted_waypoint_whose_replicas_are_rested_is_used_only_when_all_are() {
+    let canary = endpoint_of(workload("canary", "10.0.0.8"), "canary");
+    let waypoints = [(at(GatewayDestination::Service(key("gw"))), 90), (at_ip("10.0.0.8"), 10)];
+    let state =
+        state(vec![api(), gateway(), canary], vec![through(service("api", &["10.96.0.1"]), &waypoints), gateway_service()]);
+    let both = shares(&state, &Seen::default());
+    assert!(both["gw"] > 850 && both["canary"] > 50, "{both:?}");
+    let now = Instant::now();
+    let seen = Seen { rested: [("gw", now)].into(), ..Seen::default() };
+    assert_eq!(shares(&state, &seen), [("canary".to_owned(), 1000)].into());
+    let seen = Seen { rested: [("gw", now), ("canary", now + Duration::from_secs(1))].into(), ..Seen::default() };
+    assert_eq!(shares(&state, &seen), [("gw".to_owned(), 1000)].into(), "all are rested: the one that failed first");
 }
