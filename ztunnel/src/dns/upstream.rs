@@ -73,7 +73,11 @@ pub(super) async fn ask(
                 tracing::debug!(%error, "a resolver did not answer");
             }
             Ok(None) => {}
-            Err(_) if rest.is_zero() || until <= Instant::now() => break,
+            Err(_) if until <= Instant::now() => {
+                let silent = io::Error::from(io::ErrorKind::TimedOut);
+                (0..under_way.len()).for_each(|_| metrics::upstream_failed(&silent));
+                break;
+            }
             // It may still answer, beside the next one.
             Err(_) => {}
         }
@@ -86,7 +90,7 @@ fn with_id(mut answer: Vec<u8>, id: [u8; 2]) -> Vec<u8> {
     answer
 }
 
-/// Asks one resolver once. The number of the query and the port it comes from are chosen anew, so that nobody can guess them.
+/// Asks one resolver once, for as long as it is polled. The number of the query and the port it comes from are chosen anew, so that nobody can guess them.
 async fn attempt(at: SocketAddr, netns: &NetNs, query: &[u8], transport: Transport) -> io::Result<Vec<u8>> {
     let mut query = query.to_vec();
     let mut id = [0; 2];
@@ -96,13 +100,10 @@ async fn attempt(at: SocketAddr, netns: &NetNs, query: &[u8], transport: Transpo
     let options = ConnectOptions { mark: Some(PROXY_MARK), netns, timeout: WHOLE, ..ConnectOptions::default() };
     let begun = Instant::now();
     metrics::upstream_asked(transport);
-    let answered = async {
-        match transport {
-            Transport::Udp => over_udp(at, &options, &query).await,
-            Transport::Tcp => over_tcp(at, &options, &query).await,
-        }
-    };
-    let answer = timeout(WHOLE, answered).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let answer = match transport {
+        Transport::Udp => over_udp(at, &options, &query).await,
+        Transport::Tcp => over_tcp(at, &options, &query).await,
+    }?;
     metrics::upstream_answered(begun.elapsed());
     Ok(answer)
 }

@@ -158,6 +158,9 @@ async fn bad_resolvers() -> anyhow::Result<()> {
     ensure!(answer == found(&["192.0.2.2"]), "{answer:?}");
     ensure!(ask(&client, "silent.example.com.", Rtype::A).await?.0 == Rcode::SERVFAIL);
     ensure!(!resolvers[0].askers("silent").is_empty() && !resolvers[1].askers("silent").is_empty());
+    let text = get(&mesh, 0, 15020, "/metrics").await?;
+    let failed = |line: &str| line.starts_with("istio_dns_upstream_failures_total{") && line.contains("\"timeout\"");
+    ensure!(text.lines().any(failed), "that nobody answered is not counted: {text}");
     ensure!(ask(&client, "api.", Rtype::A).await? == found(&VIPS[..1]));
     mesh.bed.shutdown().await;
     Ok(())
