@@ -53,17 +53,16 @@ struct Failing {
 }
 
 impl Failing {
-    /// Makes room by forgetting what says nothing any more. Whether there is any.
-    fn make_room(&mut self, now: Instant) -> bool {
-        let due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP);
-        if self.ports.len() >= MOST && due {
-            self.swept = Some(now);
-            self.ports.retain(|_, ports| {
-                ports.retain(|(_, standing)| standing.age(now) < FORGOTTEN);
-                !ports.is_empty()
-            });
+    /// Forgets what says nothing any more, now and then.
+    fn sweep(&mut self, now: Instant) {
+        if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP) {
+            return;
         }
-        self.ports.len() < MOST
+        self.swept = Some(now);
+        self.ports.retain(|_, ports| {
+            ports.retain(|(_, standing)| standing.age(now) < FORGOTTEN);
+            !ports.is_empty()
+        });
     }
 }
 
@@ -119,8 +118,17 @@ impl Standings {
     /// A connect to this port of the endpoint begins.
     #[must_use]
     pub fn begin<'a>(&'a self, endpoint: &'a Uid, port: u16) -> Attempt<'a> {
-        let probe = !self.none() && self.change(endpoint, port, |standing| standing.probes(Instant::now())).unwrap_or_default();
-        Attempt { standings: self, endpoint, port, probe }
+        Attempt { standings: self, endpoint, port, probe: !self.none() && self.probes(endpoint, port, Instant::now()) }
+    }
+
+    /// Whether a connect that begins is a probe.
+    fn probes(&self, endpoint: &Uid, port: u16, now: Instant) -> bool {
+        let mut failing = self.failing();
+        // Here too: what failed may not be dialled any more, and it is asked for what is rested as long as anything is known.
+        failing.sweep(now);
+        self.count.store(failing.ports.len(), Ordering::Relaxed);
+        drop(failing);
+        self.change(endpoint, port, |standing| standing.probes(now)).unwrap_or_default()
     }
 
     fn change<T>(&self, endpoint: &Uid, port: u16, change: impl FnOnce(&mut Standing) -> T) -> Option<T> {
@@ -146,7 +154,8 @@ impl Standings {
     fn failed(&self, endpoint: &Uid, port: u16, probe: bool, reason: Reason) {
         let now = Instant::now();
         let mut failing = self.failing();
-        let room = failing.make_room(now);
+        failing.sweep(now);
+        let room = failing.ports.len() < MOST;
         let rest = match failing.ports.get_mut(endpoint) {
             Some(ports) => match ports.iter_mut().find(|(of, _)| *of == port) {
                 Some((_, standing)) => standing.failed(probe, now),
@@ -266,6 +275,15 @@ mod tests {
             drop(standings.begin(&api, 8080));
         }
         assert!(standings.none());
+    }
+
+    #[test]
+    fn what_failed_long_ago_is_forgotten_when_anything_else_is_dialled() {
+        let (standings, gone, api) = (Standings::default(), Uid::from("gone"), Uid::from("api"));
+        standings.begin(&gone, 8080).failed(Reason::UpstreamRefused);
+        let now = Instant::now();
+        assert!(!standings.probes(&api, 8080, now + FORGOTTEN / 2) && !standings.none());
+        assert!(!standings.probes(&api, 8080, now + FORGOTTEN) && standings.none());
     }
 
     #[test]
