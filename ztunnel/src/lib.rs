@@ -58,6 +58,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 
 pub use config::Config;
 use discovery::Discovery;
+use endpoints::{Endpoints, Names};
 pub use error::Error;
 use node::pods::Pods;
 use proxy::Proxy;
@@ -115,7 +116,7 @@ pub async fn run_with(
         limits: checked.limits,
         cluster: config.cluster_id.clone(),
         near: Arc::new(local::Neighbours::new(config.same_node)),
-        endpoints: endpoints::Endpoints::default(),
+        endpoints: Endpoints::new(Names::of_node(dns::Lookup::new(&config.dns_resolvers, config.dns_resolv_conf.clone()))),
     };
     let telemetry = proxy.telemetry.clone();
     metrics.before_render(move || telemetry.report());

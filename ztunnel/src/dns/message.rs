@@ -241,6 +241,11 @@ pub(super) fn is_failure(answer: &[u8]) -> bool {
     Message::from_octets(answer).is_ok_and(|answer| matches!(answer.header().rcode(), Rcode::SERVFAIL | Rcode::REFUSED))
 }
 
+/// Whether a message is only the part that fitted into a datagram.
+pub(super) fn is_truncated(answer: &[u8]) -> bool {
+    Message::from_octets(answer).is_ok_and(|answer| answer.header().tc())
+}
+
 /// The number of a message.
 pub(super) fn id(message: &[u8]) -> Option<[u8; 2]> {
     message.first_chunk().copied()

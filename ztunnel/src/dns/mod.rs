@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod fuzz;
 mod listen;
+mod lookup;
 mod message;
 mod metrics;
 mod resolvers;
@@ -31,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::proxy::{Pod, Proxy};
 pub(crate) use listen::Listening;
+pub use lookup::Lookup;
 use message::{Query, Transport, Unreadable};
 use metrics::Outcome;
 pub use resolvers::Resolver;
@@ -188,7 +190,7 @@ impl PodDns {
             }
         }
         let usable = |at| !self.is_served_by_the_pod(at);
-        let answer = upstream::ask(&self.shared.resolvers, usable, &self.pod.netns, bytes, transport).await;
+        let answer = upstream::ask(&self.shared.resolvers, usable, Some(&self.pod.netns), bytes, transport).await;
         let outcome = if answer.is_some() { Outcome::Forwarded } else { Outcome::Failed };
         metrics::asked(transport, query.family(), outcome);
         Some(match answer {

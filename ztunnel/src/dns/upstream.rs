@@ -33,11 +33,11 @@ const STEP: Duration = Duration::from_millis(1500);
 const TRIES: usize = 3;
 
 /// Asks the resolvers until one answers; the answer has the number of `query`. One that says it failed is believed only when no other
-/// says more.
+/// says more. They are asked from `netns`, or else from the node.
 pub(super) async fn ask(
     resolvers: &Resolvers,
     usable: impl Fn(SocketAddr) -> bool,
-    netns: &NetNs,
+    netns: Option<&NetNs>,
     query: &[u8],
     transport: Transport,
 ) -> Option<Vec<u8>> {
@@ -91,12 +91,12 @@ fn with_id(mut answer: Vec<u8>, id: [u8; 2]) -> Vec<u8> {
 }
 
 /// Asks one resolver once, for as long as it is polled. The number of the query and the port it comes from are chosen anew, so that nobody can guess them.
-async fn attempt(at: SocketAddr, netns: &NetNs, query: &[u8], transport: Transport) -> io::Result<Vec<u8>> {
+async fn attempt(at: SocketAddr, netns: Option<&NetNs>, query: &[u8], transport: Transport) -> io::Result<Vec<u8>> {
     let mut query = query.to_vec();
     let mut id = [0; 2];
     aws_lc_rs::rand::fill(&mut id).map_err(|_| io::Error::other("no random numbers"))?;
     message::set_id(&mut query, id);
-    let netns = (!at.ip().is_loopback()).then_some(netns);
+    let netns = netns.filter(|_| !at.ip().is_loopback());
     let options = ConnectOptions { mark: Some(PROXY_MARK), netns, timeout: WHOLE, ..ConnectOptions::default() };
     let begun = Instant::now();
     metrics::upstream_asked(transport);

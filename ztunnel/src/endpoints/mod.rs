@@ -15,7 +15,7 @@ use ambit_model::{
     workload::Uid,
 };
 
-pub use names::{Answer, Lookup, Names, System};
+pub use names::{Lookup, Names, System};
 pub use standings::{Attempt, Rested, Standings};
 
 /// What is seen of endpoints by all pods of the node. Clones share it.
@@ -27,6 +27,12 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// Nothing was seen yet; host names are looked up in `names`.
+    #[must_use]
+    pub fn new(names: Names) -> Self {
+        Self { names, ..Self::default() }
+    }
+
     fn counts(&self) -> MutexGuard<'_, HashMap<Uid, u32>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,10 +10,15 @@ use std::{
 };
 
 use ambit_model::plan::Name;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+use crate::dns;
 
 /// How long an answer holds for which no time is given.
 const TTL: Duration = Duration::from_secs(30);
+/// However short or long an answer is to hold, it is asked again no sooner and no later.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(3600);
 /// How long the last answer is used beyond its time while there is no newer one (RFC 8767 allows it).
 const STALE: Duration = Duration::from_secs(600);
 /// How long it is not asked again for what could not be answered.
@@ -27,30 +32,21 @@ const AT_ONCE: usize = 16;
 /// Addresses of one name that are used.
 const ADDRESSES: usize = 64;
 
-/// What a lookup answers.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// The addresses; none is a failure.
-    pub addresses: Vec<IpAddr>,
-    /// How long they hold.
-    pub ttl: Duration,
-}
-
-/// What asks for names. It runs on a thread of its own and may block.
+/// What asks for names when the DNS does not know them. It runs on a thread of its own and may block.
 pub trait Lookup: Send + Sync {
-    /// Looks up the addresses of `hostname`.
+    /// Looks up the addresses of `hostname`; none is a failure. It does not tell how long they hold.
     ///
     /// # Errors
     /// When there is no answer.
-    fn lookup(&self, hostname: &str) -> io::Result<Answer>;
+    fn lookup(&self, hostname: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The resolver of the node. It does not tell how long answers hold.
+/// The resolver of the node's system, with its hosts file and search domains.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct System;
 
 impl Lookup for System {
-    fn lookup(&self, hostname: &str) -> io::Result<Answer> {
+    fn lookup(&self, hostname: &str) -> io::Result<Vec<IpAddr>> {
         let mut addresses = Vec::new();
         for found in (hostname, 0).to_socket_addrs()? {
             let ip = found.ip().to_canonical();
@@ -58,7 +54,7 @@ impl Lookup for System {
                 addresses.push(ip);
             }
         }
-        Ok(Answer { addresses, ttl: TTL })
+        Ok(addresses)
     }
 }
 
@@ -67,6 +63,8 @@ impl Lookup for System {
 pub struct Names(Arc<Shared>);
 
 struct Shared {
+    /// Asked first, for it tells how long answers hold.
+    dns: Option<dns::Lookup>,
     lookup: Box<dyn Lookup>,
     known: Mutex<HashMap<Arc<str>, Known>>,
     places: Arc<Semaphore>,
@@ -124,8 +122,18 @@ impl Names {
     /// Names that are asked of `lookup`.
     #[must_use]
     pub fn new(lookup: impl Lookup + 'static) -> Self {
+        Self::with(None, lookup)
+    }
+
+    /// Names that are asked of `dns`, and of the system when it does not know them.
+    #[must_use]
+    pub fn of_node(dns: dns::Lookup) -> Self {
+        Self::with(Some(dns), System)
+    }
+
+    fn with(dns: Option<dns::Lookup>, lookup: impl Lookup + 'static) -> Self {
         let places = Arc::new(Semaphore::new(AT_ONCE));
-        Self(Arc::new(Shared { lookup: Box::new(lookup), known: Mutex::default(), places }))
+        Self(Arc::new(Shared { dns, lookup: Box::new(lookup), known: Mutex::default(), places }))
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Arc<str>, Known>> {
@@ -175,25 +183,17 @@ impl Names {
     }
 
     async fn look_up(self, hostname: Arc<str>, done: watch::Sender<()>) {
-        let answer = match tokio::time::timeout(LIMIT, self.on_a_thread(&hostname)).await {
+        let answer = match tokio::time::timeout(LIMIT, self.answer(&hostname)).await {
+            Ok(Ok((addresses, _))) if addresses.is_empty() => Err(io::Error::new(io::ErrorKind::NotFound, "no address")),
             Ok(answer) => answer,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {LIMIT:?}"))),
-        };
-        let answer = answer.map(|mut answer| {
-            answer.addresses.retain(is_of_one);
-            answer
-        });
-        let answer = match answer {
-            Ok(answer) if answer.addresses.is_empty() => Err(io::Error::new(io::ErrorKind::NotFound, "no address")),
-            answer => answer,
         };
         let now = Instant::now();
         if let Some(known) = self.known().get_mut(&hostname) {
             known.asking = None;
             match answer {
-                Ok(Answer { mut addresses, ttl }) => {
-                    addresses.truncate(ADDRESSES);
-                    known.answer = Some((addresses.into(), now, ttl.clamp(Duration::from_secs(1), 120 * TTL)));
+                Ok((addresses, ttl)) => {
+                    known.answer = Some((addresses.into(), now, ttl.clamp(SHORTEST, LONGEST)));
                     known.failed = None;
                 }
                 Err(error) => {
@@ -205,9 +205,24 @@ impl Names {
         drop(done);
     }
 
-    /// On a thread, not a task that blocks: nobody waits for one that hangs when the program ends. Its place is free when it ends.
-    async fn on_a_thread(&self, hostname: &Arc<str>) -> io::Result<Answer> {
+    /// The addresses that can be used, and how long they hold.
+    async fn answer(&self, hostname: &Arc<str>) -> io::Result<(Vec<IpAddr>, Duration)> {
         let place = Arc::clone(&self.0.places).acquire_owned().await.map_err(io::Error::other)?;
+        let usable = |mut addresses: Vec<IpAddr>| {
+            addresses.retain(is_of_one);
+            addresses.truncate(ADDRESSES);
+            addresses
+        };
+        if let Some(dns) = &self.0.dns
+            && let Some((addresses, ttl)) = dns.addresses(hostname).await
+        {
+            return Ok((usable(addresses), ttl));
+        }
+        Ok((usable(self.on_a_thread(hostname, place).await?), TTL))
+    }
+
+    /// On a thread, not a task that blocks: nobody waits for one that hangs when the program ends. Its place is free when it ends.
+    async fn on_a_thread(&self, hostname: &Arc<str>, place: OwnedSemaphorePermit) -> io::Result<Vec<IpAddr>> {
         let (tell, told) = oneshot::channel();
         let (names, hostname) = (Arc::clone(&self.0), Arc::clone(hostname));
         std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {

@@ -3,7 +3,7 @@
 mod client;
 mod handover;
 mod redirect;
-mod resolver;
+pub mod resolver;
 
 use std::net::{IpAddr, SocketAddr};
 

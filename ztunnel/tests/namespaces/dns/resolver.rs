@@ -103,8 +103,9 @@ fn answer(query: &[u8], code: Rcode, addresses: &[[u8; 4]]) -> Vec<u8> {
     let message = Message::from_octets(query).unwrap();
     let mut answer = MessageBuilder::new_vec().start_error(&message, code);
     let name = *message.sole_question().unwrap().qname();
+    let ttl = Ttl::from_secs(if first_part(query) == "brief" { 1 } else { 60 });
     for [a, b, c, d] in addresses {
-        answer.push((name, Class::IN, Ttl::from_secs(60), A::from_octets(*a, *b, *c, *d))).unwrap();
+        answer.push((name, Class::IN, ttl, A::from_octets(*a, *b, *c, *d))).unwrap();
     }
     answer.finish()
 }

@@ -40,6 +40,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_waypoint_of_which_one_replica_is_away_is_reached_through_another", failing::waypoint_replica),
         test("what_may_have_been_delivered_is_not_sent_to_another_endpoint", failing::delivered),
         test("a_host_name_is_resolved_when_it_is_needed_and_again_when_the_answer_is_old", names::resolved),
+        test("a_host_name_is_asked_of_the_resolvers_of_the_node_and_again_when_their_answer_says", names::brief),
     ]
 }
 

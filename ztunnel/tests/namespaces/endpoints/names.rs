@@ -7,20 +7,24 @@ use ambit_api::{
     workload::{Address, Port, PortList, Workload, address::Type},
 };
 use ambit_testbed::{HostEntry, Pod};
+use anyhow::ensure;
 
 use super::{addresses, serve, service, taken_by};
-use crate::mesh::{Mesh, PATIENCE};
+use crate::{
+    dns::resolver::Resolver,
+    mesh::{Mesh, PATIENCE},
+};
 
 const NAME: &str = "db.example";
 
-/// An endpoint of the service that has a host name instead of addresses.
-fn named(mesh: &Mesh) {
+/// An endpoint of the service that has this host name instead of addresses.
+fn named(mesh: &Mesh, hostname: &str) {
     let port = Port { service_port: 80, target_port: 8080, app_protocol: 0 };
     let workload = Workload {
         uid: "Kubernetes/networking/WorkloadEntry/shop/db".to_owned(),
         name: "db".to_owned(),
         namespace: "shop".to_owned(),
-        hostname: NAME.to_owned(),
+        hostname: hostname.to_owned(),
         services: [("shop/api.shop.svc.cluster.local".to_owned(), PortList { ports: vec![port] })].into(),
         ..Default::default()
     };
@@ -37,7 +41,7 @@ pub async fn resolved() -> anyhow::Result<()> {
     let client = mesh.pod(0, "web").await?;
     let (one, two) = (mesh.outsider(1, "one", false).await?, mesh.outsider(1, "two", false).await?);
     let _serving = [serve(&one)?, serve(&two)?];
-    named(&mesh);
+    named(&mesh, NAME);
     service(&mesh, &[], |_| {});
     let [to, _] = addresses();
     mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=destination_unresolved ", NAME]).await?;
@@ -49,6 +53,28 @@ pub async fn resolved() -> anyhow::Result<()> {
     stands_for(&mesh, &two)?;
     // The resolver of the system does not say how long an answer holds; half a minute is taken.
     taken_by(&client, to, &["two"], Duration::from_secs(90)).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+pub async fn brief() -> anyhow::Result<()> {
+    let mesh = Mesh::start().await?;
+    let client = mesh.pod(0, "web").await?;
+    let (one, two) = (mesh.outsider(1, "one", false).await?, mesh.outsider(1, "two", false).await?);
+    let _serving = [serve(&one)?, serve(&two)?];
+    let resolver = mesh.outsider(1, "resolver", false).await?;
+    let answering = Resolver::start(&resolver, one.ipv4().octets(), true)?;
+    std::fs::write(mesh.bed.dir().join("resolv.conf"), format!("nameserver {}\n", resolver.ipv4()))?;
+    named(&mesh, "brief.example");
+    service(&mesh, &[], |_| {});
+    for to in addresses() {
+        taken_by(&client, to, &["one"], 2 * PATIENCE).await?;
+    }
+    ensure!(!answering.askers("brief").contains(&client.ipv4().into()), "the node asks, not the pod");
+    drop(answering);
+    let _answering = Resolver::start(&resolver, two.ipv4().octets(), true)?;
+    let [to, _] = addresses();
+    taken_by(&client, to, &["two"], 2 * PATIENCE).await?;
     mesh.bed.shutdown().await;
     Ok(())
 }
