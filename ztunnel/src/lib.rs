@@ -94,6 +94,7 @@ pub async fn run_with(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let checked = config.check()?;
+    ambit_tls::prepare();
     // Each connection takes two or more descriptors.
     match ambit_runtime::sys::raise_open_files() {
         Ok(limit) => tracing::debug!(?limit, "open files"),

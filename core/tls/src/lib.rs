@@ -38,7 +38,7 @@ pub use clock::{SystemClock, WallClock};
 pub use error::TlsError;
 pub use handshake::{client_config, server_config};
 pub use peer::{PeerError, Presented, peer_identity};
-pub use provider::provider;
+pub use provider::{prepare, provider};
 pub use request::{CertificateRequest, PemSvid};
 pub use retire::{Retirements, follow_roots};
 pub use source::SvidSource;
