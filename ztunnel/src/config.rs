@@ -7,6 +7,7 @@ use ambit_runtime::telemetry::{LogFormat, Style};
 use ambit_tls::source::SourceName;
 
 use crate::{
+    descriptors::Descriptors,
     dns::{self, Resolver},
     local::SameNode,
 };
@@ -143,6 +144,8 @@ pub struct Limits {
     pub knowledge: Duration,
     /// How long open connections may go on when the proxy or the pod goes away.
     pub drain: Duration,
+    /// How many file descriptors there are.
+    pub descriptors: Descriptors,
     /// How long a worker waits for more bytes without sleeping.
     pub awake: Duration,
 }
@@ -156,6 +159,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(5),
             knowledge: Duration::from_secs(5),
             drain: Duration::from_secs(10),
+            descriptors: Descriptors::default(),
             awake: Duration::from_micros(100),
         }
     }

@@ -13,12 +13,14 @@
 //! | [`telemetry`] | one access-log line and one set of metrics for each connection |
 //! | [`trace`] | the trace that a connection is part of |
 //! | [`peer`] | what is wrong with a peer, as a reason |
+//! | [`descriptors`] | file descriptors, of which the last are kept |
 
 #![forbid(unsafe_code)]
 
 mod admin;
 mod awake;
 pub mod config;
+pub mod descriptors;
 mod discovery;
 pub mod dns;
 pub mod endpoints;
@@ -57,6 +59,7 @@ use ambit_xds::client::Target;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 
 pub use config::Config;
+use descriptors::Descriptors;
 use discovery::Discovery;
 use endpoints::{Endpoints, Names};
 pub use error::Error;
@@ -93,11 +96,14 @@ pub async fn run_with(
     target: Target,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let checked = config.check()?;
+    let mut checked = config.check()?;
     ambit_tls::prepare();
     // Each connection takes two or more descriptors.
     match ambit_runtime::sys::raise_open_files() {
-        Ok(limit) => tracing::debug!(?limit, "open files"),
+        Ok(limit) => {
+            checked.limits.descriptors = Descriptors::of(limit);
+            tracing::debug!(limit, "open files");
+        }
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
     let mut metrics = metrics_handle()?;

@@ -139,6 +139,15 @@ impl Proxy {
         Ok(Places { _pod: place, _node: node })
     }
 
+    /// As [`Proxy::place`], for one that has just come by this socket.
+    ///
+    /// # Errors
+    /// `connection_limit`, or `descriptor_limit` when the socket takes one of the last descriptors.
+    pub fn admit(&self, pod: &Pod, socket: &TcpStream) -> Result<Places, Refusal> {
+        self.limits.descriptors.admit(socket)?;
+        self.place(pod)
+    }
+
     /// The workload of `pod`, as soon as enough is known to plan what it opens.
     pub async fn source(&self, pod: &Pod) -> Option<Arc<Workload>> {
         self.workload(pod, Knowledge::can_plan).await
@@ -173,9 +182,12 @@ impl Proxy {
     /// Opens a TCP connection from the pod, marked as the proxy's own; from `source` when that is given.
     ///
     /// # Errors
-    /// `upstream_refused`, `upstream_timeout`, `upstream_reset` or `upstream_unreachable`.
+    /// `upstream_refused`, `upstream_timeout`, `upstream_reset`, `upstream_unreachable` or `descriptor_limit`.
     pub async fn connect(&self, pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Refusal> {
         self.dial(pod, destination, source, self.limits.connect).await.map_err(|error| {
+            if let Some(refusal) = self.limits.descriptors.refused(&error) {
+                return refusal;
+            }
             let reason = match error.kind() {
                 std::io::ErrorKind::ConnectionRefused => Reason::UpstreamRefused,
                 std::io::ErrorKind::TimedOut => Reason::UpstreamTimeout,
@@ -190,11 +202,12 @@ impl Proxy {
     /// As [`Proxy::connect`], with the error of the system.
     ///
     /// # Errors
-    /// As `connect(2)`.
+    /// As `connect(2)`; `EMFILE` already when only the last descriptors are left.
     pub async fn dial(&self, pod: &Pod, to: SocketAddr, from: Option<IpAddr>, limit: Duration) -> std::io::Result<TcpStream> {
         let tunnel = to.port() == port::HBONE;
         let (netns, stock) = (Some(&pod.netns), Some(&pod.sockets));
-        let options = ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), tunnel, netns, stock, timeout: limit };
+        let below = Some(self.limits.descriptors.end());
+        let options = ConnectOptions { bind_source: from, mark: Some(PROXY_MARK), tunnel, netns, stock, below, timeout: limit };
         socket::connect(to, &options).await
     }
 }

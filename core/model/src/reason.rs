@@ -136,6 +136,8 @@ reasons! {
     ConfigurationInvalid => "configuration_invalid",
     /// Too many connections.
     ConnectionLimit => "connection_limit",
+    /// The proxy has no file descriptor left for the connection.
+    DescriptorLimit => "descriptor_limit",
     /// Too many requests in flight.
     RequestLimit => "request_limit",
     /// The proxy is shutting down.

@@ -44,7 +44,7 @@ pub(crate) struct Peer {
 pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: SocketAddr, drain: Watch) {
     let Ok(at) = io.local_addr().map(canonical) else { return };
     let failed = |refusal| proxy.telemetry.begin(Direction::Inbound, from, at).refused(refusal);
-    let _places = match proxy.place(&pod) {
+    let _places = match proxy.admit(&pod, &io) {
         Ok(places) => places,
         Err(refusal) => {
             socket::reset(io);

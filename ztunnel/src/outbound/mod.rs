@@ -41,7 +41,7 @@ pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketA
 async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {
     let mut record = proxy.telemetry.begin(Direction::Outbound, from, OUTBOUND);
     record.source_identity = Some(pod.identity.clone());
-    let opened = match proxy.place(&pod) {
+    let opened = match proxy.admit(&pod, &client) {
         Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|taken| (taken, places)),
         Err(refusal) => Err(refusal),
     };

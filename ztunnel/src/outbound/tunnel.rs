@@ -82,8 +82,8 @@ pub(super) async fn open(
                 verified(plan, record);
             }
             return Err(match error {
-                ConnectError::Unknown(error) => Unopened { refusal: refusal(&error, plan), last: true },
-                error => refusal(&error, plan).into(),
+                ConnectError::Unknown(error) => Unopened { refusal: refusal(proxy, &error, plan), last: true },
+                error => refusal(proxy, &error, plan).into(),
             });
         }
     };
@@ -110,12 +110,15 @@ pub(crate) async fn gone(client: &TcpStream) -> String {
     }
 }
 
-fn refusal(error: &ConnectError, plan: &Hbone) -> Refusal {
+fn refusal(proxy: &Proxy, error: &ConnectError, plan: &Hbone) -> Refusal {
     if let ConnectError::Refused { status, headers } = error {
         return peer::read_refusal(*status, headers);
     }
     if let ConnectError::Client(error) = error {
         return Refusal::new(Reason::ClientReset, error.to_string());
+    }
+    if let Some(refusal) = error.io().and_then(|error| proxy.limits.descriptors.refused(error)) {
+        return refusal;
     }
     let detail = format!("{}: {error}", plan.dial);
     if let Some(peer) = PeerError::from_error(error).or_else(|| error.io().and_then(PeerError::from_io)) {

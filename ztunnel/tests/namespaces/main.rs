@@ -8,6 +8,7 @@ mod dns;
 mod endpoints;
 mod fail;
 mod lies;
+mod limits;
 mod load;
 mod mesh;
 mod near;
@@ -70,5 +71,6 @@ fn main() -> ExitCode {
     tests.extend(slow::tests());
     tests.extend(storm::tests());
     tests.extend(rotate::tests());
+    tests.extend(limits::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -45,6 +45,8 @@ pub struct Mesh {
     /// How the proxies carry what stays on their node.
     same_node: &'static str,
     flags: Flags,
+    /// How many descriptors proxies have that are started from now on; as many as this process if not given.
+    pub descriptors: Option<usize>,
 }
 
 /// Further flags of a proxy, by the directories of the bed and of its node.
@@ -100,6 +102,7 @@ impl Mesh {
             control_plane: None,
             same_node,
             flags,
+            descriptors: None,
         };
         mesh.start_control_plane().await?;
         for name in ["node-1", "node-2"] {
@@ -141,7 +144,13 @@ impl Mesh {
         let dir = held.node.dir();
         let path = |name: &str| dir.join(name).into_os_string();
         let control_plane = self.bed.control_plane().await?.ipv4();
-        let command = Command::this_program()
+        let program = match self.descriptors {
+            None => Command::this_program(),
+            Some(most) => Command::new("sh")
+                .args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &most.to_string()])
+                .arg(std::env::current_exe()?),
+        };
+        let command = program
             .name(format!("ztunnel-{number}"))
             .arg(child::NAME)
             .args(["--node", held.node.name(), "--xds-address", &format!("{control_plane}:15010")])

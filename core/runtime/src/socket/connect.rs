@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -29,13 +30,23 @@ pub struct ConnectOptions<'a> {
     pub netns: Option<&'a NetNs>,
     /// Take the socket out of this stock, whose namespace and mark it then has; not for one that carries tunnels.
     pub stock: Option<&'a Stock>,
+    /// Sockets whose descriptor has this number or a higher one are not used, as if there were no descriptor left (`EMFILE`).
+    pub below: Option<RawFd>,
     /// How long to wait for the peer.
     pub timeout: Duration,
 }
 
 impl Default for ConnectOptions<'_> {
     fn default() -> Self {
-        Self { bind_source: None, mark: None, tunnel: false, netns: None, stock: None, timeout: DEFAULT_CONNECT_TIMEOUT }
+        Self {
+            bind_source: None,
+            mark: None,
+            tunnel: false,
+            netns: None,
+            stock: None,
+            below: None,
+            timeout: DEFAULT_CONNECT_TIMEOUT,
+        }
     }
 }
 
@@ -52,6 +63,9 @@ pub async fn connect(destination: SocketAddr, options: &ConnectOptions<'_>) -> i
         (None, Some(netns)) => netns.run(new)??,
         (None, None) => new()?,
     };
+    if options.below.is_some_and(|below| socket.as_raw_fd() >= below) {
+        return Err(nix::errno::Errno::EMFILE.into());
+    }
     if let Some(source) = options.bind_source {
         bind_transparent(&socket, source, destination)?;
     }
