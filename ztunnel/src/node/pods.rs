@@ -115,6 +115,7 @@ impl Pods {
     }
 
     fn start(&self, pod: Arc<Pod>, place: &str) -> Result<Running, Error> {
+        leave_connections(&pod.netns);
         let (outbound, plaintext, hbone, resolving) = {
             let _its_listeners = self.workers.first().enter();
             let listen = |port| open(&pod, port, place);
@@ -233,6 +234,15 @@ fn open(pod: &Pod, port: u16, place: &str) -> Result<TcpListener, Error> {
         .map_err(|source| Error::Listen { address: both.to_string(), place: place.to_owned(), source })
 }
 
+/// Has the kernel give connections that are not accepted yet to another listener of the same port when theirs is closed (Linux 5.14,
+/// `tcp_migrate_req`): to the proxy that takes the place of this one. Where it cannot, those of that moment are reset.
+fn leave_connections(netns: &NetNs) {
+    let written = netns.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_migrate_req", "1"));
+    if let Err(error) = written.and_then(|written| written) {
+        tracing::debug!(%error, "connections that wait for a listener end with it");
+    }
+}
+
 /// Accepts connections of one pod and owns the tasks that carry them.
 struct Acceptor {
     workers: Arc<Workers>,
@@ -253,9 +263,11 @@ impl Acceptor {
         let accept = async move {
             let mut draining = pin!(watch.draining());
             loop {
+                // What has come by the time of the drain is still taken: closing the listener would reset it.
                 let accepted = tokio::select! {
-                    () = &mut draining => return,
+                    biased;
                     accepted = listener.accept() => accepted,
+                    () = &mut draining => return,
                 };
                 let (io, from) = match accepted {
                     Ok(accepted) => accepted,
