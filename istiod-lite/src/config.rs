@@ -30,6 +30,9 @@ pub struct Config {
     /// A service account that may ask for certificates of the workloads on its node.
     #[arg(long = "node-account", value_name = "NAMESPACE/NAME", default_value = "istio-system/ztunnel")]
     pub node_accounts: Vec<Account>,
+    /// Seconds that the certificate of a workload lives at most; proxies replace it at half of that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    pub certificate_seconds: u64,
     /// A further DNS name or IP address for the certificate of the discovery server.
     #[arg(long = "serving-name", value_name = "NAME")]
     pub serving_names: Vec<String>,

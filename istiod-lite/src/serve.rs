@@ -70,7 +70,8 @@ impl ControlPlane {
     /// When one of these cannot be had.
     pub fn start(config: Config) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.state_dir).map_err(|cause| Error::State { path: config.state_dir.clone(), cause })?;
-        let authority = Arc::new(Authority::load_or_create(&config.state_dir, &config.trust_domain)?);
+        let authority = Authority::load_or_create(&config.state_dir, &config.trust_domain)?;
+        let authority = Arc::new(authority.with_max_lifetime(Duration::from_secs(config.certificate_seconds)));
         let tokens = Tokens::new(token::Signer::load_or_create(&config.state_dir)?.verifier()?);
         let names = SERVING_NAMES.iter().map(ToString::to_string).chain(config.serving_names.iter().cloned()).collect();
         let serving = Arc::new(Serving::new(Arc::clone(&authority), names)?);

@@ -91,6 +91,7 @@ impl Running {
             trust_domain: "cluster.local".parse().unwrap(),
             cluster_id: "Kubernetes".to_owned(),
             node_accounts: vec!["istio-system/ztunnel".parse().unwrap()],
+            certificate_seconds: 3600,
             serving_names: vec!["mesh.example".to_owned()],
         };
         let control_plane = ControlPlane::start(config).unwrap();
