@@ -13,6 +13,7 @@ use crate::bed::WIRE;
 use crate::net::plan::{NodePlan, POD_HOSTS, SERVICES_V4, SERVICES_V6};
 use crate::net::{Links, Veth, sysctl};
 use crate::service::{self, ServiceRule};
+use crate::wire::Capture;
 use crate::{Error, Place, Pod, PodSpec};
 
 /// The bridge that the pods of a node are on.
@@ -134,7 +135,7 @@ impl Node {
 
     /// Adds a pod to this node.
     pub async fn add_pod(&self, spec: PodSpec) -> Result<Pod, Error> {
-        let host = self.take_slot()?;
+        let host = self.take_slot(spec.number)?;
         match self.make_pod(host, spec).await {
             Ok(pod) => {
                 self.slots(|slots| slots.taken.insert(host, Some(pod.clone())));
@@ -181,8 +182,15 @@ impl Node {
         Ok(Pod::new(spec, place, self, host))
     }
 
-    fn take_slot(&self) -> Result<u8, Error> {
+    fn take_slot(&self, wanted: Option<u8>) -> Result<u8, Error> {
         self.slots(|slots| {
+            if let Some(host) = wanted {
+                if !POD_HOSTS.contains(&host) || slots.taken.contains_key(&host) {
+                    return Err(Error::Plan(format!("node {} has no address {host} for a pod", self.name())));
+                }
+                slots.taken.insert(host, None);
+                return Ok(host);
+            }
             // Go round, so that the address of a removed pod is not used again at once.
             let after = slots.last.max(*POD_HOSTS.start() - 1) + 1;
             let host = (after..=*POD_HOSTS.end()).chain(POD_HOSTS).find(|host| !slots.taken.contains_key(host));
@@ -211,6 +219,13 @@ impl Node {
     /// programs on the node itself. A service address without a rule, or with no endpoints, refuses connections.
     pub async fn set_services(&self, rules: &[ServiceRule]) -> Result<(), Error> {
         service::apply(self.netns(), &self.0.services, rules).await
+    }
+
+    /// Starts watching what comes from the pods of this node and what reaches the node, for packets and for these byte strings: also what
+    /// stays on the node.
+    pub async fn capture<M: AsRef<[u8]>>(&self, markers: impl IntoIterator<Item = M>) -> Result<Capture, Error> {
+        let bridge = Links::open(self.netns())?.index(PODS).await?;
+        Capture::start(self.netns(), bridge, markers.into_iter().map(|marker| marker.as_ref().to_vec()).collect())
     }
 
     /// Unplugs the node from the wire (`false`) or plugs it in again.

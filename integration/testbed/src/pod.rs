@@ -14,12 +14,13 @@ pub struct PodSpec {
     pub(crate) name: String,
     pub(crate) hosts: Vec<HostEntry>,
     pub(crate) resolv_conf: Option<String>,
+    pub(crate) number: Option<u8>,
 }
 
 impl PodSpec {
     /// A pod by namespace and name; the name is also its host name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into(), hosts: Vec::new(), resolv_conf: None }
+        Self { namespace: namespace.into(), name: name.into(), hosts: Vec::new(), resolv_conf: None, number: None }
     }
 
     /// Adds an entry to its `/etc/hosts`; see [`Place::set_hosts`] to change them later.
@@ -33,6 +34,13 @@ impl PodSpec {
     #[must_use]
     pub fn hosts(mut self, entries: impl IntoIterator<Item = HostEntry>) -> Self {
         self.hosts.extend(entries);
+        self
+    }
+
+    /// The last part of its addresses on its node, 2 to 250; unless given, one that was not used for long.
+    #[must_use]
+    pub fn number(mut self, number: u8) -> Self {
+        self.number = Some(number);
         self
     }
 

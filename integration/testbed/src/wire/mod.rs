@@ -50,6 +50,8 @@ pub struct Seen {
     pub ipv4: u64,
     /// Packets over IPv6 that had it, or its end.
     pub ipv6: u64,
+    /// Bytes that these packets carried.
+    pub bytes: u64,
 }
 
 /// What crossed the wire since the capture started. Each packet is counted once, where it leaves its node.
@@ -100,7 +102,7 @@ struct State {
 }
 
 impl Capture {
-    /// `bridge` is the index of the bridge itself, which sees again what its ports saw.
+    /// Watches all devices of a namespace but `bridge`, the index of a bridge, which sees again what its ports saw.
     pub(crate) fn start(wire: &NetNs, bridge: u32, markers: Vec<Vec<u8>>) -> Result<Self, Error> {
         let ring = wire.run(|| PacketRing::open(RING, true)).and_then(|opened| opened);
         let ring = ring.map_err(Error::unavailable("watch the wire", "a kernel with packet sockets (CONFIG_PACKET)"))?;
@@ -177,6 +179,7 @@ impl Shared {
         for marker in found {
             if let Some(seen) = report.markers.get_mut(marker) {
                 *if frame.source.is_ipv4() { &mut seen.ipv4 } else { &mut seen.ipv6 } += 1;
+                seen.bytes += frame.payload.len() as u64;
             }
         }
     }
