@@ -48,6 +48,9 @@ if [ "${CI:-}" = true ]; then export CARGO_INCREMENTAL=0; fi
 # Parsers that a peer reaches are tried with random messages for as long; less by default.
 if [ "${CI:-}" = true ]; then export AMBIT_FUZZ_SECONDS="${AMBIT_FUZZ_SECONDS:-60}"; fi
 
+# An address goes from identity to identity every second for as long; less by default.
+if [ "${CI:-}" = true ]; then export AMBIT_CHAOS_SECONDS="${AMBIT_CHAOS_SECONDS:-60}"; fi
+
 step "tools"
 install_packages
 install_tools
