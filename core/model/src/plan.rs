@@ -200,7 +200,10 @@ pub fn plan(state: &MeshState, request: Request<'_>) -> Plan {
                 let detail = format!("{destination} is of {name}, which was delivered in a form this proxy cannot read");
                 return deny(Reason::ConfigurationInvalid, detail, target);
             }
-            None => return as_dialled(request, target),
+            None => match vacant(state, request, &address) {
+                Some(refusal) => Err(refusal),
+                None => return as_dialled(request, target),
+            },
         },
     };
     planned.unwrap_or_else(|refusal| Plan::Deny(Box::new(Denied { refusal, target })))
@@ -215,6 +218,14 @@ fn as_dialled(request: Request<'_>, target: Target) -> Plan {
     Plan::Passthrough(Box::new(Passthrough { dial: request.destination, chosen: false, target }))
 }
 
+/// Why nothing goes to an address of which the control plane says nothing: a pod of the mesh had it a moment ago. The next who gets it is
+/// told of after it has begun to answer, and would be reached in clear.
+fn vacant(state: &MeshState, request: Request<'_>, address: &NetworkAddress) -> Option<Refusal> {
+    let vacant = request.observed.now().is_some_and(|now| state.is_vacant(address, now));
+    let detail = || format!("a pod of the mesh has left {} a moment ago; whose it is now is not known yet", address.ip);
+    vacant.then(|| Refusal::new(Reason::DestinationUnknown, detail()))
+}
+
 fn to_service(state: &MeshState, request: Request<'_>, service: &Service, target: &mut Target) -> Result<Plan, Refusal> {
     // Each of a service's waypoints goes on by itself: through another one it would come back.
     if !service.waypoints.iter().any(|weighted| waypoint::is_caller(state, &weighted.waypoint, request.source))
@@ -227,7 +238,7 @@ fn to_service(state: &MeshState, request: Request<'_>, service: &Service, target
         return match state.workload_at(&address).cloned() {
             // The address is a pod's all the same, and it may take nothing in plain text.
             Some(workload) => to_workload(state, request, &workload, target),
-            None => Ok(as_dialled(request, target.clone())),
+            None => vacant(state, request, &address).map_or_else(|| Ok(as_dialled(request, target.clone())), Err),
         };
     }
     let chosen = endpoint::choose(state, request, service)?;

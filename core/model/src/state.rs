@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use ambit_identity::SpiffeId;
@@ -21,8 +22,13 @@ use crate::{
         table::{Named, Policies},
     },
     service::Service,
-    workload::{Uid, Workload},
+    workload::{Tunnel, Uid, Workload},
 };
+
+mod vacant;
+
+pub use vacant::VACANT;
+use vacant::Vacant;
 
 /// The state of the mesh as this proxy knows it.
 #[derive(Debug, Default, Clone)]
@@ -40,6 +46,7 @@ pub struct MeshState {
     policies: Policies,
     /// By resource name, what workloads and services that could not be read speak for.
     unreadable_addresses: BTreeMap<Box<str>, Vec<(Network, IpNet)>>,
+    vacant: Vacant,
 }
 
 /// The endpoints of one service.
@@ -132,6 +139,20 @@ impl MeshState {
         if let Some(key) = self.service_called(name).cloned() {
             self.remove_service(&key);
         }
+    }
+
+    /// As [`MeshState::remove_address`], and notes which addresses a pod of the mesh leaves `now`.
+    pub fn vacate_address(&mut self, name: &str, now: Instant) {
+        if let Some(workload) = self.workloads.get(name).filter(|gone| gone.tunnel == Tunnel::Hbone && !gone.host_network) {
+            self.vacant.note(workload.addresses.iter().map(|ip| NetworkAddress::new(workload.network.clone(), *ip)), now);
+        }
+        self.remove_address(name);
+    }
+
+    /// Whether a pod of the mesh has left this address less than [`VACANT`] before `now`. Whoever has it now may be known all the same.
+    #[must_use]
+    pub fn is_vacant(&self, address: &NetworkAddress, now: Instant) -> bool {
+        self.vacant.holds(address, now)
     }
 
     /// The key of the service with this resource name.

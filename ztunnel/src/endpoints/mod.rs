@@ -90,6 +90,10 @@ impl Observed for Seen<'_> {
     fn resolved(&self, hostname: &str) -> Name {
         self.endpoints.names.get(hostname, self.now)
     }
+
+    fn now(&self) -> Option<Instant> {
+        Some(self.now)
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From xDS into the shared state. Resources are read off-lock, and a bad one is rejected alone.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use ambit_model::{
     convert::{Entry, claimed_addresses, decode_policy},
@@ -36,11 +36,12 @@ pub fn addresses(shared: Arc<Shared>) -> impl Handler + 'static {
                 }
             }
         }
+        let now = Instant::now();
         shared.change(|mesh| {
             // Which policies hold for a workload is said by the workload.
             let mut reach = Reach::default();
             entries.iter().filter_map(|entry| names_other_policies(&shared, mesh, entry)).for_each(|uid| reach.add_workload(uid));
-            removals.iter().for_each(|name| mesh.remove_address(name));
+            removals.iter().for_each(|name| mesh.vacate_address(name, now));
             entries.into_iter().for_each(|entry| mesh.insert(entry));
             unreadable.into_iter().for_each(|(name, claims)| mesh.insert_unreadable_address(&name, claims));
             reach

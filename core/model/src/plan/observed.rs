@@ -14,6 +14,11 @@ pub trait Observed: fmt::Debug {
 
     /// What this host name stands for.
     fn resolved(&self, hostname: &str) -> Name;
+
+    /// The moment of the decision; nothing when it is decided as if all had been so for ever.
+    fn now(&self) -> Option<Instant> {
+        None
+    }
 }
 
 /// What a host name stands for, as far as is known.

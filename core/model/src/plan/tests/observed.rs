@@ -109,3 +109,49 @@ fn a_weighted_waypoint_whose_replicas_are_rested_is_used_only_when_all_are() {
     let seen = Seen { rested: [("gw", now), ("canary", now + Duration::from_secs(1))].into(), ..Seen::default() };
     assert_eq!(shares(&state, &seen), [("gw".to_owned(), 1000)].into(), "all are rested: the one that failed first");
 }
+
+/// A proxy that decides at this moment.
+#[derive(Debug)]
+struct At(Instant);
+
+impl Observed for At {
+    fn open(&self, _: &Uid) -> u32 {
+        0
+    }
+
+    fn rested(&self, _: &Uid, _: u16) -> Option<Instant> {
+        None
+    }
+
+    fn resolved(&self, _: &str) -> Name {
+        Name::Unknown
+    }
+
+    fn now(&self) -> Option<Instant> {
+        Some(self.0)
+    }
+}
+
+#[test]
+fn an_address_that_a_pod_of_the_mesh_has_left_is_nobodys_until_somebody_is_told_of_or_a_minute_has_passed() {
+    let plain = Workload { tunnel: Tunnel::None, ..workload("plain", "10.0.0.4") };
+    let mut state = state(vec![web(), api(), plain], vec![]);
+    let begun = Instant::now();
+    let go = |state: &MeshState, destination: &str, seconds: u64| {
+        let (destination, at) = (destination.parse().unwrap(), At(begun + Duration::from_secs(seconds)));
+        plan(state, Request { source: &web(), destination, random: 0, avoid: &[], observed: &at })
+    };
+    for pod in ["api", "plain"] {
+        state.vacate_address(&format!("Kubernetes//Pod/shop/{pod}"), begun);
+    }
+    for address in ["10.0.0.2:80", "[fd00::2]:80"] {
+        match go(&state, address, 59) {
+            Plan::Deny(denied) => assert_eq!(denied.refusal.reason, Reason::DestinationUnknown),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(go(&state, address, 60), Plan::Passthrough(_)));
+    }
+    assert!(matches!(go(&state, "10.0.0.4:80", 1), Plan::Passthrough(_)), "it went in clear before");
+    state.insert_workload(workload("next", "10.0.0.2"));
+    assert!(matches!(go(&state, "10.0.0.2:80", 1), Plan::Hbone(_)));
+}
