@@ -52,7 +52,7 @@ pub enum Verdict {
     OtherNetwork,
     /// It does not match every preference, and the service asks for that.
     TooFar,
-    /// It has no address, or does not serve the port.
+    /// It has no address of a family that the client has, or does not serve the port.
     NoAddress,
 }
 
@@ -69,7 +69,7 @@ impl Verdict {
             Self::NoCapacity => "without a share",
             Self::OtherNetwork => "in another network",
             Self::TooFar => "not near enough",
-            Self::NoAddress => "without the port or an address",
+            Self::NoAddress => "without the port or an address in reach",
         }
     }
 }

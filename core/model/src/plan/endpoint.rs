@@ -145,14 +145,16 @@ impl Reach {
     }
 }
 
-/// Where the endpoint serves the port. The client's address family is preferred.
+/// Where the endpoint serves the port. The family that the client dialled is preferred; the other one will do if the client has it.
 pub(super) fn reach(workload: &Workload, service: &Service, request: Request<'_>, default_port: Option<u16>) -> Reach {
     let Some(port) = target_port(workload, service, request.destination.port()).or(default_port) else { return Reach::Nowhere };
     let same_family = workload.addresses.iter().find(|ip| ip.is_ipv4() == request.destination.is_ipv4());
-    if let Some(ip) = same_family.or_else(|| workload.addresses.first()) {
+    let own = &request.source.addresses;
+    let other_family = || workload.addresses.iter().find(|ip| own.iter().any(|own| own.is_ipv4() == ip.is_ipv4()));
+    if let Some(ip) = same_family.or_else(other_family) {
         return Reach::At(SocketAddr::new(*ip, port));
     }
-    if workload.hostname.is_empty() {
+    if workload.hostname.is_empty() || !workload.addresses.is_empty() {
         return Reach::Nowhere;
     }
     match request.observed.resolved(&workload.hostname) {

@@ -102,6 +102,19 @@ fn an_endpoint_without_an_address_of_the_family_is_reached_by_the_other() {
 }
 
 #[test]
+fn an_endpoint_that_has_none_of_the_clients_families_takes_no_connection() {
+    let only_v4 = endpoint_of(workload("old", "10.0.0.2"), "api");
+    let service = service("api", &["10.96.0.1", "fd96::1"]);
+    let client = workload("web", "fd00::1");
+    let alone = state(vec![only_v4.clone()], vec![service.clone()]);
+    assert_eq!(denied(go(&alone, &client, "[fd96::1]:80", 0)), Reason::NoHealthyEndpoint);
+    let both = state(vec![only_v4, api()], vec![service]);
+    for random in 0..20 {
+        check(&hbone(go(&both, &client, "[fd96::1]:80", random)), "[fd00::2]:15008", "[fd00::2]:8080", &["api"], Hop::Endpoint);
+    }
+}
+
+#[test]
 fn an_endpoint_outside_the_mesh_is_reached_in_plain_text() {
     let state = state(vec![Workload { tunnel: Tunnel::None, ..api() }], vec![service("api", &["10.96.0.1"])]);
     let plan = passthrough(go(&state, &web(), "10.96.0.1:80", 0));
