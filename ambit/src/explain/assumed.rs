@@ -1,9 +1,10 @@
 //! What an API server, a scheduler and kubelets would add to the user's YAML: addresses, nodes, readiness, capture, waypoints. Nothing is
 //! added to an object that says it already, so that what was exported from a cluster is taken as it is.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ambit_testbed::Families;
 use istiod_lite::index::pod_addresses;
 use istiod_lite::source::{Event, NamespacedName};
 
@@ -25,7 +26,7 @@ pub(super) fn complete(events: Vec<Event>, directory: PathBuf) -> Result<Vec<Str
     events.into_iter().for_each(|event| cluster.apply(event));
     let mut overlay = Overlay::create(directory)?;
     let mut assumed = Assumed { next_pod: 0, said: Vec::new() };
-    let mut vips = Vips::default();
+    let mut vips = Vips::new(Families::Dual);
     let file = |kind: &str, name: &NamespacedName| format!("{kind}.{}.{}", name.namespace, name.name);
     let home = cluster.nodes().into_iter().next().unwrap_or_default();
     let mut pods = 0;
@@ -48,7 +49,7 @@ pub(super) fn complete(events: Vec<Event>, directory: PathBuf) -> Result<Vec<Str
         }
     }
     for name in cluster.waypoints_without_address() {
-        let addresses = vips.next_pair();
+        let addresses = vips.take();
         overlay.put(&file("gateway", name), &objects::gateway(name, &addresses))?;
         if let Some(service) = objects::waypoint_service(name, &addresses).filter(|_| !cluster.services().contains_key(name)) {
             overlay.put(&file("service", name), &service)?;
@@ -76,12 +77,11 @@ impl Assumed {
     fn report(&mut self, node: String, enrolled: bool) -> PodReport {
         self.next_pod += 1;
         let number = u32::from(self.next_pod) + 10;
-        let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::from(PODS.0 + number).into(), Ipv6Addr::from(PODS.1 + u128::from(number)).into()];
         PodReport {
             uid: format!("assumed-{number}"),
             node,
-            host_ips: [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            pod_ips: [v4, v6],
+            host_ips: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            pod_ips: vec![Ipv4Addr::from(PODS.0 + number).into(), Ipv6Addr::from(PODS.1 + u128::from(number)).into()],
             ready: true,
             capture: if enrolled { Capture::Enabled } else { Capture::Off },
         }

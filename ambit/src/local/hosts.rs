@@ -8,7 +8,9 @@ use ambit_testbed::{Error, HostEntry, NO_RESOLVER, Place};
 use istiod_lite::source::NamespacedName;
 
 /// Where the DNS server of the cluster would be. Nobody is there: queries of enrolled pods are captured wherever they go.
-const SERVER: &str = "10.96.0.10";
+fn server(pod: IpAddr) -> &'static str {
+    if pod.is_ipv4() { "10.96.0.10" } else { "fd96::a" }
+}
 
 /// Writes how the programs of a pod in `namespace` find services, also for those that run.
 ///
@@ -21,7 +23,7 @@ pub fn write(
     services: &BTreeMap<NamespacedName, Vec<IpAddr>>,
 ) -> Result<(), Error> {
     if enrolled {
-        place.set_resolv_conf(&resolv_conf(namespace))?;
+        place.set_resolv_conf(&resolv_conf(namespace, server(place.ip())))?;
         place.set_hosts(&[])
     } else {
         place.set_resolv_conf(NO_RESOLVER)?;
@@ -30,9 +32,9 @@ pub fn write(
 }
 
 /// As a kubelet writes it, but with less patience: a proxy that is killed takes the queries along that it had not answered.
-fn resolv_conf(namespace: &str) -> String {
+fn resolv_conf(namespace: &str, server: &str) -> String {
     format!(
-        "search {namespace}.svc.cluster.local svc.cluster.local cluster.local\nnameserver {SERVER}\noptions ndots:5 timeout:1\n"
+        "search {namespace}.svc.cluster.local svc.cluster.local cluster.local\nnameserver {server}\noptions ndots:5 timeout:1\n"
     )
 }
 

@@ -118,9 +118,9 @@ impl Kubelet {
         let tokens = Tokens::new(&programs.paths.state, programs.paths.tokens.clone())?;
         Ok(Self {
             programs,
+            vips: Vips::new(bed.families()),
             bed,
             overlay,
-            vips: Vips::default(),
             tokens,
             cluster: Cluster::default(),
             nodes: BTreeMap::new(),

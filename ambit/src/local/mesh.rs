@@ -72,8 +72,10 @@ impl LocalMesh {
         let manifests = &options.manifests;
         options.manifests =
             std::fs::canonicalize(manifests).map_err(|cause| Error::path("reading the directory", manifests, cause))?;
-        let bed = Bed::new(BedConfig::default()).await.map_err(|error| Error::part("making the test bed", error))?;
-        let bed = Arc::new(bed);
+        let made = |error| Error::part("making the test bed", error);
+        let config = BedConfig { families: options.families, ..BedConfig::default() };
+        let bed = Arc::new(Bed::new(config).await.map_err(made)?);
+        let control_plane = bed.control_plane().await.map_err(made)?.ip();
         let paths = Paths::create(bed.dir(), &options)?;
         let capture = bed.capture(&options.markers).map_err(|error| Error::part("watching the wire", error))?;
         let source = Directory::new(vec![options.manifests.clone()]).map_err(|error| Error::part("watching manifests", error))?;
@@ -84,7 +86,7 @@ impl LocalMesh {
             problems: watch::Sender::new(Arc::default()),
             notices: watch::Sender::new(BTreeSet::new()),
         };
-        let programs = Programs { options, paths };
+        let programs = Programs { options, paths, control_plane };
         let mut kubelet = Kubelet::new(programs.clone(), bed.clone(), views.clone())?;
         kubelet.start_control_plane().await?;
         let (orders, inbox) = mpsc::channel(4);

@@ -114,7 +114,7 @@ impl NodeRuntime {
         let report = PodReport {
             uid: self.uid.clone(),
             node: node.to_owned(),
-            host_ips: addresses,
+            host_ips: addresses.clone(),
             pod_ips: addresses,
             ready: self.ztunnel.state().pid.is_some(),
             capture: Capture::Off,

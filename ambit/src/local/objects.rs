@@ -30,9 +30,9 @@ pub struct PodReport {
     /// Node it runs on.
     pub node: String,
     /// Addresses of the node, IPv4 first.
-    pub host_ips: [IpAddr; 2],
+    pub host_ips: Vec<IpAddr>,
     /// Addresses of the pod, IPv4 first.
-    pub pod_ips: [IpAddr; 2],
+    pub pod_ips: Vec<IpAddr>,
     /// Whether it serves.
     pub ready: bool,
     /// Whether it is captured.
@@ -55,7 +55,7 @@ pub fn pod(name: &NamespacedName, report: &PodReport) -> Value {
         metadata["annotations"] = json!({ REDIRECTION: captured });
     }
     let ready = if report.ready { "True" } else { "False" };
-    let [host_ip, pod_ip] = [report.host_ips, report.pod_ips].map(|[first, _]| first.to_string());
+    let [host_ip, pod_ip] = [&report.host_ips, &report.pod_ips].map(|ips| ips.first().map(ToString::to_string));
     json!({
         "apiVersion": "v1",
         "kind": "Pod",

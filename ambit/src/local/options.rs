@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ambit_testbed::Families;
 use istiod_lite::source::NamespacedName;
 
 use crate::error::{Error, Result};
@@ -34,6 +35,8 @@ pub struct LocalOptions {
     pub logs: Option<PathBuf>,
     /// Where the certificate authority keeps its root and the key of tokens; inside the bed if not given.
     pub state: Option<PathBuf>,
+    /// The IP families of nodes, pods and services.
+    pub families: Families,
     /// What is looked for on the wire between the nodes.
     pub markers: Vec<String>,
 }
@@ -49,6 +52,7 @@ impl LocalOptions {
             trust_domain: "cluster.local".to_owned(),
             logs: None,
             state: None,
+            families: Families::default(),
             markers: vec![crate::demo::MARKER.to_owned()],
         }
     }

@@ -41,7 +41,7 @@ pub struct PodRuntime {
     /// Node.
     pub node: String,
     /// Addresses of its node.
-    pub host_ips: [IpAddr; 2],
+    pub host_ips: Vec<IpAddr>,
     /// Its programs.
     pub processes: Vec<Arc<Process>>,
     /// Where a demonstration program tells what it sees.
@@ -61,7 +61,7 @@ pub struct PodParts {
     /// See [`PodRuntime::node`].
     pub node: String,
     /// See [`PodRuntime::host_ips`].
-    pub host_ips: [IpAddr; 2],
+    pub host_ips: Vec<IpAddr>,
     /// See [`PodRuntime::processes`].
     pub processes: Vec<Arc<Process>>,
     /// See [`PodRuntime::stats`].
@@ -90,7 +90,7 @@ impl PodRuntime {
         PodReport {
             uid: self.uid.clone(),
             node: self.node.clone(),
-            host_ips: self.host_ips,
+            host_ips: self.host_ips.clone(),
             pod_ips: self.place.ips(),
             ready: self.is_ready(),
             capture: self.capture.state(),

@@ -1,5 +1,6 @@
 //! Command lines of the mesh's own programs and of pods.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ambit_testbed::{Command, Output};
@@ -9,8 +10,8 @@ use super::cluster::Container;
 use super::objects::SYSTEM;
 use super::options::{LocalOptions, Paths, WaypointKind};
 
-/// Where the control plane serves: its node in the bed.
-pub const CONTROL_PLANE: &str = "172.30.0.100:15012";
+/// Port of the control plane.
+const CONTROL_PLANE: u16 = 15012;
 
 /// Ports of readiness and metrics of the proxies, of monitoring of the control plane (wire contract, section 1).
 pub const READY: u16 = 15021;
@@ -29,6 +30,8 @@ pub(super) struct Programs {
     pub options: LocalOptions,
     /// Its directories.
     pub paths: Paths,
+    /// Where the control plane serves: its node in the bed.
+    pub control_plane: IpAddr,
 }
 
 impl Programs {
@@ -47,7 +50,7 @@ impl Programs {
     pub fn ztunnel(&self, node: &str, address: &str, token: &Path) -> Command {
         let process = format!("ztunnel/{node}");
         let command = self.ours(&process).args(["ztunnel", "--node", node, "--pod-name", &ztunnel_pod(node)]);
-        let command = command.args(["--instance-ip", address, "--xds-address", CONTROL_PLANE]);
+        let command = command.args(["--instance-ip", address, "--xds-address", &self.control_plane()]);
         let command = command.arg("--zds-socket").arg(self.zds_socket(node)).args(["--drain-seconds", "1"]);
         self.proxy(command, &process, token)
     }
@@ -61,14 +64,18 @@ impl Programs {
             WaypointKind::Envoy => self.ours(&process).arg("envoy"),
         };
         let command = command.args(["--name", &name.name, "--namespace", &name.namespace]);
-        let command = command.args(["--service-account", &name.name, "--xds-address", CONTROL_PLANE]);
+        let command = command.args(["--service-account", &name.name, "--xds-address", &self.control_plane()]);
         self.proxy(command, &process, token)
     }
 
     fn proxy(&self, command: Command, process: &str, token: &Path) -> Command {
         let command = command.arg("--ca-root").arg(self.paths.root_cert()).arg("--token").arg(token);
         let command = command.arg("--access-log").arg(self.paths.access_log(process));
-        command.args(["--ca-address", CONTROL_PLANE, "--trust-domain", &self.options.trust_domain])
+        command.args(["--ca-address", &self.control_plane(), "--trust-domain", &self.options.trust_domain])
+    }
+
+    fn control_plane(&self) -> String {
+        SocketAddr::new(self.control_plane, CONTROL_PLANE).to_string()
     }
 
     /// A container of a pod; `ambit` is the program that runs now, as if every image had it.

@@ -30,6 +30,9 @@ pub struct UpArgs {
     /// Which program serves as waypoint
     #[arg(long, value_enum, default_value_t = WaypointKind::Ours)]
     pub waypoint: WaypointKind,
+    /// Without IPv4: nodes, pods and services have IPv6 addresses alone
+    #[arg(long)]
+    pub ipv6_only: bool,
     /// Keep the logs of all programs in this directory
     #[arg(long, value_name = "DIR")]
     pub logs: Option<PathBuf>,

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 pub use args::UpArgs;
 pub use report::Report;
 
+use ambit_testbed::Families;
+
 use crate::error::{Error, Result};
 use crate::local::edges::RefusalSeen;
 use crate::local::{LocalMesh, LocalOptions, Observer, Totals};
@@ -76,7 +78,8 @@ fn directory(args: &UpArgs) -> Result<Watched> {
 async fn session(args: &UpArgs, watched: &Watched) -> Result<()> {
     let stop = ambit_runtime::signal::shutdown().map_err(|error| Error::part("waiting for signals", error))?;
     tokio::pin!(stop);
-    let options = LocalOptions { waypoint: args.waypoint, logs: args.logs.clone(), ..LocalOptions::new(&watched.path) };
+    let families = if args.ipv6_only { Families::Ipv6 } else { Families::Dual };
+    let options = LocalOptions { waypoint: args.waypoint, logs: args.logs.clone(), families, ..LocalOptions::new(&watched.path) };
     if !args.json {
         println!("Ambit starts the mesh of {} ...", watched.path.display());
     }

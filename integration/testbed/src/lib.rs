@@ -33,7 +33,7 @@
 //! | service addresses ([`Node::set_services`]) | 10.96.0.0/16 | fd96::/108 |
 //! | the node of the control plane ([`Bed::control_plane`], N = 100) | 172.30.0.100 | fd30::100 |
 //!
-//! Each pod has one device `eth0` with a /32 and a /128 and a default route through its node, so that also two pods of one node
+//! A bed of [`Families::Ipv6`] has only the right column. Each pod has one device `eth0` with a /32 and a /128 and a default route through its node, so that also two pods of one node
 //! talk through the node's IP stack. The `eth0`s of all nodes meet on one bridge, in a namespace of its own, which is the wire that
 //! [`wire::Capture`] watches. IPv6 host parts of nodes are written like the decimal number (fd30::100 is node 100).
 //!
@@ -51,6 +51,7 @@
 
 pub mod bed;
 mod error;
+mod families;
 mod hosts;
 mod net;
 mod node;
@@ -62,6 +63,7 @@ pub mod wire;
 
 pub use bed::{Bed, BedConfig};
 pub use error::Error;
+pub use families::Families;
 pub use hosts::HostEntry;
 pub use node::Node;
 pub use place::{NO_RESOLVER, Place};

@@ -14,7 +14,7 @@ use crate::net::plan::{NodePlan, POD_HOSTS, SERVICES_V4, SERVICES_V6};
 use crate::net::{Links, Veth, sysctl};
 use crate::service::{self, ServiceRule};
 use crate::wire::Capture;
-use crate::{Error, Place, Pod, PodSpec};
+use crate::{BedConfig, Error, Families, Place, Pod, PodSpec};
 
 /// The bridge that the pods of a node are on.
 const PODS: &str = "pods0";
@@ -30,7 +30,7 @@ struct Inner {
     place: Place,
     wire: NetNs,
     port: String,
-    mtu: u32,
+    config: BedConfig,
     pods: Mutex<Slots>,
     services: service::Present,
 }
@@ -60,8 +60,9 @@ impl Deref for Node {
 }
 
 impl Node {
-    pub(crate) async fn create(name: &str, plan: NodePlan, wire: &NetNs, dir: &Path, mtu: u32) -> Result<Self, Error> {
-        let place = Place::new(name, plan.v4(), plan.v6(), dir.join(name))?;
+    pub(crate) async fn create(name: &str, plan: NodePlan, wire: &NetNs, dir: &Path, config: &BedConfig) -> Result<Self, Error> {
+        let (families, mtu) = (config.families, config.mtu);
+        let place = Place::new(name, families.of(plan.node()), dir.join(name))?;
         let netns = place.netns();
         sysctl::set(netns, sysctl::NODE)?;
         let port = format!("node{}", plan.number());
@@ -71,14 +72,16 @@ impl Node {
         let links = Links::open(netns)?;
         links.up("lo").await?;
         links.up("eth0").await?;
-        links.add_address("eth0", plan.v4().into(), 24).await?;
-        links.add_address("eth0", plan.v6().into(), 64).await?;
         links.add_bridge(PODS, plan.pod_mac(1), mtu).await?;
-        links.add_address(PODS, plan.pod_v4(1).into(), 24).await?;
-        links.add_address(PODS, plan.pod_v6(1).into(), 64).await?;
-        // So that programs on the node itself get as far as the rules that translate service addresses.
-        links.add_route((SERVICES_V4.0.into(), SERVICES_V4.1), "eth0", None).await?;
-        links.add_route((SERVICES_V6.0.into(), SERVICES_V6.1), "eth0", None).await?;
+        let services = [(SERVICES_V4.0.into(), SERVICES_V4.1), (SERVICES_V6.0.into(), SERVICES_V6.1)];
+        let lengths = families.of([24, 64]).into_iter().zip(families.of(services));
+        let own = place.ips().into_iter().zip(families.of(plan.pod(1)));
+        for ((own, gateway), (length, services)) in own.zip(lengths) {
+            links.add_address("eth0", own, length).await?;
+            links.add_address(PODS, gateway, length).await?;
+            // So that programs on the node itself get as far as the rules that translate service addresses.
+            links.add_route(services, "eth0", None).await?;
+        }
 
         let inner = Inner {
             name: name.to_owned(),
@@ -86,7 +89,7 @@ impl Node {
             place,
             wire: wire.clone(),
             port,
-            mtu,
+            config: config.clone(),
             pods: Mutex::default(),
             services: service::Present::default(),
         };
@@ -125,12 +128,14 @@ impl Node {
 
     pub(crate) async fn add_route_to(&self, other: NodePlan) -> Result<(), Error> {
         let links = Links::open(self.netns())?;
-        for ip in [IpAddr::V4(other.v4()), IpAddr::V6(other.v6())] {
-            links.add_neighbor("eth0", ip, other.mac()).await?;
-        }
         let (v4, v6) = (other.pods_v4(), other.pods_v6());
-        links.add_route((v4.addr().into(), v4.prefix_len()), "eth0", Some(other.v4().into())).await?;
-        links.add_route((v6.addr().into(), v6.prefix_len()), "eth0", Some(other.v6().into())).await
+        let pods = [(v4.addr().into(), v4.prefix_len()), (v6.addr().into(), v6.prefix_len())];
+        let families = self.0.config.families;
+        for (ip, pods) in families.of(other.node()).into_iter().zip(families.of(pods)) {
+            links.add_neighbor("eth0", ip, other.mac()).await?;
+            links.add_route(pods, "eth0", Some(ip)).await?;
+        }
+        Ok(())
     }
 
     /// Adds a pod to this node.
@@ -150,9 +155,10 @@ impl Node {
 
     async fn make_pod(&self, host: u8, spec: PodSpec) -> Result<Pod, Error> {
         let plan = self.0.plan;
-        let (ipv4, ipv6, mac) = (plan.pod_v4(host), plan.pod_v6(host), plan.pod_mac(host));
+        let mac = plan.pod_mac(host);
         let dir = self.dir().join("pods").join(format!("{}_{}", spec.namespace, spec.name));
-        let place = Place::new(&spec.name, ipv4, ipv6, dir)?;
+        let families = if self.0.config.families == Families::Dual { spec.families } else { self.0.config.families };
+        let place = Place::new(&spec.name, families.of(plan.pod(host)), dir)?;
         place.set_hosts(&spec.hosts)?;
         if let Some(text) = &spec.resolv_conf {
             place.set_resolv_conf(text)?;
@@ -160,7 +166,8 @@ impl Node {
         sysctl::set(place.netns(), sysctl::POD)?;
 
         let port = format!("pod{host}");
-        let veth = Veth { name: &port, bridge: PODS, peer_name: "eth0", peer_mac: mac, peer: place.netns(), mtu: self.0.mtu };
+        let veth =
+            Veth { name: &port, bridge: PODS, peer_name: "eth0", peer_mac: mac, peer: place.netns(), mtu: self.0.config.mtu };
         let node_links = Links::open(self.netns())?;
         node_links.add_veth(&veth).await?;
         for ip in place.ips() {
@@ -170,10 +177,8 @@ impl Node {
         let links = Links::open(place.netns())?;
         links.up("lo").await?;
         links.up("eth0").await?;
-        for (ip, length, gateway, any) in [
-            (IpAddr::V4(ipv4), 32, IpAddr::V4(plan.pod_v4(1)), IpAddr::from([0; 4])),
-            (IpAddr::V6(ipv6), 128, IpAddr::V6(plan.pod_v6(1)), IpAddr::from([0; 16])),
-        ] {
+        let any = [(IpAddr::from([0; 4]), 32), (IpAddr::from([0; 16]), 128)];
+        for ((ip, gateway), (any, length)) in place.ips().into_iter().zip(families.of(plan.pod(1))).zip(families.of(any)) {
             links.add_address("eth0", ip, length).await?;
             links.add_neighbor("eth0", gateway, plan.pod_mac(1)).await?;
             links.add_route((gateway, length), "eth0", None).await?;

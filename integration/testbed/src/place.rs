@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -28,18 +28,18 @@ const TEMPORARY: &str = "tmp";
 pub struct Place {
     netns: NetNs,
     hostname: String,
-    ipv4: Ipv4Addr,
-    ipv6: Ipv6Addr,
+    /// At least one.
+    ips: Vec<IpAddr>,
     dir: PathBuf,
     processes: Mutex<Vec<Process>>,
 }
 
 impl Place {
-    pub(crate) fn new(hostname: &str, ipv4: Ipv4Addr, ipv6: Ipv6Addr, dir: PathBuf) -> Result<Self, Error> {
+    pub(crate) fn new(hostname: &str, ips: Vec<IpAddr>, dir: PathBuf) -> Result<Self, Error> {
         let netns = NetNs::create().map_err(Error::io(format!("make the network namespace of {hostname}")))?;
         let temporary = dir.join(TEMPORARY);
         std::fs::create_dir_all(&temporary).map_err(Error::io(format!("make {}", temporary.display())))?;
-        let place = Self { netns, hostname: hostname.to_owned(), ipv4, ipv6, dir, processes: Mutex::default() };
+        let place = Self { netns, hostname: hostname.to_owned(), ips, dir, processes: Mutex::default() };
         sysctl::set(&place.netns, sysctl::CLIENT)?;
         place.set_hosts(&[])?;
         place.set_resolv_conf(NO_RESOLVER)?;
@@ -51,24 +51,14 @@ impl Place {
         &self.netns
     }
 
-    /// The IPv4 address of `eth0`.
-    pub fn ipv4(&self) -> Ipv4Addr {
-        self.ipv4
-    }
-
-    /// The IPv6 address of `eth0`.
-    pub fn ipv6(&self) -> Ipv6Addr {
-        self.ipv6
-    }
-
-    /// The primary address: IPv4.
+    /// The primary address of `eth0`: IPv4, if it has one.
     pub fn ip(&self) -> IpAddr {
-        IpAddr::V4(self.ipv4)
+        self.ips[0]
     }
 
-    /// Both addresses, IPv4 first.
-    pub fn ips(&self) -> [IpAddr; 2] {
-        [IpAddr::V4(self.ipv4), IpAddr::V6(self.ipv6)]
+    /// The addresses of `eth0`, IPv4 first.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.ips.clone()
     }
 
     /// A directory for files of this place, in memory, gone with it.
@@ -78,7 +68,7 @@ impl Place {
 
     /// Replaces the entries of `/etc/hosts` (loopback and the place's own name stay), also for programs that already run.
     pub fn set_hosts(&self, entries: &[HostEntry]) -> Result<(), Error> {
-        let text = render(&self.hostname, &self.ips(), entries);
+        let text = render(&self.hostname, &self.ips, entries);
         write_in_place(&self.dir.join("hosts"), &text).map_err(Error::io(format!("write the hosts file of {}", self.hostname)))
     }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::node::WeakNode;
-use crate::{Error, HostEntry, Node, Place};
+use crate::{Error, Families, HostEntry, Node, Place};
 
 /// What a pod is to be.
 #[derive(Clone, Debug)]
@@ -15,12 +15,27 @@ pub struct PodSpec {
     pub(crate) hosts: Vec<HostEntry>,
     pub(crate) resolv_conf: Option<String>,
     pub(crate) number: Option<u8>,
+    pub(crate) families: Families,
 }
 
 impl PodSpec {
     /// A pod by namespace and name; the name is also its host name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into(), hosts: Vec::new(), resolv_conf: None, number: None }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            hosts: Vec::new(),
+            resolv_conf: None,
+            number: None,
+            families: Families::Dual,
+        }
+    }
+
+    /// Limits it to these families; unless given, it has those of the bed.
+    #[must_use]
+    pub fn families(mut self, families: Families) -> Self {
+        self.families = families;
+        self
     }
 
     /// Adds an entry to its `/etc/hosts`; see [`Place::set_hosts`] to change them later.

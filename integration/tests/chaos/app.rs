@@ -36,7 +36,7 @@ pub struct Who {
     pub uid: String,
     /// Its service account: its identity.
     pub account: Arc<str>,
-    pub ips: [IpAddr; 2],
+    pub ips: Vec<IpAddr>,
 }
 
 /// Bytes that reached somebody else than they were meant for, or otherwise than they were sent.

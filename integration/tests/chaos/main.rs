@@ -49,7 +49,7 @@ impl Chaos {
         for (wanted, app) in wanted.into_iter().zip(apps) {
             let app = app.map_err(|error| error.context(chaos.world.logs()))?;
             let mut target = chaos.world.runtime.service(&wanted.account)?;
-            target.addresses.extend(app.who.ips.map(|ip| SocketAddr::new(ip, PORT)));
+            target.addresses.extend(app.who.ips.iter().map(|ip| SocketAddr::new(*ip, PORT)));
             chaos.world.load.add_target(target);
             chaos.pods.push((wanted, app));
         }

@@ -61,7 +61,7 @@ impl Runtime {
             }
             replace(&node.dir().join("pods/shop.json"), &shop.to_string())?;
             let place = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node.name() } });
-            runtime.publish(node.name(), &[place, proxy_object(node.name(), node.ips())])?;
+            runtime.publish(node.name(), &[place, proxy_object(node.name(), &node.ips())])?;
         }
         Ok(runtime)
     }
@@ -118,9 +118,9 @@ impl Runtime {
         let app = App::start(pod, wanted.node, who, wanted.admits, astray).await?;
         let mut object = self.object(wanted);
         object["metadata"]["annotations"] = json!({ "ambient.istio.io/redirection": "enabled" });
-        let ips = app.who.ips;
+        let ips = &app.who.ips;
         object["status"] = json!({
-            "phase": "Running", "podIP": ips[0], "podIPs": ips.map(|ip| json!({ "ip": ip })),
+            "phase": "Running", "podIP": ips[0], "podIPs": ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
             "conditions": [{ "type": "Ready", "status": "True" }],
         });
         self.publish(&wanted.name, &[object])?;

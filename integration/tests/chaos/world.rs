@@ -309,11 +309,11 @@ pub fn replace(path: &Path, content: &str) -> anyhow::Result<()> {
 }
 
 /// The place and the addresses of a node's proxy, as the API server has them.
-pub fn proxy_object(node: &str, ips: [IpAddr; 2]) -> serde_json::Value {
+pub fn proxy_object(node: &str, ips: &[IpAddr]) -> serde_json::Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": format!("ztunnel-{node}"), "namespace": "istio-system", "uid": format!("uid-ztunnel-{node}"), "labels": { "istio.io/dataplane-mode": "none" } },
         "spec": { "nodeName": node, "serviceAccountName": "ztunnel", "hostNetwork": true, "containers": [{ "name": "istio-proxy", "image": "ztunnel" }] },
-        "status": { "phase": "Running", "podIP": ips[0], "podIPs": ips.map(|ip| json!({ "ip": ip })), "conditions": [{ "type": "Ready", "status": "True" }] },
+        "status": { "phase": "Running", "podIP": ips[0], "podIPs": ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(), "conditions": [{ "type": "Ready", "status": "True" }] },
     })
 }

@@ -93,7 +93,7 @@ impl Kubelet {
                     .filter_map(|(pod, object)| {
                         let running = self.pods.get(*pod).filter(|running| running.runtime.is_ready())?;
                         let target = port.target_in(object)?;
-                        Some(running.runtime.place.ips().map(|ip| SocketAddr::new(ip, target)))
+                        Some(running.runtime.place.ips().into_iter().map(move |ip| SocketAddr::new(ip, target)))
                     })
                     .flatten()
                     .collect();
@@ -128,7 +128,7 @@ impl Kubelet {
                 workload: wanted.workload.clone(),
                 service_account: wanted.plan.service_account.clone(),
                 node: runtime.node.clone(),
-                addresses: runtime.place.ips().to_vec(),
+                addresses: runtime.place.ips(),
                 stats: runtime.stats.clone(),
                 ready: runtime.is_ready(),
                 enrolled: wanted.enrolled,

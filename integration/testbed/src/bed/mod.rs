@@ -15,7 +15,7 @@ use ambit_runtime::netns::NetNs;
 use crate::net::plan::{CONTROL_PLANE, NodePlan};
 use crate::net::{Links, sysctl};
 use crate::wire::Capture;
-use crate::{Error, Node};
+use crate::{Error, Families, Node};
 
 /// Name of the bridge that joins the nodes, in a namespace of its own.
 pub(crate) const WIRE: &str = "wire0";
@@ -25,11 +25,13 @@ pub(crate) const WIRE: &str = "wire0";
 pub struct BedConfig {
     /// MTU of every link, bytes.
     pub mtu: u32,
+    /// The families of its addresses.
+    pub families: Families,
 }
 
 impl Default for BedConfig {
     fn default() -> Self {
-        Self { mtu: 1500 }
+        Self { mtu: 1500, families: Families::default() }
     }
 }
 
@@ -86,7 +88,7 @@ impl Bed {
             return Err(Error::Plan(format!("a node named {name} already exists in this bed")));
         }
         let plan = NodePlan::new(number);
-        let node = Node::create(name, plan, &self.wire, &self.dir, self.config.mtu).await?;
+        let node = Node::create(name, plan, &self.wire, &self.dir, &self.config).await?;
         for other in &others {
             node.add_route_to(other.plan()).await?;
             other.add_route_to(plan).await?;
@@ -103,6 +105,11 @@ impl Bed {
     /// A directory for files of this bed. It is memory (tmpfs), seen by the programs in the bed and by nobody outside, and gone with it.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The families of its addresses.
+    pub fn families(&self) -> Families {
+        self.config.families
     }
 
     /// Starts watching the wire between the nodes for packets and for these byte strings.

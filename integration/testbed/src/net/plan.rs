@@ -1,6 +1,6 @@
 //! Which address is whose.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -29,12 +29,10 @@ impl NodePlan {
         self.number
     }
 
-    pub(crate) fn v4(self) -> Ipv4Addr {
-        Ipv4Addr::new(172, 30, 0, self.number)
-    }
-
-    pub(crate) fn v6(self) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, 0, as_written(self.number))
+    /// The node's own addresses, IPv4 first.
+    pub(crate) fn node(self) -> [IpAddr; 2] {
+        let v6 = Ipv6Addr::new(0xfd30, 0, 0, 0, 0, 0, 0, as_written(self.number));
+        [Ipv4Addr::new(172, 30, 0, self.number).into(), v6.into()]
     }
 
     pub(crate) fn mac(self) -> [u8; 6] {
@@ -46,15 +44,13 @@ impl NodePlan {
     }
 
     pub(crate) fn pods_v6(self) -> Ipv6Net {
-        Ipv6Net::new_assert(self.pod_v6(0), 64)
+        Ipv6Net::new_assert(Ipv6Addr::new(0xfd44, 0, 0, as_written(self.number), 0, 0, 0, 0), 64)
     }
 
-    pub(crate) fn pod_v4(self, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 244, self.number, host)
-    }
-
-    pub(crate) fn pod_v6(self, host: u8) -> Ipv6Addr {
-        Ipv6Addr::new(0xfd44, 0, 0, as_written(self.number), 0, 0, 0, as_written(host))
+    /// The addresses of a pod, IPv4 first.
+    pub(crate) fn pod(self, host: u8) -> [IpAddr; 2] {
+        let v6 = Ipv6Addr::new(0xfd44, 0, 0, as_written(self.number), 0, 0, 0, as_written(host));
+        [Ipv4Addr::new(10, 244, self.number, host).into(), v6.into()]
     }
 
     pub(crate) fn pod_mac(self, host: u8) -> [u8; 6] {
@@ -76,9 +72,9 @@ mod tests {
     fn addresses_read_like_the_number_of_the_node() {
         let check = |number, node: &str, pods: &str, pod: &str| {
             let plan = NodePlan::new(number);
-            assert_eq!(plan.v6().to_string(), node);
+            assert_eq!(plan.node()[1].to_string(), node);
             assert_eq!(plan.pods_v6().to_string(), pods);
-            assert_eq!(plan.pod_v6(12).to_string(), pod);
+            assert_eq!(plan.pod(12)[1].to_string(), pod);
         };
         check(1, "fd30::1", "fd44:0:0:1::/64", "fd44:0:0:1::12");
         check(42, "fd30::42", "fd44:0:0:42::/64", "fd44:0:0:42::12");

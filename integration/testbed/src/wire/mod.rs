@@ -195,8 +195,7 @@ impl Shared {
 
 fn is_control_plane(ip: IpAddr) -> bool {
     let plan = NodePlan::new(CONTROL_PLANE);
-    match ip {
-        IpAddr::V4(ip) => ip == plan.v4() || plan.pods_v4().contains(&ip),
-        IpAddr::V6(ip) => ip == plan.v6() || plan.pods_v6().contains(&ip),
-    }
+    plan.node().contains(&ip)
+        || ipnet::IpNet::from(plan.pods_v4()).contains(&ip)
+        || ipnet::IpNet::from(plan.pods_v6()).contains(&ip)
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use ambit_runtime::socket::{self, ConnectOptions, ListenOptions, PROXY_MARK};
-use ambit_testbed::{Bed, BedConfig, Place, PodSpec, Protocol, ServiceRule};
+use ambit_testbed::{Bed, BedConfig, Families, Place, PodSpec, Protocol, ServiceRule};
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +16,8 @@ use crate::test;
 pub fn tests() -> Vec<Trial> {
     vec![
         test("pods_of_two_nodes_reach_each_other_over_ipv4_and_ipv6", pods_reach_each_other),
+        test("in_a_bed_of_ipv6_alone_there_is_no_ipv4", ipv6_alone),
+        test("a_pod_of_ipv6_alone_lives_beside_others", ipv6_pod),
         test("pods_of_one_node_reach_each_other", pods_of_one_node),
         test("pods_reach_the_control_plane", pods_reach_the_control_plane),
         test("a_service_address_reaches_every_endpoint_and_changes_at_once", service_addresses),
@@ -61,12 +63,46 @@ async fn pods_reach_each_other() -> anyhow::Result<()> {
     let two = bed.add_node("node-2").await?;
     let client = one.add_pod(PodSpec::new("shop", "client")).await?;
     let server = two.add_pod(PodSpec::new("shop", "server")).await?;
-    ensure!(client.ipv4().to_string() == "10.244.1.2" && server.ipv6().to_string() == "fd44:0:0:2::2");
+    ensure!(client.ips()[0].to_string() == "10.244.1.2" && server.ips()[1].to_string() == "fd44:0:0:2::2");
     for (to, from) in [(server.ips()[0], client.ips()[0]), (server.ips()[1], client.ips()[1])] {
         let address = serve(&server, to, 80, "server")?;
         check(&client, address, &format!("server {from}")).await?;
         check(&one, address, &format!("server {}", if to.is_ipv4() { one.ips()[0] } else { one.ips()[1] })).await?;
     }
+    Ok(())
+}
+
+async fn ipv6_alone() -> anyhow::Result<()> {
+    let bed = Bed::new(BedConfig { families: Families::Ipv6, ..BedConfig::default() }).await?;
+    let (one, two) = (bed.add_node("node-1").await?, bed.add_node("node-2").await?);
+    let plane = bed.control_plane().await?;
+    let client = one.add_pod(PodSpec::new("shop", "client")).await?;
+    let server = two.add_pod(PodSpec::new("shop", "server")).await?;
+    for to in [&*server, &**plane, &*two] {
+        ensure!(to.ips().len() == 1 && to.ip().is_ipv6(), "{:?}", to.ips());
+        check(&client, serve(to, to.ip(), 0, "server")?, &format!("server {}", client.ip())).await?;
+    }
+    let vip: IpAddr = "fd96::7".parse()?;
+    one.set_services(&[ServiceRule::tcp(vip, 80, [serve(&server, server.ip(), 80, "server")?])]).await?;
+    check(&client, (vip, 80).into(), &format!("server {}", client.ip())).await?;
+    for place in [&*one, &*client] {
+        for to in ["10.244.2.2:80", "172.30.0.2:80", "10.96.0.7:80"] {
+            let error = place.connect(to.parse()?).await.err().context("IPv4 leads somewhere")?;
+            ensure!(error.kind() == std::io::ErrorKind::NetworkUnreachable, "{to}: {error}");
+        }
+    }
+    Ok(())
+}
+
+async fn ipv6_pod() -> anyhow::Result<()> {
+    let bed = Bed::new(BedConfig::default()).await?;
+    let node = bed.add_node("node-1").await?;
+    let both = node.add_pod(PodSpec::new("shop", "both")).await?;
+    let alone = node.add_pod(PodSpec::new("shop", "alone").families(Families::Ipv6)).await?;
+    ensure!(alone.ips().len() == 1 && alone.ip().is_ipv6(), "{:?}", alone.ips());
+    check(&both, serve(&alone, alone.ip(), 80, "alone")?, &format!("alone {}", both.ips()[1])).await?;
+    check(&alone, serve(&both, both.ips()[1], 80, "both")?, &format!("both {}", alone.ip())).await?;
+    ensure!(alone.connect((both.ip(), 80).into()).await.is_err(), "it has IPv4");
     Ok(())
 }
 
@@ -93,7 +129,7 @@ async fn pods_reach_the_control_plane() -> anyhow::Result<()> {
             check(&from, serve(plane, to, 0, "plane")?, &format!("plane {ip}")).await?;
         }
     }
-    ensure!(plane.ipv4().to_string() == "172.30.0.100" && plane.ipv6().to_string() == "fd30::100");
+    ensure!(plane.ips().iter().map(ToString::to_string).eq(["172.30.0.100", "fd30::100"]));
     Ok(())
 }
 
@@ -216,7 +252,7 @@ async fn foreign_source() -> anyhow::Result<()> {
     let (client, accepted) = tokio::join!(pod.connect(foreign), listener.accept());
     ensure!(client?.peer_addr()? == foreign && accepted?.0.local_addr()? == foreign);
     let mixed = ConnectOptions { bind_source: Some("10.0.0.1".parse()?), ..ConnectOptions::default() };
-    let error = pod.connect_with((pod.ipv6(), 80).into(), mixed).await.err().context("mixed families")?;
+    let error = pod.connect_with((pod.ips()[1], 80).into(), mixed).await.err().context("mixed families")?;
     ensure!(error.kind() == std::io::ErrorKind::InvalidInput, "{error}");
     Ok(())
 }

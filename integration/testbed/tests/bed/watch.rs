@@ -65,7 +65,7 @@ async fn transfer() -> anyhow::Result<()> {
     let one = bed.add_node("node-1").await?;
     let two = bed.add_node("node-2").await?;
     let capture = bed.capture(["marker-at-the-end"])?;
-    let listener = two.listen((two.ipv4(), 0).into())?;
+    let listener = two.listen((two.ip(), 0).into())?;
     let mut sender = one.connect(listener.local_addr()?).await?;
     let mut receiver = listener.accept().await?.0;
     let sending = tokio::spawn(async move {
