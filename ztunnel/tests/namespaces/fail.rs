@@ -6,6 +6,7 @@ use std::{
 };
 
 use ambit_api::workload::{GatewayAddress, gateway_address::Destination};
+use ambit_testbed::{Families, Pod};
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,34 +14,39 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::{
     load::Load,
     mesh::{Mesh, PATIENCE, call, call_until_it_works, call_until_refused, echo, network_address},
-    test,
+    over,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
 const MARKER: &[u8] = b"plain-text-marker-4712";
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(families: Families) -> Vec<Trial> {
     vec![
-        test("a_killed_proxy_refuses_and_never_goes_in_clear_and_recovers_within_a_second", killed_proxy),
-        test("without_the_control_plane_known_pods_go_on", no_control_plane),
-        test("a_missing_waypoint_is_refused_and_not_gone_around", missing_waypoint),
-        test("a_proxy_that_is_told_to_stop_lets_open_connections_finish", drain),
-        test("an_endpoint_that_is_away_costs_no_connection", endpoint_away),
-        test("capture_rules_that_something_removed_are_written_again", repaired),
-        test("a_pod_that_is_released_is_no_longer_captured", released),
-        test("a_refused_port_is_a_reset_with_its_reason", refused_port),
+        over(families, "a_killed_proxy_refuses_and_never_goes_in_clear_and_recovers_within_a_second", killed_proxy),
+        over(families, "without_the_control_plane_known_pods_go_on", no_control_plane),
+        over(families, "a_missing_waypoint_is_refused_and_not_gone_around", missing_waypoint),
+        over(families, "a_proxy_that_is_told_to_stop_lets_open_connections_finish", drain),
+        over(families, "an_endpoint_that_is_away_costs_no_connection", endpoint_away),
+        over(families, "capture_rules_that_something_removed_are_written_again", repaired),
+        over(families, "a_pod_that_is_released_is_no_longer_captured", released),
+        over(families, "a_refused_port_is_a_reset_with_its_reason", refused_port),
     ]
 }
 
-async fn killed_proxy() -> anyhow::Result<()> {
-    let mut mesh = Mesh::start().await?;
+/// Where its echo server is reached, over each family.
+fn addresses(server: &Pod) -> Vec<SocketAddr> {
+    server.ips().into_iter().map(|ip| SocketAddr::new(ip, 8080)).collect()
+}
+
+async fn killed_proxy(families: Families) -> anyhow::Result<()> {
+    let mut mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     let to = SocketAddr::new(server.ip(), 8080);
     call_until_it_works(&client, to, PATIENCE).await?;
     let capture = mesh.bed.capture([MARKER])?;
-    let load = Load::start(&client, to, 8);
+    let load = Load::start(&client, &addresses(&server), 8);
     let before = load.during(SECOND).await;
     ensure!(before.well > 100 && before.failed == 0, "{before:?}");
     // The clients' side, then the servers' side.
@@ -72,14 +78,14 @@ async fn killed_proxy() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn no_control_plane() -> anyhow::Result<()> {
-    let mut mesh = Mesh::start().await?;
+async fn no_control_plane(families: Families) -> anyhow::Result<()> {
+    let mut mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     let to = SocketAddr::new(server.ip(), 8080);
     call_until_it_works(&client, to, PATIENCE).await?;
     let mut open = client.connect(to).await?;
-    let load = Load::start(&client, to, 8);
+    let load = Load::start(&client, &addresses(&server), 8);
     let begun = Instant::now();
     tokio::time::sleep(SECOND / 2).await;
     mesh.stop_control_plane().await;
@@ -101,17 +107,17 @@ async fn no_control_plane() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn missing_waypoint() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn missing_waypoint(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
-    let vip: IpAddr = "10.96.0.10".parse()?;
+    let vip = mesh.vip(10);
     let to = SocketAddr::new(vip, 80);
     mesh.service("api", &[vip], &["api"], |_| {});
     call_until_it_works(&client, to, PATIENCE).await?;
     let waypoint =
         |ip: IpAddr| GatewayAddress { destination: Some(Destination::Address(network_address(ip))), hbone_mtls_port: 15008 };
-    mesh.service("api", &[vip], &["api"], |service| service.waypoint = Some(waypoint("10.96.0.99".parse().unwrap())));
+    mesh.service("api", &[vip], &["api"], |service| service.waypoint = Some(waypoint(mesh.vip(99))));
     mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=waypoint_missing "]).await?;
     call_until_refused(&client, to).await?;
     // One that is known, and dead.
@@ -126,8 +132,8 @@ async fn missing_waypoint() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn drain() -> anyhow::Result<()> {
-    let mut mesh = Mesh::start().await?;
+async fn drain(families: Families) -> anyhow::Result<()> {
+    let mut mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     let to = SocketAddr::new(server.ip(), 8080);
@@ -151,12 +157,12 @@ async fn drain() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn endpoint_away() -> anyhow::Result<()> {
-    let mut mesh = Mesh::start().await?;
+async fn endpoint_away(families: Families) -> anyhow::Result<()> {
+    let mut mesh = Mesh::over(families).await?;
     let client = mesh.pod(0, "web").await?;
     let (near, far, silent) = (mesh.pod(0, "near").await?, mesh.pod(1, "far").await?, mesh.pod(0, "silent").await?);
     let _echo = (echo(&near, 8080)?, echo(&far, 8080)?, &silent);
-    let vip: IpAddr = "10.96.0.10".parse()?;
+    let vip = mesh.vip(10);
     let to = SocketAddr::new(vip, 80);
     mesh.service("api", &[vip], &["near", "far", "silent"], |_| {});
     call_until_it_works(&client, to, PATIENCE).await?;
@@ -172,8 +178,8 @@ async fn endpoint_away() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn repaired() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn repaired(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     let rules = mesh.nodes[0].agent.rules();
@@ -189,8 +195,8 @@ async fn repaired() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn released() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn released(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.outsider(1, "legacy", false).await?);
     let _echo = echo(&server, 8080)?;
     let to = SocketAddr::new(server.ip(), 8080);
@@ -209,8 +215,8 @@ async fn released() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn refused_port() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn refused_port(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     for ip in server.ips() {
         call_until_refused(&client, SocketAddr::new(ip, 9)).await?;

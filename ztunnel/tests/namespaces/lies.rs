@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ambit_hbone::{Authority as Target, ConnectError, ConnectRequest, Pool, PoolConfig, PoolKey};
 use ambit_identity::SpiffeId;
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use ambit_tls::{
     Svid,
     authority::{Authority, LocalSource},
@@ -20,23 +20,24 @@ use tokio::{
 
 use crate::{
     mesh::{Mesh, PATIENCE, call_until_refused, echo, id_of},
-    test,
+    over, test,
 };
 
-pub fn tests() -> Vec<Trial> {
-    vec![
-        test("a_peer_with_a_wrong_certificate_is_refused_with_its_reason", certificates),
-        test("a_tunnel_to_another_address_or_to_the_proxy_itself_is_refused", addresses),
-        test("a_pod_that_dials_the_capture_port_by_an_address_nobody_knows_of_is_refused_once", loops),
-        test("bytes_that_are_no_tunnel_are_refused", garbage),
-        test("a_server_with_another_identity_than_expected_is_refused", impostor),
-    ]
+pub fn tests(families: Families) -> Vec<Trial> {
+    let of_dual_stack = test("a_pod_that_dials_the_capture_port_by_an_address_nobody_knows_of_is_refused_once", loops);
+    let of_all = [
+        over(families, "a_peer_with_a_wrong_certificate_is_refused_with_its_reason", certificates),
+        over(families, "a_tunnel_to_another_address_or_to_the_proxy_itself_is_refused", addresses),
+        over(families, "bytes_that_are_no_tunnel_are_refused", garbage),
+        over(families, "a_server_with_another_identity_than_expected_is_refused", impostor),
+    ];
+    of_all.into_iter().chain((families == Families::Dual).then_some(of_dual_stack)).collect()
 }
 
 const LIMIT: Duration = Duration::from_secs(5);
 
-async fn bed() -> anyhow::Result<(Mesh, Pod, Pod)> {
-    let mesh = Mesh::start().await?;
+async fn bed(families: Families) -> anyhow::Result<(Mesh, Pod, Pod)> {
+    let mesh = Mesh::over(families).await?;
     let (liar, server) = (mesh.outsider(0, "liar", false).await?, mesh.pod(1, "api").await?);
     drop(echo(&server, 8080)?);
     Ok((mesh, liar, server))
@@ -60,8 +61,8 @@ async fn tunnel(liar: &Pod, server: &Pod, svid: &Svid, authority: &str) -> Resul
     Pool::new(PoolConfig::default()).connect(&key, dial, request).await.map(drop)
 }
 
-async fn certificates() -> anyhow::Result<()> {
-    let (mesh, liar, server) = bed().await?;
+async fn certificates(families: Families) -> anyhow::Result<()> {
+    let (mesh, liar, server) = bed(families).await?;
     let other = Arc::new(Authority::create(&"cluster.local".parse()?)?);
     let stranger = "spiffe://elsewhere.org/ns/shop/sa/web";
     let cases = [
@@ -143,19 +144,22 @@ async fn raw_tunnel(liar: &Pod, server: &Pod, config: Arc<rustls::ClientConfig>)
     }
 }
 
-async fn addresses() -> anyhow::Result<()> {
-    let (mesh, liar, server) = bed().await?;
+async fn addresses(families: Families) -> anyhow::Result<()> {
+    let (mesh, liar, server) = bed(families).await?;
     let web = svid(&mesh.authority, &id_of("web"), Duration::from_secs(600))?;
     tunnel(&liar, &server, &web, &target(&server)).await.context("an honest tunnel")?;
     let ip = server.ip();
+    let at = |ip, port| SocketAddr::new(ip, port).to_string();
     for (authority, reason, status) in [
-        (format!("{}:8080", liar.ip()), "authority_not_this_pod", StatusCode::BAD_REQUEST),
+        (at(liar.ip(), 8080), "authority_not_this_pod", StatusCode::BAD_REQUEST),
         ("127.0.0.1:8080".to_owned(), "authority_not_this_pod", StatusCode::BAD_REQUEST),
+        ("[::1]:8080".to_owned(), "authority_not_this_pod", StatusCode::BAD_REQUEST),
+        ("[::ffff:127.0.0.1]:8080".to_owned(), "authority_not_this_pod", StatusCode::BAD_REQUEST),
         ("api.shop.svc.cluster.local:8080".to_owned(), "authority_invalid", StatusCode::BAD_REQUEST),
-        (format!("{ip}:15001"), "loop_guard", StatusCode::BAD_REQUEST),
-        (format!("{ip}:15006"), "loop_guard", StatusCode::BAD_REQUEST),
-        (format!("{ip}:15008"), "loop_guard", StatusCode::BAD_REQUEST),
-        (format!("{ip}:9"), "upstream_refused", StatusCode::SERVICE_UNAVAILABLE),
+        (at(ip, 15001), "loop_guard", StatusCode::BAD_REQUEST),
+        (at(ip, 15006), "loop_guard", StatusCode::BAD_REQUEST),
+        (at(ip, 15008), "loop_guard", StatusCode::BAD_REQUEST),
+        (at(ip, 9), "upstream_refused", StatusCode::SERVICE_UNAVAILABLE),
     ] {
         match tunnel(&liar, &server, &web, &authority).await {
             Err(ConnectError::Refused { status: got, headers }) => {
@@ -172,9 +176,9 @@ async fn addresses() -> anyhow::Result<()> {
 
 /// Taken for the world outside, it would be passed through to the same port again and again.
 async fn loops() -> anyhow::Result<()> {
-    let (mesh, _, server) = bed().await?;
+    let (mesh, _, server) = bed(Families::Dual).await?;
     mesh.change("api", |api| api.addresses.retain(|ip| ip.len() == 4));
-    let port = SocketAddr::new(server.ipv6().into(), 15001);
+    let port = SocketAddr::new(server.ips()[1], 15001);
     let known = format!("dst.addr={port} ");
     let line = mesh.logged_by_calling(&server, port, 1, &["direction=outbound", &known, "reason=loop_guard "]).await?;
     ensure!(!line.contains("dst.workload=api"), "the address was known");
@@ -188,8 +192,8 @@ async fn loops() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn garbage() -> anyhow::Result<()> {
-    let (mesh, liar, server) = bed().await?;
+async fn garbage(families: Families) -> anyhow::Result<()> {
+    let (mesh, liar, server) = bed(families).await?;
     let to = SocketAddr::new(server.ip(), 15008);
     let ended = |mut stream: TcpStream| async move {
         let mut all = Vec::new();
@@ -219,8 +223,8 @@ async fn garbage() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn impostor() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn impostor(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     // The control plane says that this address is somebody else's.

@@ -33,11 +33,11 @@ pub struct Counts {
 }
 
 impl Load {
-    /// `callers` callers from `pod`, each with one connection at a time.
-    pub fn start(pod: &Pod, to: SocketAddr, callers: usize) -> Self {
+    /// `callers` callers from `pod`, each with one connection at a time, at these addresses in turn.
+    pub fn start(pod: &Pod, to: &[SocketAddr], callers: usize) -> Self {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
-        for _ in 0..callers {
+        for to in to.iter().copied().cycle().take(callers) {
             let (pod, calls) = (pod.clone(), Arc::clone(&calls));
             tasks.spawn(async move {
                 loop {

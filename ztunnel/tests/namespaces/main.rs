@@ -7,6 +7,7 @@ mod child;
 mod dns;
 mod endpoints;
 mod fail;
+mod families;
 mod lies;
 mod limits;
 mod load;
@@ -36,7 +37,7 @@ mod talk;
 
 use std::process::ExitCode;
 
-use ambit_testbed::bed;
+use ambit_testbed::{Families, bed};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test on a runtime of its own.
@@ -45,6 +46,11 @@ fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'sta
         let runtime = tokio::runtime::Runtime::new()?;
         runtime.block_on(body()).map_err(|error| Failed::from(format!("{error:?}")))
     })
+}
+
+/// A test in a mesh of these families.
+fn over(families: Families, name: &str, body: impl AsyncFnOnce(Families) -> anyhow::Result<()> + Send + 'static) -> Trial {
+    test(&families.title(name), async move || body(families).await)
 }
 
 fn main() -> ExitCode {
@@ -56,15 +62,19 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut tests = Vec::new();
-    tests.extend(carry::tests());
-    tests.extend(policy::tests());
-    tests.extend(fail::tests());
-    tests.extend(lies::tests());
-    tests.extend(dns::tests());
-    tests.extend(observe::tests());
-    tests.extend(waypoint::tests());
-    tests.extend(endpoints::tests());
-    tests.extend(near::tests());
+    for families in Families::ALL {
+        tests.extend(carry::tests(families));
+        tests.extend(policy::tests(families));
+        tests.extend(fail::tests(families));
+        tests.extend(lies::tests(families));
+        tests.extend(dns::tests(families));
+        tests.extend(observe::tests(families));
+        tests.extend(waypoint::tests(families));
+        tests.extend(endpoints::tests(families));
+        tests.extend(near::tests(families));
+    }
+    // These use both families in one mesh.
+    tests.extend(families::tests());
     tests.extend(same_policy::tests());
     tests.extend(seeing::tests());
     tests.extend(torture::tests());

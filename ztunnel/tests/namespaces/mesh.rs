@@ -11,7 +11,7 @@ use std::{
 
 use ambit_api::{security, type_url, workload};
 use ambit_node_agent::{Agent, Handover, PodInfo, rules::Rules};
-use ambit_testbed::{Bed, BedConfig, Command, Node, Output, Pod, PodSpec, Process};
+use ambit_testbed::{Bed, BedConfig, Command, Families, Node, Output, Pod, PodSpec, Process};
 use ambit_tls::authority::Authority;
 use ambit_xds::{
     Any, Resource,
@@ -72,23 +72,28 @@ impl Authenticate for Anyone {
 }
 
 impl Mesh {
-    /// Two nodes, each with an agent and a proxy that is connected to it.
+    /// Two nodes, each with an agent and a proxy that is connected to it. All have addresses of both families.
     pub async fn start() -> anyhow::Result<Self> {
-        Self::start_with("relay").await
+        Self::over(Families::Dual).await
     }
 
-    /// As [`Mesh::start`], with proxies that carry what stays on their node like this.
-    pub async fn start_with(same_node: &'static str) -> anyhow::Result<Self> {
-        Self::start_as(same_node, |_, _| Vec::new()).await
+    /// As [`Mesh::start`], with addresses of these families, those of the nodes and of the control plane too.
+    pub async fn over(families: Families) -> anyhow::Result<Self> {
+        Self::start_with(families, "relay").await
+    }
+
+    /// As [`Mesh::over`], with proxies that carry what stays on their node like this.
+    pub async fn start_with(families: Families, same_node: &'static str) -> anyhow::Result<Self> {
+        Self::start_as(families, same_node, |_, _| Vec::new()).await
     }
 
     /// As [`Mesh::start`], with further flags for the proxies.
     pub async fn start_adding(flags: Flags) -> anyhow::Result<Self> {
-        Self::start_as("relay", flags).await
+        Self::start_as(Families::Dual, "relay", flags).await
     }
 
-    async fn start_as(same_node: &'static str, flags: Flags) -> anyhow::Result<Self> {
-        let bed = Bed::new(BedConfig::default()).await?;
+    async fn start_as(families: Families, same_node: &'static str, flags: Flags) -> anyhow::Result<Self> {
+        let bed = Bed::new(BedConfig { families, ..BedConfig::default() }).await?;
         let authority = Arc::new(Authority::load_or_create(&bed.dir().join("ca"), &"cluster.local".parse()?)?);
         std::fs::write(bed.dir().join("token"), "nobody")?;
         std::fs::write(bed.dir().join("roots.pem"), "as they were")?;
@@ -120,7 +125,7 @@ impl Mesh {
 
     pub async fn start_control_plane(&mut self) -> anyhow::Result<()> {
         let node = self.bed.control_plane().await?;
-        let listener = node.listen(SocketAddr::from((node.ipv4(), 15010)))?;
+        let listener = node.listen(SocketAddr::from((node.ip(), 15010)))?;
         let (_keep, drain) = tokio::sync::watch::channel(false);
         let service = AdsServer::new(self.cache.clone(), Anyone, ServerConfig::default(), drain).into_service();
         self.control_plane = Some(tokio::spawn(async move {
@@ -143,7 +148,7 @@ impl Mesh {
         let held = &mut self.nodes[number];
         let dir = held.node.dir();
         let path = |name: &str| dir.join(name).into_os_string();
-        let control_plane = self.bed.control_plane().await?.ipv4();
+        let control_plane = SocketAddr::new(self.bed.control_plane().await?.ip(), 15010).to_string();
         let program = match self.descriptors {
             None => Command::this_program(),
             Some(most) => Command::new("sh")
@@ -153,7 +158,7 @@ impl Mesh {
         let command = program
             .name(format!("ztunnel-{number}"))
             .arg(child::NAME)
-            .args(["--node", held.node.name(), "--xds-address", &format!("{control_plane}:15010")])
+            .args(["--node", held.node.name(), "--xds-address", &control_plane])
             .args(["--log", "info,h2=warn", "--drain-seconds", "3", "--same-node", self.same_node])
             .arg("--zds-socket")
             .arg(path("zds.sock"))
@@ -195,7 +200,12 @@ impl Mesh {
 
     /// A pod in the mesh.
     pub async fn pod(&self, node: usize, name: &str) -> anyhow::Result<Pod> {
-        let pod = self.outsider(node, name, false).await?;
+        self.pod_of(node, name, Families::Dual).await
+    }
+
+    /// A pod in the mesh that has, of the families of the mesh, these alone.
+    pub async fn pod_of(&self, node: usize, name: &str, families: Families) -> anyhow::Result<Pod> {
+        let pod = self.nodes[node].node.add_pod(PodSpec::new("shop", name).families(families)).await?;
         let mut known = workload_of(&pod, self.nodes[node].node.name());
         known.tunnel_protocol = workload::TunnelProtocol::Hbone.into();
         self.set_workload(known);
@@ -214,6 +224,16 @@ impl Mesh {
         self.workloads.lock().unwrap().insert(workload.name.clone(), workload.clone());
         let name = workload.uid.clone();
         self.put(type_url::ADDRESS, &name, &workload::Address { r#type: Some(workload::address::Type::Workload(workload)) });
+    }
+
+    /// The service addresses with this number, one of each family of the mesh, IPv4 first.
+    pub fn vips(&self, number: u8) -> Vec<IpAddr> {
+        self.bed.families().of([[10, 96, 0, number].into(), [0xfd96, 0, 0, 0, 0, 0, 0, u16::from(number)].into()])
+    }
+
+    /// The first of [`Mesh::vips`].
+    pub fn vip(&self, number: u8) -> IpAddr {
+        self.vips(number)[0]
     }
 
     /// A service at `vips` with port 80, in front of these pods' port 8080.
@@ -341,7 +361,7 @@ fn workload_of(pod: &Pod, node: &str) -> workload::Workload {
         uid: format!("Kubernetes//Pod/{}/{}", pod.namespace(), pod.name()),
         name: pod.name().to_owned(),
         namespace: pod.namespace().to_owned(),
-        addresses: pod.ips().map(|ip| octets(ip).into()).to_vec(),
+        addresses: pod.ips().into_iter().map(|ip| octets(ip).into()).collect(),
         service_account: pod.name().to_owned(),
         node: node.to_owned(),
         workload_name: pod.name().to_owned(),

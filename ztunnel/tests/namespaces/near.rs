@@ -1,17 +1,13 @@
 //! Connections between two pods of one node, however they are carried: what the pods see, what is logged, and what ends them.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    os::fd::AsFd,
-    time::Duration,
-};
+use std::{net::SocketAddr, os::fd::AsFd, time::Duration};
 
 use ambit_api::{
     security::{Action, Match, StringMatch, string_match::MatchType},
     workload::{GatewayAddress, gateway_address::Destination},
 };
 use ambit_runtime::socket::{ConnectOptions, connect};
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use nlink::netlink::nftables::{BaseChain, Chain, Family, NatHook, Priority, Rule};
@@ -24,7 +20,7 @@ use tokio::{
 use crate::{
     mesh::{Mesh, PATIENCE, call, call_until_it_works, echo, id_of, network_address, talk},
     observe::get,
-    test,
+    over,
 };
 
 /// Every way to carry what stays on a node, and the one between nodes to compare with.
@@ -32,37 +28,37 @@ pub const MODES: &[&str] = &["relay", "direct"];
 
 const MARKER: &[u8] = b"plain-text-marker-4713";
 
-pub fn tests() -> Vec<Trial> {
-    type Body = fn(&'static str) -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+pub fn tests(families: Families) -> Vec<Trial> {
+    type Body = fn(Families, &'static str) -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
     let bodies: [(&str, Body); 11] = [
-        ("both_ends_log_who_and_how_much_and_nothing_reaches_a_wire", |mode| Box::pin(logged(mode))),
-        ("the_end_of_one_direction_leaves_the_other_open_on_one_node", |mode| Box::pin(half_close(mode))),
-        ("a_reset_of_one_side_is_a_reset_at_the_other_on_one_node", |mode| Box::pin(reset(mode))),
-        ("a_policy_that_arrives_later_cuts_what_it_denies_on_one_node", |mode| Box::pin(cut(mode))),
-        ("a_pod_that_is_released_ends_its_connections_on_one_node", |mode| Box::pin(released(mode))),
-        ("a_proxy_that_stops_lets_connections_on_one_node_finish", |mode| Box::pin(drain(mode))),
-        ("an_identity_that_is_not_the_pods_is_refused_on_one_node", |mode| Box::pin(impostor(mode))),
-        ("a_waypoint_is_not_gone_around_on_one_node", |mode| Box::pin(waypoint(mode))),
-        ("much_data_both_ways_at_once_arrives_unchanged_on_one_node", |mode| Box::pin(bulk(mode))),
-        ("a_pod_that_marks_its_own_packets_has_no_identity_on_one_node", |mode| Box::pin(marked(mode))),
-        ("a_killed_proxy_leaves_nothing_open_on_one_node", |mode| Box::pin(killed(mode))),
+        ("both_ends_log_who_and_how_much_and_nothing_reaches_a_wire", |families, mode| Box::pin(logged(families, mode))),
+        ("the_end_of_one_direction_leaves_the_other_open_on_one_node", |families, mode| Box::pin(half_close(families, mode))),
+        ("a_reset_of_one_side_is_a_reset_at_the_other_on_one_node", |families, mode| Box::pin(reset(families, mode))),
+        ("a_policy_that_arrives_later_cuts_what_it_denies_on_one_node", |families, mode| Box::pin(cut(families, mode))),
+        ("a_pod_that_is_released_ends_its_connections_on_one_node", |families, mode| Box::pin(released(families, mode))),
+        ("a_proxy_that_stops_lets_connections_on_one_node_finish", |families, mode| Box::pin(drain(families, mode))),
+        ("an_identity_that_is_not_the_pods_is_refused_on_one_node", |families, mode| Box::pin(impostor(families, mode))),
+        ("a_waypoint_is_not_gone_around_on_one_node", |families, mode| Box::pin(waypoint(families, mode))),
+        ("much_data_both_ways_at_once_arrives_unchanged_on_one_node", |families, mode| Box::pin(bulk(families, mode))),
+        ("a_pod_that_marks_its_own_packets_has_no_identity_on_one_node", |families, mode| Box::pin(marked(families, mode))),
+        ("a_killed_proxy_leaves_nothing_open_on_one_node", |families, mode| Box::pin(killed(families, mode))),
     ];
     let trials = MODES.iter().flat_map(|mode| {
         bodies.iter().map(move |(name, body)| {
             let body = *body;
-            test(&format!("{mode}: {name}"), move || body(mode))
+            over(families, &format!("{mode}: {name}"), move |families| body(families, mode))
         })
     });
     let only_direct = [
-        test("direct: where_packets_are_changed_on_their_way_connections_are_joined_instead", changed),
-        test("direct: a_port_that_is_used_again_is_decided_about_again", again),
-        test("direct: endpoints_on_the_node_are_not_picked_more_often", picked),
+        over(families, "direct: where_packets_are_changed_on_their_way_connections_are_joined_instead", changed),
+        over(families, "direct: a_port_that_is_used_again_is_decided_about_again", again),
+        over(families, "direct: endpoints_on_the_node_are_not_picked_more_often", picked),
     ];
     trials.chain(only_direct).collect()
 }
 
-async fn changed() -> anyhow::Result<()> {
-    let Ends { mesh, client, server, pods } = ends("direct").await?;
+async fn changed(families: Families) -> anyhow::Result<()> {
+    let Ends { mesh, client, server, pods } = ends(families, "direct").await?;
     drop((client, server));
     let _echo = echo(&pods.1, 8081)?;
     // As a node does that hides its pods behind its own address.
@@ -83,10 +79,10 @@ async fn changed() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn again() -> anyhow::Result<()> {
+async fn again(families: Families) -> anyhow::Result<()> {
     // After a reset the kernel knows the connection for a while, and would let another one between the same ports go as it did.
     for server_resets in [true, false] {
-        let Ends { mesh, client, server, pods } = ends("direct").await?;
+        let Ends { mesh, client, server, pods } = ends(families, "direct").await?;
         let (from, to) = (client.local_addr()?, client.peer_addr()?);
         let (first, second) = if server_resets { (server, client) } else { (client, server) };
         ambit_runtime::socket::reset(first);
@@ -112,7 +108,8 @@ async fn again() -> anyhow::Result<()> {
 
 /// Connects from this very port.
 async fn reuse(pod: &Pod, from: SocketAddr, to: SocketAddr) -> anyhow::Result<TcpStream> {
-    let socket = pod.netns().run(tokio::net::TcpSocket::new_v4)??;
+    let new = if from.is_ipv4() { tokio::net::TcpSocket::new_v4 } else { tokio::net::TcpSocket::new_v6 };
+    let socket = pod.netns().run(new)??;
     socket.set_reuseaddr(true)?;
     socket.bind(from)?;
     Ok(timeout(PATIENCE, socket.connect(to)).await??)
@@ -122,12 +119,12 @@ fn echo_at(pod: &Pod, at: SocketAddr) -> anyhow::Result<tokio::task::JoinHandle<
     echo(pod, at.port())
 }
 
-async fn picked() -> anyhow::Result<()> {
-    let Ends { mesh, client, server, pods } = ends("direct").await?;
+async fn picked(families: Families) -> anyhow::Result<()> {
+    let Ends { mesh, client, server, pods } = ends(families, "direct").await?;
     drop((client, server));
     let far = mesh.pod(1, "far").await?;
     let _echo = (echo(&pods.1, 8080), echo(&far, 8080)?);
-    let vip: IpAddr = "10.96.0.10".parse()?;
+    let vip = mesh.vip(10);
     mesh.service("api", &[vip], &["api", "far"], |_| {});
     let to = SocketAddr::new(vip, 80);
     call_until_it_works(&pods.0, to, PATIENCE).await?;
@@ -158,8 +155,8 @@ struct Ends {
     pods: (Pod, Pod),
 }
 
-async fn ends(mode: &'static str) -> anyhow::Result<Ends> {
-    let mesh = Mesh::start_with(mode).await?;
+async fn ends(families: Families, mode: &'static str) -> anyhow::Result<Ends> {
+    let mesh = Mesh::start_with(families, mode).await?;
     let pods = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
     let to = SocketAddr::new(pods.1.ip(), 8080);
     let until = std::time::Instant::now() + PATIENCE;
@@ -188,8 +185,8 @@ async fn both_log(mesh: &Mesh, outbound: &[&str], inbound: &[&str]) -> anyhow::R
     Ok(())
 }
 
-async fn logged(mode: &'static str) -> anyhow::Result<()> {
-    let mesh = Mesh::start_with(mode).await?;
+async fn logged(families: Families, mode: &'static str) -> anyhow::Result<()> {
+    let mesh = Mesh::start_with(families, mode).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
     let _echo = echo(&server, 8080)?;
     if mode == "direct" {
@@ -197,7 +194,7 @@ async fn logged(mode: &'static str) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(2500)).await;
     }
     let capture = mesh.bed.capture([MARKER])?;
-    let vips: [IpAddr; 2] = ["10.96.0.10".parse()?, "fd96::10".parse()?];
+    let vips = mesh.vips(10);
     mesh.service("api", &vips, &["api"], |_| {});
     call_until_it_works(&client, SocketAddr::new(vips[0], 80), PATIENCE).await?;
     let ids = [format!("src.identity={} ", id_of("web")), format!("dst.identity={} ", id_of("api"))];
@@ -218,8 +215,8 @@ async fn logged(mode: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn half_close(mode: &'static str) -> anyhow::Result<()> {
-    let Ends { mesh, mut client, mut server, .. } = ends(mode).await?;
+async fn half_close(families: Families, mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mesh, mut client, mut server, .. } = ends(families, mode).await?;
     server.write_all(b"that is all").await?;
     server.shutdown().await?;
     let mut all = String::new();
@@ -250,9 +247,9 @@ async fn ends_by_reset(mut stream: TcpStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn reset(mode: &'static str) -> anyhow::Result<()> {
+async fn reset(families: Families, mode: &'static str) -> anyhow::Result<()> {
     for client_resets in [true, false] {
-        let Ends { mesh, client, server, .. } = ends(mode).await?;
+        let Ends { mesh, client, server, .. } = ends(families, mode).await?;
         let (first, second) = if client_resets { (client, server) } else { (server, client) };
         ambit_runtime::socket::reset(first);
         ends_by_reset(second).await?;
@@ -272,8 +269,8 @@ async fn talk_once(client: &mut TcpStream, server: &mut TcpStream) -> anyhow::Re
     Ok(())
 }
 
-async fn cut(mode: &'static str) -> anyhow::Result<()> {
-    let Ends { mesh, mut client, mut server, .. } = ends(mode).await?;
+async fn cut(families: Families, mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mesh, mut client, mut server, .. } = ends(families, mode).await?;
     talk_once(&mut client, &mut server).await?;
     mesh.policy("others", Action::Deny, vec![Match { destination_ports: vec![9090], ..Default::default() }]);
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -287,11 +284,11 @@ async fn cut(mode: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn released(mode: &'static str) -> anyhow::Result<()> {
+async fn released(families: Families, mode: &'static str) -> anyhow::Result<()> {
     for (pod, outbound, inbound) in
         [("api", "reason=upstream_reset ", "reason=draining "), ("web", "reason=draining ", "reason=client_reset ")]
     {
-        let Ends { mesh, mut client, mut server, pods } = ends(mode).await?;
+        let Ends { mesh, mut client, mut server, pods } = ends(families, mode).await?;
         talk_once(&mut client, &mut server).await?;
         mesh.nodes[0].agent.remove(&format!("uid-{pod}")).await?;
         // A pod without its rules no longer hears from the capture ports.
@@ -321,8 +318,8 @@ async fn no_tables(pod: &Pod) -> anyhow::Result<()> {
     }
 }
 
-async fn drain(mode: &'static str) -> anyhow::Result<()> {
-    let Ends { mut mesh, mut client, mut server, .. } = ends(mode).await?;
+async fn drain(families: Families, mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mut mesh, mut client, mut server, .. } = ends(families, mode).await?;
     let proxy = mesh.nodes[0].proxy.take().context("no proxy")?;
     let stopping = tokio::spawn(async move { proxy.stop(PATIENCE).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -339,8 +336,8 @@ async fn drain(mode: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn impostor(mode: &'static str) -> anyhow::Result<()> {
-    let mesh = Mesh::start_with(mode).await?;
+async fn impostor(families: Families, mode: &'static str) -> anyhow::Result<()> {
+    let mesh = Mesh::start_with(families, mode).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
     let _echo = echo(&server, 8080)?;
     let to = SocketAddr::new(server.ip(), 8080);
@@ -363,8 +360,8 @@ async fn impostor(mode: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn waypoint(mode: &'static str) -> anyhow::Result<()> {
-    let mesh = Mesh::start_with(mode).await?;
+async fn waypoint(families: Families, mode: &'static str) -> anyhow::Result<()> {
+    let mesh = Mesh::start_with(families, mode).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
     let _echo = echo(&server, 8080)?;
     let to = SocketAddr::new(server.ip(), 8080);
@@ -379,8 +376,8 @@ async fn waypoint(mode: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn marked(mode: &'static str) -> anyhow::Result<()> {
-    let Ends { mesh, client, server, pods } = ends(mode).await?;
+async fn marked(families: Families, mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mesh, client, server, pods } = ends(families, mode).await?;
     drop((client, server));
     let _echo = echo(&pods.1, 8081)?;
     let to = SocketAddr::new(pods.1.ip(), 8081);
@@ -403,9 +400,9 @@ async fn marked(mode: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bulk(mode: &'static str) -> anyhow::Result<()> {
+async fn bulk(families: Families, mode: &'static str) -> anyhow::Result<()> {
     const LENGTH: usize = 24 << 20;
-    let Ends { mesh, client, server, .. } = ends(mode).await?;
+    let Ends { mesh, client, server, .. } = ends(families, mode).await?;
     let pattern: Vec<u8> = (0..LENGTH).map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8).collect();
     let pattern = std::sync::Arc::new(pattern);
     let mut tasks = tokio::task::JoinSet::new();
@@ -433,8 +430,8 @@ async fn bulk(mode: &'static str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn killed(mode: &'static str) -> anyhow::Result<()> {
-    let Ends { mut mesh, mut client, mut server, pods } = ends(mode).await?;
+async fn killed(families: Families, mode: &'static str) -> anyhow::Result<()> {
+    let Ends { mut mesh, mut client, mut server, pods } = ends(families, mode).await?;
     talk_once(&mut client, &mut server).await?;
     let _echo = echo(&pods.1, 8081)?;
     let to = SocketAddr::new(pods.1.ip(), 8081);

@@ -6,21 +6,22 @@ use std::{
 };
 
 use ambit_api::security::{Action, Match, StringMatch, string_match::MatchType};
+use ambit_testbed::Families;
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     mesh::{Mesh, PATIENCE, call_until_it_works, echo},
-    test,
+    over,
 };
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(families: Families) -> Vec<Trial> {
     vec![
-        test("metrics_name_both_workloads_and_the_reason_and_policy_of_a_refusal", metrics),
-        test("the_admin_pages_show_what_is_held_and_no_key", admin),
-        test("open_connections_are_listed_with_their_bytes_and_policy_and_both_logs_name_one_trace", open_connections),
-        test("what_is_logged_is_changed_while_the_proxy_runs", log_level),
+        over(families, "metrics_name_both_workloads_and_the_reason_and_policy_of_a_refusal", metrics),
+        over(families, "the_admin_pages_show_what_is_held_and_no_key", admin),
+        over(families, "open_connections_are_listed_with_their_bytes_and_policy_and_both_logs_name_one_trace", open_connections),
+        over(families, "what_is_logged_is_changed_while_the_proxy_runs", log_level),
     ]
 }
 
@@ -38,8 +39,8 @@ async fn ask(mesh: &Mesh, node: usize, port: u16, what: &str) -> anyhow::Result<
     Ok(body.to_owned())
 }
 
-async fn metrics() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn metrics(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     let to = SocketAddr::new(server.ip(), 8080);
@@ -67,8 +68,8 @@ async fn metrics() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn admin() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn admin(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     call_until_it_works(&client, SocketAddr::new(server.ip(), 8080), PATIENCE).await?;
@@ -92,14 +93,14 @@ async fn admin() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open_connections() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn open_connections(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     let suffix = StringMatch { match_type: Some(MatchType::Suffix("/sa/web".to_owned())) };
     mesh.policy("only-web", Action::Allow, vec![Match { principals: vec![suffix], ..Default::default() }]);
-    mesh.service("api", &["10.96.0.10".parse()?], &["api"], |_| {});
-    let (to, own) = (SocketAddr::new("10.96.0.10".parse()?, 80), SocketAddr::new(server.ip(), 8080));
+    mesh.service("api", &mesh.vips(10), &["api"], |_| {});
+    let (to, own) = (SocketAddr::new(mesh.vip(10), 80), SocketAddr::new(server.ip(), 8080));
     mesh.logged_by_calling(&client, to, 1, &["direction=inbound", "policy=shop/only-web ", "reason=ok "]).await?;
     let mut stream = client.connect(to).await?;
     let from = stream.local_addr()?.to_string();
@@ -126,8 +127,8 @@ async fn open_connections() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn log_level() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn log_level(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let said = |text: &str| format!("log level: {text}\n");
     ensure!(get(&mesh, 0, 15000, "/logging").await? == said("info,h2=warn"));
     ensure!(!mesh.program_log(0).contains("DEBUG"), "{}", mesh.program_log(0));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ambit_api::security::{Action, Authorization, Match, StringMatch, string_match::MatchType};
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::{
@@ -15,18 +15,18 @@ use tokio::{
 use crate::{
     mesh::{Mesh, PATIENCE, authorization, call, call_until_it_works, call_until_refused, echo},
     observe::get,
-    test,
+    over,
 };
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(families: Families) -> Vec<Trial> {
     vec![
-        test("a_deny_policy_refuses_and_both_ends_say_which", deny),
-        test("an_allow_policy_without_the_caller_refuses_and_says_what_came_closest", allow),
-        test("a_policy_that_was_not_delivered_refuses", unknown),
-        test("strict_refuses_plain_text_and_permissive_takes_it", strict),
-        test("a_new_policy_cuts_the_connections_that_it_denies", cut),
-        test("a_policy_that_asks_for_an_identity_cuts_open_plain_text_and_nothing_else", cut_plain_text),
-        test("a_dry_run_policy_is_logged_and_counted_and_enforces_nothing", dry_run),
+        over(families, "a_deny_policy_refuses_and_both_ends_say_which", deny),
+        over(families, "an_allow_policy_without_the_caller_refuses_and_says_what_came_closest", allow),
+        over(families, "a_policy_that_was_not_delivered_refuses", unknown),
+        over(families, "strict_refuses_plain_text_and_permissive_takes_it", strict),
+        over(families, "a_new_policy_cuts_the_connections_that_it_denies", cut),
+        over(families, "a_policy_that_asks_for_an_identity_cuts_open_plain_text_and_nothing_else", cut_plain_text),
+        over(families, "a_dry_run_policy_is_logged_and_counted_and_enforces_nothing", dry_run),
     ]
 }
 
@@ -51,8 +51,8 @@ async fn both_ends(mesh: &Mesh, client: &Pod, to: SocketAddr, reason: &str, poli
     call_until_refused(client, to).await
 }
 
-async fn deny() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn deny(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, _server, to) = pair(&mesh).await?;
     mesh.policy("no-web", Action::Deny, vec![principal("web")]);
     both_ends(&mesh, &client, to, "policy_denied_explicit", "shop/no-web").await?;
@@ -62,8 +62,8 @@ async fn deny() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn allow() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn allow(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, _server, to) = pair(&mesh).await?;
     mesh.policy("only-batch", Action::Allow, vec![principal("batch")]);
     both_ends(&mesh, &client, to, "policy_denied_no_allow_match", "shop/only-batch").await?;
@@ -75,8 +75,8 @@ async fn allow() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn unknown() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn unknown(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, _server, to) = pair(&mesh).await?;
     mesh.change("api", |workload| workload.authorization_policies = vec!["shop/never-sent".to_owned()]);
     both_ends(&mesh, &client, to, "policy_unknown", "shop/never-sent").await?;
@@ -84,8 +84,8 @@ async fn unknown() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn strict() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn strict(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.outsider(0, "legacy", true).await?, mesh.pod(1, "api").await?);
     let _echo = echo(&server, 8080)?;
     for (ip, own) in server.ips().into_iter().zip(client.ips()) {
@@ -140,8 +140,8 @@ async fn ends_by_reset(mut open: TcpStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn cut() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn cut(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, _server, to) = pair(&mesh).await?;
     let open = open(&client, to).await?;
     mesh.policy("no-web", Action::Deny, vec![principal("web")]);
@@ -151,8 +151,8 @@ async fn cut() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn cut_plain_text() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn cut_plain_text(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (member, server, to) = pair(&mesh).await?;
     let legacy = mesh.outsider(0, "legacy", true).await?;
     let mut with_identity = open(&member, to).await?;
@@ -174,8 +174,8 @@ async fn cut_plain_text() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn dry_run() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn dry_run(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, _server, to) = pair(&mesh).await?;
     let mut before = open(&client, to).await?;
     let dry = |name: &str, action, who| Authorization { dry_run: true, ..authorization(name, action, vec![principal(who)]) };

@@ -79,7 +79,8 @@ async fn roots() -> anyhow::Result<()> {
     call_until_it_works(&client, to, PATIENCE).await?;
     let mut open = client.connect(to).await?;
     open.write_all(b"from the first to ").await?;
-    let load = Load::start(&client, to, 8);
+    let both: Vec<_> = server.ips().into_iter().map(|ip| SocketAddr::new(ip, 8080)).collect();
+    let load = Load::start(&client, &both, 8);
     let begun = Instant::now();
     for step in ["both", "signs", "second"] {
         let before = obtained(&mesh);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ambit_api::security::{self, Action, Address, Authorization, Match, Scope, ServiceAccountMatch, StringMatch};
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use security::string_match::MatchType;
@@ -50,39 +50,42 @@ async fn compare(mode: &'static str) -> anyhow::Result<()> {
 
 /// The outcome of every case, with the server on this node and the client on the first.
 async fn outcomes(mode: &'static str, server_node: usize) -> anyhow::Result<Vec<(String, Outcome)>> {
-    let mesh = Mesh::start_with(mode).await?;
+    let mesh = Mesh::start_with(Families::Dual, mode).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(server_node, "api").await?);
     let _echo = (echo(&server, 8080)?, echo(&server, 8081)?);
-    let vips: [IpAddr; 2] = ["10.96.0.10".parse()?, "fd96::10".parse()?];
+    let vips = mesh.vips(10);
     mesh.service("api", &vips, &["api"], |_| {});
     // An address that may have been a stranger's does not go directly for two seconds.
     tokio::time::sleep(std::time::Duration::from_millis(2200)).await;
-    for vip in vips {
-        call_until_it_works(&client, SocketAddr::new(vip, 80), PATIENCE).await?;
+    for vip in &vips {
+        call_until_it_works(&client, SocketAddr::new(*vip, 80), PATIENCE).await?;
     }
     // The lines of these calls.
     tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     let direct = mode == "direct" && server_node == 0;
     let mut outcomes = Vec::new();
-    for case in cases(&client, &server) {
+    for (number, case) in cases(&client, &server).into_iter().enumerate() {
         mesh.put_policy(&case.policy);
         known(&mesh, &case.name, true).await?;
         for ip in server.ips() {
             let outcome = outcome(&mesh, &client, &server, SocketAddr::new(ip, case.port), server_node, direct).await?;
             outcomes.push((format!("{} port {} over {}", case.name, case.port, family(ip)), outcome));
         }
-        let service = outcome(&mesh, &client, &server, SocketAddr::new(vips[0], 80), server_node, direct).await?;
-        outcomes.push((format!("{} by service", case.name), service));
+        let vip = vips[number % vips.len()];
+        let service = outcome(&mesh, &client, &server, SocketAddr::new(vip, 80), server_node, direct).await?;
+        outcomes.push((format!("{} by service over {}", case.name, family(vip)), service));
         mesh.remove_policy(&case.name);
         known(&mesh, &case.name, false).await?;
     }
-    let to = SocketAddr::new(server.ip(), 8080);
+    let to = SocketAddr::new(server.ips()[1], 8080);
     mesh.change("api", |workload| workload.authorization_policies = vec!["shop/never-sent".to_owned()]);
     mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "policy=shop/never-sent "]).await?;
     outcomes.push(("policy not delivered".to_owned(), outcome(&mesh, &client, &server, to, server_node, direct).await?));
     for port in [15001, 15006, 15008] {
-        let to = SocketAddr::new(server.ip(), port);
-        outcomes.push((format!("port {port}"), outcome(&mesh, &client, &server, to, server_node, direct).await?));
+        for ip in server.ips() {
+            let outcome = outcome(&mesh, &client, &server, SocketAddr::new(ip, port), server_node, direct).await?;
+            outcomes.push((format!("port {port} over {}", family(ip)), outcome));
+        }
     }
     mesh.bed.shutdown().await;
     Ok(outcomes)
@@ -176,7 +179,7 @@ fn net(ip: IpAddr) -> Address {
 /// Everything a policy can ask, as DENY and as ALLOW, for this client and for another, in force and as a dry run.
 fn cases(client: &Pod, server: &Pod) -> Vec<Case> {
     let principal = |name: &str| text(&format!("cluster.local/ns/shop/sa/{name}"));
-    let nets = |pod: &Pod| pod.ips().map(net).to_vec();
+    let nets = |pod: &Pod| pod.ips().into_iter().map(net).collect();
     let presence = || StringMatch { match_type: Some(MatchType::Presence(())) };
     let matches = [
         ("principal", Match { principals: vec![principal("web")], ..Default::default() }),

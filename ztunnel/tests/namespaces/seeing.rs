@@ -26,8 +26,9 @@ use crate::{
 const WORLDS: u16 = 500;
 /// The first of the ports from which connections are made, each from one of its own, by which the log tells of it.
 const FIRST_PORT: u16 = 20_000;
-const VIP: &str = "10.96.0.10";
-const GATEWAY: &str = "10.96.0.9";
+/// The last number of service addresses.
+const VIP: u8 = 10;
+const GATEWAY: u8 = 9;
 /// The policies that a world may have.
 const POLICIES: [&str; 4] = ["p0", "p1", "p2", "p3"];
 
@@ -68,7 +69,7 @@ async fn worlds() -> anyhow::Result<()> {
     drop(echo(&bed.plain, 15006)?);
     let gateway = bed.mesh.outsider(1, "gw", true).await?;
     let _asked = waypoint(&bed.mesh, &gateway, &id_of("gw"))?;
-    bed.mesh.service("gw", &[GATEWAY.parse()?], &["gw"], |service| service.ports[0] = port(15008, 15008));
+    bed.mesh.service("gw", &bed.mesh.vips(GATEWAY), &["gw"], |service| service.ports[0] = port(15008, 15008));
     let mut counts = [0_usize; 2];
     for number in 0..WORLDS {
         let mut dice = Rng::with_seed(number.into());
@@ -99,12 +100,12 @@ impl Bed {
     /// Sends the proxies what makes this world of the one before it.
     fn become_world(&self, dice: &mut Rng, number: u16) {
         for name in ["web", "near", "api", "other", "plain"] {
-            self.mesh.change(name, |workload| random::change(dice, workload));
+            self.mesh.change(name, |workload| random::change(dice, &self.mesh, workload));
         }
         self.mesh.change("gw", |workload| workload.status = i32::from(dice.u8(..4) == 0));
         let endpoints: Vec<&str> = ["near", "api", "other", "plain"].into_iter().filter(|_| dice.bool()).collect();
-        let (waypoint, balancing) = (random::which_waypoint(dice), random::balancing(dice));
-        self.mesh.service("api", &[VIP.parse().unwrap()], &endpoints, |service| {
+        let (waypoint, balancing) = (random::which_waypoint(dice, &self.mesh), random::balancing(dice));
+        self.mesh.service("api", &self.mesh.vips(VIP), &endpoints, |service| {
             service.waypoint = waypoint;
             service.load_balancing = balancing;
         });
@@ -148,17 +149,19 @@ impl Bed {
     fn connection(&self, dice: &mut Rng) -> (&Pod, SocketAddr, String) {
         let from = [&self.web, &self.web, &self.near, &self.legacy][dice.usize(..4)];
         let outside = from.name() == "legacy";
+        let family = dice.usize(..2);
         // For those outside the mesh nothing in this bed translates the service's address.
         let (ip, port, names) = if outside || dice.bool() {
             let pod = [&self.api, &self.other, &self.plain][dice.usize(..3)];
             let port = if outside { 8080 } else { [8080, 8080, 8080, 15006][dice.usize(..4)] };
-            (pod.ip(), port, vec![format!("shop/{}", pod.name())])
+            (pod.ips()[family], port, vec![format!("shop/{}", pod.name())])
         } else {
             let names = ["api", "api.shop", "api.shop.svc.cluster.local"].map(str::to_owned).to_vec();
-            (VIP.parse().unwrap(), [80, 80, 80, 81][dice.usize(..4)], names)
+            (self.mesh.vips(VIP)[family], [80, 80, 80, 81][dice.usize(..4)], names)
         };
-        let host = dice.choice(&names).filter(|_| dice.bool()).cloned().unwrap_or_else(|| ip.to_string());
-        (from, SocketAddr::new(ip, port), format!("{host}:{port}"))
+        let to = SocketAddr::new(ip, port);
+        let asked = dice.choice(&names).filter(|_| dice.bool()).map_or_else(|| to.to_string(), |name| format!("{name}:{port}"));
+        (from, to, asked)
     }
 
     /// Makes the connection, and compares what becomes of it with what is explained. Whether it was carried.
@@ -166,8 +169,8 @@ impl Bed {
         let question = Question::new(&format!("shop/{}", from.name()), asked)?;
         let explained = self.mesh.told.read(|mesh| explain::connection(mesh, &StateAlone, &question))?;
         self.proxy_says_so(from, asked, &explained).await?;
-        let socket = from.netns().run(TcpSocket::new_v4)??;
-        let at = SocketAddr::new(from.ip(), port);
+        let socket = from.netns().run(if to.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 })??;
+        let at = SocketAddr::new(from.ips()[usize::from(to.is_ipv6())], port);
         socket.bind(at)?;
         let answered = match timeout(PATIENCE, socket.connect(to)).await {
             Ok(Ok(stream)) => talk(stream, b"hello").await.is_ok(),
@@ -214,7 +217,7 @@ impl Bed {
         explained: &Explanation,
     ) -> anyhow::Result<Option<(String, String)>> {
         let outside = from.name() == "legacy";
-        if outside && to.ip() == self.plain.ip() {
+        if outside && self.plain.ips().contains(&to.ip()) {
             return Ok(None);
         }
         let (node, direction) = if outside { (1, "direction=inbound") } else { (0, "direction=outbound") };

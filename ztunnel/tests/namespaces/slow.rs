@@ -51,19 +51,19 @@ async fn stalled() -> anyhow::Result<()> {
     let seed = seed();
     let neighbours =
         |round: u64| (0..50).map(move |n| Draw { seed: seed.wrapping_add((round << 32) + n), kind: Kind::of_sockets(300_000) });
-    let [v4, v6] = server.ips().map(|ip| SocketAddr::new(ip, 8080));
-    play_round(&client, v4, neighbours(0).collect(), &mut told).await?;
+    let to: Vec<_> = server.ips().into_iter().map(|ip| SocketAddr::new(ip, 8080)).collect();
+    play_round(&client, to[0], neighbours(0).collect(), &mut told).await?;
     let before = memory(&mesh)?;
     let mut writers = JoinSet::new();
     let mut taken = Vec::new();
-    for _ in 0..STALLED {
+    for number in 0..STALLED {
         let count = Arc::new(AtomicUsize::new(0));
-        writers.spawn(write(client.clone(), SocketAddr::new(server.ip(), 9090), Arc::clone(&count)));
+        writers.spawn(write(client.clone(), SocketAddr::new(to[number % 2].ip(), 9090), Arc::clone(&count)));
         taken.push(count);
     }
     let mut peak = before;
     for round in 1..5 {
-        play_round(&client, if round % 2 == 0 { v4 } else { v6 }, neighbours(round).collect(), &mut told).await?;
+        play_round(&client, to[round as usize % 2], neighbours(round).collect(), &mut told).await?;
         let now = memory(&mesh)?;
         peak = [peak[0].max(now[0]), peak[1].max(now[1])];
     }

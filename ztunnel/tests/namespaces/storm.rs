@@ -89,9 +89,9 @@ async fn storms() -> anyhow::Result<()> {
     for n in 0..storm.pods {
         pods.push(mesh.pod(0, &format!("storm-{n}")).await?);
     }
-    let to = SocketAddr::new(server.ip(), 8080);
-    for pod in pods.iter().chain([&calm]) {
-        call_until_it_works(pod, to, PATIENCE).await?;
+    let to: Vec<_> = server.ips().into_iter().map(|ip| SocketAddr::new(ip, 8080)).collect();
+    for (pod, to) in pods.iter().chain([&calm]).zip(to.iter().cycle()) {
+        call_until_it_works(pod, *to, PATIENCE).await?;
     }
     let bystander = SocketAddr::new(calm_server.ip(), 8080);
     call_until_it_works(&calm, bystander, PATIENCE).await?;
@@ -102,7 +102,7 @@ async fn storms() -> anyhow::Result<()> {
     let mut after = Vec::new();
     for number in 1..=2 {
         let neighbour = Neighbour::start(&calm, bystander);
-        let (counts, peak) = rage(&mesh, &pods, to, storm).await?;
+        let (counts, peak) = rage(&mesh, &pods, &to, storm).await?;
         let beside = neighbour.stop().await;
         println!(
             "storm {number} ({storm:?}): {counts:?}, {:.0} a second; MiB of both proxies before {:?}, at most {:?}; \
@@ -137,13 +137,13 @@ pub fn memory(mesh: &Mesh) -> anyhow::Result<[u64; 2]> {
     Ok([of(0)?, of(1)?])
 }
 
-/// One storm; what became of its connections, and what the proxies held at most.
-async fn rage(mesh: &Mesh, pods: &[Pod], to: SocketAddr, storm: Storm) -> anyhow::Result<(Arc<Counts>, [u64; 2])> {
+/// One storm, over each family in turn; what became of its connections, and what the proxies held at most.
+async fn rage(mesh: &Mesh, pods: &[Pod], to: &[SocketAddr], storm: Storm) -> anyhow::Result<(Arc<Counts>, [u64; 2])> {
     let counts = Arc::new(Counts::default());
     let until = Instant::now() + storm.time;
     let mut sources = JoinSet::new();
-    for pod in pods {
-        sources.spawn(source(pod.clone(), to, Arc::clone(&counts), storm, until));
+    for (pod, to) in pods.iter().zip(to.iter().cycle()) {
+        sources.spawn(source(pod.clone(), *to, Arc::clone(&counts), storm, until));
     }
     let mut peak = [0; 2];
     while !sources.is_empty() {

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::{
@@ -38,7 +38,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 async fn scripts(mode: &'static str, server_node: usize) -> anyhow::Result<()> {
-    let mesh = Mesh::start_with(mode).await?;
+    let mesh = Mesh::start_with(Families::Dual, mode).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(server_node, "api").await?);
     let (_serving, mut told) = play_server(&server)?;
     let seed = seed();

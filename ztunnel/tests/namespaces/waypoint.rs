@@ -11,7 +11,7 @@ use std::{
 
 use ambit_api::workload::{GatewayAddress, gateway_address::Destination};
 use ambit_hbone::{Incoming, ServerConfig, server};
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use ambit_tls::{authority::LocalSource, handshake, server_config};
 use anyhow::ensure;
 use libtest_mimic::Trial;
@@ -19,14 +19,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     mesh::{Mesh, PATIENCE, call, call_until_it_works, id_of, network_address},
-    test,
+    over,
 };
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(families: Families) -> Vec<Trial> {
     vec![
-        test("a_service_with_a_waypoint_is_reached_through_it", through),
-        test("a_waypoint_with_another_identity_is_refused", impostor),
-        test("on_a_warm_tunnel_the_first_bytes_of_a_client_do_not_wait_for_the_answer", speaks_first),
+        over(families, "a_service_with_a_waypoint_is_reached_through_it", through),
+        over(families, "a_waypoint_with_another_identity_is_refused", impostor),
+        over(families, "on_a_warm_tunnel_the_first_bytes_of_a_client_do_not_wait_for_the_answer", speaks_first),
     ]
 }
 
@@ -90,33 +90,32 @@ async fn answer(incoming: Incoming, noted: Asked) {
     let _ended = tokio::io::copy(&mut tunnel, &mut tokio::io::sink()).await;
 }
 
-async fn prepare(mesh: &Mesh) -> anyhow::Result<(Pod, Pod, [IpAddr; 2])> {
+async fn prepare(mesh: &Mesh) -> anyhow::Result<(Pod, Pod, Vec<IpAddr>)> {
     let client = mesh.pod(0, "web").await?;
     let (_server, gateway) = (mesh.pod(1, "api").await?, mesh.outsider(1, "gw", true).await?);
-    mesh.service("gw", &["10.96.0.9".parse()?], &["gw"], |service| {
+    mesh.service("gw", &mesh.vips(9), &["gw"], |service| {
         service.ports[0] = ambit_api::workload::Port { service_port: 15008, target_port: 15008, app_protocol: 0 }
     });
-    let vips: [IpAddr; 2] = ["10.96.0.10".parse()?, "fd96::10".parse()?];
-    let destination = Some(Destination::Address(network_address("10.96.0.9".parse()?)));
+    let vips = mesh.vips(10);
+    let destination = Some(Destination::Address(network_address(mesh.vip(9))));
     mesh.service("api", &vips, &["api"], |service| {
         service.waypoint = Some(GatewayAddress { destination, hbone_mtls_port: 15008 })
     });
     Ok((client, gateway, vips))
 }
 
-async fn through() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn through(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, gateway, vips) = prepare(&mesh).await?;
     let asked = waypoint(&mesh, &gateway, &id_of("gw"))?;
     let log = ["direction=outbound", "reason=ok ", "dst.workload=gw ", "dst.service=api.shop.svc.cluster.local "];
     mesh.logged_by_calling(&client, SocketAddr::new(vips[0], 80), 0, &log).await?;
-    for vip in vips {
+    for (vip, from) in vips.into_iter().zip(client.ips()) {
         let to = SocketAddr::new(vip, 80);
         let (_, said) = call(&client, to, b"x").await?;
         ensure!(said == b"waypoint", "{said:?}");
         let (authority, forwarded) = asked.lock().unwrap().last().cloned().unwrap();
         ensure!(authority == to.to_string(), "the waypoint was asked for {authority}");
-        let from = client.ips()[usize::from(vip.is_ipv6())];
         let from = if from.is_ipv6() { format!("for=\"[{from}]:") } else { format!("for=\"{from}:") };
         ensure!(forwarded.starts_with(&from) && forwarded.ends_with(";host=api.shop.svc.cluster.local"), "{forwarded}");
     }
@@ -124,8 +123,8 @@ async fn through() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn impostor() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn impostor(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, gateway, vips) = prepare(&mesh).await?;
     let asked = waypoint(&mesh, &gateway, &id_of("api"))?;
     mesh.logged_by_calling(&client, SocketAddr::new(vips[0], 80), 0, &["direction=outbound", "reason=peer_identity_mismatch "])
@@ -135,8 +134,8 @@ async fn impostor() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn speaks_first() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+async fn speaks_first(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let (client, gateway, vips) = prepare(&mesh).await?;
     let strict = Arc::<AtomicBool>::default();
     let asked = Arc::clone(&strict);

@@ -82,7 +82,7 @@ pub async fn until(pod: &Pod, name: &str, kind: Rtype, expected: &[&str]) -> any
     let expected: Vec<IpAddr> = expected.iter().map(|ip| ip.parse()).collect::<Result<_, _>>()?;
     let (until, query) = (Instant::now() + 2 * PATIENCE, query(name, kind, 0)?);
     loop {
-        let answer = read(&over_udp(pod, PROXY[0].parse()?, &query).await?)?;
+        let answer = read(&over_udp(pod, super::proxy(pod), &query).await?)?;
         if answer == (Rcode::NOERROR, expected.clone()) {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ambit_runtime::socket::{ConnectOptions, send_to};
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use anyhow::{Context, ensure};
 use domain::base::Rtype;
 
@@ -19,8 +19,8 @@ use super::{
 use crate::mesh::PATIENCE;
 
 /// Both proxies answer while there are two, and only what the mesh says: the new one does not forward what it does not know yet.
-pub async fn takes_over() -> anyhow::Result<()> {
-    let (mut mesh, client, resolvers) = mesh().await?;
+pub async fn takes_over(families: Families) -> anyhow::Result<()> {
+    let (mut mesh, client, resolvers) = mesh(families).await?;
     let before = resolvers[0].askers("api").len() + resolvers[1].askers("api").len();
     let (ended, asked) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 2]);
     let exchange = async {

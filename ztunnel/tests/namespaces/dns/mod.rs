@@ -7,51 +7,53 @@ pub mod resolver;
 
 use std::net::{IpAddr, SocketAddr};
 
-use ambit_testbed::Pod;
-use anyhow::ensure;
+use ambit_testbed::{Families, Pod};
+use anyhow::{Context, ensure};
 use domain::base::{Message, Rtype, iana::Rcode};
 use libtest_mimic::Trial;
 
-use crate::{mesh::Mesh, observe::get, test};
+use crate::{mesh::Mesh, observe::get, over};
 use client::{PROXY, over_tcp, over_udp, query, read, until};
 use resolver::Resolver;
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(families: Families) -> Vec<Trial> {
     vec![
-        test("a_pod_resolves_names_of_the_mesh_over_udp_and_tcp_ipv4_and_ipv6", names),
-        test("names_of_the_mesh_resolve_while_the_control_plane_and_all_resolvers_are_away", away),
-        test("everything_else_is_forwarded_as_it_is_from_the_pods_own_address", forwarded),
-        test("a_resolver_that_fails_or_is_slow_or_lies_does_not_keep_the_answer_away", bad_resolvers),
-        test("what_does_not_fit_is_asked_again_over_tcp", truncation),
-        test("malformed_queries_and_a_flood_are_bounded_and_the_mesh_answers_on", flood),
-        test("queries_of_a_pod_to_any_resolver_are_answered_as_if_by_it", redirect::redirected),
-        test("no_query_is_lost_or_forwarded_while_a_new_proxy_takes_over", handover::takes_over),
-        test("udp_to_other_ports_is_left_alone", redirect::other_udp),
+        over(families, "a_pod_resolves_names_of_the_mesh_over_udp_and_tcp_ipv4_and_ipv6", names),
+        over(families, "names_of_the_mesh_resolve_while_the_control_plane_and_all_resolvers_are_away", away),
+        over(families, "everything_else_is_forwarded_as_it_is_from_the_pods_own_address", forwarded),
+        over(families, "a_resolver_that_fails_or_is_slow_or_lies_does_not_keep_the_answer_away", bad_resolvers),
+        over(families, "what_does_not_fit_is_asked_again_over_tcp", truncation),
+        over(families, "malformed_queries_and_a_flood_are_bounded_and_the_mesh_answers_on", flood),
+        over(families, "queries_of_a_pod_to_any_resolver_are_answered_as_if_by_it", redirect::redirected),
+        over(families, "no_query_is_lost_or_forwarded_while_a_new_proxy_takes_over", handover::takes_over),
+        over(families, "udp_to_other_ports_is_left_alone", redirect::other_udp),
     ]
 }
 
 const VIPS: [&str; 2] = ["10.96.0.10", "fd96::10"];
 
 /// A mesh with one service, a pod that asks, and two resolvers of the node.
-async fn mesh() -> anyhow::Result<(Mesh, Pod, [Resolver; 2])> {
-    let mesh = Mesh::start().await?;
+async fn mesh(families: Families) -> anyhow::Result<(Mesh, Pod, [Resolver; 2])> {
+    let mesh = Mesh::over(families).await?;
     let (client, _server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api-1").await?);
     let vips: Vec<IpAddr> = VIPS.iter().map(|ip| ip.parse()).collect::<Result<_, _>>()?;
     mesh.service("api", &vips, &["api-1"], |_| {});
     let (first, second) = (mesh.outsider(1, "resolver-1", false).await?, mesh.outsider(1, "resolver-2", false).await?);
-    let resolvers = [Resolver::start(&first, [192, 0, 2, 1], true)?, Resolver::start(&second, [192, 0, 2, 2], false)?];
-    let text = format!("search example.com\nnameserver {}\nnameserver {}\n", first.ipv4(), second.ipv6());
+    let resolvers =
+        [Resolver::start(&first, [192, 0, 2, 1].into(), true)?, Resolver::start(&second, [192, 0, 2, 2].into(), false)?];
+    let text = format!("search example.com\nnameserver {}\nnameserver {}\n", first.ip(), second.ips()[second.ips().len() - 1]);
     std::fs::write(mesh.bed.dir().join("resolv.conf"), text)?;
     until(&client, "api.", Rtype::A, &VIPS[..1]).await?;
     Ok((mesh, client, resolvers))
 }
 
-fn proxy() -> SocketAddr {
-    PROXY[0].parse().unwrap()
+/// Where the proxy listens in a pod, over a family that the pod has.
+fn proxy(pod: &Pod) -> SocketAddr {
+    PROXY[usize::from(pod.ip().is_ipv6())].parse().unwrap()
 }
 
 async fn ask(pod: &Pod, name: &str, kind: Rtype) -> anyhow::Result<(Rcode, Vec<IpAddr>)> {
-    read(&over_udp(pod, proxy(), &query(name, kind, 0)?).await?)
+    read(&over_udp(pod, proxy(pod), &query(name, kind, 0)?).await?)
 }
 
 fn found(addresses: &[&str]) -> (Rcode, Vec<IpAddr>) {
@@ -64,8 +66,8 @@ fn is_from_a_resolver(answer: &[u8]) -> anyhow::Result<bool> {
     Ok(["192.0.2.1", "192.0.2.2"].iter().any(|address| answer == found(&[address])))
 }
 
-async fn names() -> anyhow::Result<()> {
-    let (mesh, client, resolvers) = mesh().await?;
+async fn names(families: Families) -> anyhow::Result<()> {
+    let (mesh, client, resolvers) = mesh(families).await?;
     let before = resolvers[0].count() + resolvers[1].count();
     for at in PROXY {
         let at: SocketAddr = at.parse()?;
@@ -86,11 +88,14 @@ async fn names() -> anyhow::Result<()> {
     ensure!(ask(&client, "v4.", Rtype::AAAA).await? == found(&[]));
     mesh.service("headless", &[], &["api-1"], |_| {});
     let api = mesh.nodes[1].node.pods().iter().find(|pod| pod.name() == "api-1").map(|pod| pod.ips());
-    let [v4, v6] = api.unwrap().map(|ip| ip.to_string());
-    until(&client, "headless.shop.svc.cluster.local.", Rtype::A, &[&v4]).await?;
-    until(&client, "headless.shop.svc.cluster.local.", Rtype::AAAA, &[&v6]).await?;
+    let api = api.context("no pod")?;
+    for kind in [Rtype::A, Rtype::AAAA] {
+        let of_kind = api.iter().filter(|ip| ip.is_ipv4() == (kind == Rtype::A)).map(ToString::to_string).collect::<Vec<_>>();
+        let expected: Vec<_> = of_kind.iter().map(String::as_str).collect();
+        until(&client, "headless.shop.svc.cluster.local.", kind, &expected).await?;
+    }
     mesh.change("api-1", |workload| workload.status = 1);
-    until(&client, "headless.shop.svc.cluster.local.", Rtype::A, &[]).await?;
+    until(&client, "headless.shop.svc.cluster.local.", Rtype::AAAA, &[]).await?;
     let asked = resolvers[0].count() + resolvers[1].count();
     // Only the names that the proxy had not been told of yet were forwarded.
     ensure!(resolvers[0].askers("api").len() + resolvers[1].askers("api").len() <= before, "{asked} queries left the mesh");
@@ -104,8 +109,8 @@ async fn names() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn away() -> anyhow::Result<()> {
-    let (mut mesh, client, resolvers) = mesh().await?;
+async fn away(families: Families) -> anyhow::Result<()> {
+    let (mut mesh, client, resolvers) = mesh(families).await?;
     drop(resolvers);
     mesh.stop_control_plane().await;
     for _ in 0..20 {
@@ -116,14 +121,18 @@ async fn away() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn forwarded() -> anyhow::Result<()> {
-    let (mesh, client, resolvers) = mesh().await?;
+async fn forwarded(families: Families) -> anyhow::Result<()> {
+    let (mesh, client, resolvers) = mesh(families).await?;
     for tcp in [false, true] {
         for kind in [Rtype::A, Rtype::SRV, Rtype::PTR, Rtype::TXT, Rtype::HTTPS] {
             let name = if kind == Rtype::A { "www.example.com." } else { "api.shop.svc.cluster.local." };
             let asked = query(name, kind, 1400)?;
             let before = resolvers.each_ref().map(Resolver::count);
-            let answer = if tcp { over_tcp(&client, proxy(), &asked).await? } else { over_udp(&client, proxy(), &asked).await? };
+            let answer = if tcp {
+                over_tcp(&client, proxy(&client), &asked).await?
+            } else {
+                over_udp(&client, proxy(&client), &asked).await?
+            };
             ensure!(is_from_a_resolver(&answer)?, "{kind}: {answer:?}");
             let unchanged = |(resolver, before): (&Resolver, usize)| resolver.asker_since(before, tcp, &asked);
             let from = resolvers.iter().zip(before).find_map(unchanged);
@@ -148,9 +157,9 @@ async fn forwarded() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bad_resolvers() -> anyhow::Result<()> {
-    let (mesh, client, resolvers) = mesh().await?;
-    let forged = over_udp(&client, proxy(), &query("forged.example.com.", Rtype::A, 0)?).await?;
+async fn bad_resolvers(families: Families) -> anyhow::Result<()> {
+    let (mesh, client, resolvers) = mesh(families).await?;
+    let forged = over_udp(&client, proxy(&client), &query("forged.example.com.", Rtype::A, 0)?).await?;
     ensure!(is_from_a_resolver(&forged)?, "{forged:?}");
     ensure!(ask(&client, "slow.example.com.", Rtype::A).await?.0 == Rcode::NOERROR);
     ensure!(ask(&client, "failing.example.com.", Rtype::A).await? == (Rcode::SERVFAIL, Vec::new()));
@@ -166,13 +175,13 @@ async fn bad_resolvers() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn truncation() -> anyhow::Result<()> {
-    let (mesh, client, _resolvers) = mesh().await?;
+async fn truncation(families: Families) -> anyhow::Result<()> {
+    let (mesh, client, _resolvers) = mesh(families).await?;
     for name in ["big.example.com.", "rude.example.com."] {
         let asked = query(name, Rtype::A, 0)?;
-        let cut = over_udp(&client, proxy(), &asked).await?;
+        let cut = over_udp(&client, proxy(&client), &asked).await?;
         ensure!(cut.len() <= 512 && Message::from_octets(&cut[..])?.header().tc(), "{name}: {} bytes", cut.len());
-        let whole = over_tcp(&client, proxy(), &asked).await?;
+        let whole = over_tcp(&client, proxy(&client), &asked).await?;
         ensure!(read(&whole)?.0 == Rcode::NOERROR && !read(&whole)?.1.is_empty(), "{name}: {whole:?}");
     }
     let many: Vec<IpAddr> = (1..=200).map(|last| IpAddr::from([10, 97, 0, last])).collect();
@@ -180,7 +189,7 @@ async fn truncation() -> anyhow::Result<()> {
     let asked = query("many.", Rtype::A, 0)?;
     let begun = std::time::Instant::now();
     loop {
-        let cut = over_udp(&client, proxy(), &asked).await?;
+        let cut = over_udp(&client, proxy(&client), &asked).await?;
         ensure!(cut.len() <= 512, "{} bytes", cut.len());
         if Message::from_octets(&cut[..])?.header().tc() {
             break;
@@ -188,22 +197,22 @@ async fn truncation() -> anyhow::Result<()> {
         ensure!(begun.elapsed() < 2 * crate::mesh::PATIENCE, "the service is not known");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    ensure!(read(&over_tcp(&client, proxy(), &asked).await?)?.1 == many);
-    let large = over_udp(&client, proxy(), &query("many.", Rtype::A, 4096)?).await?;
+    ensure!(read(&over_tcp(&client, proxy(&client), &asked).await?)?.1 == many);
+    let large = over_udp(&client, proxy(&client), &query("many.", Rtype::A, 4096)?).await?;
     ensure!(read(&large)?.1 == many);
     mesh.bed.shutdown().await;
     Ok(())
 }
 
-async fn flood() -> anyhow::Result<()> {
-    let (mesh, client, _resolvers) = mesh().await?;
+async fn flood(families: Families) -> anyhow::Result<()> {
+    let (mesh, client, _resolvers) = mesh(families).await?;
     let asked = query("api.", Rtype::A, 0)?;
     let options = ambit_runtime::socket::ConnectOptions { netns: Some(client.netns()), ..Default::default() };
-    let socket = ambit_runtime::socket::send_to(proxy(), &options)?;
+    let socket = ambit_runtime::socket::send_to(proxy(&client), &options)?;
     for length in 0..asked.len() {
         socket.send(&asked[..length]).await?;
     }
-    let malformed = read(&over_udp(&client, proxy(), &asked[..asked.len() - 1]).await?)?;
+    let malformed = read(&over_udp(&client, proxy(&client), &asked[..asked.len() - 1]).await?)?;
     ensure!(malformed.0 == Rcode::FORMERR, "{malformed:?}");
     let silent = query("silent.example.com.", Rtype::A, 0)?;
     for _ in 0..1000 {

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use ambit_runtime::socket::{ConnectOptions, send_to};
+use ambit_testbed::Families;
 use anyhow::{Context, ensure};
 use domain::base::Rtype;
 
@@ -13,10 +14,10 @@ use super::{
 };
 use crate::mesh::PATIENCE;
 
-pub async fn redirected() -> anyhow::Result<()> {
-    let (mesh, client, resolvers) = mesh().await?;
+pub async fn redirected(families: Families) -> anyhow::Result<()> {
+    let (mesh, client, resolvers) = mesh(families).await?;
     // Nobody is there, nor needs to be.
-    for at in ["198.51.100.53:53", "[2001:db8::53]:53"] {
+    for at in families.of(["198.51.100.53:53", "[2001:db8::53]:53"]) {
         let at: SocketAddr = at.parse()?;
         let (ours, other) = (query("api.shop.", Rtype::A, 0)?, query("www.example.com.", Rtype::A, 0)?);
         for answer in [over_udp(&client, at, &ours).await?, over_tcp(&client, at, &ours).await?] {
@@ -34,8 +35,8 @@ pub async fn redirected() -> anyhow::Result<()> {
 }
 
 /// UDP to other ports goes to where it is sent.
-pub async fn other_udp() -> anyhow::Result<()> {
-    let (mesh, client, _resolvers) = mesh().await?;
+pub async fn other_udp(families: Families) -> anyhow::Result<()> {
+    let (mesh, client, _resolvers) = mesh(families).await?;
     let server = mesh.outsider(1, "udp-server", false).await?;
     for ip in server.ips() {
         let at = SocketAddr::new(ip, 5353);

@@ -14,7 +14,7 @@ use domain::{
         iana::{Class, Rcode},
         record::Ttl,
     },
-    rdata::A,
+    rdata::{A, Aaaa},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -37,7 +37,7 @@ pub struct Resolver {
 
 impl Resolver {
     /// Answers names with `address`; those that begin with `twice` only if it is not the `first` resolver.
-    pub fn start(pod: &Pod, address: [u8; 4], first: bool) -> anyhow::Result<Self> {
+    pub fn start(pod: &Pod, address: IpAddr, first: bool) -> anyhow::Result<Self> {
         let (asked, mut tasks) = (Arc::<Mutex<Vec<Asked>>>::default(), JoinSet::new());
         for ip in pod.ips() {
             let at = SocketAddr::new(ip, 53);
@@ -73,7 +73,7 @@ fn first_part(query: &[u8]) -> String {
 }
 
 /// What is said to a query, one after the other.
-fn says(query: &[u8], tcp: bool, address: [u8; 4], first: bool) -> Vec<Vec<u8>> {
+fn says(query: &[u8], tcp: bool, address: IpAddr, first: bool) -> Vec<Vec<u8>> {
     let part = first_part(query);
     let good = answer(query, Rcode::NOERROR, &[address]);
     match part.as_str() {
@@ -87,9 +87,9 @@ fn says(query: &[u8], tcp: bool, address: [u8; 4], first: bool) -> Vec<Vec<u8>> 
             vec![cut]
         }
         // More than the client takes, in one datagram and without saying so.
-        "rude" if !tcp => vec![answer(query, Rcode::NOERROR, &[[192, 0, 2, 9]; 60])],
+        "rude" if !tcp => vec![answer(query, Rcode::NOERROR, &[[192, 0, 2, 9].into(); 60])],
         "forged" => {
-            let (mut number, mut question) = (answer(query, Rcode::NOERROR, &[[6, 6, 6, 6]]), good.clone());
+            let (mut number, mut question) = (answer(query, Rcode::NOERROR, &[[6, 6, 6, 6].into()]), good.clone());
             number[0] ^= 1;
             // Another name in the question.
             question[13] ^= 1;
@@ -99,18 +99,22 @@ fn says(query: &[u8], tcp: bool, address: [u8; 4], first: bool) -> Vec<Vec<u8>> 
     }
 }
 
-fn answer(query: &[u8], code: Rcode, addresses: &[[u8; 4]]) -> Vec<u8> {
+fn answer(query: &[u8], code: Rcode, addresses: &[IpAddr]) -> Vec<u8> {
     let message = Message::from_octets(query).unwrap();
     let mut answer = MessageBuilder::new_vec().start_error(&message, code);
     let name = *message.sole_question().unwrap().qname();
     let ttl = Ttl::from_secs(if first_part(query) == "brief" { 1 } else { 60 });
-    for [a, b, c, d] in addresses {
-        answer.push((name, Class::IN, ttl, A::from_octets(*a, *b, *c, *d))).unwrap();
+    for address in addresses {
+        let pushed = match address {
+            IpAddr::V4(ip) => answer.push((name, Class::IN, ttl, A::new(*ip))),
+            IpAddr::V6(ip) => answer.push((name, Class::IN, ttl, Aaaa::new(*ip))),
+        };
+        pushed.unwrap();
     }
     answer.finish()
 }
 
-async fn udp(socket: Arc<UdpSocket>, asked: Arc<Mutex<Vec<Asked>>>, address: [u8; 4], first: bool) {
+async fn udp(socket: Arc<UdpSocket>, asked: Arc<Mutex<Vec<Asked>>>, address: IpAddr, first: bool) {
     let (mut buffer, mut slow) = ([0; 4096], JoinSet::new());
     while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
         let query = buffer[..length].to_vec();
@@ -129,7 +133,7 @@ async fn udp(socket: Arc<UdpSocket>, asked: Arc<Mutex<Vec<Asked>>>, address: [u8
     }
 }
 
-async fn tcp(listener: TcpListener, asked: Arc<Mutex<Vec<Asked>>>, address: [u8; 4], first: bool) {
+async fn tcp(listener: TcpListener, asked: Arc<Mutex<Vec<Asked>>>, address: IpAddr, first: bool) {
     let mut connections = JoinSet::new();
     while let Ok((stream, from)) = listener.accept().await {
         let asked = Arc::clone(&asked);
@@ -141,7 +145,7 @@ async fn connection(
     mut stream: TcpStream,
     from: SocketAddr,
     asked: &Mutex<Vec<Asked>>,
-    address: [u8; 4],
+    address: IpAddr,
     first: bool,
 ) -> std::io::Result<()> {
     loop {

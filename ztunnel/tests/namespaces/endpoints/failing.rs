@@ -7,8 +7,8 @@ use std::{
 
 use ambit_api::workload::{GatewayAddress, Port, gateway_address::Destination};
 use ambit_hbone::Incoming;
-use ambit_testbed::Pod;
-use anyhow::ensure;
+use ambit_testbed::{Families, Pod};
+use anyhow::{Context, ensure};
 use tokio::io::AsyncWriteExt;
 
 use super::{addresses, serve, service, taken_by, who};
@@ -31,13 +31,13 @@ async fn counted(mesh: &Mesh, name: &str) -> anyhow::Result<f64> {
     Ok(of_it.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
-pub async fn rested() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+pub async fn rested(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let client = mesh.pod(0, "web").await?;
     let (well, silent) = (mesh.pod(0, "well").await?, mesh.pod(1, "silent").await?);
     let _serving = serve(&well)?;
     service(&mesh, &["well", "silent"], |_| {});
-    let [to, other] = addresses();
+    let (to, other) = (addresses(&mesh)[0], addresses(&mesh).pop().context("no address")?);
     taken_by(&client, to, &["well"], 2 * PATIENCE).await?;
     let until = Instant::now() + 2 * PATIENCE;
     while !get(&mesh, 0, 15000, "/config_dump").await?.contains("failed_seconds_ago") {
@@ -60,9 +60,9 @@ pub async fn rested() -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn budget() -> anyhow::Result<()> {
+pub async fn budget(families: Families) -> anyhow::Result<()> {
     const CALLERS: usize = 8;
-    let mesh = Mesh::start().await?;
+    let mesh = Mesh::over(families).await?;
     let client = mesh.pod(0, "web").await?;
     let away = ["away-1", "away-2", "away-3"];
     let mut pods = Vec::new();
@@ -70,7 +70,7 @@ pub async fn budget() -> anyhow::Result<()> {
         pods.push(mesh.pod(1, name).await?);
     }
     service(&mesh, &away, |_| {});
-    let [to, _] = addresses();
+    let to = addresses(&mesh)[0];
     mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=upstream_refused ", "dst.workload=away-"]).await?;
     let (begun, calls) = (Instant::now(), AtomicUsize::new(0));
     while counted(&mesh, "ambit_connect_retries_over_budget_total").await? < 1.0 {
@@ -96,7 +96,7 @@ pub async fn budget() -> anyhow::Result<()> {
 async fn behind_a_waypoint(mesh: &Mesh) -> anyhow::Result<[Pod; 4]> {
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api-1").await?);
     let replicas = (mesh.outsider(1, "gw-1", true).await?, mesh.outsider(1, "gw-2", true).await?);
-    let vip = "10.96.0.9".parse()?;
+    let vip = mesh.vip(9);
     mesh.service("gw", &[vip], &["gw-1", "gw-2"], |service| {
         service.ports[0] = Port { service_port: 15008, target_port: 15008, app_protocol: 0 };
     });
@@ -107,13 +107,13 @@ async fn behind_a_waypoint(mesh: &Mesh) -> anyhow::Result<[Pod; 4]> {
     Ok([client, server, replicas.0, replicas.1])
 }
 
-pub async fn waypoint_replica() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+pub async fn waypoint_replica(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let [client, _server, _dead, live] = behind_a_waypoint(&mesh).await?;
     let _asked = waypoint(&mesh, &live, &id_of("gw-2"))?;
-    let [to, _] = addresses();
+    let to = addresses(&mesh)[0];
     mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=ok ", "dst.workload=gw-2 "]).await?;
-    for to in addresses().into_iter().cycle().take(30) {
+    for to in addresses(&mesh).into_iter().cycle().take(30) {
         let (_, said) = call(&client, to, b"x").await?;
         ensure!(said == b"waypoint", "{said:?}");
     }
@@ -142,13 +142,13 @@ async fn lose(incoming: Incoming) {
     }
 }
 
-pub async fn delivered() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+pub async fn delivered(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let [client, _server, one, two] = behind_a_waypoint(&mesh).await?;
     for replica in [one, two] {
         serve_tunnels(&mesh, &replica, &id_of(replica.name()), lose)?;
     }
-    let [to, _] = addresses();
+    let to = addresses(&mesh)[0];
     let (mut failed, until) = (0, Instant::now() + 6 * PATIENCE);
     // On the first tunnels the client has to wait, and on those that stand it does not.
     while failed < 20 {

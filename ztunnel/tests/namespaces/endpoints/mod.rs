@@ -6,12 +6,12 @@ mod ranks;
 mod share;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use ambit_api::workload::{self, LoadBalancing, Locality, Service};
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use anyhow::{Context, bail, ensure};
 use libtest_mimic::Trial;
 use tokio::{
@@ -22,34 +22,31 @@ use tokio::{
 
 use crate::{
     mesh::{Mesh, PATIENCE},
-    test,
+    over,
 };
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(families: Families) -> Vec<Trial> {
     vec![
-        test("the_nearest_endpoints_are_used_and_the_next_ones_when_those_are_gone", ranks::nearest),
-        test("an_endpoint_of_the_same_node_is_preferred_when_the_service_asks_for_it", ranks::same_node_preferred),
-        test("a_local_service_never_leaves_the_node", ranks::local),
-        test("endpoints_that_are_not_ready_are_used_when_the_service_publishes_them", ranks::not_ready),
-        test("a_pod_of_a_headless_service_is_reached_itself_or_not_at_all", ranks::headless),
-        test("a_service_that_keeps_the_address_is_carried_to_it_as_its_pod_asks", ranks::keeps_the_address),
-        test("connections_are_shared_by_capacity", share::capacity),
-        test("of_two_endpoints_the_one_with_fewer_connections_is_chosen", share::fewer),
-        test("an_endpoint_that_keeps_failing_costs_no_connection_and_is_left_alone_until_it_answers", failing::rested),
-        test("when_a_whole_service_is_away_few_more_connects_are_made_than_connections", failing::budget),
-        test("a_waypoint_of_which_one_replica_is_away_is_reached_through_another", failing::waypoint_replica),
-        test("what_may_have_been_delivered_is_not_sent_to_another_endpoint", failing::delivered),
-        test("a_host_name_is_resolved_when_it_is_needed_and_again_when_the_answer_is_old", names::resolved),
-        test("a_host_name_is_asked_of_the_resolvers_of_the_node_and_again_when_their_answer_says", names::brief),
+        over(families, "the_nearest_endpoints_are_used_and_the_next_ones_when_those_are_gone", ranks::nearest),
+        over(families, "an_endpoint_of_the_same_node_is_preferred_when_the_service_asks_for_it", ranks::same_node_preferred),
+        over(families, "a_local_service_never_leaves_the_node", ranks::local),
+        over(families, "endpoints_that_are_not_ready_are_used_when_the_service_publishes_them", ranks::not_ready),
+        over(families, "a_pod_of_a_headless_service_is_reached_itself_or_not_at_all", ranks::headless),
+        over(families, "a_service_that_keeps_the_address_is_carried_to_it_as_its_pod_asks", ranks::keeps_the_address),
+        over(families, "connections_are_shared_by_capacity", share::capacity),
+        over(families, "of_two_endpoints_the_one_with_fewer_connections_is_chosen", share::fewer),
+        over(families, "an_endpoint_that_keeps_failing_costs_no_connection_and_is_left_alone_until_it_answers", failing::rested),
+        over(families, "when_a_whole_service_is_away_few_more_connects_are_made_than_connections", failing::budget),
+        over(families, "a_waypoint_of_which_one_replica_is_away_is_reached_through_another", failing::waypoint_replica),
+        over(families, "what_may_have_been_delivered_is_not_sent_to_another_endpoint", failing::delivered),
+        over(families, "a_host_name_is_resolved_when_it_is_needed_and_again_when_the_answer_is_old", names::resolved),
+        over(families, "a_host_name_is_asked_of_the_resolvers_of_the_node_and_again_when_their_answer_says", names::brief),
     ]
 }
 
-const VIPS: [IpAddr; 2] =
-    [IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 10)), IpAddr::V6(std::net::Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10))];
-
 /// The addresses of the service that clients dial.
-fn addresses() -> [SocketAddr; 2] {
-    VIPS.map(|ip| SocketAddr::new(ip, 80))
+fn addresses(mesh: &Mesh) -> Vec<SocketAddr> {
+    mesh.vips(10).into_iter().map(|ip| SocketAddr::new(ip, 80)).collect()
 }
 
 /// A server on port 8080 that says its name and then waits for the client's end.
@@ -119,7 +116,7 @@ async fn taken_by(client: &Pod, to: SocketAddr, expected: &[&str], patience: Dur
 
 /// The service `api` in front of these pods.
 fn service(mesh: &Mesh, endpoints: &[&str], change: impl FnOnce(&mut Service)) {
-    mesh.service("api", &VIPS, endpoints, change);
+    mesh.service("api", &mesh.vips(10), endpoints, change);
 }
 
 fn balanced(mode: workload::load_balancing::Mode, preference: &[workload::load_balancing::Scope]) -> LoadBalancing {

@@ -6,7 +6,7 @@ use ambit_api::{
     type_url,
     workload::{Address, Port, PortList, Workload, address::Type},
 };
-use ambit_testbed::{HostEntry, Pod};
+use ambit_testbed::{Families, HostEntry, Pod};
 use anyhow::ensure;
 
 use super::{addresses, serve, service, taken_by};
@@ -33,20 +33,20 @@ fn named(mesh: &Mesh, hostname: &str) {
 }
 
 fn stands_for(mesh: &Mesh, pod: &Pod) -> anyhow::Result<()> {
-    Ok(mesh.nodes[0].node.set_hosts(&pod.ips().map(|ip| HostEntry::new(ip, [NAME])))?)
+    Ok(mesh.nodes[0].node.set_hosts(&pod.ips().into_iter().map(|ip| HostEntry::new(ip, [NAME])).collect::<Vec<_>>())?)
 }
 
-pub async fn resolved() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+pub async fn resolved(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let client = mesh.pod(0, "web").await?;
     let (one, two) = (mesh.outsider(1, "one", false).await?, mesh.outsider(1, "two", false).await?);
     let _serving = [serve(&one)?, serve(&two)?];
     named(&mesh, NAME);
     service(&mesh, &[], |_| {});
-    let [to, _] = addresses();
+    let to = addresses(&mesh)[0];
     mesh.logged_by_calling(&client, to, 0, &["direction=outbound", "reason=destination_unresolved ", NAME]).await?;
     stands_for(&mesh, &one)?;
-    for to in addresses() {
+    for to in addresses(&mesh) {
         taken_by(&client, to, &["one"], 2 * PATIENCE).await?;
     }
     mesh.logged(0, &["direction=outbound", "reason=ok ", "dst.workload=db ", "security=none"]).await?;
@@ -57,23 +57,23 @@ pub async fn resolved() -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn brief() -> anyhow::Result<()> {
-    let mesh = Mesh::start().await?;
+pub async fn brief(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
     let client = mesh.pod(0, "web").await?;
     let (one, two) = (mesh.outsider(1, "one", false).await?, mesh.outsider(1, "two", false).await?);
     let _serving = [serve(&one)?, serve(&two)?];
     let resolver = mesh.outsider(1, "resolver", false).await?;
-    let answering = Resolver::start(&resolver, one.ipv4().octets(), true)?;
-    std::fs::write(mesh.bed.dir().join("resolv.conf"), format!("nameserver {}\n", resolver.ipv4()))?;
+    let answering = Resolver::start(&resolver, one.ip(), true)?;
+    std::fs::write(mesh.bed.dir().join("resolv.conf"), format!("nameserver {}\n", resolver.ip()))?;
     named(&mesh, "brief.example");
     service(&mesh, &[], |_| {});
-    for to in addresses() {
+    for to in addresses(&mesh) {
         taken_by(&client, to, &["one"], 2 * PATIENCE).await?;
     }
-    ensure!(!answering.askers("brief").contains(&client.ipv4().into()), "the node asks, not the pod");
+    ensure!(!answering.askers("brief").contains(&client.ip()), "the node asks, not the pod");
     drop(answering);
-    let _answering = Resolver::start(&resolver, two.ipv4().octets(), true)?;
-    let [to, _] = addresses();
+    let _answering = Resolver::start(&resolver, two.ip(), true)?;
+    let to = addresses(&mesh)[0];
     taken_by(&client, to, &["two"], 2 * PATIENCE).await?;
     mesh.bed.shutdown().await;
     Ok(())

@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 
+use ambit_testbed::Families;
 use anyhow::ensure;
 
 use super::{addresses, open, serve, service, taken_by, who};
 use crate::mesh::{Mesh, PATIENCE};
 
-pub async fn capacity() -> anyhow::Result<()> {
+pub async fn capacity(families: Families) -> anyhow::Result<()> {
     const CONNECTIONS: usize = 400;
-    let mesh = Mesh::start().await?;
+    let mesh = Mesh::over(families).await?;
     let client = mesh.pod(0, "web").await?;
     let (large, small, none) = (mesh.pod(1, "large").await?, mesh.pod(0, "small").await?, mesh.pod(1, "none").await?);
     let _serving = [serve(&large)?, serve(&small)?, serve(&none)?];
@@ -17,7 +18,7 @@ pub async fn capacity() -> anyhow::Result<()> {
         mesh.change(pod, |workload| workload.capacity = Some(capacity));
     }
     service(&mesh, &["large", "small", "none"], |_| {});
-    for to in addresses() {
+    for to in addresses(&mesh) {
         taken_by(&client, to, &["large", "small"], 2 * PATIENCE).await?;
         let mut by_large = 0;
         for _ in 0..CONNECTIONS {
@@ -30,14 +31,14 @@ pub async fn capacity() -> anyhow::Result<()> {
     Ok(())
 }
 
-pub async fn fewer() -> anyhow::Result<()> {
+pub async fn fewer(families: Families) -> anyhow::Result<()> {
     const MORE: usize = 60;
-    let mesh = Mesh::start().await?;
+    let mesh = Mesh::over(families).await?;
     let client = mesh.pod(0, "web").await?;
     let (busy, idle) = (mesh.pod(1, "busy").await?, mesh.pod(1, "idle").await?);
     let _serving = [serve(&busy)?, serve(&idle)?];
     service(&mesh, &["busy", "idle"], |_| {});
-    let [to, _] = addresses();
+    let to = addresses(&mesh)[0];
     taken_by(&client, to, &["busy", "idle"], 2 * PATIENCE).await?;
     let mut held = Vec::new();
     for _ in 0..MORE {

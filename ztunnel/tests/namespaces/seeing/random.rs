@@ -10,10 +10,10 @@ use ambit_api::{
 use fastrand::Rng;
 
 use super::GATEWAY;
-use crate::mesh::network_address;
+use crate::mesh::{Mesh, network_address};
 
 /// What another world may say of a workload.
-pub fn change(random: &mut Rng, workload: &mut workload::Workload) {
+pub fn change(random: &mut Rng, mesh: &Mesh, workload: &mut workload::Workload) {
     workload.services.clear();
     workload.status = i32::from(random.u8(..4) == 0);
     workload.capacity = Some([0, 1, 1, 3][random.usize(..4)]);
@@ -22,15 +22,16 @@ pub fn change(random: &mut Rng, workload: &mut workload::Workload) {
         policies.into_iter().filter(|(named, _)| *named).map(|(_, policy)| policy.to_owned()).collect();
     let place = |random: &mut Rng| ["one", "two"][random.usize(..2)].to_owned();
     workload.locality = Some(Locality { region: place(random), zone: place(random), subzone: String::new() });
-    workload.waypoint = which_waypoint(random).filter(|_| random.u8(..4) == 0);
+    workload.waypoint = which_waypoint(random, mesh).filter(|_| random.u8(..4) == 0);
     let tunnel = ApplicationTunnel { protocol: random.u8(..2).into(), port: 8080 };
     workload.application_tunnel = (random.u8(..16) == 0).then_some(tunnel);
 }
 
-pub fn which_waypoint(random: &mut Rng) -> Option<GatewayAddress> {
+pub fn which_waypoint(random: &mut Rng, mesh: &Mesh) -> Option<GatewayAddress> {
+    let at = |number| Destination::Address(network_address(mesh.vips(number)[usize::from(number % 2)]));
     let destination = match random.u8(..8) {
-        0 => Destination::Address(network_address(GATEWAY.parse().unwrap())),
-        1 => Destination::Address(network_address("10.96.0.99".parse().unwrap())),
+        0 => at(GATEWAY),
+        1 => at(99),
         2 => Destination::Hostname(NamespacedHostname { namespace: "shop".into(), hostname: "gw.shop.waypoint.invalid".into() }),
         _ => return None,
     };
