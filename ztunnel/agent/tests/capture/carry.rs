@@ -116,7 +116,8 @@ async fn probes(filter: Filter) -> anyhow::Result<()> {
     let world = World::start_with(filter).await?;
     let _proxy = world.proxy("p").await?;
     let pod = world.pod("web").await?;
-    for (ip, probe) in pod.ips().into_iter().zip([IpAddr::from(PROBE_V4), PROBE_V6.into()]) {
+    let probes = world.bed.families().of([IpAddr::from(PROBE_V4), PROBE_V6.into()]);
+    for (ip, probe) in pod.ips().into_iter().zip(probes) {
         // The agent learns of a pod's addresses a moment after the pod.
         let until = std::time::Instant::now() + PATIENCE;
         loop {

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::{
     talk::{PORT, Talk, at, first_line},
     test,
-    world::{Filter, PATIENCE, World},
+    world::{Filter, PATIENCE, World, last},
 };
 
 const MARKER: &[u8] = b"in clear after the repair";
@@ -43,7 +43,7 @@ async fn flushed(filter: Filter) -> anyhow::Result<()> {
             "{status}"
         );
         println!("{}: flushed and captured again within {took:?}", filter.name());
-        ensure!(world.called_from_far(at(pod.ips()[1], PORT)).await?.first.starts_with("inbound by p"));
+        ensure!(world.called_from_far(at(last(&pod), PORT)).await?.first.starts_with("inbound by p"));
     }
     // Routing belongs to it.
     world.run(&pod, "ip", &["rule", "flush"]).await?;
@@ -71,7 +71,7 @@ async fn cut(filter: Filter) -> anyhow::Result<()> {
     let (mut outbound, mut inbound) = (Vec::new(), Vec::new());
     for to in world.far() {
         let mut talk = Talk::open(&pod, to).await?;
-        ensure!(talk.first == format!("application sees {}", if to.is_ipv4() { pod.ips()[0] } else { pod.ips()[1] }));
+        ensure!(talk.first == format!("application sees {}", if to.is_ipv4() { pod.ip() } else { last(&pod) }));
         talk.echo(b"nobody sees to it").await?;
         outbound.push(talk);
     }
@@ -102,7 +102,7 @@ async fn tampered(filter: Filter) -> anyhow::Result<()> {
     world.until_state("web", "captured").await?;
     let program = filter.name();
     match filter {
-        Filter::Nftables => {
+        filter if filter.is_nftables() => {
             for line in [
                 "add table inet foreign",
                 "add chain inet foreign theirs { type filter hook input priority 0; }",
@@ -168,7 +168,7 @@ enum Obstacle {
 impl Obstacle {
     async fn put(world: &World, filter: Filter, pod: &Pod) -> anyhow::Result<Self> {
         use std::os::fd::AsFd;
-        if filter == Filter::Nftables {
+        if filter.is_nftables() {
             use nlink::netlink::nftables::{Family, NFT_TABLE_F_OWNER};
             let nft = nlink::Connection::<nlink::Nftables>::new_in(pod.netns().as_fd())?;
             let swap = nft.transaction().del_table("ambit-capture", Family::Inet);

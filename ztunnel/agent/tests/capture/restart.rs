@@ -57,7 +57,9 @@ async fn stopped() -> anyhow::Result<()> {
     let agent = world.agent.take().expect("an agent");
     ensure!(agent.stop(PATIENCE).await.success(), "{}", world.log());
     ensure!(!world.path("zds.sock").exists() && !world.path("cni.sock").exists(), "its sockets stay");
-    ensure!(first_line(&pod, world.far()[0]).await?.starts_with("outbound by p"));
+    for to in world.far() {
+        ensure!(first_line(&pod, to).await?.starts_with("outbound by p"));
+    }
     world.bed.shutdown().await;
     Ok(())
 }
@@ -96,7 +98,9 @@ async fn another() -> anyhow::Result<()> {
     ensure!(proxy.heard() == ["snapshot"], "{:?}", proxy.heard());
     ensure!(first_line(&plain, world.far()[0]).await?.starts_with("application sees"), "it is captured as somebody else");
     world.until("web", "forgotten", |status| status.is_none()).await?;
-    ensure!(!first_line(&pod, world.far()[0]).await.is_ok_and(|line| line.starts_with("application")), "it goes in clear");
+    for to in world.far() {
+        ensure!(!first_line(&pod, to).await.is_ok_and(|line| line.starts_with("application")), "it goes in clear");
+    }
     world.bed.shutdown().await;
     Ok(())
 }
@@ -111,12 +115,18 @@ async fn before() -> anyhow::Result<()> {
     world.process(10, "host", world.node.netns())?;
     world.process(11, "plain", plain.netns())?;
     world.process(12, "web", pod.netns())?;
-    let clear = Talk::open(&pod, world.far()[0]).await?;
-    ensure!(clear.first.starts_with("application sees"), "{}", clear.first);
+    let mut clear = Vec::new();
+    for to in world.far() {
+        let talk = Talk::open(&pod, to).await?;
+        ensure!(talk.first.starts_with("application sees"), "{}", talk.first);
+        clear.push(talk);
+    }
     world.start_agent().await?;
     let proxy = world.proxy("p").await?;
     world.until_state("web", "captured").await?;
-    clear.until_reset(b"as before").await?;
+    for talk in clear {
+        talk.until_reset(b"as before").await?;
+    }
     ensure!(first_line(&pod, world.far()[0]).await?.starts_with("outbound by p"));
     ensure!(first_line(&plain, world.far()[0]).await?.starts_with("application sees"));
     ensure!(first_line(&world.node, world.far()[0]).await?.starts_with("application sees"), "the node itself is captured");
@@ -136,8 +146,12 @@ async fn ended() -> anyhow::Result<()> {
     ensure!(world.plugin("DEL", "web").await?.1);
     proxy.wait_for("del uid-web").await?;
     world.until("web", "forgotten", |status| status.is_none()).await?;
-    ensure!(first_line(&pod, world.far()[0]).await.is_err(), "what still runs in it goes in clear");
-    ensure!(world.called_from_far(at(pod.ip(), PORT)).await.is_err(), "what still runs in it is reached in clear");
+    for to in world.far() {
+        ensure!(first_line(&pod, to).await.is_err(), "what still runs in it goes in clear");
+    }
+    for ip in pod.ips() {
+        ensure!(world.called_from_far(at(ip, PORT)).await.is_err(), "what still runs in it is reached in clear");
+    }
     // And one whose runtime says nothing.
     std::fs::remove_file(world.netns_path("second"))?;
     proxy.wait_for("del uid-second").await?;

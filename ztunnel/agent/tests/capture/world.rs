@@ -2,7 +2,7 @@
 
 use std::{
     io::ErrorKind,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
     path::PathBuf,
     process::Stdio,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use ambit_runtime::netns::NetNs;
-use ambit_testbed::{Bed, BedConfig, Command, Node, Output, Place, Pod, PodSpec, Process};
+use ambit_testbed::{Bed, BedConfig, Command, Families, Node, Output, Place, Pod, PodSpec, Process};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -25,23 +25,30 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Pause between two looks of somebody who waits.
 pub const SOON: Duration = Duration::from_millis(20);
 
-/// Packet filters that nodes have.
+/// Packet filters that nodes have, and the addresses that they filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
     Nftables,
+    /// On nodes without IPv4.
+    NftablesOverIpv6,
     LegacyIptables,
     IptablesOverNftables,
 }
 
 impl Filter {
-    pub const ALL: [Self; 3] = [Self::Nftables, Self::LegacyIptables, Self::IptablesOverNftables];
+    pub const ALL: [Self; 4] = [Self::Nftables, Self::NftablesOverIpv6, Self::LegacyIptables, Self::IptablesOverNftables];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Nftables => "nftables",
+            Self::NftablesOverIpv6 => "nftables-over-ipv6",
             Self::LegacyIptables => "iptables-legacy",
             Self::IptablesOverNftables => "iptables-nft",
         }
+    }
+
+    pub fn is_nftables(self) -> bool {
+        matches!(self, Self::Nftables | Self::NftablesOverIpv6)
     }
 
     pub fn works_here(self) -> bool {
@@ -52,7 +59,7 @@ impl Filter {
         };
         // Removing the rules by hand needs `nft`; the agent itself runs no program for nftables.
         match self {
-            Self::Nftables => std::process::Command::new("nft").arg("--version").output().is_ok(),
+            Self::Nftables | Self::NftablesOverIpv6 => std::process::Command::new("nft").arg("--version").output().is_ok(),
             other => listed(other.name()) && listed(&other.name().replacen("ip", "ip6", 1)),
         }
     }
@@ -75,7 +82,8 @@ impl World {
     }
 
     pub async fn start_with(filter: Filter) -> anyhow::Result<Self> {
-        let bed = Bed::new(BedConfig::default()).await?;
+        let families = if filter == Filter::NftablesOverIpv6 { Families::Ipv6 } else { Families::Dual };
+        let bed = Bed::new(BedConfig { families, ..BedConfig::default() }).await?;
         let (node, other) = (bed.add_node("node-1").await?, bed.add_node("node-2").await?);
         for name in ["pods", "netns", "status", "state", "proc"] {
             std::fs::create_dir_all(node.dir().join(name))?;
@@ -106,8 +114,8 @@ impl World {
         ] {
             command = command.arg(flag).arg(path(name));
         }
-        command = command.args(["--backend", if self.filter == Filter::Nftables { "nftables" } else { "iptables" }]);
-        if self.filter != Filter::Nftables {
+        command = command.args(["--backend", if self.filter.is_nftables() { "nftables" } else { "iptables" }]);
+        if !self.filter.is_nftables() {
             command = command.env("PATH", self.programs()?);
         }
         self.agent = Some(self.node.spawn(command.output(Output::File(self.path("agent.log"))))?);
@@ -154,9 +162,9 @@ impl World {
         Ok(proxy)
     }
 
-    /// The server on the other node.
+    /// The server on the other node: its first and its last address.
     pub fn far(&self) -> [SocketAddr; 2] {
-        self.far.ips().map(|ip| SocketAddr::new(ip, PORT))
+        [self.far.ip(), last(&self.far)].map(|ip| SocketAddr::new(ip, PORT))
     }
 
     /// Connects to `to` from the other node.
@@ -278,7 +286,7 @@ impl World {
     /// Removes the capture rules of a pod as somebody with the right to would.
     pub async fn flush(&self, pod: &Pod) -> anyhow::Result<()> {
         match self.filter {
-            Filter::Nftables => drop(self.run(pod, "nft", &["flush", "ruleset"]).await?),
+            filter if filter.is_nftables() => drop(self.run(pod, "nft", &["flush", "ruleset"]).await?),
             other => {
                 for program in [other.name().to_owned(), other.name().replacen("ip", "ip6", 1)] {
                     for table in ["raw", "mangle", "nat", "filter"] {
@@ -293,7 +301,7 @@ impl World {
     /// What the packet filter of a pod has that is ours.
     pub async fn rules(&self, pod: &Pod) -> anyhow::Result<String> {
         let listed = match self.filter {
-            Filter::Nftables => self.run(pod, "nft", &["list", "ruleset"]).await?,
+            filter if filter.is_nftables() => self.run(pod, "nft", &["list", "ruleset"]).await?,
             other => {
                 let mut all = String::new();
                 for program in [other.name().to_owned(), other.name().replacen("ip", "ip6", 1)] {
@@ -322,6 +330,11 @@ impl World {
 /// A path that shows a namespace as long as this process holds it.
 fn shown(netns: &NetNs) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd())
+}
+
+/// The last of its addresses, which is IPv6.
+pub fn last(place: &Place) -> IpAddr {
+    place.ips()[place.ips().len() - 1]
 }
 
 pub fn uid(name: &str) -> String {
