@@ -13,11 +13,16 @@ pub mod wait;
 
 use std::{pin::Pin, process::ExitCode, sync::OnceLock};
 
-use ambit_testbed::bed;
+use ambit_testbed::{Families, bed};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
 use crate::suite::Suite;
+
+/// A test with a runtime of its own, in a mesh of these families. Its name is a sentence.
+pub fn over(families: Families, name: &str, body: impl AsyncFnOnce(Families) -> anyhow::Result<()> + Send + 'static) -> Trial {
+    test(&families.title(name), async move || body(families).await)
+}
 
 /// A test with a runtime of its own. Its name is a sentence.
 pub fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
@@ -33,8 +38,9 @@ pub fn shared(
     name: &str,
     body: impl AsyncFnOnce(&Suite) -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
-    Trial::test(name, move || {
-        let suite = mesh.suite.get_or_init(|| mesh.runtime().block_on((mesh.start)()).map_err(|error| format!("{error:#}")));
+    Trial::test(mesh.families.title(name), move || {
+        let start = || mesh.runtime().block_on((mesh.start)(mesh.families)).map_err(|error| format!("{error:#}"));
+        let suite = mesh.suite.get_or_init(start);
         let suite = suite.as_ref().map_err(|error| Failed::from(format!("the mesh did not start: {error}")))?;
         mesh.runtime().block_on(body(suite)).map_err(|error| Failed::from(format!("{error:#}\n{}", suite.refusals())))
     })
@@ -45,16 +51,21 @@ type Starting = Pin<Box<dyn Future<Output = anyhow::Result<Suite>>>>;
 
 /// A mesh that is started by the first test which needs it and ends with the program.
 pub struct SharedMesh {
-    start: fn() -> Starting,
+    families: Families,
+    start: fn(Families) -> Starting,
     runtime: OnceLock<Runtime>,
     suite: OnceLock<Result<Suite, String>>,
 }
 
 impl SharedMesh {
-    /// A mesh that `start` starts.
+    /// Two meshes that `start` starts: one with both families, and one with IPv6 alone.
     #[must_use]
-    pub const fn new(start: fn() -> Starting) -> Self {
-        Self { start, runtime: OnceLock::new(), suite: OnceLock::new() }
+    pub const fn both(start: fn(Families) -> Starting) -> [Self; 2] {
+        [Self::new(Families::Dual, start), Self::new(Families::Ipv6, start)]
+    }
+
+    const fn new(families: Families, start: fn(Families) -> Starting) -> Self {
+        Self { families, start, runtime: OnceLock::new(), suite: OnceLock::new() }
     }
 
     fn runtime(&self) -> &Runtime {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ambit::local::{LocalMesh, LocalOptions, WaypointKind, access::AccessLine};
-use ambit_testbed::Pod;
+use ambit_testbed::{Families, Pod};
 use anyhow::{Context, ensure};
 use istiod_lite::source::NamespacedName;
 use tempfile::TempDir;
@@ -38,22 +38,28 @@ pub fn program() -> anyhow::Result<PathBuf> {
 }
 
 impl Suite {
-    /// Starts the mesh of the fixture of that name and waits until it is ready. `ECHO` in its YAML becomes the path of the echo program.
+    /// Starts the mesh of the fixture of that name, with these IP families, and waits until it is ready. `ECHO` in its YAML becomes the
+    /// path of the echo program.
     ///
     /// # Errors
     /// When it does not become ready; the message has what was missing.
-    pub async fn start(fixture: &str, waypoint: WaypointKind) -> anyhow::Result<Self> {
-        Self::start_with(fixture, waypoint, &[]).await
+    pub async fn start(fixture: &str, waypoint: WaypointKind, families: Families) -> anyhow::Result<Self> {
+        Self::start_with(fixture, waypoint, families, &[]).await
     }
 
     /// The same with these words of its YAML, besides `ECHO`, replaced.
     ///
     /// # Errors
     /// When it does not become ready; the message has what was missing.
-    pub async fn start_with(fixture: &str, waypoint: WaypointKind, words: &[(&str, &str)]) -> anyhow::Result<Self> {
+    pub async fn start_with(
+        fixture: &str,
+        waypoint: WaypointKind,
+        families: Families,
+        words: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(fixture);
-        let options = LocalOptions { program: program()?, waypoint, ..LocalOptions::new(directory.path()) };
+        let options = LocalOptions { program: program()?, waypoint, families, ..LocalOptions::new(directory.path()) };
         let echo = program()?.with_file_name("echo");
         ensure!(echo.exists(), "{} is missing: run `cargo build -p ambit-integration` first", echo.display());
         let own = |(word, text): &(&str, &str)| ((*word).to_owned(), (*text).to_owned());
@@ -97,6 +103,12 @@ impl Suite {
         Ok(self.mesh.pod(namespace, name)?)
     }
 
+    /// The IP families of the mesh.
+    #[must_use]
+    pub fn families(&self) -> Families {
+        self.mesh.bed().families()
+    }
+
     /// The addresses of a service by `namespace/name`, IPv4 first.
     ///
     /// # Errors
@@ -110,7 +122,7 @@ impl Suite {
         Ok(addresses)
     }
 
-    /// An HTTP client in the pod `from` that calls the service `to` on `port` over IPv4.
+    /// An HTTP client in the pod `from` that calls the service `to` on `port` over IPv4, or over IPv6 if there is no other.
     ///
     /// # Errors
     /// When there is no such pod or service.

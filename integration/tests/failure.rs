@@ -5,8 +5,9 @@ use std::{process::ExitCode, time::Duration};
 use ambit::{demo::MARKER, local::WaypointKind};
 use ambit_integration::{SharedMesh, load::Load, shared, suite::Suite, wait};
 use anyhow::ensure;
+use libtest_mimic::Trial;
 
-static MESH: SharedMesh = SharedMesh::new(|| Box::pin(Suite::start("failure", WaypointKind::Ours)));
+static MESHES: [SharedMesh; 2] = SharedMesh::both(|families| Box::pin(Suite::start("failure", WaypointKind::Ours, families)));
 
 const CLIENT: &str = "callers/client";
 const DIRECT: &str = "shop/direct";
@@ -14,17 +15,21 @@ const ROUTED: &str = "shop/routed";
 const WAYPOINT: &str = "waypoint/shop/waypoint";
 
 fn main() -> ExitCode {
-    ambit_integration::run(vec![
-        shared(&MESH, "without the control plane open and new connections go on, and none fails", no_control_plane),
-        shared(&MESH, "without the caller's node proxy nothing passes, and it is back within a second", async |suite: &Suite| {
+    ambit_integration::run(MESHES.iter().flat_map(tests).collect())
+}
+
+fn tests(mesh: &'static SharedMesh) -> [Trial; 5] {
+    [
+        shared(mesh, "without the control plane open and new connections go on, and none fails", no_control_plane),
+        shared(mesh, "without the caller's node proxy nothing passes, and it is back within a second", async |suite: &Suite| {
             no_ztunnel(suite, "ztunnel/node-1").await
         }),
-        shared(&MESH, "without the server's node proxy nothing passes, and it is back within a second", async |suite: &Suite| {
+        shared(mesh, "without the server's node proxy nothing passes, and it is back within a second", async |suite: &Suite| {
             no_ztunnel(suite, "ztunnel/node-2").await
         }),
-        shared(&MESH, "a dead waypoint is refused with its reason and not gone around", dead_waypoint),
-        shared(&MESH, "a waypoint that was taken away is refused with its reason and not gone around", missing_waypoint),
-    ])
+        shared(mesh, "a dead waypoint is refused with its reason and not gone around", dead_waypoint),
+        shared(mesh, "a waypoint that was taken away is refused with its reason and not gone around", missing_waypoint),
+    ]
 }
 
 async fn settled(load: &Load) -> anyhow::Result<()> {

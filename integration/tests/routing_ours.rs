@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use ambit::local::WaypointKind;
 use ambit_integration::{SharedMesh, suite::Suite};
 
-static MESH: SharedMesh = SharedMesh::new(|| Box::pin(Suite::start("routing", WaypointKind::Ours)));
+static MESHES: [SharedMesh; 2] = SharedMesh::both(|families| Box::pin(Suite::start("routing", WaypointKind::Ours, families)));
 
 fn main() -> ExitCode {
-    ambit_integration::run(routing::tests(&MESH))
+    ambit_integration::run(MESHES.iter().flat_map(routing::tests).collect())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ambit_integration::{client::Client, suite::Suite, wait};
+use ambit_integration::{SharedMesh, client::Client, suite::Suite, wait};
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::io::AsyncReadExt;
@@ -17,12 +17,12 @@ const SEVERAL: u64 = 5;
 
 const FAILED: &str = "istio_tcp_connections_failed_total";
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![
-        fresh("a DENY policy with a selector resets the caller it names, and both ends say which policy", selector),
-        fresh("a DENY policy of the namespace holds for every server in it", namespace),
-        fresh("an ALLOW policy without this caller resets it, and both ends say what came closest", allow),
-        fresh("a policy cuts the open connections that it denies, and no others", cut),
+        fresh(mesh, "a DENY policy with a selector resets the caller it names, and both ends say which policy", selector),
+        fresh(mesh, "a DENY policy of the namespace holds for every server in it", namespace),
+        fresh(mesh, "an ALLOW policy without this caller resets it, and both ends say what came closest", allow),
+        fresh(mesh, "a policy cuts the open connections that it denies, and no others", cut),
     ]
 }
 
@@ -48,7 +48,7 @@ async fn refusal(suite: &Suite, refused: &[Client; 2], service: &str, reason: &s
         Ok(())
     })
     .await?;
-    for address in [suite.service(service)?, suite.pod("shop/server")?.ips().to_vec()].concat() {
+    for address in [suite.service(service)?, suite.pod("shop/server")?.ips()].concat() {
         let is_dialled = suite.service(service)?.contains(&address);
         let (proxy, direction) = if is_dialled { (CALLERS_PROXY, "outbound") } else { (SERVERS_PROXY, "inbound") };
         let line = suite

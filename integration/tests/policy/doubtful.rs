@@ -1,6 +1,6 @@
 //! Policies that refer to what does not exist: they open nothing, and their status says what is wrong.
 
-use ambit_integration::{client::get, suite::Suite};
+use ambit_integration::{SharedMesh, client::get, suite::Suite};
 use anyhow::ensure;
 use libtest_mimic::Trial;
 
@@ -9,11 +9,11 @@ use super::{
     seen::{Fate, explained, fate, soon},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![
-        fresh("an ALLOW policy for a service account that does not exist admits nobody and says so", nobody),
-        fresh("a policy for a service that does not exist opens nothing, changes nothing and says so", no_target),
-        fresh("a policy for a service without a waypoint says that it has no effect", no_waypoint),
+        fresh(mesh, "an ALLOW policy for a service account that does not exist admits nobody and says so", nobody),
+        fresh(mesh, "a policy for a service that does not exist opens nothing, changes nothing and says so", no_target),
+        fresh(mesh, "a policy for a service without a waypoint says that it has no effect", no_waypoint),
     ]
 }
 

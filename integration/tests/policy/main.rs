@@ -13,7 +13,7 @@ use ambit::local::WaypointKind;
 use ambit_integration::{SharedMesh, shared, suite::Suite};
 use libtest_mimic::Trial;
 
-static MESH: SharedMesh = SharedMesh::new(|| Box::pin(Suite::start("policy", WaypointKind::Ours)));
+static MESHES: [SharedMesh; 2] = SharedMesh::both(|families| Box::pin(Suite::start("policy", WaypointKind::Ours, families)));
 
 /// A caller with an identity, on the first node.
 const CLIENT: &str = "callers/client";
@@ -35,13 +35,13 @@ const SERVERS_PROXY: &str = "ztunnel/node-2";
 const WAYPOINT: &str = "waypoint/shop/waypoint";
 
 fn main() -> ExitCode {
-    let groups = [connections::tests(), requests::tests(), outsiders::tests(), doubtful::tests()];
-    ambit_integration::run(groups.into_iter().flatten().collect())
+    let groups = |mesh| [connections::tests(mesh), requests::tests(mesh), outsiders::tests(mesh), doubtful::tests(mesh)];
+    ambit_integration::run(MESHES.iter().flat_map(groups).flatten().collect())
 }
 
 /// A test on a mesh without policies, whatever the one before left behind.
-fn fresh(name: &str, body: impl AsyncFnOnce(&Suite) -> anyhow::Result<()> + Send + 'static) -> Trial {
-    shared(&MESH, name, async move |suite: &Suite| {
+fn fresh(mesh: &'static SharedMesh, name: &str, body: impl AsyncFnOnce(&Suite) -> anyhow::Result<()> + Send + 'static) -> Trial {
+    shared(mesh, name, async move |suite: &Suite| {
         for entry in suite.mesh.manifests().read_dir()? {
             let name = entry?.file_name();
             if let Some(name) = name.to_str().filter(|name| name.starts_with('9')) {

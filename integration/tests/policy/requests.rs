@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ambit_integration::{
+    SharedMesh,
     client::{Answer, Client, get},
     suite::Suite,
     wait,
@@ -18,12 +19,12 @@ use super::{
 const REQUESTS: &str = "istio_requests_total";
 const TARGET: &str = "targetRefs: [{group: \"\", kind: Service, name: routed}]";
 
-pub fn tests() -> Vec<Trial> {
+pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![
-        fresh("a DENY policy on the service answers 403 with reason and policy, logged and counted", deny),
-        fresh("without a matching ALLOW the 403 names the policy that came closest, and why it did not match", allow),
-        fresh("an ALLOW policy without rules answers 403 to everybody and is named", allow_nothing),
-        fresh("a TCP connection that the waypoint refuses is reset, and the caller's proxy says which policy", tcp),
+        fresh(mesh, "a DENY policy on the service answers 403 with reason and policy, logged and counted", deny),
+        fresh(mesh, "without a matching ALLOW the 403 names the policy that came closest, and why it did not match", allow),
+        fresh(mesh, "an ALLOW policy without rules answers 403 to everybody and is named", allow_nothing),
+        fresh(mesh, "a TCP connection that the waypoint refuses is reset, and the caller's proxy says which policy", tcp),
     ]
 }
 

@@ -10,26 +10,27 @@ use std::time::Duration;
 
 use ambit::local::WaypointKind;
 use ambit_integration::{SharedMesh, suite::Suite, tools, wait};
+use ambit_testbed::Families;
 use anyhow::ensure;
 
 /// The pod that calls, on node-1; all servers but `programs/near` are on node-2.
 const CLIENT: &str = "callers/client";
 
-static MESH: SharedMesh = SharedMesh::new(|| Box::pin(start()));
+static MESHES: [SharedMesh; 2] = SharedMesh::both(|families| Box::pin(start(families)));
 
 fn main() -> ExitCode {
-    let tests = [web::tests(&MESH), python::tests(&MESH), streams::tests(&MESH)];
-    ambit_integration::run(tests.into_iter().flatten().collect())
+    let tests = |mesh| [web::tests(mesh), python::tests(mesh), streams::tests(mesh)].into_iter().flatten();
+    ambit_integration::run(MESHES.iter().flat_map(tests).collect())
 }
 
-async fn start() -> anyhow::Result<Suite> {
+async fn start(families: Families) -> anyhow::Result<Suite> {
     tools::system("curl")?;
     let (nginx, python) = (tools::system("nginx")?, tools::python(&["grpc", "websockets"])?);
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs");
     let words =
         [("NGINX", nginx.to_string_lossy()), ("PYTHON", python.to_string_lossy()), ("SCRIPTS", scripts.to_string_lossy())];
     let words = words.each_ref().map(|(word, text)| (*word, text.as_ref()));
-    Suite::start_with("programs", WaypointKind::Ours, &words).await
+    Suite::start_with("programs", WaypointKind::Ours, families, &words).await
 }
 
 /// Runs a shell script in the client's pod and returns what it wrote; `$@` are `arguments`.

@@ -1,5 +1,6 @@
 //! Python's gRPC and WebSocket libraries, client and server.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ambit_integration::{SharedMesh, shared, suite::Suite, tools};
@@ -18,15 +19,14 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
 }
 
 async fn grpc(suite: &Suite, service: &str) -> anyhow::Result<()> {
-    let addresses = suite.service(service)?;
-    let (v4, v6) = (format!("ipv4:{}:50051", addresses[0]), format!("ipv6:[{}]:50051", addresses[1]));
-    client(suite, service, "grpc_client.py", &[v4, v6]).await
+    let of = |ip: IpAddr| format!("{}:{}", if ip.is_ipv4() { "ipv4" } else { "ipv6" }, SocketAddr::new(ip, 50051));
+    let addresses: Vec<_> = suite.service(service)?.into_iter().map(of).collect();
+    client(suite, service, "grpc_client.py", &addresses).await
 }
 
 async fn socket(suite: &Suite, service: &str) -> anyhow::Result<()> {
-    let addresses = suite.service(service)?;
-    let (v4, v6) = (format!("ws://{}/", addresses[0]), format!("ws://[{}]/", addresses[1]));
-    client(suite, service, "websocket_client.py", &[v4, v6]).await
+    let addresses: Vec<_> = suite.service(service)?.into_iter().map(|ip| format!("ws://{}/", SocketAddr::new(ip, 80))).collect();
+    client(suite, service, "websocket_client.py", &addresses).await
 }
 
 /// Runs a client once for each address of the service.

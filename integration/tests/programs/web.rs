@@ -26,7 +26,7 @@ fn host(service: &str) -> anyhow::Result<String> {
 
 async fn file(suite: &Suite, service: &str) -> anyhow::Result<()> {
     let before = logged(suite);
-    for family in ["-4", "-6"] {
+    for family in suite.families().of(["-4", "-6"]) {
         let script = "curl -sSf $1 http://$2/sum; curl -sSf $1 http://$2/file | sha256sum";
         let sums = shell(suite, script, &[family, &host(service)?]).await?;
         let sums: Vec<&str> = sums.lines().collect();
@@ -58,7 +58,7 @@ async fn keep_alive(suite: &Suite) -> anyhow::Result<()> {
 
 async fn python(suite: &Suite) -> anyhow::Result<()> {
     let before = logged(suite);
-    for family in ["-4", "-6"] {
+    for family in suite.families().of(["-4", "-6"]) {
         let answer = shell(suite, "curl -sSf $1 http://web.programs/page", &[family]).await?;
         ensure!(answer == "from python\n", "{answer:?}");
         let status = shell(suite, "curl -sS $1 -o /dev/null -w '%{http_code}' http://web.programs/nothing", &[family]).await?;

@@ -72,12 +72,16 @@ struct Process {
 
 pub fn tests(program: &Path) -> Vec<Trial> {
     let program = || program.to_owned();
-    let (ours, envoy, nobody, alone) = (program(), program(), program(), program());
+    let (ours, without, envoy, nobody, alone) = (program(), program(), program(), program(), program());
     vec![
         test("the demonstration is ready in 10 seconds and reports encrypted edges without an error", async move || {
             let document = report(&ours, How::default(), &["--for", "12s", "--json"])?;
             whole(&document)?;
             split(&document)
+        }),
+        test("without IPv4 the demonstration reports the same", async move || {
+            let document = report(&without, How::default(), &["--for", "6s", "--json", "--ipv6-only"])?;
+            whole(&document)
         }),
         test("the demonstration reports the same with Envoy as the waypoint", async move || {
             let document = report(&envoy, How::default(), &["--for", "12s", "--json", "--waypoint", "envoy"])?;

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::mesh::{Mesh, identity};
+use crate::objects::authority_over;
 
 pub struct Answer {
     pub status: u16,
@@ -44,13 +45,14 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<Fu
 }
 
 impl Mesh {
-    /// Opens a tunnel to an address as a service account.
+    /// Opens a tunnel to an address, as it is written for IPv4, as a service account.
     pub async fn tunnel(&self, account: &str, authority: &str) -> anyhow::Result<Result<TunnelStream, ConnectError>> {
         let (svid, waypoint) = (self.svid(account)?, identity("waypoint"));
         let tls = ambit_tls::client_config(&svid, std::slice::from_ref(&waypoint))?;
         let address = SocketAddr::new(self.waypoint.ip(), 15008);
         let key = PoolKey { source: identity(account), destinations: vec![waypoint], address, source_ip: None, netns: None };
-        let request = ConnectRequest { authority: authority.parse()?, headers: HeaderMap::new() };
+        let request =
+            ConnectRequest { authority: authority_over(self.bed.families(), authority).parse()?, headers: HeaderMap::new() };
         let dial = || async {
             let tcp = self.client.connect(address).await?;
             ambit_tls::handshake::connect(tcp, tls, Duration::from_secs(5)).await

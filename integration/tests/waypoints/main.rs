@@ -12,7 +12,7 @@ mod streams;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ambit_testbed::bed;
+use ambit_testbed::{Families, bed};
 use libtest_mimic::{Arguments, Failed, Trial};
 use mesh::{Driver, Mesh};
 use tokio::runtime::Runtime;
@@ -24,6 +24,7 @@ type Shared = Arc<OnceCell<Result<Mesh, String>>>;
 /// Makes a test for one driver.
 struct Suite {
     driver: Driver,
+    families: Families,
     mesh: Shared,
     runtime: Arc<Runtime>,
     trials: Vec<Trial>,
@@ -31,10 +32,11 @@ struct Suite {
 
 impl Suite {
     fn test(&mut self, name: &str, body: impl AsyncFnOnce(&Mesh) -> anyhow::Result<()> + Send + 'static) {
-        let (driver, mesh, runtime) = (self.driver, Arc::clone(&self.mesh), Arc::clone(&self.runtime));
-        self.trials.push(Trial::test(format!("{}: {name}", driver.name()), move || {
+        let (driver, families) = (self.driver, self.families);
+        let (mesh, runtime) = (Arc::clone(&self.mesh), Arc::clone(&self.runtime));
+        self.trials.push(Trial::test(families.title(&format!("{}: {name}", driver.name())), move || {
             runtime.block_on(async {
-                let start = || async { Mesh::start(driver).await.map_err(|error| format!("{error:#}")) };
+                let start = || async { Mesh::start(driver, families).await.map_err(|error| format!("{error:#}")) };
                 let mesh = mesh.get_or_init(start).await.as_ref().map_err(Failed::from)?;
                 body(mesh).await.map_err(|error| Failed::from(format!("{error:#}\n{}", mesh.logs())))
             })
@@ -55,9 +57,12 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let runtime = Arc::new(Runtime::new().expect("a runtime"));
     let (mut trials, mut meshes) = (Vec::new(), Vec::new());
-    for driver in Driver::ALL {
+    // How Envoy asks for its configuration has nothing to do with its addresses.
+    let without_ipv4 = [Driver::Ambit, Driver::EnvoyDelta].map(|driver| (driver, Families::Ipv6));
+    for (driver, families) in Driver::ALL.map(|driver| (driver, Families::Dual)).into_iter().chain(without_ipv4) {
         let mesh = Shared::default();
-        let mut suite = Suite { driver, mesh: Arc::clone(&mesh), runtime: Arc::clone(&runtime), trials: Vec::new() };
+        let (held, runtime) = (Arc::clone(&mesh), Arc::clone(&runtime));
+        let mut suite = Suite { driver, families, mesh: held, runtime, trials: Vec::new() };
         routing::tests(&mut suite);
         policy::tests(&mut suite);
         streams::tests(&mut suite);

@@ -1,12 +1,13 @@
 //! A node with a waypoint, its backends and a client, and the control plane on a node of its own.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ambit_hbone::{Pool, PoolConfig};
 use ambit_identity::SpiffeId;
-use ambit_testbed::{Bed, BedConfig, Command, Output, Pod, PodSpec, Process};
+use ambit_testbed::{Bed, BedConfig, Command, Families, Output, Pod, PodSpec, Process};
 use ambit_tls::authority::{Authority, LocalSource};
 use ambit_tls::token::{Bound, Claims, ObjectReference, Signer};
 use anyhow::{Context as _, ensure};
@@ -73,10 +74,11 @@ pub fn identity(account: &str) -> SpiffeId {
 
 impl Mesh {
     /// Starts everything, and waits until the waypoint is ready.
-    pub async fn start(driver: Driver) -> anyhow::Result<Self> {
-        let bed = Bed::new(BedConfig::default()).await?;
+    pub async fn start(driver: Driver, families: Families) -> anyhow::Result<Self> {
+        let bed = Bed::new(BedConfig { families, ..BedConfig::default() }).await?;
         let node = bed.add_node("node-1").await?;
         let control_plane = bed.control_plane().await?.clone();
+        let discovery = SocketAddr::new(control_plane.ip(), 15012);
         let (state, source) = (bed.dir().join("state"), bed.dir().join("source"));
         std::fs::create_dir_all(&source)?;
         let authority = Arc::new(Authority::load_or_create(&state, &"cluster.local".parse()?)?);
@@ -88,12 +90,15 @@ impl Mesh {
         }
         let [v1, v2, liar, waypoint, client] = pods.try_into().expect("five pods");
         let object = |name, app, account, pod: &Pod| PodObject { name, app, account, addresses: pod.ips() };
-        let objects = objects::fixed(&[
-            object("v1", "billing", "billing", &v1),
-            object("v2", "billing", "billing", &v2),
-            object("liar", "liar", "honest", &liar),
-            object("waypoint-0", "waypoint", "waypoint", &waypoint),
-        ]);
+        let objects = objects::fixed(
+            families,
+            &[
+                object("v1", "billing", "billing", &v1),
+                object("v2", "billing", "billing", &v2),
+                object("liar", "liar", "honest", &liar),
+                object("waypoint-0", "waypoint", "waypoint", &waypoint),
+            ],
+        );
         std::fs::write(source.join("mesh.yaml"), objects)?;
         std::fs::write(source.join("routes.yaml"), objects::routes(90, 10))?;
 
@@ -112,8 +117,8 @@ impl Mesh {
             .args(driver.arguments())
             .args(["--name", "waypoint", "--namespace", "shop", "--service-account", "waypoint", "--pod-name", "waypoint-0"])
             .args(["--pod-ip", &waypoint.ip().to_string()])
-            .args(["--xds-address", &format!("{}:15012", control_plane.ipv4())])
-            .args(["--ca-address", &format!("{}:15012", control_plane.ipv4())])
+            .args(["--xds-address", &discovery.to_string()])
+            .args(["--ca-address", &discovery.to_string()])
             .arg("--ca-root")
             .arg(state.join("root-cert.pem"))
             .arg("--token")
@@ -122,7 +127,7 @@ impl Mesh {
             .arg(&access_log)
             .output(log("waypoint"));
         wait_for("the root certificate", || async { ensure_exists(&state.join("root-cert.pem")) }).await?;
-        wait_for("the control plane", || async { Ok(client.connect((control_plane.ipv4(), 15012).into()).await?) }).await?;
+        wait_for("the control plane", || async { Ok(client.connect(discovery).await?) }).await?;
         let process = waypoint.spawn(command)?;
         let pool = Pool::new(PoolConfig::default());
         let mesh = Self { bed, waypoint, client, v1, liar, access_log, pool, authority, process, certificates, source };
@@ -146,7 +151,7 @@ impl Mesh {
             "{{clusterIP: {address}, selector: {{app: billing, version: v1}}, ports: [{{name: http, port: 80, targetPort: 8080}}]}}"
         );
         let object = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n");
-        Ok(std::fs::write(self.source.join(format!("{name}.yaml")), object)?)
+        Ok(std::fs::write(self.source.join(format!("{name}.yaml")), objects::over(self.bed.families(), &object))?)
     }
 
     async fn ready(&self) -> anyhow::Result<()> {

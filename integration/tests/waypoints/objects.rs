@@ -1,9 +1,11 @@
 //! The objects of the mesh: what people write, and what an API server would add.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-/// Addresses of the services.
+use ambit_testbed::Families;
+
+/// Addresses of the services, as written; see [`over`].
 pub const BILLING: &str = "10.96.0.10";
 pub const LIAR: &str = "10.96.0.13";
 pub const EMPTY: &str = "10.96.0.15";
@@ -165,19 +167,42 @@ pub struct PodObject<'a> {
     pub name: &'a str,
     pub app: &'a str,
     pub account: &'a str,
-    pub addresses: [IpAddr; 2],
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What was written for IPv4, in a mesh of these families: 10.96.0.7 is fd96::7.
+pub fn over(families: Families, yaml: &str) -> String {
+    match families {
+        Families::Dual => yaml.to_owned(),
+        Families::Ipv6 => {
+            let yaml = yaml.replace("10.96.0.10, \"fd96::10\"", "fd96::10").replace("10.244.0.0/16", "\"fd44::/16\"");
+            yaml.replace("10.96.0.", "fd96::")
+        }
+    }
+}
+
+/// As [`over`], for the authority of a tunnel.
+pub fn authority_over(families: Families, authority: &str) -> String {
+    match (families, authority.parse()) {
+        (Families::Ipv6, Ok(SocketAddr::V4(at))) if at.ip().octets().starts_with(&[10, 96, 0]) => {
+            format!("[{}]:{}", over(families, &at.ip().to_string()), at.port())
+        }
+        _ => authority.to_owned(),
+    }
 }
 
 /// The services, policies and pods.
-pub fn fixed(pods: &[PodObject<'_>]) -> String {
-    let mut yaml = FIXED.trim().to_owned();
-    for PodObject { name, app, account, addresses: [v4, v6] } in pods {
+pub fn fixed(families: Families, pods: &[PodObject<'_>]) -> String {
+    let mut yaml = over(families, FIXED.trim());
+    for PodObject { name, app, account, addresses } in pods {
+        let addresses: Vec<String> = addresses.iter().map(|ip| format!("{{ip: \"{ip}\"}}")).collect();
         let _infallible = write!(
             yaml,
             "\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  {{name: {name}, namespace: shop, uid: uid-{name}, \
              labels: {{app: {app}, version: {name}}}, annotations: {{ambient.istio.io/redirection: enabled}}}}\n\
              spec: {{serviceAccountName: {account}, nodeName: node-1, containers: [{{name: c, image: i}}]}}\n\
-             status: {{podIPs: [{{ip: {v4}}}, {{ip: \"{v6}\"}}], phase: Running, conditions: [{{type: Ready, status: \"True\"}}]}}"
+             status: {{podIPs: [{}], phase: Running, conditions: [{{type: Ready, status: \"True\"}}]}}",
+            addresses.join(", ")
         );
     }
     yaml
