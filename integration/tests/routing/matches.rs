@@ -104,7 +104,7 @@ async fn precedence(suite: &Suite) -> anyhow::Result<()> {
 
 async fn host_header(suite: &Suite) -> anyhow::Result<()> {
     let client = suite.client(CLIENT, ECHO, 80)?;
-    for host in ["plain.shop.svc.cluster.local", "example.org:8443", "echo"] {
+    for host in ["plain.shop.svc.cluster.local", "example.org:8443", "echo", "10.96.0.99:80", "[fd96::99]", "[fd96::99]:80"] {
         let request = http::Request::builder().uri("/exact").header("host", host);
         let echo = client.send(request).await?.echo()?;
         ensure!(echo.version == "v2", "{host}: answered by {}", echo.version);

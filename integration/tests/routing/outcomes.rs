@@ -50,6 +50,12 @@ async fn redirect(suite: &Suite) -> anyhow::Result<()> {
     ensure!(answer.status == 301, "{}", answer.status);
     let location = answer.header("location").unwrap_or_default();
     ensure!(location.starts_with("http://echo") && location.ends_with("/elsewhere"), "location: {location}");
+    for host in ["[fd96::99]", "[fd96::99]:80"] {
+        let request = http::Request::builder().uri("/redirect/x").header("host", host);
+        let answer = suite.client(CLIENT, ECHO, 80)?.send(request).await?;
+        let location = answer.header("location").unwrap_or_default();
+        ensure!(location.starts_with("http://[fd96::99]") && location.ends_with("/elsewhere"), "{host}: {location}");
+    }
     Ok(())
 }
 
