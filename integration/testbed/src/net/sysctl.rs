@@ -58,6 +58,12 @@ pub(crate) const POD: &[Setting] = &[
     need("ipv4/conf/default/accept_local", "1"),
     need("ipv4/conf/all/route_localnet", "1"),
     need("ipv4/conf/default/route_localnet", "1"),
+    // A node tells pods of the shorter way to their neighbours, in IPv6 without a setting against it. Answers that took it would pass by
+    // the node, which has to put the service address back into them.
+    need("ipv4/conf/all/accept_redirects", "0"),
+    need("ipv4/conf/default/accept_redirects", "0"),
+    need("ipv6/conf/all/accept_redirects", "0"),
+    need("ipv6/conf/default/accept_redirects", "0"),
     need("ipv6/conf/all/accept_dad", "0"),
     need("ipv6/conf/default/accept_dad", "0"),
     want("ipv6/conf/default/dad_transmits", "0"),

@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
         test("pods_reach_the_control_plane", pods_reach_the_control_plane),
         test("a_service_address_reaches_every_endpoint_and_changes_at_once", service_addresses),
         test("a_service_address_without_endpoints_refuses", service_without_endpoints),
+        test("a_connection_to_a_neighbour_by_a_service_address_goes_on", neighbour_by_service_address),
         test("a_service_address_carries_udp", udp_service),
         test("a_pod_reaches_itself_through_a_service_address", hairpin),
         test("an_unplugged_node_is_not_reached", unplugged),
@@ -166,6 +167,33 @@ async fn service_addresses() -> anyhow::Result<()> {
     for (vip, from) in vips.into_iter().zip(client.ips()) {
         for _ in 0..10 {
             check(&client, (vip, 80).into(), &format!("near {from}")).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn neighbour_by_service_address() -> anyhow::Result<()> {
+    let bed = Bed::new(BedConfig::default()).await?;
+    let node = bed.add_node("node-1").await?;
+    let client = node.add_pod(PodSpec::new("shop", "client")).await?;
+    let server = node.add_pod(PodSpec::new("shop", "server")).await?;
+    let vips: [IpAddr; 2] = ["10.96.0.7".parse()?, "fd96::7".parse()?];
+    let endpoints: Vec<_> = server.ips().into_iter().map(|ip| SocketAddr::new(ip, 8080)).collect();
+    node.set_services(&vips.map(|vip| ServiceRule::tcp(vip, 80, endpoints.clone()))).await?;
+    for (vip, endpoint) in vips.into_iter().zip(endpoints) {
+        let listener = server.listen(endpoint)?;
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            let (mut read, mut write) = stream.split();
+            tokio::io::copy(&mut read, &mut write).await
+        });
+        let mut stream = client.connect((vip, 80).into()).await?;
+        for turn in 0..50 {
+            stream.write_u8(turn).await?;
+            let answer = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await;
+            ensure!(answer.with_context(|| format!("{vip}: no answer to {turn}"))?? == turn);
+            // What the node tells of other ways takes a moment to have an effect.
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
     Ok(())
