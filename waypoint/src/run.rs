@@ -129,10 +129,15 @@ async fn first_certificate(certificates: SvidStore, identity: SpiffeId, task: Ta
 /// certificate was taken back.
 async fn retire(proxy: Arc<Proxy>) {
     let mut retirements = Retirements::new(proxy.certificates.clone(), DIAL);
-    while retirements.next().await.is_some() {
-        proxy.tunnels.forget(&proxy.identity);
-        proxy.http.retire();
-        let ended = proxy.tunnels.cut(|_, peer| peer.is_some_and(|peer| proxy.certificates.trust().revokes(peer)));
+    while let Some(retired) = retirements.next().await {
+        if retired.identities.contains(&proxy.identity) {
+            proxy.tunnels.forget(&proxy.identity);
+            proxy.http.retire();
+        }
+        if !retired.trust {
+            continue;
+        }
+        let ended = proxy.tunnels.cut(|peer| peer.is_some_and(|peer| proxy.certificates.trust().revokes(peer)));
         if ended > 0 {
             tracing::warn!(connections = ended, "connections were ended, because their peers' certificates are revoked");
         }

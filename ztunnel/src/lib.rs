@@ -174,10 +174,13 @@ async fn retire(workers: Arc<Workers>) {
     // The second of grace is for what a dial does besides.
     let dial = proxy.limits.connect + proxy.limits.handshake + Duration::from_secs(1);
     let mut retirements = Retirements::new(proxy.certificates.clone(), dial);
-    while let Some(these) = retirements.next().await {
+    while let Some(retired) = retirements.next().await {
         for proxy in workers.proxies() {
-            these.iter().for_each(|identity| proxy.pool.forget(identity));
-            let ended = proxy.pool.cut(|_, peer| peer.is_some_and(|peer| proxy.certificates.trust().revokes(peer)));
+            retired.identities.iter().for_each(|identity| proxy.pool.forget(identity));
+            if !retired.trust {
+                continue;
+            }
+            let ended = proxy.pool.cut(|peer| peer.is_some_and(|peer| proxy.certificates.trust().revokes(peer)));
             if ended > 0 {
                 tracing::warn!(connections = ended, "connections were ended, because their peers' certificates are revoked");
             }

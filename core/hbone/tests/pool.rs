@@ -13,6 +13,7 @@ use http::{HeaderMap, Response};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
     time::timeout,
 };
 
@@ -203,7 +204,7 @@ async fn a_connection_that_is_going_away_finishes_its_tunnels_and_gets_no_new_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn connections_of_one_network_namespace_are_not_used_in_another_and_are_retired_or_cut_by_themselves() {
+async fn connections_of_one_network_namespace_are_not_used_in_another_and_are_retired_by_themselves() {
     let server = server(ServerConfig::default(), echo).await;
     let client = Client::new(server.address, PoolConfig::default());
     let key = |netns| PoolKey { netns: Some(netns), ..client.key.clone() };
@@ -221,14 +222,44 @@ async fn connections_of_one_network_namespace_are_not_used_in_another_and_are_re
     let (mut third, mut fourth) = (open(1).await, open(2).await);
     assert_eq!(client.dials(), 3, "one that is retired takes no more tunnels, others do");
     works(&mut first).await;
-    // Also the connection that takes no more.
-    client.pool.cut(|key, _| key.netns == Some(1));
-    for tunnel in [&mut first, &mut third] {
-        assert!(timeout(Duration::from_secs(10), tunnel.read(&mut [0])).await.unwrap().is_err());
-    }
-    for tunnel in [&mut second, &mut fourth] {
+    for tunnel in [&mut second, &mut third, &mut fourth] {
         works(tunnel).await;
     }
+    // Also the connection that takes no more.
+    assert_eq!(client.pool.cut(|peer| peer.is_none()), 3);
+    for tunnel in [&mut first, &mut second, &mut third, &mut fourth] {
+        assert!(timeout(Duration::from_secs(10), tunnel.read(&mut [0])).await.unwrap().is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_connection_that_is_being_made_when_its_key_is_retired_takes_no_tunnel_but_its_own() {
+    let server = server(ServerConfig::default(), echo).await;
+    let client = Client::new(server.address, PoolConfig::default());
+    let request = || ConnectRequest { authority: TARGET.parse().unwrap(), headers: HeaderMap::new() };
+    let (begin, begun) = oneshot::channel::<()>();
+    let (go_on, wait) = oneshot::channel::<()>();
+    let address = client.key.address;
+    let slow = move || async move {
+        begin.send(()).unwrap();
+        wait.await.unwrap();
+        common::tcp(address).await.map(Plain::new)
+    };
+    let quick = || async { common::tcp(address).await.map(Plain::new) };
+    let first = client.pool.connect(&client.key, slow, request());
+    let second = async {
+        begun.await.unwrap();
+        client.pool.retire(|_| true);
+        let (second, _) = client.pool.connect(&client.key, quick, request()).await.unwrap();
+        go_on.send(()).unwrap();
+        second
+    };
+    let (first, mut second) = tokio::join!(first, second);
+    let (mut first, _) = first.unwrap();
+    for tunnel in [&mut first, &mut second] {
+        works(tunnel).await;
+    }
+    assert_eq!(client.pool.status().iter().map(|status| status.tunnels.len()).collect::<Vec<_>>(), [1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

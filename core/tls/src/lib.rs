@@ -40,7 +40,7 @@ pub use handshake::{client_config, server_config};
 pub use peer::{PeerError, Presented, peer_identity};
 pub use provider::{prepare, provider};
 pub use request::{CertificateRequest, PemSvid};
-pub use retire::{Retirements, follow_roots};
+pub use retire::{Retired, Retirements, follow_roots};
 pub use source::SvidSource;
 pub use store::{StoreConfig, SvidStatus, SvidStore};
 pub use stream::Stream;

@@ -18,6 +18,15 @@ use crate::SvidStore;
 /// How often it is looked whether the file of the roots has changed.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// What has changed for connections that stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// Whose connections are to take no more tunnels.
+    pub identities: Vec<SpiffeId>,
+    /// Whether whom we believe has changed, so that the certificates of peers are to be looked at again.
+    pub trust: bool,
+}
+
 /// Tells whose connections are to take no more tunnels.
 #[derive(Debug)]
 pub struct Retirements {
@@ -25,13 +34,13 @@ pub struct Retirements {
     renewals: broadcast::Receiver<SpiffeId>,
     trust: watch::Receiver<u64>,
     dial: Duration,
-    /// Those that are told a second time, and when.
-    again: VecDeque<(Instant, Vec<SpiffeId>)>,
+    /// When it is told again that peers are to be looked at.
+    again: VecDeque<Instant>,
 }
 
 impl Retirements {
-    /// From now on, for the identities of `certificates`. Each is told twice, the second time after `dial`, the longest that a dial
-    /// takes: one that was under way with the certificate before has made its connection by then.
+    /// From now on, for the identities of `certificates`. A change of whom we believe is told twice, the second time after `dial`, the longest
+    /// that a dial takes: one that was under way then has verified its peer before the change, and made its connection by now.
     #[must_use]
     pub fn new(certificates: SvidStore, dial: Duration) -> Self {
         let (renewals, trust) = (certificates.renewals(), certificates.trust().changes());
@@ -39,25 +48,26 @@ impl Retirements {
     }
 
     /// The next ones; none when there will be no more.
-    pub async fn next(&mut self) -> Option<Vec<SpiffeId>> {
-        let due = self.again.front().map(|(due, _)| *due);
-        let these = tokio::select! {
+    pub async fn next(&mut self) -> Option<Retired> {
+        let due = self.again.front().copied();
+        let retired = tokio::select! {
             renewed = self.renewals.recv() => match renewed {
-                Ok(identity) => vec![identity],
+                Ok(identity) => Retired { identities: vec![identity], trust: false },
                 // So many were renewed at once that some were not told of.
-                Err(RecvError::Lagged(_)) => self.all(),
+                Err(RecvError::Lagged(_)) => Retired { identities: self.all(), trust: false },
                 Err(RecvError::Closed) => return None,
             },
             changed = self.trust.changed() => {
                 changed.ok()?;
-                self.all()
+                self.again.push_back(Instant::now() + self.dial);
+                Retired { identities: self.all(), trust: true }
             }
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                return self.again.pop_front().map(|(_, these)| these);
+                self.again.pop_front();
+                Retired { identities: Vec::new(), trust: true }
             }
         };
-        self.again.push_back((Instant::now() + self.dial, these.clone()));
-        Some(these)
+        Some(retired)
     }
 
     fn all(&self) -> Vec<SpiffeId> {

@@ -102,16 +102,16 @@ impl Trust {
         revoked(self, presented)
     }
 
-    /// Completes when the certificate of a peer that was believed is found on a list. Only that ends a connection that stands: a list
-    /// that is missing or too old refuses new ones. What a list says is heeded as long as it holds, with
-    /// [`crate::revocation::Unlisted::Accepted`] for ever.
-    pub async fn until_revoked(&self, presented: &Presented) {
-        let mut changes = self.changes();
-        while !self.revokes(presented) {
-            if changes.changed().await.is_err() {
-                return std::future::pending().await;
+    /// Completes when the certificate of a peer that was believed is found on a list. `changes` are those since before its handshake, which
+    /// has looked at the lists itself. Only a list that names it ends a connection that stands: one that is missing or too old refuses new
+    /// ones. What a list says is heeded as long as it holds, with [`crate::revocation::Unlisted::Accepted`] for ever.
+    pub async fn until_revoked(&self, presented: &Presented, mut changes: watch::Receiver<u64>) {
+        while changes.changed().await.is_ok() {
+            if self.revokes(presented) {
+                return;
             }
         }
+        std::future::pending().await
     }
 
     /// Tells of each change of the roots or of the revocation lists.

@@ -98,13 +98,14 @@ async fn no_list_an_old_one_and_one_of_somebody_else_refuse_unless_only_what_is_
 async fn a_connection_that_stands_ends_when_its_peer_is_revoked_and_for_nothing_less() {
     let pair = Pair::new();
     let (near, far) = tokio::io::duplex(64 << 10);
+    let trust = pair.api.trust().clone();
+    let changes = trust.changes();
     let dial = handshake::connect(near, client_config(&pair.web, &[id("api")]).unwrap(), LIMIT);
     let accept = handshake::accept(far, server_config(&pair.api, &[]).unwrap(), LIMIT);
     let (_client, server) = tokio::join!(dial, accept);
     let (server, _) = server.unwrap();
-    let trust = pair.api.trust().clone();
     let presented = server.presented().clone();
-    let waiting = tokio::spawn(async move { trust.until_revoked(&presented).await });
+    let waiting = tokio::spawn(async move { trust.until_revoked(&presented, changes).await });
     for lists in [Revocations::none(Unlisted::Refused), pair.lists(&[pair.api.serial()], DAY, Unlisted::Refused)] {
         pair.api.trust().revoke(lists);
         tokio::time::sleep(Duration::from_millis(100)).await;

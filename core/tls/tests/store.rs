@@ -13,8 +13,9 @@ use std::{
 
 use ambit_identity::SpiffeId;
 use ambit_tls::{
-    StoreConfig, Svid, SvidSource, SvidStore, TlsError,
+    Retired, Retirements, StoreConfig, Svid, SvidSource, SvidStore, TlsError,
     authority::{Authority, LocalSource},
+    revocation::{Revocations, Unlisted},
 };
 use async_trait::async_trait;
 
@@ -159,4 +160,19 @@ async fn a_store_that_is_shut_down_answers_so() {
     closer.shutdown();
     assert!(matches!(waiting.await.unwrap().unwrap_err(), TlsError::Shutdown));
     assert!(matches!(store.get(&api()).await.unwrap_err(), TlsError::Shutdown));
+}
+
+#[tokio::test]
+async fn a_renewal_is_told_once_and_a_change_of_trust_again_when_the_dials_of_then_have_ended() {
+    let store = SvidStore::new(Counting::new(HOUR), StoreConfig::default());
+    store.get(&web()).await.unwrap();
+    let mut retirements = Retirements::new(store.clone(), Duration::from_millis(100));
+    store.trust().revoke(Revocations::none(Unlisted::Accepted));
+    let told = Some(Retired { identities: vec![web()], trust: true });
+    assert_eq!(retirements.next().await, told);
+    assert_eq!(retirements.next().await, Some(Retired { identities: Vec::new(), trust: true }));
+    store.renew_soon();
+    assert_eq!(retirements.next().await, Some(Retired { identities: vec![web()], trust: false }));
+    let nothing_more = tokio::time::timeout(Duration::from_millis(300), retirements.next()).await;
+    assert!(nothing_more.is_err(), "{nothing_more:?}");
 }

@@ -63,6 +63,7 @@ async fn serve(proxy: &Arc<Proxy>, stream: TcpStream, from: SocketAddr, drain: W
         .server_config(&proxy.identity)
         .await
         .map_err(|error| Refusal::new(Reason::CertificateUnavailable, error.to_string()))?;
+    let trust = proxy.certificates.trust().changes();
     let (stream, identity) = ambit_tls::handshake::accept(stream, certificate, proxy.limits.handshake)
         .await
         .map_err(|error| Refusal::new(peer_reason(&error), error.to_string()))?;
@@ -82,7 +83,7 @@ async fn serve(proxy: &Arc<Proxy>, stream: TcpStream, from: SocketAddr, drain: W
     let presented = stream.presented().clone();
     let served = tokio::select! {
         served = server::serve(stream, &proxy.limits.tunnels, draining, handler) => served,
-        () = proxy.certificates.trust().until_revoked(&presented) => {
+        () = proxy.certificates.trust().until_revoked(&presented, trust) => {
             return Err(Refusal::new(Reason::PeerRevoked, "its tunnels were ended"));
         }
     };

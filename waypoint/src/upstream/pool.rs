@@ -190,7 +190,7 @@ impl HttpPool {
         let generation = self.connections().generation;
         let stream = open(proxy, to, http::HeaderMap::new(), limit).await?;
         match http2 {
-            true => self.handshake_http2(to, stream).await,
+            true => self.handshake_http2(to, stream, generation).await,
             false => self.handshake_http1(stream, generation).await,
         }
         .map_err(|error| Refusal::new(Reason::UpstreamProtocolError, format!("{}: {error}", to.address)))
@@ -225,7 +225,7 @@ impl HttpPool {
         Ok(Checkout::Http1(Http1 { sender, generation }, false))
     }
 
-    async fn handshake_http2(&self, to: &Destination, stream: Stream) -> hyper::Result<Checkout> {
+    async fn handshake_http2(&self, to: &Destination, stream: Stream, generation: u64) -> hyper::Result<Checkout> {
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
@@ -240,7 +240,11 @@ impl HttpPool {
         });
         sender.ready().await?;
         let connection = Arc::new(Multiplexed { sender, in_flight: AtomicUsize::new(1), idle_since: Mutex::new(Instant::now()) });
-        self.connections().multiplexed.entry(to.clone()).or_default().push(connection.clone());
+        let mut connections = self.connections();
+        if generation == connections.generation {
+            connections.multiplexed.entry(to.clone()).or_default().push(connection.clone());
+        }
+        drop(connections);
         Ok(Checkout::Http2(Shares(connection)))
     }
 

@@ -58,6 +58,7 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: Socke
             return failed(Refusal::new(Reason::CertificateUnavailable, error.to_string()));
         }
     };
+    let trust = proxy.certificates.trust().changes();
     let (io, id) = match handshake::accept(io, config, proxy.limits.handshake).await {
         Ok(accepted) => accepted,
         Err(error) => {
@@ -74,7 +75,7 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: Socke
     let presented = io.presented().clone();
     let served = tokio::select! {
         served = Box::pin(server::serve(io, &config, drain.draining(), handler)) => served,
-        () = proxy.certificates.trust().until_revoked(&presented) => {
+        () = proxy.certificates.trust().until_revoked(&presented, trust) => {
             let mut record = proxy.telemetry.begin(Direction::Inbound, from, at);
             record.source_identity = Some(peer.id.clone());
             record.security = Security::MutualTls;

@@ -64,6 +64,8 @@ pub(super) async fn open(
     let headers = headers::of(pod, record.source_workload.as_ref(), from, &plan.target, trace);
     let request = ConnectRequest { authority: Authority::from(plan.authority), headers };
     let dial = || async {
+        // As it is now: another one's dial may have been waited for, and what was renewed meanwhile is retired already.
+        let certificate = proxy.certificates.current(&pod.identity).unwrap_or(certificate);
         let config = ambit_tls::client_config(&certificate, &plan.expected).map_err(std::io::Error::other)?;
         let tcp = proxy.dial(pod, plan.dial, None, proxy.limits.connect).await?;
         handshake::connect(tcp, Arc::clone(&config), proxy.limits.handshake).await

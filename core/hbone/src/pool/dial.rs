@@ -26,7 +26,11 @@ pub(super) struct Dialer {
 impl Drop for Dialer {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.upgrade() {
-            pool.entries().change(&self.key, |entry| entry.dialing = None);
+            pool.entries().change(&self.key, |entry| {
+                if entry.waits_for(&self.tell) {
+                    entry.dialing = None;
+                }
+            });
         }
     }
 }
@@ -42,7 +46,7 @@ impl Dialer {
         T: Transport,
     {
         let outcome = match dial.await {
-            Ok(io) => pool.adopt(&self.key, io, self.idle),
+            Ok(io) => pool.adopt(&self, io),
             Err(error) => Err(ConnectError::Dial(Arc::new(error))),
         };
         self.tell.send_replace(match &outcome {
@@ -69,18 +73,21 @@ impl Dialer {
 }
 
 impl Shared {
-    /// Makes `io` a connection of the pool, with one place taken for the caller.
-    fn adopt<T: Transport>(self: &Arc<Self>, key: &Arc<PoolKey>, io: T, idle: Duration) -> Result<Slot, ConnectError> {
-        let (connection, driver) = Connection::start(io, &self.config, idle);
+    /// Makes `io` a connection of the pool, with one place taken for the caller. When what was at hand was retired meanwhile, nobody else
+    /// gets a place: it was made with what has changed since.
+    fn adopt<T: Transport>(self: &Arc<Self>, dialer: &Dialer, io: T) -> Result<Slot, ConnectError> {
+        let (connection, driver) = Connection::start(io, &self.config, dialer.idle);
         let slot = connection.take(self.config.max_streams).ok_or(ConnectError::Shutdown)?;
         let mut entries = self.entries();
         if entries.closed {
             return Err(ConnectError::Shutdown);
         }
-        entries.by_key.entry(Arc::clone(key)).or_default().connections.push(connection.clone());
-        entries.running.push((Arc::clone(key), connection.clone()));
+        if let Some(entry) = entries.by_key.get_mut(&dialer.key).filter(|entry| entry.waits_for(&dialer.tell)) {
+            entry.connections.push(connection.clone());
+        }
+        entries.running.push(connection.clone());
         drop(entries);
-        let (pool, key) = (Arc::downgrade(self), Arc::clone(key));
+        let (pool, key) = (Arc::downgrade(self), Arc::clone(&dialer.key));
         self.tasks.spawn(async move {
             if let Err(failure) = driver.await {
                 tracing::debug!(?failure, "tunnel connection ended");

@@ -15,7 +15,7 @@ use crate::{
 pub(super) struct Entries {
     pub(super) by_key: HashMap<Arc<PoolKey>, Entry>,
     /// All that have not ended yet, also those that take no more tunnels.
-    pub(super) running: Vec<(Arc<PoolKey>, Connection)>,
+    pub(super) running: Vec<Connection>,
     pub(super) closed: bool,
 }
 
@@ -45,6 +45,11 @@ pub(super) enum Place {
 }
 
 impl Entry {
+    /// Whether `dial` is under way for it. Else the entry it was begun for was retired since.
+    pub(super) fn waits_for(&self, dial: &watch::Sender<Dialed>) -> bool {
+        self.dialing.as_ref().is_some_and(|dialing| dialing.same_channel(&dial.subscribe()))
+    }
+
     /// A place in a connection made since `since` (any if none): in the first that is not pressed, so that those that were made for a load
     /// fall idle after it; else in the one that has the fewest tunnels.
     pub(super) fn take(&self, config: &PoolConfig, since: Option<Instant>) -> Option<Place> {
@@ -69,7 +74,7 @@ impl Entry {
 impl Entries {
     /// A connection has ended.
     pub(super) fn forget(&mut self, key: &PoolKey, connection: &Connection) {
-        self.running.retain(|(_, running)| !running.is(connection));
+        self.running.retain(|running| !running.is(connection));
         self.change(key, |_| {});
         if self.running.capacity() > 4 * self.running.len() + 64 {
             // A storm is over.
@@ -80,7 +85,7 @@ impl Entries {
 
     /// Ends all connections with their tunnels, also those that take no more.
     pub(super) fn cut(&self) {
-        self.running.iter().for_each(|(_, connection)| connection.cut());
+        self.running.iter().for_each(Connection::cut);
     }
 
     /// Changes the entry of `key`, drops its closed connections, and itself when nothing is left of it.

@@ -142,7 +142,7 @@ impl Pool {
             let mut entries = self.shared.entries();
             entries.closed = true;
             entries.by_key.clear();
-            entries.running.iter().for_each(|(_, connection)| connection.close());
+            entries.running.iter().for_each(Connection::close);
         }
         self.shared.tasks.close();
         if tokio::time::timeout(deadline, self.shared.tasks.wait()).await.is_err() {
@@ -156,8 +156,8 @@ impl Pool {
         self.retire(|key| key.source == *source);
     }
 
-    /// Closes the connections of these keys to new tunnels, for example when their pod is gone; open tunnels go on. A connection that is being
-    /// made meanwhile is not closed.
+    /// Closes the connections of these keys to new tunnels, for example when their pod is gone; open tunnels go on. One that is being made
+    /// meanwhile takes the tunnel that it is made for, and no other.
     pub fn retire(&self, of: impl Fn(&PoolKey) -> bool) {
         self.shared.entries().by_key.retain(|key, entry| {
             let stays = !of(key);
@@ -168,13 +168,12 @@ impl Pool {
         });
     }
 
-    /// Ends these connections with their tunnels, for example when their peer is no longer trusted; they are told by their keys and
-    /// the certificates of their peers. Returns how many.
-    pub fn cut(&self, of: impl Fn(&PoolKey, Option<&Presented>) -> bool) -> usize {
+    /// Ends these connections with their tunnels, for example when their peer is no longer trusted; they are told by the certificates of
+    /// their peers. Returns how many.
+    pub fn cut(&self, of: impl Fn(Option<&Presented>) -> bool) -> usize {
         // To verify a certificate takes its time, in which others must not wait.
         let running = self.shared.entries().running.clone();
-        let these = running.iter().filter(|(key, connection)| of(key, connection.presented.as_ref()));
-        these.map(|(_, connection)| connection.cut()).count()
+        running.iter().filter(|connection| of(connection.presented.as_ref())).map(Connection::cut).count()
     }
 
     /// What is open now.
