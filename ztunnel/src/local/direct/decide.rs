@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ambit_model::{
     admit::Target,
     plan::{self, Hbone, Plan},
+    workload::Workload,
 };
 use ambit_runtime::telemetry::{Direction, Security};
 
@@ -46,11 +47,14 @@ impl Switch {
         let request = plan::Request { source: &source, destination: first.to, random, avoid: &[], observed: &observed };
         let (plan, near) = proxy.state.read(|mesh| {
             let plan = plan::plan(mesh, request);
+            let is_near = |workload: &Arc<Workload>| proxy.near.get(workload).is_some();
             let near = match &plan {
-                Plan::Hbone(plan) => match &plan.target.service {
-                    Some(service) => mesh.endpoints(&service.key).any(|workload| proxy.near.get(workload).is_some()),
-                    None => plan.target.workload.as_ref().is_some_and(|workload| proxy.near.get(workload).is_some()),
-                },
+                Plan::Hbone(plan) => {
+                    // Only when the chosen one is far are the others looked at: one of them may be chosen next time.
+                    let service = || plan.target.service.as_ref();
+                    plan.target.workload.as_ref().is_some_and(is_near)
+                        || service().is_some_and(|service| mesh.endpoints(&service.key).any(is_near))
+                }
                 _ => false,
             };
             (plan, near)
@@ -80,7 +84,7 @@ impl Switch {
         server: Arc<Neighbour>,
         first: Segment,
         plan: &Hbone,
-        source: &Arc<ambit_model::workload::Workload>,
+        source: &Arc<Workload>,
     ) -> Option<Flow> {
         let proxy: &Proxy = &self.proxy;
         let itself = Arc::ptr_eq(&client.pod, &server.pod) || client.pod.netns == server.pod.netns;
