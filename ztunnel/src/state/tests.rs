@@ -11,10 +11,14 @@ use super::*;
 use crate::test_support::resource;
 
 fn pod(uid: &str, address: &[u8], policies: &[&str]) -> Resource {
+    pod_of("shop", uid, address, policies)
+}
+
+fn pod_of(namespace: &str, uid: &str, address: &[u8], policies: &[&str]) -> Resource {
     let workload = workload::Workload {
         uid: uid.to_owned(),
         name: "web".to_owned(),
-        namespace: "shop".to_owned(),
+        namespace: namespace.to_owned(),
         addresses: vec![address.to_vec().into()],
         authorization_policies: policies.iter().map(|p| (*p).to_owned()).collect(),
         ..Default::default()
@@ -99,6 +103,9 @@ fn a_workload_that_names_other_policies_counts_as_a_change_of_policy_for_its_own
     assert_eq!(told(), (false, false));
     handler.apply(vec![pod("web", &[10, 0, 0, 2], &["shop/p"])], Vec::new());
     assert_eq!(told(), (true, false));
+    // The policies of its namespace are others then.
+    handler.apply(vec![pod_of("elsewhere", "api", &[10, 0, 0, 9], &[])], Vec::new());
+    assert_eq!(told(), (true, true));
 }
 
 #[test]
@@ -154,6 +161,10 @@ fn a_change_of_policy_tells_the_connections_that_it_may_concern_and_no_others() 
     assert_eq!(told(), [true, true]);
     handler.apply(Vec::new(), vec!["far/p".to_owned()]);
     assert_eq!(told(), [true, false]);
+    handler.apply(policy("far", security::Scope::WorkloadSelector, 7), Vec::new());
+    assert_eq!(told(), [true, false], "it was not there before");
+    handler.apply(policy("far", security::Scope::Global, 7), Vec::new());
+    assert_eq!(told(), [true, true]);
 }
 
 #[tokio::test]
