@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::address::{GatewayAddress, NetworkAddress, ServiceKey};
 
 /// What an application speaks at a port, as far as is declared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum AppProtocol {
@@ -22,7 +22,7 @@ pub enum AppProtocol {
 }
 
 /// A port of a service and the port of its endpoints behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Port {
     /// What clients dial.
     pub service_port: u16,

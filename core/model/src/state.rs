@@ -2,9 +2,12 @@
 //!
 //! Values are shared by reference count, so a decision takes what it needs out and holds no lock.
 
+mod few;
+mod shared;
+mod vacant;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::Hash,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -24,9 +27,8 @@ use crate::{
     service::Service,
     workload::{Tunnel, Uid, Workload},
 };
-
-mod vacant;
-
+use few::Few;
+use shared::Shared;
 pub use vacant::VACANT;
 use vacant::Vacant;
 
@@ -35,18 +37,20 @@ use vacant::Vacant;
 pub struct MeshState {
     workloads: HashMap<Uid, Arc<Workload>>,
     /// Several workloads share an address when they are on the host's network, or for a moment when an address is used again.
-    by_address: HashMap<NetworkAddress, Vec<Uid>>,
+    by_address: HashMap<NetworkAddress, Few<Arc<Workload>>>,
     services: HashMap<ServiceKey, Arc<Service>>,
-    by_vip: HashMap<NetworkAddress, Vec<ServiceKey>>,
+    by_vip: HashMap<NetworkAddress, Few<Arc<Service>>>,
     by_hostname: HashMap<Arc<str>, BTreeSet<ServiceKey>>,
     /// Kept by what workloads say, so that a service may come before or after its endpoints.
     endpoints: HashMap<ServiceKey, Endpoints>,
     /// By name, of which there is one in each namespace.
-    by_name: HashMap<Arc<str>, Vec<Uid>>,
+    by_name: HashMap<Arc<str>, Few<Arc<Workload>>>,
     policies: Policies,
     /// By resource name, what workloads and services that could not be read speak for.
     unreadable_addresses: BTreeMap<Box<str>, Vec<(Network, IpNet)>>,
     vacant: Vacant,
+    /// What workloads have in common.
+    shared: Shared,
 }
 
 /// The endpoints of one service.
@@ -76,20 +80,22 @@ impl MeshState {
     }
 
     /// Takes a workload, in place of the one with the same uid.
-    pub fn insert_workload(&mut self, workload: Workload) {
+    pub fn insert_workload(&mut self, mut workload: Workload) {
         self.remove_workload(workload.uid.as_str());
+        self.shared.share(&mut workload);
         let workload = Arc::new(workload);
         for ip in &workload.addresses {
             let address = NetworkAddress::new(workload.network.clone(), *ip);
-            add_to(&mut self.by_address, address, workload.uid.clone());
+            few::add(&mut self.by_address, address, Arc::clone(&workload));
         }
-        add_to(&mut self.by_name, Arc::clone(&workload.name), workload.uid.clone());
+        few::add(&mut self.by_name, Arc::clone(&workload.name), Arc::clone(&workload));
         for key in workload.services.keys() {
             let endpoints = self.endpoints.entry(key.clone()).or_default();
             endpoints.ranked = OnceLock::new();
             endpoints.by_uid.insert(workload.uid.clone(), Arc::clone(&workload));
         }
         self.workloads.insert(workload.uid.clone(), workload);
+        self.shared.tidy(self.workloads.values());
     }
 
     /// Takes a service, in place of the one with the same key.
@@ -97,7 +103,7 @@ impl MeshState {
         self.remove_service(&service.key);
         let service = Arc::new(service);
         for vip in &service.vips {
-            add_to(&mut self.by_vip, vip.clone(), service.key.clone());
+            few::add(&mut self.by_vip, vip.clone(), Arc::clone(&service));
         }
         self.by_hostname.entry(Arc::clone(&service.key.hostname)).or_default().insert(service.key.clone());
         self.services.insert(service.key.clone(), service);
@@ -166,9 +172,9 @@ impl MeshState {
         self.policies.forget(uid);
         for ip in &workload.addresses {
             let address = NetworkAddress::new(workload.network.clone(), *ip);
-            remove_from(&mut self.by_address, &address, &workload.uid);
+            few::remove(&mut self.by_address, &address, |held| held.uid == workload.uid);
         }
-        remove_from(&mut self.by_name, &workload.name, &workload.uid);
+        few::remove(&mut self.by_name, &workload.name, |held| held.uid == workload.uid);
         for key in workload.services.keys() {
             if let Some(endpoints) = self.endpoints.get_mut(key) {
                 endpoints.ranked = OnceLock::new();
@@ -178,6 +184,10 @@ impl MeshState {
                 }
             }
         }
+        few::fit(&mut self.workloads);
+        few::fit(&mut self.by_address);
+        few::fit(&mut self.by_name);
+        few::fit(&mut self.endpoints);
         true
     }
 
@@ -187,7 +197,7 @@ impl MeshState {
             endpoints.ranked = OnceLock::new();
         }
         for vip in &service.vips {
-            remove_from(&mut self.by_vip, vip, key);
+            few::remove(&mut self.by_vip, vip, |held| held.key == *key);
         }
         if let Some(keys) = self.by_hostname.get_mut(&key.hostname) {
             keys.remove(key);
@@ -211,7 +221,7 @@ impl MeshState {
     /// The workload at this address: one with an address of its own before one on the host's network, then the one that came last.
     #[must_use]
     pub fn workload_at(&self, address: &NetworkAddress) -> Option<&Arc<Workload>> {
-        let at = || self.by_address.get(address).into_iter().flatten().rev().filter_map(|uid| self.workloads.get(uid));
+        let at = || few::under(&self.by_address, address).iter().rev();
         at().find(|workload| !workload.host_network).or_else(|| at().next())
     }
 
@@ -224,7 +234,7 @@ impl MeshState {
     /// The service with this virtual address; the canonical one before others.
     #[must_use]
     pub fn service_at(&self, vip: &NetworkAddress) -> Option<&Arc<Service>> {
-        let at = || self.by_vip.get(vip).into_iter().flatten().filter_map(|key| self.services.get(key));
+        let at = || few::under(&self.by_vip, vip).iter();
         at().find(|service| service.canonical).or_else(|| at().next())
     }
 
@@ -292,22 +302,9 @@ impl MeshState {
     /// is not taken for it.
     #[must_use]
     pub fn pod(&self, namespace: &str, name: &str, identity: &SpiffeId) -> Option<&Arc<Workload>> {
-        let mut named = self.by_name.get(name).into_iter().flatten().filter_map(|uid| self.workloads.get(uid));
-        named.find(|workload| workload.namespace.as_str() == namespace && workload.identity == *identity)
-    }
-}
-
-fn add_to<K: Hash + Eq, V>(map: &mut HashMap<K, Vec<V>>, key: K, value: V) {
-    // Nearly always there is one for ever, so no room is made for more.
-    map.entry(key).or_insert_with(|| Vec::with_capacity(1)).push(value);
-}
-
-fn remove_from<K: Hash + Eq, V: PartialEq>(map: &mut HashMap<K, Vec<V>>, key: &K, value: &V) {
-    if let Some(values) = map.get_mut(key) {
-        values.retain(|v| v != value);
-        if values.is_empty() {
-            map.remove(key);
-        }
+        few::under(&self.by_name, name)
+            .iter()
+            .find(|workload| workload.namespace.as_str() == namespace && workload.identity == *identity)
     }
 }
 

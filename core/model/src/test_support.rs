@@ -68,6 +68,6 @@ pub(crate) fn port(service_port: u16, target_port: u16) -> Port {
 
 /// The same workload as an endpoint of a service, with no ports of its own.
 pub(crate) fn endpoint_of(mut workload: Workload, service: &str) -> Workload {
-    workload.services.insert(key(service), Vec::new());
+    workload.services = workload.services.with(key(service), Vec::new());
     workload
 }

@@ -1,15 +1,18 @@
 //! A workload: one place connections can end, and who speaks there.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+mod services;
+
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ambit_identity::{Namespace, SpiffeId};
 use serde::Serialize;
 
 use crate::{
-    address::{GatewayAddress, Network, ServiceKey},
+    address::{GatewayAddress, Network},
     policy::PolicyKey,
-    service::Port,
 };
+
+pub use services::Services;
 
 /// The unique and stable key of a workload: `<cluster>//Pod/<namespace>/<name>` for a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -115,9 +118,9 @@ pub struct Workload {
     /// Who it is.
     pub identity: SpiffeId,
     /// The waypoint that connections to its addresses must pass.
-    pub waypoint: Option<GatewayAddress>,
+    pub waypoint: Option<Arc<GatewayAddress>>,
     /// The way into its network from another one.
-    pub network_gateway: Option<GatewayAddress>,
+    pub network_gateway: Option<Arc<GatewayAddress>>,
     /// The node it runs on.
     pub node: Arc<str>,
     /// The service it is known as, for telemetry.
@@ -131,8 +134,7 @@ pub struct Workload {
     /// Where tunnelled connections must go in the pod.
     pub application_tunnel: Option<ApplicationTunnel>,
     /// The services it is an endpoint of, with the ports it serves there.
-    #[serde(serialize_with = "keys_as_text")]
-    pub services: BTreeMap<ServiceKey, Vec<Port>>,
+    pub services: Services,
     /// The selector policies that hold for it.
     pub policies: Vec<PolicyKey>,
     /// Whether it is ready to be chosen.
@@ -148,8 +150,4 @@ pub struct Workload {
     /// The names of the extensions it comes with. Nothing is done for them.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub extensions: Box<[Box<str>]>,
-}
-
-fn keys_as_text<S: serde::Serializer>(services: &BTreeMap<ServiceKey, Vec<Port>>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(services.iter().map(|(key, ports)| (key.to_string(), ports)))
 }

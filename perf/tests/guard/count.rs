@@ -73,6 +73,38 @@ impl Sub for Counts {
     }
 }
 
+/// What the process has allocated and not freed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Held {
+    pub bytes: f64,
+    /// In so many pieces.
+    pub pieces: f64,
+}
+
+impl Held {
+    /// Now.
+    pub fn now() -> Self {
+        let stats = ALLOCATOR.stats();
+        Self {
+            bytes: stats.bytes_allocated as f64 - stats.bytes_deallocated as f64,
+            pieces: stats.allocations as f64 - stats.deallocations as f64,
+        }
+    }
+
+    /// Bytes with what glibc adds to each piece: a head of 8 bytes, and what is missing to a multiple of 16.
+    pub fn with_overhead(self) -> f64 {
+        self.bytes + 16.0 * self.pieces
+    }
+}
+
+impl Sub for Held {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { bytes: self.bytes - before.bytes, pieces: self.pieces - before.pieces }
+    }
+}
+
 /// A socket of the tunnel.
 #[derive(Debug)]
 pub struct Counted(pub TcpStream);

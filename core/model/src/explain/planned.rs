@@ -172,7 +172,7 @@ fn grounds(state: &MeshState, request: Request<'_>, hop: Hop, service: Option<&S
     let mut grounds = Vec::new();
     let Some(service) = service else {
         let address = NetworkAddress::new(request.source.network.clone(), request.destination.ip());
-        let waypoint = state.workload_at(&address).and_then(|workload| workload.waypoint.as_ref());
+        let waypoint = state.workload_at(&address).and_then(|workload| workload.waypoint.as_deref());
         grounds.push(match (hop, waypoint) {
             (Hop::Waypoint, Some(waypoint)) => format!("the pod that was dialled asks for the waypoint {waypoint}"),
             (Hop::Endpoint, Some(_)) => "the client is the waypoint of the pod that was dialled".to_owned(),

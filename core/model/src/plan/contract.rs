@@ -45,7 +45,7 @@ fn denied(plan: Plan) -> Option<Reason> {
 fn what_is_in_another_network_is_refused_with_its_gateway_or_without() {
     let address = NetworkAddress::new(Network::default(), "10.0.0.9".parse().unwrap());
     let gateway = GatewayAddress { destination: GatewayDestination::Address(address), port: 15008 };
-    for network_gateway in [None, Some(gateway)] {
+    for network_gateway in [None, Some(gateway.into())] {
         let far = Workload { network: Network::from("far"), network_gateway, ..api() };
         let plan = go(vec![far], vec![service("api", &["10.96.0.1"])], "10.96.0.1:80");
         assert_eq!(denied(plan), Some(Reason::NoHealthyEndpoint));

@@ -124,7 +124,7 @@ fn an_endpoint_outside_the_mesh_is_reached_in_plain_text() {
 #[test]
 fn an_endpoint_serves_the_port_it_says_before_the_port_of_the_service() {
     let mut own = api();
-    own.services.insert(key("api"), vec![port(80, 9999)]);
+    own.services = own.services.with(key("api"), vec![port(80, 9999)]);
     let named = Service { ports: vec![port(80, 0)], ..service("api", &["10.96.0.1"]) };
     let own = state(vec![own], vec![named.clone()]);
     assert_eq!(hbone(go(&own, &web(), "10.96.0.1:80", 0)).authority.port(), 9999);

@@ -79,8 +79,8 @@ impl Workload {
         Self {
             uid: held.uid.to_string(),
             workload_ips: held.addresses.clone(),
-            waypoint: held.waypoint.as_ref().map(Gateway::of),
-            network_gateway: held.network_gateway.as_ref().map(Gateway::of),
+            waypoint: held.waypoint.as_deref().map(Gateway::of),
+            network_gateway: held.network_gateway.as_deref().map(Gateway::of),
             protocol: match held.tunnel {
                 Tunnel::Hbone => "HBONE",
                 Tunnel::None => "TCP",

@@ -63,7 +63,7 @@ fn a_host_name_that_does_not_resolve_is_a_refusal_of_its_own_unless_another_endp
 #[test]
 fn a_host_name_that_stands_for_the_proxy_itself_is_refused() {
     let mut loops = db();
-    loops.services.insert(key("db"), vec![port(80, 15001)]);
+    loops.services = loops.services.with(key("db"), vec![port(80, 15001)]);
     for ip in ["127.0.0.1", "10.0.0.1"] {
         assert_eq!(denied(decide(addresses(&[ip]), vec![loops.clone()])), Reason::LoopGuard);
     }
@@ -75,7 +75,7 @@ fn a_host_name_that_stands_for_a_pod_of_the_mesh_leads_around_nothing_that_the_p
     let plan = hbone(decide(addresses(&["10.0.0.3"]), vec![db(), pod()]));
     check(&plan, "10.0.0.3:15008", "10.0.0.3:8080", &["pod"], Hop::Endpoint);
     assert!(!plan.chosen, "there is no other that could be tried");
-    let guarded = Workload { waypoint: Some(at_ip("10.96.0.77")), ..pod() };
+    let guarded = Workload { waypoint: Some(at_ip("10.96.0.77").into()), ..pod() };
     assert_eq!(denied(decide(addresses(&["10.0.0.3"]), vec![db(), guarded])), Reason::WaypointMissing);
     assert_eq!(denied(decide(addresses(&["10.96.0.1"]), vec![db()])), Reason::LoopGuard, "the service itself");
 }

@@ -43,11 +43,11 @@ fn a_waypoint_that_is_missing_or_not_ready_is_never_gone_around() {
 
 #[test]
 fn a_pod_with_a_waypoint_is_reached_through_it_unless_the_waypoint_calls() {
-    let guarded = Workload { waypoint: Some(at(GatewayDestination::Service(key("gw")))), ..api() };
+    let guarded = Workload { waypoint: Some(at(GatewayDestination::Service(key("gw"))).into()), ..api() };
     let state = state(vec![guarded, gateway()], vec![gateway_service()]);
     check(&hbone(go(&state, &web(), "10.0.0.2:8080", 0)), "10.0.0.9:15008", "10.0.0.2:8080", &["gw"], Hop::Waypoint);
     check(&hbone(go(&state, &gateway(), "10.0.0.2:8080", 0)), "10.0.0.2:15008", "10.0.0.2:8080", &["api"], Hop::Endpoint);
-    let lost = Workload { waypoint: Some(at_ip("10.96.0.77")), ..api() };
+    let lost = Workload { waypoint: Some(at_ip("10.96.0.77").into()), ..api() };
     assert_eq!(denied(go(&self::state(vec![lost], vec![]), &web(), "10.0.0.2:8080", 0)), Reason::WaypointMissing);
 }
 
@@ -66,7 +66,7 @@ fn weighted_waypoints_share_by_weight() {
 fn a_waypoint_with_several_replicas_is_tried_on_another_one_and_never_gone_around() {
     let replica = |name: &str, ip: &str| endpoint_of(workload(name, ip), "gw");
     let gateways = vec![api(), replica("gw-1", "10.0.0.8"), replica("gw-2", "10.0.0.9")];
-    let guarded = Workload { waypoint: Some(at_ip("10.96.0.9")), ..workload("db", "10.0.0.4") };
+    let guarded = Workload { waypoint: Some(at_ip("10.96.0.9").into()), ..workload("db", "10.0.0.4") };
     let by_service = through(service("api", &["10.96.0.1"]), &[(at(GatewayDestination::Service(key("gw"))), 1)]);
     let state = state([gateways, vec![guarded]].concat(), vec![by_service, gateway_service()]);
     let source = web();
