@@ -157,10 +157,14 @@ impl Mux {
 
     fn take_request_headers(&mut self, id: u32, fields: Fields, end: bool, most: u32) -> Received {
         if let Some(stream) = self.streams.get(id) {
-            if stream.reset.is_some() {
-                return Ok(());
-            }
-            return self.take_trailer(id, &fields, end);
+            return match stream.reset {
+                // RFC 9113, section 5.1: nothing comes for a stream that its peer has reset.
+                Some(Reset { by: Side::Peer, .. }) => {
+                    of_stream(id, code::STREAM_CLOSED, "HEADERS after the reset of their stream")
+                }
+                Some(_) => Ok(()),
+                None => self.take_trailer(id, &fields, end),
+            };
         }
         if !self.idle(id) {
             if self.dead.contains(&id) {
@@ -201,8 +205,8 @@ impl Mux {
         self.answers += self.batch.len().saturating_sub(before);
         if !end {
             self.answer_peer(|out| encode::reset(out, id, code::NO_ERROR));
+            self.remember(id);
         }
-        self.remember(id);
     }
 
     fn take_answer_headers(&mut self, id: u32, fields: Fields, end: bool) -> Received {
