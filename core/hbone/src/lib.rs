@@ -16,6 +16,8 @@ pub mod copy;
 mod driver;
 mod error;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod hpack;
 mod mux;
 mod pool;

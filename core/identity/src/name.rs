@@ -26,6 +26,10 @@ macro_rules! name {
                 if text.len() > $limit {
                     return Err(IdentityError::TooLong { part: $part, length: text.len(), limit: $limit });
                 }
+                // SPIFFE-ID, section 2.2: no part of a path is a step in it.
+                if matches!(text, "." | "..") {
+                    return Err(IdentityError::Character { part: $part, character: '.' });
+                }
                 let allowed: fn(char) -> bool = $allowed;
                 match text.chars().find(|c| !allowed(*c)) {
                     Some(character) => Err(IdentityError::Character { part: $part, character }),

@@ -117,6 +117,8 @@ mod tests {
             "spiffe://cluster.local/ns/shop/sa/w%65b",
             "spiffe://cluster.local/ns/shop/sa/web\u{0}",
             "spiffe://user@cluster.local/ns/shop/sa/web",
+            "spiffe://cluster.local/ns/shop/sa/..",
+            "spiffe://./ns/shop/sa/web",
         ] {
             assert!(text.parse::<SpiffeId>().is_err(), "{text:?} was taken for an identity");
         }

@@ -17,6 +17,8 @@ mod clock;
 pub mod control_plane;
 mod error;
 mod files;
+#[cfg(test)]
+mod fuzz;
 pub mod handshake;
 mod keeper;
 mod peer;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Checks that a certificate chains to a root that is believed now, and is valid at `now` for this use.
-fn verify_chain(
+pub(crate) fn verify_chain(
     trust: &Trust,
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],

@@ -5,7 +5,7 @@
 //! | key | default | meaning |
 //! |---|---|---|
 //! | `agentSocket` | `/var/run/ambit/cni.sock` | where the node agent listens |
-//! | `timeoutSeconds` | 30 | how long it may take to answer, a restart included |
+//! | `timeoutSeconds` | 30 | how long it may take to answer, a restart included; at most an hour |
 //! | `excludeNamespaces` | `["kube-system"]` | pods that start without being asked about; the agent must have the same list |
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
@@ -18,6 +18,8 @@ use crate::answer::{Failure, SUPPORTED};
 pub const NEWEST: &str = "1.1.0";
 const SOCKET: &str = "/var/run/ambit/cni.sock";
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// More makes no sense: runtimes give up after minutes.
+const LONGEST: Duration = Duration::from_hours(1);
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +107,10 @@ impl Asked {
             pod: Pod::read(&variable("CNI_ARGS").unwrap_or_default()),
             previous: conf.get("prevResult").filter(|previous| !previous.is_null()).cloned(),
             socket: conf.get("agentSocket").and_then(Value::as_str).unwrap_or(SOCKET).into(),
-            timeout: conf.get("timeoutSeconds").and_then(Value::as_u64).map_or(TIMEOUT, Duration::from_secs),
+            timeout: conf
+                .get("timeoutSeconds")
+                .and_then(Value::as_u64)
+                .map_or(TIMEOUT, |seconds| Duration::from_secs(seconds).min(LONGEST)),
             excluded: strings("excludeNamespaces").unwrap_or_else(|| vec!["kube-system".to_owned()]),
             version,
         })

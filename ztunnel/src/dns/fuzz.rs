@@ -1,12 +1,12 @@
-//! Random messages, made from a corpus of seeds: whatever a pod or a resolver sends, nothing panics or takes long, and nothing that is
-//! said is longer than its reader takes. `AMBIT_FUZZ_SECONDS` says for how long, two seconds if not set. What once did harm belongs into the
-//! corpus, in hexadecimal below what it is.
+//! Random messages, made from a corpus of seeds (`tests/corpus/dns.txt`): whatever a pod or a resolver sends, nothing panics or takes long,
+//! and nothing that is said is longer than its reader takes.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 
+use ambit_fuzz::{Corpus, Target};
 use bytes::{Buf, BytesMut};
 use domain::base::{
     Message,
@@ -19,15 +19,8 @@ use super::{
     tcp,
 };
 
-const CORPUS: &str = include_str!("fuzz/corpus.txt");
 /// What one message may take: far more than it does, for the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A message to begin with, and what it is.
-struct Seed {
-    what: &'static str,
-    bytes: Vec<u8>,
-}
 
 /// What the proxy does with the bytes of a client and of a resolver.
 fn check(bytes: &[u8], addresses: &[IpAddr]) {
@@ -90,50 +83,16 @@ fn read(bytes: &[u8]) -> Message<&[u8]> {
     Message::from_octets(bytes).unwrap()
 }
 
-fn seeds() -> Vec<Seed> {
-    let mut seeds = Vec::<Seed>::new();
-    for line in CORPUS.lines().filter(|line| !line.is_empty()) {
-        match (line.strip_prefix("# "), seeds.last_mut()) {
-            (Some(what), _) => seeds.push(Seed { what, bytes: Vec::new() }),
-            (None, Some(seed)) => {
-                let pairs = line.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
-                seed.bytes.extend(pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()));
-            }
-            (None, None) => panic!("{line:?} is of no seed"),
-        }
-    }
-    seeds
+/// Lengths, types of labels and of records, pointers.
+fn tokens() -> Vec<Vec<u8>> {
+    let pointers = (0..64).map(|to| vec![0xc0, to]);
+    let records =
+        [&[0, 1, 0, 1][..], &[0, 28, 0, 1], &[0, 41, 4, 0xd0], &[0, 5, 0, 1], &[63], &[64], &[0x80], &[3, b'a', b'p', b'i', 0]];
+    pointers.chain(records.map(Vec::from)).collect()
 }
 
-/// A message that is like one of the corpus.
-fn mutant(seeds: &[Seed], dice: &mut Rng) -> Vec<u8> {
-    let any = |dice: &mut Rng| seeds[dice.usize(..seeds.len())].bytes.clone();
-    let mut bytes = any(dice);
-    for _ in 0..dice.usize(1..6) {
-        let at = dice.usize(..=bytes.len());
-        match dice.u8(..8) {
-            // A byte, by chance or one that means something: a length, a type of label, a pointer.
-            0 | 1 => bytes[at..].iter_mut().take(1).for_each(|byte| *byte = dice.u8(..)),
-            2 => {
-                bytes[at..].iter_mut().take(1).for_each(|byte| *byte = [0, 1, 12, 41, 63, 64, 0x80, 0xc0, 0xff][dice.usize(..9)])
-            }
-            3 => bytes[at..].iter_mut().take(1).for_each(|byte| *byte ^= 1 << dice.u8(..8)),
-            4 => bytes.truncate(at),
-            5 => drop(bytes.splice(at..at, [0xc0 | dice.u8(..2), dice.u8(..)])),
-            6 => {
-                let other = any(dice);
-                let from = dice.usize(..=other.len());
-                bytes.truncate(at);
-                bytes.extend_from_slice(&other[from..]);
-            }
-            _ => {
-                let again = bytes[at..].to_vec();
-                (0..dice.usize(..8)).for_each(|_| bytes.extend_from_slice(&again));
-            }
-        }
-        bytes.truncate(LONGEST);
-    }
-    bytes
+fn corpus() -> Corpus {
+    Corpus::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/dns.txt"))
 }
 
 fn addresses(count: u32) -> Vec<IpAddr> {
@@ -141,47 +100,28 @@ fn addresses(count: u32) -> Vec<IpAddr> {
 }
 
 #[test]
-fn the_messages_of_the_corpus_are_read_refused_or_dropped() {
-    let seeds = seeds();
-    assert!(seeds.len() >= 60);
-    for Seed { what, bytes } in &seeds {
+fn no_message_panics_or_takes_long_or_is_answered_with_more_than_its_reader_takes() {
+    let (corpus, few, many) = (corpus(), addresses(3), addresses(300));
+    assert!(corpus.len() >= 60);
+    let target = Target::new("DNS messages", corpus.clone()).tokens(tokens()).longest(LONGEST);
+    target.run(|bytes, dice| {
+        check(bytes, if dice.bool() { &few } else { &many });
+        check_answer(bytes, corpus.any(dice));
+        check_framing(bytes, dice);
+        Query::read(bytes).is_ok()
+    });
+}
+
+#[test]
+fn the_messages_of_the_corpus_are_read_refused_or_dropped_with_any_number_of_addresses() {
+    let corpus = corpus();
+    for (what, bytes) in corpus.iter() {
         println!("{what}");
         for count in [0, 1, 100, 5000] {
             check(bytes, &addresses(count));
         }
-        seeds.iter().for_each(|query| check_answer(bytes, &query.bytes));
+        corpus.iter().for_each(|(_, query)| check_answer(bytes, query));
     }
-}
-
-#[test]
-fn no_message_panics_or_takes_long_or_is_answered_with_more_than_its_reader_takes() {
-    let seconds = std::env::var("AMBIT_FUZZ_SECONDS").map_or(2, |seconds| seconds.parse().unwrap());
-    let (seeds, mut dice) = (seeds(), Rng::new());
-    let (few, many) = (addresses(3), addresses(300));
-    let (until, mut count, mut queries) = (Instant::now() + Duration::from_secs(seconds), 0_u64, 0_u64);
-    while Instant::now() < until {
-        // A run that fails is run again with the number it says.
-        let seed = dice.u64(..);
-        let outcome = std::panic::catch_unwind(|| {
-            let mut dice = Rng::with_seed(seed);
-            let (bytes, begun) = (mutant(&seeds, &mut dice), Instant::now());
-            check(&bytes, if dice.bool() { &few } else { &many });
-            check_answer(&bytes, &seeds[dice.usize(..seeds.len())].bytes);
-            check_framing(&bytes, &mut dice);
-            assert!(begun.elapsed() < PATIENCE, "it took {:?}", begun.elapsed());
-            Query::read(&bytes).is_ok()
-        });
-        match outcome {
-            Ok(is_query) => (count, queries) = (count + 1, queries + u64::from(is_query)),
-            Err(panic) => {
-                let bytes = mutant(&seeds, &mut Rng::with_seed(seed));
-                println!("number {seed}, {} bytes: {:02x?}", bytes.len(), &bytes[..bytes.len().min(512)]);
-                std::panic::resume_unwind(panic);
-            }
-        }
-    }
-    println!("{count} messages, {queries} of them queries");
-    assert!(queries > count / 20, "only {queries} of {count} messages were queries: too little is tried");
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Decoder {
 
     /// Bytes kept of frames that are not complete.
     #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.input.held() + self.blocks.held()
     }
 

@@ -35,7 +35,7 @@ impl Limits {
 
     /// The most that is kept of frames that are not complete: a block and a part of its next frame, in buffers that grew by doubling.
     #[cfg(test)]
-    pub(super) fn most_held(&self) -> usize {
+    pub(crate) fn most_held(&self) -> usize {
         4 * self.block()
     }
 }

@@ -24,6 +24,8 @@ pub(crate) use error::{FrameError, code};
 pub(crate) use fields::Fields;
 pub(crate) use limits::Limits;
 pub(crate) use parameters::Parameters;
+#[cfg(test)]
+pub(crate) use tests::of_each_kind;
 
 /// What a client sends before its first frame (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

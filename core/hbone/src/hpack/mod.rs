@@ -10,7 +10,7 @@ mod fixed;
 mod huffman;
 mod integer;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use bytes::Bytes;
 pub(crate) use decoder::{BadBlock, Decoder};

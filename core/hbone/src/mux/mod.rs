@@ -15,7 +15,7 @@ mod receive;
 mod send;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod user;
 
 use std::{collections::VecDeque, task::Waker};

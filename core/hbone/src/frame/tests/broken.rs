@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use fastrand::Rng;
 
-use super::{LIMITS, frame, noise, pieces::of_each_kind};
+use super::{LIMITS, frame, noise, of_each_kind};
 use crate::frame::{Decoder, Frame, FrameError, Limits, PREFACE, head};
 
 /// Changes a few bytes, mostly in a way that leaves something to decode.

@@ -6,6 +6,7 @@ mod pieces;
 mod rules;
 
 use bytes::Bytes;
+pub(crate) use pieces::of_each_kind;
 
 use super::{Decoder, Frame, FrameError, Limits, PREFACE, Parameters, encode, head};
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// One of each kind, padded and not, empty and not, with a block in one frame and in three.
-pub(super) fn of_each_kind() -> Vec<u8> {
+pub(crate) fn of_each_kind() -> Vec<u8> {
     let (mut hpack, mut out) = (Encoder::new(), opening());
     let headers: HeaderMap =
         [("baggage".parse().unwrap(), "a=b".parse().unwrap()), ("x-some".parse().unwrap(), "b".parse().unwrap())]

@@ -1,6 +1,7 @@
 //! Header compression against the RFC's examples, against itself, and against garbage.
 
 mod examples;
+pub(crate) mod fuzz;
 mod random;
 
 use super::{BadBlock, Decoder};

@@ -1,6 +1,7 @@
 //! The state of a connection against frames made by hand.
 
 mod endings;
+pub(crate) mod fuzz;
 mod partings;
 mod requests;
 mod sending;
