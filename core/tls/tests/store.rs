@@ -137,6 +137,19 @@ async fn a_failure_is_told_at_once_and_tried_again_with_growing_pauses() {
 }
 
 #[tokio::test]
+async fn an_identity_that_is_refused_holds_up_no_other() {
+    let source = Counting::new(HOUR);
+    source.down.store(true, Ordering::SeqCst);
+    let config = StoreConfig { backoff_least: HOUR, backoff_most: HOUR, ..StoreConfig::default() };
+    let store = SvidStore::new(Arc::clone(&source) as Arc<dyn SvidSource>, config);
+    assert!(store.get(&web()).await.is_err());
+    source.down.store(false, Ordering::SeqCst);
+    store.get(&api()).await.unwrap();
+    assert!(store.get(&web()).await.is_err(), "its own pause is not over");
+    assert_eq!(source.calls(), 2);
+}
+
+#[tokio::test]
 async fn identities_that_left_the_node_are_forgotten_with_their_keys() {
     let source = Counting::new(HOUR);
     let store = store(&source);

@@ -56,15 +56,18 @@ pub struct Agent {
     state: watch::Sender<SvidResponse>,
     /// Streams that were opened.
     pub streams: Arc<AtomicUsize>,
+    /// Rises when all of them are to end.
+    ends: watch::Sender<u64>,
     server: JoinHandle<()>,
 }
 
 impl Agent {
     /// Serves `issued` on `socket`.
     pub fn start(socket: &Path) -> Self {
-        let (state, streams) = (watch::Sender::new(SvidResponse::default()), Arc::default());
-        let server = tokio::spawn(serve(socket.to_owned(), Service { state: state.clone(), streams: Arc::clone(&streams) }));
-        Self { socket: socket.to_owned(), issued: BTreeMap::new(), state, streams, server }
+        let (state, streams, ends) = (watch::Sender::new(SvidResponse::default()), Arc::default(), watch::Sender::new(0));
+        let service = Service { state: state.clone(), streams: Arc::clone(&streams), ends: ends.clone() };
+        let server = tokio::spawn(serve(socket.to_owned(), service));
+        Self { socket: socket.to_owned(), issued: BTreeMap::new(), state, streams, ends, server }
     }
 
     /// Goes away and comes back with what it had.
@@ -72,8 +75,10 @@ impl Agent {
         self.server.abort();
         let _aborted = (&mut self.server).await;
         std::fs::remove_file(&self.socket).unwrap();
-        self.server =
-            tokio::spawn(serve(self.socket.clone(), Service { state: self.state.clone(), streams: Arc::clone(&self.streams) }));
+        let service = Service { state: self.state.clone(), streams: Arc::clone(&self.streams), ends: self.ends.clone() };
+        self.server = tokio::spawn(serve(self.socket.clone(), service));
+        // Connections outlive the server that accepted them.
+        self.ends.send_modify(|ends| *ends += 1);
     }
 
     /// Issues a certificate for `id`, which replaces the one before.
@@ -122,6 +127,7 @@ async fn serve(socket: PathBuf, service: Service) {
 struct Service {
     state: watch::Sender<SvidResponse>,
     streams: Arc<AtomicUsize>,
+    ends: watch::Sender<u64>,
 }
 
 impl NamedService for Service {
@@ -158,7 +164,11 @@ impl ServerStreamingService<SvidRequest> for Service {
         let security = request.metadata().get("workload.spiffe.io").is_some_and(|value| value == "true");
         let first = self.state.borrow().clone();
         self.streams.fetch_add(1, Ordering::SeqCst);
-        let updates = WatchStream::new(self.state.subscribe()).map(Ok);
+        let mut ends = self.ends.subscribe();
+        let ended = async move {
+            let _either_way = ends.changed().await;
+        };
+        let updates = WatchStream::new(self.state.subscribe()).map(Ok).take_until(Box::pin(ended));
         Box::pin(async move {
             if !security {
                 return Err(Status::invalid_argument("security header missing from request"));

@@ -56,12 +56,16 @@ async fn identities_come_on_one_stream_and_are_replaced_when_the_agent_says_so()
     agent.issue(&authority, &id("api"), HOUR);
     let store = store(&agent);
     call(&store).await;
-    let (web, api) = (store.current(&id("web")).unwrap(), store.current(&id("api")).unwrap());
-    agent.issue(&authority, &id("web"), HOUR);
-    eventually("the next one", || store.current(&id("web")).unwrap().serial() != web.serial()).await;
-    assert_eq!(store.current(&id("api")).unwrap().serial(), api.serial(), "nothing new was issued for it");
-    call(&store).await;
-    assert_eq!(agent.streams.load(Ordering::SeqCst), 1);
+    let api = store.current(&id("api")).unwrap();
+    for _ in 0..2 {
+        let web = store.current(&id("web")).unwrap();
+        agent.issue(&authority, &id("web"), HOUR);
+        eventually("the next one", || store.current(&id("web")).unwrap().serial() != web.serial()).await;
+        assert_eq!(store.current(&id("api")).unwrap().serial(), api.serial(), "nothing new was issued for it");
+        call(&store).await;
+    }
+    // The library asks once before it listens.
+    assert_eq!(agent.streams.load(Ordering::SeqCst), 2, "one stream is for all");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,8 +92,9 @@ async fn an_identity_that_is_not_issued_is_refused_until_it_is_and_stays_good_wh
     agent.issue(&authority, &id("web"), HOUR);
     eventually("the certificate", || store.current(&id("web")).is_some()).await;
     let web = store.current(&id("web")).unwrap();
+    let streams = agent.streams.load(Ordering::SeqCst);
     agent.restart().await;
-    eventually("another stream", || agent.streams.load(Ordering::SeqCst) >= 2).await;
+    eventually("another stream", || agent.streams.load(Ordering::SeqCst) > streams).await;
     call_with(&store, web.serial()).await;
     agent.withdraw(&id("web"));
     eventually("the refusal", || store.status().iter().any(|held| held.error.is_some())).await;
