@@ -33,7 +33,7 @@ enum Command {
     Explain(ExplainArgs),
     /// The node proxy: carries the connections of a node's pods
     #[command(after_help = "Example:\n  ambit ztunnel --node node-1 --xds-address istiod.istio-system.svc:15012")]
-    Ztunnel(ztunnel::Config),
+    Ztunnel(Box<ztunnel::Config>),
     /// The L7 proxy: routes and authorizes the requests of the services that ask for it
     #[command(
         after_help = "Example:\n  ambit waypoint --name waypoint --namespace billing --xds-address istiod.istio-system.svc:15012"
@@ -82,7 +82,7 @@ pub fn run() -> Result<ExitCode> {
         }
         Command::Ztunnel(config) => block_on_one_thread(async {
             log(&config.log)?;
-            ztunnel::run(config).await.map_err(|error| Error::part("ztunnel", error))
+            ztunnel::run(*config).await.map_err(|error| Error::part("ztunnel", error))
         }),
         Command::Waypoint { config, log: filter } => block_on(async {
             log(&filter)?;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
-use ambit_runtime::telemetry::{LogFormat, Style};
+use ambit_runtime::telemetry::{Collector, LogFormat, SeriesLimit, Style};
 use ambit_tls::source::SourceName;
 
 use crate::{
@@ -64,6 +64,18 @@ pub struct Config {
     /// The share, 0 to 1, of connections that end well that is written to the access log; what is refused or breaks always is.
     #[arg(long, env = "ACCESS_LOG_SAMPLE", default_value_t = 1.0)]
     pub access_log_sample: f64,
+    /// Collector that spans of connections are sent to over OTLP/HTTP, http://host:port; none are sent if not set.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<Collector>,
+    /// The share, 0 to 1, of connections of which spans are sent. At the destination's node, what the client's proxy has chosen counts.
+    #[arg(long, env = "TRACE_SAMPLE", default_value_t = 0.01)]
+    pub trace_sample: f64,
+    /// Sets of labels that are kept in the metrics of connections. For one more, the sets leave that were not used for longest.
+    #[arg(long, env = "MAX_METRIC_SERIES", default_value_t = SeriesLimit::DEFAULT)]
+    pub max_metric_series: usize,
+    /// Seconds for which a set of labels stays that no open connection uses. When none may leave, what is new is counted under `other`.
+    #[arg(long, env = "METRIC_SERIES_IDLE_SECONDS", default_value_t = SeriesLimit::IDLE.as_secs())]
+    pub metric_series_idle_seconds: u64,
     /// The trust domain of the mesh.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: String,
@@ -208,8 +220,10 @@ impl Config {
         for resolver in self.dns_resolvers.iter().filter(|resolver| resolver.0.port() == 0 || resolver.0.ip().is_unspecified()) {
             wrong.push(format!("--dns-resolvers: {} cannot be asked", resolver.0));
         }
-        if !(0.0..=1.0).contains(&self.access_log_sample) {
-            wrong.push(format!("--access-log-sample: {} is not between 0 and 1", self.access_log_sample));
+        for (flag, share) in [("--access-log-sample", self.access_log_sample), ("--trace-sample", self.trace_sample)] {
+            if !(0.0..=1.0).contains(&share) {
+                wrong.push(format!("{flag}: {share} is not between 0 and 1"));
+            }
         }
         if !self.admin.ip().is_loopback() {
             wrong.push(format!("--admin: {} is not on the loopback device", self.admin));

@@ -11,7 +11,6 @@
 //! | [`local`] | connections whose two ends are pods of this node |
 //! | [`endpoints`] | what this proxy has itself seen of endpoints: load, failures, host names |
 //! | [`telemetry`] | one access-log line and one set of metrics for each connection |
-//! | [`trace`] | the trace that a connection is part of |
 //! | [`peer`] | what is wrong with a peer, as a reason |
 //! | [`descriptors`] | file descriptors, of which the last are kept |
 
@@ -37,7 +36,6 @@ pub mod state;
 pub mod telemetry;
 #[cfg(test)]
 mod test_support;
-pub mod trace;
 pub mod worker;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -47,7 +45,7 @@ use ambit_runtime::{
     admin::{Reply, Server},
     drain, readiness, signal,
     socket::{ListenOptions, listen},
-    telemetry::{AccessLog, Destination, metrics_handle},
+    telemetry::{AccessLog, Destination, SeriesLimit, Spans, metrics_handle},
 };
 use ambit_tls::{
     CaConfig, Retirements, StoreConfig, SvidSource, SvidStore,
@@ -106,10 +104,12 @@ pub async fn run_with(
         }
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
+    let mut tasks = Tasks::default();
     let mut metrics = metrics_handle()?;
     let log = AccessLog::open(&Destination::from(config.access_log.clone()))?.with_style(checked.log_style);
+    let series = SeriesLimit::new(config.max_metric_series, Duration::from_secs(config.metric_series_idle_seconds));
+    let telemetry = Telemetry::limited(log, series, spans(&config, &mut tasks));
     let store = StoreConfig { trust_domain_aliases: checked.aliases, ..StoreConfig::default() };
-    let mut tasks = Tasks::default();
     if let Some(file) = config.crl.clone() {
         let unlisted = if config.crl_listed_only { Unlisted::Accepted } else { Unlisted::Refused };
         tasks.spawn(Follower::load(file, unlisted, store.trust.clone()).await.run());
@@ -118,7 +118,7 @@ pub async fn run_with(
         state: Arc::new(Shared::default()),
         certificates: SvidStore::new(source, store),
         pool: Pool::new(PoolConfig::default()),
-        telemetry: Telemetry::new(log),
+        telemetry,
         places: Arc::new(Semaphore::new(checked.limits.connections)),
         limits: checked.limits,
         cluster: config.cluster_id.clone(),
@@ -160,11 +160,28 @@ pub async fn run_with(
     pods.shutdown(proxy.limits.drain).await;
     futures::future::join_all(workers.proxies().map(|proxy| proxy.pool.drain(LAST_TASKS))).await;
     trigger.drain(LAST_TASKS).await;
+    proxy.telemetry.flush_spans(LAST_TASKS).await;
     drop(tasks);
     proxy.certificates.shutdown();
     workers.stop();
     proxy.telemetry.flush();
     Ok(())
+}
+
+/// Where spans go, if there is a collector.
+fn spans(config: &Config, tasks: &mut Tasks) -> Option<Spans> {
+    let collector = config.otlp_endpoint.clone()?;
+    let resource = [
+        ("service.name", "ztunnel"),
+        ("service.namespace", &*config.pod_namespace),
+        ("service.instance.id", &*config.pod_name),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+        ("k8s.cluster.name", &*config.cluster_id),
+        ("k8s.node.name", &*config.node),
+    ];
+    let (spans, task) = Spans::new(collector, config.trace_sample, &resource);
+    tasks.spawn(task);
+    Some(spans)
 }
 
 /// Has new tunnels take new connections when a certificate is renewed or whom we believe has changed, and ends those to a peer whose

@@ -29,9 +29,6 @@ pub enum Error {
     /// Logging was not set up in this process, so it cannot be changed.
     #[error("{0} is not set up in this process")]
     NotInstalled(&'static str),
-    /// The metrics recorder could not be built.
-    #[error("cannot set up metrics: {0}")]
-    Metrics(String),
 }
 
 impl Error {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ambit_model::Reason;
-use ambit_runtime::telemetry::{AccessLog, Direction, Entry, Security, SeriesLimit, label, metric};
+use ambit_runtime::telemetry::{AccessLog, Admitted, Direction, Entry, InUse, Security, SeriesLimit, label, metric};
 use metrics::{Counter, Histogram, Label, SharedString, counter, histogram};
 
 use super::Record;
@@ -21,7 +21,7 @@ use super::Record;
 pub struct Telemetry {
     log: AccessLog,
     series: SeriesLimit,
-    known: RwLock<HashMap<u64, Series>>,
+    known: RwLock<HashMap<u64, (Series, Admitted)>>,
     hasher: RandomState,
     in_flight: AtomicUsize,
 }
@@ -66,7 +66,8 @@ impl Telemetry {
 
     pub(super) fn write(&self, record: &Record) {
         self.log.write(&entry(record));
-        match self.series(record) {
+        let (series, _used) = self.series(record);
+        match series {
             Series::Requests { count, duration } => {
                 count.increment(1);
                 duration.record(record.started.elapsed().as_secs_f64() * 1000.0);
@@ -81,12 +82,15 @@ impl Telemetry {
         }
     }
 
-    fn series(&self, record: &Record) -> Series {
+    fn series(&self, record: &Record) -> (Series, InUse) {
         let key = self.hasher.hash_one(facts(record));
-        if let Some(series) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return series.clone();
+        if let Some((series, admitted)) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key)
+            && let Some(used) = admitted.enter()
+        {
+            return (series.clone(), used);
         }
-        let labels = self.series.admit(labels(record));
+        let (admitted, used) = self.series.admit(labels(record));
+        let labels = admitted.labels();
         let series = match (record.request.is_some(), record.upstream.is_some()) {
             (true, _) => Series::Requests {
                 count: counter!(metric::REQUESTS, labels.clone()),
@@ -101,10 +105,12 @@ impl Telemetry {
             (false, false) => Series::Failed(counter!(metric::TCP_CONNECTIONS_FAILED, labels)),
         };
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < SeriesLimit::DEFAULT {
-            known.insert(key, series.clone());
+        // Some of them may have left.
+        if known.len() >= SeriesLimit::DEFAULT {
+            known.clear();
         }
-        series
+        known.insert(key, (series.clone(), admitted));
+        (series, used)
     }
 }
 
@@ -172,7 +178,7 @@ fn security(record: &Record) -> Security {
 fn labels(record: &Record) -> Vec<Label> {
     let text = |key: &'static str, value: Option<&str>| {
         let value = value.filter(|v| !v.is_empty());
-        Label::new(key, value.map_or(SharedString::const_str(label::UNKNOWN), |v| SharedString::from_owned(v.to_owned())))
+        Label::new(key, value.map_or(SharedString::const_str(label::UNKNOWN), |v| SharedString::from_shared(v.into())))
     };
     let principal = record.peer.identity.as_ref().map(|id| id.to_string());
     let source_namespace = record.peer.identity.as_ref().map(|id| id.namespace().as_str());

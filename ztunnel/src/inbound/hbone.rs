@@ -17,7 +17,7 @@ use ambit_model::{
 use ambit_runtime::{
     drain::Watch,
     socket::{self, canonical},
-    telemetry::{Direction, Security},
+    telemetry::{Direction, Security, Trace},
 };
 use ambit_tls::{PeerError, handshake};
 use tokio::net::TcpStream;
@@ -27,7 +27,6 @@ use crate::{
     peer,
     proxy::{Carrying, Pod, Proxy, carried},
     telemetry::Record,
-    trace,
 };
 
 /// One accepted connection, with who is at its other end.
@@ -107,7 +106,7 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     record.source_identity = Some(peer.id.clone());
     record.destination_identity = Some(pod.identity.clone());
     record.security = Security::MutualTls;
-    record.trace = trace::read(incoming.headers());
+    record.trace = Trace::read(incoming.headers());
     // One connection carries many tunnels, each of which counts.
     let places = match proxy.place(pod) {
         Ok(places) => places,

@@ -23,7 +23,6 @@ use crate::{
     peer,
     proxy::{Places, Pod, Proxy},
     telemetry::Record,
-    trace,
 };
 
 /// The inbound record, which ends as it does on the tunnel when the outbound side vanishes: its client has gone.
@@ -72,7 +71,7 @@ pub(crate) async fn open(
     record.destination_identity = Some(neighbour.pod.identity.clone());
     record.security = Security::NodeLocal;
     record.count_with(outbound);
-    record.trace = Some(*outbound.trace.get_or_insert_with(trace::new));
+    record.trace = Some(outbound.traced().next());
     let peer =
         Peer { proxy: Arc::clone(proxy), pod: Arc::clone(&neighbour.pod), id: pod.identity.clone(), from, at: plan.authority };
     let mut half = Half(Some(record));

@@ -3,21 +3,22 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use ambit_model::{plan::Target, workload::Workload};
+use ambit_runtime::telemetry::{TRACEPARENT, Trace};
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
-use crate::{proxy::Pod, trace};
+use crate::proxy::Pod;
 
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// Headers for a connection of `pod`, whose workload is `source`, at `from`, to `target`, as part of `trace`.
-pub(super) fn of(pod: &Pod, source: Option<&Arc<Workload>>, from: SocketAddr, target: &Target, trace: u128) -> HeaderMap {
+pub(super) fn of(pod: &Pod, source: Option<&Arc<Workload>>, from: SocketAddr, target: &Target, trace: &Trace) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(3);
     let host = target.service.as_ref().map_or(String::new(), |service| format!(";host={}", service.key.hostname));
     put(&mut headers, FORWARDED, &format!("for=\"{from}\"{host}"));
     if let Some(value) = source.and_then(|source| pod.known.baggage(source, baggage)) {
         headers.insert(BAGGAGE, value);
     }
-    put(&mut headers, trace::TRACEPARENT, &trace::write(trace));
+    put(&mut headers, TRACEPARENT, &trace.write());
     headers
 }
 
@@ -49,7 +50,7 @@ mod tests {
     use ambit_model::service::Service;
 
     use super::*;
-    use crate::{test_support::pod, trace::TRACEPARENT};
+    use crate::test_support::pod;
 
     #[test]
     fn baggage_says_what_the_client_is() {
@@ -80,10 +81,10 @@ mod tests {
     fn the_headers_say_for_whom_and_for_which_service() {
         let service = wire::Service { namespace: "shop".into(), hostname: "api.example".into(), ..Default::default() };
         let service = Some(Arc::new(Service::try_from(service).unwrap()));
-        let headers = of(&pod(), None, "10.0.0.1:4000".parse().unwrap(), &Target { service, workload: None }, 7);
+        let headers = of(&pod(), None, "10.0.0.1:4000".parse().unwrap(), &Target { service, workload: None }, &Trace::new(false));
         assert_eq!(headers[FORWARDED], "for=\"10.0.0.1:4000\";host=api.example");
         assert!(!headers.contains_key(BAGGAGE) && headers[TRACEPARENT].len() == 55);
-        let headers = of(&pod(), None, "[fd00::1]:4000".parse().unwrap(), &Target::default(), 7);
+        let headers = of(&pod(), None, "[fd00::1]:4000".parse().unwrap(), &Target::default(), &Trace::new(false));
         assert_eq!(headers[FORWARDED], "for=\"[fd00::1]:4000\"");
     }
 }

@@ -16,7 +16,6 @@ use crate::{
     peer,
     proxy::{Pod, Proxy},
     telemetry::Record,
-    trace,
 };
 
 /// A tunnel that was not opened.
@@ -60,8 +59,8 @@ pub(super) async fn open(
         source_ip: Some(from.ip()),
         netns: Some(pod.netns.inode()),
     };
-    let trace = *record.trace.get_or_insert_with(trace::new);
-    let headers = headers::of(pod, record.source_workload.as_ref(), from, &plan.target, trace);
+    let trace = record.traced();
+    let headers = headers::of(pod, record.source_workload.as_ref(), from, &plan.target, &trace);
     let request = ConnectRequest { authority: Authority::from(plan.authority), headers };
     let dial = || async {
         // As it is now: another one's dial may have been waited for, and what was renewed meanwhile is retired already.

@@ -5,9 +5,9 @@ mod open;
 mod record;
 mod series;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use ambit_runtime::telemetry::{AccessLog, Direction, SeriesLimit};
+use ambit_runtime::telemetry::{AccessLog, Direction, SeriesLimit, Spans};
 
 pub use list::{Connection, Owner};
 use open::OpenConnections;
@@ -24,15 +24,20 @@ struct Shared {
     limit: SeriesLimit,
     series: SeriesCache,
     open: OpenConnections,
+    spans: Option<Spans>,
 }
 
 impl Telemetry {
     /// Records to `log` and to the metrics of this process.
     #[must_use]
     pub fn new(log: AccessLog) -> Self {
-        let shared =
-            Shared { log, limit: SeriesLimit::default(), series: SeriesCache::default(), open: OpenConnections::default() };
-        Self(Arc::new(shared))
+        Self::limited(log, SeriesLimit::default(), None)
+    }
+
+    /// As [`Telemetry::new`], with this limit of metric series, and spans.
+    #[must_use]
+    pub fn limited(log: AccessLog, limit: SeriesLimit, spans: Option<Spans>) -> Self {
+        Self(Arc::new(Shared { log, limit, series: SeriesCache::default(), open: OpenConnections::default(), spans }))
     }
 
     /// Begins the record of a connection. It is written when the record is dropped.
@@ -46,9 +51,16 @@ impl Telemetry {
         self.0.open.report();
     }
 
-    /// Writes out what is waiting.
+    /// Writes out the lines that are waiting.
     pub fn flush(&self) {
         self.0.log.flush();
+    }
+
+    /// Tries to send the spans that are waiting, for `limit` at most.
+    pub async fn flush_spans(&self, limit: Duration) {
+        if let Some(spans) = &self.0.spans {
+            spans.flush(limit).await;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use ambit_hbone::copy::Counters;
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, authorize::Allowed, plan::Target, policy::PolicyKey, workload::Workload};
-use ambit_runtime::telemetry::{Direction, Entry, Security};
+use ambit_runtime::telemetry::{Direction, Entry, InUse, Security, Spans, Trace};
 use tokio::sync::watch;
 
 use super::{
@@ -43,7 +43,7 @@ pub struct Facts {
     /// How it is protected between the nodes.
     pub security: Security,
     /// The W3C trace that it is part of.
-    pub trace: Option<u128>,
+    pub trace: Option<Trace>,
     /// The policy that allowed it.
     pub policy: Option<PolicyKey>,
     /// What dry-run policies make of it.
@@ -61,6 +61,8 @@ pub struct Facts {
 struct Opened {
     open: Arc<Open>,
     place: Option<u32>,
+    /// Its series stay as long as it does.
+    _used: InUse,
 }
 
 impl Record {
@@ -104,14 +106,14 @@ impl Record {
     /// Notes that both sides stand. What was learnt of the connection stays as it is from now on.
     pub fn established(&mut self) {
         let shared = &self.telemetry.0;
-        let series = shared.series.get(&self.kind(), &shared.limit);
+        let (series, used) = shared.series.get(&self.kind(), &shared.limit);
         series.opened.increment(1);
         let Facts { source, destination, reached, begun, .. } = *self.0;
         let ends = Ends { source, destination, reached, begun };
         let open = Arc::new(Open::new(Arc::clone(&self.counters), self.counted, ends, series));
         open.set_policy(self.policy.clone());
         let place = shared.open.add(&open);
-        self.opened = Some(Opened { open, place });
+        self.opened = Some(Opened { open, place, _used: used });
     }
 
     /// Notes what tells of changes since it was decided that the connection may pass.
@@ -137,6 +139,12 @@ impl Record {
         let new = allowed.dry_run.iter().filter(|decided| !self.dry_run.contains(decided));
         new.for_each(|decided| series::dry_run(decided, &self.telemetry.0.limit));
         self.dry_run = allowed.dry_run;
+    }
+
+    /// Its place in a trace, which begins here if it is in none.
+    pub fn traced(&mut self) -> Trace {
+        let Facts { telemetry, trace, .. } = &mut *self.0;
+        *trace.get_or_insert_with(|| telemetry.0.spans.as_ref().map_or_else(|| Trace::new(false), Spans::begin))
     }
 
     /// Where the bytes of the connection are counted.
@@ -191,7 +199,7 @@ impl Facts {
         entry.destination_identity = text(destination, &self.destination_identity);
         entry.policy = outcome.policy.as_ref().or(self.policy.as_ref()).map(|policy| policy.to_string().into());
         entry.dry_run = dry_run(&self.dry_run).map(Into::into);
-        entry.trace = self.trace;
+        entry.trace = self.trace.map(|trace| trace.id);
         entry.reason = outcome.reason.label().into();
         (entry.bytes_sent, entry.bytes_received) = bytes(&self.counters, self.counted);
         entry.duration = self.begun.elapsed();
@@ -207,7 +215,7 @@ impl Facts {
         let shared = Arc::clone(&self.telemetry.0);
         let opened = self.opened.take();
         match &opened {
-            Some(Opened { open, place }) => {
+            Some(Opened { open, place, .. }) => {
                 open.report();
                 open.series.closed.increment(1);
                 if let Some(place) = *place {
@@ -217,7 +225,11 @@ impl Facts {
             None if outcome.reason != Reason::Ok => series::failed(&self.kind(), outcome, &shared.limit),
             None => {}
         }
-        shared.log.write(&self.entry(outcome, opened.as_ref().map(|opened| &*opened.open)));
+        let entry = self.entry(outcome, opened.as_ref().map(|opened| &*opened.open));
+        shared.log.write(&entry);
+        if let (Some(spans), Some(trace)) = (&shared.spans, &self.trace) {
+            spans.send(&entry, trace);
+        }
         self.ended = true;
     }
 }

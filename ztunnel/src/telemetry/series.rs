@@ -7,7 +7,7 @@ use std::{
 
 use ambit_identity::SpiffeId;
 use ambit_model::{Refusal, plan::Target, service::Service, workload::Workload};
-use ambit_runtime::telemetry::{Direction, Security, SeriesLimit, label, metric};
+use ambit_runtime::telemetry::{Admitted, Direction, InUse, Security, SeriesLimit, label, metric};
 use metrics::{Counter, Label, SharedString, counter};
 
 /// The label that names the policy behind a refusal.
@@ -64,26 +64,43 @@ pub(super) struct Series {
     pub(super) identities: [Option<Box<str>>; 2],
     /// What they have in common; nothing only in tests.
     pub(super) kind: Option<Kind>,
+    /// Their place among the series; nothing only in tests.
+    admitted: Option<Admitted>,
 }
 
 impl Series {
-    fn of(kind: &Kind, limit: &SeriesLimit) -> Self {
-        let labels = limit.admit(labels(kind, None));
+    fn of(kind: &Kind, limit: &SeriesLimit) -> (Self, InUse) {
+        let (admitted, used) = limit.admit(labels(kind, None));
+        let labels = admitted.labels();
         let text = |id: &Option<SpiffeId>| id.as_ref().map(|id| id.to_string().into());
-        Self {
+        let series = Self {
             opened: counter!(metric::TCP_CONNECTIONS_OPENED, labels.clone()),
             closed: counter!(metric::TCP_CONNECTIONS_CLOSED, labels.clone()),
             sent: counter!(metric::TCP_SENT_BYTES, labels.clone()),
             received: counter!(metric::TCP_RECEIVED_BYTES, labels),
             identities: [text(&kind.source_identity), text(&kind.destination_identity)],
             kind: Some(kind.clone()),
-        }
+            admitted: Some(admitted),
+        };
+        (series, used)
+    }
+
+    fn enter(&self) -> Option<InUse> {
+        self.admitted.as_ref()?.enter()
     }
 
     #[cfg(test)]
     pub(super) fn of_nothing() -> Self {
         let none = Counter::noop;
-        Self { opened: none(), closed: none(), sent: none(), received: none(), identities: [None, None], kind: None }
+        Self {
+            opened: none(),
+            closed: none(),
+            sent: none(),
+            received: none(),
+            identities: [None, None],
+            kind: None,
+            admitted: None,
+        }
     }
 }
 
@@ -92,24 +109,29 @@ impl Series {
 pub(super) struct SeriesCache(Mutex<HashMap<Key, Arc<Series>>>);
 
 impl SeriesCache {
-    pub(super) fn get(&self, kind: &Kind, limit: &SeriesLimit) -> Arc<Series> {
+    /// The series, and what keeps them from leaving as long as the connection is open.
+    pub(super) fn get(&self, kind: &Kind, limit: &SeriesLimit) -> (Arc<Series>, InUse) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = Key::of(kind);
-        if let Some(series) = kept.get(&key) {
-            return Arc::clone(series);
+        if let Some(series) = kept.get(&key)
+            && let Some(used) = series.enter()
+        {
+            return (Arc::clone(series), used);
         }
         if kept.len() >= KEPT {
             kept.clear();
         }
-        let series = Arc::new(Series::of(kind, limit));
+        let (series, used) = Series::of(kind, limit);
+        let series = Arc::new(series);
         kept.insert(key, Arc::clone(&series));
-        series
+        (series, used)
     }
 }
 
 /// Counts a connection that never stood.
 pub(super) fn failed(kind: &Kind, refusal: &Refusal, limit: &SeriesLimit) {
-    counter!(metric::TCP_CONNECTIONS_FAILED, limit.admit(labels(kind, Some(refusal)))).increment(1);
+    let (admitted, _used) = limit.admit(labels(kind, Some(refusal)));
+    counter!(metric::TCP_CONNECTIONS_FAILED, admitted.labels()).increment(1);
 }
 
 /// Counts what a dry-run policy would have decided about a connection.
@@ -120,13 +142,15 @@ pub(super) fn dry_run(decided: &Refusal, limit: &SeriesLimit) {
         Label::from_static_parts(label::REASON, decided.reason.label()),
         Label::new(SharedString::const_str(POLICY), SharedString::from_owned(policy)),
     ];
-    counter!(metric::POLICY_DRY_RUN, limit.admit(labels)).increment(1);
+    let (admitted, _used) = limit.admit(labels);
+    counter!(metric::POLICY_DRY_RUN, admitted.labels()).increment(1);
 }
 
 fn labels(kind: &Kind, refusal: Option<&Refusal>) -> Vec<Label> {
     let text = |key: &'static str, value: &str| {
         let value = if value.is_empty() { label::UNKNOWN } else { value };
-        Label::new(SharedString::const_str(key), SharedString::from_owned(value.to_owned()))
+        // Shared by all series and by what limits them.
+        Label::new(SharedString::const_str(key), SharedString::from_shared(value.into()))
     };
     let reporter = match kind.direction {
         Direction::Outbound => "source",
@@ -167,6 +191,8 @@ fn labels(kind: &Kind, refusal: Option<&Refusal>) -> Vec<Label> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn kind(source: &str) -> Kind {
@@ -231,12 +257,25 @@ mod tests {
     fn connections_of_one_kind_share_their_series_and_few_kinds_are_kept() {
         let (cache, limit) = (SeriesCache::default(), SeriesLimit::default());
         let web = kind("spiffe://cluster.local/ns/shop/sa/web");
-        let first = cache.get(&web, &limit);
-        assert!(Arc::ptr_eq(&first, &cache.get(&web, &limit)));
-        assert!(!Arc::ptr_eq(&first, &cache.get(&Kind { security: Security::MutualTls, ..web.clone() }, &limit)));
+        let first = cache.get(&web, &limit).0;
+        assert!(Arc::ptr_eq(&first, &cache.get(&web, &limit).0));
+        assert!(!Arc::ptr_eq(&first, &cache.get(&Kind { security: Security::MutualTls, ..web.clone() }, &limit).0));
         for number in 0..2 * KEPT {
             cache.get(&kind(&format!("spiffe://cluster.local/ns/shop/sa/a{number}")), &limit);
         }
         assert!(cache.0.lock().unwrap().len() <= KEPT);
+    }
+
+    #[test]
+    fn the_series_of_an_open_connection_stay_and_those_of_others_are_looked_up_anew_once_they_have_left() {
+        let (cache, limit) = (SeriesCache::default(), SeriesLimit::new(2, Duration::ZERO));
+        let of = |name: &str| kind(&format!("spiffe://cluster.local/ns/shop/sa/{name}"));
+        let (web, open) = cache.get(&of("web"), &limit);
+        let (api, _) = cache.get(&of("api"), &limit);
+        let _third = cache.get(&of("third"), &limit);
+        assert!(Arc::ptr_eq(&web, &cache.get(&of("web"), &limit).0));
+        drop(open);
+        assert!(!Arc::ptr_eq(&api, &cache.get(&of("api"), &limit).0));
+        assert!(!Arc::ptr_eq(&web, &cache.get(&of("web"), &limit).0));
     }
 }

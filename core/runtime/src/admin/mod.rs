@@ -56,7 +56,6 @@ type Handler = Arc<dyn Fn(&Query) -> Reply + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Server {
     routes: BTreeMap<(String, Method), Handler>,
-    metrics: Option<Metrics>,
 }
 
 impl Server {
@@ -92,8 +91,7 @@ impl Server {
 
     /// `/metrics` and `/stats/prometheus`: the metrics of this process in the Prometheus text format.
     #[must_use]
-    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
-        self.metrics = Some(metrics.clone());
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
         let other = metrics.clone();
         self.get("/metrics", move |_| Reply::prometheus(metrics.render()))
             .get("/stats/prometheus", move |_| Reply::prometheus(other.render()))

@@ -10,7 +10,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use super::Server;
@@ -22,8 +21,6 @@ const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after a failed accept (for example: out of file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Histogram samples are folded into their buckets this often, so that they do not pile up between scrapes.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 impl Server {
     /// Serves until the drain begins, then finishes the requests in flight and returns.
@@ -31,8 +28,6 @@ impl Server {
         let server = Arc::new(self);
         let connections = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut upkeep = tokio::time::interval(METRICS_UPKEEP);
-        upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = async {
                 let permit = permits.clone().acquire_owned().await;
@@ -40,11 +35,6 @@ impl Server {
             };
             tokio::select! {
                 () = drain.draining() => break,
-                _ = upkeep.tick() => {
-                    if let Some(metrics) = &server.metrics {
-                        metrics.upkeep();
-                    }
-                }
                 (accepted, permit) = next => match accepted {
                     Ok((stream, _)) => {
                         let (server, drain) = (server.clone(), drain.clone());

@@ -35,6 +35,12 @@ pub mod metric {
     pub const CONNECT_RETRIES_OVER_BUDGET: &str = "ambit_connect_retries_over_budget_total";
     /// Access-log lines lost because the disk could not keep up.
     pub const ACCESS_LOG_DROPPED: &str = "ambit_access_log_dropped_total";
-    /// Label sets that were folded into `other` because the limit of series was reached.
+    /// Spans that the collector took.
+    pub const SPANS_SENT: &str = "ambit_spans_sent_total";
+    /// Spans lost because the collector took too few or none.
+    pub const SPANS_DROPPED: &str = "ambit_spans_dropped_total";
+    /// How often a label set found no room and was counted as `other`; one that is in use asks again each second.
     pub const SERIES_FOLDED: &str = "ambit_metric_series_folded_total";
+    /// Label sets that left because others came, with all that was counted under them.
+    pub const SERIES_EVICTED: &str = "ambit_metric_series_evicted_total";
 }

@@ -1,0 +1,138 @@
+//! Sending spans to the collector.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use metrics::counter;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Collector, Message, encode, lost, metric};
+
+/// Spans that go in one request.
+const BATCH: usize = 512;
+/// How long the first one waits for others.
+const WAIT: Duration = Duration::from_secs(1);
+/// How long a request may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Requests for one batch, at most, and the pause after the first that failed; it doubles.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub(super) struct Exporter {
+    collector: Collector,
+    envelope: [String; 2],
+}
+
+/// Spans that go together.
+#[derive(Default)]
+struct Batch {
+    spans: Vec<String>,
+    /// Who waits for them to be sent.
+    waiting: Vec<oneshot::Sender<()>>,
+    ended: bool,
+}
+
+impl Exporter {
+    pub(super) fn new(collector: Collector, resource: &[(&str, &str)]) -> Self {
+        Self { collector, envelope: encode::envelope(resource) }
+    }
+
+    /// Sends what comes until nobody is left who could send more.
+    pub(super) async fn run(self, mut queue: Receiver<Message>) {
+        loop {
+            let batch = collect(&mut queue).await;
+            if !batch.spans.is_empty() {
+                self.send(&batch.spans).await;
+            }
+            for waiting in batch.waiting {
+                // Whoever waited may have gone.
+                let _told = waiting.send(());
+            }
+            if batch.ended {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, spans: &[String]) {
+        let [before, after] = &self.envelope;
+        let body = Bytes::from([before, &*spans.join(","), after].concat());
+        let mut pause = PAUSE;
+        for attempt in 1..=ATTEMPTS {
+            let tried = tokio::time::timeout(LIMIT, self.post(body.clone())).await;
+            let error = match tried.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(status) if status.is_success() => {
+                    counter!(metric::SPANS_SENT).increment(spans.len() as u64);
+                    return;
+                }
+                // These are worth another attempt (OTLP specification, "Retryable Response Codes").
+                Ok(status) if matches!(status.as_u16(), 429 | 502 | 503 | 504) => status.to_string(),
+                Ok(status) => {
+                    tracing::warn!(%status, collector = %self.collector, spans = spans.len(), "the collector refuses spans");
+                    break;
+                }
+                Err(error) => error.to_string(),
+            };
+            tracing::debug!(error, collector = %self.collector, attempt, "the collector did not take spans");
+            if attempt < ATTEMPTS {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        }
+        lost(spans.len() as u64);
+    }
+
+    async fn post(&self, body: Bytes) -> io::Result<StatusCode> {
+        let stream = TcpStream::connect(&self.collector.address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let request = Request::post(&self.collector.path)
+            .header(HOST, &self.collector.authority)
+            .header(CONTENT_TYPE, "application/json")
+            .header(CONNECTION, "close")
+            .body(Full::new(body))
+            .map_err(io::Error::other)?;
+        let answer = async move { sender.send_request(request).await.map(|answer| answer.status()) };
+        // What it answers besides the status, and how the connection ends then, is of no use here.
+        let (status, _ended) = tokio::join!(answer, connection);
+        status.map_err(io::Error::other)
+    }
+}
+
+/// The next spans: until there are enough of them, or the first has waited long enough.
+async fn collect(queue: &mut Receiver<Message>) -> Batch {
+    let mut batch = Batch::default();
+    let mut until = None;
+    while batch.spans.len() < BATCH {
+        let message = match until {
+            None => queue.recv().await,
+            Some(until) => match tokio::time::timeout_at(until, queue.recv()).await {
+                Ok(message) => message,
+                Err(_) => break,
+            },
+        };
+        match message {
+            Some(Message::Span(span)) => {
+                until.get_or_insert_with(|| Instant::now() + WAIT);
+                batch.spans.push(span);
+            }
+            Some(Message::Flush(waiting)) => {
+                batch.waiting.push(waiting);
+                break;
+            }
+            None => {
+                batch.ended = true;
+                break;
+            }
+        }
+    }
+    batch
+}
