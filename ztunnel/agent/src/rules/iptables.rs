@@ -157,6 +157,9 @@ fn rule(line: &Line) -> String {
         Match::From(ip, length) => format!(" -s {ip}/{length}"),
         Match::To(ip, length) => format!(" -d {ip}/{length}"),
         Match::OutLoopback => " -o lo".to_owned(),
+        Match::ToOwn => " -m addrtype --dst-type LOCAL".to_owned(),
+        // Written for that family alone.
+        Match::Six => String::new(),
         Match::Tcp => " -p tcp".to_owned(),
         Match::Reset => " -p tcp -m tcp --tcp-flags RST RST".to_owned(),
         Match::TcpTo(port) => format!(" -p tcp -m tcp --dport {port}"),

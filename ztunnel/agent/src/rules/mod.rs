@@ -160,8 +160,9 @@ impl Rules {
     /// When the kernel refuses.
     pub async fn remove(&self, netns: &NetNs) -> Result<(), Error> {
         let reference = self.reference().await?;
-        reference.backend.remove(netns).await?;
-        routing::remove(netns).await.map_err(refused)
+        // Routing first: with the rules alone connections are still redirected, with routing alone they would be lost.
+        routing::remove(netns).await.map_err(refused)?;
+        reference.backend.remove(netns).await
     }
 
     /// What is wrong with the rules in the namespace; nothing when they are whole and ours.

@@ -5,7 +5,12 @@ use std::{fmt::Write, os::fd::AsFd};
 use ambit_runtime::{netns::NetNs, socket::VOUCHED};
 use nlink::{
     Connection, Nftables,
-    netlink::nftables::{BaseChain, Chain, Family, FilterHook, NatHook, Priority, Rule, TcpFlags},
+    netlink::{
+        nftables::{
+            BaseChain, Chain, CmpOp, Expr, Family, FibFlags, FilterHook, MetaKey, NatHook, Priority, Register, Rule, TcpFlags,
+        },
+        types::route::RouteType,
+    },
 };
 
 use super::table::{Action, Line, MASK, Match, Place};
@@ -13,6 +18,8 @@ use super::table::{Action, Line, MASK, Match, Place};
 /// The table that holds all rules of the capture, in the `inet` family.
 const TABLE: &str = "ambit-capture";
 const TCP: u8 = 6;
+/// `NFPROTO_IPV6`.
+const SIX: u8 = 10;
 
 /// Writes the rules in place of those that an earlier call wrote. Either all are in force or none.
 pub(super) async fn install(netns: &NetNs, lines: &[Line]) -> nlink::Result<()> {
@@ -97,6 +104,11 @@ fn rule(line: &Line) -> Rule {
         Match::From(ip, length) => rule.match_saddr(ip, length),
         Match::To(ip, length) => rule.match_daddr(ip, length),
         Match::OutLoopback => rule.match_oif("lo"),
+        Match::ToOwn => rule.match_fib_type(FibFlags::DADDR, RouteType::Local),
+        Match::Six => {
+            let family = Expr::Meta { dreg: Register::R0, key: MetaKey::NfProto };
+            rule.expr(family).expr(Expr::Cmp { sreg: Register::R0, op: CmpOp::Eq, data: vec![SIX] })
+        }
         Match::Tcp => rule.match_l4proto(TCP),
         Match::Reset => rule.match_tcp_flags(TcpFlags::RST, TcpFlags::RST),
         Match::TcpTo(port) => rule.match_tcp_dport(port),

@@ -12,6 +12,8 @@ use ambit_runtime::socket::PROXY_MARK;
 pub const MASK: u32 = 0xfff;
 /// The mark of connections that the proxy opened to the pod with the client's address: their answers go back to the proxy.
 pub const LOCAL_MARK: u32 = 0x111;
+/// The mark of resets that may leave the pod: they say that nobody listens, and carry nothing.
+pub const RESET_MARK: u32 = 0x113;
 /// The port of resolvers.
 const DNS: u16 = 53;
 /// What the proxy asks resolvers is tracked apart from what is redirected to it, which may have the same addresses and ports.
@@ -67,8 +69,12 @@ pub enum Match {
     From(IpAddr, u8),
     /// It goes to this prefix.
     To(IpAddr, u8),
-    /// It leaves over the loopback device.
+    /// Routing keeps it in the pod, where its destination may still be translated.
     OutLoopback,
+    /// It goes to one of the pod's own addresses.
+    ToOwn,
+    /// It is IPv6.
+    Six,
     /// It is TCP.
     Tcp,
     /// It is a TCP reset, which carries nothing.
@@ -117,6 +123,7 @@ impl Line {
     pub fn six(&self) -> Option<bool> {
         self.matches.iter().find_map(|wanted| match wanted {
             Match::From(ip, _) | Match::To(ip, _) => Some(ip.is_ipv6()),
+            Match::Six => Some(true),
             _ => None,
         })
     }
@@ -130,7 +137,7 @@ fn line(place: Place, matches: &[Match], action: Action) -> Line {
 #[must_use]
 pub fn lines(capture: Capture) -> Vec<Line> {
     use Action::{MarkConnection, MarkPacket, Pass, Redirect, Refuse, Zone};
-    use Match::{ConnectionMark, From, Mark, OutLoopback, Reset, Tcp, TcpNotTo, TcpTo, To, UdpFrom, UdpTo, Vouched};
+    use Match::{ConnectionMark, From, Mark, OutLoopback, Reset, Six, Tcp, TcpNotTo, TcpTo, To, ToOwn, UdpFrom, UdpTo, Vouched};
     use Place::{Leave, MarkIn, MarkOut, NatIn, NatOut, RawIn, RawOut};
     let loopback =
         |place| [line(place, &[To([127, 0, 0, 0].into(), 8)], Pass), line(place, &[To(Ipv6Addr::LOCALHOST.into(), 128)], Pass)];
@@ -140,12 +147,16 @@ pub fn lines(capture: Capture) -> Vec<Line> {
         all.push(line(RawOut, &[Mark(PROXY_MARK), UdpTo(DNS)], Zone(DNS_ZONE)));
     }
     all.extend([
-        // What the proxy sends to the pod comes back in here over the loopback device: remember the connection, and send its answers,
-        // which are addressed to the client, to the proxy.
+        // What the proxy sends to the pod comes back in here over the loopback device: remember the connection. Its answers, which are
+        // addressed to the client, go to the proxy: by IPv4 as everything that has no mark stays in the pod, by IPv6 by their mark.
         line(MarkIn, &[Mark(PROXY_MARK)], MarkConnection(LOCAL_MARK)),
-        // Its own packets find their way: a changed mark would have each of them routed again.
-        line(MarkOut, &[Mark(PROXY_MARK)], Pass),
-        line(MarkOut, &[ConnectionMark(LOCAL_MARK)], MarkPacket(LOCAL_MARK)),
+        // The proxy's own packets find their way: a changed mark would have each of them routed again.
+        line(MarkOut, &[Six, Mark(PROXY_MARK)], Pass),
+        line(MarkOut, &[Six, ConnectionMark(LOCAL_MARK)], MarkPacket(LOCAL_MARK)),
+        // That nobody listens, or a connection is over, is said to those outside too.
+        line(MarkOut, &[Reset, Mark(PROXY_MARK)], Pass),
+        line(MarkOut, &[Reset, ConnectionMark(LOCAL_MARK)], Pass),
+        line(MarkOut, &[Reset], MarkPacket(RESET_MARK)),
         line(NatIn, &[From(PROBE_V4.into(), 32)], Pass),
         line(NatIn, &[From(PROBE_V6.into(), 128)], Pass),
         line(NatIn, &[Mark(PROXY_MARK)], Pass),
@@ -162,9 +173,8 @@ pub fn lines(capture: Capture) -> Vec<Line> {
         all.push(line(NatOut, &[UdpTo(DNS)], Redirect(port::DNS)));
     }
     all.extend([
-        line(NatOut, &[Mark(LOCAL_MARK)], Pass),
         // The pod to itself, by whichever of its addresses.
-        line(NatOut, &[OutLoopback], Pass),
+        line(NatOut, &[OutLoopback, ToOwn], Pass),
     ]);
     all.extend(loopback(NatOut));
     if capture.dns {
@@ -172,8 +182,11 @@ pub fn lines(capture: Capture) -> Vec<Line> {
     }
     all.push(line(NatOut, &[Tcp], Redirect(port::OUTBOUND)));
     // What was redirected goes to the loopback address by now. What still goes elsewhere is of a connection that is older than the
-    // rules, or that the kernel has lost sight of: it would go on in clear, past every policy.
-    all.extend([Mark(PROXY_MARK), Mark(LOCAL_MARK), Vouched, OutLoopback].map(|of| line(Leave, &[of], Pass)));
+    // rules, or that the kernel has lost sight of: routing keeps it in the pod, and its program shall know that it is over.
+    let answers = [OutLoopback, ConnectionMark(LOCAL_MARK)];
+    for passes in [[Mark(PROXY_MARK)].as_slice(), &answers, &[Vouched], &[OutLoopback, ToOwn]] {
+        all.push(line(Leave, passes, Pass));
+    }
     all.extend(loopback(Leave));
     all.extend([
         line(Leave, &[To(PROBE_V4.into(), 32)], Pass),

@@ -197,7 +197,10 @@ async fn rules_and_routes(world: &World, pod: &Pod) -> anyhow::Result<String> {
     all.extend(rules.lines().filter(|line| line.contains("AMBIT") || line.contains("ambit") || line.starts_with("-A")));
     for family in ["-4", "-6"] {
         all += &world.run(pod, "ip", &[family, "rule", "show"]).await?;
-        all += &world.run(pod, "ip", &[family, "route", "show", "table", "100"]).await.unwrap_or_default();
+        for table in ["100", "101"] {
+            all += &world.run(pod, "ip", &[family, "route", "show", "table", table]).await.unwrap_or_default();
+        }
     }
+    all += &pod.netns().run(|| std::fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/accept_local"))??;
     Ok(all)
 }

@@ -3,6 +3,7 @@
 
 mod carry;
 mod child;
+mod escape;
 mod handover;
 mod plugin;
 mod proxy;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     }
     let mut tests = Vec::new();
     for filter in world::Filter::ALL {
-        let of_filter = carry::tests(filter).into_iter().chain(repair::tests(filter));
+        let of_filter = carry::tests(filter).into_iter().chain(repair::tests(filter)).chain(escape::tests(filter));
         // Shown as ignored where the kernel or the programs are missing.
         tests.extend(of_filter.map(|test| test.with_ignored_flag(!filter.works_here())));
     }

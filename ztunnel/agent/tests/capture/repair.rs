@@ -1,6 +1,9 @@
 //! Rules that somebody changed are written again, what went in clear meanwhile is reset, and what cannot be repaired is cut off.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use ambit_testbed::Pod;
 use anyhow::ensure;
@@ -46,17 +49,29 @@ async fn flushed(filter: Filter) -> anyhow::Result<()> {
         ensure!(world.called_from_far(at(last(&pod), PORT)).await?.first.starts_with("inbound by p"));
     }
     // Routing belongs to it.
-    world.run(&pod, "ip", &["rule", "flush"]).await?;
-    world.run(&pod, "ip", &["rule", "add", "pref", "32766", "lookup", "main"]).await?;
-    world.run(&pod, "ip", &["-6", "route", "flush", "table", "100"]).await?;
-    let whole = |status: Option<&serde_json::Value>| status.is_some_and(|status| status["repairs"].as_u64() >= Some(4));
-    world.until("web", "repaired", whole).await?;
-    for ip in pod.ips() {
-        let mut talk = world.called_from_far(at(ip, PORT)).await?;
-        ensure!(talk.line().await?.starts_with("application sees"));
+    for (family, table) in [("-4", "100"), ("-6", "100"), ("-6", "101")] {
+        let before = world.status("web").and_then(|status| status["repairs"].as_u64());
+        world.flush_routing(&pod).await?;
+        // Where it is not there, there is nothing to remove.
+        let _none = world.run(&pod, "ip", &[family, "route", "flush", "table", table]).await;
+        let more = |status: Option<&serde_json::Value>| status.is_some_and(|status| status["repairs"].as_u64() > before);
+        world.until("web", "repaired", more).await?;
+        let until = Instant::now() + PATIENCE;
+        for ip in pod.ips() {
+            while !answers(&world, ip).await {
+                ensure!(Instant::now() < until, "{ip} is not reached again");
+            }
+        }
     }
     world.bed.shutdown().await;
     Ok(())
+}
+
+/// Whether the application of a captured pod answers.
+async fn answers(world: &World, ip: IpAddr) -> bool {
+    let talk = world.called_from_far(at(ip, PORT)).await;
+    let Ok(mut talk) = talk else { return false };
+    talk.line().await.is_ok_and(|line| line.starts_with("application sees"))
 }
 
 async fn cut(filter: Filter) -> anyhow::Result<()> {
@@ -67,7 +82,9 @@ async fn cut(filter: Filter) -> anyhow::Result<()> {
     let mut captured = Talk::open(&pod, world.far()[0]).await?;
     let agent = world.agent.clone().expect("an agent");
     agent.signal(Signal::SIGSTOP);
+    // Either of them alone lets nothing out.
     world.flush(&pod).await?;
+    world.flush_routing(&pod).await?;
     let (mut outbound, mut inbound) = (Vec::new(), Vec::new());
     for to in world.far() {
         let mut talk = Talk::open(&pod, to).await?;

@@ -298,6 +298,15 @@ impl World {
         Ok(())
     }
 
+    /// Removes the routing rules of a pod, but for those that every namespace has.
+    pub async fn flush_routing(&self, pod: &Pod) -> anyhow::Result<()> {
+        for family in ["-4", "-6"] {
+            self.run(pod, "ip", &[family, "rule", "flush"]).await?;
+            self.run(pod, "ip", &[family, "rule", "add", "pref", "32766", "lookup", "main"]).await?;
+        }
+        Ok(())
+    }
+
     /// What the packet filter of a pod has that is ours.
     pub async fn rules(&self, pod: &Pod) -> anyhow::Result<String> {
         let listed = match self.filter {

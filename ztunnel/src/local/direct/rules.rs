@@ -13,9 +13,13 @@ use ambit_runtime::{
 };
 use nlink::{
     Connection, Nftables,
-    netlink::nftables::{
-        BaseChain, Chain, CmpOp, CtKey, DynsetExpr, DynsetOp, Expr, Family, FilterHook, LookupExpr, MetaKey, NFT_TABLE_F_OWNER,
-        NatHook, PacketField, Priority, QueueExpr, RawExpr, Register, Rule, Set, SetDataType, SetElement, SetKeyType, TcpFlags,
+    netlink::{
+        nftables::{
+            BaseChain, Chain, CmpOp, CtKey, DynsetExpr, DynsetOp, Expr, Family, FibFlags, FilterHook, LookupExpr, MetaKey,
+            NFT_TABLE_F_OWNER, NatHook, PacketField, Priority, QueueExpr, RawExpr, Register, Rule, Set, SetDataType, SetElement,
+            SetKeyType, TcpFlags,
+        },
+        types::route::RouteType,
     },
 };
 use std::os::fd::AsFd;
@@ -31,7 +35,8 @@ pub(super) const DIRECT: u32 = 0x1000_0000 | PROXY_MARK;
 const TO_ENDPOINT: u32 = 0x53a;
 /// The connection mark of what goes directly; the number of the proxy is in the other bits.
 const CONNECTION: u32 = 0x53b;
-/// A packet whose address leads nowhere near: others to or from there need not be asked about for a while.
+/// A packet whose address leads nowhere near: others to or from there need not be asked about for a while. As the mark of an endpoint, it
+/// does not have the bit (1) by which routing lets a packet out of a captured pod.
 pub(super) const FAR: u32 = 0x53c;
 /// The bit of the mark of a packet that opens a connection although the kernel knows one that goes directly by its addresses and ports.
 /// The kernel would treat it as it did that one, whatever is decided about it.
@@ -140,7 +145,8 @@ async fn write(nft: &Connection<Nftables>, table: &str, instance: Instance, queu
         transaction = transaction.add_set(endpoints(table, six));
     }
     for (name, base) in [
-        ("ask-output", BaseChain::filter(FilterHook::Output, Priority::Custom(ASK))),
+        // What is vouched for is routed again: without a mark it does not leave the pod.
+        ("ask-output", BaseChain::route(Priority::Custom(ASK))),
         ("note-output", BaseChain::filter(FilterHook::Output, Priority::Custom(NOTE))),
         ("translate", BaseChain::nat(NatHook::Output, Priority::Custom(TRANSLATE))),
         ("ask-prerouting", BaseChain::filter(FilterHook::Prerouting, Priority::Custom(ASK))),
@@ -186,7 +192,11 @@ fn rules(table: &str, instance: Instance, queue: &Expr) -> Vec<Rule> {
         for mark in [PROXY_MARK, TO_ENDPOINT] {
             rules.push(marked(ask, mark).accept());
         }
-        let own = if ask == "ask-output" { rule(ask).match_oif("lo") } else { rule(ask).match_iif("lo") };
+        // What is captured leaves by the loopback device, too.
+        let own = match ask {
+            "ask-output" => rule(ask).match_fib_type(FibFlags::DADDR, RouteType::Local),
+            _ => rule(ask).match_iif("lo"),
+        };
         rules.push(own.accept());
         if ask == "ask-prerouting" {
             for port in [port::HBONE, port::INBOUND_PLAINTEXT, port::OUTBOUND] {

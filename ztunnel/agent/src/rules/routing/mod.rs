@@ -1,0 +1,207 @@
+//! The routing that belongs to the capture, and the routing that cuts a pod off.
+//!
+//! It is a second hold on what leaves: TCP that nobody of the mesh has marked does not find the way out of the pod, with or without the
+//! rules of the packet filter. With them it is redirected to the proxy; without them it goes nowhere, until they are written again.
+
+mod lead;
+mod way;
+
+use std::{io, os::fd::AsFd};
+
+use ambit_runtime::netns::NetNs;
+use nlink::{
+    Connection, Ipv4Route, Ipv6Route, Route,
+    netlink::{
+        devconf::Ipv4Devconf,
+        messages::{LinkMessage, RouteMessage},
+        types::route::{RouteScope, RouteType},
+    },
+};
+
+use lead::{LOCAL_TABLE, Lead, NOWHERE_TABLE};
+use way::Way;
+
+/// The index of the loopback device, in every namespace.
+const LOOPBACK: u32 = 1;
+
+/// What the namespace has of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Six {
+    /// Nothing: the kernel has none.
+    None,
+    /// It is switched off: routes cannot be made.
+    Off,
+    On,
+}
+
+impl Six {
+    fn of(netns: &NetNs) -> io::Result<Self> {
+        let setting = netns.run(|| std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6"))?;
+        Ok(match setting {
+            Ok(text) if text.trim() == "0" => Self::On,
+            Ok(_) => Self::Off,
+            Err(_) => Self::None,
+        })
+    }
+
+    fn leads(self) -> impl Iterator<Item = Lead> {
+        let families = if self == Self::None { [false].as_slice() } else { [false, true].as_slice() };
+        families.iter().flat_map(|six| lead::capture(*six))
+    }
+}
+
+/// What is addressed to others is delivered in the pod: the answers of its programs to what the proxy brings them, and, until its destination
+/// is translated, what they send.
+///
+/// By the device that leads out, so that the kernel finds the source of what comes in by it where it expects it (`rp_filter`). The source is
+/// the one that the pod's own routing would give.
+fn stays_v4(way: Way) -> Ipv4Route {
+    let route = Ipv4Route::default_route().dev_index(way.device).prefsrc(way.source).table(LOCAL_TABLE);
+    route.route_type(RouteType::Local).scope(RouteScope::Host)
+}
+
+/// As [`stays_v4`], for the answers alone. IPv6 would let a program of the pod that listens have what another one sends to others.
+fn stays_v6() -> Ipv6Route {
+    Ipv6Route::default_route().dev("lo").table(LOCAL_TABLE).route_type(RouteType::Local)
+}
+
+/// A route that can be had and leads nowhere: a packet passes the rules, and if they do not translate its destination the kernel discards
+/// it. (A route that says so, like `unreachable`, cannot be had in the first place.)
+fn nowhere_v6() -> Ipv6Route {
+    Ipv6Route::default_route().dev("lo").table(NOWHERE_TABLE).route_type(RouteType::Anycast)
+}
+
+/// What the kernel shows of a namespace.
+struct Shown {
+    six: Six,
+    way: Option<Way>,
+    links: Vec<LinkMessage>,
+    routes: Vec<RouteMessage>,
+}
+
+impl Shown {
+    async fn read(netns: &NetNs, route: &Connection<Route>) -> nlink::Result<Self> {
+        let (links, routes) = (route.get_links().await?, route.get_routes().await?);
+        let up: Vec<u32> = links.iter().filter(|link| link.is_up()).map(LinkMessage::ifindex).collect();
+        let way = way::find(&routes, &route.get_addresses().await?, &up);
+        Ok(Self { six: Six::of(netns)?, way, links, routes })
+    }
+
+    /// The devices that lead out and whose setting `accept_local` is this. With 0 the kernel takes TCP that comes in for forged: where its
+    /// source is to be found is, by [`stays_v4`], the pod itself.
+    fn devices(&self, accept_local: u32) -> impl Iterator<Item = u32> {
+        let devices = self.links.iter().filter(|link| link.is_up() && link.ifindex() != LOOPBACK);
+        let set = move |link: &&LinkMessage| link.ipv4_devconf(Ipv4Devconf::AcceptLocal) == Some(accept_local);
+        devices.filter(set).map(LinkMessage::ifindex)
+    }
+
+    /// Whether there is a route of this kind for all destinations.
+    fn has(&self, six: bool, table: u32, kind: RouteType, wanted: impl Fn(&RouteMessage) -> bool) -> bool {
+        self.routes.iter().any(|route| {
+            (route.is_ipv6(), route.table_id(), route.dst_len(), route.route_type()) == (six, table, 0, kind) && wanted(route)
+        })
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let mut need = |there: bool, what: &str| {
+            if !there {
+                missing.push(format!("the {what}"));
+            }
+        };
+        if let Some(way) = self.way {
+            let same = |route: &RouteMessage| route.oif() == Some(way.device) && route.prefsrc() == Some(&way.source.into());
+            need(self.has(false, LOCAL_TABLE, RouteType::Local, same), "IPv4 route in table 100");
+            need(self.devices(0).next().is_none(), "setting accept_local of a device");
+        }
+        if self.six == Six::On {
+            let same = |route: &RouteMessage| route.oif() == Some(LOOPBACK);
+            need(self.has(true, LOCAL_TABLE, RouteType::Local, same), "IPv6 route in table 100");
+            need(self.has(true, NOWHERE_TABLE, RouteType::Anycast, same), "IPv6 route in table 101");
+        }
+        missing
+    }
+}
+
+async fn add(route: &Connection<Route>, leads: impl IntoIterator<Item = Lead>) -> nlink::Result<()> {
+    for lead in leads {
+        match route.add_rule(lead.rule()).await {
+            // A kernel without IPv6 at all.
+            Err(error) if error.errno() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
+            Err(error) if !error.is_already_exists() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+async fn delete(route: &Connection<Route>, leads: impl IntoIterator<Item = Lead>) -> nlink::Result<()> {
+    for lead in leads {
+        match route.del_rule_if_exists(lead.rule()).await {
+            Err(error) if error.errno() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes the tables and the rules that lead to them.
+pub(super) async fn install(netns: &NetNs) -> nlink::Result<()> {
+    let route = Connection::<Route>::new_in(netns.as_fd())?;
+    route.set_link_up("lo").await?;
+    let shown = Shown::read(netns, &route).await?;
+    // Without a way out there is nothing to hold back, and the rules still end where nothing leads.
+    if let Some(way) = shown.way {
+        for device in shown.devices(0) {
+            route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::AcceptLocal, 1)]).await?;
+        }
+        route.replace_route(stays_v4(way)).await?;
+    }
+    if shown.six == Six::On {
+        route.replace_route(stays_v6()).await?;
+        route.replace_route(nowhere_v6()).await?;
+    }
+    add(&route, shown.six.leads()).await
+}
+
+/// Removes what [`install`] and [`cut`] made. That it is not there is no error.
+pub(super) async fn remove(netns: &NetNs) -> nlink::Result<()> {
+    let route = Connection::<Route>::new_in(netns.as_fd())?;
+    let (shown, rules) = (Shown::read(netns, &route).await?, route.get_rules().await?);
+    // The last one first: it ends what those before it have led elsewhere.
+    let mut leads: Vec<Lead> = shown.six.leads().collect();
+    leads.reverse();
+    let captured = leads.iter().any(|lead| rules.iter().any(|rule| lead.is(rule)));
+    delete(&route, leads).await?;
+    let joined = join(netns).await;
+    let any_v4 = Ipv4Route::default_route().table(LOCAL_TABLE).route_type(RouteType::Local).scope(RouteScope::Host);
+    route.del_route_if_exists(any_v4).await?;
+    if shown.six == Six::On {
+        route.del_route_if_exists(stays_v6()).await?;
+        route.del_route_if_exists(nowhere_v6()).await?;
+    }
+    if captured {
+        for device in shown.devices(1) {
+            route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::AcceptLocal, 0)]).await?;
+        }
+    }
+    joined
+}
+
+/// What is missing of what [`install`] made.
+pub(super) async fn missing(netns: &NetNs) -> nlink::Result<Vec<String>> {
+    let route = Connection::<Route>::new_in(netns.as_fd())?;
+    let (shown, rules) = (Shown::read(netns, &route).await?, route.get_rules().await?);
+    let leads = shown.six.leads().filter(|lead| !rules.iter().any(|rule| lead.is(rule)));
+    Ok(leads.map(|lead| format!("the {lead}")).chain(shown.missing()).collect())
+}
+
+/// Lets nothing out of the pod but to itself: routing forbids it, whatever becomes of the packet filter. What stands already is cut too.
+pub(super) async fn cut(netns: &NetNs) -> nlink::Result<()> {
+    add(&Connection::<Route>::new_in(netns.as_fd())?, lead::cuts()).await
+}
+
+/// Undoes [`cut`].
+pub(super) async fn join(netns: &NetNs) -> nlink::Result<()> {
+    delete(&Connection::<Route>::new_in(netns.as_fd())?, lead::cuts()).await
+}
