@@ -7,10 +7,14 @@ use ambit_runtime::{
     socket::VOUCHED,
     sys::{Step, before_exec, xtables_info},
 };
+use nlink::netlink::nftables::Table;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
 use tokio::io::AsyncWriteExt;
 
-use super::table::{Action, Line, MASK, Match, Place};
+use super::{
+    nftables,
+    table::{Action, Line, MASK, Match, Place},
+};
 
 /// How long one run of the program may take; another program may hold its lock.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -19,7 +23,8 @@ const OUT: &str = "AMBIT_OUT";
 const TABLES: [&str; 4] = ["raw", "mangle", "nat", "filter"];
 
 /// Which variant of the programs, by the part of their names after `ip` or `ip6`: each sees only the rules of its own kind.
-pub(super) const VARIANTS: [&str; 3] = ["tables-legacy", OVER_NFTABLES, "tables"];
+pub(super) const VARIANTS: [&str; 3] = [OLDER, OVER_NFTABLES, "tables"];
+const OLDER: &str = "tables-legacy";
 /// The variant that writes rules of nftables.
 pub(super) const OVER_NFTABLES: &str = "tables-nft";
 
@@ -29,7 +34,7 @@ pub(super) async fn install(variant: &str, netns: &NetNs, lines: &[Line]) -> io:
         let there = run(variant, six, "save", netns, "").await?;
         run(variant, six, "restore", netns, &written(lines, six, &there)).await?;
     }
-    Ok(())
+    nftables::wake(netns, dormant(variant, netns).await?).await.map_err(io::Error::other)
 }
 
 /// Removes the rules. That they are not there is no error.
@@ -50,7 +55,18 @@ pub(super) async fn shown(variant: &str, netns: &NetNs) -> io::Result<Vec<String
     for six in [false, true] {
         shown.extend(ours(&run(variant, six, "save", netns, "").await?).into_iter().map(|line| format!("{six} {line}")));
     }
+    shown.extend(dormant(variant, netns).await?.into_iter().map(|table| format!("dormant: {:?} {}", table.family, table.name)));
     Ok(shown)
+}
+
+/// The tables whose rules are shown and do nothing; the older iptables has no such thing.
+async fn dormant(variant: &str, netns: &NetNs) -> io::Result<Vec<Table>> {
+    match variant {
+        OLDER => Ok(Vec::new()),
+        OVER_NFTABLES => nftables::dormant(netns, &TABLES).await.map_err(io::Error::other),
+        // Of either kind; a kernel without nftables has none of its tables.
+        _ => Ok(nftables::dormant(netns, &TABLES).await.unwrap_or_default()),
+    }
 }
 
 /// What the kernel says of the tables without listing them: it differs when rules come, go or change their kind. Only the older iptables.

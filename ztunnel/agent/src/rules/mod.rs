@@ -6,7 +6,7 @@
 //! trial chooses the backend.
 
 mod iptables;
-mod nftables;
+pub(crate) mod nftables;
 mod routing;
 pub mod table;
 

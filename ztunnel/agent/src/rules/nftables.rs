@@ -7,7 +7,7 @@ use nlink::{
     Connection, Nftables,
     netlink::{
         nftables::{
-            BaseChain, Chain, CmpOp, Expr, Family, FibFlags, FilterHook, MetaKey, NatHook, Priority, Register, Rule, TcpFlags,
+            BaseChain, Chain, CmpOp, Expr, Family, FibFlags, FilterHook, MetaKey, NFT_TABLE_F_DORMANT, NatHook, Priority, Register, Rule, Table, TcpFlags,
         },
         types::route::RouteType,
     },
@@ -50,23 +50,31 @@ pub(super) async fn remove(netns: &NetNs) -> nlink::Result<()> {
 
 /// What the kernel shows of the rules, in a form that is equal where the rules are.
 pub(super) async fn shown(netns: &NetNs) -> nlink::Result<Vec<String>> {
+    shown_of(netns, TABLE).await
+}
+
+/// What the kernel shows of a table of the `inet` family: nothing when it is not there.
+pub(crate) async fn shown_of(netns: &NetNs, table: &str) -> nlink::Result<Vec<String>> {
     let nft = Connection::<Nftables>::new_in(netns.as_fd())?;
     let mut shown = Vec::new();
-    match nft.list_chains_in(TABLE, Family::Inet).await {
+    match nft.list_chains_in(table, Family::Inet).await {
         Ok(chains) => shown.extend(chains.into_iter().map(|chain| {
             format!("chain {} {:?} at {:?} {:?} {:?}", chain.name, chain.chain_type, chain.hook, chain.priority, chain.policy)
         })),
         Err(error) if error.is_not_found() => return Ok(shown),
         Err(error) => return Err(error),
     }
+    // A table that is dormant has all its rules, and does nothing.
+    let tables = nft.list_tables_in(Family::Inet).await?;
+    shown.extend(tables.into_iter().filter(|found| found.name == table).map(|table| format!("table {:#x}", table.flags)));
     shown.sort();
-    let rules = match nft.list_rules(TABLE, Family::Inet).await {
+    let rules = match nft.list_rules(table, Family::Inet).await {
         Err(error) if error.is_not_found() => return Ok(Vec::new()),
         rules => rules?,
     };
     let mut rules: Vec<(String, String)> = rules
         .into_iter()
-        .filter(|rule| rule.table == TABLE)
+        .filter(|rule| rule.table == table)
         .map(|rule| {
             let mut text = String::new();
             rule.expression_bytes.iter().for_each(|byte| _ = write!(text, "{byte:02x}"));
@@ -80,8 +88,32 @@ pub(super) async fn shown(netns: &NetNs) -> nlink::Result<Vec<String>> {
 }
 
 /// The number of changes that were ever made to the rules of the namespace, by anybody: while it stays, nothing has to be compared.
-pub(super) async fn generation(netns: &NetNs) -> nlink::Result<u32> {
+pub(crate) async fn generation(netns: &NetNs) -> nlink::Result<u32> {
     Connection::<Nftables>::new_in(netns.as_fd())?.generation().await
+}
+
+/// Which of the tables that `iptables-nft` writes are dormant: it does not show that, nor would it change it.
+pub(super) async fn dormant(netns: &NetNs, names: &[&str]) -> nlink::Result<Vec<Table>> {
+    let nft = Connection::<Nftables>::new_in(netns.as_fd())?;
+    let mut tables = nft.list_tables().await?;
+    tables.retain(|table| {
+        [Family::Ip, Family::Ip6].contains(&table.family)
+            && names.contains(&table.name.as_str())
+            && table.flags & NFT_TABLE_F_DORMANT != 0
+    });
+    Ok(tables)
+}
+
+/// Wakes tables up.
+pub(super) async fn wake(netns: &NetNs, tables: Vec<Table>) -> nlink::Result<()> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let nft = Connection::<Nftables>::new_in(netns.as_fd())?;
+    let change = tables.into_iter().fold(nft.transaction(), |change, table| {
+        change.update_table(&table.name, table.family, table.flags & !NFT_TABLE_F_DORMANT)
+    });
+    change.commit(&nft).await
 }
 
 fn chain(place: Place) -> (&'static str, BaseChain) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ambit_testbed::Pod;
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
@@ -118,26 +118,52 @@ async fn tampered(filter: Filter) -> anyhow::Result<()> {
     let pod = world.pod("web").await?;
     world.until_state("web", "captured").await?;
     let program = filter.name();
-    match filter {
-        filter if filter.is_nftables() => {
-            for line in [
-                "add table inet foreign",
-                "add chain inet foreign theirs { type filter hook input priority 0; }",
-                "add rule inet foreign theirs tcp dport 7 drop",
-                "insert rule inet ambit-capture nat-output accept",
-            ] {
-                world.run(&pod, "nft", &line.split(' ').collect::<Vec<_>>()).await?;
-            }
+    // What others have in the same place is theirs, and stays.
+    let (foreign, changes): (&[&str], &[&str]) = match filter {
+        Filter::Nftables | Filter::NftablesOverIpv6 => (
+            &[
+                "nft add table inet foreign",
+                "nft add chain inet foreign theirs { type filter hook input priority 0; }",
+                "nft add rule inet foreign theirs tcp dport 7 drop",
+            ],
+            &[
+                "nft insert rule inet ambit-capture nat-output accept",
+                "nft add table inet ambit-capture { flags dormant; }",
+                "nft add chain inet ambit-capture leave { policy drop; }",
+                "nft add chain inet ambit-capture another { type nat hook output priority -150; }",
+            ],
+        ),
+        Filter::LegacyIptables => (&["-A INPUT -p tcp --dport 7 -j DROP"], &["-t nat -I OUTPUT 1 -p tcp -j ACCEPT"]),
+        Filter::IptablesOverNftables => (
+            &["-A INPUT -p tcp --dport 7 -j DROP"],
+            &[
+                "-t nat -I OUTPUT 1 -p tcp -j ACCEPT",
+                "nft add table ip nat { flags dormant; }",
+                "nft add table ip6 filter { flags dormant; }",
+            ],
+        ),
+    };
+    let run = async |line: &str| {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        match arguments.strip_prefix(&["nft"]) {
+            Some(arguments) => world.run(&pod, "nft", arguments).await,
+            None => world.run(&pod, program, &arguments).await,
         }
-        _ => {
-            world.run(&pod, program, &["-A", "INPUT", "-p", "tcp", "--dport", "7", "-j", "DROP"]).await?;
-            world.run(&pod, program, &["-t", "nat", "-I", "OUTPUT", "1", "-p", "tcp", "-j", "ACCEPT"]).await?;
-        }
+    };
+    for line in foreign {
+        run(line).await?;
     }
-    world.until_state("web", "repaired").await?;
-    world.until_first_line(&pod, "outbound by p").await?;
+    for (repairs, line) in (1_u64..).zip(changes) {
+        run(line).await?;
+        world
+            .until("web", "repaired", |status| status.is_some_and(|status| status["repairs"].as_u64() >= Some(repairs)))
+            .await
+            .with_context(|| format!("after {line:?}"))?;
+        world.until_first_line(&pod, "outbound by p").await?;
+    }
     let rules = world.rules(&pod).await?;
     ensure!(rules.contains("dport 7 "), "a foreign rule is gone: {rules}");
+    ensure!(!rules.contains("dormant") && !rules.contains("another"), "{rules}");
     world.bed.shutdown().await;
     Ok(())
 }

@@ -1,0 +1,210 @@
+//! The agent's side of the handover: hands pods to the node proxies that connect, to several at once while one replaces the other.
+//!
+//! A pod is added to the newest proxy only and taken away from all. When the newest goes, the one before it is given what it lacks.
+
+mod session;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use ambit_runtime::netns::NetNs;
+use ambit_zds::protocol::PodInfo;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::{Error, verdict::Offer};
+pub(crate) use session::accept;
+
+/// How long a proxy may take to answer a request.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Pause after a failed accept.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A pod as it is handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Handed {
+    pub(crate) info: PodInfo,
+    pub(crate) netns: NetNs,
+}
+
+type Requests = mpsc::Sender<(Request, oneshot::Sender<Result<(), Error>>)>;
+
+#[derive(Debug)]
+enum Request {
+    Add(Handed),
+    Delete(String),
+}
+
+/// The proxies that are connected.
+#[derive(Debug)]
+pub(crate) struct Proxies {
+    state: Mutex<State>,
+    ready: watch::Sender<usize>,
+    /// Told when another proxy has become the newest.
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pods: BTreeMap<String, Handed>,
+    /// The newest last.
+    proxies: Vec<Proxy>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Proxy {
+    number: u64,
+    requests: Requests,
+    /// It has been told of all pods.
+    ready: bool,
+    /// Pods that it was asked to take and has not answered for.
+    asked: HashSet<String>,
+    /// Pods that it took, as it took them.
+    accepted: HashMap<String, Handed>,
+    refused: BTreeMap<String, String>,
+}
+
+impl Proxies {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::default(), ready: watch::Sender::new(0), changed: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many proxies have been told of all pods.
+    pub(crate) fn ready(&self) -> watch::Receiver<usize> {
+        self.ready.subscribe()
+    }
+
+    /// What the newest proxy says of a pod; while it is still being told of the pods there are, the one before it.
+    pub(crate) fn offer(&self, uid: &str) -> Offer {
+        let state = self.state();
+        let newest = state.proxies.iter().rev().find(|proxy| proxy.ready).or(state.proxies.last());
+        match newest {
+            None => Offer::Nobody,
+            Some(proxy) if proxy.has(state.pods.get(uid)) => Offer::Accepted,
+            Some(proxy) => proxy.refused.get(uid).map_or(Offer::Asked, |reason| Offer::Refused(reason.clone())),
+        }
+    }
+
+    fn has(&self, number: u64, pod: &Handed) -> bool {
+        self.state().proxies.iter().any(|proxy| proxy.number == number && proxy.has(Some(pod)))
+    }
+
+    /// From now on whoever comes gets this pod.
+    pub(crate) fn know(&self, pod: &Handed) {
+        self.state().pods.insert(pod.info.uid.clone(), pod.clone());
+    }
+
+    /// Gives a pod to the newest proxy; `false` when there is none. Whoever comes next gets it too.
+    pub(crate) async fn add(&self, pod: Handed) -> Result<bool, Error> {
+        self.know(&pod);
+        let newest = self.state().proxies.last().map(|proxy| (proxy.number, proxy.requests.clone()));
+        match newest {
+            None => Ok(false),
+            Some((number, requests)) => self.ask(number, &requests, Request::Add(pod)).await.map(|()| true),
+        }
+    }
+
+    /// As [`Proxies::add`], but the newest proxy is not asked once more while it owes the answer, nor before it has been told of all pods.
+    pub(crate) async fn remind(&self, pod: Handed) -> Result<bool, Error> {
+        let owed = {
+            let state = self.state();
+            state.proxies.last().is_some_and(|proxy| !proxy.ready || proxy.asked.contains(&pod.info.uid))
+        };
+        if owed { Ok(false) } else { self.add(pod).await }
+    }
+
+    /// Takes a pod away from all proxies. Those that go away meanwhile do not serve it either.
+    pub(crate) async fn remove(&self, uid: &str) -> Result<(), Error> {
+        self.state().pods.remove(uid);
+        self.take_back(uid).await
+    }
+
+    /// Takes a pod away from all proxies; it stays one that is handed over.
+    pub(crate) async fn take_back(&self, uid: &str) -> Result<(), Error> {
+        let proxies: Vec<_> = self.state().proxies.iter().map(|proxy| (proxy.number, proxy.requests.clone())).collect();
+        let asked = proxies.iter().map(|(number, requests)| self.ask(*number, requests, Request::Delete(uid.to_owned())));
+        let mut outcome = Ok(());
+        for answer in futures::future::join_all(asked).await {
+            match answer {
+                Ok(()) | Err(Error::ProxyGone(_)) => {}
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    async fn ask(&self, number: u64, requests: &Requests, request: Request) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let uid = request.uid().to_owned();
+        let gone = || Error::ProxyGone(uid.clone());
+        let place = requests.reserve().await.map_err(|_| gone())?;
+        if matches!(request, Request::Add(_)) {
+            let mut state = self.state();
+            state.proxies.iter_mut().filter(|proxy| proxy.number == number).for_each(|proxy| _ = proxy.asked.insert(uid.clone()));
+        }
+        place.send((request, reply));
+        // Before it come the pods of the snapshot; each has its own limit.
+        while self.state().proxies.iter().any(|proxy| proxy.number == number && !proxy.ready) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        match tokio::time::timeout(ANSWER, answer).await {
+            Ok(Ok(answer)) => answer,
+            _ => Err(gone()),
+        }
+    }
+
+    /// Notes what a proxy answered.
+    fn note(&self, number: u64, request: &Noted, answer: &Result<(), Error>) {
+        let mut state = self.state();
+        let Some(proxy) = state.proxies.iter_mut().find(|proxy| proxy.number == number) else { return };
+        let uid = &request.uid;
+        proxy.accepted.remove(uid);
+        proxy.refused.remove(uid);
+        let Some(pod) = &request.adds else { return };
+        proxy.asked.remove(uid);
+        match answer {
+            Ok(()) => _ = proxy.accepted.insert(uid.clone(), pod.clone()),
+            Err(Error::PodRefused { reason, .. }) => _ = proxy.refused.insert(uid.clone(), reason.clone()),
+            // It is gone, and about to be taken off the list.
+            Err(_) => {}
+        }
+    }
+}
+
+impl Proxy {
+    /// Whether it took this pod as it is now.
+    fn has(&self, pod: Option<&Handed>) -> bool {
+        pod.is_some_and(|pod| self.accepted.get(&pod.info.uid) == Some(pod))
+    }
+}
+
+/// What remains of a request after it was sent.
+struct Noted {
+    uid: String,
+    /// The pod that it adds.
+    adds: Option<Handed>,
+}
+
+impl Request {
+    fn uid(&self) -> &str {
+        match self {
+            Self::Add(pod) => &pod.info.uid,
+            Self::Delete(uid) => uid,
+        }
+    }
+
+    fn noted(&self) -> Noted {
+        let adds = match self {
+            Self::Add(pod) => Some(pod.clone()),
+            Self::Delete(_) => None,
+        };
+        Noted { uid: self.uid().to_owned(), adds }
+    }
+}
