@@ -2,7 +2,7 @@
 //!
 //! So does everything else that runs on the node itself, outside of pods: it is as trusted as the kubelet.
 
-use std::{collections::BTreeSet, net::IpAddr, os::fd::AsFd};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::AsFd, time::Duration};
 
 use ambit_runtime::netns::NetNs;
 use nlink::{
@@ -12,7 +12,10 @@ use nlink::{
 
 use crate::{
     Agent, Error,
-    rules::table::{PROBE_V4, PROBE_V6},
+    rules::{
+        nftables,
+        table::{PROBE_V4, PROBE_V6},
+    },
 };
 
 const TABLE: &str = "ambit-probes";
@@ -21,23 +24,59 @@ const TCP: u8 = 6;
 /// Before the rules of others that would give these connections the node's own address: the first translation counts.
 const BEFORE_OTHERS: i32 = 99;
 
-/// Keeps the node's rules equal to the pods of the agent, for ever.
+/// Pause between two looks: pods that change all the time do not keep the agent from all else.
+const APART: Duration = Duration::from_millis(100);
+/// How often it is looked without news: an address may come late, and others flush the node's rules.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// What was written, and how the kernel shows it.
+struct Written {
+    pods: BTreeSet<IpAddr>,
+    shown: Vec<String>,
+    /// The number of changes ever made to the node's packet filter.
+    generation: u32,
+}
+
+/// Keeps the node's rules equal to the pods of the agent, for ever; what somebody else removes or changes is written again.
 pub async fn follow(host: &NetNs, agent: &Agent) {
     let mut statuses = agent.statuses();
     let mut written = None;
     loop {
         let pods: BTreeSet<IpAddr> = agent.namespaces().iter().flat_map(addresses).collect();
-        if written.as_ref() != Some(&pods) {
-            match write(host, &pods).await {
-                Ok(()) => written = Some(pods),
-                Err(error) => tracing::error!(%error, "probes of the pods will be refused"),
-            }
+        if let Err(error) = keep(host, pods, &mut written).await {
+            tracing::error!(%error, "probes of the pods will be refused");
         }
-        // Also without news: an address may come late.
-        if let Ok(Err(_)) = tokio::time::timeout(std::time::Duration::from_secs(1), statuses.changed()).await {
+        tokio::time::sleep(APART).await;
+        if let Ok(Err(_)) = tokio::time::timeout(CHECK, statuses.changed()).await {
             return;
         }
     }
+}
+
+async fn keep(host: &NetNs, pods: BTreeSet<IpAddr>, written: &mut Option<Written>) -> Result<(), Error> {
+    let generation = nftables::generation(host).await.map_err(fail)?;
+    if let Some(written) = written.as_mut().filter(|written| written.pods == pods) {
+        if written.generation == generation {
+            return Ok(());
+        }
+        if nftables::shown_of(host, TABLE).await.map_err(fail)? == written.shown {
+            written.generation = generation;
+            return Ok(());
+        }
+        tracing::warn!("the rules for probes were changed by somebody else, and are written again");
+        metrics::counter!("ambit_capture_repairs_total", "what" => "probes").increment(1);
+    }
+    *written = None;
+    write(host, &pods).await?;
+    // The generation before what is shown: a change in between is looked at the next time.
+    let generation = nftables::generation(host).await.map_err(fail)?;
+    let shown = nftables::shown_of(host, TABLE).await.map_err(fail)?;
+    *written = Some(Written { pods, shown, generation });
+    Ok(())
+}
+
+fn fail(error: nlink::Error) -> Error {
+    Error::Rules(format!("on the node: {error}"))
 }
 
 /// The addresses at which others reach the pod.
@@ -54,7 +93,6 @@ fn addresses(netns: &NetNs) -> Vec<IpAddr> {
 /// # Errors
 /// When the kernel refuses.
 pub async fn write(host: &NetNs, pods: &BTreeSet<IpAddr>) -> Result<(), Error> {
-    let fail = |error: nlink::Error| Error::Rules(format!("on the node: {error}"));
     let nft = Connection::<Nftables>::new_in(host.as_fd()).map_err(fail)?;
     let there = nft.list_tables_in(Family::Inet).await.map_err(fail)?.iter().any(|table| table.name == TABLE);
     let transaction = nft.transaction();

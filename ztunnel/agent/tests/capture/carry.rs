@@ -116,9 +116,23 @@ async fn probes(filter: Filter) -> anyhow::Result<()> {
     let world = World::start_with(filter).await?;
     let _proxy = world.proxy("p").await?;
     let pod = world.pod("web").await?;
+    // The agent learns of a pod's addresses a moment after the pod.
+    probed(&world, &pod).await?;
+    // And what somebody removes on the node it puts back.
+    world.run(&world.node, "nft", &["delete", "table", "inet", "ambit-probes"]).await?;
+    probed(&world, &pod).await?;
+    world.run(&world.node, "nft", &["flush", "chain", "inet", "ambit-probes", "postrouting"]).await?;
+    probed(&world, &pod).await?;
+    let other = world.node.add_pod(PodSpec::new("shop", "plain")).await?;
+    ensure!(first_line(&other, at(pod.ip(), PORT)).await?.starts_with("inbound by p"), "another pod is no probe");
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+/// Waits until what the node opens to the pod is taken for a probe, over both families.
+async fn probed(world: &World, pod: &Pod) -> anyhow::Result<()> {
     let probes = world.bed.families().of([IpAddr::from(PROBE_V4), PROBE_V6.into()]);
     for (ip, probe) in pod.ips().into_iter().zip(probes) {
-        // The agent learns of a pod's addresses a moment after the pod.
         let until = std::time::Instant::now() + PATIENCE;
         loop {
             let first = first_line(&world.node, at(ip, PORT)).await;
@@ -128,9 +142,6 @@ async fn probes(filter: Filter) -> anyhow::Result<()> {
             ensure!(std::time::Instant::now() < until, "{first:?}");
         }
     }
-    let other = world.node.add_pod(PodSpec::new("shop", "plain")).await?;
-    ensure!(first_line(&other, at(pod.ip(), PORT)).await?.starts_with("inbound by p"), "another pod is no probe");
-    world.bed.shutdown().await;
     Ok(())
 }
 
