@@ -15,6 +15,14 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A pod's network namespace is another one's.
+    #[error("{place} has the network namespace in which pod {uid} is served")]
+    Occupied {
+        /// The pod.
+        place: String,
+        /// The UID of the other.
+        uid: String,
+    },
     /// The handover from the node agent failed.
     #[error(transparent)]
     Handover(#[from] ambit_zds::Error),

@@ -74,7 +74,7 @@ async fn apply(
             if let Some(told) = told {
                 told.insert(info.uid.clone());
             }
-            pods.add(info, netns)
+            pods.add(info, netns).await
         }
         Request::Keep(uid) => {
             if !pods.serves(&uid) {
@@ -86,12 +86,12 @@ async fn apply(
             Ok(())
         }
         Request::Delete(uid) => {
-            pods.remove(&uid);
+            pods.remove(&uid).await;
             Ok(())
         }
         Request::SnapshotSent => {
             if let Some(told) = told.take() {
-                pods.retain(&told);
+                pods.retain(&told).await;
             }
             if let Some(ready) = ready.take() {
                 ready.done();

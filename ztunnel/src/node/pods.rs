@@ -2,30 +2,26 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    future::Future,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use ambit_hbone::PoolKey;
 use ambit_identity::{SpiffeId, TrustDomain};
-use ambit_model::{Reason, Refusal, address::port};
+use ambit_model::address::port;
 use ambit_runtime::{
-    drain::{self, Trigger, Watch},
+    drain::{self, Trigger},
     netns::NetNs,
-    socket::{ListenOptions, PROXY_MARK, Stock, canonical, listen},
+    socket::{ListenOptions, PROXY_MARK, Stock, listen},
     telemetry::Direction,
 };
 use ambit_zds::protocol::PodInfo;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::accept::Acceptor;
 use crate::{
     Error,
     dns::{self, Dns},
@@ -37,8 +33,6 @@ use crate::{
     worker::Workers,
 };
 
-/// Pause after a failed accept (out of file descriptors), so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the connections of a pod that is gone may still go on.
 const POD_DRAIN: Duration = Duration::from_secs(5);
 
@@ -60,6 +54,8 @@ struct Running {
     trigger: Trigger,
     cut: CancellationToken,
     tasks: TaskTracker,
+    /// Those of `tasks` that accept.
+    accepting: TaskTracker,
 }
 
 impl Pods {
@@ -84,16 +80,31 @@ impl Pods {
     /// Serves a pod: opens its listeners and asks for its certificate. A pod that is served already in that namespace stays as it is.
     ///
     /// # Errors
-    /// When the descriptor is no network namespace or a port in it is taken.
-    pub fn add(&self, info: PodInfo, netns: OwnedFd) -> Result<(), Error> {
+    /// When the descriptor is no network namespace, or one in which another pod is served, or a port in it is taken.
+    pub async fn add(&self, info: PodInfo, netns: OwnedFd) -> Result<(), Error> {
         let place = format!("pod {}/{}", info.namespace, info.name);
         let netns =
             NetNs::from_fd(netns).map_err(|source| Error::Listen { address: "-".to_owned(), place: place.clone(), source })?;
         let identity = SpiffeId::new(self.trust_domain.clone(), info.namespace, info.service_account);
-        let known =
-            self.running().get(&info.uid).is_some_and(|running| running.pod.netns == netns && running.pod.identity == identity);
-        if known {
-            return Ok(());
+        let same = self
+            .running()
+            .get(&info.uid)
+            .filter(|running| running.pod.netns == netns)
+            .map(|running| running.pod.identity == identity);
+        match same {
+            Some(true) => return Ok(()),
+            // With another account: nobody is to be served in the name of the one before.
+            Some(false) => self.remove(&info.uid).await,
+            None => {}
+        }
+        // Its listeners and those of the other would take each other's connections.
+        let other = self
+            .running()
+            .iter()
+            .find(|(uid, running)| **uid != info.uid && running.pod.netns == netns)
+            .map(|(uid, _)| uid.clone());
+        if let Some(uid) = other {
+            return Err(Error::Occupied { place, uid });
         }
         let places = Arc::new(Semaphore::new(self.proxy.limits.connections_per_pod));
         let (known, decisions) = (Known::default(), inbound::Decisions::default());
@@ -107,7 +118,7 @@ impl Pods {
         // an identity that has left.
         self.proxy.certificates.prefetch(&pod.identity);
         if let Some(before) = before {
-            self.end(before, POD_DRAIN);
+            let _the_other_namespace = self.end(before, POD_DRAIN);
             // It may have come back with another account.
             self.forget_keys();
         }
@@ -124,7 +135,8 @@ impl Pods {
         };
         let (trigger, watch) = drain::channel();
         let workers = Arc::clone(&self.workers);
-        let acceptor = Acceptor { workers, watch, cut: CancellationToken::new(), tasks: TaskTracker::new() };
+        let (tasks, accepting) = (TaskTracker::new(), TaskTracker::new());
+        let acceptor = Acceptor { workers, watch, cut: CancellationToken::new(), tasks, accepting };
         let own = Arc::clone(&pod);
         acceptor
             .run(outbound, Direction::Outbound, move |proxy, io, from, _| outbound::handle(proxy, Arc::clone(&own), io, from));
@@ -141,7 +153,7 @@ impl Pods {
         }
         let (watch, cut) = (acceptor.watch.clone(), acceptor.cut.clone());
         self.proxy.near.add(&self.proxy, Arc::clone(&pod), watch, cut, &acceptor.tasks);
-        Ok(Running { pod, trigger, cut: acceptor.cut, tasks: acceptor.tasks })
+        Ok(Running { pod, trigger, cut: acceptor.cut, tasks: acceptor.tasks, accepting: acceptor.accepting })
     }
 
     fn resolve(&self, acceptor: &Acceptor, resolving: dns::Listening) {
@@ -153,25 +165,27 @@ impl Pods {
         for socket in resolving.udp {
             let (watch, cut, tasks) = (acceptor.watch.clone(), acceptor.cut.clone(), acceptor.tasks.clone());
             let serving = dns::serve_udp(Arc::clone(&resolving.dns), socket, watch, cut, tasks);
-            acceptor.tasks.spawn_on(serving, self.workers.first().handle());
+            acceptor.tasks.spawn_on(acceptor.accepting.track_future(serving), self.workers.first().handle());
         }
     }
 
-    /// Stops serving a pod. Unknown pods are no error.
-    pub fn remove(&self, uid: &str) {
+    /// Stops serving a pod. Unknown pods are no error. When this returns, nothing is accepted for it any more: its namespace may be another
+    /// pod's by then. Its connections have a while to end.
+    pub async fn remove(&self, uid: &str) {
         let removed = self.running().remove(uid);
         if let Some(running) = removed {
             tracing::info!(uid, "pod {} is no longer captured", running.pod.name);
             self.proxy.near.release(&running.pod);
-            self.end(running, POD_DRAIN);
+            let accepting = self.end(running, POD_DRAIN);
             self.forget_keys();
+            accepting.wait().await;
         }
     }
 
     /// Stops serving every pod that is not in `uids`.
-    pub fn retain(&self, uids: &HashSet<String>) {
+    pub async fn retain(&self, uids: &HashSet<String>) {
         let gone: Vec<String> = self.running().keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
-        gone.iter().for_each(|uid| self.remove(uid));
+        futures::future::join_all(gone.iter().map(|uid| self.remove(uid))).await;
     }
 
     /// The pods that are served now.
@@ -192,8 +206,12 @@ impl Pods {
         self.proxy.certificates.retain(&here);
     }
 
-    fn end(&self, running: Running, deadline: Duration) {
+    /// Ends it, and gives what ends when nothing more is accepted.
+    fn end(&self, running: Running, deadline: Duration) -> TaskTracker {
         self.proxy.near.remove(&running.pod);
+        running.trigger.begin();
+        running.accepting.close();
+        let accepting = running.accepting.clone();
         let workers = Arc::clone(&self.workers);
         self.ending.spawn(async move {
             running.trigger.drain(deadline).await;
@@ -205,13 +223,14 @@ impl Pods {
             let its = |key: &PoolKey| key.netns == Some(netns.inode()) && key.source == *identity;
             workers.proxies().for_each(|proxy| proxy.pool.retire(its));
         });
+        accepting
     }
 
     /// Stops serving all pods; their connections have `deadline` to finish.
     pub async fn shutdown(&self, deadline: Duration) {
         let all = std::mem::take(&mut *self.running());
         for running in all.into_values() {
-            self.end(running, deadline);
+            let _with_its_connections = self.end(running, deadline);
         }
         self.ending.close();
         self.ending.wait().await;
@@ -240,66 +259,5 @@ fn leave_connections(netns: &NetNs) {
     let written = netns.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_migrate_req", "1"));
     if let Err(error) = written.and_then(|written| written) {
         tracing::debug!(%error, "connections that wait for a listener end with it");
-    }
-}
-
-/// Accepts connections of one pod and owns the tasks that carry them.
-struct Acceptor {
-    workers: Arc<Workers>,
-    watch: Watch,
-    cut: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl Acceptor {
-    fn run<H, F>(&self, listener: TcpListener, direction: Direction, handle: H)
-    where
-        H: Fn(Arc<Proxy>, TcpStream, SocketAddr, Watch) -> F + Send + 'static,
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let (workers, watch, cut) = (Arc::clone(&self.workers), self.watch.clone(), self.cut.clone());
-        let tasks = self.tasks.clone();
-        let here = listener.local_addr().map_or_else(|_| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), canonical);
-        let accept = async move {
-            let mut draining = pin!(watch.draining());
-            loop {
-                // What has come by the time of the drain is still taken: closing the listener would reset it.
-                let accepted = tokio::select! {
-                    biased;
-                    accepted = listener.accept() => accepted,
-                    () = &mut draining => return,
-                };
-                let (io, from) = match accepted {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                };
-                let (first, worker) = (workers.first(), workers.choose());
-                let io = if std::ptr::eq(worker, first) { Ok(io) } else { worker.adopt(io) };
-                match io {
-                    Ok(io) => {
-                        let work = handle(Arc::clone(&worker.proxy), io, canonical(from), watch.clone());
-                        tasks.spawn_on(until_cut(work, watch.clone(), cut.clone()), worker.handle());
-                    }
-                    Err(error) => {
-                        let record = worker.proxy.telemetry.begin(direction, canonical(from), here);
-                        record.refused(Refusal::new(Reason::Internal, format!("it cannot be handed on: {error}")));
-                    }
-                }
-            }
-        };
-        self.tasks.spawn_on(accept, self.workers.first().handle());
-    }
-}
-
-/// Does `work` until it ends or is cut. `watch` lives as long, so that a drain waits for it.
-async fn until_cut(work: impl Future<Output = ()>, watch: Watch, cut: CancellationToken) {
-    let _until_the_end = watch;
-    tokio::select! {
-        () = work => {}
-        () = cut.cancelled() => {}
     }
 }
