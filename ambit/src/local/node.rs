@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ambit_node_agent::{Agent, Handover, PodInfo, rules::Rules};
+use ambit_node_agent::{Agent, PodInfo, rules::Rules, status::PodStatus};
 use ambit_testbed::{Node, Pod};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -14,9 +13,6 @@ use super::objects::{self, Capture, PodReport};
 use super::process::Process;
 use super::programs::{self, Programs};
 use crate::error::{Error, Result};
-
-/// Pause before a pod that the proxy did not take is offered again.
-const RETRY: Duration = Duration::from_millis(200);
 
 /// A running node.
 pub struct NodeRuntime {
@@ -64,7 +60,8 @@ impl NodeRuntime {
     }
 
     /// Captures a pod: writes the rules before it returns, so that nothing leaves the pod in clear from then on, and hands it to the
-    /// proxy as soon as that takes it. `changed` is told when the proxy has it.
+    /// proxy as soon as that takes it. `changed` is told when the proxy has it. It is said to have it from then on, also while a proxy is
+    /// replaced: others would speak to the pod in clear if it were not.
     ///
     /// # Errors
     /// If the kernel refuses the rules.
@@ -80,20 +77,13 @@ impl NodeRuntime {
         let (report, state) = watch::channel(Capture::Pending);
         let (agent, netns) = (self.agent.clone(), pod.netns().clone());
         let task = tokio::spawn(async move {
-            loop {
-                match agent.add(info.clone(), netns.clone()).await {
-                    Ok(Handover::Accepted) => break,
-                    Ok(Handover::Waiting) => {
-                        if agent.proxies().wait_for(|proxies| *proxies > 0).await.is_err() {
-                            return;
-                        }
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::debug!(pod = info.name, %error, "the node proxy has not taken a pod");
-                        tokio::time::sleep(RETRY).await;
-                    }
-                }
+            let (uid, mut statuses) = (info.uid.clone(), agent.statuses());
+            // What fails now the agent tries again by itself.
+            if let Err(error) = agent.add(info, netns).await {
+                tracing::debug!(uid, %error, "the node proxy has not taken a pod");
+            }
+            if statuses.wait_for(|pods| pods.get(&uid).is_some_and(PodStatus::is_captured)).await.is_err() {
+                return;
             }
             report.send_replace(Capture::Enabled);
             let _stopping = changed.send(()).await;

@@ -1,32 +1,43 @@
 //! The agent: captures pods, keeps them captured, hands them to the node proxies, lets them go.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use ambit_runtime::netns::NetNs;
 use ambit_zds::seqpacket::Listener;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{OwnedMutexGuard, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 pub use ambit_zds::protocol::PodInfo;
 
 use crate::{
     Error,
-    keeper::{self, Kept},
-    proxies::{self, Handed, Proxies},
+    keeper::{self, Kept, Phase},
+    listeners::Listeners,
+    proxies::{self, Handed},
     rules::Rules,
-    status::{self, PodStatus, State, Statuses},
+    shared::{Held, Shared},
+    status::{State, Statuses},
     verdict::Offer,
 };
+
+/// How long proxies may take to close the listeners of a pod that left its namespace to another one, and the pause between two looks.
+const LEFT: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_millis(20);
 
 /// What became of a pod that was handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handover {
     /// A proxy serves it.
     Accepted,
-    /// No proxy is connected. The rules are in force, so that its connections are refused until one comes and takes it.
+    /// No proxy is connected, or the one that was has not answered. The rules are in force, so that the pod's connections are refused until
+    /// one takes it: it is offered again by itself.
     Waiting,
 }
 
@@ -34,76 +45,15 @@ pub enum Handover {
 #[derive(Debug)]
 pub struct Agent {
     shared: Arc<Shared>,
-    accepting: JoinHandle<()>,
-}
-
-/// What the agent and the keepers of its pods share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) rules: Rules,
-    pub(crate) proxies: Arc<Proxies>,
-    pods: Mutex<BTreeMap<String, Held>>,
-    statuses: watch::Sender<Statuses>,
-}
-
-#[derive(Debug)]
-struct Held {
-    kept: Arc<Kept>,
-    keeper: JoinHandle<()>,
+    /// Until proxies are let in.
+    listener: Mutex<Option<Listener>>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take().inspect(JoinHandle::abort);
         self.shared.pods().values().for_each(|held| held.keeper.abort());
-    }
-}
-
-impl Shared {
-    fn pods(&self) -> MutexGuard<'_, BTreeMap<String, Held>> {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Publishes what is known of a pod, if it is news and the pod is still ours.
-    pub(crate) fn tell(&self, status: PodStatus) {
-        let pods = self.pods();
-        if pods.get(&status.uid).is_none_or(|held| held.kept.pod.netns.inode() != status.netns) {
-            return;
-        }
-        self.statuses.send_if_modified(|statuses| {
-            let news = statuses.get(&status.uid) != Some(&status);
-            if news {
-                statuses.insert(status.uid.clone(), status);
-                status::count(statuses);
-            }
-            news
-        });
-    }
-
-    /// Forgets a pod, if it still is `kept` where that is given: its namespace is gone or about to be. The rules stay in it.
-    pub(crate) async fn gone(&self, uid: &str, kept: Option<&Arc<Kept>>) {
-        let known = {
-            let mut pods = self.pods();
-            let it = pods.get(uid).is_some_and(|held| kept.is_none_or(|kept| Arc::ptr_eq(kept, &held.kept)));
-            if it { pods.remove(uid) } else { None }
-        };
-        let Some(held) = known else { return };
-        self.forget(uid);
-        if kept.is_none() {
-            // To its end: it would hand the pod over again.
-            held.keeper.abort();
-            let _aborted = held.keeper.await;
-        }
-        if let Err(error) = self.proxies.remove(uid).await {
-            tracing::debug!(uid, %error, "a proxy was not told that a pod is gone");
-        }
-    }
-
-    fn forget(&self, uid: &str) {
-        self.statuses.send_modify(|statuses| {
-            statuses.remove(uid);
-            status::count(statuses);
-        });
     }
 }
 
@@ -113,12 +63,26 @@ impl Agent {
     /// # Errors
     /// When the socket cannot be made.
     pub fn listen(path: &Path, rules: Rules) -> Result<Self, Error> {
+        let agent = Self::bind(path, rules)?;
+        agent.accept();
+        Ok(agent)
+    }
+
+    /// As [`Agent::listen`], but proxies that connect wait until [`Agent::accept`]: what they are told first they take for all pods there
+    /// are, and close the connections of others.
+    ///
+    /// # Errors
+    /// As [`Agent::listen`].
+    pub fn bind(path: &Path, rules: Rules) -> Result<Self, Error> {
         let listener = Listener::bind(path).map_err(Error::path("listen at", path))?;
-        let proxies = Arc::new(Proxies::new());
-        let shared =
-            Arc::new(Shared { rules, proxies: Arc::clone(&proxies), pods: Mutex::default(), statuses: watch::Sender::default() });
-        let accepting = tokio::spawn(proxies::accept(listener, proxies));
-        Ok(Self { shared, accepting })
+        Ok(Self { shared: Arc::new(Shared::new(rules)), listener: Mutex::new(Some(listener)), accepting: Mutex::default() })
+    }
+
+    /// Lets the proxies in. More than once is no error.
+    pub fn accept(&self) {
+        let Some(listener) = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let accepting = tokio::spawn(proxies::accept(listener, Arc::clone(&self.shared.proxies)));
+        *self.accepting.lock().unwrap_or_else(PoisonError::into_inner) = Some(accepting);
     }
 
     /// How many proxies are connected and have been told of all pods.
@@ -130,7 +94,7 @@ impl Agent {
     /// The capture of all pods, as it changes.
     #[must_use]
     pub fn statuses(&self) -> watch::Receiver<Statuses> {
-        self.shared.statuses.subscribe()
+        self.shared.statuses()
     }
 
     /// The rules that it writes.
@@ -142,8 +106,8 @@ impl Agent {
     /// Captures a pod: writes the rules into its namespace, then hands it to the newest proxy and waits for the answer.
     ///
     /// # Errors
-    /// When the rules cannot be written, or the proxy refuses the pod or goes away. With rules the pod stays captured and is offered
-    /// again; without, it is cut off and not kept.
+    /// When the rules cannot be written, or the proxy refuses the pod. It is kept all the same, offered to the proxy again, and cut off as
+    /// long as it has no rules; whoever does not want that says [`Agent::gone`].
     pub async fn add(&self, info: PodInfo, netns: NetNs) -> Result<Handover, Error> {
         self.add_at(info, netns, None).await
     }
@@ -153,31 +117,38 @@ impl Agent {
     /// # Errors
     /// As [`Agent::add`].
     pub async fn add_at(&self, info: PodInfo, netns: NetNs, path: Option<PathBuf>) -> Result<Handover, Error> {
-        self.leave(&netns, &info.uid).await;
-        if let Err(error) = self.shared.rules.ensure(&netns).await {
-            if let Err(cut) = self.shared.rules.cut(&netns).await {
-                tracing::error!(uid = info.uid, %cut, "a pod that cannot be captured cannot be cut off either");
-            }
-            return Err(error);
-        }
+        self.leave(&netns, &info.uid).await?;
         let pod = Handed { info, netns };
-        let kept = self.keep(pod.clone(), path).await;
+        let (kept, mut phase) = self.keep(&pod, path).await;
+        self.shared.proxies.know(&pod);
+        keeper::secure(&self.shared, &kept, &mut phase).await?;
+        drop(phase);
+        let uid = pod.info.uid.clone();
         let accepted = self.shared.proxies.add(pod).await;
         kept.look.notify_one();
-        Ok(if accepted? { Handover::Accepted } else { Handover::Waiting })
+        if !self.shared.holds(&kept) {
+            let _those_that_are_there = self.shared.proxies.remove(&uid).await;
+            return Err(Error::Refused(format!("pod {uid} ended while it was captured")));
+        }
+        match accepted {
+            Ok(true) => Ok(Handover::Accepted),
+            Ok(false) | Err(Error::ProxyGone(_) | Error::Handover(_)) => Ok(Handover::Waiting),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sees that a namespace is as without a mesh: for a pod that is not in it, and starts in a namespace that another one left behind.
     ///
     /// # Errors
-    /// When rules that are there cannot be removed.
+    /// When rules that are there cannot be removed, or a proxy still serves the pod before.
     pub async fn free(&self, netns: &NetNs) -> Result<(), Error> {
-        self.leave(netns, "").await;
+        self.leave(netns, "").await?;
         self.shared.rules.remove(netns).await
     }
 
     /// Forgets the pods that left this namespace behind, but for `uid`: they are gone, and must not lend their identity to the new one.
-    async fn leave(&self, netns: &NetNs, uid: &str) {
+    /// Waits until no proxy accepts connections for them any more.
+    async fn leave(&self, netns: &NetNs, uid: &str) -> Result<(), Error> {
         let before: Vec<String> = {
             let pods = self.shared.pods();
             let same = pods.iter().filter(|(other, held)| *other != uid && held.kept.pod.netns == *netns);
@@ -186,7 +157,19 @@ impl Agent {
         for uid in before {
             tracing::warn!(uid, "a pod's namespace is reused by another pod");
             self.shared.gone(&uid, None).await;
+            self.shared.leaves(netns, uid);
         }
+        // A proxy that hangs has the listeners still, and would accept for the wrong pod when it goes on.
+        let until = Instant::now() + LEFT;
+        while let Some(uid) = self.shared.left_by(netns) {
+            match Listeners::look(netns) {
+                Ok(listeners) if listeners.none() => self.shared.has_left(netns),
+                Ok(_) if Instant::now() < until => tokio::time::sleep(SOON).await,
+                Ok(_) => return Err(Error::Refused(format!("a proxy still serves pod {uid}, whose network namespace this was"))),
+                Err(error) => return Err(Error::Rules(format!("the listeners of pod {uid} cannot be looked at: {error}"))),
+            }
+        }
+        Ok(())
     }
 
     /// What the newest proxy says of a pod.
@@ -201,25 +184,39 @@ impl Agent {
         self.shared.pods().values().map(|held| held.kept.pod.netns.clone()).collect()
     }
 
-    async fn keep(&self, pod: Handed, path: Option<PathBuf>) -> Arc<Kept> {
-        let uid = pod.info.uid.clone();
-        let known = self.shared.pods().get(&uid).map(|held| Arc::clone(&held.kept));
-        if let Some(known) = known {
-            if known.pod.netns == pod.netns && known.pod.info == pod.info && known.path == path {
-                return known;
+    /// The keeper of a pod, with a new one if there is none for it as it is now, and the right to do something with it.
+    async fn keep(&self, pod: &Handed, path: Option<PathBuf>) -> (Arc<Kept>, OwnedMutexGuard<Phase>) {
+        let uid = &pod.info.uid;
+        loop {
+            let known = self.shared.pods().get(uid).map(|held| Arc::clone(&held.kept));
+            if let Some(known) = known {
+                let mut phase = Arc::clone(&known.phase).lock_owned().await;
+                if !self.shared.holds(&known) {
+                    continue;
+                }
+                if known.pod == *pod && known.path == path {
+                    return (known, phase);
+                }
+                phase.let_go = true;
+                if let Some(before) = self.shared.pods().remove(uid) {
+                    before.keeper.abort();
+                }
             }
-            // The keeper of the namespace before ends at its next look.
-            known.phase.lock().await.let_go = true;
+            let kept = Arc::new(Kept::new(pod.clone(), path.clone()));
+            // Nobody else has it yet.
+            let Ok(phase) = Arc::clone(&kept.phase).try_lock_owned() else { continue };
+            let pending = keeper::status(&kept, &phase, State::Pending, "the pod is being captured".to_owned());
+            {
+                let mut pods = self.shared.pods();
+                if pods.contains_key(uid) {
+                    continue;
+                }
+                let keeper = tokio::spawn(keeper::keep(Arc::clone(&self.shared), Arc::clone(&kept)));
+                pods.insert(uid.clone(), Held { kept: Arc::clone(&kept), keeper });
+            }
+            self.shared.tell(pending);
+            return (kept, phase);
         }
-        let kept = Arc::new(Kept::new(pod, path));
-        let pending = keeper::status(&kept, &*kept.phase.lock().await, State::Pending, "the pod is being captured".to_owned());
-        let keeper = tokio::spawn(keeper::keep(Arc::clone(&self.shared), Arc::clone(&kept)));
-        let before = self.shared.pods().insert(uid, Held { kept: Arc::clone(&kept), keeper });
-        if let Some(before) = before {
-            before.keeper.abort();
-        }
-        self.shared.tell(pending);
-        kept
     }
 
     /// Lets a pod go that is no longer in the mesh: removes its rules, so that its traffic is as without a mesh, and tells every proxy.

@@ -1,7 +1,8 @@
 //! The socket at which the CNI plugin asks: HTTP, as Istio's plugin speaks it, so that either plugin can ask either agent.
 
-use std::{convert::Infallible, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
+use ambit_zds::file::SocketFile;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
@@ -10,6 +11,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::SocketType;
 use tokio::{net::UnixListener, task::JoinSet};
 
 use crate::{
@@ -22,26 +24,32 @@ const MOST: usize = 64 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Listens at `path`, in place of whoever listened there before. Only the owner of the file may ask.
-///
-/// # Errors
-/// When the socket cannot be made.
-pub fn bind(path: &Path) -> Result<UnixListener, Error> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::path("replace", path)(error)),
-        _ => {}
+/// The socket at which the plugin asks; its file is removed when it is dropped, unless another agent listens there by then.
+#[derive(Debug)]
+pub struct Listener {
+    /// First, so that it is dropped before the socket.
+    _file: SocketFile,
+    socket: UnixListener,
+}
+
+impl Listener {
+    /// Listens at `path`, in place of whoever listened there before. Only the owner of the file may ask.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn bind(path: &Path) -> Result<Self, Error> {
+        let (socket, file) = SocketFile::listen(SocketType::STREAM, path).map_err(Error::path("listen at", path))?;
+        let socket = UnixListener::from_std(socket.into()).map_err(Error::path("listen at", path))?;
+        Ok(Self { _file: file, socket })
     }
-    let listener = UnixListener::bind(path).map_err(Error::path("listen at", path))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(Error::path("protect", path))?;
-    Ok(listener)
 }
 
 /// Answers the plugin for ever.
-pub async fn serve(listener: UnixListener, node: Arc<Node>) {
+pub async fn serve(listener: Listener, node: Arc<Node>) {
     let mut serving = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.socket.accept() => match accepted {
                 Ok((stream, _)) => {
                     let node = Arc::clone(&node);
                     serving.spawn(async move {
@@ -73,10 +81,6 @@ async fn answer(node: &Node, request: Request<Incoming>) -> Response<Full<Bytes>
             Ok(backend) => reply(StatusCode::OK, backend),
             Err(error) => reply(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         },
-        (Method::GET, "/pods") => {
-            let pods = serde_json::to_string(&*node.agent().statuses().borrow());
-            reply(StatusCode::OK, pods.unwrap_or_default())
-        }
         (Method::POST, "/cmdadd" | "/cmddel" | "/cmdcheck") => {
             let event = match Limited::new(request.into_body(), MOST).collect().await {
                 Ok(body) => serde_json::from_slice::<Event>(&body.to_bytes()).map_err(|error| error.to_string()),

@@ -17,20 +17,22 @@ pub struct Before {
 }
 
 impl Before {
-    /// The network namespaces of these pods, by UID, as far as there is a process of theirs.
+    /// The network namespaces of these pods, by UID, as far as there is a process of theirs. Reads a file of every process of the node.
     #[must_use]
-    pub fn find(&self, uids: &BTreeSet<&str>) -> BTreeMap<String, PathBuf> {
+    pub fn find(&self, uids: &BTreeSet<String>) -> BTreeMap<String, PathBuf> {
         let entries = std::fs::read_dir(&self.proc).into_iter().flatten();
         let number = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<u32>().ok();
-        let mut processes: Vec<(u64, u32)> = entries.filter_map(number).map(|process| (self.begun(process), process)).collect();
+        let wanted = |process: u32| {
+            let cgroups = std::fs::read_to_string(self.proc.join(process.to_string()).join("cgroup")).ok()?;
+            let uid = uid(&cgroups).filter(|uid| uids.contains(uid))?;
+            Some((self.begun(process), process, uid))
+        };
+        let mut processes: Vec<(u64, u32, String)> = entries.filter_map(number).filter_map(wanted).collect();
         // The first process of a pod stays as long as the pod does, and is in the pod's own namespace.
         processes.sort_unstable();
         let mut found = BTreeMap::new();
-        for (_, process) in processes {
-            let directory = self.proc.join(process.to_string());
-            let Ok(cgroups) = std::fs::read_to_string(directory.join("cgroup")) else { continue };
-            let Some(uid) = uid(&cgroups).filter(|uid| uids.contains(uid.as_str())) else { continue };
-            let path = directory.join("ns/net");
+        for (_, process, uid) in processes {
+            let path = self.proc.join(process.to_string()).join("ns/net");
             if NetNs::open(&path).is_ok_and(|netns| netns != self.host) {
                 found.entry(uid).or_insert(path);
             }

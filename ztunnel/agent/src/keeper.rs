@@ -9,11 +9,11 @@ use tokio::{
 
 use crate::{
     Error,
-    agent::Shared,
     changes::Changes,
     listeners::Listeners,
     proxies::Handed,
     rules::Whole,
+    shared::Shared,
     status::{PodStatus, State},
     verdict::{self, Memory, Observed, Offer, Rules},
 };
@@ -25,6 +25,8 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// Looks are at least this far apart, whatever happens.
 const APART: Duration = Duration::from_millis(20);
+/// How long a look waits for a proxy: what takes longer is noted when it comes, and holds up no repair.
+const MOMENT: Duration = Duration::from_millis(300);
 /// How often it is tried again to look at the rules, and the pause before: that memory or a lock is short for a moment cuts nobody off.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(30);
@@ -38,7 +40,7 @@ pub(crate) struct Kept {
     /// Told when the pod is to be looked at without delay.
     pub(crate) look: Notify,
     /// Held while the pod is looked at, repaired or let go.
-    pub(crate) phase: Mutex<Phase>,
+    pub(crate) phase: Arc<Mutex<Phase>>,
 }
 
 /// What a keeper knows of its pod.
@@ -46,7 +48,8 @@ pub(crate) struct Kept {
 pub(crate) struct Phase {
     /// Nothing may be repaired any more: what is missing is missing for a reason.
     pub(crate) let_go: bool,
-    pub(crate) cut: bool,
+    /// It is cut off, which the next repair undoes.
+    cut: bool,
     memory: Memory,
     /// When the rules were whole.
     whole: Option<Whole>,
@@ -54,7 +57,7 @@ pub(crate) struct Phase {
 
 impl Kept {
     pub(crate) fn new(pod: Handed, path: Option<PathBuf>) -> Self {
-        Self { pod, path, look: Notify::new(), phase: Mutex::default() }
+        Self { pod, path, look: Notify::new(), phase: Arc::default() }
     }
 
     /// Whether the runtime still shows the namespace that is held where it showed it first. A path that shows another one belongs to
@@ -109,7 +112,7 @@ async fn turn(shared: &Shared, kept: &Kept) -> bool {
         && matches!(shared.proxies.offer(uid), Offer::Refused(_) | Offer::Asked)
     {
         // What it answers is noted there.
-        let _noted = shared.proxies.add(kept.pod.clone()).await;
+        let _noted_or_late = tokio::time::timeout(MOMENT, shared.proxies.remind(kept.pod.clone())).await;
     }
     let listeners = Listeners::look(&kept.pod.netns).map_err(|error| error.to_string());
     let observed = Observed { rules, offer: shared.proxies.offer(uid), listeners };
@@ -149,20 +152,46 @@ async fn rules(shared: &Shared, kept: &Kept, phase: &mut Phase) -> Rules {
         }
         Err(error) => {
             let why = format!("{what}; written again: {error}");
-            match shared.rules.cut(&kept.pod.netns).await {
-                Ok(()) => {
-                    if !phase.cut {
-                        tracing::error!(namespace = %info.namespace, pod = info.name, why, "the pod is cut off");
-                        metrics::counter!("ambit_capture_cut_off_total").increment(1);
-                    }
-                    phase.cut = true;
-                    Rules::Cut(why)
-                }
-                Err(cut) => {
-                    tracing::error!(namespace = %info.namespace, pod = info.name, why, %cut, "the pod may be in clear");
-                    Rules::Exposed(format!("{why}; cutting it off: {cut}"))
-                }
+            match cut(shared, kept, phase, &why).await {
+                Ok(()) => Rules::Cut(why),
+                Err(cut) => Rules::Exposed(format!("{why}; cutting it off: {cut}")),
             }
+        }
+    }
+}
+
+/// Sees that the rules of a pod are in force that is just being captured; if they cannot be, it is cut off.
+pub(crate) async fn secure(shared: &Shared, kept: &Kept, phase: &mut Phase) -> Result<(), Error> {
+    let mut done = repair(shared, kept, phase).await;
+    for _ in 0..TRIES {
+        if done.is_ok() {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+        done = repair(shared, kept, phase).await;
+    }
+    if let Err(error) = &done {
+        // That it failed is said of it from then on.
+        let _exposed = cut(shared, kept, phase, &error.to_string()).await;
+    }
+    done
+}
+
+/// Cuts a pod off, and remembers it.
+async fn cut(shared: &Shared, kept: &Kept, phase: &mut Phase, why: &str) -> Result<(), Error> {
+    let info = &kept.pod.info;
+    match shared.rules.cut(&kept.pod.netns).await {
+        Ok(()) => {
+            if !phase.cut {
+                tracing::error!(namespace = %info.namespace, pod = info.name, why, "the pod is cut off");
+                metrics::counter!("ambit_capture_cut_off_total").increment(1);
+            }
+            phase.cut = true;
+            Ok(())
+        }
+        Err(cut) => {
+            tracing::error!(namespace = %info.namespace, pod = info.name, why, %cut, "the pod may be in clear");
+            Err(cut)
         }
     }
 }

@@ -5,13 +5,15 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`agent`] | pods come and go |
+//! | `shared` | which pods are kept, and what is said of them |
 //! | [`rules`] | what captures a pod: one description, two packet filters, routing; verified against what the kernel shows |
 //! | `keeper` | looks after one pod: verifies, repairs, cuts off |
 //! | `changes` | hears when somebody changes a pod's packet filter |
 //! | [`verdict`] | what is said of a pod, decided from what was observed |
 //! | [`listeners`] | whether the proxy listens in a pod |
 //! | `proxies` | the handover to node proxies, old and new at once |
-//! | [`node`] | the sandboxes of the node: what the CNI plugin and the labels ask for |
+//! | [`node`] | the sandboxes of the node: what the CNI plugin asks for |
+//! | `follow` | what the labels ask for, and pods that nobody told of |
 //! | [`cni`] | the socket at which the CNI plugin asks |
 //! | [`discover`] | pods that ran before the agent |
 //! | [`source`] | which pods there are, and which are in the mesh |
@@ -27,6 +29,7 @@ pub mod cni;
 mod config;
 pub mod discover;
 mod error;
+mod follow;
 mod keeper;
 pub mod listeners;
 pub mod node;
@@ -35,6 +38,7 @@ mod proxies;
 pub mod records;
 pub mod rules;
 mod run;
+mod shared;
 pub mod source;
 pub mod status;
 pub mod verdict;

@@ -31,6 +31,12 @@ pub struct Listeners {
 }
 
 impl Listeners {
+    /// Whether no socket with the proxy's mark listens at all.
+    #[must_use]
+    pub fn none(&self) -> bool {
+        self.missing == PORTS
+    }
+
     /// What is wrong, in words.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
@@ -127,7 +133,7 @@ mod tests {
         let here = NetNs::current().unwrap();
         let found = Listeners::look(&here).unwrap();
         assert!(found.missing.contains(&15001), "{found:?}");
-        assert!(found.complaint().is_some());
+        assert!(found.complaint().is_some() && found.none());
         let mut none = BTreeMap::new();
         for garbage in [&[][..], &[1, 0, 0, 0], &[200, 0, 0, 0, 1, 1], &[255; 90]] {
             let _either = read(garbage, &mut none);

@@ -1,13 +1,13 @@
 //! The node: which sandboxes there are, which of them are to be captured, and that they are.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use ambit_runtime::netns::NetNs;
+use futures::StreamExt;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::{
     discover::Before,
     records::{Record, Records},
     source::{PodFacts, PodSource},
-    status::{State, Statuses},
+    status::{PodStatus, Statuses},
     verdict::Offer,
 };
 
@@ -26,10 +26,8 @@ const UNKNOWN: Duration = Duration::from_secs(5);
 const PROXY: Duration = Duration::from_secs(10);
 /// How long a pod that is asked about may take to be as it should be.
 const CHECK: Duration = Duration::from_secs(3);
-/// Pause between two looks at the source.
-const LOOK: Duration = Duration::from_millis(500);
-/// Pause between two searches for pods that nobody told of.
-const SEARCH: Duration = Duration::from_secs(3);
+/// Pods that are captured at once when the agent comes back.
+const AT_ONCE: usize = 8;
 /// Pause between two looks of somebody who waits.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -64,10 +62,10 @@ impl Event {
 /// The sandboxes of the node.
 pub struct Node {
     agent: Agent,
-    source: Arc<dyn PodSource>,
+    pub(crate) source: Arc<dyn PodSource>,
     records: Mutex<Records>,
     excluded: Vec<String>,
-    before: Before,
+    pub(crate) before: Before,
 }
 
 impl std::fmt::Debug for Node {
@@ -78,7 +76,8 @@ impl std::fmt::Debug for Node {
 
 impl Node {
     /// Pods of `source` are captured by `agent`, except those of `excluded` namespaces. What was captured when the records were written
-    /// is captured again before this returns, whatever the source says: it is asked later, and then `before` is searched too.
+    /// is captured again before this returns, whatever the source says: it is asked later, and then `before` is searched too. Proxies are
+    /// let in when that is done: they keep the connections of the pods that they are told of first.
     pub async fn start(
         agent: Agent,
         source: Arc<dyn PodSource>,
@@ -88,11 +87,13 @@ impl Node {
     ) -> Self {
         let captured: Vec<Record> = records.all().filter(|record| record.captured).cloned().collect();
         let node = Self { agent, source, records: Mutex::new(records), excluded, before };
-        for record in captured {
-            if let Err(error) = node.capture(&record).await {
+        let again = futures::stream::iter(&captured).for_each_concurrent(AT_ONCE, async |record| {
+            if let Err(error) = node.capture(record).await {
                 tracing::warn!(pod = record.name, namespace = record.namespace, %error, "a pod from before is not captured yet");
             }
-        }
+        });
+        again.await;
+        node.agent.accept();
         node
     }
 
@@ -102,7 +103,7 @@ impl Node {
         &self.agent
     }
 
-    fn records(&self) -> MutexGuard<'_, Records> {
+    pub(crate) fn records(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,7 +126,7 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until a proxy has a pod.
+    /// Waits until a proxy has a pod: the first one, or the next when the one that was asked has gone or hangs.
     async fn taken(&self, uid: &str) -> Result<(), Error> {
         let until = Instant::now() + PROXY;
         loop {
@@ -142,7 +143,7 @@ impl Node {
         }
     }
 
-    fn record(&self, container: String, facts: &PodFacts, path: &Path, netns: &NetNs) -> Result<Record, Error> {
+    pub(crate) fn record(&self, container: String, facts: &PodFacts, path: &Path, netns: &NetNs) -> Result<Record, Error> {
         Ok(Record {
             container,
             uid: facts.uid.clone(),
@@ -176,10 +177,7 @@ impl Node {
         if !record.captured {
             return Ok(());
         }
-        let good = |statuses: &Statuses| {
-            let status = statuses.get(&record.uid);
-            status.is_some_and(|status| matches!(status.state, State::Captured | State::Repaired))
-        };
+        let good = |statuses: &Statuses| statuses.get(&record.uid).is_some_and(PodStatus::is_captured);
         let mut statuses = self.agent.statuses();
         if matches!(tokio::time::timeout(CHECK, statuses.wait_for(good)).await, Ok(Ok(_))) {
             return Ok(());
@@ -190,93 +188,7 @@ impl Node {
         }))
     }
 
-    /// Follows the labels for ever: pods that enter the mesh are captured, those that leave it are let go.
-    pub async fn follow(&self) {
-        let mut searched = None::<Instant>;
-        loop {
-            tokio::time::sleep(LOOK).await;
-            match self.source.pods() {
-                Ok(pods) => {
-                    self.reconcile(&pods).await;
-                    if searched.is_none_or(|searched| searched.elapsed() > SEARCH) {
-                        searched = Some(Instant::now());
-                        self.search(&pods).await;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "the pods of the node cannot be read; all stay as they are"),
-            }
-        }
-    }
-
-    async fn reconcile(&self, pods: &[PodFacts]) {
-        let held = self.agent.pods();
-        let records: Vec<Record> = self.records().all().cloned().collect();
-        for mut record in records {
-            let netns = match record.open() {
-                Ok(Some(netns)) => netns,
-                Ok(None) => {
-                    self.records().remove(&record.container);
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(pod = record.name, namespace = record.namespace, %error, "a sandbox cannot be looked at");
-                    continue;
-                }
-            };
-            // A pod that the source does not know any more is ending: it stays as it is.
-            let Some(facts) = pods.iter().find(|facts| facts.uid == record.uid) else { continue };
-            let Some(wanted) = self.wanted(facts) else { continue };
-            let done = match (wanted, held.contains(&record.uid)) {
-                (true, false) => {
-                    record.captured = true;
-                    self.capture(&record).await.map(drop)
-                }
-                (false, true) => self.agent.remove(&record.uid).await,
-                // It was let go before, not all the way.
-                (false, false) if record.captured => self.agent.free(&netns).await,
-                _ => Ok(()),
-            };
-            if let Err(error) = done {
-                tracing::warn!(pod = record.name, namespace = record.namespace, wanted, %error, "a pod's capture could not be changed");
-                continue;
-            }
-            let changed = self.records().get(&record.container).is_some_and(|now| now.captured != wanted);
-            if changed {
-                record.captured = wanted;
-                if let Err(error) = self.records().put(record) {
-                    tracing::warn!(%error, "a sandbox is not recorded");
-                }
-            }
-        }
-    }
-
-    /// Captures pods of the mesh that no runtime told of: they ran before the agent did.
-    async fn search(&self, pods: &[PodFacts]) {
-        let known: BTreeSet<String> = self.records().all().map(|record| record.uid.clone()).collect();
-        let unknown: BTreeMap<&str, &PodFacts> = pods
-            .iter()
-            .filter(|facts| self.wanted(facts) == Some(true) && !known.contains(&facts.uid))
-            .map(|facts| (facts.uid.as_str(), facts))
-            .collect();
-        if unknown.is_empty() {
-            return;
-        }
-        for (uid, path) in self.before.find(&unknown.keys().copied().collect()) {
-            let Some(facts) = unknown.get(uid.as_str()) else { continue };
-            let found = async {
-                let netns = NetNs::open(&path).map_err(Error::path("open the network namespace", &path))?;
-                let record = self.record(format!("found-{}", uid.replace('/', "_")), facts, &path, &netns)?;
-                self.records().put(record.clone())?;
-                self.capture(&record).await
-            };
-            match found.await {
-                Ok(_) => tracing::info!(uid, "a pod that ran before the agent is captured"),
-                Err(error) => tracing::warn!(uid, %error, "a pod that ran before the agent is not captured yet"),
-            }
-        }
-    }
-
-    fn wanted(&self, facts: &PodFacts) -> Option<bool> {
+    pub(crate) fn wanted(&self, facts: &PodFacts) -> Option<bool> {
         if self.excluded.contains(&facts.namespace) { Some(false) } else { facts.enrolled }
     }
 
@@ -318,7 +230,7 @@ impl Node {
         })
     }
 
-    async fn capture(&self, record: &Record) -> Result<Handover, Error> {
+    pub(crate) async fn capture(&self, record: &Record) -> Result<Handover, Error> {
         let named = |what: &str| Error::Refused(format!("pod {}/{}: {what}", record.namespace, record.name));
         let netns = record.open().map_err(|error| named(&error.to_string()))?;
         let netns = netns.ok_or_else(|| named("its network namespace is gone"))?;

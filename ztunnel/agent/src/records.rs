@@ -93,7 +93,7 @@ impl Records {
         self.all.get(container)
     }
 
-    /// Writes a record, in place of earlier ones of the same pod.
+    /// Writes a record, in place of earlier ones of the same pod or of the same network namespace, which is another pod's by then.
     ///
     /// # Errors
     /// When it cannot be written, or the name of the sandbox could not be a file's.
@@ -105,7 +105,7 @@ impl Records {
         }
         let before: Vec<String> = self
             .all()
-            .filter(|other| other.uid == record.uid && other.container != *name)
+            .filter(|other| other.container != *name && (other.uid == record.uid || other.identity() == record.identity()))
             .map(|other| other.container.clone())
             .collect();
         before.iter().for_each(|container| _ = self.remove(container));
@@ -126,6 +126,11 @@ impl Records {
 }
 
 impl Record {
+    /// Which network namespace it is, of all that there ever were.
+    fn identity(&self) -> (&str, u64, u64) {
+        (&self.boot, self.inode, self.cookie)
+    }
+
     /// The namespace, if its path still shows it; nothing when it is gone.
     ///
     /// # Errors
@@ -171,31 +176,36 @@ mod tests {
         records.put(record("rebooted", |record| record.boot = "before".to_owned())).unwrap();
         records.put(record("reused", |record| record.inode += 1)).unwrap();
         records.put(record("inode-reused", |record| record.cookie += 1)).unwrap();
-        records.put(record("gone", |record| record.netns = "/nowhere".into())).unwrap();
+        records.put(record("gone", |record| (record.netns, record.inode) = ("/nowhere".into(), 1))).unwrap();
         assert!(records.put(record("../out", |_| {})).is_err());
         let again = Records::open(directory.path()).unwrap();
         assert_eq!(again.all().map(|record| record.container.as_str()).collect::<Vec<_>>(), ["good"]);
     }
 
     #[test]
-    fn a_pods_new_sandbox_takes_the_place_of_its_old_one() {
+    fn a_new_sandbox_takes_the_place_of_the_pods_old_one_and_of_whoever_had_its_namespace() {
         let directory = tempfile::tempdir().unwrap();
         let mut records = Records::open(directory.path()).unwrap();
-        for container in ["one", "two"] {
-            let record = Record {
-                container: container.to_owned(),
-                uid: "u".to_owned(),
-                namespace: String::new(),
-                name: String::new(),
-                service_account: String::new(),
-                netns: "/proc/self/ns/net".into(),
-                inode: 1,
-                cookie: 1,
-                captured: false,
-                boot: String::new(),
-            };
-            records.put(record).unwrap();
+        let record = |container: &str, uid: &str, inode| Record {
+            container: container.to_owned(),
+            uid: uid.to_owned(),
+            namespace: String::new(),
+            name: String::new(),
+            service_account: String::new(),
+            netns: "/proc/self/ns/net".into(),
+            inode,
+            cookie: 1,
+            captured: false,
+            boot: String::new(),
+        };
+        for (container, uid, inode, left) in [
+            ("one", "u", 1, vec!["one"]),
+            ("two", "u", 2, vec!["two"]),
+            ("next", "v", 2, vec!["next"]),
+            ("far", "w", 3, vec!["far", "next"]),
+        ] {
+            records.put(record(container, uid, inode)).unwrap();
+            assert_eq!(records.all().map(|record| record.container.as_str()).collect::<Vec<_>>(), left);
         }
-        assert!(records.get("one").is_none() && records.get("two").is_some());
     }
 }

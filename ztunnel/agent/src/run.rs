@@ -31,22 +31,24 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
     let metrics = metrics_handle()?;
     let rules = Rules::new(config.backend, Capture { dns: config.dns });
     tracing::info!(backend = rules.backend().await?, "the node agent runs");
+    let address = config.admin;
+    let failed = |source| Error::path("serve pages at", Path::new(&address.to_string()))(source);
+    // Before it takes the sockets from an agent that runs already.
+    let pages_at = listen(address, &ListenOptions::default()).map_err(failed)?;
     let records = Records::open(&config.state)?;
-    let agent = Agent::listen(&config.zds_socket, rules)?;
+    let agent = Agent::bind(&config.zds_socket, rules)?;
     let source = Arc::new(Directory::new(&config.pods));
     let host = NetNs::current().map_err(Error::path("open", Path::new("/proc/self/ns/net")))?;
     let before = Before { proc: config.proc, host: host.clone() };
     let node = Arc::new(Node::start(agent, source, records, config.exclude_namespaces, before).await);
-    let asked = cni::bind(&config.cni_socket)?;
+    let asked = cni::Listener::bind(&config.cni_socket)?;
     let (trigger, watch) = drain::channel();
     let pages = Arc::clone(&node);
     let admin = Server::new()
         .with_metrics(metrics)
         .get("/healthz/ready", |_| Reply::text("ready\n"))
         .get("/pods", move |_| Reply::json(&*pages.agent().statuses().borrow()));
-    let address = config.admin;
-    let failed = |source| Error::path("serve pages at", Path::new(&address.to_string()))(source);
-    let admin = admin.run(listen(address, &ListenOptions::default()).map_err(failed)?, watch);
+    let admin = admin.run(pages_at, watch);
     let statuses = async {
         match &config.status {
             Some(directory) => documents(directory, node.agent().statuses()).await,
@@ -62,7 +64,6 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
         () = statuses => {}
     }
     trigger.begin();
-    let _gone_already = std::fs::remove_file(&config.cni_socket);
     Ok(())
 }
 

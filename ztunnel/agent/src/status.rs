@@ -62,6 +62,14 @@ pub struct PodStatus {
     pub repairs: u64,
 }
 
+impl PodStatus {
+    /// Whether the mesh carries the pod's traffic now: its rules are whole, and a proxy has it and listens in it.
+    #[must_use]
+    pub const fn is_captured(&self) -> bool {
+        matches!(self.state, State::Captured | State::Repaired)
+    }
+}
+
 /// The capture of all pods of the node, by UID.
 pub type Statuses = BTreeMap<String, PodStatus>;
 

@@ -2,12 +2,14 @@
 //!
 //! | module | purpose |
 //! |---|---|
+//! | [`file`] | the file at which a Unix socket listens |
 //! | [`protocol`] | the packets, as requests and answers |
 //! | [`seqpacket`] | the Unix socket that carries them, with the descriptors of namespaces |
 
 #![forbid(unsafe_code)]
 
 mod error;
+pub mod file;
 pub mod protocol;
 pub mod seqpacket;
 

@@ -7,7 +7,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rustix::net::{
@@ -19,11 +19,12 @@ use tokio::{
     net::{UnixDatagram, UnixListener},
 };
 
+use crate::file::SocketFile;
+
 /// The longest packet of the handover protocol, in bytes (wire contract, section 5).
 pub const MAX_PACKET: usize = 1024;
 /// Descriptors taken from one packet; the protocol needs one, and what is more than this the kernel closes.
 const MAX_DESCRIPTORS: usize = 4;
-const BACKLOG: i32 = 16;
 
 /// One connection.
 #[derive(Debug)]
@@ -106,11 +107,12 @@ fn receive_now(socket: BorrowedFd<'_>) -> io::Result<Packet> {
     Ok(Packet { bytes, descriptors })
 }
 
-/// A listener; its file is removed when it is dropped.
+/// A listener; its file is removed when it is dropped, unless another one listens there by then.
 #[derive(Debug)]
 pub struct Listener {
+    /// First, so that it is dropped before the socket.
+    _file: SocketFile,
     socket: UnixListener,
-    path: PathBuf,
 }
 
 impl Listener {
@@ -119,16 +121,8 @@ impl Listener {
     /// # Errors
     /// When the file cannot be made.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::PermissionsExt;
-        let socket = new_socket()?;
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(Self { socket: UnixListener::from_std(socket.into())?, path: path.to_owned() })
+        let (socket, file) = SocketFile::listen(SocketType::SEQPACKET, path)?;
+        Ok(Self { _file: file, socket: UnixListener::from_std(socket.into())? })
     }
 
     /// The next connection.
@@ -138,13 +132,6 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<Connection> {
         let (accepted, _) = self.socket.accept().await?;
         Connection::of(accepted.into_std()?.into())
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Nothing can be done when it is gone already.
-        let _removed = std::fs::remove_file(&self.path);
     }
 }
 

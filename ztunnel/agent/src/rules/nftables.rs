@@ -7,7 +7,8 @@ use nlink::{
     Connection, Nftables,
     netlink::{
         nftables::{
-            BaseChain, Chain, CmpOp, Expr, Family, FibFlags, FilterHook, MetaKey, NFT_TABLE_F_DORMANT, NatHook, Priority, Register, Rule, Table, TcpFlags,
+            BaseChain, Chain, CmpOp, Expr, Family, FibFlags, FilterHook, MetaKey, NFT_TABLE_F_DORMANT, NatHook, Priority,
+            Register, Rule, Table, TcpFlags,
         },
         types::route::RouteType,
     },

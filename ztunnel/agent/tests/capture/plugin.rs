@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use ambit_testbed::Pod;
 use anyhow::ensure;
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
@@ -13,6 +14,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("without_an_agent_no_pod_starts_but_those_of_excluded_namespaces", no_agent),
         test("a_pod_whose_rules_cannot_be_written_does_not_start", no_rules),
+        test("a_running_pod_that_cannot_be_captured_is_cut_off_until_it_can_or_its_label_goes", cut_off),
         test("a_pod_that_the_proxy_refuses_does_not_start", refused),
         test("a_pod_waits_for_a_proxy_and_does_not_start_without_one", no_proxy),
         test("a_pod_that_nobody_knows_does_not_start_and_one_on_the_hosts_network_is_left_alone", unknown),
@@ -52,9 +54,7 @@ async fn no_rules() -> anyhow::Result<()> {
     let _proxy = world.proxy("p").await?;
     world.object("web", Some("ambient"), false)?;
     let pod = world.sandbox("web").await?;
-    let nft = nlink::Connection::<nlink::Nftables>::new_in(pod.netns().as_fd())?;
-    let owned = nft.transaction().add_table_with_flags("ambit-capture", Family::Inet, NFT_TABLE_F_OWNER);
-    owned.commit(&nft).await?;
+    let nft = occupied(&pod).await?;
     let (printed, well) = world.plugin("ADD", "web").await?;
     let message = printed["msg"].as_str().unwrap_or_default();
     ensure!(!well && printed["code"] == 100 && message.starts_with("capture rules: "), "{printed}");
@@ -62,6 +62,43 @@ async fn no_rules() -> anyhow::Result<()> {
     drop(nft);
     ensure!(world.plugin("ADD", "web").await?.1, "{}", world.log());
     ensure!(first_line(&pod, world.far()[0]).await?.starts_with("outbound by p"));
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+/// A table of the name of ours that belongs to another program, until what this gives is dropped.
+async fn occupied(pod: &Pod) -> anyhow::Result<nlink::Connection<nlink::Nftables>> {
+    let nft = nlink::Connection::<nlink::Nftables>::new_in(pod.netns().as_fd())?;
+    let owned = nft.transaction().add_table_with_flags("ambit-capture", Family::Inet, NFT_TABLE_F_OWNER);
+    owned.commit(&nft).await?;
+    Ok(nft)
+}
+
+async fn cut_off() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let _proxy = world.proxy("p").await?;
+    world.object("web", None, false)?;
+    let pod = world.sandbox("web").await?;
+    ensure!(world.plugin("ADD", "web").await?.1, "{}", world.log());
+    for captured in [true, false] {
+        let obstacle = occupied(&pod).await?;
+        world.object("web", Some("ambient"), false)?;
+        world.until_state("web", "cut off").await?;
+        ensure!(first_line(&pod, world.far()[0]).await.is_err(), "it goes in clear");
+        if captured {
+            // Nobody asks for it again.
+            drop(obstacle);
+            world.until("web", "repaired", |status| status.is_some_and(|status| status["state"] != "cut off")).await?;
+            world.until_first_line(&pod, "outbound by p").await?;
+            world.object("web", None, false)?;
+        } else {
+            world.object("web", None, false)?;
+            world.until("web", "let go", |status| status.is_none()).await?;
+            drop(obstacle);
+        }
+        world.until_first_line(&pod, "application sees").await?;
+        world.until("web", "let go", |status| status.is_none()).await?;
+    }
     world.bed.shutdown().await;
     Ok(())
 }

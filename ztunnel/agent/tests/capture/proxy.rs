@@ -5,7 +5,10 @@ use std::{
     fmt::Write,
     net::{Ipv6Addr, SocketAddr},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -38,6 +41,8 @@ struct Shared {
     heard: Mutex<Vec<String>>,
     /// Pods that it refuses.
     refused: Mutex<BTreeSet<String>>,
+    /// Whether it goes on listening in pods that are taken away.
+    lingers: AtomicBool,
     /// What listens in each pod.
     served: Mutex<BTreeMap<String, JoinSet<()>>>,
 }
@@ -61,7 +66,7 @@ impl Proxy {
         };
         connection.send(&protocol::hello(), None).await?;
         let (heard, refused, served) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { name, heard, refused, served });
+        let shared = Arc::new(Shared { name, heard, refused, lingers: AtomicBool::new(false), served });
         let own = Arc::clone(&shared);
         let task = tokio::spawn(async move {
             while let Ok(Some(packet)) = connection.receive().await {
@@ -87,6 +92,11 @@ impl Proxy {
     /// Stops listening in a pod, without being asked to.
     pub fn go_deaf(&self, uid: &str) {
         self.shared.served.lock().unwrap().remove(uid);
+    }
+
+    /// As if it hung: from now on it listens in pods that are taken away as before.
+    pub fn linger(&self) {
+        self.shared.lingers.store(true, Ordering::Relaxed);
     }
 
     pub fn heard(&self) -> Vec<String> {
@@ -122,6 +132,7 @@ impl Shared {
                 // A pod that is given again in another namespace is another one.
                 serve().map(|tasks| drop(served.insert(info.uid, tasks))).map_err(|error| error.to_string())
             }
+            Request::Delete(_) if self.lingers.load(Ordering::Relaxed) => Ok(()),
             Request::Delete(uid) => {
                 self.served.lock().unwrap().remove(&uid);
                 Ok(())

@@ -4,16 +4,20 @@ use anyhow::ensure;
 use libtest_mimic::Trial;
 
 use crate::{
+    proxy::Proxy,
     talk::{PORT, Talk, at, first_line},
     test,
-    world::{PATIENCE, World},
+    world::{PATIENCE, SOON, World},
 };
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("a_killed_agent_leaves_pods_captured_and_takes_them_up_again", killed),
         test("an_agent_that_is_told_to_stop_leaves_the_rules", stopped),
+        test("an_agent_that_ends_leaves_its_successors_sockets", succeeded),
+        test("a_proxy_is_told_of_all_pods_by_an_agent_that_comes_back", at_once),
         test("a_namespace_that_another_pod_got_lends_nobodys_identity", reused),
+        test("a_pod_does_not_start_where_a_proxy_still_serves_another_one", served_still),
         test("a_path_that_shows_another_namespace_after_a_restart_is_another_pod", another),
         test("pods_that_ran_before_the_agent_are_captured_and_their_open_connections_reset", before),
         test("a_sandbox_that_ends_keeps_its_rules", ended),
@@ -64,6 +68,59 @@ async fn stopped() -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn succeeded() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    let old = world.agent.take().expect("an agent");
+    let before = inode(&world)?;
+    // One that cannot run takes nothing away.
+    world.launch_agent()?;
+    let failed = world.agent.take().expect("an agent");
+    ensure!(!failed.wait().await.success() && inode(&world)? == before, "{}", world.log());
+    world.admin = "127.0.0.1:15091";
+    world.launch_agent()?;
+    let until = std::time::Instant::now() + PATIENCE;
+    // Both of its sockets, in place of those of the old one.
+    while !inode(&world).is_ok_and(|now| now.0 != before.0 && now.1 != before.1) {
+        ensure!(std::time::Instant::now() < until, "no second agent: {}", world.log());
+        tokio::time::sleep(SOON).await;
+    }
+    ensure!(old.stop(PATIENCE).await.success(), "{}", world.log());
+    let _proxy = world.proxy("p").await?;
+    let pod = world.pod("web").await?;
+    ensure!(first_line(&pod, world.far()[0]).await?.starts_with("outbound by p"));
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+fn inode(world: &World) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    Ok((std::fs::metadata(world.path("zds.sock"))?.ino(), std::fs::metadata(world.path("cni.sock"))?.ino()))
+}
+
+async fn at_once() -> anyhow::Result<()> {
+    const PODS: usize = 12;
+    let mut world = World::start().await?;
+    let mut pods = Vec::new();
+    {
+        let _proxy = world.proxy("p").await?;
+        for number in 0..PODS {
+            pods.push(world.pod(&format!("web-{number}")).await?);
+        }
+    }
+    world.kill_agent().await;
+    for pod in &pods {
+        world.flush(pod).await?;
+    }
+    world.launch_agent()?;
+    // As soon as it listens, before it has looked at all of them.
+    let proxy = Proxy::connect(&world.path("zds.sock"), "q").await?;
+    proxy.wait_for("snapshot").await?;
+    let heard = proxy.heard();
+    ensure!(heard.len() == PODS + 1 && heard.last().is_some_and(|last| last == "snapshot"), "{heard:?}");
+    world.bed.shutdown().await;
+    Ok(())
+}
+
 async fn reused() -> anyhow::Result<()> {
     let world = World::start().await?;
     let proxy = world.proxy("p").await?;
@@ -83,6 +140,28 @@ async fn reused() -> anyhow::Result<()> {
     ensure!(world.plugin("ADD", "last").await?.1, "{}", world.log());
     proxy.wait_for("del uid-next").await?;
     world.until_first_line(&pod, "application sees").await?;
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+async fn served_still() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let proxy = world.proxy("p").await?;
+    let pod = world.pod("web").await?;
+    proxy.linger();
+    world.show("next", pod.netns())?;
+    world.object("next", Some("ambient"), false)?;
+    // Also when it is tried again.
+    for _ in 0..2 {
+        let (printed, well) = world.plugin("ADD", "next").await?;
+        let why = printed["msg"].as_str().unwrap_or_default();
+        ensure!(!well && why.contains("a proxy still serves pod uid-web"), "{printed}");
+    }
+    proxy.go_deaf("uid-web");
+    ensure!(world.plugin("ADD", "next").await?.1, "{}", world.log());
+    world.until_first_line(&pod, "outbound by p").await?;
+    let status = world.until_state("next", "captured").await?;
+    ensure!(status["service_account"] == "next", "{status}");
     world.bed.shutdown().await;
     Ok(())
 }

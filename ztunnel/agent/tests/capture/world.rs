@@ -72,6 +72,8 @@ pub struct World {
     pub agent: Option<Process>,
     /// Seconds that the plugin waits for the agent.
     pub plugin_patience: u64,
+    /// Where the next agent serves its pages.
+    pub admin: &'static str,
     filter: Filter,
     far: Pod,
 }
@@ -92,7 +94,7 @@ impl World {
         std::fs::write(node.dir().join("pods/shop.json"), namespace.to_string())?;
         let far = other.add_pod(PodSpec::new("outside", "far")).await?;
         serve(&far)?;
-        let mut world = Self { bed, node, agent: None, plugin_patience: 30, filter, far };
+        let mut world = Self { bed, node, agent: None, plugin_patience: 30, admin: "127.0.0.1:15090", filter, far };
         world.start_agent().await?;
         Ok(world)
     }
@@ -102,6 +104,17 @@ impl World {
     }
 
     pub async fn start_agent(&mut self) -> anyhow::Result<()> {
+        self.launch_agent()?;
+        let until = Instant::now() + PATIENCE;
+        while tokio::net::UnixStream::connect(self.path("cni.sock")).await.is_err() {
+            ensure!(Instant::now() < until, "no agent: {}", self.log());
+            tokio::time::sleep(SOON).await;
+        }
+        Ok(())
+    }
+
+    /// Starts an agent without waiting for it.
+    pub fn launch_agent(&mut self) -> anyhow::Result<()> {
         let path = |name: &str| self.path(name).into_os_string();
         let mut command = Command::this_program().name("node-agent").arg(child::AGENT);
         for (flag, name) in [
@@ -114,16 +127,13 @@ impl World {
         ] {
             command = command.arg(flag).arg(path(name));
         }
-        command = command.args(["--backend", if self.filter.is_nftables() { "nftables" } else { "iptables" }]);
+        command = command
+            .args(["--admin", self.admin])
+            .args(["--backend", if self.filter.is_nftables() { "nftables" } else { "iptables" }]);
         if !self.filter.is_nftables() {
             command = command.env("PATH", self.programs()?);
         }
         self.agent = Some(self.node.spawn(command.output(Output::File(self.path("agent.log"))))?);
-        let until = Instant::now() + PATIENCE;
-        while tokio::net::UnixStream::connect(self.path("cni.sock")).await.is_err() {
-            ensure!(Instant::now() < until, "no agent: {}", self.log());
-            tokio::time::sleep(SOON).await;
-        }
         Ok(())
     }
 
