@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_node_agent::status::Statuses;
 use ambit_testbed::{Bed, Pod};
 use istiod_lite::source::{Directory, Event, NamespacedName, Problem, Source, SourceError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,6 +53,8 @@ pub(super) struct Views {
     pub problems: watch::Sender<Arc<Vec<Problem>>>,
     /// What could not be done, and what was left out.
     pub notices: watch::Sender<BTreeSet<String>>,
+    /// The capture of the pods of each node, as its agent tells it.
+    pub captures: Shared<Vec<watch::Receiver<Statuses>>>,
 }
 
 /// A pod that is wanted.
@@ -314,6 +317,7 @@ impl Kubelet {
             let token = self.tokens.issue(bearer)?;
             let runtime = NodeRuntime::start(place, &name, uid, &self.programs, token)?;
             locked(&self.views.processes).insert(format!("ztunnel/{name}"), runtime.ztunnel.clone());
+            locked(&self.views.captures).push(runtime.captures());
             self.nodes.insert(name, runtime);
         }
         Ok(())

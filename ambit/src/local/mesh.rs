@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use ambit_node_agent::status::State;
 use ambit_testbed::process::Finished;
 use ambit_testbed::wire::{Capture, Report};
 use ambit_testbed::{Bed, BedConfig, Command, Pod};
@@ -85,6 +86,7 @@ impl LocalMesh {
             places: Shared::default(),
             problems: watch::Sender::new(Arc::default()),
             notices: watch::Sender::new(BTreeSet::new()),
+            captures: Shared::default(),
         };
         let programs = Programs { options, paths, control_plane };
         let mut kubelet = Kubelet::new(programs.clone(), bed.clone(), views.clone())?;
@@ -129,9 +131,20 @@ impl LocalMesh {
         self.views.problems.borrow().clone()
     }
 
-    /// What could not be done so far, and what was left out, in words.
+    /// What could not be done so far, what was left out, and whose capture is not as it was, in words.
     pub fn notices(&self) -> BTreeSet<String> {
-        self.views.notices.borrow().clone()
+        let mut notices = self.views.notices.borrow().clone();
+        let topology = self.views.topology.borrow().clone();
+        for captures in &*locked(&self.views.captures) {
+            for status in captures.borrow().values().filter(|status| !status.is_captured()) {
+                let name = NamespacedName::new(status.namespace.as_str(), status.name.as_str());
+                // Before that it is just starting.
+                if topology.pods.get(&name).is_some_and(|facts| facts.captured) || status.state != State::Pending {
+                    notices.insert(format!("the capture of {name} is {}: {}", status.state.name(), status.reason));
+                }
+            }
+        }
+        notices
     }
 
     /// The last lines of a process's log.

@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ambit_node_agent::{Agent, PodInfo, rules::Rules, status::PodStatus};
+use ambit_node_agent::{
+    Agent, PodInfo,
+    rules::Rules,
+    status::{PodStatus, Statuses},
+};
 use ambit_testbed::{Node, Pod};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
@@ -89,6 +93,11 @@ impl NodeRuntime {
             let _stopping = changed.send(()).await;
         });
         Ok(Capturing { state, _task: Some(AbortOnDropHandle::new(task)) })
+    }
+
+    /// The capture of its pods, as the agent tells it.
+    pub fn captures(&self) -> watch::Receiver<Statuses> {
+        self.agent.statuses()
     }
 
     /// Stops capturing a pod, removing its rules. That a dead proxy does not answer changes nothing.
