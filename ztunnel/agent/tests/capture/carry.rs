@@ -9,7 +9,10 @@ use ambit_node_agent::rules::table::{PROBE_V4, PROBE_V6};
 use ambit_testbed::{Pod, PodSpec};
 use anyhow::ensure;
 use libtest_mimic::Trial;
-use tokio::net::UdpSocket;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UdpSocket,
+};
 
 use crate::{
     talk::{PORT, Talk, at, first_line, serve},
@@ -114,8 +117,9 @@ fn udp(place: &Pod, address: SocketAddr) -> anyhow::Result<UdpSocket> {
 
 async fn probes(filter: Filter) -> anyhow::Result<()> {
     let world = World::start_with(filter).await?;
-    let _proxy = world.proxy("p").await?;
+    let proxy = world.proxy("p").await?;
     let pod = world.pod("web").await?;
+    answer_http(&pod)?;
     // The agent learns of a pod's addresses a moment after the pod.
     probed(&world, &pod).await?;
     // And what somebody removes on the node it puts back.
@@ -125,11 +129,16 @@ async fn probes(filter: Filter) -> anyhow::Result<()> {
     probed(&world, &pod).await?;
     let other = world.node.add_pod(PodSpec::new("shop", "plain")).await?;
     ensure!(first_line(&other, at(pod.ip(), PORT)).await?.starts_with("inbound by p"), "another pod is no probe");
+    // A pod is not found dead because there is no proxy.
+    drop(proxy);
+    world.until_state("web", "pending").await?;
+    probed(&world, &pod).await?;
     world.bed.shutdown().await;
     Ok(())
 }
 
-/// Waits until what the node opens to the pod is taken for a probe, over both families.
+/// Waits until the kubelet would find the pod alive over both families: TCP and HTTP from the node, and a program in the pod that asks its
+/// own.
 async fn probed(world: &World, pod: &Pod) -> anyhow::Result<()> {
     let probes = world.bed.families().of([IpAddr::from(PROBE_V4), PROBE_V6.into()]);
     for (ip, probe) in pod.ips().into_iter().zip(probes) {
@@ -141,7 +150,37 @@ async fn probed(world: &World, pod: &Pod) -> anyhow::Result<()> {
             }
             ensure!(std::time::Instant::now() < until, "{first:?}");
         }
+        let mut http = world.node.connect(at(ip, HTTP)).await?;
+        http.write_all(format!("GET /healthz HTTP/1.1\r\nhost: {ip}\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, http.read_to_string(&mut answer)).await??;
+        ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&format!("asked by {probe}")), "{answer}");
+        for own in [ip, loopback(ip)] {
+            let inside = first_line(pod, at(own, PORT)).await?;
+            ensure!(inside == format!("application sees {own}"), "{inside}");
+        }
     }
+    Ok(())
+}
+
+/// Where [`answer_http`] listens.
+const HTTP: u16 = 8081;
+
+/// A program that answers a GET, and says to whom.
+fn answer_http(pod: &Pod) -> anyhow::Result<()> {
+    let listener = pod.listen(SocketAddr::from(([0_u16; 8], HTTP)))?;
+    tokio::spawn(async move {
+        while let Ok((stream, from)) = listener.accept().await {
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while stream.read_line(&mut line).await.is_ok_and(|length| length > 2) {
+                line.clear();
+            }
+            let body = format!("asked by {}", from.ip().to_canonical());
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            let _gone = stream.get_mut().write_all(answer.as_bytes()).await;
+        }
+    });
     Ok(())
 }
 
