@@ -8,6 +8,7 @@ mod handover;
 mod plugin;
 mod proxy;
 mod repair;
+mod rest;
 mod restart;
 mod talk;
 mod world;
@@ -42,5 +43,6 @@ fn main() -> ExitCode {
     tests.extend(handover::tests());
     tests.extend(restart::tests());
     tests.extend(plugin::tests());
+    tests.extend(rest::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
