@@ -8,6 +8,7 @@ mod agent;
 mod app;
 mod child;
 mod load;
+mod pages;
 mod parts;
 mod pods;
 mod report;
@@ -53,6 +54,9 @@ impl Chaos {
             chaos.world.load.add_target(target);
             chaos.pods.push((wanted, app));
         }
+        // What the control plane says nothing of is reached in clear.
+        let names: Vec<&str> = chaos.pods.iter().map(|(wanted, _)| wanted.name.as_str()).collect();
+        chaos.world.proxies_know(&names).await?;
         for (number, (_, app)) in chaos.pods.iter().enumerate() {
             chaos.callers.push(chaos.world.load.call(app, number as u64, None));
         }

@@ -61,7 +61,7 @@ async fn agents() -> anyhow::Result<()> {
         tokio::time::sleep(SECOND).await;
     }
     let row = chaos.world.end(phase).await?;
-    ensure!(row.failed() == 0, "{row:?}");
+    ensure!(row.failed() == 0, "{row:#?}");
     chaos.stop().await;
     Ok(())
 }
@@ -81,7 +81,7 @@ async fn upgrade() -> anyhow::Result<()> {
         tokio::time::sleep(SECOND).await;
     }
     let row = world.end(phase).await?;
-    ensure!(row.failed() == 0, "{row:?}");
+    ensure!(row.failed() == 0, "{row:#?}");
     chaos.stop().await;
     Ok(())
 }
@@ -94,7 +94,7 @@ async fn no_control_plane() -> anyhow::Result<()> {
     chaos.world.kill_part(Part::ControlPlane).await;
     tokio::time::sleep(4 * SECOND).await;
     let row = chaos.world.end(phase).await?;
-    ensure!(row.failed() == 0, "{row:?}");
+    ensure!(row.failed() == 0, "{row:#?}");
     let phase = chaos.world.begin("control plane away, kill -9 of a node proxy").await?;
     kill_proxy(&mut chaos, 0).await?;
     chaos.world.end(phase).await?;
@@ -102,7 +102,7 @@ async fn no_control_plane() -> anyhow::Result<()> {
     chaos.world.start_part(Part::ControlPlane).await?;
     tokio::time::sleep(2 * SECOND).await;
     let row = chaos.world.end(phase).await?;
-    ensure!(row.failed() == 0, "{row:?}");
+    ensure!(row.failed() == 0, "{row:#?}");
     chaos.stop().await;
     Ok(())
 }

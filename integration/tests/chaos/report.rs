@@ -16,6 +16,8 @@ use crate::{
 
 /// Failures that need no reason of a proxy: there is none to give it.
 const WITHOUT: [&str; 3] = ["refused", "reset", "ended"];
+/// So many failures are told in full.
+const FIRST: usize = 5;
 /// By then the line of a connection is read that has ended.
 const LATE: Duration = Duration::from_millis(400);
 
@@ -48,6 +50,8 @@ pub struct Row {
     pub reasons: BTreeMap<String, usize>,
     /// Failures between pods that stay as they are.
     pub steady: usize,
+    /// The first few failures, with what the caller's proxy recorded.
+    pub first: Vec<String>,
 }
 
 impl World {
@@ -100,6 +104,12 @@ impl World {
         Ok(bytes)
     }
 
+    /// The first packets in clear of each node.
+    fn in_clear(&self) -> String {
+        let seen = self.captures.iter().flat_map(|capture| capture.report().markers);
+        seen.flat_map(|seen| seen.examples).collect::<Vec<_>>().join("\n")
+    }
+
     /// Begins to count, once the load works.
     pub async fn begin(&self, name: &'static str) -> anyhow::Result<Phase> {
         self.settled().await?;
@@ -112,7 +122,7 @@ impl World {
         let to = Instant::now();
         tokio::time::sleep(LATE).await;
         let outcomes: Vec<Outcome> = self.load.since(phase.from).into_iter().filter(|outcome| outcome.ended <= to).collect();
-        let mut row = Row { requests: outcomes.len(), reasons: BTreeMap::new(), steady: 0 };
+        let mut row = Row { requests: outcomes.len(), reasons: BTreeMap::new(), steady: 0, first: Vec::new() };
         let mut unexplained = Vec::new();
         {
             let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,6 +134,12 @@ impl World {
                     continue;
                 };
                 let logged = line.map(AccessLine::reason).filter(|reason| *reason != "ok");
+                if row.first.len() < FIRST {
+                    row.first.push(format!(
+                        "{:?} after the begin: {outcome:?}, recorded as {line:?}",
+                        outcome.begun.saturating_duration_since(phase.from)
+                    ));
+                }
                 if logged.is_none() && !WITHOUT.contains(&failure.as_str()) {
                     unexplained.push(outcome.clone());
                 }
@@ -142,7 +158,7 @@ impl World {
             &unexplained[..unexplained.len().min(5)],
             self.logs()
         );
-        ensure!(clear == 0, "{clear} bytes in clear");
+        ensure!(clear == 0, "{clear} bytes in clear:\n{}", self.in_clear());
         Ok(row)
     }
 

@@ -70,7 +70,7 @@ async fn namespaces() -> anyhow::Result<()> {
     let from = std::time::Instant::now();
     chaos.world.until("newcomers that work", async || chaos.world.load.counts(from, newcomers).0 > 20).await?;
     let row = chaos.world.end(phase).await?;
-    ensure!(row.steady == 0, "pods that stayed as they were have failures: {row:?}");
+    ensure!(row.steady == 0, "pods that stayed as they were have failures: {row:#?}");
     chaos.stop().await;
     Ok(())
 }
@@ -146,7 +146,7 @@ async fn recycled() -> anyhow::Result<()> {
     let (to, from) = (load.counts(begun.into_std(), colours), load.counts(begun.into_std(), let_in));
     println!("{turn} identities at each address; to them {to:?} requests ended well and badly, from them {from:?}");
     let row = world.end(phase).await?;
-    ensure!(row.steady == 0, "pods that stayed as they were have failures: {row:?}");
+    ensure!(row.steady == 0, "pods that stayed as they were have failures: {row:#?}");
     ensure!(to.0 > 0 && from.0 > 0, "nobody was ever reached");
     drop(current);
     chaos.stop().await;

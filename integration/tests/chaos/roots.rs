@@ -49,7 +49,7 @@ async fn no_authority() -> anyhow::Result<()> {
     chaos.world.start_part(Part::Authority).await?;
     renewed(&chaos, "certificates of the authority that is back", before).await?;
     let row = chaos.world.end(phase).await?;
-    ensure!(row.failed() == 0, "{row:?}");
+    ensure!(row.failed() == 0, "{row:#?}");
     chaos.stop().await;
     Ok(())
 }
@@ -87,7 +87,7 @@ async fn rotation() -> anyhow::Result<()> {
         tokio::time::sleep(SECOND).await;
     }
     let row = chaos.world.end(phase).await?;
-    ensure!(row.failed() == 0, "{row:?}");
+    ensure!(row.failed() == 0, "{row:#?}");
     chaos.stop().await;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! and of the authority. What kubelet and API server would do is in `pods.rs`.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -16,7 +16,6 @@ use ambit_tls::{
 };
 use anyhow::{Context, ensure};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -52,7 +51,7 @@ pub struct MeshNode {
     pub agent: Option<Process>,
     pub proxy: Option<Process>,
     /// How many proxies were started on it.
-    started: u16,
+    pub started: u16,
 }
 
 pub struct World {
@@ -205,26 +204,6 @@ impl World {
         end(self.nodes[number].proxy.take()).await;
     }
 
-    /// Waits until the newest proxy of a node says that it is ready.
-    pub async fn proxy_is_ready(&self, number: usize) -> anyhow::Result<()> {
-        let node = &self.nodes[number];
-        let ready = SocketAddr::from(([127, 0, 0, 1], ports(node.started)[2]));
-        let ask = async || -> anyhow::Result<bool> {
-            let mut stream = node.place.connect(ready).await?;
-            stream.write_all(b"GET /healthz/ready HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok(answer.starts_with("HTTP/1.1 200"))
-        };
-        self.until("a proxy that is ready", async || ask().await.unwrap_or(false)).await
-    }
-
-    /// How many certificates the proxies of a node have obtained.
-    pub fn certificates(&self, number: usize) -> usize {
-        let log = std::fs::read_to_string(self.nodes[number].place.dir().join("ztunnel.log")).unwrap_or_default();
-        log.matches("certificate obtained").count()
-    }
-
     /// Writes the roots by which proxies know the control plane.
     pub fn believe(&self, roots: &str) -> anyhow::Result<()> {
         replace(&self.bed.dir().join("roots.pem"), roots)
@@ -258,7 +237,7 @@ impl World {
 }
 
 /// Admin pages, metrics and readiness of the n-th proxy of a node: two of them run at once while one replaces the other.
-fn ports(started: u16) -> [u16; 3] {
+pub fn ports(started: u16) -> [u16; 3] {
     [15000, 15020, 15021].map(|port| port + started * 100)
 }
 

@@ -1,6 +1,6 @@
 //! Ethernet frames with IP in them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// An IP packet that was on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +21,20 @@ pub(super) struct Segment {
     pub(super) sequence: u32,
 }
 
+/// So much of a packet's content is shown.
+const BEGIN: usize = 80;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 impl<'a> Frame<'a> {
+    /// Its two ends, and how its content begins, for a person.
+    pub(super) fn told(&self) -> String {
+        let (from, to) = self.segment.map_or((0, 0), |segment| (segment.source_port, segment.destination_port));
+        let (source, destination) = (SocketAddr::new(self.source, from), SocketAddr::new(self.destination, to));
+        let begin = self.payload.get(..BEGIN).unwrap_or(self.payload);
+        format!("{source} > {destination}: {}", String::from_utf8_lossy(begin))
+    }
+
     /// `None` for what is not IP (ARP and the like) or is cut short.
     pub(super) fn parse(frame: &'a [u8]) -> Option<Self> {
         let (kind, packet) = (frame.get(12..14)?, frame.get(14..)?);

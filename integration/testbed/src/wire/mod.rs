@@ -22,6 +22,8 @@ use crate::net::plan::{CONTROL_PLANE, NodePlan};
 const RING: usize = 64;
 /// How long to wait for packets before looking around, milliseconds.
 const PATIENCE: u16 = 10;
+/// So many packets with a marker are told of.
+const EXAMPLES: usize = 8;
 /// How long [`Capture::report`] waits for packets that the kernel has queued.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -52,6 +54,8 @@ pub struct Seen {
     pub ipv6: u64,
     /// Bytes that these packets carried.
     pub bytes: u64,
+    /// The first few of these packets, `source > destination: how it begins`.
+    pub examples: Vec<String>,
 }
 
 /// What crossed the wire since the capture started. Each packet is counted once, where it leaves its node.
@@ -180,6 +184,9 @@ impl Shared {
             if let Some(seen) = report.markers.get_mut(marker) {
                 *if frame.source.is_ipv4() { &mut seen.ipv4 } else { &mut seen.ipv6 } += 1;
                 seen.bytes += frame.payload.len() as u64;
+                if seen.examples.len() < EXAMPLES {
+                    seen.examples.push(frame.told());
+                }
             }
         }
     }
