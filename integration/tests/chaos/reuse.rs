@@ -99,6 +99,12 @@ async fn next(chaos: &Chaos, node: usize, turn: usize, guarded: &Target) -> anyh
     Ok(Current { wanted, pod: app.pod.clone(), app, callers })
 }
 
+/// The next pods at the addresses of both nodes.
+async fn both(chaos: &Chaos, turn: usize, guarded: &Target) -> anyhow::Result<Vec<Current>> {
+    let started = [0, 1].map(|node| next(chaos, node, turn, guarded));
+    futures::future::join_all(started).await.into_iter().collect()
+}
+
 async fn recycled() -> anyhow::Result<()> {
     let chaos = Chaos::start(DAY).await?;
     let (world, load) = (&chaos.world, &chaos.world.load);
@@ -126,9 +132,11 @@ async fn recycled() -> anyhow::Result<()> {
     }
     let remembered = Target { account: ANYBODY.into(), addresses };
     let phase = world.begin("pod IPs recycled to another identity every second").await?;
+    let mut current = both(&chaos, 0, &guarded).await?;
+    world.proxies_know(&current.iter().map(|current| current.wanted.name.as_str()).collect::<Vec<_>>()).await?;
     let _remembering = [0, 1].map(|pod| load.call(&chaos.pods[pod].1, pod as u64, Some(remembered.clone())));
-    let (begun, mut every) = (Instant::now(), interval(SECOND));
-    let (mut turn, mut current): (usize, Vec<Current>) = (0, Vec::new());
+    let (begun, mut every, mut turn) = (Instant::now(), interval(SECOND), 0);
+    every.tick().await;
     while begun.elapsed() < how_long() {
         every.tick().await;
         for Current { wanted, pod, app, callers } in current.drain(..) {
@@ -136,10 +144,8 @@ async fn recycled() -> anyhow::Result<()> {
             world.runtime.forget(&wanted)?;
             world.runtime.end(&wanted, &pod).await?;
         }
-        for started in futures::future::join_all([0, 1].map(|node| next(&chaos, node, turn, &guarded))).await {
-            current.push(started?);
-        }
         turn += 1;
+        current = both(&chaos, turn, &guarded).await?;
     }
     let colours = |outcome: &Outcome| COLOURS.contains(&&*outcome.wanted);
     let let_in = |outcome: &Outcome| &*outcome.wanted == "guarded";
