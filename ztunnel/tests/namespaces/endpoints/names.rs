@@ -1,6 +1,6 @@
 //! Endpoints that are known by a host name only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ambit_api::{
     type_url,
@@ -72,7 +72,15 @@ pub async fn brief(families: Families) -> anyhow::Result<()> {
     }
     ensure!(!answering.askers("brief").contains(&client.ip()), "the node asks, not the pod");
     drop(answering);
-    let _answering = Resolver::start(&resolver, two.ip(), true)?;
+    // Its tasks, and their sockets, are gone a moment later.
+    let until = Instant::now() + PATIENCE;
+    let _answering = loop {
+        match Resolver::start(&resolver, two.ip(), true) {
+            Ok(answering) => break answering,
+            Err(_) if Instant::now() < until => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => return Err(error),
+        }
+    };
     let to = addresses(&mesh)[0];
     taken_by(&client, to, &["two"], 2 * PATIENCE).await?;
     mesh.bed.shutdown().await;
