@@ -139,6 +139,9 @@ pub struct Config {
     /// Connections of one pod; more are refused.
     #[arg(long, env = "MAX_CONNECTIONS_PER_POD", default_value_t = 20_000)]
     pub max_connections_per_pod: usize,
+    /// Connections of one client, by its address, to one pod, with the tunnels they come through; more are refused.
+    #[arg(long, env = "MAX_CONNECTIONS_PER_SOURCE", default_value_t = 15_000)]
+    pub max_connections_per_source: usize,
 }
 
 /// What connections are held to. Times are upper bounds.
@@ -148,6 +151,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one pod.
     pub connections_per_pod: usize,
+    /// Connections of one client to one pod.
+    pub connections_per_source: usize,
     /// Until a TCP connection stands.
     pub connect: Duration,
     /// Until a TLS handshake is done.
@@ -167,6 +172,7 @@ impl Default for Limits {
         Self {
             connections: 100_000,
             connections_per_pod: 20_000,
+            connections_per_source: 15_000,
             connect: Duration::from_secs(5),
             handshake: Duration::from_secs(5),
             knowledge: Duration::from_secs(5),
@@ -211,7 +217,7 @@ impl Config {
         if self.node.is_empty() {
             wrong.push("--node: is empty".to_owned());
         }
-        if self.max_connections == 0 || self.max_connections_per_pod == 0 {
+        if self.max_connections == 0 || self.max_connections_per_pod == 0 || self.max_connections_per_source == 0 {
             wrong.push("--max-connections: 0 would refuse every connection".to_owned());
         }
         if self.dns_proxy && (self.max_dns_queries == 0 || self.max_dns_queries_per_pod == 0) {
@@ -233,6 +239,7 @@ impl Config {
                 let limits = Limits {
                     connections: self.max_connections,
                     connections_per_pod: self.max_connections_per_pod,
+                    connections_per_source: self.max_connections_per_source,
                     drain: Duration::from_secs(self.drain_seconds),
                     awake: Duration::from_micros(self.stay_awake_micros),
                     ..Limits::default()

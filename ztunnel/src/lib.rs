@@ -12,6 +12,7 @@
 //! | [`endpoints`] | what this proxy has itself seen of endpoints: load, failures, host names |
 //! | [`telemetry`] | one access-log line and one set of metrics for each connection |
 //! | [`peer`] | what is wrong with a peer, as a reason |
+//! | [`sources`] | how many connections each client has to a pod |
 //! | [`descriptors`] | file descriptors, of which the last are kept |
 
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ pub mod outbound;
 pub mod peer;
 pub mod proxy;
 mod rest;
+pub mod sources;
 pub mod state;
 pub mod telemetry;
 #[cfg(test)]

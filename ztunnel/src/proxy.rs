@@ -33,6 +33,7 @@ use crate::{
     inbound::Decisions,
     known::Known,
     local::Neighbours,
+    sources::{self, Sources},
     state::{Changes, Shared},
     telemetry::Telemetry,
 };
@@ -74,6 +75,8 @@ pub struct Pod {
     pub sockets: Stock,
     /// Places for its connections.
     pub places: Arc<Semaphore>,
+    /// How many of them each client has.
+    pub sources: Sources,
     /// What the control plane told of it.
     pub known: Known,
     /// Who may connect to it.
@@ -103,6 +106,7 @@ pub fn carried(establishing: impl Future<Output = Option<Carrying>> + Send) -> i
 pub struct Places {
     _pod: OwnedSemaphorePermit,
     _node: OwnedSemaphorePermit,
+    _source: Option<sources::Place>,
 }
 
 impl fmt::Debug for Proxy {
@@ -136,7 +140,16 @@ impl Proxy {
         let full = |whose: &str| Refusal::new(Reason::ConnectionLimit, format!("{whose} has no room for another connection"));
         let place = Arc::clone(&pod.places).try_acquire_owned().map_err(|_| full("the pod"))?;
         let node = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full("the node"))?;
-        Ok(Places { _pod: place, _node: node })
+        Ok(Places { _pod: place, _node: node, _source: None })
+    }
+
+    /// As [`Proxy::place`], for one to the pod from `source`.
+    ///
+    /// # Errors
+    /// `connection_limit`, also when there is none for this client.
+    pub fn place_from(&self, pod: &Pod, source: IpAddr) -> Result<Places, Refusal> {
+        let place = pod.sources.take(source, self.limits.connections_per_source)?;
+        Ok(Places { _source: Some(place), ..self.place(pod)? })
     }
 
     /// As [`Proxy::place`], for one that has just come by this socket.
@@ -146,6 +159,15 @@ impl Proxy {
     pub fn admit(&self, pod: &Pod, socket: &TcpStream) -> Result<Places, Refusal> {
         self.limits.descriptors.admit(socket)?;
         self.place(pod)
+    }
+
+    /// As [`Proxy::place_from`], for one that has just come by this socket.
+    ///
+    /// # Errors
+    /// `connection_limit`, or `descriptor_limit` when the socket takes one of the last descriptors.
+    pub fn admit_from(&self, pod: &Pod, socket: &TcpStream, source: IpAddr) -> Result<Places, Refusal> {
+        self.limits.descriptors.admit(socket)?;
+        self.place_from(pod, source)
     }
 
     /// The workload of `pod`, as soon as enough is known to plan what it opens.

@@ -29,6 +29,7 @@ use crate::{
     inbound::Decisions,
     known::Known,
     proxy::{Pod, Proxy},
+    sources::Sources,
     telemetry::Telemetry,
 };
 
@@ -68,6 +69,7 @@ pub(crate) fn pod() -> Pod {
         sockets: Stock::new(netns.clone(), PROXY_MARK),
         netns,
         places: Arc::new(Semaphore::new(1)),
+        sources: Sources::default(),
         known: Known::default(),
         decisions: Decisions::default(),
         standings: Standings::default(),

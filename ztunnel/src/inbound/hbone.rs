@@ -43,7 +43,7 @@ pub(crate) struct Peer {
 pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: SocketAddr, drain: Watch) {
     let Ok(at) = io.local_addr().map(canonical) else { return };
     let failed = |refusal| proxy.telemetry.begin(Direction::Inbound, from, at).refused(refusal);
-    let _places = match proxy.admit(&pod, &io) {
+    let _places = match proxy.admit_from(&pod, &io, from.ip()) {
         Ok(places) => places,
         Err(refusal) => {
             socket::reset(io);
@@ -108,7 +108,7 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     record.security = Security::MutualTls;
     record.trace = Trace::read(incoming.headers());
     // One connection carries many tunnels, each of which counts.
-    let places = match proxy.place(pod) {
+    let places = match proxy.place_from(pod, peer.from.ip()) {
         Ok(places) => places,
         Err(refusal) => {
             let _gone = incoming.refuse(peer::status(refusal.reason), peer::write_refusal(&refusal));

@@ -101,7 +101,7 @@ pub(crate) async fn open(
 
 async fn admitted(peer: &Peer, target: &Result<Target, Refusal>, half: &mut Half) -> Result<(hbone::Opened, Places), Refusal> {
     let Some(record) = &mut half.0 else { return Err(Refusal::new(Reason::Internal, "the record has ended")) };
-    let places = peer.proxy.place(&peer.pod)?;
+    let places = peer.proxy.place_from(&peer.pod, peer.from.ip())?;
     hbone::open(peer, target, record).await.map(|opened| (opened, places))
 }
 

@@ -30,6 +30,7 @@ use crate::{
     known::Known,
     outbound,
     proxy::{Pod, Proxy},
+    sources::Sources,
     worker::Workers,
 };
 
@@ -108,9 +109,9 @@ impl Pods {
         }
         let places = Arc::new(Semaphore::new(self.proxy.limits.connections_per_pod));
         let (known, decisions) = (Known::default(), inbound::Decisions::default());
-        let (standings, sockets) = (Standings::default(), Stock::new(netns.clone(), PROXY_MARK));
+        let (standings, sources, sockets) = (Standings::default(), Sources::default(), Stock::new(netns.clone(), PROXY_MARK));
         let (uid, name) = (info.uid.clone(), info.name);
-        let pod = Arc::new(Pod { uid, name, identity, netns, sockets, places, known, decisions, standings });
+        let pod = Arc::new(Pod { uid, name, identity, netns, sockets, places, sources, known, decisions, standings });
         let started = self.start(Arc::clone(&pod), &place)?;
         tracing::info!(uid = info.uid, identity = %pod.identity, "{place} is captured");
         let before = self.running().insert(info.uid, started);

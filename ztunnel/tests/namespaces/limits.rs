@@ -33,6 +33,7 @@ const AT_ONCE: usize = 20;
 pub fn tests() -> Vec<Trial> {
     vec![
         test("without_a_descriptor_a_connection_is_refused_for_that_reason_and_all_others_go_on", descriptors),
+        test("one_client_does_not_take_all_places_of_a_pod", one_client),
         test("thousands_of_idle_connections_cost_a_few_kilobytes_each", idle),
     ]
 }
@@ -62,6 +63,33 @@ async fn descriptors() -> anyhow::Result<()> {
         ensure!(mesh.nodes[node].proxy.as_ref().is_some_and(|proxy| proxy.is_running()), "the proxy has ended");
         restart(&mut mesh, node, None).await?;
     }
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn one_client() -> anyhow::Result<()> {
+    const MOST: usize = 20;
+    let mesh = Mesh::start_adding(|_, _| vec!["--max-connections-per-source".into(), MOST.to_string().into()]).await?;
+    let server = mesh.pod(1, "api").await?;
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    // One on the other node, whose tunnels count too, one on the same, and one that is not in the mesh.
+    let clients = [mesh.pod(0, "web").await?, mesh.pod(1, "near").await?, mesh.outsider(0, "plain", false).await?];
+    for (number, client) in clients.iter().enumerate() {
+        call_until_it_works(client, to, 2 * PATIENCE).await?;
+        let (mut held, refused) = open(client, to, MOST + 5).await?;
+        println!("{}: {} connections stand, {refused} were refused", client.name(), held.len());
+        ensure!(held.len() > MOST / 2 && held.len() <= MOST && refused >= 5, "{} stand", held.len());
+        for stream in &mut held {
+            exchange(stream).await.context("one that stands")?;
+        }
+        for other in clients.iter().skip(number + 1) {
+            call_until_it_works(other, to, PATIENCE).await.context("another client")?;
+        }
+        drop(held);
+        call_until_it_works(client, to, PATIENCE).await.context("when its others have gone")?;
+    }
+    mesh.logged(1, &["reason=connection_limit", "direction=inbound"]).await?;
     mesh.bed.shutdown().await;
     Ok(())
 }

@@ -111,7 +111,7 @@ impl Switch {
         if crate::inbound::again(&proxy.state, &workload, &connection).is_err() {
             return None;
         }
-        let places = [proxy.place(&client.pod).ok()?, proxy.place(&server.pod).ok()?];
+        let places = [proxy.place(&client.pod).ok()?, proxy.place_from(&server.pod, first.from.ip()).ok()?];
         let mut outbound = proxy.telemetry.begin(Direction::Outbound, first.from, first.to);
         outbound.source_workload = Some(Arc::clone(source));
         outbound.towards(&plan.target, Some(plan.authority));
