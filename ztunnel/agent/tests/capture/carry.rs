@@ -53,6 +53,14 @@ async fn captures(filter: Filter) -> anyhow::Result<()> {
         talk.echo(&[7; 100_000]).await?;
         ensure!(world.called_from_far(at(ip, 15008)).await?.first == "tunnel by p", "the port of tunnels is redirected");
     }
+    // However strictly the kernel looks at where packets come from.
+    for strictness in ["0", "1", "2"] {
+        pod.netns().run(|| std::fs::write("/proc/sys/net/ipv4/conf/eth0/rp_filter", strictness))??;
+        for ip in pod.ips() {
+            let mut talk = world.called_from_far(at(ip, PORT)).await?;
+            ensure!(talk.line().await?.starts_with("application sees"), "{ip} with rp_filter {strictness}");
+        }
+    }
     world.bed.shutdown().await;
     Ok(())
 }

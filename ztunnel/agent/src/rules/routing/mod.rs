@@ -14,6 +14,7 @@ use nlink::{
     netlink::{
         devconf::Ipv4Devconf,
         messages::{LinkMessage, RouteMessage},
+        route::RouteMetrics,
         types::route::{RouteScope, RouteType},
     },
 };
@@ -53,11 +54,11 @@ impl Six {
 /// What is addressed to others is delivered in the pod: the answers of its programs to what the proxy brings them, and, until its destination
 /// is translated, what they send.
 ///
-/// By the device that leads out, so that the kernel finds the source of what comes in by it where it expects it (`rp_filter`). The source is
-/// the one that the pod's own routing would give.
-fn stays_v4(way: Way) -> Ipv4Route {
+/// By the device that leads out, so that the kernel finds the source of what comes in by it where it expects it (`rp_filter`). The source,
+/// and the size of packets, are those that the pod's own routing would give: some of them leave after all.
+fn stays_v4(way: Way, metrics: RouteMetrics) -> Ipv4Route {
     let route = Ipv4Route::default_route().dev_index(way.device).prefsrc(way.source).table(LOCAL_TABLE);
-    route.route_type(RouteType::Local).scope(RouteScope::Host)
+    route.route_type(RouteType::Local).scope(RouteScope::Host).metrics(metrics)
 }
 
 /// As [`stays_v4`], for the answers alone. IPv6 would let a program of the pod that listens have what another one sends to others.
@@ -67,8 +68,8 @@ fn stays_v6() -> Ipv6Route {
 
 /// A route that can be had and leads nowhere: a packet passes the rules, and if they do not translate its destination the kernel discards
 /// it. (A route that says so, like `unreachable`, cannot be had in the first place.)
-fn nowhere_v6() -> Ipv6Route {
-    Ipv6Route::default_route().dev("lo").table(NOWHERE_TABLE).route_type(RouteType::Anycast)
+fn nowhere_v6(metrics: RouteMetrics) -> Ipv6Route {
+    Ipv6Route::default_route().dev("lo").table(NOWHERE_TABLE).route_type(RouteType::Anycast).metrics(metrics)
 }
 
 /// What the kernel shows of a namespace.
@@ -87,12 +88,22 @@ impl Shown {
         Ok(Self { six: Six::of(netns)?, way, links, routes })
     }
 
+    /// The devices that lead out.
+    fn devices(&self) -> impl Iterator<Item = &LinkMessage> {
+        self.links.iter().filter(|link| link.is_up() && link.ifindex() != LOOPBACK)
+    }
+
     /// The devices that lead out and whose setting `accept_local` is this. With 0 the kernel takes TCP that comes in for forged: where its
     /// source is to be found is, by [`stays_v4`], the pod itself.
-    fn devices(&self, accept_local: u32) -> impl Iterator<Item = u32> {
-        let devices = self.links.iter().filter(|link| link.is_up() && link.ifindex() != LOOPBACK);
+    fn devices_that(&self, accept_local: u32) -> impl Iterator<Item = u32> {
         let set = move |link: &&LinkMessage| link.ipv4_devconf(Ipv4Devconf::AcceptLocal) == Some(accept_local);
-        devices.filter(set).map(LinkMessage::ifindex)
+        self.devices().filter(set).map(LinkMessage::ifindex)
+    }
+
+    /// What packets may be as large as, by whichever device they leave.
+    fn metrics(&self) -> RouteMetrics {
+        let smallest = self.devices().filter_map(LinkMessage::mtu).min();
+        smallest.map_or_else(RouteMetrics::new, |mtu| RouteMetrics::new().mtu(mtu))
     }
 
     /// Whether there is a route of this kind for all destinations.
@@ -112,7 +123,7 @@ impl Shown {
         if let Some(way) = self.way {
             let same = |route: &RouteMessage| route.oif() == Some(way.device) && route.prefsrc() == Some(&way.source.into());
             need(self.has(false, LOCAL_TABLE, RouteType::Local, same), "IPv4 route in table 100");
-            need(self.devices(0).next().is_none(), "setting accept_local of a device");
+            need(self.devices_that(0).next().is_none(), "setting accept_local of a device");
         }
         if self.six == Six::On {
             let same = |route: &RouteMessage| route.oif() == Some(LOOPBACK);
@@ -152,14 +163,14 @@ pub(super) async fn install(netns: &NetNs) -> nlink::Result<()> {
     let shown = Shown::read(netns, &route).await?;
     // Without a way out there is nothing to hold back, and the rules still end where nothing leads.
     if let Some(way) = shown.way {
-        for device in shown.devices(0) {
+        for device in shown.devices_that(0) {
             route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::AcceptLocal, 1)]).await?;
         }
-        route.replace_route(stays_v4(way)).await?;
+        route.replace_route(stays_v4(way, shown.metrics())).await?;
     }
     if shown.six == Six::On {
         route.replace_route(stays_v6()).await?;
-        route.replace_route(nowhere_v6()).await?;
+        route.replace_route(nowhere_v6(shown.metrics())).await?;
     }
     add(&route, shown.six.leads()).await
 }
@@ -178,10 +189,10 @@ pub(super) async fn remove(netns: &NetNs) -> nlink::Result<()> {
     route.del_route_if_exists(any_v4).await?;
     if shown.six == Six::On {
         route.del_route_if_exists(stays_v6()).await?;
-        route.del_route_if_exists(nowhere_v6()).await?;
+        route.del_route_if_exists(nowhere_v6(RouteMetrics::new())).await?;
     }
     if captured {
-        for device in shown.devices(1) {
+        for device in shown.devices_that(1) {
             route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::AcceptLocal, 0)]).await?;
         }
     }
