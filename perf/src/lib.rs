@@ -6,7 +6,7 @@
 //! | [`paths`], [`rig`], [`manifests`], [`envoy`] | what is compared, and how it is started |
 //! | [`load`], [`serve`] | client and server, as they run in pods; [`load_check`] holds them against others |
 //! | [`mod@bench`], [`process`] | one sample of load, and what the proxies used for it |
-//! | [`fairness`], [`growth`], [`storm`], [`start`], [`synthetic`], [`probe`] | what is not one load on one path |
+//! | [`fairness`], [`growth`], [`storm`], [`start`], [`scale`], [`synthetic`], [`probe`] | what is not one load on one path |
 //! | [`figure`], [`goals`], [`results`], [`stats`] | what is measured, what is to be reached, and the samples |
 //! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`report`] tells a saved one, [`compare`] tells two apart |
 
@@ -33,6 +33,7 @@ pub mod quick;
 pub mod report;
 pub mod results;
 pub mod rig;
+pub mod scale;
 pub mod serve;
 pub mod session;
 pub mod start;

@@ -8,6 +8,7 @@ use perf::{
     node::{self, Node},
     quick,
     report::{self, Report},
+    scale::{self, Scale},
     serve,
     session::Options,
 };
@@ -22,6 +23,7 @@ use perf::{
   perf compare old.json new.json                     what changed beyond the noise
   perf load-check                                    the generator against wrk and iperf3
   perf quick                                         waypoints included, a few rounds
+  perf scale                                         memory for 100,000 idle connections
 
 From a checkout: cargo run --release -p perf -- node"
 )]
@@ -41,6 +43,15 @@ enum Command {
   perf node --only ztunnel,envoy-tcp --rounds 3 --seconds 1
   perf node --storm --skip-rounds --only ztunnel")]
     Node(Node),
+    /// What 100,000 idle connections and 10,000 workloads take of memory.
+    #[command(
+        after_help = "Each proxy needs a descriptor for each connection: raise the limit first (ulimit -Hn), or there are fewer connections.
+
+Examples:
+  perf scale
+  perf scale --connections 15000 --workloads 0 --budget 8"
+    )]
+    Scale(Scale),
     /// Which figures of two runs differ by more than noise.
     #[command(after_help = "Example:\n  perf compare before.json after.json --fail")]
     Compare(Compare),
@@ -71,7 +82,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Quick(_) | Command::Node(_)) {
+    if matches!(cli.command, Command::Quick(_) | Command::Node(_) | Command::Scale(_)) {
         ambit_testbed::bed::enter()?;
     }
     if matches!(cli.command, Command::Serve { .. } | Command::Load(_)) {
@@ -81,6 +92,7 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         Command::Quick(options) => runtime.block_on(quick::run(&options)),
         Command::Node(node) => runtime.block_on(node::run(&node)),
+        Command::Scale(scale) => runtime.block_on(scale::run(&scale)),
         Command::Compare(files) => compare::run(&files),
         Command::Report(saved) => report::run(&saved),
         Command::LoadCheck(check) => runtime.block_on(load_check::run(&check)),

@@ -134,7 +134,9 @@ spec:
     )
 }
 
-fn serve(program: &str, ports: &[u16]) -> String {
+/// The command of a server on `ports`.
+#[must_use]
+pub fn serve(program: &str, ports: &[u16]) -> String {
     let ports: Vec<String> = ports.iter().map(|port| format!("\"--port\", \"{port}\"")).collect();
     format!("[\"{program}\", \"serve\", {}]", ports.join(", "))
 }

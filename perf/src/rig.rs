@@ -43,10 +43,18 @@ impl Rig {
     /// # Errors
     /// When a part does not start; the message says which and why.
     pub async fn start(envoy: Option<&FilePath>, paths: &[Path]) -> anyhow::Result<Self> {
+        Self::start_with(envoy, paths, Vec::new()).await
+    }
+
+    /// As [`Rig::start`], with further flags for the node proxies.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub async fn start_with(envoy: Option<&FilePath>, paths: &[Path], flags: Vec<String>) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let program = std::env::current_exe()?;
         std::fs::write(directory.path().join("perf.yaml"), manifests::yaml(&program.to_string_lossy(), paths))?;
-        let mut options = LocalOptions { markers: Vec::new(), ..LocalOptions::new(directory.path()) };
+        let mut options = LocalOptions { markers: Vec::new(), node_proxy_flags: flags, ..LocalOptions::new(directory.path()) };
         let gateway = NamespacedName::new(Path::EnvoyWaypoint.name(), "waypoint");
         options.other_waypoints.insert(gateway, WaypointKind::Envoy);
         let mesh = LocalMesh::start(options).await?;

@@ -39,6 +39,8 @@ pub struct LocalOptions {
     pub families: Families,
     /// What is looked for on the wire between the nodes.
     pub markers: Vec<String>,
+    /// Further flags of the node proxies.
+    pub node_proxy_flags: Vec<String>,
 }
 
 impl LocalOptions {
@@ -54,6 +56,7 @@ impl LocalOptions {
             state: None,
             families: Families::default(),
             markers: vec![crate::demo::MARKER.to_owned()],
+            node_proxy_flags: Vec::new(),
         }
     }
 }

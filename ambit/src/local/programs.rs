@@ -52,6 +52,7 @@ impl Programs {
         let command = self.ours(&process).args(["ztunnel", "--node", node, "--pod-name", &ztunnel_pod(node)]);
         let command = command.args(["--instance-ip", address, "--xds-address", &self.control_plane()]);
         let command = command.arg("--zds-socket").arg(self.zds_socket(node)).args(["--drain-seconds", "1"]);
+        let command = command.args(&self.options.node_proxy_flags);
         self.proxy(command, &process, token)
     }
 

@@ -28,6 +28,19 @@ pub struct Held {
 }
 
 impl Held {
+    /// Those of a load, once it has opened them.
+    ///
+    /// # Errors
+    /// When it takes longer than `patience`, or has opened none.
+    pub async fn of(load: Process, patience: Duration) -> anyhow::Result<Self> {
+        let mut out = BufReader::new(load.take_stdout().context("the output of the load")?);
+        let mut line = String::new();
+        tokio::time::timeout(patience, out.read_line(&mut line)).await.context("opening connections")??;
+        let count = line.trim().strip_prefix("holding ").and_then(|count| count.parse().ok());
+        let count = count.context("it has opened no connections")?;
+        Ok(Self { load, out, count })
+    }
+
     /// Closes them.
     ///
     /// # Errors
@@ -99,12 +112,8 @@ impl Bench {
         let shape = Shape::new("idle", connections, 1.0);
         let command = self.command(path, &shape)?.stdin_piped().stdout(Output::Piped);
         let load = self.rig.pod(path, "client")?.spawn(command)?;
-        let mut out = BufReader::new(load.take_stdout().context("the output of the load")?);
-        let mut line = String::new();
-        tokio::time::timeout(Duration::from_secs(60), out.read_line(&mut line)).await.context("opening connections")??;
-        let count = line.trim().strip_prefix("holding ").and_then(|count| count.parse().ok());
-        let count = count.with_context(|| format!("{} could not hold {connections} connections", path.name()))?;
-        Ok(Held { load, out, count })
+        let held = Held::of(load, Duration::from_secs(60)).await;
+        held.with_context(|| format!("{} could not hold {connections} connections", path.name()))
     }
 
     /// Begins new peaks.

@@ -19,6 +19,8 @@ use crate::{
 };
 use noise::Noise;
 
+pub use memory::Held;
+
 /// How often a sample is taken again at most.
 const AGAIN: usize = 2;
 

@@ -35,6 +35,11 @@ impl Client {
         Ok(Self { stream, buffer: Vec::with_capacity(16 * 1024) })
     }
 
+    /// The connection alone.
+    pub(super) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Sends one request and reads all of its answer.
     pub(super) async fn exchange(&mut self) -> std::io::Result<()> {
         self.stream.write_all(REQUEST).await?;

@@ -12,10 +12,10 @@ pub(super) async fn run(load: &Load) -> anyhow::Result<Sample> {
         let opened = async {
             let mut client = Client::open(load.target(connection)).await?;
             client.exchange().await?;
-            std::io::Result::Ok(client)
+            std::io::Result::Ok(client.into_stream())
         };
         match opened.await {
-            Ok(client) => held.push(client),
+            Ok(stream) => held.push(stream),
             Err(_) => errors += 1,
         }
     }
