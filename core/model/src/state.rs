@@ -7,7 +7,7 @@ mod shared;
 mod vacant;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -40,7 +40,8 @@ pub struct MeshState {
     by_address: HashMap<NetworkAddress, Few<Arc<Workload>>>,
     services: HashMap<ServiceKey, Arc<Service>>,
     by_vip: HashMap<NetworkAddress, Few<Arc<Service>>>,
-    by_hostname: HashMap<Arc<str>, BTreeSet<ServiceKey>>,
+    /// In the order of their namespaces.
+    by_hostname: HashMap<Arc<str>, Few<Arc<Service>>>,
     /// Kept by what workloads say, so that a service may come before or after its endpoints.
     endpoints: HashMap<ServiceKey, Endpoints>,
     /// By name, of which there is one in each namespace.
@@ -99,13 +100,16 @@ impl MeshState {
     }
 
     /// Takes a service, in place of the one with the same key.
-    pub fn insert_service(&mut self, service: Service) {
+    pub fn insert_service(&mut self, mut service: Service) {
         self.remove_service(&service.key);
+        service.vips.shrink_to_fit();
+        service.ports.shrink_to_fit();
         let service = Arc::new(service);
         for vip in &service.vips {
             few::add(&mut self.by_vip, vip.clone(), Arc::clone(&service));
         }
-        self.by_hostname.entry(Arc::clone(&service.key.hostname)).or_default().insert(service.key.clone());
+        few::add(&mut self.by_hostname, Arc::clone(&service.key.hostname), Arc::clone(&service));
+        few::sort(&mut self.by_hostname, &service.key.hostname, |one, other| one.key.cmp(&other.key));
         self.services.insert(service.key.clone(), service);
     }
 
@@ -164,7 +168,8 @@ impl MeshState {
     /// The key of the service with this resource name.
     fn service_called(&self, name: &str) -> Option<&ServiceKey> {
         let (namespace, hostname) = name.split_once('/')?;
-        self.by_hostname.get(hostname)?.iter().find(|key| key.namespace.as_str() == namespace)
+        let mut named = self.services_named(hostname).map(|service| &service.key);
+        named.find(|key| key.namespace.as_str() == namespace)
     }
 
     fn remove_workload(&mut self, uid: &str) -> bool {
@@ -199,12 +204,7 @@ impl MeshState {
         for vip in &service.vips {
             few::remove(&mut self.by_vip, vip, |held| held.key == *key);
         }
-        if let Some(keys) = self.by_hostname.get_mut(&key.hostname) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_hostname.remove(&key.hostname);
-            }
-        }
+        few::remove(&mut self.by_hostname, &key.hostname, |held| held.key == *key);
     }
 
     /// Removes a policy, read or not. Unknown keys are no error.
@@ -240,7 +240,7 @@ impl MeshState {
 
     /// The services with this host name, in the order of their namespaces.
     pub fn services_named(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
-        self.by_hostname.get(hostname).into_iter().flatten().filter_map(|key| self.services.get(key))
+        few::under(&self.by_hostname, hostname).iter()
     }
 
     /// The workloads that say they are endpoints of this service, in the order of their uids.

@@ -1,6 +1,6 @@
 //! What is found under one key of an index.
 
-use std::{borrow::Borrow, collections::HashMap, hash::Hash};
+use std::{borrow::Borrow, cmp::Ordering, collections::HashMap, hash::Hash};
 
 /// One value or several. Nearly always it is one, for which no further memory is needed.
 #[derive(Debug, Clone)]
@@ -36,6 +36,13 @@ pub(super) fn add<K: Hash + Eq, T>(map: &mut HashMap<K, Few<T>>, key: K, value: 
         }
     };
     map.insert(key, few);
+}
+
+/// Puts the values under `key` in order.
+pub(super) fn sort<K: Hash + Eq, T>(map: &mut HashMap<K, Few<T>>, key: &K, compare: impl FnMut(&T, &T) -> Ordering) {
+    if let Some(Few::More(more)) = map.get_mut(key) {
+        more.sort_by(compare);
+    }
 }
 
 /// Removes the values that are meant, and the key with the last of them.
@@ -76,6 +83,8 @@ mod tests {
         assert_eq!(under(&map, "key"), [1, 2, 3]);
         remove(&mut map, &"key".to_owned(), |value| *value == 2);
         assert_eq!(under(&map, "key"), [1, 3]);
+        sort(&mut map, &"key".to_owned(), |one, other| other.cmp(one));
+        assert_eq!(under(&map, "key"), [3, 1]);
         remove(&mut map, &"key".to_owned(), |value| *value != 2);
         add(&mut map, "other".to_owned(), 4);
         remove(&mut map, &"other".to_owned(), |value| *value == 5);
