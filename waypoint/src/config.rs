@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use ambit_identity::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
-use ambit_tls::source::SourceName;
+use ambit_tls::ControlPlaneFlags;
 
 /// Flags of the waypoint.
 #[derive(Debug, Clone, clap::Args)]
@@ -23,35 +23,12 @@ pub struct Config {
     /// Address of its pod, for the control plane's eyes only.
     #[arg(long, env = "INSTANCE_IP", default_value = "127.0.0.1")]
     pub pod_ip: std::net::IpAddr,
-    /// Control plane for configuration, host:port.
-    #[arg(long, env = "XDS_ADDRESS", default_value = "istiod.istio-system.svc:15012")]
-    pub xds_address: String,
-    /// Control plane for certificates, host:port.
-    #[arg(long, env = "CA_ADDRESS", default_value = "istiod.istio-system.svc:15012")]
-    pub ca_address: String,
-    /// Where certificates come from: `ca` (the certificate service), `files:DIR` (`DIR/NAMESPACE/ACCOUNT/tls.crt`, `tls.key` and `ca.crt`,
-    /// followed as they change), or `spiffe:SOCKET` (the Workload API of a SPIRE agent).
-    #[arg(long, env = "CERTIFICATES", default_value_t = SourceName::Authority)]
-    pub certificates: SourceName,
-    /// File with the mesh's root certificates.
-    #[arg(long, env = "CA_ROOT_CA", default_value = "/var/run/secrets/istio/root-cert.pem")]
-    pub ca_root: PathBuf,
-    /// File with the service account token.
-    #[arg(long, env = "TOKEN_FILE", default_value = "/var/run/secrets/tokens/istio-token")]
-    pub token: PathBuf,
-    /// Name of the cluster.
-    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
-    pub cluster_id: String,
+    /// The control plane, and certificates.
+    #[command(flatten)]
+    pub control_plane: ControlPlaneFlags,
     /// Trust domain of the mesh.
     #[arg(long, env = "TRUST_DOMAIN", default_value = "cluster.local")]
     pub trust_domain: TrustDomain,
-    /// File with the revocation lists of the mesh's authorities, PEM; followed as it changes. None are heeded if not set.
-    #[arg(long, env = "CRL_FILE")]
-    pub crl: Option<PathBuf>,
-    /// Accept certificates of authorities without a revocation list, and heed lists whose time is over. As long as this is not set,
-    /// both are refused, and so is everybody when no list can be read.
-    #[arg(long, env = "CRL_LISTED_ONLY")]
-    pub crl_listed_only: bool,
     /// Where tunnels are accepted.
     #[arg(long, default_value = "[::]:15008")]
     pub hbone: SocketAddr,

@@ -11,10 +11,7 @@ use ambit_runtime::{
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, metrics_handle},
 };
-use ambit_tls::{
-    CaConfig, Retirements, StoreConfig, SvidStore, control_plane, follow_roots,
-    revocation::{Follower, Unlisted},
-};
+use ambit_tls::{Retirements, StoreConfig, SvidStore, follow_roots};
 use ambit_xds::client::{Credentials, Subscriptions, Target};
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -52,14 +49,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let telemetry = Arc::new(Telemetry::new(AccessLog::open(&Destination::from(config.access_log.clone()))?));
     let readiness = Readiness::new();
     let (certificate_task, xds_task) = (readiness.task("certificate"), readiness.task("configuration"));
-    let control = control_plane::ControlPlane::new(&config.ca_address, &config.ca_root);
-    let token = control_plane::Credentials::new(&config.token, &config.cluster_id);
-    let source = config.certificates.open(CaConfig::new(control, token, false))?;
+    let control_plane = &config.control_plane;
+    let source = control_plane.source(false)?;
     let mut tasks = JoinSet::new();
     let certificates = StoreConfig::default();
-    if let Some(file) = config.crl.clone() {
-        let unlisted = if config.crl_listed_only { Unlisted::Accepted } else { Unlisted::Refused };
-        tasks.spawn(Follower::load(file, unlisted, certificates.trust.clone()).await.run());
+    if let Some(lists) = control_plane.revocations(&certificates.trust).await {
+        tasks.spawn(lists.run());
     }
     let certificates = SvidStore::new(source, certificates);
     let wanted = Subscriptions::new();
@@ -73,12 +68,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
         ("NAME", config.pod()),
         ("NAMESPACE", config.namespace.as_str()),
         ("GATEWAY_NAME", &config.name),
-        ("CLUSTER_ID", &config.cluster_id),
+        ("CLUSTER_ID", &control_plane.cluster_id),
     ];
     let client = xds::client(
-        Target::tls(&config.xds_address, &config.ca_root),
+        Target::tls(&control_plane.xds_address, &control_plane.ca_root),
         ambit_xds::node(node, &metadata),
-        Credentials::new(&config.token, &config.cluster_id),
+        Credentials::new(&control_plane.token, &control_plane.cluster_id),
         &store,
         wanted,
     );
@@ -89,7 +84,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         xds_task.done();
     });
     tasks.spawn(first_certificate(certificates.clone(), identity.clone(), certificate_task));
-    tasks.spawn(follow_roots(config.ca_root.clone(), certificates.clone()));
+    tasks.spawn(follow_roots(control_plane.ca_root.clone(), certificates.clone()));
     tasks.spawn(retire(proxy.clone()));
     tasks.spawn(sweep(proxy.http.clone()));
     let config_dump = store.clone();
@@ -102,7 +97,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(Server::new().with_readiness(readiness).run(bind(config.ready)?, admin_watch));
     let listener = bind(config.hbone)?;
     tasks.spawn(terminate::accept_loop(proxy.clone(), listener, watch));
-    tracing::info!(%identity, hbone = %config.hbone, xds = config.xds_address, "waypoint started");
+    tracing::info!(%identity, hbone = %config.hbone, xds = control_plane.xds_address, "waypoint started");
 
     let shutdown = shutdown.await;
     tracing::info!(%shutdown, seconds = config.drain_seconds, "draining");

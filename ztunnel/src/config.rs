@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
 use ambit_runtime::telemetry::{Collector, LogFormat, SeriesLimit, Style};
-use ambit_tls::source::SourceName;
+use ambit_tls::ControlPlaneFlags;
 
 use crate::{
     descriptors::Descriptors,
@@ -27,22 +27,9 @@ pub struct Config {
     /// Address of this proxy's own pod, as it is told to the control plane.
     #[arg(long, env = "INSTANCE_IP", default_value = "127.0.0.1")]
     pub instance_ip: String,
-    /// The control plane's discovery service, host:port.
-    #[arg(long, env = "XDS_ADDRESS", default_value = "istiod.istio-system.svc:15012")]
-    pub xds_address: String,
-    /// The certificate service, host:port; the discovery service's address if not set.
-    #[arg(long, env = "CA_ADDRESS")]
-    pub ca_address: Option<String>,
-    /// Where certificates come from: `ca` (the certificate service), `files:DIR` (`DIR/NAMESPACE/ACCOUNT/tls.crt`, `tls.key` and `ca.crt`,
-    /// followed as they change), or `spiffe:SOCKET` (the Workload API of a SPIRE agent).
-    #[arg(long, env = "CERTIFICATES", default_value_t = SourceName::Authority)]
-    pub certificates: SourceName,
-    /// File with the root certificates of the control plane, PEM.
-    #[arg(long, env = "CA_ROOT", default_value = "/var/run/secrets/istio/root-cert.pem")]
-    pub ca_root: PathBuf,
-    /// File with this proxy's service-account token.
-    #[arg(long, env = "TOKEN", default_value = "/var/run/secrets/tokens/istio-token")]
-    pub token: PathBuf,
+    /// The control plane, and certificates.
+    #[command(flatten)]
+    pub control_plane: ControlPlaneFlags,
     /// The node agent's socket.
     #[arg(long, env = "ZDS_SOCKET", default_value = "/var/run/ztunnel/ztunnel.sock")]
     pub zds_socket: PathBuf,
@@ -82,9 +69,6 @@ pub struct Config {
     /// Further trust domains whose workloads are accepted.
     #[arg(long, env = "TRUST_DOMAIN_ALIASES", value_delimiter = ',')]
     pub trust_domain_aliases: Vec<String>,
-    /// The cluster this node belongs to.
-    #[arg(long, env = "CLUSTER_ID", default_value = "Kubernetes")]
-    pub cluster_id: String,
     /// Which program logs to write, in the syntax of RUST_LOG.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
@@ -123,13 +107,6 @@ pub struct Config {
     /// Hours after which a kept state that the control plane has not stood behind is too old to be used.
     #[arg(long, env = "STATE_MAX_AGE_HOURS", default_value_t = 24)]
     pub state_max_age_hours: u64,
-    /// File with the revocation lists of the mesh's authorities, PEM; followed as it changes. None are heeded if not set.
-    #[arg(long, env = "CRL_FILE")]
-    pub crl: Option<PathBuf>,
-    /// Accept certificates of authorities without a revocation list, and heed lists whose time is over. As long as this is not set,
-    /// both are refused, and so is everybody when no list can be read.
-    #[arg(long, env = "CRL_LISTED_ONLY")]
-    pub crl_listed_only: bool,
     /// Seconds that open connections may go on after SIGTERM.
     #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,

@@ -74,7 +74,7 @@ impl Discovery {
 /// The kept state, if it is to be kept, and what an earlier run has left.
 fn open(config: &Config) -> (Option<Arc<Kept>>, Option<Restored>) {
     let Some(directory) = &config.state_dir else { return (None, None) };
-    let owner = format!("{}/{}/{}", config.node, config.cluster_id, config.trust_domain);
+    let owner = format!("{}/{}/{}", config.node, config.control_plane.cluster_id, config.trust_domain);
     let oldest = Duration::from_secs(config.state_max_age_hours.saturating_mul(3600));
     let (kept, restored) = Kept::open(directory, owner, oldest);
     (Some(Arc::new(kept)), restored)
@@ -113,7 +113,7 @@ fn client(
     let id = format!("ztunnel~{}~{pod}.{namespace}~{namespace}.svc.cluster.local", config.instance_ip);
     let metadata =
         [("NAME", pod.as_str()), ("NAMESPACE", namespace), ("INSTANCE_IPS", &config.instance_ip), ("NODE_NAME", &config.node)];
-    let credentials = Credentials::new(&config.token, &config.cluster_id);
+    let credentials = Credentials::new(&config.control_plane.token, &config.control_plane.cluster_id);
     let state = || Arc::clone(state);
     let types = vec![
         Subscription::wildcard(type_url::ADDRESS, keeping(kept.cloned(), Kind::Address, addresses, state::addresses(state()))),

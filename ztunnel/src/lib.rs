@@ -49,12 +49,7 @@ use ambit_runtime::{
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, SeriesLimit, Spans, metrics_handle},
 };
-use ambit_tls::{
-    CaConfig, Retirements, StoreConfig, SvidSource, SvidStore,
-    control_plane::{ControlPlane, Credentials},
-    follow_roots,
-    revocation::{Follower, Unlisted},
-};
+use ambit_tls::{Retirements, StoreConfig, SvidSource, SvidStore, follow_roots};
 use ambit_xds::client::Target;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 
@@ -77,10 +72,8 @@ const LAST_TASKS: Duration = Duration::from_secs(2);
 /// # Errors
 /// When a setting cannot be used, or a listener or the surroundings cannot be set up.
 pub async fn run(config: Config) -> Result<(), Error> {
-    let control_plane = ControlPlane::new(config.ca_address.as_ref().unwrap_or(&config.xds_address), &config.ca_root);
-    let credentials = Credentials::new(&config.token, &config.cluster_id);
-    let source = config.certificates.open(CaConfig::new(control_plane, credentials, true))?;
-    let target = Target::tls(&config.xds_address, &config.ca_root);
+    let source = config.control_plane.source(true)?;
+    let target = Target::tls(&config.control_plane.xds_address, &config.control_plane.ca_root);
     let shutdown = signal::shutdown()?;
     let stop = async { tracing::info!(signal = %shutdown.await, "draining") };
     run_with(config, source, target, stop).await
@@ -112,9 +105,8 @@ pub async fn run_with(
     let series = SeriesLimit::new(config.max_metric_series, Duration::from_secs(config.metric_series_idle_seconds));
     let telemetry = Telemetry::limited(log, series, spans(&config, &mut tasks));
     let store = StoreConfig { trust_domain_aliases: checked.aliases, ..StoreConfig::default() };
-    if let Some(file) = config.crl.clone() {
-        let unlisted = if config.crl_listed_only { Unlisted::Accepted } else { Unlisted::Refused };
-        tasks.spawn(Follower::load(file, unlisted, store.trust.clone()).await.run());
+    if let Some(lists) = config.control_plane.revocations(&store.trust).await {
+        tasks.spawn(lists.run());
     }
     let proxy = Proxy {
         state: Arc::new(Shared::default()),
@@ -123,7 +115,7 @@ pub async fn run_with(
         telemetry,
         places: Arc::new(Semaphore::new(checked.limits.connections)),
         limits: checked.limits,
-        cluster: config.cluster_id.clone(),
+        cluster: config.control_plane.cluster_id.clone(),
         near: Arc::new(local::Neighbours::new(config.same_node)),
         endpoints: Endpoints::new(Names::of_node(dns::Lookup::new(&config.dns_resolvers, config.dns_resolv_conf.clone()))),
     };
@@ -151,7 +143,7 @@ pub async fn run_with(
     }
     discovery.start(&ready, |task| tasks.spawn(task));
     tasks.spawn(retire(Arc::clone(&workers)));
-    tasks.spawn(follow_roots(config.ca_root.clone(), proxy.certificates.clone()));
+    tasks.spawn(follow_roots(config.control_plane.ca_root.clone(), proxy.certificates.clone()));
     let handover = node::client::run(config.zds_socket.clone(), Arc::clone(&pods), ready.task("pods of the node"), watch);
     tasks.spawn(handover);
     tasks.spawn(rest::give_back_at_rest(ready));
@@ -178,7 +170,7 @@ fn spans(config: &Config, tasks: &mut Tasks) -> Option<Spans> {
         ("service.namespace", &*config.pod_namespace),
         ("service.instance.id", &*config.pod_name),
         ("service.version", env!("CARGO_PKG_VERSION")),
-        ("k8s.cluster.name", &*config.cluster_id),
+        ("k8s.cluster.name", &*config.control_plane.cluster_id),
         ("k8s.node.name", &*config.node),
     ];
     let (spans, task) = Spans::new(collector, config.trace_sample, &resource);

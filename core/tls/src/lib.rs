@@ -17,6 +17,7 @@ mod clock;
 pub mod control_plane;
 mod error;
 mod files;
+mod flags;
 #[cfg(test)]
 mod fuzz;
 pub mod handshake;
@@ -38,6 +39,7 @@ mod verify;
 pub use ca::{CaClient, CaConfig};
 pub use clock::{SystemClock, WallClock};
 pub use error::TlsError;
+pub use flags::ControlPlaneFlags;
 pub use handshake::{client_config, server_config};
 pub use peer::{PeerError, Presented, peer_identity};
 pub use provider::{prepare, provider};

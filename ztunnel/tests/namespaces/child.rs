@@ -44,7 +44,7 @@ async fn proxy() -> anyhow::Result<()> {
     let Arguments { config, authority, .. } = Arguments::parse();
     ambit_runtime::telemetry::init_logging(&config.log, ambit_runtime::telemetry::LogFormat::Text)?;
     let source = Arc::new(Elsewhere { directory: authority, trust_domain: config.trust_domain.parse()? });
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", config.xds_address))?.connect_lazy();
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", config.control_plane.xds_address))?.connect_lazy();
     let shutdown = ambit_runtime::signal::shutdown()?;
     Ok(ztunnel::run_with(config, source, Target::Channel(channel), async { _ = shutdown.await }).await?)
 }
