@@ -30,6 +30,7 @@ pub fn tests(families: Families) -> Vec<Trial> {
         over(families, "an_endpoint_that_is_away_costs_no_connection", endpoint_away),
         over(families, "capture_rules_that_something_removed_are_written_again", repaired),
         over(families, "a_pod_that_is_released_is_no_longer_captured", released),
+        over(families, "a_pod_that_goes_lets_open_connections_finish_and_takes_no_more", pod_goes),
         over(families, "a_refused_port_is_a_reset_with_its_reason", refused_port),
     ]
 }
@@ -211,6 +212,25 @@ async fn released(families: Families) -> anyhow::Result<()> {
     let before = std::fs::read_to_string(&mesh.nodes[0].log)?.lines().count();
     call(&client, to, b"x").await?;
     ensure!(std::fs::read_to_string(&mesh.nodes[0].log)?.lines().count() == before, "it is still captured");
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn pod_goes(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    let mut open = client.connect(to).await?;
+    open.read_exact(&mut [0; 1]).await?;
+    mesh.nodes[1].agent.remove("uid-api").await?;
+    open.write_all(b"last words").await?;
+    open.shutdown().await?;
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).await?;
+    ensure!(answer.ends_with("last wordsbye"), "{answer}");
+    call_until_refused(&client, to).await?;
     mesh.bed.shutdown().await;
     Ok(())
 }
