@@ -4,6 +4,12 @@
 
 use std::process::ExitCode;
 
+use ambit_runtime::sys::SampledAllocator;
+
+/// As the system's, for `/debug/pprof/heap`.
+#[global_allocator]
+static ALLOCATOR: SampledAllocator = SampledAllocator;
+
 fn main() -> ExitCode {
     match ambit::cli::run() {
         Ok(code) => code,

@@ -129,8 +129,10 @@ pub async fn run_with(
     let (trigger, watch) = drain::channel();
 
     let discovery = Discovery::new(&config, Arc::clone(&proxy.state), target);
-    let mut admin =
-        admin::pages(config.node.clone(), Arc::clone(&workers), Arc::clone(&pods)).with_logging().with_readiness(ready.clone());
+    let mut admin = admin::pages(config.node.clone(), Arc::clone(&workers), Arc::clone(&pods))
+        .with_logging()
+        .with_profiles()
+        .with_readiness(ready.clone());
     if let Some(kept) = discovery.kept() {
         admin = admin.get("/kept_state", move |_| Reply::json(&kept.status()));
     }

@@ -8,6 +8,7 @@
 //! | [`socket`] | listeners and connections with a mark, a foreign source address, inside a namespace; the original destination |
 //! | [`drain`] | tell every task to finish, wait for them with a deadline |
 //! | [`signal`] | wait for SIGTERM or SIGINT |
+//! | [`profile`] | where processor time goes and who allocates, in the format of `pprof` |
 //! | [`readiness`] | named start-up tasks that must finish before the program is ready |
 //! | [`admin`] | a small HTTP/1.1 server for readiness, metrics and debug pages |
 //! | [`telemetry`] | logging, the metrics recorder, label names, bounded series, the access log |
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod drain;
 mod error;
 pub mod netns;
+pub mod profile;
 pub mod readiness;
 pub mod signal;
 pub mod socket;

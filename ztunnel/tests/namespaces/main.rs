@@ -37,8 +37,13 @@ mod talk;
 
 use std::process::ExitCode;
 
+use ambit_runtime::sys::SampledAllocator;
 use ambit_testbed::{Families, bed};
 use libtest_mimic::{Arguments, Failed, Trial};
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: SampledAllocator = SampledAllocator;
 
 /// A test on a runtime of its own.
 fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
@@ -82,5 +87,6 @@ fn main() -> ExitCode {
     tests.extend(storm::tests());
     tests.extend(rotate::tests());
     tests.extend(limits::tests());
+    tests.extend(observe::of_the_process());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }

@@ -1,5 +1,6 @@
 //! What people and programs can see of the proxy.
 
+mod profiles;
 mod series;
 mod spans;
 
@@ -22,11 +23,18 @@ use crate::{
 pub fn tests(families: Families) -> Vec<Trial> {
     vec![
         over(families, "metrics_name_both_workloads_and_the_reason_and_policy_of_a_refusal", metrics),
-        test("series_that_nobody_uses_leave_for_new_ones_and_those_of_open_connections_stay", series::leave),
-        test("spans_of_one_connection_come_to_the_collectors_of_both_nodes", spans::come),
         over(families, "the_admin_pages_show_what_is_held_and_no_key", admin),
         over(families, "open_connections_are_listed_with_their_bytes_and_policy_and_both_logs_name_one_trace", open_connections),
         over(families, "what_is_logged_is_changed_while_the_proxy_runs", log_level),
+    ]
+}
+
+/// Those that have nothing to do with addresses.
+pub fn of_the_process() -> Vec<Trial> {
+    vec![
+        test("series_that_nobody_uses_leave_for_new_ones_and_those_of_open_connections_stay", series::leave),
+        test("spans_of_one_connection_come_to_the_collectors_of_both_nodes", spans::come),
+        test("profiles_name_the_functions_that_use_processor_time_and_memory", profiles::name),
     ]
 }
 
@@ -35,13 +43,20 @@ pub async fn get(mesh: &Mesh, node: usize, port: u16, path: &str) -> anyhow::Res
 }
 
 async fn ask(mesh: &Mesh, node: usize, port: u16, what: &str) -> anyhow::Result<String> {
+    let (status, body) = answer(mesh, node, port, what).await?;
+    ensure!(status == 200, "{what}: {status}");
+    Ok(String::from_utf8(body)?)
+}
+
+/// The status and the body.
+async fn answer(mesh: &Mesh, node: usize, port: u16, what: &str) -> anyhow::Result<(u16, Vec<u8>)> {
     let mut stream = mesh.nodes[node].node.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
     stream.write_all(format!("{what} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "{what}: {head}");
-    Ok(body.to_owned())
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("no head")?;
+    let status = std::str::from_utf8(&answer[..head])?.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, answer.split_off(head + 4)))
 }
 
 async fn metrics(families: Families) -> anyhow::Result<()> {

@@ -19,10 +19,12 @@ mod serve;
 pub use reply::Reply;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
+use crate::profile;
 use crate::readiness::Readiness;
 use crate::telemetry::{Metrics, change_log_filter, log_filter};
 
@@ -50,9 +52,16 @@ POST /logging?level=PART=LEVEL,PART=...  log these parts from these levels on, a
 POST /logging?reset                      log what was logged at the start
 ";
 
-type Handler = Arc<dyn Fn(&Query) -> Reply + Send + Sync>;
+/// What answers a request: at once, or after a while.
+#[derive(Clone)]
+enum Handler {
+    Now(Arc<dyn Fn(&Query) -> Reply + Send + Sync>),
+    Later(Arc<dyn Fn(Query) -> Answering + Send + Sync>),
+}
 
-/// Routes of an admin server. Handlers are synchronous: they render state that is already there.
+type Answering = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// Routes of an admin server. Most handlers are synchronous: they render state that is already there.
 #[derive(Clone, Default)]
 pub struct Server {
     routes: BTreeMap<(String, Method), Handler>,
@@ -118,14 +127,36 @@ impl Server {
     }
 
     fn route(mut self, method: Method, path: &str, handler: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {
-        self.routes.insert((path.to_owned(), method), Arc::new(handler));
+        self.routes.insert((path.to_owned(), method), Handler::Now(Arc::new(handler)));
         self
     }
 
-    fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Reply {
+    /// Profiles of the process: `/debug/pprof/profile`, `/debug/pprof/heap`, `/debug/memory`. For the loopback device only: they cost
+    /// processor time.
+    #[must_use]
+    pub fn with_profiles(self) -> Self {
+        self.later("/debug/pprof/profile", profile::cpu)
+            .later("/debug/pprof/heap", profile::heap)
+            .get("/debug/memory", profile::memory)
+    }
+
+    /// Adds a page for GET that takes a while. Its future is dropped when the client goes away.
+    fn later<F: Future<Output = Reply> + Send + 'static>(
+        mut self,
+        path: &str,
+        handler: impl Fn(Query) -> F + Send + Sync + 'static,
+    ) -> Self {
+        let handler = Handler::Later(Arc::new(move |query| Box::pin(handler(query))));
+        self.routes.insert((path.to_owned(), Method::GET), handler);
+        self
+    }
+
+    async fn answer(&self, method: &Method, path: &str, query: Option<&str>) -> Reply {
         let method = if method == Method::HEAD { &Method::GET } else { method };
-        if let Some(handler) = self.routes.get(&(path.to_owned(), method.clone())) {
-            return handler(&Query::parse(query));
+        match self.routes.get(&(path.to_owned(), method.clone())) {
+            Some(Handler::Now(handler)) => return handler(&Query::parse(query)),
+            Some(Handler::Later(handler)) => return handler(Query::parse(query)).await,
+            None => {}
         }
         if path == "/" && method == Method::GET {
             return Reply::text(self.routes.keys().map(|(path, method)| format!("{method} {path}\n")).collect::<String>());

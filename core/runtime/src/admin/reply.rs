@@ -28,6 +28,11 @@ impl Reply {
         }
     }
 
+    /// Anything else with status 200, for a program to save.
+    pub fn bytes(body: Vec<u8>) -> Self {
+        Self { status: StatusCode::OK, content_type: "application/octet-stream", body: Bytes::from(body) }
+    }
+
     /// Prometheus text exposition format, version 0.0.4.
     pub(super) fn prometheus(body: String) -> Self {
         Self { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body: Bytes::from(body) }

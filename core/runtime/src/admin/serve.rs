@@ -56,8 +56,11 @@ impl Server {
 
     async fn serve(self: Arc<Self>, stream: TcpStream, drain: Watch) {
         let service = service_fn(|request: http::Request<Incoming>| {
-            let reply = self.answer(request.method(), request.uri().path(), request.uri().query());
-            async move { Ok::<_, Infallible>(reply.into_response()) }
+            let server = Arc::clone(&self);
+            async move {
+                let reply = server.answer(request.method(), request.uri().path(), request.uri().query()).await;
+                Ok::<_, Infallible>(reply.into_response())
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -3,15 +3,19 @@
 mod child;
 mod cookie;
 mod fork;
+mod heap;
 mod limits;
 mod memory;
 mod packet_ring;
+mod sample;
 mod xtables;
 
 pub use child::{Step, before_exec};
 pub use cookie::netns_cookie;
 pub use fork::{Fork, fork_while_single_threaded};
+pub use heap::{Allocated, HeapSampler, RATE as HEAP_RATE, SampledAllocator, Stack, allocator_bytes};
 pub use limits::raise_open_files;
 pub use memory::give_back;
 pub use packet_ring::{Packet, PacketRing};
+pub use sample::{REGISTERS, STACK_POINTER, Sample, Sampler};
 pub use xtables::xtables_info;
