@@ -14,6 +14,6 @@ pub(crate) fn pages(node: String, workers: Arc<Workers>, pods: Arc<Pods>) -> Ser
     let (name, asked, served) = (node.clone(), Arc::clone(&workers), Arc::clone(&pods));
     Server::new()
         .get("/healthz", |_| Reply::text("ok\n"))
-        .get("/config_dump", move |_| dump::page(&node, &workers, &pods))
+        .get_aside("/config_dump", move |_| dump::page(&node, &workers, &pods))
         .get("/explain", move |query| explain::page(&name, &asked, &served, query))
 }

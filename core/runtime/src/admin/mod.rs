@@ -79,6 +79,20 @@ impl Server {
         self.route(Method::GET, path, handler)
     }
 
+    /// As [`Server::get`], for a page that takes so long to write that it is written on a thread of its own.
+    #[must_use]
+    pub fn get_aside(self, path: &str, handler: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {
+        let handler = Arc::new(handler);
+        self.later(path, move |query| {
+            let handler = Arc::clone(&handler);
+            async move {
+                tokio::task::spawn_blocking(move || handler(&query))
+                    .await
+                    .unwrap_or_else(|error| Reply::text(format!("{error}\n")).status(StatusCode::INTERNAL_SERVER_ERROR))
+            }
+        })
+    }
+
     /// Adds an action for POST.
     #[must_use]
     pub fn post(self, path: &str, handler: impl Fn(&Query) -> Reply + Send + Sync + 'static) -> Self {

@@ -7,6 +7,7 @@ mod workload;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use ambit_model::state::MeshState;
 use ambit_runtime::{admin::Reply, telemetry::Direction};
 use serde::Serialize;
 
@@ -84,20 +85,17 @@ pub(super) fn page(node: &str, workers: &Workers, pods: &Pods) -> Reply {
 
 fn dump(node: &str, workers: &Workers, pods: &Pods) -> Dump {
     let proxy = &workers.first().proxy;
-    let (mut workloads, mut services, mut policies) = proxy.state.read(|mesh| {
-        (
-            mesh.workloads().cloned().collect::<Vec<_>>(),
-            mesh.services().map(|held| (held.key.clone(), ServiceWithEndpoints::of(mesh, held))).collect::<Vec<_>>(),
-            mesh.policies().cloned().collect::<Vec<_>>(),
-        )
-    });
+    // A copy shares everything, and connections do not wait until all is written.
+    let mesh = proxy.state.read(MeshState::clone);
+    let (mut workloads, mut services, mut policies): (Vec<_>, Vec<_>, Vec<_>) =
+        (mesh.workloads().collect(), mesh.services().collect(), mesh.policies().collect());
     workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
-    services.sort_by(|a, b| a.0.cmp(&b.0));
+    services.sort_by(|a, b| a.key.cmp(&b.key));
     policies.sort_by(|a, b| a.key.cmp(&b.key));
     let (connections, connections_left_out) = proxy.telemetry.connections(CONNECTIONS);
     Dump {
         workloads: workloads.iter().map(|held| Workload::of(held)).collect(),
-        services: services.into_iter().map(|(_, service)| service).collect(),
+        services: services.iter().map(|held| ServiceWithEndpoints::of(&mesh, held)).collect(),
         policies: policies.iter().map(|held| Policy::of(held)).collect(),
         certificates: proxy.certificates.status().into_iter().map(Certificate::of).collect(),
         workload_state: states(&pods.list(), connections),
