@@ -23,7 +23,7 @@ const WORKLOAD: f64 = 1024.0;
 const SERVICE: f64 = 1024.0;
 const POLICY: f64 = 2048.0;
 /// What may be left of each workload when all are gone: room in tables that were large once.
-const LEFT: f64 = 320.0;
+const LEFT: f64 = 512.0;
 
 /// An app of a namespace, by its number in the mesh.
 #[derive(Clone, Copy)]
