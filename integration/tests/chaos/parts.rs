@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 
 use crate::{
     Chaos,
+    report::Phase,
     world::{DAY, PATIENCE, Part, SECOND},
 };
 
@@ -23,30 +24,39 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// Kills the proxy of a node and starts it again; prints how long it took.
-async fn kill_proxy(chaos: &mut Chaos, number: usize) -> anyhow::Result<()> {
+/// Kills the proxy of a node, its agent too if `both`, and starts what was killed again; notes how long it took.
+async fn kill(chaos: &mut Chaos, phase: &mut Phase, number: usize, both: bool) -> anyhow::Result<()> {
     let world = &mut chaos.world;
     world.kill_proxy(number).await;
+    if both {
+        world.kill_agent(number).await;
+    }
     let dead = Instant::now();
     tokio::time::sleep(SECOND).await;
     let (well, _) = world.load.counts(dead, |outcome| outcome.node == number);
     ensure!(well == 0, "{well} requests were answered without the proxy of node {number}");
     let begun = Instant::now();
     world.start_proxy(number)?;
+    if both {
+        world.start_agent(number).await?;
+    }
     let took = world.first_well(number, begun).await?;
-    println!("the proxy of node {number} carries {took:?} after its start");
+    phase.note(&format!("back after {:.2} s", took.as_secs_f64()));
     ensure!(took < BACK, "it took {took:?}");
     world.settled().await
 }
 
 async fn proxies() -> anyhow::Result<()> {
     let mut chaos = Chaos::start(DAY).await?;
-    let phase = chaos.world.begin("kill -9 of each node proxy").await?;
+    let mut phase = chaos.world.begin("kill -9 of each node proxy").await?;
     for number in [0, 1] {
-        kill_proxy(&mut chaos, number).await?;
+        kill(&mut chaos, &mut phase, number, false).await?;
     }
     let row = chaos.world.end(phase).await?;
     ensure!(row.failed() > 0, "the load did not notice");
+    let mut phase = chaos.world.begin("kill -9 of proxy and agent of a node at once").await?;
+    kill(&mut chaos, &mut phase, 1, true).await?;
+    chaos.world.end(phase).await?;
     chaos.stop().await;
     Ok(())
 }
@@ -95,8 +105,8 @@ async fn no_control_plane() -> anyhow::Result<()> {
     tokio::time::sleep(4 * SECOND).await;
     let row = chaos.world.end(phase).await?;
     ensure!(row.failed() == 0, "{row:#?}");
-    let phase = chaos.world.begin("control plane away, kill -9 of a node proxy").await?;
-    kill_proxy(&mut chaos, 0).await?;
+    let mut phase = chaos.world.begin("control plane away, kill -9 of a node proxy").await?;
+    kill(&mut chaos, &mut phase, 0, false).await?;
     chaos.world.end(phase).await?;
     let phase = chaos.world.begin("control plane back").await?;
     chaos.world.start_part(Part::ControlPlane).await?;

@@ -36,10 +36,17 @@ pub fn print_table() {
 
 /// A disturbance under way.
 pub struct Phase {
-    name: &'static str,
+    name: String,
     from: Instant,
     clear: u64,
     astray: u64,
+}
+
+impl Phase {
+    /// Has the row tell this too.
+    pub fn note(&mut self, what: &str) {
+        self.name = format!("{}; {what}", self.name);
+    }
 }
 
 /// What became of it.
@@ -113,7 +120,7 @@ impl World {
     /// Begins to count, once the load works.
     pub async fn begin(&self, name: &'static str) -> anyhow::Result<Phase> {
         self.settled().await?;
-        Ok(Phase { name, from: Instant::now(), clear: self.clear()?, astray: self.astray.bytes() })
+        Ok(Phase { name: name.to_owned(), from: Instant::now(), clear: self.clear()?, astray: self.astray.bytes() })
     }
 
     /// The load works again: counts, prints, and asserts what holds whatever the disturbance is.
@@ -148,7 +155,7 @@ impl World {
             }
         }
         let (clear, astray) = (self.clear()? - phase.clear, self.astray.bytes() - phase.astray);
-        row.print(phase.name, clear, astray);
+        row.print(&phase.name, clear, astray);
         settled?;
         ensure!(row.requests > 50, "hardly any load");
         ensure!(astray == 0, "misdelivered: {}", self.astray.told());
