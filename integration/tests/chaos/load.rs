@@ -38,8 +38,8 @@ pub struct Outcome {
     pub account: Arc<str>,
     /// Whom it was for; of one that was for anybody, who answered.
     pub wanted: Arc<str>,
-    /// The caller's end of the connection, when there was one.
-    pub local: Option<SocketAddr>,
+    /// The caller's end of the connection, when there was one, and what it connected to: a port may be used to several places at once.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
     /// Whether it was between pods that stay as they are.
     pub steady: bool,
     /// How it failed, if it did.
@@ -108,12 +108,12 @@ impl Load {
                     continue;
                 }
             };
-            let local = stream.get_ref().local_addr().ok();
+            let ends = stream.get_ref().local_addr().ok().map(|local| (local, to));
             let mut begun = begun;
             for _ in 0..if keeps { KEPT } else { 1 } {
                 let asked = app.ask(&mut stream, &target.account, number, &self.astray).await;
                 let broken = asked.is_err();
-                self.note(app, &target, begun, local, asked);
+                self.note(app, &target, begun, ends, asked);
                 tokio::time::sleep(PACE).await;
                 if broken {
                     break;
@@ -138,7 +138,14 @@ impl Load {
         Some((target, address))
     }
 
-    fn note(&self, app: &App, target: &Target, begun: Instant, local: Option<SocketAddr>, result: io::Result<Arc<str>>) {
+    fn note(
+        &self,
+        app: &App,
+        target: &Target,
+        begun: Instant,
+        ends: Option<(SocketAddr, SocketAddr)>,
+        result: io::Result<Arc<str>>,
+    ) {
         let account = Arc::clone(&app.who.account);
         let (wanted, failure) = match result {
             Ok(answered) => (answered, None),
@@ -146,7 +153,7 @@ impl Load {
         };
         let stays = |account: &Arc<str>| account.starts_with(STEADY) && !self.gone.read().unwrap().contains(account);
         let steady = stays(&account) && stays(&wanted);
-        let outcome = Outcome { begun, ended: Instant::now(), node: app.node, account, wanted, local, steady, failure };
+        let outcome = Outcome { begun, ended: Instant::now(), node: app.node, account, wanted, ends, steady, failure };
         self.outcomes.lock().unwrap().push(outcome);
     }
 

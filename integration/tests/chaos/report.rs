@@ -133,9 +133,11 @@ impl World {
         let mut unexplained = Vec::new();
         {
             let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-            let lines = by_source(&lines, phase.from);
+            let lines = by_ends(&lines, phase.from);
             for outcome in &outcomes {
-                let line = outcome.local.and_then(|local| first_since(lines.get(&local.to_string())?, outcome.begun));
+                let line = outcome
+                    .ends
+                    .and_then(|(from, to)| first_since(lines.get(&(from.to_string(), to.to_string()))?, outcome.begun));
                 let Some(failure) = &outcome.failure else {
                     self.identified(outcome, line);
                     continue;
@@ -193,12 +195,12 @@ impl Row {
     }
 }
 
-/// What the callers' proxies recorded since `from`, by the caller's end.
-fn by_source(lines: &[(Instant, AccessLine)], from: Instant) -> HashMap<String, Vec<&(Instant, AccessLine)>> {
-    let mut found: HashMap<String, Vec<_>> = HashMap::new();
+/// What the callers' proxies recorded since `from`, by both ends as the caller knows them.
+fn by_ends(lines: &[(Instant, AccessLine)], from: Instant) -> HashMap<(String, String), Vec<&(Instant, AccessLine)>> {
+    let mut found: HashMap<_, Vec<_>> = HashMap::new();
     for entry in lines.iter().filter(|(at, line)| *at >= from && line.get("direction") == Some("outbound")) {
-        if let Some(source) = entry.1.get("src.addr") {
-            found.entry(source.to_owned()).or_default().push(entry);
+        if let (Some(source), Some(destination)) = (entry.1.get("src.addr"), entry.1.get("dst.addr")) {
+            found.entry((source.to_owned(), destination.to_owned())).or_default().push(entry);
         }
     }
     found

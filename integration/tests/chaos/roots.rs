@@ -6,16 +6,18 @@ use ambit_integration::test;
 use ambit_tls::authority::{Authority, CERTIFICATE_FILE, FURTHER_ROOTS_FILE, KEY_FILE};
 use anyhow::ensure;
 use libtest_mimic::Trial;
+use tokio::time::Instant;
 
 use crate::{
     Chaos, PODS,
     world::{DAY, Part, SECOND, replace},
 };
 
-/// How long certificates live whose authority goes away, seconds: they are due after 18 to 22.
-const LIFE: u64 = 40;
-/// How long it is away: all are past due, none has expired.
-const AWAY: Duration = Duration::from_secs(24);
+/// How long certificates live whose authority goes away, seconds: they are due after 36 to 44, and nobody's are older than some 15 when
+/// everybody has one.
+const LIFE: u64 = 80;
+/// All are past due, and none has expired, for so long after everybody has one.
+const PAST: Duration = Duration::from_secs(45);
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -41,10 +43,11 @@ async fn no_authority() -> anyhow::Result<()> {
     let before = certificates(&chaos);
     chaos.world.believe(&format!("{roots}\n"))?;
     renewed(&chaos, "new certificates", before).await?;
+    let past = Instant::now() + PAST;
     let phase = chaos.world.begin("authority away past half-life").await?;
     chaos.world.kill_part(Part::Authority).await;
     let before = certificates(&chaos);
-    tokio::time::sleep(AWAY).await;
+    tokio::time::sleep_until(past).await;
     ensure!(certificates(&chaos) == before, "there was another authority");
     chaos.world.start_part(Part::Authority).await?;
     renewed(&chaos, "certificates of the authority that is back", before).await?;
