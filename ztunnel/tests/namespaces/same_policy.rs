@@ -123,9 +123,11 @@ async fn outcome(
     }
     let outbound = next(mesh, 0, "outbound", before[0]).await?;
     let inbound = next(mesh, server_node, "inbound", before[1]).await?;
+    let of = |line: &str, name: &str| line.split(' ').find(|field| field.starts_with(name)).map(str::to_owned);
     // What goes directly keeps the client's port.
-    let from = |line: &str| line.split(' ').find(|field| field.starts_with("src.addr=")).map(str::to_owned);
-    ensure!(!direct || answer.is_err() || from(&outbound) == from(&inbound), "{outbound}\n{inbound}");
+    let same_port = of(&outbound, "src.addr=") == of(&inbound, "src.addr=");
+    ensure!(!direct || answer.is_err() || same_port, "{outbound}\n{inbound}");
+    ensure!(of(&outbound, "trace=") == of(&inbound, "trace="), "{outbound}\n{inbound}");
     let plain = |line: &str| facts(line, client, server);
     Ok(Outcome { reached: answer.is_ok(), outbound: plain(&outbound), inbound: plain(&inbound) })
 }
@@ -146,7 +148,7 @@ async fn next(mesh: &Mesh, node: usize, direction: &str, after: usize) -> anyhow
     }
 }
 
-/// What a line says, apart from what differs by nature: times, ports that the kernel chose, addresses, and how it was carried.
+/// What a line says, apart from what differs by nature: times, ports that the kernel chose, addresses, traces, and how it was carried.
 fn facts(line: &str, client: &Pod, server: &Pod) -> Vec<String> {
     let mut line = line.to_owned();
     for (ips, name) in [(client.ips(), "CLIENT"), (server.ips(), "SERVER")] {
@@ -155,7 +157,8 @@ fn facts(line: &str, client: &Pod, server: &Pod) -> Vec<String> {
         }
     }
     let kept = |field: &&str| {
-        !["duration_ms=", "src.addr=", "security="].iter().any(|name| field.starts_with(name)) && !field.starts_with("20")
+        !["duration_ms=", "src.addr=", "security=", "trace="].iter().any(|name| field.starts_with(name))
+            && !field.starts_with("20")
     };
     line.split(' ').filter(kept).map(str::to_owned).collect()
 }

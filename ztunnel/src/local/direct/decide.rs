@@ -116,6 +116,7 @@ impl Switch {
         outbound.source_workload = Some(Arc::clone(source));
         outbound.towards(&plan.target, Some(plan.authority));
         let mut inbound = proxy.telemetry.begin(Direction::Inbound, first.from, plan.authority);
+        inbound.trace = Some(outbound.traced().next());
         for record in [&mut outbound, &mut inbound] {
             record.source_identity = Some(id.clone());
             record.destination_identity = Some(answers.clone());
