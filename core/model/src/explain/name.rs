@@ -124,7 +124,8 @@ impl Question {
             [pod] if !pod.addresses.is_empty() => {
                 let says = format!("the pod {}", full_name(pod));
                 let step = Step::new(Stage::Destination, says).because("it is dialled by its own address");
-                Ok((pod.addresses.iter().take(1).map(|ip| SocketAddr::new(*ip, self.port)).collect(), step))
+                let ip = pod.addresses.iter().find(|ip| has_family_of(source, ip)).or_else(|| pod.addresses.first());
+                Ok((ip.map(|ip| SocketAddr::new(*ip, self.port)).into_iter().collect(), step))
             }
             _ => {
                 let services = state.services().map(|service| short_name(service));
@@ -137,8 +138,10 @@ impl Question {
     /// What the name resolves to for a pod, as the DNS proxy answers it; nothing when the mesh does not know it.
     fn named(&self, state: &MeshState, source: &Workload, domain: &str) -> Option<Result<(Vec<SocketAddr>, Step), Unanswerable>> {
         let client = Client { namespace: &source.namespace, network: &source.network, domain };
-        // IPv4 first, as resolvers order them; the other family goes the same way.
-        let answers = [Family::V4, Family::V6].map(|family| resolve(state, client, &self.host, family));
+        // IPv4 first if the pod has it; the other family goes the same way.
+        let only_v6 = !source.addresses.is_empty() && source.addresses.iter().all(IpAddr::is_ipv6);
+        let families = if only_v6 { [Family::V6, Family::V4] } else { [Family::V4, Family::V6] };
+        let answers = families.map(|family| resolve(state, client, &self.host, family));
         if answers.iter().all(|answer| *answer == Answer::Forward) {
             return None;
         }
@@ -162,6 +165,10 @@ impl Question {
             }
         }))
     }
+}
+
+fn has_family_of(source: &Workload, ip: &IpAddr) -> bool {
+    source.addresses.iter().any(|own| own.is_ipv4() == ip.is_ipv4())
 }
 
 fn of_address(state: &MeshState, source: &Workload, ip: IpAddr) -> Step {

@@ -72,6 +72,18 @@ fn a_service_is_found_by_every_name_that_a_pod_may_use() {
 }
 
 #[test]
+fn a_pod_without_ipv4_dials_the_ipv6_address_of_a_name() {
+    let mut state = mesh();
+    state.insert_workload(workload("new", "fd00::1"));
+    state.insert_workload(endpoint_of(workload("api-3", "10.0.0.4,fd00::4"), "api"));
+    state.insert_service(service("api", &["10.96.0.1", "fd96::1"]));
+    for (to, dialled) in [("api:80", "fd96::1 its address"), ("api-3:8080", "[fd00::4]:8080")] {
+        let explained = check(&state, "new", to, Verdict::Allowed, Some(Reason::Ok)).to_string();
+        assert!(explained.contains(dialled), "{explained}");
+    }
+}
+
+#[test]
 fn the_policy_and_the_rule_that_decide_are_named() {
     let mut state = mesh();
     state.insert_policy(policy("no-web", Action::Deny, principal("web")));
