@@ -26,8 +26,8 @@ impl Families {
     pub fn title(self, test: &str) -> String {
         match self {
             Self::Dual => test.to_owned(),
-            Self::Ipv6 if test.contains(' ') => format!("{test}, over IPv6 alone"),
-            Self::Ipv6 => format!("{test}_over_ipv6_alone"),
+            Self::Ipv6 if test.contains('_') => format!("{test}_over_ipv6_alone"),
+            Self::Ipv6 => format!("{test}, over IPv6 alone"),
         }
     }
 }

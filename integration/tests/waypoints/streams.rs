@@ -1,5 +1,6 @@
 //! Connections that are not requests: servers that speak first, WebSockets, long bodies.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -24,7 +25,8 @@ pub fn tests(suite: &mut Suite) {
 
 /// What a server that speaks first says to an account.
 pub async fn banner(mesh: &Mesh, account: &str, vip: &str) -> anyhow::Result<String> {
-    let mut tunnel = mesh.tunnel(account, &format!("{vip}:5432")).await??;
+    let to = SocketAddr::new(vip.parse()?, 5432).to_string();
+    let mut tunnel = mesh.tunnel(account, &to).await??;
     let mut buffer = [0; 64];
     let count = tokio::time::timeout(Duration::from_secs(5), tunnel.read(&mut buffer)).await??;
     Ok(String::from_utf8_lossy(&buffer[..count]).into_owned())

@@ -134,16 +134,23 @@ async fn open_connections(families: Families) -> anyhow::Result<()> {
     let mut said = vec![0; format!("{}\nhello", client.ip()).len()];
     stream.read_exact(&mut said).await?;
     for (node, uid, direction, original) in [(0, "uid-web", "outbound", to), (1, "uid-api", "inbound", own)] {
-        let dump: serde_json::Value = serde_json::from_str(&get(&mesh, node, 15000, "/config_dump").await?)?;
-        let listed = dump["workloadState"][uid]["connections"][direction].as_array().cloned().unwrap_or_default();
         // The destination's node knows the client by its address and the tunnel's port. Calls from before may not have ended there.
         let is_client =
             |src: &str| src.parse().is_ok_and(|src: SocketAddr| src.ip() == client.ip() && (node == 1 || src == from));
         let is_this = |open: &&serde_json::Value| {
             open["src"].as_str().is_some_and(is_client) && open["bytesSent"] == 5 && open["bytesReceived"] == said.len()
         };
-        let found = listed.iter().find(is_this);
-        let open = found.with_context(|| format!("no connection of {from}: {}", dump["workloadState"]))?;
+        // What the client has read is counted a moment after it was written.
+        let until = Instant::now() + PATIENCE;
+        let open = loop {
+            let dump: serde_json::Value = serde_json::from_str(&get(&mesh, node, 15000, "/config_dump").await?)?;
+            let listed = dump["workloadState"][uid]["connections"][direction].as_array().cloned().unwrap_or_default();
+            if let Some(open) = listed.iter().find(is_this) {
+                break open.clone();
+            }
+            ensure!(Instant::now() < until, "no connection of {from}: {}", dump["workloadState"]);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
         let ends = (open["originalDst"].as_str(), open["actualDst"].as_str());
         ensure!(ends == (Some(&*original.to_string()), Some(&*own.to_string())), "{open}");
         ensure!(open["security"] == "mutual_tls", "{open}");
