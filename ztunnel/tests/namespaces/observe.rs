@@ -5,6 +5,7 @@ mod series;
 mod spans;
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -34,6 +35,7 @@ pub fn of_the_process() -> Vec<Trial> {
     vec![
         test("series_that_nobody_uses_leave_for_new_ones_and_those_of_open_connections_stay", series::leave),
         test("spans_of_one_connection_come_to_the_collectors_of_both_nodes", spans::come),
+        test("the_access_log_is_json_if_asked_for_and_what_is_refused_is_in_every_sample", json_log),
         test("profiles_name_the_functions_that_use_processor_time_and_memory", profiles::name),
     ]
 }
@@ -162,6 +164,28 @@ async fn open_connections(families: Families) -> anyhow::Result<()> {
     let trace = line.split(' ').find(|part| part.starts_with("trace=")).context("no trace")?;
     ensure!(trace.len() == "trace=".len() + 32, "{trace}");
     mesh.logged(1, &["direction=inbound", trace]).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn json_log() -> anyhow::Result<()> {
+    let mesh =
+        Mesh::start_adding(|_, _| ["--access-log-format", "json", "--access-log-sample", "0"].map(OsString::from).to_vec())
+            .await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    let suffix = StringMatch { match_type: Some(MatchType::Suffix("/sa/web".to_owned())) };
+    mesh.policy("no-web", Action::Deny, vec![Match { principals: vec![suffix], ..Default::default() }]);
+    for (node, direction) in [(0, "outbound"), (1, "inbound")] {
+        let line = mesh.logged_by_calling(&client, to, node, &["\"reason\":\"policy_denied_explicit\""]).await?;
+        let read: serde_json::Value = serde_json::from_str(&line)?;
+        ensure!(read["direction"] == direction && read["policy"] == "shop/no-web", "{line}");
+        ensure!(read["src.workload"] == "web" && read["dst.workload"] == "api" && read["duration_ms"].is_number(), "{line}");
+        let well = mesh.logged_now(node, &["\"reason\":\"ok\""]);
+        ensure!(well.is_none(), "{well:?}");
+    }
     mesh.bed.shutdown().await;
     Ok(())
 }
