@@ -124,10 +124,11 @@ impl MeshState {
         self.policies.insert_unreadable(key, scope);
     }
 
-    /// Notes that a workload or a service exists but could not be read, and what it speaks for. When no earlier version of it is
-    /// held, nothing goes there until it can be read or is removed: whether it asks for a waypoint is not known.
+    /// Notes that a workload or a service exists but could not be read, and what it speaks for. An earlier version stays in force for what
+    /// that one speaks for; to any other of these addresses nothing goes until it can be read or is removed: whether it asks for a waypoint
+    /// is not known.
     pub fn insert_unreadable_address(&mut self, name: &str, claims: Vec<(Network, IpNet)>) {
-        if !claims.is_empty() && !self.workloads.contains_key(name) && self.service_called(name).is_none() {
+        if !claims.is_empty() {
             self.unreadable_addresses.insert(name.into(), claims);
         }
     }

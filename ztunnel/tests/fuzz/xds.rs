@@ -120,7 +120,7 @@ pub fn addresses() {
         b"*",
         b"\xfa\x01",
     ];
-    Target::new("addresses", corpus).tokens(tokens).run(|bytes, dice| {
+    Target::new("addresses", corpus).least_read(0.01).tokens(tokens).run(|bytes, dice| {
         let shared = Arc::new(Shared::default());
         assert!(tell_address(&shared, &web().uid, address(workload::address::Type::Workload(web()))).is_empty());
         let name = match workload::Address::decode(bytes).ok().and_then(|address| address.r#type) {
@@ -184,7 +184,7 @@ pub fn policies() {
         source_ip: IpAddr::from([10, 0, 0, 5]),
         destination: SocketAddr::from(([10, 0, 0, 5], 8080)),
     };
-    Target::new("policies", corpus).tokens(tokens).run(|bytes, dice| {
+    Target::new("policies", corpus).least_read(0.005).tokens(tokens).run(|bytes, dice| {
         let shared = Arc::new(Shared::default());
         assert!(tell_address(&shared, &web().uid, address(workload::address::Type::Workload(web()))).is_empty());
         if dice.bool() {

@@ -220,9 +220,11 @@ fn what_a_service_that_cannot_be_read_speaks_for_is_refused_and_never_passed_thr
     // It can be read after all.
     state.insert(crate::convert::Entry::Service(Box::new(service("api", &["10.96.0.3"]))));
     passthrough(go(&state, &web(), "10.96.0.1:80", 0));
-    // Of what is held already, the version before stays in force.
-    state.insert_unreadable_address("shop/api.shop.svc.cluster.local", vec![range("10.96.0.1/32")]);
-    passthrough(go(&state, &web(), "10.96.0.1:80", 0));
+    // Of what is held already, the version before stays in force for its own addresses, and others are not taken for the world outside.
+    let before = format!("{:?}", go(&state, &web(), "10.96.0.3:80", 0));
+    state.insert_unreadable_address("shop/api.shop.svc.cluster.local", vec![range("10.96.0.1/32"), range("10.96.0.3/32")]);
+    assert!(matches!(go(&state, &web(), "10.96.0.1:80", 0), Plan::Deny(_)));
+    assert_eq!(format!("{:?}", go(&state, &web(), "10.96.0.3:80", 0)), before);
 }
 
 #[test]
