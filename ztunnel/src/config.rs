@@ -1,13 +1,16 @@
 //! The settings of the node proxy, from flags and environment, read here and nowhere else.
 
+mod limits;
+
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ambit_identity::TrustDomain;
 use ambit_runtime::telemetry::{Collector, LogFormat, SeriesLimit, Style};
 use ambit_tls::ControlPlaneFlags;
 
+pub use limits::{LimitArgs, Limits};
+
 use crate::{
-    descriptors::Descriptors,
     dns::{self, Resolver},
     local::SameNode,
 };
@@ -107,57 +110,9 @@ pub struct Config {
     /// Hours after which a kept state that the control plane has not stood behind is too old to be used.
     #[arg(long, env = "STATE_MAX_AGE_HOURS", default_value_t = 24)]
     pub state_max_age_hours: u64,
-    /// Seconds that open connections may go on after SIGTERM.
-    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 10)]
-    pub drain_seconds: u64,
-    /// Connections of all pods together; more are refused.
-    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = 100_000)]
-    pub max_connections: usize,
-    /// Connections of one pod; more are refused.
-    #[arg(long, env = "MAX_CONNECTIONS_PER_POD", default_value_t = 20_000)]
-    pub max_connections_per_pod: usize,
-    /// Connections of one client, by its address, to one pod, with the tunnels they come through; more are refused.
-    #[arg(long, env = "MAX_CONNECTIONS_PER_SOURCE", default_value_t = 15_000)]
-    pub max_connections_per_source: usize,
-}
-
-/// What connections are held to. Times are upper bounds.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Connections of all pods together.
-    pub connections: usize,
-    /// Connections of one pod.
-    pub connections_per_pod: usize,
-    /// Connections of one client to one pod.
-    pub connections_per_source: usize,
-    /// Until a TCP connection stands.
-    pub connect: Duration,
-    /// Until a TLS handshake is done.
-    pub handshake: Duration,
-    /// Until the control plane has told of a workload and its policies.
-    pub knowledge: Duration,
-    /// How long open connections may go on when the proxy or the pod goes away.
-    pub drain: Duration,
-    /// How many file descriptors there are.
-    pub descriptors: Descriptors,
-    /// How long a worker waits for more bytes without sleeping.
-    pub awake: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 100_000,
-            connections_per_pod: 20_000,
-            connections_per_source: 15_000,
-            connect: Duration::from_secs(5),
-            handshake: Duration::from_secs(5),
-            knowledge: Duration::from_secs(5),
-            drain: Duration::from_secs(10),
-            descriptors: Descriptors::default(),
-            awake: Duration::from_micros(100),
-        }
-    }
+    /// What connections are held to.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// Settings that were checked: all that is wrong is said at once.
@@ -194,9 +149,7 @@ impl Config {
         if self.node.is_empty() {
             wrong.push("--node: is empty".to_owned());
         }
-        if self.max_connections == 0 || self.max_connections_per_pod == 0 || self.max_connections_per_source == 0 {
-            wrong.push("--max-connections: 0 would refuse every connection".to_owned());
-        }
+        self.limits.check(&mut wrong);
         if self.dns_proxy && (self.max_dns_queries == 0 || self.max_dns_queries_per_pod == 0) {
             wrong.push("--max-dns-queries: 0 would refuse every query".to_owned());
         }
@@ -213,14 +166,7 @@ impl Config {
         }
         match trust_domain {
             Some(trust_domain) if wrong.is_empty() => {
-                let limits = Limits {
-                    connections: self.max_connections,
-                    connections_per_pod: self.max_connections_per_pod,
-                    connections_per_source: self.max_connections_per_source,
-                    drain: Duration::from_secs(self.drain_seconds),
-                    awake: Duration::from_micros(self.stay_awake_micros),
-                    ..Limits::default()
-                };
+                let limits = Limits { awake: Duration::from_micros(self.stay_awake_micros), ..self.limits.limits() };
                 let dns = self.dns_proxy.then(|| dns::Settings {
                     resolvers: self.dns_resolvers.clone(),
                     file: self.dns_resolv_conf.clone(),

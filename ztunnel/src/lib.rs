@@ -99,6 +99,7 @@ pub async fn run_with(
         }
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
+    ambit_hbone::limit_unread(checked.limits.buffered);
     let mut tasks = Tasks::default();
     let mut metrics = metrics_handle()?;
     let log = AccessLog::open(&Destination::from(config.access_log.clone()))?.with_style(checked.log_style);
@@ -149,6 +150,7 @@ pub async fn run_with(
     let handover = node::client::run(config.zds_socket.clone(), Arc::clone(&pods), ready.task("pods of the node"), watch);
     tasks.spawn(handover);
     tasks.spawn(rest::give_back_at_rest(ready));
+    tasks.spawn(expire(Arc::clone(&proxy)));
     tracing::info!(node = config.node, "the node proxy runs");
 
     stop.await;
@@ -198,6 +200,16 @@ async fn retire(workers: Arc<Workers>) {
                 tracing::warn!(connections = ended, "connections were ended, because their peers' certificates are revoked");
             }
         }
+    }
+}
+
+/// Ends connections that carry nothing. No connection has a timer of its own for that.
+async fn expire(proxy: Arc<Proxy>) {
+    let (idle, half_open) = (proxy.limits.idle, proxy.limits.half_open);
+    let mut looks = tokio::time::interval((idle.min(half_open) / 8).clamp(Duration::from_millis(500), Duration::from_mins(1)));
+    loop {
+        looks.tick().await;
+        proxy.telemetry.expire(idle, half_open);
     }
 }
 

@@ -49,6 +49,7 @@ impl Connection {
         let times = Times {
             ping_interval: config.settings.ping_interval,
             ping_timeout: config.settings.ping_timeout,
+            header: config.settings.header_timeout,
             preface: None,
             idle: Some(idle),
         };

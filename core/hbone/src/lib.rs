@@ -8,7 +8,19 @@
 //! Nothing here shows which HTTP/2 framing is used below.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::todo,
+        clippy::unimplemented
+    )
+)]
 
 mod authority;
 mod connection;
@@ -21,6 +33,7 @@ mod fuzz;
 mod hpack;
 mod mux;
 mod pool;
+mod refused;
 pub mod server;
 mod settings;
 mod stream;
@@ -28,7 +41,9 @@ mod transport;
 
 pub use authority::{Authority, AuthorityError, Host};
 pub use error::{ConnectError, ServeError};
+pub use mux::limit_unread;
 pub use pool::{ConnectRequest, Pool, PoolConfig, PoolKey, PoolStatus, Spread};
+pub use refused::{OnRefused, Refused};
 pub use server::{Incoming, ServerConfig};
 pub use settings::Settings;
 pub use stream::TunnelStream;

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    Authority, AuthorityError, ServeError, Settings, Transport, TunnelStream,
+    Authority, AuthorityError, OnRefused, Refused, ServeError, Settings, Transport, TunnelStream,
     driver::{Driver, Ended, Times, after},
     frame::code,
     mux::{Failure, Request, Role},
@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub idle_timeout: Duration,
     /// How long tunnels may go on once the server drains (30 s).
     pub drain_deadline: Duration,
+    /// Who is told of requests that are refused without a handler, and of streams that break the protocol.
+    pub on_refused: Option<OnRefused>,
 }
 
 impl Default for ServerConfig {
@@ -46,6 +48,7 @@ impl Default for ServerConfig {
             preface_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_mins(15),
             drain_deadline: Duration::from_secs(30),
+            on_refused: None,
         }
     }
 }
@@ -123,6 +126,7 @@ where
     let times = Times {
         ping_interval: config.settings.ping_interval,
         ping_timeout: config.settings.ping_timeout,
+        header: config.settings.header_timeout,
         preface: Some(config.preface_timeout),
         idle: None,
     };
@@ -167,6 +171,7 @@ where
 {
     fn poll<D: Future<Output = ()>>(&mut self, cx: &mut Context<'_>, drain: Pin<&mut D>) -> Poll<Ended> {
         let ended = self.driver.poll(cx);
+        self.tell();
         while let Some(request) = self.next_request() {
             self.requests += 1;
             self.handle(request);
@@ -189,6 +194,14 @@ where
         Poll::Pending
     }
 
+    /// Tells of what was refused meanwhile.
+    fn tell(&self) {
+        let refused = self.driver.link().lock().take_refused();
+        if let (Some(mut refused), Some(on_refused)) = (refused, &self.config.on_refused) {
+            refused.take().for_each(|(refused, count)| on_refused.tell(refused, count));
+        }
+    }
+
     fn next_request(&self) -> Option<Request> {
         self.driver.link().lock().take_request()
     }
@@ -198,6 +211,7 @@ where
         let tunnel = TunnelStream::new(Arc::clone(self.driver.link()), request.stream);
         // Streams that a client opens and resets at once no longer count as streams, but their handlers may still run.
         if self.handlers.len() >= 2 * usize::try_from(self.config.max_streams).unwrap_or(usize::MAX / 2) {
+            self.driver.link().lock().note_refused(Refused::TooMany);
             return tunnel.decline();
         }
         let authority = request.authority.map_or(Err(AuthorityError::Missing), |authority| authority.parse());

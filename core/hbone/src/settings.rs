@@ -15,6 +15,8 @@ pub struct Settings {
     pub send_buffer: usize,
     /// Largest header list accepted, bytes (16 KiB).
     pub max_header_bytes: u32,
+    /// How long a header block may take from its first byte to its last (10 s).
+    pub header_timeout: Duration,
     /// How often a ping is sent (10 s).
     pub ping_interval: Duration,
     /// How long its answer may take before the connection counts as dead (20 s).
@@ -29,6 +31,7 @@ impl Default for Settings {
             max_frame_size: 1 << 20,
             send_buffer: 256 << 10,
             max_header_bytes: 16 << 10,
+            header_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
         }

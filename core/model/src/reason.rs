@@ -92,6 +92,8 @@ reasons! {
     TlsHandshakeFailed => "tls_handshake_failed",
     /// The TLS handshake took too long.
     TlsHandshakeTimeout => "tls_handshake_timeout",
+    /// The peer does not begin to speak HTTP/2, or answers no ping.
+    TunnelTimeout => "tunnel_timeout",
     /// The peer does not speak HTTP/2 as the tunnel requires.
     TunnelProtocolError => "tunnel_protocol_error",
     /// The tunnel to the peer was refused or broke before it was open.
@@ -116,6 +118,8 @@ reasons! {
     ClientReset => "client_reset",
     /// The connection carried nothing for longer than is allowed.
     IdleTimeout => "idle_timeout",
+    /// One side has ended, and the other carried nothing for longer than is allowed.
+    HalfOpenTimeout => "half_open_timeout",
     /// The request took longer than is allowed.
     RequestTimeout => "request_timeout",
     /// The request breaks its protocol.
@@ -138,6 +142,8 @@ reasons! {
     ConnectionLimit => "connection_limit",
     /// The proxy has no file descriptor left for the connection.
     DescriptorLimit => "descriptor_limit",
+    /// Too many bytes wait in the proxy that nobody reads.
+    MemoryLimit => "memory_limit",
     /// Too many requests in flight.
     RequestLimit => "request_limit",
     /// The proxy is shutting down.

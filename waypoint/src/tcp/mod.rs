@@ -90,6 +90,8 @@ async fn pump<S: Side>(client: S, upstream: Stream, mut record: Record) {
         EndedBy::Finished => Reason::Ok,
         EndedBy::First(_) => Reason::ClientReset,
         EndedBy::Second(_) => Reason::UpstreamReset,
+        // Nobody does that here.
+        EndedBy::Cut => Reason::IdleTimeout,
     };
     record.error = outcome.ended_by.error().map(ToString::to_string);
 }

@@ -22,7 +22,7 @@ use ambit_runtime::{
 use ambit_tls::{PeerError, handshake};
 use tokio::net::TcpStream;
 
-use super::{Watched, carry, permit};
+use super::{Watched, carry, permit, refused};
 use crate::{
     peer,
     proxy::{Carrying, Pod, Proxy, carried},
@@ -37,6 +37,17 @@ pub(crate) struct Peer {
     pub(crate) id: SpiffeId,
     pub(crate) from: SocketAddr,
     pub(crate) at: SocketAddr,
+}
+
+impl Peer {
+    /// The record of something about the connection itself, or about a tunnel in it of which nothing is known.
+    pub(super) fn record(&self) -> Record {
+        let mut record = self.proxy.telemetry.begin(Direction::Inbound, self.from, self.at);
+        record.source_identity = Some(self.id.clone());
+        record.destination_identity = Some(self.pod.identity.clone());
+        record.security = Security::MutualTls;
+        record
+    }
 }
 
 /// Serves one accepted connection until it ends.
@@ -66,7 +77,7 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: Socke
         }
     };
     let peer = Peer { proxy: Arc::clone(&proxy), pod, id, from, at };
-    let config = ServerConfig { drain_deadline: proxy.limits.drain, ..ServerConfig::default() };
+    let config = ServerConfig { on_refused: Some(refused::told(&peer)), ..proxy.limits.server() };
     let handler = {
         let peer = peer.clone();
         move |incoming| tunnel(peer.clone(), incoming)
@@ -75,22 +86,17 @@ pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: Socke
     let served = tokio::select! {
         served = Box::pin(server::serve(io, &config, drain.draining(), handler)) => served,
         () = proxy.certificates.trust().until_revoked(&presented, trust) => {
-            let mut record = proxy.telemetry.begin(Direction::Inbound, from, at);
-            record.source_identity = Some(peer.id.clone());
-            record.security = Security::MutualTls;
-            return record.refused(Refusal::new(Reason::PeerRevoked, "its tunnels were ended"));
+            return peer.record().refused(Refusal::new(Reason::PeerRevoked, "its tunnels were ended"));
         }
     };
     if let Err(error) = served {
         match error {
             ServeError::NotHttp2(_) | ServeError::Protocol(_) => {
-                let mut record = proxy.telemetry.begin(Direction::Inbound, from, at);
-                record.source_identity = Some(peer.id.clone());
-                record.security = Security::MutualTls;
-                record.refused(Refusal::new(Reason::TunnelProtocolError, error.to_string()));
+                peer.record().refused(Refusal::new(Reason::TunnelProtocolError, error.to_string()));
             }
+            ServeError::Silent(_) => peer.record().refused(Refusal::new(Reason::TunnelTimeout, error.to_string())),
             // Peers close connections as they like; each tunnel in it has its own record.
-            ServeError::Lost(_) | ServeError::Silent(_) => tracing::debug!(%error, %from, "a tunnel connection ended"),
+            ServeError::Lost(_) => tracing::debug!(%error, %from, "a tunnel connection ended"),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod decisions;
 pub mod hbone;
 pub mod plaintext;
+mod refused;
 
 use std::{
     future::poll_fn,
@@ -154,9 +155,7 @@ fn carry(
 
 fn end(record: Record, ended: Result<EndedBy, Refusal>) {
     match ended {
-        Ok(EndedBy::Finished) => record.finish(),
-        Ok(EndedBy::First(error)) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
-        Ok(EndedBy::Second(error)) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
+        Ok(ended) => record.ended(&ended, Reason::ClientReset, Reason::UpstreamReset),
         Err(refusal) => record.refused(refusal),
     }
 }

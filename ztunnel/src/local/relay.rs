@@ -128,9 +128,7 @@ impl Half {
     fn end(mut self, ended: Result<EndedBy, Refusal>) -> EndedBy {
         let Some(record) = self.0.take() else { return EndedBy::Finished };
         match &ended {
-            Ok(EndedBy::Finished) => record.finish(),
-            Ok(EndedBy::First(error)) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
-            Ok(EndedBy::Second(error)) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
+            Ok(ended) => record.ended(ended, Reason::UpstreamReset, Reason::ClientReset),
             Err(refusal) => record.refused(refusal.clone()),
         }
         // The outbound side of a tunnel sees only that it was cut.

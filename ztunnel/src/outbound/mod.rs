@@ -70,11 +70,7 @@ async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: So
 }
 
 fn end(record: Record, ended: EndedBy) {
-    match ended {
-        EndedBy::Finished => record.finish(),
-        EndedBy::First(error) => record.refused(Refusal::new(Reason::UpstreamReset, error.to_string())),
-        EndedBy::Second(error) => record.refused(Refusal::new(Reason::ClientReset, error.to_string())),
-    }
+    record.ended(&ended, Reason::UpstreamReset, Reason::ClientReset);
 }
 
 /// The way to the server.

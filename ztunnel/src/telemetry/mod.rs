@@ -51,6 +51,12 @@ impl Telemetry {
         self.0.open.report();
     }
 
+    /// Ends connections that have carried nothing for `idle`, or for `half_open` since one side has ended. To be called by one task, again
+    /// and again.
+    pub fn expire(&self, idle: Duration, half_open: Duration) {
+        self.0.open.expire(idle, half_open);
+    }
+
     /// Writes out the lines that are waiting.
     pub fn flush(&self) {
         self.0.log.flush();

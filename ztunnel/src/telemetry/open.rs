@@ -4,9 +4,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ambit_hbone::copy::Counters;
@@ -28,6 +28,9 @@ pub(super) struct Open {
     pub(super) series: Arc<Series>,
     /// What of the counters is in the metrics already: bytes sent and received.
     reported: [AtomicU64; 2],
+    /// What it had carried when that was last looked at, and when that was otherwise, in seconds since it stands.
+    seen: AtomicU64,
+    since: AtomicU32,
 }
 
 /// Which connection it is.
@@ -43,7 +46,16 @@ pub(super) struct Ends {
 
 impl Open {
     pub(super) fn new(counters: Arc<Counters>, counted: Direction, ends: Ends, series: Arc<Series>) -> Self {
-        Self { counters, counted, ends, policy: Mutex::default(), series, reported: Default::default() }
+        Self {
+            counters,
+            counted,
+            ends,
+            policy: Mutex::default(),
+            series,
+            reported: Default::default(),
+            seen: AtomicU64::new(0),
+            since: AtomicU32::new(0),
+        }
     }
 
     pub(super) fn policy(&self) -> Option<PolicyKey> {
@@ -52,6 +64,20 @@ impl Open {
 
     pub(super) fn set_policy(&self, policy: Option<PolicyKey>) {
         *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// Ends the connection if it has carried nothing for so long. To be called by one task, again and again.
+    fn expire(&self, idle: Duration, half_open: Duration) {
+        let half = self.counters.is_half_open();
+        let seen = (self.counters.sent() + self.counters.received()) << 1 | u64::from(half);
+        let now = u32::try_from(self.ends.begun.elapsed().as_secs()).unwrap_or(u32::MAX);
+        if self.seen.swap(seen, Ordering::Relaxed) != seen {
+            return self.since.store(now, Ordering::Relaxed);
+        }
+        let quiet = Duration::from_secs(now.saturating_sub(self.since.load(Ordering::Relaxed)).into());
+        if quiet >= if half { half_open.min(idle) } else { idle } {
+            self.counters.cut();
+        }
     }
 
     /// Puts what was carried since the last time into the metrics. May run on several threads at once.
@@ -129,14 +155,23 @@ impl OpenConnections {
         (some, more)
     }
 
+    /// Ends those that have carried nothing for so long.
+    pub(super) fn expire(&self, idle: Duration, half_open: Duration) {
+        self.each(|open| open.expire(idle, half_open));
+    }
+
     pub(super) fn report(&self) {
+        self.each(Open::report);
+    }
+
+    fn each(&self, work: impl Fn(&Open)) {
         for from in (0..).step_by(AT_ONCE) {
             let some: Vec<Arc<Open>> = {
                 let places = self.places();
                 let Some(left) = places.taken.get(from..).filter(|left| !left.is_empty()) else { return };
                 left.iter().take(AT_ONCE).flatten().cloned().collect()
             };
-            some.iter().for_each(|open| open.report());
+            some.iter().for_each(|open| work(open));
         }
     }
 }
@@ -157,6 +192,12 @@ mod tests {
         assert_eq!((all.some(10).0.len(), all.some(10).1, all.some(5000).0.len()), (10, 1989, 1999));
         assert_eq!(all.add(&open()), Some(7));
         all.report();
+        let some = all.some(1).0;
+        all.expire(Duration::from_secs(1), Duration::from_secs(1));
+        assert!(!some[0].counters.is_cut());
+        some[0].since.store(0, Ordering::Relaxed);
+        all.expire(Duration::ZERO, Duration::from_secs(1));
+        assert!(some[0].counters.is_cut(), "it has carried nothing for as long as that");
         places.into_iter().for_each(|place| all.remove(place));
         assert_eq!(all.places().taken.capacity(), 0);
     }

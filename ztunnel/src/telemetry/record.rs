@@ -1,13 +1,14 @@
 //! The record of one connection: what is learnt of it, and what is written when it ends.
 
 use std::{
+    io,
     net::SocketAddr,
     ops::{Deref, DerefMut},
     sync::Arc,
     time::Instant,
 };
 
-use ambit_hbone::copy::Counters;
+use ambit_hbone::copy::{Counters, EndedBy};
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, authorize::Allowed, plan::Target, policy::PolicyKey, workload::Workload};
 use ambit_runtime::telemetry::{Direction, Entry, InUse, Security, Spans, Trace};
@@ -162,6 +163,22 @@ impl Record {
     /// Ends the record: the connection was carried to its end.
     pub fn finish(mut self) {
         self.end(&Refusal::new(Reason::Ok, ""));
+    }
+
+    /// Ends the record as its pump ended: `first` and `second` are what a failure of either side is.
+    pub fn ended(self, ended: &EndedBy, first: Reason, second: Reason) {
+        let (error, reason) = match ended {
+            EndedBy::Finished => return self.finish(),
+            EndedBy::First(error) => (error, first),
+            EndedBy::Second(error) => (error, second),
+            EndedBy::Cut => {
+                let half_open = self.counters.is_half_open();
+                let reason = if half_open { Reason::HalfOpenTimeout } else { Reason::IdleTimeout };
+                return self.refused(Refusal::new(reason, ""));
+            }
+        };
+        let reason = if error.kind() == io::ErrorKind::OutOfMemory { Reason::MemoryLimit } else { reason };
+        self.refused(Refusal::new(reason, error.to_string()));
     }
 
     /// Ends the record: the connection was refused, or broke.

@@ -8,8 +8,11 @@ mod side;
 use std::{
     future::poll_fn,
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    task::Context,
 };
+
+use futures::task::AtomicWaker;
 
 use tokio::net::TcpStream;
 
@@ -17,11 +20,16 @@ use crate::TunnelStream;
 use pair::Pair;
 pub use side::{Side, TcpSide};
 
-/// Bytes carried so far. Others may read them while the pump runs.
+/// Bytes carried so far. Others may read them while the pump runs, and end it.
 #[derive(Debug, Default)]
 pub struct Counters {
     sent: AtomicU64,
     received: AtomicU64,
+    /// One direction has come to its end.
+    half: AtomicBool,
+    cut: AtomicBool,
+    /// The pump.
+    waker: AtomicWaker,
 }
 
 impl Counters {
@@ -29,6 +37,36 @@ impl Counters {
     pub fn add(&self, sent: u64, received: u64) {
         self.sent.fetch_add(sent, Ordering::Relaxed);
         self.received.fetch_add(received, Ordering::Relaxed);
+    }
+
+    /// Whether one direction has come to its end, and the other not yet.
+    #[must_use]
+    pub fn is_half_open(&self) -> bool {
+        self.half.load(Ordering::Relaxed)
+    }
+
+    /// Ends the pump, which resets both sides.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether [`Self::cut`] was called.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    /// Whether the pump is to end. Its task is woken when it is, by the first context that this is called with.
+    fn watch(&self, cx: &Context<'_>, watched: &mut bool) -> bool {
+        if !std::mem::replace(watched, true) {
+            self.waker.register(cx.waker());
+        }
+        self.is_cut()
+    }
+
+    fn note_half_open(&self) {
+        self.half.store(true, Ordering::Relaxed);
     }
 
     /// Bytes carried into the first side (the tunnel).
@@ -64,6 +102,8 @@ pub enum EndedBy {
     First(io::Error),
     /// The second side (the TCP connection) failed; the other was reset.
     Second(io::Error),
+    /// [`Counters::cut`]; both were reset.
+    Cut,
 }
 
 impl EndedBy {
@@ -71,7 +111,7 @@ impl EndedBy {
     #[must_use]
     pub fn error(&self) -> Option<&io::Error> {
         match self {
-            Self::Finished => None,
+            Self::Finished | Self::Cut => None,
             Self::First(error) | Self::Second(error) => Some(error),
         }
     }

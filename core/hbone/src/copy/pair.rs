@@ -17,6 +17,8 @@ pub(super) struct Pair<A: Side, B: Side> {
     second: B,
     into_first: Direction,
     into_second: Direction,
+    /// It is told when it is to end.
+    watched: bool,
     /// Why bytes were lost, when the rest could go on.
     loss: Option<EndedBy>,
 }
@@ -51,11 +53,14 @@ const INTO_SECOND: Blame = Blame { source: EndedBy::First, sink: EndedBy::Second
 
 impl<A: Side, B: Side> Pair<A, B> {
     pub(super) fn new(first: A, second: B) -> Self {
-        Self { first, second, into_first: Direction::default(), into_second: Direction::default(), loss: None }
+        Self { first, second, into_first: Direction::default(), into_second: Direction::default(), watched: false, loss: None }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, counters: &Counters) -> Poll<EndedBy> {
-        let Self { first, second, into_first, into_second, loss } = self;
+        let Self { first, second, into_first, into_second, watched, loss } = self;
+        if counters.watch(cx, watched) {
+            return Poll::Ready(EndedBy::Cut);
+        }
         loop {
             let ended = (into_first.ended, into_second.ended);
             let turns = [
@@ -75,6 +80,7 @@ impl<A: Side, B: Side> Pair<A, B> {
             if ended == (into_first.ended, into_second.ended) {
                 return Poll::Pending;
             }
+            counters.note_half_open();
         }
     }
 }

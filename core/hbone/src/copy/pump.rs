@@ -40,6 +40,8 @@ pub(super) struct Pump<C> {
     /// Why bytes were lost, when the rest could go on.
     loss: Option<Box<EndedBy>>,
     read_size: usize,
+    /// It is told when it is to end.
+    watched: bool,
     /// So many of the socket's first bytes are in the tunnel already.
     past: u32,
     /// From TCP into the tunnel.
@@ -53,10 +55,13 @@ impl<C: AsRef<Counters>> Pump<C> {
         let (up, down) = (Direction::default(), Direction::default());
         let past = tunnel.take_early();
         counters.as_ref().sent.fetch_add(past.into(), Ordering::Relaxed);
-        Self { tunnel, tcp, counters, rest: Vec::new(), loss: None, read_size: SMALL_READ, past, up, down }
+        Self { tunnel, tcp, counters, rest: Vec::new(), loss: None, read_size: SMALL_READ, watched: false, past, up, down }
     }
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
+        if self.counters.as_ref().watch(cx, &mut self.watched) {
+            return Poll::Ready(EndedBy::Cut);
+        }
         // One for each direction, so that neither starves the other.
         let (mut up, mut down) = (TURN, TURN);
         loop {
@@ -76,6 +81,7 @@ impl<C: AsRef<Counters>> Pump<C> {
             if ended == (self.up.ended, self.down.ended) {
                 return Poll::Pending;
             }
+            self.counters.as_ref().note_half_open();
         }
     }
 

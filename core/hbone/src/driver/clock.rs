@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{Driver, Phase};
-use crate::{mux::Failure, transport::Transport};
+use crate::{frame::code, mux::Failure, transport::Transport};
 
 /// `later` from `now`; for ever is a year.
 pub(crate) fn after(now: Instant, later: Duration) -> Instant {
@@ -22,6 +22,10 @@ impl<T: Transport> Driver<T> {
         if self.phase != Phase::Running {
             self.phase = Phase::Over;
             return;
+        }
+        if self.block_by.is_some_and(|(_, by)| by <= now) {
+            let code = code::ENHANCE_YOUR_CALM;
+            return self.end(Err(Failure::Protocol { code, why: "a header block that takes too long" }), code);
         }
         self.watches = std::mem::take(&mut self.busy);
         let link = Arc::clone(&self.link);
@@ -73,12 +77,28 @@ impl<T: Transport> Driver<T> {
         self.timer.as_mut().reset(next);
     }
 
+    /// Notes since when the header block that has begun is under way: no ping can be answered before its end.
+    pub(super) fn watch_block(&mut self) {
+        let unfinished = self.decoder.unfinished_block();
+        if unfinished == self.block_by.map(|(number, _)| number) {
+            return;
+        }
+        self.block_by = unfinished.map(|number| (number, after(Instant::now(), self.times.header)));
+        if let Some((_, by)) = self.block_by.filter(|(_, by)| *by < self.timer.deadline()) {
+            self.timer.as_mut().reset(by);
+        }
+    }
+
     pub(super) fn next_look(&self, now: Instant, other: Option<Instant>) -> Instant {
         // A connection becomes idle without anybody looking at the clock.
         let idle = self.times.idle.map(|limit| after(now, (limit / 4).max(Duration::from_millis(10))));
         let rest = self.watches.then(|| now + REST);
         let ping = self.pong_by.into_iter().chain((self.next_ping > now).then_some(self.next_ping)).min();
         let ping = ping.or(Some(self.next_ping));
-        [ping, self.begun_by, idle, rest, other].into_iter().flatten().min().unwrap_or(now + REST)
+        [ping, self.begun_by, self.block_by.map(|(_, by)| by), idle, rest, other]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now + REST)
     }
 }

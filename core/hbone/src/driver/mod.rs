@@ -40,6 +40,8 @@ const LAST_CALL: [u8; 8] = *b"lastcall";
 pub(crate) struct Times {
     pub(crate) ping_interval: Duration,
     pub(crate) ping_timeout: Duration,
+    /// How long a header block may take.
+    pub(crate) header: Duration,
     /// How long the peer may take until it has begun.
     pub(crate) preface: Option<Duration>,
     /// Closed after so long without a tunnel: for the client's side.
@@ -84,6 +86,8 @@ pub(crate) struct Driver<T> {
     /// Bytes read since what waits was compacted.
     read: usize,
     begun_by: Option<Instant>,
+    /// The number of the header block that has begun, and when it must be there.
+    block_by: Option<(u32, Instant)>,
     /// Something went in or out since the timer last looked.
     busy: bool,
     /// The timer looks again soon.
@@ -123,6 +127,7 @@ impl<T: Transport> Driver<T> {
             alive: [0; 8],
             heard: false,
             read: 0,
+            block_by: None,
             begun_by: times.preface.map(|limit| after(now, limit)),
             busy: true,
             watches: true,
@@ -194,6 +199,7 @@ impl<T: Transport> Driver<T> {
     fn park(&mut self, cx: &Context<'_>, again: bool, blocked: bool) {
         let mut mux = self.link.lock();
         mux.note_pressure(blocked);
+        mux.note_output(self.batch.capacity());
         let more = mux.grant() && !blocked;
         mux.take_wakes(&mut self.wakes);
         let writable = matches!(self.phase, Phase::Running | Phase::Flushing) && mux.has_output() && !blocked;
@@ -310,6 +316,7 @@ impl<T: Transport> Driver<T> {
         }
         drop(mux);
         self.wakes.drain(..).for_each(Waker::wake);
+        self.watch_block();
         if let Some(error) = error {
             let failure = Failure::from(error);
             let code = if let Failure::Protocol { code, .. } = failure { code } else { code::PROTOCOL_ERROR };

@@ -15,6 +15,8 @@ pub(super) struct Blocks {
     hpack: hpack::Decoder,
     /// A block that CONTINUATIONs are to complete.
     open: Option<Open>,
+    /// How many there were.
+    count: u32,
 }
 
 #[derive(Debug)]
@@ -27,7 +29,7 @@ struct Open {
 
 impl Blocks {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, hpack: hpack::Decoder::new(), open: None }
+        Self { limits, hpack: hpack::Decoder::new(), open: None, count: 0 }
     }
 
     /// Nothing may come between the frames of a block, and CONTINUATION nowhere else (RFC 9113, section 6.10).
@@ -74,12 +76,23 @@ impl Blocks {
         Ok(None)
     }
 
+    /// Whether CONTINUATIONs are to come.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// How many blocks have come whole.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.open.as_ref().map_or(0, |open| open.bytes.capacity())
     }
 
     fn decode(&mut self, stream: u32, block: &[u8], end: bool) -> Result<Option<Frame>, FrameError> {
+        self.count = self.count.wrapping_add(1);
         let most = size(self.limits.max_header_bytes);
         let mut fields = Box::<Fields>::default();
         let decoded = self.hpack.decode(block, |field| fields.add(field, most));

@@ -107,6 +107,12 @@ impl Decoder {
         self.begun
     }
 
+    /// The number of the header block that has begun and is not there whole.
+    pub(crate) fn unfinished_block(&self) -> Option<u32> {
+        let begun = matches!(self.state, State::Whole(Head { kind: head::HEADERS | head::CONTINUATION, .. }));
+        (begun || self.blocks.is_open()).then(|| self.blocks.count())
+    }
+
     /// We have sent `frames` that carry an answer, a request or bytes, where one of many bytes counts as one more for each 4 KiB: some
     /// peers widen their windows that often. Resets do not count.
     pub(crate) fn progress(&mut self, frames: u32) {

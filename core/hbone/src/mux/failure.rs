@@ -64,12 +64,18 @@ pub(crate) enum Side {
     Peer,
     /// The peer goes away, and has not looked at it.
     Away,
+    /// This side, because the process holds too many bytes that nobody reads.
+    Memory,
 }
 
 impl Reset {
     pub(crate) fn to_io(self) -> io::Error {
         if self.by == Side::Away {
             return Failure::Away { code: self.code }.to_io();
+        }
+        if self.by == Side::Memory {
+            let text = "this side reset the tunnel: nobody reads its bytes, and there are too many such bytes in the process";
+            return io::Error::new(io::ErrorKind::OutOfMemory, text);
         }
         let who = if self.by == Side::Peer { "the peer" } else { "this side" };
         io::Error::new(io::ErrorKind::ConnectionReset, format!("{who} reset the tunnel ({})", code::name(self.code)))

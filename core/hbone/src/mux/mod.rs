@@ -25,6 +25,7 @@ use tokio::time::{Duration, Instant};
 
 pub(crate) use batch::{Batch, Shape};
 use credit::Credit;
+pub use credit::limit_unread;
 use failure::Reset;
 pub(crate) use failure::{Failure, Side};
 pub(crate) use inbox::Inbox;
@@ -39,6 +40,7 @@ use crate::{
     Settings,
     frame::{Parameters, code, encode},
     hpack::Encoder,
+    refused::{Refused, Tally},
 };
 
 /// Streams reset here whose frames under way are still expected for a while. Those of a stream that is forgotten would be answered
@@ -125,6 +127,8 @@ pub(crate) struct Mux {
     urgent: bool,
     /// The server's requests that no handler has yet.
     requests: VecDeque<Request>,
+    /// What was refused without a handler.
+    refused: Tally,
     /// Those who wait for the peer's leave to open a tunnel.
     opening: Vec<Waker>,
     pub(crate) places: Places,
@@ -171,6 +175,7 @@ impl Mux {
             stirred: false,
             urgent: false,
             requests: VecDeque::new(),
+            refused: Tally::default(),
             opening: Vec::new(),
             places: Places::new(Instant::now()),
             parting: 0,
@@ -365,6 +370,16 @@ impl Mux {
         None
     }
 
+    /// What was refused since the last call.
+    pub(crate) fn take_refused(&mut self) -> Option<Tally> {
+        (!self.refused.is_empty()).then(|| std::mem::take(&mut self.refused))
+    }
+
+    /// Notes that a request was refused that no handler looked at.
+    pub(crate) fn note_refused(&mut self, refused: Refused) {
+        self.refused.count(refused);
+    }
+
     /// What the peer may send in a new stream: at least what it assumes as long as it has not taken our settings.
     fn first_receive_window(&self) -> i64 {
         let window = i64::from(self.stream_window);
@@ -381,6 +396,11 @@ impl Mux {
         for stream in self.streams.iter_mut() {
             stream.inbox.compact();
         }
+    }
+
+    /// Notes the memory for what is to be sent, `beside` that in the batch.
+    pub(crate) fn note_output(&mut self, beside: usize) {
+        self.credit.set_output(self.batch.capacity() + beside);
     }
 
     /// Some time has passed: the batch keeps as much memory as was needed meanwhile.

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::{LARGEST_WINDOW, Mux, RESETS_REMEMBERED, Request, Reset, Role, Side, Stream};
+use super::{Inbox, LARGEST_WINDOW, Mux, RESETS_REMEMBERED, Request, Reset, Role, Side, Stream};
 use crate::frame::{Fields, Frame, FrameError, Parameters, code, encode};
+use crate::refused::Refused;
 
 /// How many bytes a tunnel that was closed here may still bring. After that it is reset, which tells the peer to stop.
 pub(super) const PARTING_BYTES: usize = 256 << 10;
@@ -28,6 +29,10 @@ impl Mux {
         match frame.and_then(|frame| self.take_in(frame)) {
             Err(FrameError::Stream { stream, code, why }) => {
                 tracing::debug!(stream, why, "a tunnel's peer broke the protocol");
+                // The others are refusals, or for what a tunnel costs.
+                if matches!(code, code::PROTOCOL_ERROR | code::FLOW_CONTROL_ERROR | code::STREAM_CLOSED) {
+                    self.refused.count(Refused::Broken);
+                }
                 self.break_off(stream, code)
             }
             result => result,
@@ -118,6 +123,10 @@ impl Mux {
             }
             self.credit.pass(len);
             gone += len;
+        } else if len > 0 && self.credit.is_too_much(stream.inbox.len() + usize::try_from(stream.handed).unwrap_or(0)) {
+            self.credit.pass(len);
+            self.shed(id);
+            return Ok(());
         } else if len > 0 {
             self.credit.keep(len);
             stream.inbox.push(data);
@@ -131,6 +140,17 @@ impl Mux {
             self.owe(id, gone);
         }
         Ok(())
+    }
+
+    /// Cuts a tunnel whose bytes nobody reads, while the process holds too many such bytes. They are given up at once.
+    fn shed(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(id) else { return };
+        self.credit.release(stream.inbox.len());
+        stream.inbox = Inbox::default();
+        let code = code::ENHANCE_YOUR_CALM;
+        self.answer_peer(|out| encode::reset(out, id, code));
+        self.remember(id);
+        self.cut(id, Reset { by: Side::Memory, code });
     }
 
     /// The peer has ended its direction.
@@ -175,18 +195,22 @@ impl Mux {
         self.last = id;
         let late = self.shutting.is_some_and(|last| id > last);
         if late || self.live >= usize::try_from(most).unwrap_or(usize::MAX) {
+            if !late {
+                self.refused.count(Refused::TooMany);
+            }
             return of_stream(id, code::REFUSED_STREAM, "more tunnels than there may be");
         }
         fields.request().or_else(|why| of_stream(id, code::PROTOCOL_ERROR, why))?;
         let refusal = if fields.oversized {
-            Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+            Some((Refused::HeadersTooLarge, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))
         } else if fields.method != Some(Method::CONNECT) {
-            tracing::info!(method = ?fields.method, "request refused: not CONNECT");
-            Some(StatusCode::BAD_REQUEST)
+            tracing::debug!(method = ?fields.method, "request refused: not CONNECT");
+            Some((Refused::NotConnect, StatusCode::BAD_REQUEST))
         } else {
             None
         };
-        if let Some(status) = refusal {
+        if let Some((refused, status)) = refusal {
+            self.refused.count(refused);
             self.refuse_at_once(id, status, end);
             return Ok(());
         }

@@ -18,6 +18,8 @@ use crate::frame::{code, encode};
 const FULL: usize = 256 << 10;
 /// The batch is full even for a tunnel that has nothing in it.
 const FULL_FOR_ALL: usize = 512 << 10;
+/// Either, while the process holds too much.
+const FULL_IF_SHORT: usize = 32 << 10;
 /// What a tunnel may put into the batch while others wait.
 const SHARE: usize = 64 << 10;
 /// A tunnel waits rather than to send less than this because of its share: many small frames would cost more.
@@ -49,6 +51,7 @@ impl Mux {
     /// When it can send no more.
     fn poll_room(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let (total, turn, others) = (self.batch.len(), self.turn, !self.waiting.is_empty());
+        let (full, full_for_all) = self.full();
         let failure = self.failure.as_ref();
         let Some(stream) = self.streams.get_mut(id) else { return Poll::Ready(Err(closed())) };
         if let Some(reset) = stream.reset {
@@ -67,10 +70,10 @@ impl Mux {
         }
         let queued = if stream.queued.0 == turn { stream.queued.1 } else { 0 };
         let least = LEAST_SHARE.min(self.send_buffer);
-        let mut share = (if others { SHARE } else { FULL }).min(self.send_buffer).saturating_sub(queued);
-        share = share.min(FULL.saturating_sub(total));
+        let mut share = (if others { SHARE.min(full) } else { full }).min(self.send_buffer).saturating_sub(queued);
+        share = share.min(full.saturating_sub(total));
         if share < least {
-            let small = queued == 0 && !stream.waits && total < FULL_FOR_ALL;
+            let small = queued == 0 && !stream.waits && total < full_for_all;
             share = if small { SMALL_SHARE.min(self.send_buffer) } else { 0 };
         }
         let room = share.min(sized(stream.send_window)).min(sized(self.window));
@@ -113,13 +116,19 @@ impl Mux {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.batch.len() >= FULL
+        self.batch.len() >= self.full().0
+    }
+
+    /// From how many bytes on the batch is full, and from how many even for a tunnel that has nothing in it.
+    fn full(&self) -> (usize, usize) {
+        if self.credit.is_short() { (FULL_IF_SHORT, FULL_IF_SHORT) } else { (FULL, FULL_FOR_ALL) }
     }
 
     /// Wakes those whose turn it is to send. Returns whether there are more that could.
     pub(crate) fn grant(&mut self) -> bool {
         let mut granted = 0;
-        while self.window > 0 && self.batch.len() < FULL {
+        let (full, _) = self.full();
+        while self.window > 0 && self.batch.len() < full {
             if granted == GRANTS {
                 return !self.waiting.is_empty();
             }

@@ -1,6 +1,12 @@
 //! What peers can make this side keep. Each test is a process of its own, because it is the process that is measured.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use ambit_hbone::{Incoming, PoolConfig, ServerConfig, Settings};
 use http::HeaderMap;
@@ -122,6 +128,49 @@ fn readers_that_stop_hold_their_windows_and_no_more() {
         // Windows at the reader, and what the writers keep for sending; half as much again for what holds it.
         let most = 30 * (WINDOW + (256 << 10)) * 3 / 2 / 1024 + 8 * MIB;
         assert!(grown < most, "grown by {grown} KiB, {most} KiB would be the windows");
+    });
+}
+
+/// Windows alone would allow each connection megabytes, and a client may open many connections.
+#[test]
+fn many_connections_that_nobody_reads_hold_no_more_than_the_process_may() {
+    alone("cases::memory::many_connections_that_nobody_reads_hold_no_more_than_the_process_may", async {
+        ambit_hbone::limit_unread(16 << 20);
+        let server = stalling(ServerConfig::default()).await;
+        let reset = AtomicUsize::new(0);
+        let grown = growth(async {
+            let send = async |_| {
+                let mut raw = Raw::start(tcp(server.address).await.unwrap()).await;
+                raw.open(1, Some("x-stall")).await;
+                // Until the window is used up or the tunnel is cut.
+                let mut cut = false;
+                for _ in 0..200 {
+                    match timeout(Duration::from_millis(500), raw.data(1, 0, noise(0, 16_000))).await {
+                        Ok(true) => {}
+                        Ok(false) => cut = true,
+                        Err(_) => break,
+                    }
+                    if cut {
+                        break;
+                    }
+                }
+                if !cut {
+                    raw.write(&frame(PING, 0, 0, &[3; 8])).await.unwrap();
+                    let end = raw.until(|frame| frame.kind == PING || frame.kind == RESET).await;
+                    cut = end.kind == RESET;
+                    assert!(!cut || end.payload == [0, 0, 0, 11], "ENHANCE_YOUR_CALM");
+                }
+                reset.fetch_add(usize::from(cut), Ordering::Relaxed);
+                raw
+            };
+            let _stalled = futures::future::join_all((0..60).map(send)).await;
+            // Who is read goes on.
+            echoes(&Client::new(V6, server.address, PoolConfig::default())).await;
+        })
+        .await;
+        // 60 times 3 MiB were sent.
+        assert!(grown < 56 * MIB, "grown by {grown} KiB");
+        assert!(reset.load(Ordering::Relaxed) > 20, "{reset:?} tunnels were cut");
     });
 }
 

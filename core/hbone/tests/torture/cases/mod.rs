@@ -1,6 +1,7 @@
 //! The tests.
 
 mod chopped;
+mod floods;
 mod frames;
 mod memory;
 mod peers;
