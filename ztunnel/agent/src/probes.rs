@@ -71,7 +71,8 @@ async fn keep(host: &NetNs, pods: BTreeSet<IpAddr>, written: &mut Option<Written
     // The generation before what is shown: a change in between is looked at the next time.
     let generation = nftables::generation(host).await.map_err(fail)?;
     let shown = nftables::shown_of(host, TABLE).await.map_err(fail)?;
-    *written = Some(Written { pods, shown, generation });
+    // The table, its chain and a rule for each pod; otherwise somebody has been at it already, and it is written again.
+    *written = (shown.len() == pods.len() + 2).then_some(Written { pods, shown, generation });
     Ok(())
 }
 
