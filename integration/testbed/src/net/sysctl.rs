@@ -55,7 +55,6 @@ pub(crate) const POD: &[Setting] = &[
     need("ipv4/conf/all/rp_filter", "0"),
     need("ipv4/conf/default/rp_filter", "0"),
     need("ipv4/conf/all/accept_local", "1"),
-    need("ipv4/conf/default/accept_local", "1"),
     need("ipv4/conf/all/route_localnet", "1"),
     need("ipv4/conf/default/route_localnet", "1"),
     // A node tells pods of the shorter way to their neighbours, in IPv6 without a setting against it. Answers that took it would pass by
