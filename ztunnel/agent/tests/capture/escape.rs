@@ -3,10 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -24,12 +21,14 @@ use tokio::{
 use crate::{
     talk::{PORT, Talk, at, first_line},
     test,
-    world::{Filter, PATIENCE, World},
+    world::{Filter, PATIENCE, SOON, World},
 };
 
 const MARKER: &[u8] = b"nobody but the proxy may read this\n";
 /// How long nothing writes the rules again.
 const GAP: Duration = Duration::from_millis(300);
+/// As long as somebody waits who has much to say: some begin in every gap.
+const SHORT: Duration = Duration::from_millis(200);
 /// As long as it takes to see that nothing answers.
 const SILENCE: Duration = Duration::from_millis(1500);
 
@@ -73,31 +72,33 @@ async fn steady(filter: Filter) -> anyhow::Result<()> {
     world.until_state("web", "captured").await?;
     let agent = world.agent.clone().context("an agent")?;
     let wire = world.bed.capture([MARKER])?;
-    let (mut clients, stop) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
-    for to in world.far().into_iter().chain(world.far()) {
-        let (pod, stop) = (Arc::clone(&pod), Arc::clone(&stop));
+    let (mut clients, counts) = (JoinSet::new(), Arc::new(Mutex::new(BTreeMap::new())));
+    for to in [world.far(); 4].into_iter().flatten() {
+        let (pod, counts) = (Arc::clone(&pod), Arc::clone(&counts));
         clients.spawn(async move {
-            let mut counts = BTreeMap::new();
-            while !stop.load(Ordering::Relaxed) {
-                *counts.entry(say(pod.connect(to), Duration::from_secs(5)).await).or_insert(0_u32) += 1;
+            loop {
+                let outcome = say(pod.connect(to), SHORT).await;
+                *counts.lock().unwrap().entry(outcome).or_insert(0_u32) += 1;
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            (to, counts)
         });
     }
+    let captured = || counts.lock().unwrap().get(&Outcome::Captured).copied().unwrap_or_default();
     for repairs in 1..=3_u64 {
+        let (before, until) = (captured(), Instant::now() + PATIENCE);
+        while captured() == before {
+            ensure!(Instant::now() < until, "nobody is served: {}", world.log());
+            tokio::time::sleep(SOON).await;
+        }
         agent.signal(Signal::SIGSTOP);
         world.flush(&pod).await?;
         tokio::time::sleep(GAP).await;
         agent.signal(Signal::SIGCONT);
         world.until("web", "repaired", |status| status.is_some_and(|status| status["repairs"].as_u64() >= Some(repairs))).await?;
     }
-    stop.store(true, Ordering::Relaxed);
-    while let Some(counts) = clients.join_next().await {
-        let (to, counts) = counts?;
-        println!("{}: to {to}: {counts:?}", filter.name());
-        ensure!(!counts.contains_key(&Outcome::InClear) && counts.contains_key(&Outcome::Captured), "to {to}: {counts:?}");
-    }
+    clients.shutdown().await;
+    println!("{}: {:?}", filter.name(), counts.lock().unwrap());
+    ensure!(!counts.lock().unwrap().contains_key(&Outcome::InClear), "it goes in clear");
     let report = wire.report();
     ensure!(report.dropped == 0 && !report.marker_seen(), "in clear on the wire: {report:?}");
     for to in world.far() {

@@ -185,6 +185,13 @@ impl World {
     /// A pod's namespace and its server, without anybody being told of it.
     pub async fn sandbox(&self, name: &str) -> anyhow::Result<Pod> {
         let pod = self.node.add_pod(PodSpec::new("shop", name)).await?;
+        // As the kernel makes a namespace; those of the bed have what a proxy in them may need.
+        for (device, setting) in
+            ["all", "default", "eth0"].into_iter().flat_map(|of| ["accept_local", "route_localnet"].map(|is| (of, is)))
+        {
+            let path = format!("/proc/sys/net/ipv4/conf/{device}/{setting}");
+            pod.netns().run(|| std::fs::write(&path, "0"))?.with_context(|| path.clone())?;
+        }
         serve(&pod)?;
         self.show(name, pod.netns())?;
         Ok(pod)

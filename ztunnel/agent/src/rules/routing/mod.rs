@@ -134,6 +134,12 @@ impl Shown {
     }
 }
 
+/// The setting `accept_local` that devices of the namespace have from the start.
+fn accepts_local(netns: &NetNs) -> io::Result<bool> {
+    let setting = netns.run(|| std::fs::read_to_string("/proc/sys/net/ipv4/conf/default/accept_local"))?;
+    Ok(setting.is_ok_and(|text| text.trim() == "1"))
+}
+
 async fn add(route: &Connection<Route>, leads: impl IntoIterator<Item = Lead>) -> nlink::Result<()> {
     for lead in leads {
         match route.add_rule(lead.rule()).await {
@@ -191,7 +197,7 @@ pub(super) async fn remove(netns: &NetNs) -> nlink::Result<()> {
         route.del_route_if_exists(stays_v6()).await?;
         route.del_route_if_exists(nowhere_v6(RouteMetrics::new())).await?;
     }
-    if captured {
+    if captured && !accepts_local(netns)? {
         for device in shown.devices_that(1) {
             route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::AcceptLocal, 0)]).await?;
         }
