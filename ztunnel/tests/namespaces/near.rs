@@ -96,11 +96,14 @@ async fn again(families: Families) -> anyhow::Result<()> {
         while !get(&mesh, 0, 15000, "/config_dump").await?.contains("shop/closed\"") {
             ensure!(std::time::Instant::now() < until, "the proxy does not know the policy");
         }
-        if let Ok(stream) = reuse(&pods.0, from, to).await {
-            ensure!(talk(stream, b"x").await.is_err(), "it was let in");
-        }
+        let said = match reuse(&pods.0, from, to).await {
+            Ok(stream) => talk(stream, b"x").await.err().context("it was let in")?,
+            Err(error) => error,
+        };
         let port = format!("src.addr={from} ");
-        mesh.logged(0, &["direction=outbound", &port, "policy=shop/closed ", "reason=policy_denied_explicit "]).await?;
+        let denied =
+            mesh.logged(0, &["direction=outbound", &port, "policy=shop/closed ", "reason=policy_denied_explicit "]).await;
+        denied.with_context(|| format!("its program was told: {said:#}"))?;
         mesh.bed.shutdown().await;
     }
     Ok(())
@@ -109,10 +112,19 @@ async fn again(families: Families) -> anyhow::Result<()> {
 /// Connects from this very port.
 async fn reuse(pod: &Pod, from: SocketAddr, to: SocketAddr) -> anyhow::Result<TcpStream> {
     let new = if from.is_ipv4() { tokio::net::TcpSocket::new_v4 } else { tokio::net::TcpSocket::new_v6 };
-    let socket = pod.netns().run(new)??;
-    socket.set_reuseaddr(true)?;
-    socket.bind(from)?;
-    Ok(timeout(PATIENCE, socket.connect(to)).await??)
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let socket = pod.netns().run(new)??;
+        socket.set_reuseaddr(true)?;
+        socket.bind(from)?;
+        match timeout(PATIENCE, socket.connect(to)).await? {
+            // For a second after a connection the kernel does not let another one have its port.
+            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable && std::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            connected => return Ok(connected?),
+        }
+    }
 }
 
 fn echo_at(pod: &Pod, at: SocketAddr) -> anyhow::Result<tokio::task::JoinHandle<()>> {
