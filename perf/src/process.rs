@@ -95,6 +95,13 @@ pub fn memory(pid: u32) -> Memory {
     Memory { pss: field(&rollup, "Pss:") * 1024.0 / 1e6, rss: field(&rollup, "Rss:") * 1024.0 / 1e6 }
 }
 
+/// What the process has resident that is no file's, in MB: what it has allocated, and not the pages of its program.
+#[must_use]
+pub fn anonymous(pid: u32) -> f64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    field(&rollup, "Anonymous:") * 1024.0 / 1e6
+}
+
 /// Memory of several processes together, in MB (PSS).
 #[must_use]
 pub fn memory_of(pids: impl Iterator<Item = u32>) -> f64 {
@@ -130,7 +137,7 @@ mod tests {
         let during = used(pid) - before;
         assert!(during.cpu() > 0.0 && during.switches >= 0.0, "{during:?}");
         let Memory { pss, rss } = memory(pid);
-        assert!(pss > 0.1 && rss >= pss && peak(pid) > 0.1);
+        assert!(pss > 0.1 && rss >= pss && peak(pid) > 0.1 && anonymous(pid) > 0.1);
     }
 
     #[test]

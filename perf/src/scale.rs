@@ -43,6 +43,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the proxies are left alone before it is looked.
 const SETTLE: Duration = Duration::from_secs(8);
 
+/// How long until they have given back what a large change has left: telling of all workloads takes memory too.
+const REST: Duration = Duration::from_secs(15);
+
 /// What the kernel keeps for a socket is in these caches (`/proc/slabinfo`).
 const CACHES: [&str; 7] = ["TCP", "TCPv6", "sock_inode_cache", "filp", "eventpoll_epi", "eventpoll_pwq", "nf_conntrack"];
 
@@ -55,7 +58,7 @@ pub struct Scale {
     /// The most that a connection may take of one proxy's memory, and of the kernel's for that proxy's socket, together, in KB.
     #[arg(long, default_value_t = 12.0)]
     pub budget: f64,
-    /// Workloads whose memory is looked at before; 0 for none.
+    /// Workloads whose memory is looked at afterwards; 0 for none.
     #[arg(long, default_value_t = 10_000)]
     pub workloads: usize,
     /// Writes what was measured to this file.
@@ -131,10 +134,6 @@ async fn measure(scale: &Scale, count: usize) -> anyhow::Result<Outcome> {
     let bench = Bench::new(Rig::start_with(None, &[PATH], flags).await?, 1.0, 1.0);
     bench.warm(PATH).await?;
     let mut outcome = Outcome::default();
-    if scale.workloads > 0 {
-        progress(&format!("{} workloads", scale.workloads));
-        outcome.workload_bytes = Some(workloads(&bench.rig, scale.workloads).await?);
-    }
     let shares = shares(count);
     progress(&format!("{} clients and as many servers", shares.len()));
     bench.rig.change("scale.yaml", Some(&pods(shares.len())?), 2 * shares.len() as isize).await?;
@@ -163,6 +162,11 @@ async fn measure(scale: &Scale, count: usize) -> anyhow::Result<Outcome> {
     }
     for held in held {
         held.release().await?;
+    }
+    // Afterwards, so that what telling of all workloads leaves behind is not there for connections.
+    if scale.workloads > 0 {
+        progress(&format!("{} workloads", scale.workloads));
+        outcome.workload_bytes = Some(workloads(&bench.rig, scale.workloads).await?);
     }
     bench.rig.stop().await;
     Ok(outcome)
@@ -207,13 +211,14 @@ async fn open(rig: &Rig, pod: usize, count: usize) -> anyhow::Result<Held> {
 /// What the larger proxy holds for each of `count` workloads, bytes.
 async fn workloads(rig: &Rig, count: usize) -> anyhow::Result<f64> {
     let proxies = rig.proxies(PATH);
-    tokio::time::sleep(SETTLE).await;
-    let before = memory(&proxies)?;
+    let allocated = || proxies.iter().map(|proxy| process::anonymous(proxy.pid)).collect::<Vec<f64>>();
+    tokio::time::sleep(REST).await;
+    let before = allocated();
     let synthetic = Synthetic::add(rig, count).await?;
-    tokio::time::sleep(SETTLE).await;
-    let now = memory(&proxies)?;
+    tokio::time::sleep(REST).await;
+    let grown = allocated().iter().zip(before).map(|(now, before)| now - before).fold(0.0, f64::max);
     synthetic.remove(rig).await?;
-    Ok((now[0] - before[0]).max(now[1] - before[1]) * 1e6 / count as f64)
+    Ok(grown * 1e6 / count as f64)
 }
 
 /// PSS of the two proxies, MB.
@@ -244,9 +249,6 @@ fn slab(line: &str) -> Option<f64> {
 }
 
 fn print(outcome: &Outcome) {
-    if let Some(bytes) = outcome.workload_bytes {
-        println!("a workload takes {bytes:.0} bytes of a proxy, with what the allocator keeps free");
-    }
     let [client, server] = outcome.before_mb;
     println!("before the first connection: client's proxy {client:.1} MB, server's {server:.1} MB (PSS)");
     println!(
@@ -258,6 +260,9 @@ fn print(outcome: &Outcome) {
         let descriptors = stage.descriptors.map(|count| count.to_string()).join(" / ");
         let kernel = stage.kernel_kb_each.map_or_else(|| "not told".to_owned(), |each| format!("{each:.2} KB"));
         println!("{:>12} {:>20} {:>20} {descriptors:>16} {kernel:>18}", stage.connections, proxy(0), proxy(1));
+    }
+    if let Some(bytes) = outcome.workload_bytes {
+        println!("a workload takes {bytes:.0} bytes of the larger proxy, with what the allocator keeps free");
     }
 }
 
