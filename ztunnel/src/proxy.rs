@@ -237,9 +237,23 @@ impl Proxy {
 #[cfg(test)]
 mod tests {
     use ambit_api::workload as wire;
-    use ambit_model::convert::Entry;
+    use ambit_model::{Reason, convert::Entry};
 
     use crate::test_support::{pod, proxy};
+
+    #[tokio::test]
+    async fn a_pod_and_the_node_have_no_more_connections_than_they_may() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let (proxy, one, other) = (proxy(log.path()), pod(), pod());
+        let held = proxy.place(&one).unwrap_or_else(|refusal| panic!("{refusal}"));
+        for (pod, whose) in [(&one, "the pod"), (&other, "the node")] {
+            let refusal = proxy.place(pod).err().unwrap();
+            assert_eq!(refusal.reason, Reason::ConnectionLimit);
+            assert!(refusal.detail.starts_with(whose), "{refusal}");
+        }
+        drop(held);
+        assert!(proxy.place(&other).is_ok());
+    }
 
     #[tokio::test]
     async fn a_pod_s_connections_wait_until_every_address_is_known_and_those_to_it_until_every_policy_is() {

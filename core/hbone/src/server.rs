@@ -171,8 +171,7 @@ where
 {
     fn poll<D: Future<Output = ()>>(&mut self, cx: &mut Context<'_>, drain: Pin<&mut D>) -> Poll<Ended> {
         let ended = self.driver.poll(cx);
-        self.tell();
-        while let Some(request) = self.next_request() {
+        while let Some(request) = self.next() {
             self.requests += 1;
             self.handle(request);
         }
@@ -194,16 +193,16 @@ where
         Poll::Pending
     }
 
-    /// Tells of what was refused meanwhile.
-    fn tell(&self) {
-        let refused = self.driver.link().lock().take_refused();
+    /// The next request. Tells of what was refused meanwhile.
+    fn next(&self) -> Option<Request> {
+        let (request, refused) = {
+            let mut mux = self.driver.link().lock();
+            (mux.take_request(), mux.take_refused())
+        };
         if let (Some(mut refused), Some(on_refused)) = (refused, &self.config.on_refused) {
             refused.take().for_each(|(refused, count)| on_refused.tell(refused, count));
         }
-    }
-
-    fn next_request(&self) -> Option<Request> {
-        self.driver.link().lock().take_request()
+        request
     }
 
     /// Hands a request to its handler.

@@ -7,41 +7,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes that wait to be read or sent in all connections of the process, beyond what each has [`UNCOUNTED`], and how many there may be. Windows alone would allow
-/// each connection its own, and a peer may open thousands of connections.
-static UNREAD: Unread = Unread { held: AtomicUsize::new(0), limit: AtomicUsize::new(512 << 20) };
-/// What a connection may hold without being counted, so that short messages cost no access to what all share.
-const UNCOUNTED: usize = 16 << 10;
-/// The unit in which a connection counts what it holds.
-const COUNT: usize = 64 << 10;
-/// At the limit, tunnels are cut that hold as much as this and are sent more; an eighth above it, those that hold [`UNCOUNTED`].
-const GREEDY: usize = 1 << 20;
-
-/// What connections hold together.
-#[derive(Debug)]
-struct Unread {
-    held: AtomicUsize,
-    limit: AtomicUsize,
-}
-
-impl Unread {
-    /// How much a tunnel may hold and be sent more.
-    fn most(&self) -> usize {
-        let (held, limit) = (self.held.load(Ordering::Relaxed), self.limit.load(Ordering::Relaxed));
-        match held {
-            _ if held < limit => usize::MAX,
-            _ if held - limit < limit / 8 => GREEDY,
-            _ => UNCOUNTED,
-        }
-    }
-}
-
-/// Sets how many bytes that wait to be read or sent all tunnels of this process may hold, about: 512 MiB if not set. When there are more,
-/// less is taken in to be sent, and tunnels are cut that are sent more although nobody reads what came before, the greediest first; those that
-/// are read go on.
-pub fn limit_unread(bytes: usize) {
-    UNREAD.limit.store(bytes, Ordering::Relaxed);
-}
+use super::held::Account;
 
 /// How much may lie unread in one connection with its window given back.
 const MOST: usize = 128 << 20;
@@ -87,29 +53,25 @@ pub(crate) struct Credit {
     /// What is taken of the budget.
     taken: usize,
     budget: &'static Budget,
-    /// Memory for what is to be sent.
-    output: usize,
-    /// What is counted as held by the process.
-    counted: usize,
-    unread: &'static Unread,
+    /// What it holds, as part of what all connections hold.
+    pub(super) account: Account,
 }
 
 impl Drop for Credit {
     fn drop(&mut self) {
         self.budget.give_back(self.taken);
-        self.unread.held.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
 impl Credit {
     /// A window of `size` bytes.
     pub(crate) fn new(size: u32) -> Self {
-        Self::within(size, &BUDGET, &UNREAD)
+        Self::within(size, &BUDGET)
     }
 
-    fn within(size: u32, budget: &'static Budget, unread: &'static Unread) -> Self {
+    fn within(size: u32, budget: &'static Budget) -> Self {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        Self { size, window: size, owed: 0, early: 0, late: 0, taken: 0, budget, output: 0, counted: 0, unread }
+        Self { size, window: size, owed: 0, early: 0, late: 0, taken: 0, budget, account: Account::default() }
     }
 
     /// `count` bytes have arrived; whether they were allowed.
@@ -143,37 +105,7 @@ impl Credit {
         } else {
             self.late += count;
         }
-        self.count();
-    }
-
-    /// Whether a tunnel that holds so much unread must not be sent more, because all connections together hold too much.
-    pub(crate) fn is_too_much(&self, unread: usize) -> bool {
-        unread >= self.unread.most()
-    }
-
-    /// Whether all connections together hold so much that they should hold as little as they can.
-    pub(crate) fn is_short(&self) -> bool {
-        self.unread.most() != usize::MAX
-    }
-
-    /// Notes how much memory there is for what is to be sent.
-    pub(crate) fn set_output(&mut self, bytes: usize) {
-        self.output = bytes;
-        self.count();
-    }
-
-    /// Counts what it holds with what others hold.
-    fn count(&mut self) {
-        let held = (self.early + self.late + self.output).saturating_sub(UNCOUNTED);
-        if held > self.counted {
-            let more = (held - self.counted).next_multiple_of(COUNT);
-            self.counted += more;
-            self.unread.held.fetch_add(more, Ordering::Relaxed);
-        } else if held == 0 || held + 2 * COUNT < self.counted {
-            let less = self.counted - held.next_multiple_of(COUNT);
-            self.counted -= less;
-            self.unread.held.fetch_sub(less, Ordering::Relaxed);
-        }
+        self.account.set_unread(self.early + self.late);
     }
 
     /// `count` of the bytes that waited are read, or dropped.
@@ -191,7 +123,7 @@ impl Credit {
         if self.early == 0 && self.taken > 0 {
             self.budget.give_back(std::mem::take(&mut self.taken));
         }
-        self.count();
+        self.account.set_unread(self.early + self.late);
     }
 
     /// By how much the window is to be widened now, if it is worth a frame.
@@ -219,7 +151,7 @@ mod tests {
     #[test]
     fn all_connections_together_leave_no_more_unread_than_the_budget_and_their_windows() {
         static SMALL: Budget = Budget::new(10 << 20);
-        let mut connections: Vec<Credit> = (0..4).map(|_| Credit::within(2 << 20, &SMALL, &UNREAD)).collect();
+        let mut connections: Vec<Credit> = (0..4).map(|_| Credit::within(2 << 20, &SMALL)).collect();
         let mut unread = 0;
         for credit in &mut connections {
             let mut window = 2 << 20;
@@ -238,7 +170,7 @@ mod tests {
     #[test]
     fn a_window_that_is_nearly_used_up_by_stalled_readers_still_moves_for_the_others() {
         static NONE: Budget = Budget::new(0);
-        let mut credit = Credit::within(4 << 20, &NONE, &UNREAD);
+        let mut credit = Credit::within(4 << 20, &NONE);
         let mut window = 4 << 20;
         // Three and a half MiB of those that do not read.
         for _ in 0..7 {
@@ -251,34 +183,6 @@ mod tests {
             credit.release(count);
             window += credit.due().unwrap_or(0) as usize;
         }
-    }
-
-    #[test]
-    fn what_all_connections_leave_unread_is_counted_and_at_the_limit_the_greediest_are_sent_no_more() {
-        static MANY: Budget = Budget::new(1 << 40);
-        static FEW: Unread = Unread { held: AtomicUsize::new(0), limit: AtomicUsize::new(8 << 20) };
-        let mut connections: Vec<Credit> = (0..8).map(|_| Credit::within(4 << 20, &MANY, &FEW)).collect();
-        for credit in &mut connections {
-            credit.keep(UNCOUNTED);
-        }
-        assert_eq!(FEW.held.load(Ordering::Relaxed), 0, "short messages are not counted");
-        let mut dice = fastrand::Rng::with_seed(3);
-        for _ in 0..10_000 {
-            let credit = &mut connections[dice.usize(..8)];
-            let held = credit.early + credit.late;
-            if credit.is_too_much(held) || dice.bool() {
-                credit.release(held.min(dice.usize(..300_000)));
-            } else {
-                credit.keep(dice.usize(..300_000));
-            }
-            let held: usize = connections.iter().map(|credit| credit.early + credit.late).sum();
-            let counted = FEW.held.load(Ordering::Relaxed);
-            assert!(held <= counted + 8 * UNCOUNTED && counted <= held + 8 * 3 * COUNT, "{held} held, {counted} counted");
-        }
-        connections[0].keep(10 << 20);
-        assert!(connections[1].is_too_much(GREEDY) && connections[1].is_too_much(UNCOUNTED) && !connections[1].is_too_much(100));
-        drop(connections);
-        assert_eq!(FEW.held.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod batch;
 mod credit;
 mod failure;
+mod held;
 mod inbox;
 mod link;
 mod open;
@@ -25,9 +26,9 @@ use tokio::time::{Duration, Instant};
 
 pub(crate) use batch::{Batch, Shape};
 use credit::Credit;
-pub use credit::limit_unread;
 use failure::Reset;
 pub(crate) use failure::{Failure, Side};
+pub use held::limit_unread;
 pub(crate) use inbox::Inbox;
 pub(crate) use link::Link;
 pub(crate) use open::{EARLY, Opening, Unopenable};
@@ -400,7 +401,8 @@ impl Mux {
 
     /// Notes the memory for what is to be sent, `beside` that in the batch.
     pub(crate) fn note_output(&mut self, beside: usize) {
-        self.credit.set_output(self.batch.capacity() + beside);
+        let output = self.batch.capacity() + beside;
+        self.credit.account.set_output(output);
     }
 
     /// Some time has passed: the batch keeps as much memory as was needed meanwhile.

@@ -123,7 +123,7 @@ impl Mux {
             }
             self.credit.pass(len);
             gone += len;
-        } else if len > 0 && self.credit.is_too_much(stream.inbox.len() + usize::try_from(stream.handed).unwrap_or(0)) {
+        } else if len > 0 && self.credit.account.is_too_much(stream.inbox.len() + usize::try_from(stream.handed).unwrap_or(0)) {
             self.credit.pass(len);
             self.shed(id);
             return Ok(());

@@ -121,7 +121,7 @@ impl Mux {
 
     /// From how many bytes on the batch is full, and from how many even for a tunnel that has nothing in it.
     fn full(&self) -> (usize, usize) {
-        if self.credit.is_short() { (FULL_IF_SHORT, FULL_IF_SHORT) } else { (FULL, FULL_FOR_ALL) }
+        if self.credit.account.is_short() { (FULL_IF_SHORT, FULL_IF_SHORT) } else { (FULL, FULL_FOR_ALL) }
     }
 
     /// Wakes those whose turn it is to send. Returns whether there are more that could.
