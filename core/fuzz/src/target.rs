@@ -48,13 +48,14 @@ pub struct Target {
     tokens: Vec<Vec<u8>>,
     longest: usize,
     least_read: f64,
+    time: Duration,
 }
 
 impl Target {
     /// Inputs like those of `corpus`, of up to 16 KiB, of which one in twenty must be read.
     #[must_use]
     pub fn new(name: &'static str, corpus: Corpus) -> Self {
-        Self { name, corpus, tokens: Vec::new(), longest: 16 << 10, least_read: 0.05 }
+        Self { name, corpus, tokens: Vec::new(), longest: 16 << 10, least_read: 0.05, time: time() }
     }
 
     /// With byte strings that mean something in the format.
@@ -87,7 +88,7 @@ impl Target {
         for (what, bytes) in self.corpus.iter() {
             self.attempt(bytes, 0, &check, what);
         }
-        let (until, mut dice) = (Instant::now() + time(), Rng::new());
+        let (until, mut dice) = (Instant::now() + self.time, Rng::new());
         let (mut count, mut read) = (0_u64, 0_u64);
         while Instant::now() < until {
             let number = dice.u64(..);
@@ -125,9 +126,13 @@ impl Target {
 mod tests {
     use super::*;
 
+    fn short(name: &'static str) -> Target {
+        Target { time: Duration::from_secs(2), ..Target::new(name, Corpus::new().with("zeroes", [0; 4])) }
+    }
+
     #[test]
     fn what_panics_with_one_byte_is_found() {
-        let target = Target::new("one byte", Corpus::new().with("zeroes", [0; 4])).longest(8);
+        let target = short("one byte").longest(8);
         let found = catch_unwind(AssertUnwindSafe(|| {
             target.run(|bytes, _| {
                 assert!(!bytes.contains(&0xc0), "there it is");
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_target_that_reads_nothing_fails() {
-        let target = Target::new("nothing", Corpus::new().with("zeroes", [0; 4]));
+        let target = short("nothing");
         assert!(catch_unwind(AssertUnwindSafe(|| target.run(|_, _| false))).is_err());
     }
 }
