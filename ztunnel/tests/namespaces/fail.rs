@@ -224,7 +224,8 @@ async fn pod_goes(families: Families) -> anyhow::Result<()> {
     call_until_it_works(&client, to, PATIENCE).await?;
     let mut open = client.connect(to).await?;
     open.read_exact(&mut [0; 1]).await?;
-    mesh.nodes[1].agent.remove("uid-api").await?;
+    // Its sandbox ends; without the label its rules would go, and its connections with them.
+    mesh.nodes[1].agent.gone("uid-api").await;
     open.write_all(b"last words").await?;
     open.shutdown().await?;
     let mut answer = String::new();
