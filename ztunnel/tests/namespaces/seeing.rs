@@ -24,8 +24,9 @@ use crate::{
 
 /// How many states of the mesh are tried.
 const WORLDS: u16 = 500;
-/// The first of the ports from which connections are made, each from one of its own, by which the log tells of it.
-const FIRST_PORT: u16 = 20_000;
+/// The first of the ports from which connections are made, each from one of its own, by which the log tells of it. Below those that the
+/// kernel gives to others.
+const FIRST_PORT: u16 = 10_000;
 /// The last number of service addresses.
 const VIP: u8 = 10;
 const GATEWAY: u8 = 9;
