@@ -8,6 +8,7 @@ mod vacant;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -78,6 +79,16 @@ impl MeshState {
             Entry::Workload(workload) => self.insert_workload(*workload),
             Entry::Service(service) => self.insert_service(*service),
         }
+    }
+
+    /// Notes the addresses that a pod of the mesh leaves `now` because `new` takes its place: whoever has them next may be a pod of the mesh
+    /// too, as after its removal.
+    pub fn note_moved(&mut self, new: &Workload, now: Instant) {
+        let Some(old) = self.workloads.get(&new.uid).filter(|old| has_its_own_addresses(old)) else { return };
+        let stays = |ip: &IpAddr| old.network == new.network && new.addresses.contains(ip);
+        let left: Vec<_> =
+            old.addresses.iter().filter(|ip| !stays(ip)).map(|ip| NetworkAddress::new(old.network.clone(), *ip)).collect();
+        self.vacant.note(left.into_iter(), now);
     }
 
     /// Takes a workload, in place of the one with the same uid.
@@ -154,7 +165,7 @@ impl MeshState {
 
     /// As [`MeshState::remove_address`], and notes which addresses a pod of the mesh leaves `now`.
     pub fn vacate_address(&mut self, name: &str, now: Instant) {
-        if let Some(workload) = self.workloads.get(name).filter(|gone| gone.tunnel == Tunnel::Hbone && !gone.host_network) {
+        if let Some(workload) = self.workloads.get(name).filter(|gone| has_its_own_addresses(gone)) {
             self.vacant.note(workload.addresses.iter().map(|ip| NetworkAddress::new(workload.network.clone(), *ip)), now);
         }
         self.remove_address(name);
@@ -307,6 +318,11 @@ impl MeshState {
             .iter()
             .find(|workload| workload.namespace.as_str() == namespace && workload.identity == *identity)
     }
+}
+
+/// Whether it is a pod of the mesh whose addresses another one can get after it.
+fn has_its_own_addresses(workload: &Workload) -> bool {
+    workload.tunnel == Tunnel::Hbone && !workload.host_network
 }
 
 #[cfg(test)]

@@ -42,7 +42,12 @@ pub fn addresses(shared: Arc<Shared>) -> impl Handler + 'static {
             let mut reach = Reach::default();
             entries.iter().filter_map(|entry| names_other_policies(&shared, mesh, entry)).for_each(|uid| reach.add_workload(uid));
             removals.iter().for_each(|name| mesh.vacate_address(name, now));
-            entries.into_iter().for_each(|entry| mesh.insert(entry));
+            for entry in entries {
+                if let Entry::Workload(new) = &entry {
+                    mesh.note_moved(new, now);
+                }
+                mesh.insert(entry);
+            }
             unreadable.into_iter().for_each(|(name, claims)| mesh.insert_unreadable_address(&name, claims));
             reach
         });

@@ -154,4 +154,10 @@ fn an_address_that_a_pod_of_the_mesh_has_left_is_nobodys_until_somebody_is_told_
     assert!(matches!(go(&state, "10.0.0.4:80", 1), Plan::Passthrough(_)), "it went in clear before");
     state.insert_workload(workload("next", "10.0.0.2"));
     assert!(matches!(go(&state, "10.0.0.2:80", 1), Plan::Hbone(_)));
+    // One that comes back elsewhere under its name has left its address too.
+    let moved = workload("next", "10.0.0.9");
+    state.note_moved(&moved, begun + Duration::from_secs(100));
+    state.insert_workload(moved);
+    assert!(matches!(go(&state, "10.0.0.2:80", 120), Plan::Deny(_)));
+    assert!(matches!(go(&state, "10.0.0.9:80", 120), Plan::Hbone(_)));
 }
