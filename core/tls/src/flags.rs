@@ -18,7 +18,7 @@ pub struct ControlPlaneFlags {
     /// The certificate service, host:port; the discovery service's address if not set.
     #[arg(long, env = "CA_ADDRESS")]
     pub ca_address: Option<String>,
-    /// Where certificates come from: `ca` (the certificate service), `files:DIR` (`DIR/NAMESPACE/ACCOUNT/tls.crt`, `tls.key` and `ca.crt`,
+    /// Where certificates come from: `ca` (the certificate service), `files:DIR` (`DIR/NAMESPACE/ACCOUNT/tls.crt` and `tls.key`, `DIR/ca.crt`,
     /// followed as they change), or `spiffe:SOCKET` (the Workload API of a SPIRE agent).
     #[arg(long, env = "CERTIFICATES", default_value_t = SourceName::Authority)]
     pub certificates: SourceName,

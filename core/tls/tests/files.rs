@@ -45,13 +45,15 @@ impl Home {
 
     fn put(&self, name: &str, file: &str, content: &str) {
         std::fs::create_dir_all(self.of(name)).unwrap();
-        let new = self.of(name).join("new");
-        std::fs::write(&new, content).unwrap();
-        std::fs::rename(new, self.of(name).join(file)).unwrap();
+        replace(&self.of(name).join(file), content);
+    }
+
+    fn put_roots(&self, content: &str) {
+        replace(&self.0.path().join("ca.crt"), content);
     }
 
     fn put_all(&self, name: &str, svid: &PemSvid) {
-        self.put(name, "ca.crt", &svid.roots);
+        self.put_roots(&svid.roots);
         self.put(name, "tls.key", &svid.key);
         self.put(name, "tls.crt", &svid.chain);
     }
@@ -59,6 +61,12 @@ impl Home {
     fn store(&self) -> SvidStore {
         SvidStore::new(Arc::new(Files::new(self.0.path())), StoreConfig::default())
     }
+}
+
+fn replace(file: &Path, content: &str) {
+    let new = file.with_extension("new");
+    std::fs::write(&new, content).unwrap();
+    std::fs::rename(new, file).unwrap();
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

@@ -20,11 +20,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(5);
 /// The largest file that is read, in bytes.
 const MOST: u64 = 1 << 20;
-/// Certificate and intermediates, key, roots, as in a Kubernetes Secret of type TLS.
-const NAMES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
-
-/// Certificates in files: for each identity a directory `NAMESPACE/SERVICE-ACCOUNT` with `tls.crt` (leaf first), `tls.key` and `ca.crt`
-/// (the roots), all PEM. Files that change are read again; what does not fit together, because not all of it has been replaced yet, is
+/// Certificates in files: for each identity a directory `NAMESPACE/SERVICE-ACCOUNT` with `tls.crt` (leaf first) and `tls.key`, and `ca.crt`
+/// (the roots) once for all of them, all PEM: whoever writes the files of one identity does not say whom the node believes. Files that change are read again; what does not fit together, because not all of it has been replaced yet, is
 /// not used.
 #[derive(Debug)]
 pub struct Files {
@@ -40,8 +37,8 @@ impl Files {
 
     fn paths(&self, id: &SpiffeId) -> [PathBuf; 3] {
         // Neither name has a slash. An account can be called "..", but whose a certificate is, is checked.
-        let directory = self.directory.join(id.namespace().as_str()).join(id.service_account().as_str());
-        NAMES.map(|name| directory.join(name))
+        let own = self.directory.join(id.namespace().as_str()).join(id.service_account().as_str());
+        [own.join("tls.crt"), own.join("tls.key"), self.directory.join("ca.crt")]
     }
 }
 
