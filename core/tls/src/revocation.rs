@@ -16,8 +16,10 @@ use crate::{TlsError, Trust};
 
 /// How often it is looked whether the file has changed.
 const LOOK: Duration = Duration::from_secs(5);
-/// The largest file that is read, in bytes: each handshake hashes the whole list of the peer's authority to check its signature.
-const MOST: u64 = 4 << 20;
+/// The largest file that is read, in bytes.
+const MOST: u64 = 64 << 20;
+/// Beyond this a handshake takes noticeably longer: each hashes the whole list of the peer's authority to check its signature.
+const LONG: u64 = 4 << 20;
 
 /// What holds for certificates of whose authority there is no list, or an old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,8 +162,12 @@ async fn stamp(file: &Path) -> Option<Stamp> {
 
 async fn read(file: &Path, unlisted: Unlisted) -> Result<Revocations, TlsError> {
     let failed = |error| TlsError::file("read", file, error);
-    if tokio::fs::metadata(file).await.map_err(failed)?.len() > MOST {
+    let length = tokio::fs::metadata(file).await.map_err(failed)?.len();
+    if length > MOST {
         return Err(TlsError::malformed("revocation list", "the file is too large"));
+    }
+    if length > LONG {
+        tracing::warn!(file = %file.display(), length, "the revocation lists are long: each handshake takes longer");
     }
     let lists = Revocations::from_pem(&tokio::fs::read_to_string(file).await.map_err(failed)?, unlisted)?;
     // It is being written, or was cut off: nobody who heeds lists means to heed none.
