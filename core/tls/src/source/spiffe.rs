@@ -45,13 +45,18 @@ struct Material {
 }
 
 impl WorkloadApi {
-    /// The agent at `endpoint`: `unix:///path`, or `tcp://ip:port`.
+    /// The agent at `endpoint`: `unix:///path`, or `tcp://ip:port` with an address of this host, since keys come in clear.
     ///
     /// # Errors
-    /// When that is no endpoint.
+    /// When that is no endpoint, or not on this host.
     pub fn new(endpoint: &str) -> Result<Self, TlsError> {
         let unusable = |error| TlsError::Unreachable { address: endpoint.to_owned(), detail: format!("{error}") };
-        Endpoint::parse(endpoint).map_err(unusable)?;
+        if let Endpoint::Tcp { host, .. } = Endpoint::parse(endpoint).map_err(unusable)?
+            && !host.is_loopback()
+        {
+            let detail = "keys would cross the network in clear: only unix:// or an address of loopback".to_owned();
+            return Err(TlsError::Unreachable { address: endpoint.to_owned(), detail });
+        }
         Ok(Self { endpoint: endpoint.to_owned(), state: Mutex::default() })
     }
 
