@@ -118,6 +118,11 @@ impl SeriesLimit {
             let Some(lease) = sets.leases.get(labels) else { continue };
             // Whoever has it and did not use it learns at the next use that it is gone.
             if lease.users.compare_exchange(0, GONE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                // It may have been used since it was looked at. Who comes now waits for the sets, and finds it.
+                if lease.last.load(Ordering::Acquire) > before {
+                    lease.users.store(0, Ordering::Release);
+                    continue;
+                }
                 sets.leases.remove(labels);
                 forget(labels);
                 left += 1;
