@@ -52,7 +52,7 @@ fn collect(limit: Duration, ended: &AtomicBool) -> io::Result<(Modules, Counted)
     let modules = Modules::load()?;
     let mut counted = Counted::new();
     let mut unwinder = Unwinder::default();
-    let sampler = Sampler::start(PERIOD)?;
+    let mut sampler = Sampler::start(PERIOD)?;
     let until = Instant::now() + limit;
     while Instant::now() < until && !ended.load(Ordering::Relaxed) {
         std::thread::sleep(TAKE.min(until.saturating_duration_since(Instant::now())));

@@ -93,7 +93,7 @@ impl Sampler {
     }
 
     /// Has `each` see the samples that are there, and makes room for others.
-    pub fn take(&self, mut each: impl FnMut(&Sample)) {
+    pub fn take(&mut self, mut each: impl FnMut(&Sample)) {
         for slot in &self.0.slots {
             if slot.state.load(Ordering::Acquire) == READY {
                 // SAFETY: a handler has left it, and none touches it before it is free.
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn whoever_runs_is_sampled_with_the_stack_in_use() {
         let marker = [0x5eed_5eed_5eed_5eed_u64; 8];
-        let sampler = Sampler::start(Duration::from_millis(1)).unwrap();
+        let mut sampler = Sampler::start(Duration::from_millis(1)).unwrap();
         assert_eq!(Sampler::start(Duration::from_millis(1)).err().unwrap().kind(), io::ErrorKind::ResourceBusy);
         let (mut samples, mut found) = (0, false);
         let until = Instant::now() + Duration::from_secs(20);
