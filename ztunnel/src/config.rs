@@ -55,7 +55,7 @@ pub struct Config {
     #[arg(long, env = "ACCESS_LOG_SAMPLE", default_value_t = 1.0)]
     pub access_log_sample: f64,
     /// Collector that spans of connections are sent to over OTLP/HTTP, http://host:port; none are sent if not set.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    #[arg(long, env = "OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<Collector>,
     /// The share, 0 to 1, of connections of which spans are sent. At the destination's node, what the client's proxy has chosen counts.
     #[arg(long, env = "TRACE_SAMPLE", default_value_t = 0.01)]
