@@ -82,7 +82,8 @@ cargo test --locked --quiet "${packages[@]}" --lib --bins --tests --no-run
 step "tests"
 log="$PWD/target/test.log"
 status=0
-cargo test --locked "${packages[@]}" --lib --bins --tests --no-fail-fast 2>&1 | tee "$log" || status=$?
+# Longer than it may ever take: what hangs fails.
+timeout --kill-after=60 5400 cargo test --locked "${packages[@]}" --lib --bins --tests --no-fail-fast 2>&1 | tee "$log" || status=$?
 passed=$(sed -n 's/^test result: .* \([0-9]*\) passed;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
 failed=$(sed -n 's/^test result: .* passed; \([0-9]*\) failed;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')
 ignored=$(sed -n 's/^test result: .* failed; \([0-9]*\) ignored;.*/\1/p' "$log" | awk '{n += $1} END {print n + 0}')

@@ -134,7 +134,7 @@ async fn limits() -> anyhow::Result<()> {
 }
 
 async fn quiet() -> anyhow::Result<()> {
-    let mesh = Mesh::start_adding(|_, _| ["--idle-seconds", "4", "--half-open-seconds", "1"].map(Into::into).to_vec()).await?;
+    let mesh = Mesh::start_adding(|_, _| ["--idle-seconds", "10", "--half-open-seconds", "4"].map(Into::into).to_vec()).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
     let near = mesh.pod(0, "near").await?;
     let listener = server.listen(SocketAddr::from(([0_u16; 8], 8080)))?;
@@ -170,7 +170,7 @@ async fn quiet() -> anyhow::Result<()> {
     }
     // One that carries something now and then is not ended.
     let mut stream = client.connect(warm).await?;
-    for _ in 0..6 {
+    for _ in 0..12 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         stream.write_all(b"still here").await?;
     }
