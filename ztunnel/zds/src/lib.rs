@@ -2,7 +2,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | [`file`] | the file at which a Unix socket listens |
+//! | [`mod@file`] | the file at which a Unix socket listens |
 //! | [`protocol`] | the packets, as requests and answers |
 //! | [`seqpacket`] | the Unix socket that carries them, with the descriptors of namespaces |
 
