@@ -25,8 +25,11 @@ use crate::{
 
 /// How often it is looked how busy the workers are.
 const WINDOW: Duration = Duration::from_millis(100);
-/// From this share of a core on, others take new connections.
+/// From this share of a core on a worker is busy.
 const BUSY: f64 = 0.75;
+/// A worker that has been busy for as long leaves new connections to others. Connections come in bursts, which keep it busy for a moment and
+/// say nothing of what they carry later, and they stay where they were taken.
+const SUSTAINED: Duration = Duration::from_secs(1);
 /// How long it is not tried again to start a worker that could not be started.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -179,7 +182,30 @@ struct Balance {
     since: Instant,
     /// What each worker had used then; nothing for one that takes no connections.
     used: Vec<Option<Duration>>,
+    /// For how long the first worker had been busy then.
+    busy: Duration,
     next: usize,
+}
+
+impl Balance {
+    fn new(workers: usize) -> Self {
+        Self { since: Instant::now(), used: vec![Some(Duration::ZERO); workers], busy: Duration::ZERO, next: 0 }
+    }
+
+    /// Chooses anew by what the workers have used by now.
+    fn look(&mut self, now: Instant, used: Vec<Option<Duration>>) {
+        let passed = now.duration_since(self.since);
+        let shares: Vec<f64> = used.iter().zip(&self.used).map(|(now, before)| share(*now, *before, passed)).collect();
+        self.busy = match shares.first() {
+            // It has ended: nobody has to wait.
+            Some(first) if first.is_infinite() => SUSTAINED,
+            Some(first) if *first >= BUSY => self.busy.saturating_add(passed),
+            _ => Duration::ZERO,
+        };
+        self.next = if self.busy < SUSTAINED { 0 } else { least_busy(&shares) };
+        self.since = now;
+        self.used = used;
+    }
 }
 
 impl Workers {
@@ -190,7 +216,7 @@ impl Workers {
     pub fn start(proxy: Proxy, count: Option<NonZero<usize>>) -> io::Result<Self> {
         let count = count.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
         let others: Vec<Other> = (1..count).map(|_| Other::new(proxy.with_own_tunnels())).collect();
-        let balance = Mutex::new(Balance { since: Instant::now(), used: vec![Some(Duration::ZERO); count], next: 0 });
+        let balance = Mutex::new(Balance::new(count));
         Ok(Self { first: Worker::start(0, Arc::new(proxy))?, others, balance })
     }
 
@@ -205,7 +231,7 @@ impl Workers {
         std::iter::once(&self.first.proxy).chain(self.others.iter().map(|other| &other.proxy))
     }
 
-    /// The worker that takes the next connection: the first unless it is busy, then the one that is least so.
+    /// The worker that takes the next connection: the first unless it has been busy for a while, then the one that is least so.
     #[must_use]
     pub fn choose(&self) -> &Worker {
         if self.others.is_empty() {
@@ -213,12 +239,9 @@ impl Workers {
         }
         let mut balance = self.balance.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let passed = now.duration_since(balance.since);
-        if passed >= WINDOW {
-            let used = std::iter::once(self.first.thread.used()).chain(self.others.iter().map(Other::used));
-            let used: Vec<Option<Duration>> = used.collect();
-            let shares: Vec<f64> = used.iter().zip(&balance.used).map(|(now, before)| share(*now, *before, passed)).collect();
-            *balance = Balance { since: now, used, next: least_busy(&shares) };
+        if now.duration_since(balance.since) >= WINDOW {
+            let used = std::iter::once(self.first.thread.used()).chain(self.others.iter().map(Other::used)).collect();
+            balance.look(now, used);
         }
         let next = balance.next;
         drop(balance);
@@ -240,33 +263,55 @@ fn share(now: Option<Duration>, before: Option<Duration>, passed: Duration) -> f
     now.map_or(f64::INFINITY, |now| now.saturating_sub(before.unwrap_or(now)).as_secs_f64() / passed.as_secs_f64())
 }
 
-/// The number of the worker that takes new connections, by the share of a core that each has used.
+/// The number of the worker that has used the least share of a core.
 fn least_busy(shares: &[f64]) -> usize {
-    match shares {
-        [first, ..] if *first < BUSY => 0,
-        _ => shares.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(at, _)| at),
-    }
+    shares.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(at, _)| at)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Workers of which each uses a share of its core for some time; returns who takes the connections then.
+    fn after(balance: &mut Balance, shares: &[f64], time: Duration) -> usize {
+        let windows = time.as_millis() / WINDOW.as_millis();
+        for _ in 0..windows {
+            let used =
+                balance.used.iter().zip(shares).map(|(used, share)| Some(used.unwrap_or_default() + WINDOW.mul_f64(*share)));
+            let used = used.collect();
+            balance.look(balance.since + WINDOW, used);
+        }
+        balance.next
+    }
+
     #[test]
-    fn the_first_worker_takes_all_connections_until_it_is_busy() {
-        assert_eq!(least_busy(&[0.1, 0.0, 0.0]), 0);
-        assert_eq!(least_busy(&[0.7, 0.0, 0.0]), 0);
-        assert_eq!(least_busy(&[0.8, 0.0, 0.0]), 1);
-        assert_eq!(least_busy(&[0.9, 0.5, 0.3]), 2);
-        assert_eq!(least_busy(&[0.8, 0.95, 0.9]), 0);
+    fn the_first_worker_takes_all_connections_until_it_has_been_busy_for_a_while() {
+        let mut balance = Balance::new(3);
+        assert_eq!(after(&mut balance, &[0.7, 0.0, 0.0], 3 * SUSTAINED), 0);
+        assert_eq!(after(&mut balance, &[0.9, 0.0, 0.0], SUSTAINED - WINDOW), 0);
+        assert_eq!(after(&mut balance, &[0.9, 0.5, 0.3], WINDOW), 2);
+        assert_eq!(after(&mut balance, &[0.8, 0.95, 0.9], WINDOW), 0);
+        assert_eq!(after(&mut balance, &[0.8, 0.2, 0.9], WINDOW), 1);
+        assert_eq!(after(&mut balance, &[0.7, 0.2, 0.9], WINDOW), 0);
+        assert_eq!(after(&mut balance, &[1.0, 0.2, 0.9], WINDOW), 0, "a new burst");
+    }
+
+    #[test]
+    fn connections_that_come_seldom_find_who_was_busy_since_the_last_one() {
+        let mut balance = Balance::new(2);
+        balance.look(balance.since + 5 * SUSTAINED, vec![Some(SUSTAINED.mul_f64(4.5)), Some(Duration::ZERO)]);
+        assert_eq!(balance.next, 1);
     }
 
     #[test]
     fn a_worker_that_has_ended_or_cannot_be_started_is_the_last_to_be_chosen() {
         let at = |millis| Some(Duration::from_millis(millis));
-        let share = |now, before| share(now, before, Duration::from_millis(100));
-        assert_eq!(least_busy(&[share(at(190), at(100)), share(None, at(20))]), 0);
-        assert_eq!(least_busy(&[share(at(190), at(100)), share(None, None), share(at(80), at(0))]), 2);
+        let mut balance = Balance::new(3);
+        balance.used = vec![at(0), None, at(0)];
+        balance.look(balance.since + SUSTAINED, vec![at(900), None, at(950)]);
+        assert_eq!(balance.next, 0);
+        balance.look(balance.since + WINDOW, vec![None, None, at(960)]);
+        assert_eq!(balance.next, 2, "at once when the first one has ended");
     }
 
     #[tokio::test]
