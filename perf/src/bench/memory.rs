@@ -16,8 +16,8 @@ use crate::{
 /// Connections that are held to see what one costs.
 pub const HELD: usize = 1000;
 
-/// How long the proxies are left alone before their memory is looked at.
-const REST: Duration = Duration::from_millis(500);
+/// How long connections that are held have been idle when memory is looked at: what opening them took is not what they need.
+const REST: Duration = Duration::from_secs(5);
 
 /// Connections that are held by a load.
 pub struct Held {
