@@ -43,9 +43,8 @@ impl Peer {
     /// The record of something about the connection itself, or about a tunnel in it of which nothing is known.
     pub(super) fn record(&self) -> Record {
         let mut record = self.proxy.telemetry.begin(Direction::Inbound, self.from, self.at);
-        record.source_identity = Some(self.id.clone());
-        record.destination_identity = Some(self.pod.identity.clone());
-        record.security = Security::MutualTls;
+        record.from_identity(&self.id);
+        record.secured(Security::MutualTls, Some(&self.pod.identity));
         record
     }
 }
@@ -109,10 +108,9 @@ fn tunnel(peer: Peer, incoming: Incoming) -> impl Future<Output = ()> + Send {
 async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     let (proxy, pod) = (&peer.proxy, &peer.pod);
     let mut record = proxy.telemetry.begin(Direction::Inbound, peer.from, peer.at);
-    record.source_identity = Some(peer.id.clone());
-    record.destination_identity = Some(pod.identity.clone());
-    record.security = Security::MutualTls;
-    record.trace = Trace::read(incoming.headers());
+    record.from_identity(&peer.id);
+    record.secured(Security::MutualTls, Some(&pod.identity));
+    record.learn(|facts| facts.trace = Trace::read(incoming.headers()));
     // One connection carries many tunnels, each of which counts.
     let places = match proxy.place_from(pod, peer.from.ip()) {
         Ok(places) => places,
@@ -189,7 +187,7 @@ pub(crate) fn decide(
     target: &Target,
     record: &mut Record,
 ) -> Result<Admitted, Refusal> {
-    record.target = plan::Target { workload: Some(Arc::clone(workload)), service: None };
+    record.learn(|facts| facts.kind.target = plan::Target { workload: Some(Arc::clone(workload)), service: None });
     let admitted = arrive::tunnelled(workload, target)?;
     permit((proxy, pod), workload, Some(id), from, admitted.destination, record)?;
     Ok(admitted)

@@ -48,11 +48,11 @@ fn permit(
     let Decided { allowed, source } = pod.decisions.get(proxy.state.changes().version, &connection, || {
         proxy.state.read(|mesh| {
             let source = mesh.workload_at(&NetworkAddress::new(workload.network.clone(), from.ip())).cloned();
-            record.source_workload.clone_from(&source);
+            record.learn(|facts| facts.kind.source_workload.clone_from(&source));
             decide(mesh, workload, &connection).map(|allowed| Decided { allowed, source })
         })
     })?;
-    record.source_workload = source;
+    record.learn(|facts| facts.kind.source_workload = source);
     record.decided(policies);
     record.allowed(allowed);
     Ok(())

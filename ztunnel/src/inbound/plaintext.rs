@@ -50,7 +50,7 @@ async fn open(proxy: &Proxy, pod: &Pod, client: &TcpStream, from: SocketAddr, re
     let destination = socket::original_destination_from(client, from).map_err(|_| arrive::itself(port::INBOUND_PLAINTEXT))?;
     record.destination(destination);
     let workload = proxy.destination(pod).await.ok_or_else(|| arrive::destination_unknown(&proxy.captured(pod)))?;
-    record.target = plan::Target { workload: Some(Arc::clone(&workload)), service: None };
+    record.learn(|facts| facts.kind.target = plan::Target { workload: Some(Arc::clone(&workload)), service: None });
     let destination = admit_plaintext(&workload, destination)?;
     permit((proxy, pod), &workload, None, from, destination, record)?;
     let server = proxy.connect(pod, destination, same_family(from.ip(), destination)).await?;

@@ -64,14 +64,13 @@ pub(crate) async fn open(
     plan: &Hbone,
     outbound: &mut Record,
 ) -> Result<Near, Refusal> {
-    outbound.security = Security::NodeLocal;
-    outbound.destination_identity = Some(neighbour.pod.identity.clone());
+    outbound.secured(Security::NodeLocal, Some(&neighbour.pod.identity));
     let mut record = proxy.telemetry.begin(Direction::Inbound, from, plan.authority);
-    record.source_identity = Some(pod.identity.clone());
-    record.destination_identity = Some(neighbour.pod.identity.clone());
-    record.security = Security::NodeLocal;
+    record.from_identity(&pod.identity);
+    record.secured(Security::NodeLocal, Some(&neighbour.pod.identity));
     record.count_with(outbound);
-    record.trace = Some(outbound.traced().next());
+    let trace = outbound.traced().next();
+    record.learn(|facts| facts.trace = Some(trace));
     let peer =
         Peer { proxy: Arc::clone(proxy), pod: Arc::clone(&neighbour.pod), id: pod.identity.clone(), from, at: plan.authority };
     let mut half = Half(Some(record));
@@ -112,7 +111,9 @@ impl Near {
         let joined = copy::join(TcpSide::from(upstream), TcpSide::from(client), counters);
         let Some(record) = &mut half.0 else { return EndedBy::Finished };
         let connection = Connection { source: Some(peer.id), source_ip: peer.from.ip(), destination: admitted.destination };
-        let revoked = Watched::new(&peer.proxy, workload, connection, record).revoked(record);
+        let watched = Watched::new(&peer.proxy, workload, connection, record);
+        record.established();
+        let revoked = watched.revoked(record);
         let ended = tokio::select! {
             // Whether it still may comes before its first byte.
             biased;

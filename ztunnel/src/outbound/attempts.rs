@@ -66,7 +66,7 @@ impl Client<'_> {
                 // When every endpoint was tried, what the last one said tells more.
                 Err(denied) => {
                     return Err(failed.unwrap_or_else(|| {
-                        record.target = denied.target;
+                        record.learn(|facts| facts.kind.target = denied.target);
                         denied.refusal
                     }));
                 }

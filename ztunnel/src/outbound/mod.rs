@@ -40,7 +40,7 @@ pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketA
 
 async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {
     let mut record = proxy.telemetry.begin(Direction::Outbound, from, OUTBOUND);
-    record.source_identity = Some(pod.identity.clone());
+    record.from_identity(&pod.identity);
     let opened = match proxy.admit(&pod, &client) {
         Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|taken| (taken, places)),
         Err(refusal) => Err(refusal),
@@ -91,7 +91,7 @@ async fn open(
     record.destination(destination);
     arrive::not_itself(destination, client.local_addr().map(canonical).ok())?;
     let source = proxy.source(pod).await.ok_or_else(|| arrive::source_unknown(&proxy.captured(pod)))?;
-    record.source_workload = Some(Arc::clone(&source));
+    record.learn(|facts| facts.kind.source_workload = Some(Arc::clone(&source)));
     attempts::Client { proxy, pod, source: &source, stream: client, from, destination }.connect(record).await
 }
 

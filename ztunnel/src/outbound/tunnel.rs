@@ -60,7 +60,8 @@ pub(super) async fn open(
         netns: Some(pod.netns.inode()),
     };
     let trace = record.traced();
-    let headers = headers::of(pod, record.source_workload.as_ref(), from, &plan.target, &trace);
+    let headers =
+        headers::of(pod, record.facts().and_then(|facts| facts.kind.source_workload.as_ref()), from, &plan.target, &trace);
     let request = ConnectRequest { authority: Authority::from(plan.authority), headers };
     let dial = || async {
         // As it is now: another one's dial may have been waited for, and what was renewed meanwhile is retired already.
@@ -93,8 +94,7 @@ pub(super) async fn open(
 }
 
 fn verified(plan: &Hbone, record: &mut Record) {
-    record.security = Security::MutualTls;
-    record.destination_identity = plan.expected.first().cloned();
+    record.secured(Security::MutualTls, plan.expected.first());
 }
 
 /// Completes with a reason when the client resets. A client that only ended its sending is still there.

@@ -68,7 +68,7 @@ impl Telemetry {
 }
 
 fn told(open: &Open) -> Option<(Owner, Connection)> {
-    let kind = open.series.kind.as_ref()?;
+    let kind = open.series.kind();
     let workload = match kind.direction {
         Direction::Outbound => kind.source_workload.as_ref(),
         Direction::Inbound => kind.target.workload.as_ref(),
@@ -84,7 +84,7 @@ fn told(open: &Open) -> Option<(Owner, Connection)> {
         dst_identity,
         service: kind.target.service.as_ref().map(|service| (&*service.key.hostname).into()),
         security: kind.security.as_str(),
-        policy: open.policy().map(|policy| policy.to_string()),
+        policy: open.allowed().policy.as_ref().map(ToString::to_string),
         bytes_sent,
         bytes_received,
         age: open.ends.begun.elapsed(),

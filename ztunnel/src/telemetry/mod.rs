@@ -86,8 +86,7 @@ mod tests {
         let address = |text: &str| text.parse().unwrap();
         let mut record = telemetry.begin(Direction::Outbound, address("10.0.0.1:4000"), address("10.96.0.1:80"));
         record.towards(&Target::default(), None);
-        record.security = Security::MutualTls;
-        record.destination_identity = Some("spiffe://cluster.local/ns/shop/sa/api".parse().unwrap());
+        record.secured(Security::MutualTls, Some(&"spiffe://cluster.local/ns/shop/sa/api".parse().unwrap()));
         record.towards(&Target::default(), None);
         record.finish();
         telemetry.flush();

@@ -10,22 +10,28 @@ use std::{
 };
 
 use ambit_hbone::copy::Counters;
-use ambit_model::policy::PolicyKey;
-use ambit_runtime::telemetry::Direction;
+use ambit_model::authorize::Allowed;
+use ambit_runtime::telemetry::{Direction, InUse, Trace};
 
 use super::series::Series;
 
-/// What is counted of an open connection.
+/// An open connection.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) counters: Arc<Counters>,
     /// Whose pump counts.
     pub(super) counted: Direction,
     pub(super) ends: Ends,
-    /// The ALLOW policy by which it may; another one may take its place.
-    policy: Mutex<Option<PolicyKey>>,
-    /// Its metrics.
+    /// The W3C trace that it is part of.
+    pub(super) trace: Option<Trace>,
+    /// Why it may; something else may take its place.
+    allowed: Mutex<Allowed>,
+    /// Its metrics, and who is at its ends.
     pub(super) series: Arc<Series>,
+    /// Its series stay as long as it does.
+    _used: InUse,
+    /// Its number among those that are open.
+    place: AtomicU32,
     /// What of the counters is in the metrics already: bytes sent and received.
     reported: [AtomicU64; 2],
     /// What it had carried when that was last looked at, and when that was otherwise, in seconds since it stands.
@@ -45,25 +51,34 @@ pub(super) struct Ends {
 }
 
 impl Open {
-    pub(super) fn new(counters: Arc<Counters>, counted: Direction, ends: Ends, series: Arc<Series>) -> Self {
+    pub(super) fn new(
+        counters: Arc<Counters>,
+        counted: Direction,
+        ends: Ends,
+        (series, used): (Arc<Series>, InUse),
+        trace: Option<Trace>,
+    ) -> Self {
         Self {
             counters,
             counted,
             ends,
-            policy: Mutex::default(),
+            trace,
+            allowed: Mutex::default(),
             series,
+            _used: used,
+            place: AtomicU32::new(NOWHERE),
             reported: Default::default(),
             seen: AtomicU64::new(0),
             since: AtomicU32::new(0),
         }
     }
 
-    pub(super) fn policy(&self) -> Option<PolicyKey> {
-        self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn allowed(&self) -> MutexGuard<'_, Allowed> {
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_policy(&self, policy: Option<PolicyKey>) {
-        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    pub(super) fn set_allowed(&self, allowed: Allowed) {
+        *self.allowed() = allowed;
     }
 
     /// Ends the connection if it has carried nothing for so long. To be called by one task, again and again.
@@ -112,6 +127,8 @@ struct Places {
     free: Vec<u32>,
 }
 
+/// The place of a connection that has none: there are more than numbers.
+const NOWHERE: u32 = u32::MAX;
 /// How many connections are reported before others may open or end.
 const AT_ONCE: usize = 256;
 /// Room for so many places is kept when no connection is open.
@@ -122,21 +139,27 @@ impl OpenConnections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place; nothing when there are more connections than numbers.
-    pub(super) fn add(&self, open: &Arc<Open>) -> Option<u32> {
+    /// Gives it a place, if there is one.
+    pub(super) fn add(&self, open: &Arc<Open>) {
         let mut places = self.places();
         let place = match places.free.pop() {
             Some(place) => place,
-            None => {
-                places.taken.push(None);
-                u32::try_from(places.taken.len() - 1).ok()?
-            }
+            None => match u32::try_from(places.taken.len()) {
+                Ok(place) if place != NOWHERE => {
+                    places.taken.push(None);
+                    place
+                }
+                _ => return,
+            },
         };
-        *places.taken.get_mut(place as usize)? = Some(Arc::clone(open));
-        Some(place)
+        open.place.store(place, Ordering::Relaxed);
+        if let Some(taken) = places.taken.get_mut(place as usize) {
+            *taken = Some(Arc::clone(open));
+        }
     }
 
-    pub(super) fn remove(&self, place: u32) {
+    pub(super) fn remove(&self, open: &Open) {
+        let place = open.place.load(Ordering::Relaxed);
         let mut places = self.places();
         if let Some(taken) = places.taken.get_mut(place as usize) {
             *taken = None;
@@ -185,12 +208,20 @@ mod tests {
         let all = OpenConnections::default();
         let nowhere = SocketAddr::from(([0; 4], 0));
         let ends = Ends { source: nowhere, destination: nowhere, reached: None, begun: Instant::now() };
-        let open = || Arc::new(Open::new(Arc::default(), Direction::Outbound, ends, Arc::new(Series::of_nothing())));
-        let places: Vec<u32> = (0..2000).map(|_| all.add(&open()).unwrap()).collect();
-        assert_eq!(places, (0..2000).collect::<Vec<_>>());
-        all.remove(7);
+        let series = Arc::new(Series::of_nothing());
+        let open = || {
+            let used = (Arc::clone(&series), InUse::default());
+            let open = Arc::new(Open::new(Arc::default(), Direction::Outbound, ends, used, None));
+            all.add(&open);
+            open
+        };
+        let mut opened: Vec<Arc<Open>> = (0..2000).map(|_| open()).collect();
+        let places = |opened: &[Arc<Open>]| Vec::from_iter(opened.iter().map(|open| open.place.load(Ordering::Relaxed)));
+        assert_eq!(places(&opened), (0..2000).collect::<Vec<_>>());
+        all.remove(&opened.remove(7));
         assert_eq!((all.some(10).0.len(), all.some(10).1, all.some(5000).0.len()), (10, 1989, 1999));
-        assert_eq!(all.add(&open()), Some(7));
+        opened.push(open());
+        assert_eq!(places(&opened[1999..]), [7]);
         all.report();
         let some = all.some(1).0;
         all.expire(Duration::from_secs(1), Duration::from_secs(1));
@@ -198,7 +229,7 @@ mod tests {
         some[0].since.store(0, Ordering::Relaxed);
         all.expire(Duration::ZERO, Duration::from_secs(1));
         assert!(some[0].counters.is_cut(), "it has carried nothing for as long as that");
-        places.into_iter().for_each(|place| all.remove(place));
+        opened.iter().for_each(|open| all.remove(open));
         assert_eq!(all.places().taken.capacity(), 0);
     }
 }

@@ -1,17 +1,11 @@
 //! The record of one connection: what is learnt of it, and what is written when it ends.
 
-use std::{
-    io,
-    net::SocketAddr,
-    ops::{Deref, DerefMut},
-    sync::Arc,
-    time::Instant,
-};
+use std::{io, mem, net::SocketAddr, sync::Arc, time::Instant};
 
 use ambit_hbone::copy::{Counters, EndedBy};
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, authorize::Allowed, plan::Target, policy::PolicyKey, workload::Workload};
-use ambit_runtime::telemetry::{Direction, Entry, InUse, Security, Spans, Trace};
+use ambit_model::{Reason, Refusal, authorize::Allowed, plan::Target};
+use ambit_runtime::telemetry::{Direction, Entry, Security, Spans, Trace};
 use tokio::sync::watch;
 
 use super::{
@@ -22,130 +16,139 @@ use super::{
 
 /// The record of one connection.
 #[derive(Debug)]
-pub struct Record(Box<Facts>);
-
-/// What is learnt of a connection.
-#[derive(Debug)]
-pub struct Facts {
+pub struct Record {
     telemetry: Telemetry,
-    direction: Direction,
-    begun: Instant,
-    source: SocketAddr,
-    destination: SocketAddr,
-    reached: Option<SocketAddr>,
-    /// The workload that opened the connection, when it is known.
-    pub source_workload: Option<Arc<Workload>>,
-    /// Who opened it: proved when `security` is mutual TLS.
-    pub source_identity: Option<SpiffeId>,
-    /// What it is for.
-    pub target: Target,
-    /// Who answered.
-    pub destination_identity: Option<SpiffeId>,
-    /// How it is protected between the nodes.
-    pub security: Security,
-    /// The W3C trace that it is part of.
-    pub trace: Option<Trace>,
-    /// The policy that allowed it.
-    pub policy: Option<PolicyKey>,
-    /// What dry-run policies make of it.
-    dry_run: Vec<Refusal>,
     counters: Arc<Counters>,
     /// Whose pump counts.
     counted: Direction,
-    policies: Option<watch::Receiver<u64>>,
-    opened: Option<Opened>,
-    ended: bool,
+    stage: Stage,
 }
 
-/// What is kept of a connection that stands.
 #[derive(Debug)]
-struct Opened {
-    open: Arc<Open>,
-    place: Option<u32>,
-    /// Its series stay as long as it does.
-    _used: InUse,
+enum Stage {
+    /// More is to be learnt of it.
+    Opening(Box<Facts>),
+    /// Both sides stand. An idle connection keeps only what is not said already by the series it counts in.
+    Open(Arc<Open>),
+    Ended,
+}
+
+/// What is learnt of a connection until it stands.
+#[derive(Debug)]
+pub struct Facts {
+    ends: Ends,
+    /// Who is at its ends, and how it is protected between the nodes. Identities are proved when that is mutual TLS.
+    pub kind: Kind,
+    /// The W3C trace that it is part of.
+    pub trace: Option<Trace>,
+    /// Why it may pass.
+    allowed: Allowed,
+    policies: Option<watch::Receiver<u64>>,
 }
 
 impl Record {
     pub(super) fn begin(telemetry: Telemetry, direction: Direction, source: SocketAddr, destination: SocketAddr) -> Self {
-        Self(Box::new(Facts {
-            telemetry,
-            direction,
-            begun: Instant::now(),
-            source,
-            destination,
-            reached: None,
-            source_workload: None,
-            source_identity: None,
-            target: Target::default(),
-            destination_identity: None,
-            security: Security::None,
+        let facts = Facts {
+            ends: Ends { source, destination, reached: None, begun: Instant::now() },
+            kind: Kind::new(direction),
             trace: None,
-            policy: None,
-            dry_run: Vec::new(),
-            counters: Arc::default(),
-            counted: direction,
+            allowed: Allowed::default(),
             policies: None,
-            opened: None,
-            ended: false,
-        }))
+        };
+        Self { telemetry, counters: Arc::default(), counted: direction, stage: Stage::Opening(Box::new(facts)) }
+    }
+
+    /// Notes what is learnt. Once the connection stands, what was learnt stays as it is.
+    pub fn learn(&mut self, note: impl FnOnce(&mut Facts)) {
+        if let Stage::Opening(facts) = &mut self.stage {
+            note(facts);
+        }
+    }
+
+    /// What is known of a connection that does not stand yet.
+    #[must_use]
+    pub fn facts(&self) -> Option<&Facts> {
+        if let Stage::Opening(facts) = &self.stage { Some(facts) } else { None }
+    }
+
+    /// Notes who opens it.
+    pub fn from_identity(&mut self, id: &SpiffeId) {
+        self.learn(|facts| facts.kind.source_identity = Some(id.clone()));
+    }
+
+    /// Notes who answers it, and how it is protected.
+    pub fn secured(&mut self, security: Security, answers: Option<&SpiffeId>) {
+        self.learn(|facts| {
+            facts.kind.security = security;
+            facts.kind.destination_identity = answers.cloned();
+        });
     }
 
     /// Notes where the connection really goes, when that shows only later.
     pub fn destination(&mut self, destination: SocketAddr) {
-        self.destination = destination;
+        self.learn(|facts| facts.ends.destination = destination);
     }
 
     /// Notes what is tried now, and the address where it is reached. What was proved to reach an earlier target says nothing of this one.
     pub fn towards(&mut self, target: &Target, address: Option<SocketAddr>) {
-        self.target = target.clone();
-        self.reached = address;
-        self.destination_identity = None;
-        self.security = Security::None;
+        self.learn(|facts| {
+            facts.kind.target = target.clone();
+            facts.ends.reached = address;
+        });
+        self.secured(Security::None, None);
     }
 
-    /// Notes that both sides stand. What was learnt of the connection stays as it is from now on.
+    /// Notes that both sides stand.
     pub fn established(&mut self) {
+        let Stage::Opening(facts) = &mut self.stage else { return };
         let shared = &self.telemetry.0;
-        let (series, used) = shared.series.get(&self.kind(), &shared.limit);
+        let (series, used) = shared.series.get(&facts.kind, &shared.limit);
         series.opened.increment(1);
-        let Facts { source, destination, reached, begun, .. } = *self.0;
-        let ends = Ends { source, destination, reached, begun };
-        let open = Arc::new(Open::new(Arc::clone(&self.counters), self.counted, ends, series));
-        open.set_policy(self.policy.clone());
-        let place = shared.open.add(&open);
-        self.opened = Some(Opened { open, place, _used: used });
+        let open = Open::new(Arc::clone(&self.counters), self.counted, facts.ends, (series, used), facts.trace);
+        open.set_allowed(mem::take(&mut facts.allowed));
+        let open = Arc::new(open);
+        shared.open.add(&open);
+        self.stage = Stage::Open(open);
     }
 
     /// Notes what tells of changes since it was decided that the connection may pass.
     pub fn decided(&mut self, policies: watch::Receiver<u64>) {
-        self.policies = Some(policies);
+        self.learn(|facts| facts.policies = Some(policies));
     }
 
-    /// Gives out what tells of changes since then.
+    /// Gives out what tells of changes since then, until the connection stands.
     pub fn policies(&mut self) -> Option<watch::Receiver<u64>> {
-        self.policies.take()
+        if let Stage::Opening(facts) = &mut self.stage { facts.policies.take() } else { None }
     }
 
     /// Notes that the connection may pass, and why. What dry-run policies make of it is counted, and counted again when a change of
     /// policy makes it something else.
     pub fn allowed(&mut self, allowed: Allowed) {
-        if let Some(opened) = &self.opened {
-            opened.open.set_policy(allowed.policy.clone());
+        let limit = &self.telemetry.0.limit;
+        let count = |now: &[Refusal], before: &[Refusal]| {
+            now.iter().filter(|decided| !before.contains(decided)).for_each(|decided| series::dry_run(decided, limit));
+        };
+        match &mut self.stage {
+            Stage::Opening(facts) => {
+                count(&allowed.dry_run, &facts.allowed.dry_run);
+                facts.allowed = allowed;
+            }
+            Stage::Open(open) => {
+                count(&allowed.dry_run, &open.allowed().dry_run);
+                open.set_allowed(allowed);
+            }
+            Stage::Ended => {}
         }
-        self.policy = allowed.policy;
-        if self.dry_run == allowed.dry_run {
-            return;
-        }
-        let new = allowed.dry_run.iter().filter(|decided| !self.dry_run.contains(decided));
-        new.for_each(|decided| series::dry_run(decided, &self.telemetry.0.limit));
-        self.dry_run = allowed.dry_run;
     }
 
     /// Its place in a trace, which begins here if it is in none.
     pub fn traced(&mut self) -> Trace {
-        let Facts { telemetry, trace, .. } = &mut *self.0;
-        *trace.get_or_insert_with(|| telemetry.0.spans.as_ref().map_or_else(|| Trace::new(false), Spans::begin))
+        let begin = || self.telemetry.0.spans.as_ref().map_or_else(|| Trace::new(false), Spans::begin);
+        match &mut self.stage {
+            Stage::Opening(facts) => *facts.trace.get_or_insert_with(begin),
+            Stage::Open(open) => open.trace.unwrap_or_else(begin),
+            Stage::Ended => begin(),
+        }
     }
 
     /// Where the bytes of the connection are counted.
@@ -185,69 +188,83 @@ impl Record {
     pub fn refused(mut self, refusal: Refusal) {
         self.end(&refusal);
     }
-}
 
-impl Facts {
-    fn kind(&self) -> Kind {
-        Kind {
-            direction: self.direction,
-            source_workload: self.source_workload.clone(),
-            source_identity: self.source_identity.clone(),
-            target: self.target.clone(),
-            destination_identity: self.destination_identity.clone(),
-            security: self.security,
+    /// Writes the record, once.
+    fn end(&mut self, outcome: &Refusal) {
+        let shared = &self.telemetry.0;
+        let carried = bytes(&self.counters, self.counted);
+        let write = |ending: &Ending<'_>| {
+            let mut entry = ending.entry(outcome);
+            (entry.bytes_sent, entry.bytes_received) = carried;
+            shared.log.write(&entry);
+            if let (Some(spans), Some(trace)) = (&shared.spans, ending.trace) {
+                spans.send(&entry, trace);
+            }
+        };
+        match mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Open(open) => {
+                open.report();
+                open.series.closed.increment(1);
+                shared.open.remove(&open);
+                let identities = Some(&open.series.identities);
+                let (ends, kind, trace) = (&open.ends, open.series.kind(), open.trace.as_ref());
+                write(&Ending { ends, kind, trace, allowed: &open.allowed(), identities });
+            }
+            Stage::Opening(facts) => {
+                if outcome.reason != Reason::Ok {
+                    series::failed(&facts.kind, outcome, &shared.limit);
+                }
+                let Facts { ends, kind, trace, allowed, .. } = &*facts;
+                write(&Ending { ends, kind, trace: trace.as_ref(), allowed, identities: None });
+            }
+            Stage::Ended => {}
         }
     }
+}
 
-    fn entry<'a>(&'a self, outcome: &'a Refusal, opened: Option<&'a Open>) -> Entry<'a> {
-        let mut entry = Entry::new(self.direction, self.source, self.destination);
-        let [source, destination] = opened.map_or(&[None, None], |open| &open.series.identities);
-        // Written once for all connections between the same two, when this one stood.
+impl Drop for Record {
+    fn drop(&mut self) {
+        // A connection whose task was ended from outside was cut by the drain of the proxy or of its pod.
+        self.end(&Refusal::new(Reason::Draining, "cut while the proxy or the pod went away"));
+    }
+}
+
+/// What is known of a connection when it ends.
+struct Ending<'a> {
+    ends: &'a Ends,
+    kind: &'a Kind,
+    trace: Option<&'a Trace>,
+    allowed: &'a Allowed,
+    /// Written once for all connections between the same two, when this one stood.
+    identities: Option<&'a [Option<Box<str>>; 2]>,
+}
+
+impl<'a> Ending<'a> {
+    fn entry(&self, outcome: &'a Refusal) -> Entry<'a> {
+        let (kind, target) = (self.kind, &self.kind.target);
+        let mut entry = Entry::new(kind.direction, self.ends.source, self.ends.destination);
+        let [source, destination] = self.identities.unwrap_or(&[None, None]);
         let text = |known: &'a Option<Box<str>>, id: &Option<SpiffeId>| match (known, id) {
             (Some(known), _) => Some((&**known).into()),
             (None, id) => id.as_ref().map(|id| id.to_string().into()),
         };
-        entry.source_workload = self.source_workload.as_ref().map(|w| (&*w.name).into());
-        entry.source_namespace = self.source_workload.as_ref().map(|w| w.namespace.as_str().into());
-        entry.source_identity = text(source, &self.source_identity);
-        entry.destination_workload = self.target.workload.as_ref().map(|w| (&*w.name).into());
-        entry.destination_namespace = self.target.workload.as_ref().map(|w| w.namespace.as_str().into());
-        entry.destination_service = self.target.service.as_ref().map(|s| (&*s.key.hostname).into());
-        entry.destination_identity = text(destination, &self.destination_identity);
-        entry.policy = outcome.policy.as_ref().or(self.policy.as_ref()).map(|policy| policy.to_string().into());
-        entry.dry_run = dry_run(&self.dry_run).map(Into::into);
+        entry.source_workload = kind.source_workload.as_ref().map(|w| (&*w.name).into());
+        entry.source_namespace = kind.source_workload.as_ref().map(|w| w.namespace.as_str().into());
+        entry.source_identity = text(source, &kind.source_identity);
+        entry.destination_workload = target.workload.as_ref().map(|w| (&*w.name).into());
+        entry.destination_namespace = target.workload.as_ref().map(|w| w.namespace.as_str().into());
+        entry.destination_service = target.service.as_ref().map(|s| (&*s.key.hostname).into());
+        entry.destination_identity = text(destination, &kind.destination_identity);
+        entry.policy = outcome.policy.as_ref().or(self.allowed.policy.as_ref()).map(|policy| policy.to_string().into());
+        entry.dry_run = dry_run(&self.allowed.dry_run).map(Into::into);
         entry.trace = self.trace.map(|trace| trace.id);
         entry.reason = outcome.reason.label().into();
-        (entry.bytes_sent, entry.bytes_received) = bytes(&self.counters, self.counted);
-        entry.duration = self.begun.elapsed();
-        entry.security = self.security;
+        entry.duration = self.ends.begun.elapsed();
+        entry.security = kind.security;
         if outcome.reason != Reason::Ok {
             entry.error = Some(outcome.to_string().into());
         }
         entry
-    }
-
-    /// Writes the record, once.
-    fn end(&mut self, outcome: &Refusal) {
-        let shared = Arc::clone(&self.telemetry.0);
-        let opened = self.opened.take();
-        match &opened {
-            Some(Opened { open, place, .. }) => {
-                open.report();
-                open.series.closed.increment(1);
-                if let Some(place) = *place {
-                    shared.open.remove(place);
-                }
-            }
-            None if outcome.reason != Reason::Ok => series::failed(&self.kind(), outcome, &shared.limit),
-            None => {}
-        }
-        let entry = self.entry(outcome, opened.as_ref().map(|opened| &*opened.open));
-        shared.log.write(&entry);
-        if let (Some(spans), Some(trace)) = (&shared.spans, &self.trace) {
-            spans.send(&entry, trace);
-        }
-        self.ended = true;
     }
 }
 
@@ -263,28 +280,4 @@ fn dry_run(decided: &[Refusal]) -> Option<String> {
         text.push_str(",…");
     }
     (!decided.is_empty()).then_some(text)
-}
-
-impl Deref for Record {
-    type Target = Facts;
-
-    fn deref(&self) -> &Facts {
-        &self.0
-    }
-}
-
-impl DerefMut for Record {
-    fn deref_mut(&mut self) -> &mut Facts {
-        &mut self.0
-    }
-}
-
-impl Drop for Record {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        // A connection whose task was ended from outside was cut by the drain of the proxy or of its pod.
-        self.end(&Refusal::new(Reason::Draining, "cut while the proxy or the pod went away"));
-    }
 }

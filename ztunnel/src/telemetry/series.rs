@@ -17,13 +17,32 @@ const KEPT: usize = 1024;
 
 /// What connections have in common that count together.
 #[derive(Debug, Clone)]
-pub(super) struct Kind {
+pub struct Kind {
     pub(super) direction: Direction,
-    pub(super) source_workload: Option<Arc<Workload>>,
-    pub(super) source_identity: Option<SpiffeId>,
-    pub(super) target: Target,
-    pub(super) destination_identity: Option<SpiffeId>,
-    pub(super) security: Security,
+    /// The workload that opened the connection, when it is known.
+    pub source_workload: Option<Arc<Workload>>,
+    /// Who opened it.
+    pub source_identity: Option<SpiffeId>,
+    /// What it is for.
+    pub target: Target,
+    /// Who answered.
+    pub destination_identity: Option<SpiffeId>,
+    /// How it is protected between the nodes.
+    pub security: Security,
+}
+
+impl Kind {
+    /// Nothing is known but the direction.
+    pub(super) fn new(direction: Direction) -> Self {
+        Self {
+            direction,
+            source_workload: None,
+            source_identity: None,
+            target: Target::default(),
+            destination_identity: None,
+            security: Security::None,
+        }
+    }
 }
 
 /// A kind by identity, not by content: a workload that changes is another one. What is pointed to is kept beside it, so that nothing
@@ -62,8 +81,7 @@ pub(super) struct Series {
     pub(super) received: Counter,
     /// The identities of both ends, as text.
     pub(super) identities: [Option<Box<str>>; 2],
-    /// What they have in common; nothing only in tests.
-    pub(super) kind: Option<Kind>,
+    kind: Kind,
     /// Their place among the series; nothing only in tests.
     admitted: Option<Admitted>,
 }
@@ -79,10 +97,15 @@ impl Series {
             sent: counter!(metric::TCP_SENT_BYTES, labels.clone()),
             received: counter!(metric::TCP_RECEIVED_BYTES, labels),
             identities: [text(&kind.source_identity), text(&kind.destination_identity)],
-            kind: Some(kind.clone()),
+            kind: kind.clone(),
             admitted: Some(admitted),
         };
         (series, used)
+    }
+
+    /// What they have in common.
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
     }
 
     fn enter(&self) -> Option<InUse> {
@@ -98,7 +121,7 @@ impl Series {
             sent: none(),
             received: none(),
             identities: [None, None],
-            kind: None,
+            kind: Kind::new(Direction::Outbound),
             admitted: None,
         }
     }
@@ -196,14 +219,7 @@ mod tests {
     use super::*;
 
     fn kind(source: &str) -> Kind {
-        Kind {
-            direction: Direction::Outbound,
-            source_workload: None,
-            source_identity: Some(source.parse().unwrap()),
-            target: Target::default(),
-            destination_identity: None,
-            security: Security::None,
-        }
+        Kind { source_identity: Some(source.parse().unwrap()), ..Kind::new(Direction::Outbound) }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     mesh::{Mesh, PATIENCE, call, call_until_it_works, echo, id_of, network_address, talk},
-    observe::get,
+    observe::{get, series::number},
     over,
 };
 
@@ -223,6 +223,22 @@ async fn logged(families: Families, mode: &'static str) -> anyhow::Result<()> {
     }
     let report = capture.report();
     ensure!(!report.marker_seen() && report.dropped == 0, "{report:?}");
+    let metrics = get(&mesh, 0, 15020, "/metrics").await?;
+    for reporter in ["source", "destination"] {
+        let of = |metric: &str, service: &str| {
+            let labels =
+                [format!("reporter=\"{reporter}\""), service.to_owned(), "connection_security_policy=\"mutual_tls\"".into()];
+            number(&metrics, metric, &labels.each_ref().map(String::as_str))
+        };
+        let calls = client.ips().len() as u64;
+        // The other side knows only the address that was chosen.
+        let service = if reporter == "source" { "destination_service_name=\"api\"" } else { "destination_workload=\"api\"" };
+        let counted =
+            ["istio_tcp_connections_opened_total{", "istio_tcp_connections_closed_total{", "istio_tcp_sent_bytes_total{"];
+        let counted = counted.map(|metric| of(metric, service));
+        ensure!(counted[0] >= Some(calls) && counted[1] >= Some(calls), "{reporter}: {counted:?}\n{metrics}");
+        ensure!(counted[2] >= Some(22 * calls), "{reporter}: {counted:?}\n{metrics}");
+    }
     mesh.bed.shutdown().await;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What people and programs can see of the proxy.
 
 mod profiles;
-mod series;
+pub mod series;
 mod spans;
 
 use std::{

@@ -59,8 +59,8 @@ enum Place {
     Folded(Instant),
 }
 
-/// Keeps a set from leaving until it is dropped.
-#[derive(Debug)]
+/// Keeps a set from leaving until it is dropped; by default, none.
+#[derive(Debug, Default)]
 pub struct InUse(Option<Arc<Lease>>);
 
 impl SeriesLimit {

@@ -113,14 +113,14 @@ impl Switch {
         }
         let places = [proxy.place(&client.pod).ok()?, proxy.place_from(&server.pod, first.from.ip()).ok()?];
         let mut outbound = proxy.telemetry.begin(Direction::Outbound, first.from, first.to);
-        outbound.source_workload = Some(Arc::clone(source));
+        outbound.learn(|facts| facts.kind.source_workload = Some(Arc::clone(source)));
         outbound.towards(&plan.target, Some(plan.authority));
         let mut inbound = proxy.telemetry.begin(Direction::Inbound, first.from, plan.authority);
-        inbound.trace = Some(outbound.traced().next());
+        let trace = outbound.traced().next();
+        inbound.learn(|facts| facts.trace = Some(trace));
         for record in [&mut outbound, &mut inbound] {
-            record.source_identity = Some(id.clone());
-            record.destination_identity = Some(answers.clone());
-            record.security = Security::NodeLocal;
+            record.from_identity(id);
+            record.secured(Security::NodeLocal, Some(answers));
         }
         let records = Records::new(outbound, inbound);
         let taken = (places, proxy.endpoints.hold(&workload.uid));

@@ -13,7 +13,7 @@ use super::get;
 use crate::mesh::{Mesh, PATIENCE, call, echo};
 
 /// The number in the metrics under a name and these parts of labels.
-fn number(metrics: &str, name: &str, parts: &[&str]) -> Option<u64> {
+pub fn number(metrics: &str, name: &str, parts: &[&str]) -> Option<u64> {
     let has = |line: &&str| line.starts_with(name) && parts.iter().all(|part| line.contains(part));
     metrics.lines().find(has)?.rsplit_once(' ')?.1.parse().ok()
 }
