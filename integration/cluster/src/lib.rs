@@ -1,0 +1,31 @@
+//! A real Kubernetes on this machine, without Docker: for tests, and behind `ambit cluster`.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`api_server`] | the small variant: etcd and an API server on loopback, for tests of a control plane; as any user, ready in about 3 s |
+//! | [`control`] | what the programs of a control plane are told on their command lines |
+//! | [`manifests`] | custom resource definitions that are not ours, such as those of the Gateway API |
+//! | [`pki`] | certificates and kubeconfigs of a cluster |
+//! | [`programs`] | Kubernetes and CoreDNS, built once from their Go modules and cached |
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), ambit_cluster::Error> {
+//! let api = ambit_cluster::ApiServer::start().await?;
+//! api.install_gateway_api(ambit_cluster::manifests::Channel::Experimental).await?;
+//! println!("{}", api.kubectl(&["get", "namespaces"]).await?);
+//! # Ok(()) }
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod api_server;
+pub mod control;
+pub mod daemon;
+mod error;
+mod loopback;
+pub mod manifests;
+pub mod pki;
+pub mod programs;
+
+pub use api_server::{ApiServer, ApiServerOptions};
+pub use error::{Error, Result};

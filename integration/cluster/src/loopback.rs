@@ -1,0 +1,80 @@
+//! Ports of this machine's loopback, and plain questions to etcd there.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::error::{Error, Result};
+
+/// Ports to choose from: below those that the kernel gives to connections, so that none is taken while a program that had it is restarted.
+const RANGE: std::ops::Range<u16> = 20_000..32_000;
+
+/// How many ports are tried.
+const TRIES: usize = 200;
+
+/// Time for one question.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the programs of the small variant listen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ports {
+    pub(crate) etcd: u16,
+    pub(crate) peers: u16,
+    pub(crate) server: u16,
+}
+
+impl Ports {
+    /// Three that nobody has now.
+    pub(crate) fn free() -> Result<Self> {
+        // All are held until the last is found, so that they differ.
+        let mut held = Vec::new();
+        for _ in 0..TRIES {
+            held.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, fastrand::u16(RANGE))));
+            if let [etcd, peers, server] = held.as_slice() {
+                let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+                let found = || Ok::<_, io::Error>(Self { etcd: port(etcd)?, peers: port(peers)?, server: port(server)? });
+                return found().map_err(Error::io("asking for the port of a socket"));
+            }
+        }
+        Err(Error::failed("finding free ports on 127.0.0.1", format!("fewer than 3 among {TRIES} tried in {RANGE:?}")))
+    }
+
+    /// Whether nobody has any of them.
+    pub(crate) fn are_free(self) -> bool {
+        [self.etcd, self.peers, self.server].into_iter().all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
+    }
+
+    pub(crate) fn url(self) -> String {
+        format!("https://127.0.0.1:{}", self.server)
+    }
+}
+
+/// Asks etcd over its JSON gateway.
+pub(crate) async fn etcd_request(port: u16, method: &str, path: &str, body: &str) -> io::Result<String> {
+    let ask = async {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        // An answer to HTTP/1.0 ends with the connection and has no chunks.
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: etcd\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).ok_or_else(|| io::Error::other(answer.clone()))
+    };
+    tokio::time::timeout(PATIENCE, ask).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_differ_and_are_no_longer_free_once_somebody_listens() {
+        let ports = Ports::free().unwrap();
+        assert!(ports.etcd != ports.peers && ports.peers != ports.server && ports.etcd != ports.server, "{ports:?}");
+        let _held = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.peers)).unwrap();
+        assert!(!ports.are_free());
+    }
+}
