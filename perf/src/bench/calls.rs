@@ -58,11 +58,22 @@ impl Counting {
     /// Begins to count what `pids` do, threads that they will start included.
     ///
     /// # Errors
-    /// When `perf` cannot be started.
+    /// When `perf` cannot be started or has ended already, as it does when one of the threads that it found is gone when it comes to it. The
+    /// next attempt finds those that are there then.
     pub async fn begin(pids: &[u32]) -> anyhow::Result<Self> {
         let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
-        let child = perf().args(["-p", &pids.join(",")]).spawn().context("starting perf stat")?;
+        let mut command = perf();
+        command.args(["-p", &pids.join(",")]);
+        Self::attach(command).await
+    }
+
+    async fn attach(mut command: Command) -> anyhow::Result<Self> {
+        let mut child = command.spawn().context("starting perf stat")?;
         tokio::time::sleep(ATTACH).await;
+        if child.try_wait()?.is_some() {
+            let output = child.wait_with_output().await?;
+            bail!("perf stat has ended by itself: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
         Ok(Self(child))
     }
 
@@ -72,6 +83,7 @@ impl Counting {
     /// When `perf` did not count.
     pub async fn end(self) -> anyhow::Result<Calls> {
         let pid = self.0.id().and_then(|pid| i32::try_from(pid).ok()).context("perf stat has ended by itself")?;
+        // One that has ended meanwhile is not waited for yet, and says below why.
         nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGINT)?;
         let output = tokio::time::timeout(Duration::from_secs(10), self.0.wait_with_output()).await;
         let output = output.context("perf stat does not end")??;
@@ -108,5 +120,25 @@ mod tests {
         assert_eq!(parse(text), Some(Calls { all: 144.0, moving: 7.0 }));
         assert_eq!(parse("<not supported>,,raw_syscalls:sys_enter,0,100.00,,"), None);
         assert_eq!(parse("event syntax error"), None);
+    }
+
+    fn in_place_of_perf(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    #[tokio::test]
+    async fn a_count_that_gives_up_says_why_early_or_late_and_one_that_goes_on_counts() {
+        let gives_up = "echo 'sys_perf_event_open() returned with 3 (No such process)' >&2; exit 255";
+        let early = Counting::attach(in_place_of_perf(gives_up)).await.unwrap_err();
+        assert!(early.to_string().ends_with("3 (No such process)"), "{early}");
+        let late = Counting::attach(in_place_of_perf(&format!("sleep 0.4; {gives_up}"))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let late = late.end().await.unwrap_err();
+        assert!(late.to_string().contains("No such process"), "{late}");
+        let counts = "trap 'echo 7,,raw_syscalls:sys_enter,1,100.00,, >&2; exit 0' INT; while :; do sleep 0.05; done";
+        let counted = Counting::attach(in_place_of_perf(counts)).await.unwrap().end().await.unwrap();
+        assert_eq!(counted, Calls { all: 7.0, moving: 0.0 });
     }
 }

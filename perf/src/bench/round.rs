@@ -1,8 +1,12 @@
 //! What one round measures of one path.
 
-use super::{Bench, Measured, Shape, calls::Counting};
+use super::{
+    Bench, Measured, Shape,
+    calls::{Calls, Counting},
+};
 use crate::{
     figure::{BULK, CALLS_CONNECTION, CONNECTIONS, CPU_CONNECTIONS, Figure, PACED_P50, PACED_P99, REQUESTS},
+    load::Sample,
     paths::Path,
 };
 
@@ -11,6 +15,9 @@ const SOME: usize = 16;
 
 /// Seconds of a sample that only counts.
 const COUNTING: f64 = 0.5;
+
+/// How often a count is begun at most: `perf` gives up when a thread ends while it looks at them.
+const TRIES: usize = 5;
 
 impl Bench {
     /// Rates, latency, CPU time and peaks.
@@ -60,32 +67,55 @@ impl Bench {
         }
     }
 
-    /// System calls, in samples of their own, for counting them costs time.
+    /// System calls, in samples of their own, for counting them costs time. Where `perf` does not count, the figure is left out, with a note.
     ///
     /// # Errors
-    /// When a load or the count fails.
+    /// When a load fails.
     pub async fn count_calls(&mut self, path: Path) -> anyhow::Result<()> {
         let pids: Vec<u32> = self.rig.proxies(path).iter().map(|proxy| proxy.pid).collect();
         if pids.is_empty() {
             return Ok(());
         }
-        let counted = async |bench: &Self, shape: Shape| {
-            let counting = Counting::begin(&pids).await?;
-            let sample = bench.load(path, &shape).await?;
-            anyhow::Ok((counting.end().await?, sample))
-        };
         for figures in REQUESTS {
-            let (calls, sample) = counted(self, Shape::new("requests", figures.connections, COUNTING)).await?;
+            let counted = self.counted(path, &pids, Shape::new("requests", figures.connections, COUNTING)).await?;
+            let Some((calls, sample)) = counted else { continue };
             self.results.set(path.name(), figures.calls, self.round, calls.all / sample.all as f64);
         }
         for figures in BULK {
-            let (calls, sample) = counted(self, Shape::new("bulk", figures.streams, COUNTING)).await?;
+            let counted = self.counted(path, &pids, Shape::new("bulk", figures.streams, COUNTING)).await?;
+            let Some((calls, sample)) = counted else { continue };
             // Each proxy reads each byte once and writes it once.
             let moved = sample.all_bytes as f64 * 2.0 * pids.len() as f64;
             self.results.set(path.name(), figures.bytes_per_call, self.round, moved / 1000.0 / calls.moving);
         }
-        let (calls, sample) = counted(self, Shape::new("connections", SOME, COUNTING)).await?;
-        self.results.set(path.name(), CALLS_CONNECTION, self.round, calls.all / sample.all as f64);
+        if let Some((calls, sample)) = self.counted(path, &pids, Shape::new("connections", SOME, COUNTING)).await? {
+            self.results.set(path.name(), CALLS_CONNECTION, self.round, calls.all / sample.all as f64);
+        }
         Ok(())
+    }
+
+    /// A load and the system calls of `pids` during it; none, with a note, when they could not be counted however often it was tried.
+    ///
+    /// # Errors
+    /// When the load fails.
+    async fn counted(&mut self, path: Path, pids: &[u32], shape: Shape) -> anyhow::Result<Option<(Calls, Sample)>> {
+        let mut why = String::new();
+        for _ in 0..TRIES {
+            let counting = match Counting::begin(pids).await {
+                Ok(counting) => counting,
+                Err(error) => {
+                    why = format!("{error:#}");
+                    continue;
+                }
+            };
+            let sample = self.load(path, &shape).await?;
+            match counting.end().await {
+                Ok(calls) => return Ok(Some((calls, sample))),
+                Err(error) => why = format!("{error:#}"),
+            }
+        }
+        let (what, round) = (format!("{} {} {}", path.name(), shape.kind, shape.connections), self.round + 1);
+        self.results.notes.push(format!("{what}, round {round}: system calls were not counted in {TRIES} attempts: {why}"));
+        Ok(None)
     }
 }
