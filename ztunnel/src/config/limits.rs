@@ -24,8 +24,8 @@ pub struct LimitArgs {
     /// Tunnels in one connection of a peer; more are refused, and the peer opens another connection for them.
     #[arg(long, env = "MAX_TUNNELS_PER_CONNECTION", default_value_t = 200)]
     pub max_tunnels_per_connection: u32,
-    /// MiB that may wait in all tunnels together to be read or sent. When there is more, tunnels are cut that are sent more although nobody
-    /// reads what came before.
+    /// MiB that may wait in all tunnels together to be read or sent. When there is more, tunnels are cut from which nobody has read for 10 s;
+    /// well above it also others, the fullest first (docs/limits.md).
     #[arg(long, env = "MAX_BUFFERED_MIB", default_value_t = 512)]
     pub max_buffered_mib: usize,
     /// Seconds until a peer's TLS handshake must be done.

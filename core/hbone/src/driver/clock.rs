@@ -63,16 +63,17 @@ impl<T: Transport> Driver<T> {
         if idle.is_some_and(|at| at <= now) {
             mux.close();
         }
+        let unread = mux.cut_stalled(now);
         mux.compact();
-        mux.settle();
         self.batch.settle();
+        mux.settle(self.batch.capacity());
         self.read = 0;
         if !self.watches {
             mux.rest();
             self.wakes.shrink_to_fit();
         }
         drop(mux);
-        let soonest = [parted, idle.filter(|at| *at > now)].into_iter().flatten().min();
+        let soonest = [parted, unread, idle.filter(|at| *at > now)].into_iter().flatten().min();
         let next = self.next_look(now, soonest);
         self.timer.as_mut().reset(next);
     }

@@ -126,6 +126,11 @@ impl Credit {
         self.account.set_unread(self.early + self.late);
     }
 
+    /// No more is counted as held than is, with `output` bytes of memory for what is to be sent.
+    pub(super) fn settle(&mut self, output: usize) {
+        self.account.settle(self.early + self.late, output);
+    }
+
     /// By how much the window is to be widened now, if it is worth a frame.
     pub(crate) fn due(&mut self) -> Option<u32> {
         let worth = if self.late == 0 { self.size / 2 } else { (self.size / 2).min(self.window) };

@@ -14,6 +14,7 @@ mod open;
 mod places;
 mod receive;
 mod send;
+mod stalled;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -405,9 +406,12 @@ impl Mux {
         self.credit.account.set_output(output);
     }
 
-    /// Some time has passed: the batch keeps as much memory as was needed meanwhile.
-    pub(crate) fn settle(&mut self) {
+    /// Some time has passed: the batch keeps as much memory as was needed meanwhile, and no more is counted than is held. `beside`: as for
+    /// [`Self::note_output`].
+    pub(crate) fn settle(&mut self, beside: usize) {
         self.batch.settle();
+        let output = self.batch.capacity() + beside;
+        self.credit.settle(output);
     }
 
     /// Nothing has happened for a while: gives memory back.

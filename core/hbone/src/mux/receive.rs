@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use tokio::time::Instant;
 
-use super::{Inbox, LARGEST_WINDOW, Mux, RESETS_REMEMBERED, Request, Reset, Role, Side, Stream};
+use super::{LARGEST_WINDOW, Mux, RESETS_REMEMBERED, Request, Reset, Role, Side, Stream};
 use crate::frame::{Fields, Frame, FrameError, Parameters, code, encode};
 use crate::refused::Refused;
 
@@ -82,10 +83,15 @@ impl Mux {
             return connection(code::FLOW_CONTROL_ERROR, "more DATA than the connection's window");
         }
         let taken = self.take_stream_data(id, data, credit, end);
+        self.widen();
+        taken
+    }
+
+    /// Gives the peer back what is due of the connection's window.
+    pub(super) fn widen(&mut self) {
         if let Some(due) = self.credit.due() {
             self.control(|out| encode::window_update(out, 0, due));
         }
-        taken
     }
 
     fn take_stream_data(&mut self, id: u32, data: Bytes, credit: usize, end: bool) -> Received {
@@ -123,7 +129,7 @@ impl Mux {
             }
             self.credit.pass(len);
             gone += len;
-        } else if len > 0 && self.credit.account.is_too_much(stream.inbox.len() + usize::try_from(stream.handed).unwrap_or(0)) {
+        } else if len > 0 && self.credit.account.is_too_much(stream.unread(), || stream.is_stalled(Instant::now())) {
             self.credit.pass(len);
             self.shed(id);
             return Ok(());
@@ -140,17 +146,6 @@ impl Mux {
             self.owe(id, gone);
         }
         Ok(())
-    }
-
-    /// Cuts a tunnel whose bytes nobody reads, while the process holds too many such bytes. They are given up at once.
-    fn shed(&mut self, id: u32) {
-        let Some(stream) = self.streams.get_mut(id) else { return };
-        self.credit.release(stream.inbox.len());
-        stream.inbox = Inbox::default();
-        let code = code::ENHANCE_YOUR_CALM;
-        self.answer_peer(|out| encode::reset(out, id, code));
-        self.remember(id);
-        self.cut(id, Reset { by: Side::Memory, code });
     }
 
     /// The peer has ended its direction.
@@ -407,11 +402,9 @@ impl Mux {
     pub(super) fn remove(&mut self, id: u32) {
         let Some(stream) = self.streams.remove(id) else { return };
         self.urgent |= self.shutting.is_some() && self.streams.is_empty();
-        self.credit.release(stream.inbox.len() + usize::try_from(stream.handed).unwrap_or(0));
-        if let Some(due) = self.credit.due()
-            && self.failure.is_none()
-        {
-            self.control(|out| encode::window_update(out, 0, due));
+        self.credit.release(stream.unread());
+        if self.failure.is_none() {
+            self.widen();
         }
         if stream.place {
             self.places.give_back();

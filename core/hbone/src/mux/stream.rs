@@ -20,6 +20,8 @@ pub(crate) struct Stream {
     /// Handed to the user and not consumed yet.
     pub(super) handed: u32,
     pub(super) inbox: Inbox,
+    /// When it was first seen to hold bytes since somebody last read, as far as they are worth a note.
+    pub(super) unread_since: Option<Instant>,
     /// Who waits for bytes, an answer, the end or a failure.
     pub(super) reader: Option<Waker>,
     /// Who waits for room to send.
@@ -61,6 +63,7 @@ impl Stream {
             owed: 0,
             handed: 0,
             inbox: Inbox::default(),
+            unread_since: None,
             reader: None,
             writer: None,
             queued: (0, 0),
@@ -75,6 +78,11 @@ impl Stream {
             held: true,
             place: false,
         }
+    }
+
+    /// Bytes that have arrived and are not consumed.
+    pub(super) fn unread(&self) -> usize {
+        self.inbox.len() + usize::try_from(self.handed).unwrap_or(0)
     }
 
     /// Whether the protocol is done with it.

@@ -77,6 +77,7 @@ impl Mux {
             Err(error) => return Poll::Ready(Ok(Err(error))),
         };
         stream.inbox.advance(passed);
+        stream.unread_since = None;
         self.done_with(id, passed);
         Poll::Ready(Ok(Ok(passed)))
     }
@@ -96,6 +97,7 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let count = u32::try_from(count).unwrap_or(u32::MAX).min(stream.handed);
         stream.handed -= count;
+        stream.unread_since = None;
         self.done_with(id, usize::try_from(count).unwrap_or(0));
     }
 
@@ -104,9 +106,7 @@ impl Mux {
         if self.failure.is_some() {
             return;
         }
-        if let Some(due) = self.credit.due() {
-            self.control(|out| crate::frame::encode::window_update(out, 0, due));
-        }
+        self.widen();
         self.owe(id, count);
     }
 
@@ -129,15 +129,16 @@ impl Mux {
     }
 
     /// As [`Self::poll_reset`], for one who cannot pass on what has arrived: bytes do not wake it, and what happens after the end of
-    /// the peer's direction does not count.
+    /// the peer's direction does not count, unless the bytes are given up.
     pub(crate) fn poll_cut(&mut self, id: u32, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.has_received_end(id) {
-            return Poll::Pending;
+        let Some(stream) = self.streams.get_mut(id) else { return Poll::Pending };
+        stream.reader = None;
+        if !stream.received_end {
+            return self.poll_reset(id, cx);
         }
-        if let Some(stream) = self.streams.get_mut(id) {
-            stream.reader = None;
-        }
-        self.poll_reset(id, cx)
+        stream.failure_only = true;
+        set(&mut stream.reader, cx);
+        Poll::Pending
     }
 
     /// The answer to a request of ours, or how it failed.
@@ -177,7 +178,7 @@ impl Mux {
             return self.reset(id, code::NO_ERROR);
         }
         // A reset of the client's would overtake, at the server, what we sent before. What it still sends is read until it ends.
-        let unread = stream.inbox.len() + usize::try_from(stream.handed).unwrap_or(0);
+        let unread = stream.unread();
         stream.parting = Some(Parting { until: Instant::now() + PARTING, seen: unread });
         (stream.inbox, stream.handed) = (super::inbox::Inbox::default(), 0);
         self.parting += 1;

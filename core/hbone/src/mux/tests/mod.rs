@@ -5,6 +5,7 @@ pub(crate) mod fuzz;
 mod partings;
 mod requests;
 mod sending;
+mod stalled;
 mod windows;
 
 use std::{

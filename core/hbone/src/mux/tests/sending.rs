@@ -107,7 +107,7 @@ fn at_rest_a_connection_holds_no_buffers() {
     let (mut end, bell) = (End::server_with(1), Arc::<Bell>::default());
     assert_eq!(end.sends(1, 200_000, &bell), Some(200_000));
     let rest = |mux: &mut Mux| {
-        mux.settle();
+        mux.settle(0);
         mux.rest();
     };
     rest(&mut end.mux);

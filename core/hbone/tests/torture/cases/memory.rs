@@ -1,18 +1,20 @@
 //! What peers can make this side keep. Each test is a process of its own, because it is the process that is measured.
 
 use std::{
+    future::poll_fn,
+    io,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ambit_hbone::{Incoming, PoolConfig, ServerConfig, Settings};
 use http::HeaderMap;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::Notify,
+    sync::{Notify, mpsc},
     time::timeout,
 };
 
@@ -171,6 +173,67 @@ fn many_connections_that_nobody_reads_hold_no_more_than_the_process_may() {
         // 60 times 3 MiB were sent.
         assert!(grown < 56 * MIB, "grown by {grown} KiB");
         assert!(reset.load(Ordering::Relaxed) > 20, "{reset:?} tunnels were cut");
+    });
+}
+
+/// Reads slowly until it is told that it need not, and says how much there was; or reads nothing, and tells how that ends.
+async fn stall_or_read_slowly(incoming: Incoming, slowly: Arc<AtomicBool>, ends: mpsc::UnboundedSender<io::ErrorKind>) {
+    let stalls = incoming.headers().contains_key("x-stall");
+    let Ok(mut tunnel) = incoming.accept(HeaderMap::new()) else { return };
+    if stalls {
+        let _over = ends.send(poll_fn(|cx| tunnel.poll_reset(cx)).await.kind());
+        return;
+    }
+    let (mut piece, mut all) = (vec![0; 64 << 10], 0);
+    while let Ok(count @ 1..) = tunnel.read(&mut piece).await {
+        all += count;
+        if slowly.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let _told = tunnel.write_all(all.to_string().as_bytes()).await;
+    let _told = tunnel.shutdown().await;
+}
+
+/// Those that nobody reads are sent nothing more, as their windows are used up, and yet it is they who are in the way.
+#[test]
+fn at_the_limit_tunnels_that_nobody_reads_are_cut_and_one_that_is_read_slowly_goes_on() {
+    alone("cases::memory::at_the_limit_tunnels_that_nobody_reads_are_cut_and_one_that_is_read_slowly_goes_on", async {
+        // An eighth of it is more than the 4 MiB that wait in the one that is read.
+        ambit_hbone::limit_unread(64 << 20);
+        let (tell, mut ends) = mpsc::unbounded_channel();
+        let slowly = Arc::new(AtomicBool::new(true));
+        let quickly = Arc::clone(&slowly);
+        // The stalled ones do not answer pings.
+        let settings = Settings { ping_timeout: Duration::from_mins(5), ..Settings::default() };
+        let patient = ServerConfig { settings, ..ServerConfig::default() };
+        let server = Server::start(V6, patient, move |i| stall_or_read_slowly(i, Arc::clone(&slowly), tell.clone())).await;
+        let mut stalled = Vec::new();
+        for _ in 0..19 {
+            let mut raw = Raw::start(tcp(server.address).await.unwrap()).await;
+            raw.open(1, Some("x-stall")).await;
+            for _ in 0..220 {
+                assert!(raw.data(1, 0, noise(0, 16_000)).await, "cut below the limit");
+            }
+            stalled.push(raw);
+        }
+        let client = Client::new(V6, server.address, PoolConfig::default());
+        let (mut read, mut write) = tokio::io::split(client.open(header("x-slow")).await.unwrap());
+        let (mut sent, mut reasons) = (0, Vec::new());
+        let until = Instant::now() + Duration::from_secs(120);
+        while reasons.is_empty() || sent < 16 << 20 {
+            assert!(Instant::now() < until, "nobody was cut, {sent} bytes were carried");
+            sent += write.write(noise(0, 100_000)).await.expect("the tunnel that is read was cut");
+            reasons.extend(std::iter::from_fn(|| ends.try_recv().ok()));
+        }
+        quickly.store(false, Ordering::Relaxed);
+        write.shutdown().await.unwrap();
+        let mut told = String::new();
+        read.read_to_string(&mut told).await.unwrap();
+        assert_eq!(told, sent.to_string());
+        reasons.extend(std::iter::from_fn(|| ends.try_recv().ok()));
+        assert!(reasons.iter().all(|kind| *kind == io::ErrorKind::OutOfMemory), "{reasons:?}");
+        assert!(reasons.len() < 19, "more were cut than needed");
     });
 }
 
