@@ -42,6 +42,12 @@ macro_rules! name {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Whether there is a clone of it somewhere.
+            #[must_use]
+            pub fn is_shared(&self) -> bool {
+                Arc::strong_count(&self.0) > 1
+            }
         }
 
         impl FromStr for $name {

@@ -40,6 +40,12 @@ impl SpiffeId {
         &self.service_account
     }
 
+    /// Whether there is a clone of it, or of its service account, somewhere.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.service_account.is_shared()
+    }
+
     /// The identity as policies write it: without `spiffe://`.
     #[must_use]
     pub fn principal(&self) -> String {

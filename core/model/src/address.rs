@@ -33,6 +33,11 @@ impl Network {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether there is a clone of it somewhere.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 impl From<&str> for Network {

@@ -107,7 +107,7 @@ impl MeshState {
             endpoints.by_uid.insert(workload.uid.clone(), Arc::clone(&workload));
         }
         self.workloads.insert(workload.uid.clone(), workload);
-        self.shared.tidy(self.workloads.values());
+        self.shared.tidy();
     }
 
     /// Takes a service, in place of the one with the same key.

@@ -76,13 +76,66 @@ impl Shared {
         names + identities.len() + gateways.len() + services.len()
     }
 
-    /// Forgets what nobody has any more, once that may be as much as what somebody has.
-    pub(super) fn tidy<'a>(&mut self, workloads: impl Iterator<Item = &'a Arc<Workload>>) {
+    /// Forgets what nobody has any more, once that may be as much as what somebody has. Whoever waits for the state's lock waits for this too,
+    /// so it only looks at what is held, and makes nothing.
+    pub(super) fn tidy(&mut self) {
         if self.len() <= FEW.max(2 * self.needed) {
             return;
         }
-        *self = Self::default();
-        workloads.for_each(|workload| self.share(&mut Workload::clone(workload)));
+        let Self { texts, namespaces, trust_domains, identities, networks, gateways, services, needed: _ } = self;
+        // Identities before the names that they hold.
+        identities.retain(SpiffeId::is_shared);
+        texts.retain(|text| Arc::strong_count(text) > 1);
+        namespaces.retain(Namespace::is_shared);
+        trust_domains.retain(TrustDomain::is_shared);
+        networks.retain(Network::is_shared);
+        gateways.retain(|gateway| Arc::strong_count(gateway) > 1);
+        services.retain(Services::is_shared);
         self.needed = self.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        state::MeshState,
+        test_support::{endpoint_of, workload},
+    };
+
+    fn named(n: usize) -> Workload {
+        let mut workload = endpoint_of(workload("web", "10.0.0.1"), &format!("service-{n}"));
+        workload.node = format!("node-{n}").as_str().into();
+        workload.network = format!("network-{n}").as_str().into();
+        let [domain, namespace, account] = ["domain", "namespace", "account"].map(|name| format!("{name}-{n}"));
+        workload.identity = format!("spiffe://{domain}/ns/{namespace}/sa/{account}").parse().unwrap();
+        workload
+    }
+
+    #[test]
+    fn what_workloads_had_is_forgotten_and_what_they_have_stays_shared() {
+        let mut state = MeshState::new();
+        let stays = Workload { uid: "stays".into(), ..named(0) };
+        state.insert_workload(stays.clone());
+        for n in 1..1000 {
+            state.insert_workload(named(n));
+            assert!(state.shared.len() <= FEW + 20, "{} values for two workloads", state.shared.len());
+        }
+        let held = state.workload("stays").unwrap();
+        for (kept, is) in [
+            (state.shared.texts.get(&held.node).is_some_and(|text| Arc::ptr_eq(text, &held.node)), "node"),
+            (state.shared.identities.contains(&held.identity), "identity"),
+            (state.shared.namespaces.contains(held.identity.namespace()), "namespace"),
+            (state.shared.trust_domains.contains(held.identity.trust_domain()), "trust domain"),
+            (state.shared.networks.contains(&held.network), "network"),
+            (state.shared.services.contains(&held.services), "services"),
+        ] {
+            assert!(kept, "the {is} of a workload that is there was forgotten");
+        }
+        let mut others = Workload { uid: "other".into(), ..stays };
+        others.node = "node-0".into();
+        state.insert_workload(others);
+        let [one, other] = ["stays", "other"].map(|uid| &state.workload(uid).unwrap().node);
+        assert!(Arc::ptr_eq(one, other));
     }
 }

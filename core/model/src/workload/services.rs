@@ -35,6 +35,11 @@ impl Services {
         self.0.iter().map(|(key, ports)| (key, &**ports))
     }
 
+    /// Whether there is a clone of it somewhere.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// The same with one service more, or with other ports of it.
     #[must_use]
     pub fn with(&self, key: ServiceKey, ports: Vec<Port>) -> Self {
