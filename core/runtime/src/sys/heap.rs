@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::libc;
@@ -16,8 +16,8 @@ pub const RATE: u64 = 512 << 10;
 const DEPTH: usize = 128;
 /// Different stacks that are kept; allocations at others are counted together.
 const STACKS: usize = 20_000;
-/// Bits of the filter for what may have been sampled.
-const BITS: usize = 1 << 16;
+/// Places of the filter for what may have been sampled.
+const PLACES: usize = 1 << 16;
 
 /// The system's allocator. To be put in force by `#[global_allocator]` in a program; costs one look at a flag for each call as long as
 /// nothing is sampled.
@@ -41,8 +41,9 @@ pub struct Allocated {
 pub type Stack = Box<[u64]>;
 
 static ON: AtomicBool = AtomicBool::new(false);
-/// Which addresses may be those of samples.
-static FILTER: [AtomicU64; BITS / 64] = [const { AtomicU64::new(0) }; BITS / 64];
+/// Which addresses may be those of samples: how many samples are at the addresses of each place. Changed under the lock of [`SAMPLES`], and
+/// read without, for whoever frees an address has it from whoever noted it.
+static FILTER: [AtomicU8; PLACES] = [const { AtomicU8::new(0) }; PLACES];
 static SAMPLES: Mutex<Option<Samples>> = Mutex::new(None);
 
 thread_local! {
@@ -82,7 +83,10 @@ impl HeapSampler {
         LEFT.set(0);
         drop(std::hint::black_box(Box::new(0_u64)));
         // This one is not for others to see.
-        let before = quietly(samples(), |kept| kept.replace(Samples::default()));
+        let before = quietly(samples(), |kept| {
+            forget_all();
+            kept.replace(Samples::default())
+        });
         if before.is_some_and(|before| before.seen) { Ok(sampler) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
 
@@ -100,9 +104,12 @@ impl HeapSampler {
 impl Drop for HeapSampler {
     fn drop(&mut self) {
         ON.store(false, Ordering::SeqCst);
-        let ended = quietly(samples(), Option::take);
+        // The filter is emptied before another can begin to fill it.
+        let ended = quietly(samples(), |kept| {
+            forget_all();
+            kept.take()
+        });
         drop(ended);
-        FILTER.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 }
 
@@ -119,10 +126,30 @@ fn quietly<T>(mut kept: MutexGuard<'_, Option<Samples>>, work: impl FnOnce(&mut 
     done
 }
 
-fn bit(address: usize) -> (&'static AtomicU64, u64) {
+/// The place of an address in the filter.
+fn place(address: usize) -> &'static AtomicU8 {
     // Addresses are multiples of 16; the multiplication spreads the rest over the upper bits (Knuth, section 6.4).
-    let bit = ((address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) % BITS;
-    (&FILTER[bit / 64], 1 << (bit % 64))
+    let place = ((address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) % PLACES;
+    &FILTER[place]
+}
+
+/// One sample more at an address. A place that has as many as can be counted keeps that for ever, so that none is overlooked.
+fn note(address: usize) {
+    let count = place(address);
+    count.store(count.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
+}
+
+/// One sample less at an address.
+fn forget(address: usize) {
+    let count = place(address);
+    let now = count.load(Ordering::Relaxed);
+    if (1..u8::MAX).contains(&now) {
+        count.store(now - 1, Ordering::Relaxed);
+    }
+}
+
+fn forget_all() {
+    FILTER.iter().for_each(|count| count.store(0, Ordering::Relaxed));
 }
 
 /// Notes what was allocated, if it is a sample.
@@ -155,30 +182,31 @@ fn allocated(address: *mut u8, size: usize) {
             all.held_objects += objects;
             all.held_bytes += bytes;
         }
+        kept.take_back(address.addr());
         kept.live.insert(address.addr(), (number, objects, bytes));
-        let (word, bit) = bit(address.addr());
-        word.fetch_or(bit, Ordering::Relaxed);
+        note(address.addr());
     });
 }
 
 /// Notes that something is freed, if it was a sample.
 fn freed(address: *mut u8) {
-    let (word, bit) = bit(address.addr());
-    if word.load(Ordering::Relaxed) & bit == 0 || BUSY.get() {
+    if place(address.addr()).load(Ordering::Relaxed) == 0 || BUSY.get() {
         return;
     }
-    quietly(samples(), |kept| {
-        let Some(kept) = kept.as_mut() else { return };
-        if let Some((number, objects, bytes)) = kept.live.remove(&address.addr())
-            && let Some(all) = kept.stacks.get_mut(number as usize)
-        {
-            all.held_objects -= objects;
-            all.held_bytes -= bytes;
-        }
-    });
+    quietly(samples(), |kept| kept.iter_mut().for_each(|kept| kept.take_back(address.addr())));
 }
 
 impl Samples {
+    /// What is at this address is held no longer, if it is a sample.
+    fn take_back(&mut self, address: usize) {
+        let Some((number, objects, bytes)) = self.live.remove(&address) else { return };
+        forget(address);
+        if let Some(all) = self.stacks.get_mut(number as usize) {
+            all.held_objects -= objects;
+            all.held_bytes -= bytes;
+        }
+    }
+
     fn number(&mut self, stack: &[u64]) -> u32 {
         let stack = if self.numbers.len() < STACKS { stack } else { &[] };
         if let Some(number) = self.numbers.get(stack) {
@@ -296,4 +324,36 @@ pub fn allocator_bytes() -> Option<[(&'static str, u64); 4]> {
     }
     #[cfg(not(target_env = "gnu"))]
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[global_allocator]
+    static ALLOCATOR: SampledAllocator = SampledAllocator;
+
+    /// Samples that the filter looks for, and those that there are.
+    fn looked_for() -> (usize, usize) {
+        quietly(samples(), |kept| {
+            let counts = FILTER.iter().map(|count| usize::from(count.load(Ordering::Relaxed)));
+            (counts.sum(), kept.as_ref().map_or(0, |kept| kept.live.len()))
+        })
+    }
+
+    #[test]
+    fn what_was_freed_is_not_looked_for_any_more() {
+        let sampler = HeapSampler::start().unwrap();
+        // Each is so large that it is sampled.
+        let mut held: Vec<_> = (0..300).map(|_| std::hint::black_box(vec![0_u8; 1 << 20])).collect();
+        let (looked, live) = looked_for();
+        assert!(looked == live && live >= 300, "{looked} looked for, {live} live");
+        held.truncate(1);
+        let (looked, live) = looked_for();
+        assert!(looked == live && (1..100).contains(&live), "{looked} looked for, {live} live");
+        let bytes: u64 = sampler.read().iter().map(|(_, all)| all.held_bytes).sum();
+        assert!((1 << 20..100 << 20).contains(&bytes), "{bytes} held");
+        drop(sampler);
+        assert_eq!(looked_for(), (0, 0));
+    }
 }
