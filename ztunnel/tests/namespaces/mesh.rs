@@ -92,7 +92,8 @@ impl Mesh {
         Self::start_as(Families::Dual, "relay", flags).await
     }
 
-    async fn start_as(families: Families, same_node: &'static str, flags: Flags) -> anyhow::Result<Self> {
+    /// As [`Mesh::start_with`], with further flags for the proxies.
+    pub async fn start_as(families: Families, same_node: &'static str, flags: Flags) -> anyhow::Result<Self> {
         let bed = Bed::new(BedConfig { families, ..BedConfig::default() }).await?;
         let authority = Arc::new(Authority::load_or_create(&bed.dir().join("ca"), &"cluster.local".parse()?)?);
         std::fs::write(bed.dir().join("token"), "nobody")?;

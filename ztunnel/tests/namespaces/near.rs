@@ -52,6 +52,7 @@ pub fn tests(families: Families) -> Vec<Trial> {
     let only_direct = [
         over(families, "direct: where_packets_are_changed_on_their_way_connections_are_joined_instead", changed),
         over(families, "direct: a_port_that_is_used_again_is_decided_about_again", again),
+        over(families, "direct: a_connection_that_carries_nothing_is_ended", quiet),
         over(families, "direct: endpoints_on_the_node_are_not_picked_more_often", picked),
     ];
     trials.chain(only_direct).collect()
@@ -168,7 +169,10 @@ struct Ends {
 }
 
 async fn ends(families: Families, mode: &'static str) -> anyhow::Result<Ends> {
-    let mesh = Mesh::start_with(families, mode).await?;
+    ends_in(Mesh::start_with(families, mode).await?, mode).await
+}
+
+async fn ends_in(mesh: Mesh, mode: &'static str) -> anyhow::Result<Ends> {
     let pods = (mesh.pod(0, "web").await?, mesh.pod(0, "api").await?);
     let to = SocketAddr::new(pods.1.ip(), 8080);
     let until = std::time::Instant::now() + PATIENCE;
@@ -261,6 +265,33 @@ async fn half_close(families: Families, mode: &'static str) -> anyhow::Result<()
     drop((client, server));
     let counted = ["reason=ok ", "bytes_sent=10 bytes_recv=11 "];
     both_log(&mesh, &counted, &counted).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn quiet(families: Families) -> anyhow::Result<()> {
+    let mesh =
+        Mesh::start_as(families, "direct", |_, _| ["--idle-seconds", "9", "--half-open-seconds", "4"].map(Into::into).to_vec());
+    let Ends { mesh, mut client, mut server, pods } = ends_in(mesh.await?, "direct").await?;
+    // Something now and then is enough, also from one side alone.
+    for _ in 0..4 {
+        talk_once(&mut client, &mut server).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    let to = SocketAddr::new(pods.1.ip(), 8081);
+    let listener = pods.1.listen(to)?;
+    let idle = pods.0.connect(to).await?;
+    let (_never_used, from) = timeout(PATIENCE, listener.accept()).await??;
+    ensure!(from.port() == idle.local_addr()?.port(), "it does not go directly");
+    client.shutdown().await?;
+    for _ in 0..3 {
+        server.write_all(b"still here").await?;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+    }
+    ends_by_reset(client).await.context("one half of a connection")?;
+    both_log(&mesh, &["reason=half_open_timeout "], &["reason=half_open_timeout "]).await?;
+    ends_by_reset(idle).await.context("one that was never used")?;
+    both_log(&mesh, &["reason=idle_timeout "], &["reason=idle_timeout "]).await?;
     mesh.bed.shutdown().await;
     Ok(())
 }

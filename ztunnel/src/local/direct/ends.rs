@@ -46,6 +46,8 @@ pub(in crate::local) struct Carried {
     pub(super) sent: u64,
     /// Whether the socket still waits for the first answer.
     pub(super) opening: bool,
+    /// Whether the other side has ended, and this one not yet.
+    pub(super) half_open: bool,
     /// Bytes that came from the other side.
     pub(super) received: u64,
     /// Sequence numbers that the other side acknowledged; 0 when a client never was answered.
@@ -158,7 +160,8 @@ fn read(body: &[u8]) -> Option<Socked> {
     // The end takes a sequence number as well.
     let received = number(128)?.saturating_sub(u64::from(ended));
     let sent = number(200)?.saturating_sub(number(208)?);
-    let carried = Carried { sent, opening: *body.get(1)? == SYN_SENT, received, acknowledged: number(120)? };
+    let (opening, half_open) = (*body.get(1)? == SYN_SENT, *body.get(1)? == CLOSE_WAIT);
+    let carried = Carried { sent, opening, half_open, received, acknowledged: number(120)? };
     let cookie = *body.get(44..)?.first_chunk()?;
     Some(Socked { cookie, local: address(ip(8)?, port(4)?), remote: address(ip(24)?, port(6)?), carried })
 }

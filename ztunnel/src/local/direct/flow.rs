@@ -12,8 +12,9 @@ use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, authorize::Connection, workload::Workload};
 use tokio::sync::watch;
 
-use super::{super::Neighbour, ends::Carried, segment::Segment};
+use super::{super::Neighbour, ends::Carried, quiet::Quiet, segment::Segment};
 use crate::{
+    config::Limits,
     endpoints::Held,
     inbound::{again, since_decided},
     peer,
@@ -67,6 +68,7 @@ pub(super) struct Flow {
     ended: [Option<Carried>; 2],
     /// What each end has sent, as far as it is counted.
     counted: [u64; 2],
+    quiet: Quiet,
     /// Since when neither socket carries anything any more.
     gone: Option<Instant>,
     /// When it is looked after next, and how long after that again.
@@ -126,6 +128,7 @@ impl Flow {
             reset_by: None,
             ended: [None; 2],
             counted: [0; 2],
+            quiet: Quiet::new(Instant::now()),
             gone: None,
             look: (Instant::now() + FIRST_LOOK, FIRST_LOOK),
             cut: None,
@@ -222,6 +225,9 @@ impl Flow {
         let counted = &mut self.counted[side as usize];
         let more = sent.saturating_sub(*counted);
         *counted += more;
+        if more > 0 {
+            self.quiet.carried(Instant::now());
+        }
         match side {
             Side::Client => self.records.counters.add(more, 0),
             Side::Server => self.records.counters.add(0, more),
@@ -240,12 +246,14 @@ impl Flow {
         self.neighbour(side).sockets(|sockets| sockets.carried(local, remote))
     }
 
-    /// Looks after a connection of which nothing was heard; ever more seldom. Returns whether it is over.
-    pub(super) fn look_after(&mut self) -> bool {
+    /// Looks after a connection of which nothing was heard; ever more seldom. Ends it when it has been quiet for longer than `limits` let it.
+    /// Returns whether it is over.
+    pub(super) fn look_after(&mut self, limits: &Limits) -> bool {
         let (next, pause) = self.look;
         if Instant::now() < next {
             return false;
         }
+        let pause = pause.min(self.quiet.pause(limits)).max(FIRST_LOOK);
         self.look = (Instant::now() + pause, (pause * 2).min(LAST_LOOK));
         if self.is_cut() {
             self.look.0 = Instant::now();
@@ -256,6 +264,9 @@ impl Flow {
             match self.look(side) {
                 Ok(carried) => {
                     self.count(side, carried);
+                    if carried.half_open {
+                        self.quiet.half_open(Instant::now());
+                    }
                     gone = false;
                 }
                 Err(error) => gone &= error.kind() == io::ErrorKind::NotFound,
@@ -263,6 +274,9 @@ impl Flow {
         }
         if !gone {
             self.gone = None;
+            if let Some(refusal) = self.quiet.for_too_long(limits, Instant::now()) {
+                return self.cut(refusal.clone(), refusal);
+            }
             return self.is_over() || self.is_lost();
         }
         // Sockets that are at their end say what they carried when their applications close them, which most do soon.

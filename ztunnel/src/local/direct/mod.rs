@@ -12,6 +12,7 @@
 //! | [`flow`], [`flows`] | connections that go directly, and how they end |
 //! | [`rules`] | the rules in the pods' namespaces |
 //! | [`queue`], [`segment`] | packets that wait for a verdict |
+//! | [`quiet`] | how long a connection has carried nothing |
 //! | [`ends`] | the ends of sockets, and their violent end |
 //! | [`netlink`] | messages from and to the kernel |
 
@@ -21,6 +22,7 @@ mod flow;
 mod flows;
 mod netlink;
 mod queue;
+mod quiet;
 mod rules;
 mod segment;
 
@@ -297,7 +299,7 @@ impl Switch {
     /// Looks after all connections.
     fn look_after(&self) {
         let mut flows = self.flows();
-        for key in flows.look_after() {
+        for key in flows.look_after(&self.proxy.limits) {
             self.stray(&mut flows, key);
         }
     }
