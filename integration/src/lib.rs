@@ -11,6 +11,8 @@ pub mod suite;
 pub mod tools;
 pub mod wait;
 
+pub use ambit_testbed::trial::{over, test};
+
 use std::{pin::Pin, process::ExitCode, sync::OnceLock};
 
 use ambit_testbed::{Families, bed};
@@ -18,19 +20,6 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
 use crate::suite::Suite;
-
-/// A test with a runtime of its own, in a mesh of these families. Its name is a sentence.
-pub fn over(families: Families, name: &str, body: impl AsyncFnOnce(Families) -> anyhow::Result<()> + Send + 'static) -> Trial {
-    test(&families.title(name), async move || body(families).await)
-}
-
-/// A test with a runtime of its own. Its name is a sentence.
-pub fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        let runtime = Runtime::new()?;
-        runtime.block_on(body()).map_err(|error| Failed::from(format!("{error:#}")))
-    })
-}
 
 /// A test that shares one mesh, and the runtime that it lives in, with the other tests of its program.
 pub fn shared(

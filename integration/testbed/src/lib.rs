@@ -59,6 +59,8 @@ mod place;
 mod pod;
 pub mod process;
 mod service;
+#[cfg(feature = "trial")]
+pub mod trial;
 pub mod wire;
 
 pub use bed::{Bed, BedConfig};

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use ambit_integration::test;
 use ambit_tls::authority::{Authority, CERTIFICATE_FILE, FURTHER_ROOTS_FILE, KEY_FILE};
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use libtest_mimic::Trial;
 use tokio::time::Instant;
 
@@ -13,11 +13,15 @@ use crate::{
     world::{DAY, Part, SECOND, replace},
 };
 
-/// How long certificates live whose authority goes away, seconds: they are due after 36 to 44, and nobody's are older than some 15 when
-/// everybody has one.
-const LIFE: u64 = 80;
-/// All are past due, and none has expired, for so long after everybody has one.
-const PAST: Duration = Duration::from_secs(45);
+/// How long certificates live whose authority goes away, seconds: they are due after 50 to 61.
+const LIFE: u64 = 110;
+/// All are past due so long after everybody has one. The authority that is back has what is left of their lives then, half a minute, to renew
+/// them all.
+const PAST: Duration = Duration::from_secs(61);
+/// How much older than the last certificate the first may be when the authority goes.
+const ALIKE: Duration = Duration::from_secs(15);
+/// How often all certificates are replaced to that end.
+const TRIES: usize = 4;
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -36,13 +40,24 @@ fn certificates(chaos: &Chaos) -> [usize; 2] {
     [0, 1].map(|number| chaos.world.certificates(number))
 }
 
+/// Has all certificates replaced, so that it is known how old they are. On a machine that is busy with something else it is tried again.
+async fn all_new(chaos: &Chaos, roots: &str) -> anyhow::Result<()> {
+    for further in 1..=TRIES {
+        let (before, begun) = (certificates(chaos), Instant::now());
+        chaos.world.believe(&format!("{roots}{}", "\n".repeat(further)))?;
+        renewed(chaos, "new certificates", before).await?;
+        if begun.elapsed() <= ALIKE {
+            return Ok(());
+        }
+        println!("all certificates were replaced within {:.0?}, which is tried again", begun.elapsed());
+    }
+    bail!("all certificates were replaced {TRIES} times, and never within {ALIKE:?}: this machine is too busy for this test")
+}
+
 async fn no_authority() -> anyhow::Result<()> {
     let mut chaos = Chaos::start(LIFE).await?;
     let roots = fs::read_to_string(chaos.world.state_of(Part::Authority).join(CERTIFICATE_FILE))?;
-    // All of them new, so that it is known how old they are.
-    let before = certificates(&chaos);
-    chaos.world.believe(&format!("{roots}\n"))?;
-    renewed(&chaos, "new certificates", before).await?;
+    all_new(&chaos, &roots).await?;
     let past = Instant::now() + PAST;
     let phase = chaos.world.begin("authority away past half-life").await?;
     chaos.world.kill_part(Part::Authority).await;

@@ -135,8 +135,13 @@ async fn exchange(stream: &mut TcpStream) -> anyhow::Result<()> {
 }
 
 async fn idle() -> anyhow::Result<()> {
-    // Client and server are this process.
-    let count = IDLE.min((ambit_runtime::sys::raise_open_files()? as usize).saturating_sub(1000) / 2);
+    // Client and server are this process, and each proxy needs as many as it does.
+    let (count, may) = (IDLE, ambit_runtime::sys::raise_open_files()?);
+    let needed = 2 * IDLE as u64 + 1000;
+    ensure!(
+        may >= needed,
+        "{IDLE} connections need {needed} descriptors, and `ulimit -Hn` is {may}: raise it (`ulimit -n {needed}` as root)"
+    );
     let mesh = Mesh::start().await?;
     let server = mesh.pod(1, "api").await?;
     let _echo = echo(&server, 8080)?;

@@ -40,25 +40,15 @@ mod talk;
 use std::process::ExitCode;
 
 use ambit_runtime::sys::SampledAllocator;
-use ambit_testbed::{Families, bed};
-use libtest_mimic::{Arguments, Failed, Trial};
+use ambit_testbed::{
+    Families, bed,
+    trial::{over, test},
+};
+use libtest_mimic::Arguments;
 
 /// As in the program.
 #[global_allocator]
 static ALLOCATOR: SampledAllocator = SampledAllocator;
-
-/// A test on a runtime of its own.
-fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(body()).map_err(|error| Failed::from(format!("{error:?}")))
-    })
-}
-
-/// A test in a mesh of these families.
-fn over(families: Families, name: &str, body: impl AsyncFnOnce(Families) -> anyhow::Result<()> + Send + 'static) -> Trial {
-    test(&families.title(name), async move || body(families).await)
-}
 
 fn main() -> ExitCode {
     if let Some(code) = child::run() {

@@ -8,16 +8,8 @@ mod watch;
 
 use std::process::ExitCode;
 
-use ambit_testbed::bed;
-use libtest_mimic::{Arguments, Failed, Trial};
-
-/// A test on a runtime of its own.
-pub fn test(name: &str, body: impl AsyncFnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || {
-        let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(body()).map_err(|error| Failed::from(format!("{error:?}")))
-    })
-}
+use ambit_testbed::{bed, trial::test};
+use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     if let Err(error) = bed::enter() {
