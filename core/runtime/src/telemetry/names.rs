@@ -39,6 +39,8 @@ pub mod metric {
     pub const SPANS_SENT: &str = "ambit_spans_sent_total";
     /// Spans lost because the collector took too few or none.
     pub const SPANS_DROPPED: &str = "ambit_spans_dropped_total";
+    /// Requests with spans that were in vain, by `reason`: unreachable, timeout, busy, refused.
+    pub const SPAN_EXPORT_FAILURES: &str = "ambit_span_export_failures_total";
     /// How often a label set found no room and was counted as `other`; one that is in use asks again each second.
     pub const SERIES_FOLDED: &str = "ambit_metric_series_folded_total";
     /// Label sets that left because others came, with all that was counted under them.

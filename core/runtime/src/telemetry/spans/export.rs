@@ -1,5 +1,6 @@
 //! Sending spans to the collector.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -30,6 +31,40 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Exporter {
     collector: Collector,
     envelope: [String; 2],
+    /// The last batch was lost, which was said.
+    failing: bool,
+}
+
+/// Why a request was in vain.
+#[derive(Debug)]
+enum Failure {
+    Unreachable(io::Error),
+    Timeout,
+    /// Worth another attempt.
+    Busy(StatusCode),
+    Refused(StatusCode),
+}
+
+impl Failure {
+    /// As the metric has it.
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Busy(_) => "busy",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(error) => write!(f, "{error}"),
+            Self::Timeout => write!(f, "no answer within {} s", LIMIT.as_secs()),
+            Self::Busy(status) | Self::Refused(status) => write!(f, "it answered {status}"),
+        }
+    }
 }
 
 /// Spans that go together.
@@ -43,11 +78,11 @@ struct Batch {
 
 impl Exporter {
     pub(super) fn new(collector: Collector, resource: &[(&str, &str)]) -> Self {
-        Self { collector, envelope: encode::envelope(resource) }
+        Self { collector, envelope: encode::envelope(resource), failing: false }
     }
 
     /// Sends what comes until nobody is left who could send more.
-    pub(super) async fn run(self, mut queue: Receiver<Message>) {
+    pub(super) async fn run(mut self, mut queue: Receiver<Message>) {
         loop {
             let batch = collect(&mut queue).await;
             if !batch.spans.is_empty() {
@@ -63,32 +98,54 @@ impl Exporter {
         }
     }
 
-    async fn send(&self, spans: &[String]) {
-        let [before, after] = &self.envelope;
-        let body = Bytes::from([before, &*spans.join(","), after].concat());
-        let mut pause = PAUSE;
-        for attempt in 1..=ATTEMPTS {
-            let tried = tokio::time::timeout(LIMIT, self.post(body.clone())).await;
-            let error = match tried.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(status) if status.is_success() => {
-                    counter!(metric::SPANS_SENT).increment(spans.len() as u64);
-                    return;
+    /// Sends spans, or loses them. That the collector takes none is said once, until it does.
+    async fn send(&mut self, spans: &[String]) {
+        let failure = self.attempts(spans).await.err();
+        let (failed, collector, count) = (self.failing, &self.collector, spans.len());
+        self.failing = failure.is_some();
+        match failure {
+            None => {
+                counter!(metric::SPANS_SENT).increment(count as u64);
+                if failed {
+                    tracing::info!(%collector, "the collector takes spans again");
                 }
-                // These are worth another attempt (OTLP specification, "Retryable Response Codes").
-                Ok(status) if matches!(status.as_u16(), 429 | 502 | 503 | 504) => status.to_string(),
-                Ok(status) => {
-                    tracing::warn!(%status, collector = %self.collector, spans = spans.len(), "the collector refuses spans");
-                    break;
+            }
+            Some(failure) => {
+                lost(count as u64);
+                if failed {
+                    tracing::debug!(error = %failure, %collector, spans = count, "the collector still takes no spans");
+                } else {
+                    let metrics = [metric::SPANS_DROPPED, metric::SPAN_EXPORT_FAILURES].join(" and ");
+                    tracing::warn!(
+                        error = %failure, %collector, spans = count,
+                        "the collector does not take spans: they are lost until it does, counted in {metrics}"
+                    );
                 }
-                Err(error) => error.to_string(),
-            };
-            tracing::debug!(error, collector = %self.collector, attempt, "the collector did not take spans");
-            if attempt < ATTEMPTS {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
             }
         }
-        lost(spans.len() as u64);
+    }
+
+    async fn attempts(&self, spans: &[String]) -> Result<(), Failure> {
+        let [before, after] = &self.envelope;
+        let body = Bytes::from([before, &*spans.join(","), after].concat());
+        let (mut pause, mut attempt) = (PAUSE, 1);
+        loop {
+            let failure = match tokio::time::timeout(LIMIT, self.post(body.clone())).await {
+                Ok(Ok(status)) if status.is_success() => return Ok(()),
+                // These are worth another attempt (OTLP specification, "Retryable Response Codes").
+                Ok(Ok(status)) if matches!(status.as_u16(), 429 | 502 | 503 | 504) => Failure::Busy(status),
+                Ok(Ok(status)) => Failure::Refused(status),
+                Ok(Err(error)) => Failure::Unreachable(error),
+                Err(_) => Failure::Timeout,
+            };
+            counter!(metric::SPAN_EXPORT_FAILURES, "reason" => failure.label()).increment(1);
+            tracing::debug!(error = %failure, collector = %self.collector, attempt, "the collector did not take spans");
+            if attempt == ATTEMPTS || matches!(failure, Failure::Refused(_)) {
+                return Err(failure);
+            }
+            tokio::time::sleep(pause).await;
+            (pause, attempt) = (pause * 2, attempt + 1);
+        }
     }
 
     async fn post(&self, body: Bytes) -> io::Result<StatusCode> {

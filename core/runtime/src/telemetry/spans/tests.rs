@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::telemetry::Direction;
+use crate::telemetry::{Direction, registry::Registry};
 
 /// A collector that answers its requests with these statuses, then with 200, and keeps what it was sent.
 async fn collector(statuses: &'static [u16]) -> (Collector, Arc<Mutex<Vec<Value>>>) {
@@ -95,6 +95,57 @@ async fn nobody_waits_for_a_collector_and_what_it_refuses_is_not_sent_again() {
         .map(|request| request["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap().len())
         .sum();
     assert_eq!(sent, QUEUE - 512);
+}
+
+/// What the program's log says.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_takes_nothing_is_named_once_and_each_failure_counted() {
+    let (said, registry) = (Said::default(), Registry::default());
+    // With one subscriber alone, a line that a test on another thread comes to first is taken for one that nobody listens to.
+    let _another = tracing::dispatcher::Dispatch::new(tracing_subscriber::fmt().with_writer(std::io::sink).finish());
+    let writer = said.clone();
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _log = tracing::subscriber::set_default(log);
+    let _counted = metrics::set_default_local_recorder(&registry);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let (spans, task) = Spans::new(format!("http://{address}").parse().unwrap(), 1.0, &[]);
+    tokio::spawn(task);
+    for _ in 0..2 {
+        spans.send(&entry(), &spans.begin());
+        spans.flush(Duration::from_secs(20)).await;
+    }
+    let text = registry.render();
+    for line in ["ambit_span_export_failures_total{reason=\"unreachable\"} 6", "ambit_spans_dropped_total 2"] {
+        assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+    }
+    let (refusing, _) = collector(&[400]).await;
+    let (spans, task) = Spans::new(refusing.clone(), 1.0, &[]);
+    tokio::spawn(task);
+    for _ in 0..2 {
+        spans.send(&entry(), &spans.begin());
+        spans.flush(Duration::from_secs(20)).await;
+    }
+    let log = String::from_utf8(said.0.lock().unwrap().clone()).unwrap();
+    let lines = |parts: &[&str]| log.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count();
+    assert_eq!(lines(&["WARN", &format!("http://{address}"), "refused"]), 1, "{log}");
+    assert_eq!(lines(&["WARN", &refusing.to_string(), "400"]), 1, "{log}");
+    assert_eq!(lines(&["INFO", &refusing.to_string(), "takes spans again"]), 1, "{log}");
+    assert!(registry.render().contains("{reason=\"refused\"} 1"), "{}", registry.render());
 }
 
 #[test]
