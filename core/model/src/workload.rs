@@ -151,3 +151,11 @@ pub struct Workload {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub extensions: Box<[Box<str>]>,
 }
+
+impl Workload {
+    /// Whether it has an address of the family of `ip`.
+    #[must_use]
+    pub fn has_family_of(&self, ip: &IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.is_ipv4() == ip.is_ipv4())
+    }
+}

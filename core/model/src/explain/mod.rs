@@ -214,10 +214,10 @@ pub fn connection(state: &MeshState, around: &dyn Surroundings, question: &Quest
     let mut steps = Vec::new();
     let mut ways = Vec::new();
     let (captured, out) = leaving::capture(around, &source, &destinations);
-    let stops = captured.refusal.is_some() || captured.doubt.is_some();
+    let stops = |step: &Step| step.refusal.is_some() || step.doubt.is_some();
     steps.push(captured);
     steps.push(named);
-    if stops {
+    if steps.iter().any(stops) {
         ways.push(Way::ending(Carriage::Nothing, &steps));
     } else {
         for destination in &destinations {

@@ -124,7 +124,7 @@ impl Question {
             [pod] if !pod.addresses.is_empty() => {
                 let says = format!("the pod {}", full_name(pod));
                 let step = Step::new(Stage::Destination, says).because("it is dialled by its own address");
-                let ip = pod.addresses.iter().find(|ip| has_family_of(source, ip)).or_else(|| pod.addresses.first());
+                let ip = pod.addresses.iter().find(|ip| source.has_family_of(ip)).or_else(|| pod.addresses.first());
                 Ok((ip.map(|ip| SocketAddr::new(*ip, self.port)).into_iter().collect(), step))
             }
             _ => {
@@ -167,13 +167,9 @@ impl Question {
     }
 }
 
-fn has_family_of(source: &Workload, ip: &IpAddr) -> bool {
-    source.addresses.iter().any(|own| own.is_ipv4() == ip.is_ipv4())
-}
-
 fn of_address(state: &MeshState, source: &Workload, ip: IpAddr) -> Step {
     let address = NetworkAddress::new(source.network.clone(), ip);
-    match (state.service_at(&address), state.workload_at(&address)) {
+    let step = match (state.service_at(&address), state.workload_at(&address)) {
         (Some(service), _) => {
             Step::new(Stage::Destination, format!("the service {}", service.key.hostname)).because(format!("{ip} is its address"))
         }
@@ -182,7 +178,16 @@ fn of_address(state: &MeshState, source: &Workload, ip: IpAddr) -> Step {
         }
         (None, None) => Step::new(Stage::Destination, format!("{ip}, outside the mesh"))
             .because("no service and no pod of the mesh has this address"),
+    };
+    if ip.is_loopback() || source.has_family_of(&ip) {
+        return step;
     }
+    let (missing, own) = if ip.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+    step.doubted(format!(
+        "{} has no {missing} address, as far as the control plane knows: its connect() fails with \"network is unreachable\" before the mesh \
+         sees anything, unless its namespace has a way to {missing} all the same; dial a name, or an {own} address",
+        full_name(source)
+    ))
 }
 
 pub(super) fn full_name(workload: &Workload) -> String {

@@ -84,6 +84,24 @@ fn a_pod_without_ipv4_dials_the_ipv6_address_of_a_name() {
 }
 
 #[test]
+fn a_client_that_lacks_the_family_of_the_address_it_dials_is_told_so() {
+    let mut state = mesh();
+    state.insert_workload(workload("new", "fd00::1"));
+    state.insert_workload(workload("both", "10.0.0.5,fd00::5"));
+    for to in ["10.0.0.2:8080", "10.96.0.1:80", "192.0.2.1:443"] {
+        let explained = check(&state, "new", to, Verdict::Unknown, None).to_string();
+        assert!(
+            explained.contains("shop/new has no IPv4 address") && explained.contains("dial a name, or an IPv6"),
+            "{explained}"
+        );
+        check(&state, "both", to, Verdict::Allowed, Some(Reason::Ok));
+    }
+    let explained = check(&state, "web", "[fd00::5]:8080", Verdict::Unknown, None).to_string();
+    assert!(explained.contains("shop/web has no IPv6 address"), "{explained}");
+    check(&state, "new", "127.0.0.1:80", Verdict::Allowed, Some(Reason::Ok));
+}
+
+#[test]
 fn the_policy_and_the_rule_that_decide_are_named() {
     let mut state = mesh();
     state.insert_policy(policy("no-web", Action::Deny, principal("web")));

@@ -149,8 +149,7 @@ impl Reach {
 pub(super) fn reach(workload: &Workload, service: &Service, request: Request<'_>, default_port: Option<u16>) -> Reach {
     let Some(port) = target_port(workload, service, request.destination.port()).or(default_port) else { return Reach::Nowhere };
     let same_family = workload.addresses.iter().find(|ip| ip.is_ipv4() == request.destination.is_ipv4());
-    let own = &request.source.addresses;
-    let other_family = || workload.addresses.iter().find(|ip| own.iter().any(|own| own.is_ipv4() == ip.is_ipv4()));
+    let other_family = || workload.addresses.iter().find(|ip| request.source.has_family_of(ip));
     if let Some(ip) = same_family.or_else(other_family) {
         return Reach::At(SocketAddr::new(*ip, port));
     }

@@ -1,6 +1,10 @@
 //! The waypoint of a destination: which one, whether the caller is it, and how it is reached. It is never gone around.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use ambit_identity::SpiffeId;
 
@@ -93,7 +97,10 @@ pub(super) fn through(
                 return Err(Refusal::new(Reason::WaypointUnreachable, format!("{waypoint}: tried already")));
             }
             (None, Some(workload)) => {
-                let at = At::Address(SocketAddr::new(address.ip, waypoint.port));
+                let nowhere = || format!("{waypoint}: it has no address of a family that the client has");
+                let ip = in_reach(request.source, workload, address.ip);
+                let ip = ip.ok_or_else(|| Refusal::new(Reason::WaypointUnreachable, nowhere()))?;
+                let at = At::Address(SocketAddr::new(ip, waypoint.port));
                 (Chosen { workload: Arc::clone(workload), at }, Vec::new())
             }
             (None, None) => return Err(missing()),
@@ -110,6 +117,12 @@ pub(super) fn through(
         chosen: true,
         target: target.clone(),
     })))
+}
+
+/// The address at which `source` reaches the waypoint that is named by one of its addresses: that one, or another if the client has no address
+/// of its family.
+fn in_reach(source: &Workload, waypoint: &Workload, named: IpAddr) -> Option<IpAddr> {
+    std::iter::once(&named).chain(&waypoint.addresses).find(|ip| source.has_family_of(ip)).copied()
 }
 
 fn replica(

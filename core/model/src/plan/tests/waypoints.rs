@@ -52,6 +52,20 @@ fn a_pod_with_a_waypoint_is_reached_through_it_unless_the_waypoint_calls() {
 }
 
 #[test]
+fn a_waypoint_named_by_one_of_its_addresses_is_reached_at_the_other_where_the_client_lacks_the_family() {
+    let guarded = Workload { waypoint: Some(at_ip("10.0.0.9").into()), ..api() };
+    let api_service = || through(service("api", &["10.96.0.1", "fd96::1"]), &[(at_ip("10.0.0.9"), 1)]);
+    let both = state(vec![guarded, gateway()], vec![api_service()]);
+    let client = workload("web", "fd00::1");
+    for to in ["[fd96::1]:80", "[fd00::2]:8080"] {
+        check(&hbone(go(&both, &client, to, 0)), "[fd00::9]:15008", to, &["gw"], Hop::Waypoint);
+        check(&hbone(go(&both, &web(), to, 0)), "10.0.0.9:15008", to, &["gw"], Hop::Waypoint);
+    }
+    let only_v4 = state(vec![api(), workload("gw", "10.0.0.9")], vec![api_service()]);
+    assert_eq!(denied(go(&only_v4, &client, "[fd96::1]:80", 0)), Reason::WaypointUnreachable);
+}
+
+#[test]
 fn weighted_waypoints_share_by_weight() {
     let canary = endpoint_of(workload("canary", "10.0.0.8"), "canary");
     let waypoints = [(at_ip("10.0.0.9"), 90), (at_ip("10.0.0.8"), 10)];
