@@ -5,7 +5,10 @@
 
 use ambit_api::security as wire;
 
-use super::{ConvertError, port_number, prefix};
+use super::{
+    ConvertError,
+    address::{port_number, prefix},
+};
 use crate::policy::{Action, Clause, Group, Match, Policy, PolicyKey, Scope, ServiceAccountMatch, StringMatch};
 
 mod later;

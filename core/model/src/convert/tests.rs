@@ -2,7 +2,11 @@ use ambit_api::security;
 use prost::Message;
 
 use super::*;
-use crate::policy::{Action, Scope as PolicyScope, StringMatch};
+use crate::{
+    policy::{Action, Scope as PolicyScope, StringMatch},
+    service::{Mode, Scope},
+    workload::{ApplicationTunnel, Tunnel},
+};
 
 fn workload() -> wire::Workload {
     wire::Workload {
