@@ -44,12 +44,14 @@
 //! * [`Node`] and [`Pod`] both are a [`Place`] (by `Deref`): `spawn`, `run`, `connect`, `listen`, `netns`, `set_hosts`.
 //! * [`Process`] is a program in a place: `signal`, `kill`, `stop`, `wait`, `usage`. It is killed when its pod is removed or the bed ends;
 //!   dropping the handle does not end it.
+//! * [`capture`] starts the node agent and the CNI plugin for the suites.
 //! * Programs are children with their own `/etc/hosts`, `/etc/resolv.conf` and host name, in a process group of their own, so that
 //!   Ctrl-C at the terminal reaches only the program that made the bed, which then ends them in order.
 
 #![forbid(unsafe_code)]
 
 pub mod bed;
+pub mod capture;
 mod error;
 mod families;
 mod hosts;

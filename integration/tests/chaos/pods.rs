@@ -11,13 +11,14 @@ use std::{
 };
 
 use ambit_runtime::netns::NetNs;
-use ambit_testbed::{Command, Node, Output, Pod, PodSpec};
-use anyhow::{Context, ensure};
+use ambit_testbed::{
+    Node, Pod, PodSpec,
+    capture::{AgentFiles, PluginCall},
+};
+use anyhow::ensure;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 
 use crate::{
-    agent,
     app::{App, Astray, PORT, Who},
     load::Target,
     world::{proxy_object, replace},
@@ -56,9 +57,7 @@ impl Runtime {
         let system = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "istio-system" } });
         runtime.publish("namespaces", &[shop.clone(), system])?;
         for node in nodes {
-            for name in ["pods", "netns", "status", "sandboxes", "proc"] {
-                std::fs::create_dir_all(node.dir().join(name))?;
-            }
+            AgentFiles::create(node.dir())?;
             replace(&node.dir().join("pods/shop.json"), &shop.to_string())?;
             let place = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": node.name() } });
             runtime.publish(node.name(), &[place, proxy_object(node.name(), &node.ips())])?;
@@ -165,25 +164,10 @@ impl Runtime {
     /// Runs the CNI plugin: what it printed, and whether the runtime may go on.
     async fn plugin(&self, command: &str, wanted: &Wanted) -> anyhow::Result<(String, bool)> {
         let node = &self.nodes[wanted.node];
-        let configuration = json!({
-            "cniVersion": "1.0.0", "name": "pods", "type": "ambit-cni", "agentSocket": node.dir().join("cni.sock"), "timeoutSeconds": 30,
-            "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0" }], "ips": [] },
-        });
-        let pod = format!("K8S_POD_NAMESPACE=shop;K8S_POD_NAME={};K8S_POD_UID={}", wanted.name, uid(&wanted.name));
-        let plugin = Command::this_program()
-            .arg(agent::PLUGIN)
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", format!("sandbox-{}", wanted.name))
-            .env("CNI_NETNS", self.netns(wanted))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_ARGS", pod)
-            .output(Output::Piped)
-            .stdin_piped();
-        let plugin = node.spawn(plugin)?;
-        let mut stdin = plugin.take_stdin().context("no input")?;
-        stdin.write_all(configuration.to_string().as_bytes()).await?;
-        drop(stdin);
-        let done = plugin.finish().await?;
+        let (uid, container, netns) = (uid(&wanted.name), format!("sandbox-{}", wanted.name), self.netns(wanted));
+        let pod = ("shop", wanted.name.as_str());
+        let call = PluginCall { command, pod, uid: &uid, container: &container, netns: &netns, patience: 30 };
+        let done = AgentFiles::create(node.dir())?.plugin(node, &call).await?;
         Ok((done.stdout + &done.stderr, done.status.success()))
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ambit::local::access::{AccessLine, Tail};
-use ambit_testbed::{Bed, BedConfig, Command, Node, Output, Process, wire::Capture};
+use ambit_testbed::{Bed, BedConfig, Command, Node, Output, Process, capture::AgentFiles, wire::Capture};
 use ambit_tls::{
     authority::{self, Authority},
     token::{self, AUDIENCE, Bound, Claims, ObjectReference, Signer},
@@ -19,7 +19,6 @@ use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    agent,
     app::{Astray, MARKER},
     load::Load,
     pods::Runtime,
@@ -150,22 +149,10 @@ impl World {
     /// Starts a node's agent and waits until it answers.
     pub async fn start_agent(&mut self, number: usize) -> anyhow::Result<()> {
         let node = &mut self.nodes[number];
-        let path = |name: &str| node.place.dir().join(name).into_os_string();
-        let mut command = Command::this_program().name("node-agent").arg(agent::AGENT);
-        for (flag, name) in [
-            ("--zds-socket", "zds.sock"),
-            ("--cni-socket", "cni.sock"),
-            ("--pods", "pods"),
-            ("--state", "sandboxes"),
-            ("--status", "status"),
-            ("--proc", "proc"),
-        ] {
-            command = command.arg(flag).arg(path(name));
-        }
+        let files = AgentFiles::create(node.place.dir())?;
         let log = node.place.dir().join("agent.log");
-        node.agent = Some(node.place.spawn(command.output(Output::File(log.clone())))?);
-        let socket = node.place.dir().join("cni.sock");
-        self.until("an agent that answers", async || tokio::net::UnixStream::connect(&socket).await.is_ok()).await
+        node.agent = Some(node.place.spawn(files.agent().output(Output::File(log)))?);
+        self.until("an agent that answers", async || files.answers().await).await
     }
 
     pub async fn kill_agent(&mut self, number: usize) {

@@ -46,4 +46,4 @@ pub mod verdict;
 pub use agent::{Agent, Handover, PodInfo};
 pub use config::Config;
 pub use error::Error;
-pub use run::run;
+pub use run::{program, run};

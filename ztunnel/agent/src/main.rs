@@ -14,10 +14,5 @@ struct Arguments {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let Arguments { config } = Arguments::parse();
-    ambit_runtime::telemetry::init_logging(&config.log, ambit_runtime::telemetry::LogFormat::Text)?;
-    // Each pod takes two descriptors; a user who may not have more goes on with what there is.
-    let _as_it_is = ambit_runtime::sys::raise_open_files();
-    let shutdown = ambit_runtime::signal::shutdown()?;
-    Ok(ambit_node_agent::run(config, async { _ = shutdown.await }).await?)
+    Ok(ambit_node_agent::program(Arguments::parse().config).await?)
 }

@@ -23,6 +23,18 @@ use crate::{
     status::{PodStatus, Statuses},
 };
 
+/// The agent as a program of its own: until a signal ends it.
+///
+/// # Errors
+/// As [`run`], or when logs or signals cannot be set up.
+pub async fn program(config: Config) -> Result<(), Error> {
+    ambit_runtime::telemetry::init_logging(&config.log, ambit_runtime::telemetry::LogFormat::Text)?;
+    // Each pod takes three descriptors; a user who may not have more goes on with what there is.
+    let _as_it_is = ambit_runtime::sys::raise_open_files();
+    let shutdown = ambit_runtime::signal::shutdown()?;
+    Box::pin(run(config, async { _ = shutdown.await })).await
+}
+
 /// Runs the agent until `stop`. The pods keep their rules when it ends.
 ///
 /// # Errors

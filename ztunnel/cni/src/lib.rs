@@ -17,8 +17,27 @@ pub mod agent;
 pub mod answer;
 pub mod asked;
 
+use std::{
+    io::{Read, Write},
+    process::ExitCode,
+};
+
 use answer::{Answer, Failure};
 use asked::{Asked, Command};
+
+/// The plugin as a program: reads its configuration from standard input, and answers on standard output.
+#[must_use]
+pub fn program() -> ExitCode {
+    let mut configuration = String::new();
+    let read = std::io::stdin().read_to_string(&mut configuration);
+    // What cannot be read is no configuration, and refused as such.
+    let configuration = if read.is_ok() { configuration } else { String::new() };
+    let answer = run(|name| std::env::var(name).ok(), &configuration);
+    if std::io::stdout().write_all(answer.printed.as_bytes()).is_err() {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(answer.status)
+}
 
 /// Does what the runtime asks: `environment` are the `CNI_*` variables, `configuration` is what came on standard input.
 #[must_use]

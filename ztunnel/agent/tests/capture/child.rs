@@ -1,13 +1,9 @@
-//! The node agent and the CNI plugin as processes of the test: this program again.
+//! The node agent and the CNI plugin as processes of the tests: the test program again, told apart by its first argument.
 
-use std::{io::Read, process::ExitCode};
+use std::process::ExitCode;
 
+use ambit_testbed::capture::{AGENT, PLUGIN};
 use clap::Parser;
-
-/// The first argument that makes this program a node agent.
-pub const AGENT: &str = "node-agent";
-/// The first argument that makes it the CNI plugin.
-pub const PLUGIN: &str = "cni-plugin";
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -22,7 +18,7 @@ pub fn run() -> Option<ExitCode> {
     match std::env::args().nth(1).as_deref() {
         Some(AGENT) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            Some(match runtime.block_on(agent()) {
+            Some(match runtime.block_on(ambit_node_agent::program(Arguments::parse().config)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("{error:?}");
@@ -30,20 +26,7 @@ pub fn run() -> Option<ExitCode> {
                 }
             })
         }
-        Some(PLUGIN) => {
-            let mut configuration = String::new();
-            std::io::stdin().read_to_string(&mut configuration).expect("a configuration");
-            let answer = ambit_cni::run(|name| std::env::var(name).ok(), &configuration);
-            print!("{}", answer.printed);
-            Some(ExitCode::from(answer.status))
-        }
+        Some(PLUGIN) => Some(ambit_cni::program()),
         _ => None,
     }
-}
-
-async fn agent() -> anyhow::Result<()> {
-    let Arguments { config, .. } = Arguments::parse();
-    ambit_runtime::telemetry::init_logging(&config.log, ambit_runtime::telemetry::LogFormat::Text)?;
-    let shutdown = ambit_runtime::signal::shutdown()?;
-    Ok(ambit_node_agent::run(config, async { _ = shutdown.await }).await?)
 }

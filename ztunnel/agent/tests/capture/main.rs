@@ -29,8 +29,11 @@ fn main() -> ExitCode {
     let mut tests = Vec::new();
     for filter in world::Filter::ALL {
         let of_filter = carry::tests(filter).into_iter().chain(repair::tests(filter)).chain(escape::tests(filter));
-        // Shown as ignored where the kernel or the programs are missing.
-        tests.extend(of_filter.map(|test| test.with_ignored_flag(!filter.works_here())));
+        let missing = filter.missing();
+        if let Some(why) = &missing {
+            eprintln!("ignored are the tests of {}, which this machine does not have: {why}", filter.name());
+        }
+        tests.extend(of_filter.map(|test| test.with_ignored_flag(missing.is_some())));
     }
     tests.extend(handover::tests());
     tests.extend(restart::tests());

@@ -5,18 +5,18 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
     path::PathBuf,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
 use ambit_runtime::netns::NetNs;
-use ambit_testbed::{Bed, BedConfig, Command, Families, Node, Output, Place, Pod, PodSpec, Process};
+use ambit_testbed::{
+    Bed, BedConfig, Command, Families, Node, Output, Place, Pod, PodSpec, Process,
+    capture::{AgentFiles, PluginCall},
+};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 
 use crate::{
-    child,
     proxy::Proxy,
     talk::{PORT, Talk, first_line, serve},
 };
@@ -51,17 +51,22 @@ impl Filter {
         matches!(self, Self::Nftables | Self::NftablesOverIpv6)
     }
 
-    pub fn works_here(self) -> bool {
+    /// Why it cannot be tested here; nothing where it can. nftables always can: what the agent needs for it is in the kernel, and where
+    /// that has none, or `nft` is missing, its tests fail.
+    pub fn missing(self) -> Option<String> {
+        if self.is_nftables() {
+            return None;
+        }
         let listed = |program: &str| {
             let mut command = std::process::Command::new(program);
-            command.args(["-t", "nat", "-S"]).stdout(Stdio::null()).stderr(Stdio::null());
-            command.status().is_ok_and(|status| status.success())
+            let output = command.args(["-t", "nat", "-S"]).output().map_err(|error| format!("{program}: {error}"))?;
+            if output.status.success() {
+                return Ok(());
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{program}: {}", said.lines().next().unwrap_or("it fails without a word")))
         };
-        // Removing the rules by hand needs `nft`; the agent itself runs no program for nftables.
-        match self {
-            Self::Nftables | Self::NftablesOverIpv6 => std::process::Command::new("nft").arg("--version").output().is_ok(),
-            other => listed(other.name()) && listed(&other.name().replacen("ip", "ip6", 1)),
-        }
+        [self.name().to_owned(), self.name().replacen("ip", "ip6", 1)].iter().find_map(|program| listed(program).err())
     }
 }
 
@@ -74,6 +79,7 @@ pub struct World {
     pub plugin_patience: u64,
     /// Where the next agent serves its pages.
     pub admin: &'static str,
+    files: AgentFiles,
     filter: Filter,
     far: Pod,
 }
@@ -87,26 +93,24 @@ impl World {
         let families = if filter == Filter::NftablesOverIpv6 { Families::Ipv6 } else { Families::Dual };
         let bed = Bed::new(BedConfig { families, ..BedConfig::default() }).await?;
         let (node, other) = (bed.add_node("node-1").await?, bed.add_node("node-2").await?);
-        for name in ["pods", "netns", "status", "state", "proc"] {
-            std::fs::create_dir_all(node.dir().join(name))?;
-        }
+        let files = AgentFiles::create(node.dir())?;
         let namespace = json!({ "kind": "Namespace", "metadata": { "name": "shop" } });
         std::fs::write(node.dir().join("pods/shop.json"), namespace.to_string())?;
         let far = other.add_pod(PodSpec::new("outside", "far")).await?;
         serve(&far)?;
-        let mut world = Self { bed, node, agent: None, plugin_patience: 30, admin: "127.0.0.1:15090", filter, far };
+        let mut world = Self { bed, node, agent: None, plugin_patience: 30, admin: "127.0.0.1:15090", files, filter, far };
         world.start_agent().await?;
         Ok(world)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.node.dir().join(name)
+        self.files.path(name)
     }
 
     pub async fn start_agent(&mut self) -> anyhow::Result<()> {
         self.launch_agent()?;
         let until = Instant::now() + PATIENCE;
-        while tokio::net::UnixStream::connect(self.path("cni.sock")).await.is_err() {
+        while !self.files.answers().await {
             ensure!(Instant::now() < until, "no agent: {}", self.log());
             tokio::time::sleep(SOON).await;
         }
@@ -115,21 +119,8 @@ impl World {
 
     /// Starts an agent without waiting for it.
     pub fn launch_agent(&mut self) -> anyhow::Result<()> {
-        let path = |name: &str| self.path(name).into_os_string();
-        let mut command = Command::this_program().name("node-agent").arg(child::AGENT);
-        for (flag, name) in [
-            ("--zds-socket", "zds.sock"),
-            ("--cni-socket", "cni.sock"),
-            ("--pods", "pods"),
-            ("--state", "state"),
-            ("--status", "status"),
-            ("--proc", "proc"),
-        ] {
-            command = command.arg(flag).arg(path(name));
-        }
-        command = command
-            .args(["--admin", self.admin])
-            .args(["--backend", if self.filter.is_nftables() { "nftables" } else { "iptables" }]);
+        let backend = if self.filter.is_nftables() { "nftables" } else { "iptables" };
+        let mut command = self.files.agent().args(["--admin", self.admin, "--backend", backend]);
         if !self.filter.is_nftables() {
             command = command.env("PATH", self.programs()?);
         }
@@ -230,6 +221,11 @@ impl World {
         Ok(std::fs::rename(part, self.path("pods").join(format!("{name}.json")))?)
     }
 
+    /// The API server forgets a pod.
+    pub fn gone(&self, name: &str) -> std::io::Result<()> {
+        std::fs::remove_file(self.path("pods").join(format!("{name}.json")))
+    }
+
     /// A pod in the mesh, started as a runtime starts it.
     pub async fn pod(&self, name: &str) -> anyhow::Result<Pod> {
         self.object(name, Some("ambient"), false)?;
@@ -245,26 +241,10 @@ impl World {
     }
 
     pub async fn plugin_in(&self, namespace: &str, command: &str, name: &str) -> anyhow::Result<(Value, bool)> {
-        let patience = self.plugin_patience;
-        let configuration = json!({
-            "cniVersion": "1.0.0", "name": "pods", "type": "ambit-cni", "agentSocket": self.path("cni.sock"), "timeoutSeconds": patience,
-            "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0" }], "ips": [] },
-        });
-        let pod = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={}", uid(name));
-        let plugin = Command::this_program()
-            .arg(child::PLUGIN)
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", format!("sandbox-{name}"))
-            .env("CNI_NETNS", self.netns_path(name))
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_ARGS", pod)
-            .output(Output::Piped)
-            .stdin_piped();
-        let plugin = self.node.spawn(plugin)?;
-        let mut stdin = plugin.take_stdin().context("no input")?;
-        stdin.write_all(configuration.to_string().as_bytes()).await?;
-        drop(stdin);
-        let done = plugin.finish().await?;
+        let (uid, container, netns) = (uid(name), format!("sandbox-{name}"), self.netns_path(name));
+        let pod = (namespace, name);
+        let call = PluginCall { command, pod, uid: &uid, container: &container, netns: &netns, patience: self.plugin_patience };
+        let done = self.files.plugin(&self.node, &call).await?;
         let printed = if done.stdout.is_empty() { Value::Null } else { serde_json::from_str(&done.stdout)? };
         Ok((printed, done.status.success()))
     }
