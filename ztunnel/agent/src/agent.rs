@@ -123,12 +123,11 @@ impl Agent {
         self.shared.proxies.know(&pod);
         keeper::secure(&self.shared, &kept, &mut phase).await?;
         drop(phase);
-        let uid = pod.info.uid.clone();
-        let accepted = self.shared.proxies.add(pod).await;
+        let accepted = self.shared.proxies.add(pod.clone()).await;
         kept.look.notify_one();
         if !self.shared.holds(&kept) {
-            let _those_that_are_there = self.shared.proxies.remove(&uid).await;
-            return Err(Error::Refused(format!("pod {uid} ended while it was captured")));
+            let _those_that_are_there = self.shared.proxies.remove(&pod).await;
+            return Err(Error::Refused(format!("pod {} ended while it was captured", pod.info.uid)));
         }
         match accepted {
             Ok(true) => Ok(Handover::Accepted),
@@ -224,14 +223,22 @@ impl Agent {
     /// # Errors
     /// When the rules cannot be removed, or a proxy does not answer. The pod is let go all the same.
     pub async fn remove(&self, uid: &str) -> Result<(), Error> {
-        let Some(held) = self.shared.pods().remove(uid) else { return Ok(()) };
-        let removed = {
-            let mut phase = held.kept.phase.lock().await;
+        loop {
+            let Some(known) = self.shared.pods().get(uid).map(|held| Arc::clone(&held.kept)) else { return Ok(()) };
+            // Until all is done: who captures the pod anew meanwhile begins when nothing of this is under way any more.
+            let mut phase = known.phase.lock().await;
+            if !self.shared.holds(&known) {
+                continue;
+            }
             phase.let_go = true;
-            self.shared.rules.remove(&held.kept.pod.netns).await
-        };
-        self.shared.forget(uid);
-        self.shared.proxies.remove(uid).await.and(removed)
+            let removed = self.shared.rules.remove(&known.pod.netns).await;
+            let told = self.shared.proxies.remove(&known.pod).await;
+            // Forgotten while it was let go, it is another one by now.
+            if self.shared.release(&known) {
+                self.shared.forget(uid);
+            }
+            return told.and(removed);
+        }
     }
 
     /// Forgets a pod whose namespace is about to go: the proxies are told, the rules stay, so that what still runs in it does not go in

@@ -73,6 +73,14 @@ impl Shared {
         self.pods().get(&kept.pod.info.uid).is_some_and(|held| Arc::ptr_eq(&held.kept, kept))
     }
 
+    /// Keeps a pod no longer; whether it was kept until now.
+    pub(crate) fn release(&self, kept: &Arc<Kept>) -> bool {
+        let mut pods = self.pods();
+        let uid = &kept.pod.info.uid;
+        let it = pods.get(uid).is_some_and(|held| Arc::ptr_eq(&held.kept, kept));
+        it && pods.remove(uid).is_some()
+    }
+
     /// The pods that are kept, by UID.
     pub(crate) fn pods(&self) -> MutexGuard<'_, BTreeMap<String, Held>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
@@ -110,7 +118,7 @@ impl Shared {
             // And whoever is just writing its rules sees that it is no longer wanted.
             held.kept.phase.lock().await.let_go = true;
         }
-        if let Err(error) = self.proxies.remove(uid).await {
+        if let Err(error) = self.proxies.remove(&held.kept.pod).await {
             tracing::debug!(uid, %error, "a proxy was not told that a pod is gone");
         }
     }

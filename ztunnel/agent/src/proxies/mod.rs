@@ -120,9 +120,16 @@ impl Proxies {
         if owed { Ok(false) } else { self.add(pod).await }
     }
 
-    /// Takes a pod away from all proxies. Those that go away meanwhile do not serve it either.
-    pub(crate) async fn remove(&self, uid: &str) -> Result<(), Error> {
-        self.state().pods.remove(uid);
+    /// Takes a pod away from all proxies, unless another one has its UID by now. Those that go away meanwhile do not serve it either.
+    pub(crate) async fn remove(&self, pod: &Handed) -> Result<(), Error> {
+        let uid = &pod.info.uid;
+        {
+            let mut state = self.state();
+            if state.pods.get(uid).is_some_and(|now| now != pod) {
+                return Ok(());
+            }
+            state.pods.remove(uid);
+        }
         self.take_back(uid).await
     }
 

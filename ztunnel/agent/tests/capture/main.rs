@@ -7,6 +7,7 @@ mod escape;
 mod handover;
 mod plugin;
 mod proxy;
+mod race;
 mod repair;
 mod rest;
 mod restart;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     tests.extend(handover::tests());
     tests.extend(restart::tests());
     tests.extend(plugin::tests());
+    tests.extend(race::tests());
     tests.extend(rest::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
