@@ -3,6 +3,7 @@
 
 mod carry;
 mod child;
+mod devices;
 mod escape;
 mod handover;
 mod plugin;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     tests.extend(handover::tests());
     tests.extend(restart::tests());
     tests.extend(plugin::tests());
+    tests.extend(devices::tests());
     tests.extend(race::tests());
     tests.extend(rest::tests());
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()

@@ -4,6 +4,7 @@
 //! rules of the packet filter. With them it is redirected to the proxy; without them it goes nowhere, until they are written again.
 
 mod lead;
+mod sources;
 mod way;
 
 use std::{io, os::fd::AsFd};
@@ -20,6 +21,7 @@ use nlink::{
 };
 
 use lead::{LOCAL_TABLE, Lead, NOWHERE_TABLE};
+use sources::{LOOSENED, Sources};
 use way::Way;
 
 /// The index of the loopback device, in every namespace.
@@ -75,6 +77,7 @@ fn nowhere_v6(metrics: RouteMetrics) -> Ipv6Route {
 /// What the kernel shows of a namespace.
 struct Shown {
     six: Six,
+    sources: Sources,
     way: Option<Way>,
     links: Vec<LinkMessage>,
     routes: Vec<RouteMessage>,
@@ -85,7 +88,7 @@ impl Shown {
         let (links, routes) = (route.get_links().await?, route.get_routes().await?);
         let up: Vec<u32> = links.iter().filter(|link| link.is_up()).map(LinkMessage::ifindex).collect();
         let way = way::find(&routes, &route.get_addresses().await?, &up);
-        Ok(Self { six: Six::of(netns)?, way, links, routes })
+        Ok(Self { six: Six::of(netns)?, sources: Sources::of(netns)?, way, links, routes })
     }
 
     /// The devices that lead out.
@@ -98,6 +101,14 @@ impl Shown {
     fn devices_that(&self, accept_local: u32) -> impl Iterator<Item = u32> {
         let set = move |link: &&LinkMessage| link.ipv4_devconf(Ipv4Devconf::AcceptLocal) == Some(accept_local);
         self.devices().filter(set).map(LinkMessage::ifindex)
+    }
+
+    /// The devices beside that of the way out that drop what comes in by them, for its source would be found there ([`sources`]).
+    fn strict_devices(&self) -> impl Iterator<Item = u32> {
+        let strict =
+            |link: &&LinkMessage| link.ipv4_devconf(Ipv4Devconf::RpFilter).is_some_and(|setting| self.sources.is_strict(setting));
+        let out = self.way.map(|way| way.device);
+        self.devices().filter(strict).map(LinkMessage::ifindex).filter(move |device| Some(*device) != out)
     }
 
     /// What packets may be as large as, by whichever device they leave.
@@ -124,6 +135,7 @@ impl Shown {
             let same = |route: &RouteMessage| route.oif() == Some(way.device) && route.prefsrc() == Some(&way.source.into());
             need(self.has(false, LOCAL_TABLE, RouteType::Local, same), "IPv4 route in table 100");
             need(self.devices_that(0).next().is_none(), "setting accept_local of a device");
+            need(self.strict_devices().next().is_none(), "setting rp_filter of a device");
         }
         if self.six == Six::On {
             let same = |route: &RouteMessage| route.oif() == Some(LOOPBACK);
@@ -172,6 +184,9 @@ pub(super) async fn install(netns: &NetNs) -> nlink::Result<()> {
         for device in shown.devices_that(0) {
             route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::AcceptLocal, 1)]).await?;
         }
+        for device in shown.strict_devices() {
+            route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::RpFilter, LOOSENED)]).await?;
+        }
         route.replace_route(stays_v4(way, shown.metrics())).await?;
     }
     if shown.six == Six::On {
@@ -202,7 +217,19 @@ pub(super) async fn remove(netns: &NetNs) -> nlink::Result<()> {
             route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::AcceptLocal, 0)]).await?;
         }
     }
+    // Also of devices that are down by now.
+    let loosened = shown.links.iter().filter(|link| link.ipv4_devconf(Ipv4Devconf::RpFilter) == Some(LOOSENED));
+    for device in loosened.map(LinkMessage::ifindex) {
+        route.set_ipv4_devconf_by_index(device, &[(Ipv4Devconf::RpFilter, shown.sources.before())]).await?;
+    }
     joined
+}
+
+/// Whether there is a rule of ours: of the capture, or one that cuts off. Tables to which none leads do nothing.
+pub(super) async fn traces(netns: &NetNs) -> nlink::Result<bool> {
+    let rules = Connection::<Route>::new_in(netns.as_fd())?.get_rules().await?;
+    let mut leads = Six::On.leads().chain(lead::cuts());
+    Ok(leads.any(|lead| rules.iter().any(|rule| lead.is(rule))))
 }
 
 /// What is missing of what [`install`] made.
