@@ -85,7 +85,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, kept: Arc<Kept>) {
             return;
         }
         let begun = Instant::now();
-        match tokio::time::timeout(LIMIT, turn(&shared, &kept)).await {
+        match tokio::time::timeout(LIMIT, turn(&shared, &kept, changes.quiet())).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(_) => tracing::error!(uid, "a look at the pod took too long"),
@@ -101,13 +101,13 @@ pub(crate) async fn keep(shared: Arc<Shared>, kept: Arc<Kept>) {
 }
 
 /// One look. Returns whether the pod is still to be kept.
-async fn turn(shared: &Shared, kept: &Kept) -> bool {
+async fn turn(shared: &Shared, kept: &Kept, quiet: bool) -> bool {
     let mut phase = kept.phase.lock().await;
     if phase.let_go {
         return false;
     }
     let uid = &kept.pod.info.uid;
-    let rules = rules(shared, kept, &mut phase).await;
+    let rules = rules(shared, kept, &mut phase, quiet).await;
     if !matches!(rules, Rules::Cut(_) | Rules::Exposed(_))
         && matches!(shared.proxies.offer(uid), Offer::Refused(_) | Offer::Asked)
     {
@@ -128,21 +128,23 @@ async fn turn(shared: &Shared, kept: &Kept) -> bool {
 }
 
 /// Verifies the rules, repairs them, or cuts the pod off.
-async fn rules(shared: &Shared, kept: &Kept, phase: &mut Phase) -> Rules {
+async fn rules(shared: &Shared, kept: &Kept, phase: &mut Phase, quiet: bool) -> Rules {
     let info = &kept.pod.info;
-    let mut found = shared.rules.verify(&kept.pod.netns, &mut phase.whole).await;
+    let mut found = shared.rules.verify(&kept.pod.netns, &mut phase.whole, quiet).await;
     for _ in 0..TRIES {
         if found.is_ok() {
             break;
         }
         tokio::time::sleep(PAUSE).await;
-        found = shared.rules.verify(&kept.pod.netns, &mut phase.whole).await;
+        found = shared.rules.verify(&kept.pod.netns, &mut phase.whole, false).await;
     }
     let what = match &found {
         Ok(faults) if faults.is_empty() && !phase.cut => return Rules::Whole,
         Ok(faults) => faults.join(", "),
         Err(error) => error.to_string(),
     };
+    // Nothing is believed of it until it has been read again.
+    phase.whole = None;
     match repair(shared, kept, phase).await {
         Ok(()) => {
             let what = if what.is_empty() { "the way out, which had been cut".to_owned() } else { what };

@@ -62,6 +62,11 @@ pub struct Rules {
 }
 
 impl Backend {
+    /// Whether the kernel tells of every change of the rules.
+    fn tells(self) -> bool {
+        matches!(self, Self::Nftables | Self::Iptables(iptables::OVER_NFTABLES))
+    }
+
     async fn install(self, netns: &NetNs, lines: &[Line]) -> Result<(), Error> {
         match self {
             Self::Nftables => nftables::install(netns, lines).await.map_err(refused),
@@ -187,16 +192,35 @@ impl Rules {
         Ok(faults)
     }
 
-    /// As [`Rules::faults`], without reading the packet filter when nobody has changed it since it was `whole`.
+    /// Whether anything of the capture is in the namespace that does something to its packets.
     ///
     /// # Errors
     /// When the kernel does not answer.
-    pub async fn verify(&self, netns: &NetNs, whole: &mut Option<Whole>) -> Result<Vec<String>, Error> {
+    pub async fn traces(&self, netns: &NetNs) -> Result<bool, Error> {
+        if routing::traces(netns).await.map_err(refused)? {
+            return Ok(true);
+        }
+        Ok(!self.reference().await?.backend.shown(netns).await?.is_empty())
+    }
+
+    /// As [`Rules::faults`], without reading what nobody has changed since it was `whole`. `quiet` says that the kernel, which tells of
+    /// changes, has told of none.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn verify(&self, netns: &NetNs, whole: &mut Option<Whole>, quiet: bool) -> Result<Vec<String>, Error> {
+        let lately = whole.as_ref().is_some_and(|whole| whole.at.elapsed() < LONGEST);
+        if quiet && lately && self.reference().await?.backend.tells() {
+            return Ok(Vec::new());
+        }
         let now = self.outline(netns).await?;
         let unchanged = whole.take().filter(|whole| now.as_ref() == Some(&whole.outline));
         let believed = unchanged.is_some();
         *whole = unchanged.filter(|whole| whole.at.elapsed() < LONGEST);
         if whole.is_some() {
+            if quiet {
+                return Ok(Vec::new());
+            }
             return routing::missing(netns).await.map_err(refused);
         }
         let faults = match self.faults(netns).await {
