@@ -7,19 +7,55 @@ use std::{
 };
 
 use ambit_runtime::netns::NetNs;
+use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
-use crate::{Error, node::Node, records::Record, source::PodFacts};
+use crate::{
+    Error,
+    node::{AT_ONCE, Node},
+    records::Record,
+    source::PodFacts,
+};
 
 /// Pause between two looks at the source.
 const LOOK: Duration = Duration::from_millis(500);
 /// Pause between two searches for pods that nobody told of.
 const SEARCH: Duration = Duration::from_secs(3);
+/// Searches for the processes of a pod that is not in the mesh: one that runs has processes, and others never will.
+const SEARCHES: u32 = 3;
+
+/// The pods that are not in the mesh and of which there is no record: whether something of the mesh is left in them.
+#[derive(Debug, Default)]
+struct Left {
+    /// How often each was looked for.
+    sought: BTreeMap<String, u32>,
+}
+
+impl Left {
+    /// Of these pods the ones that are still to be looked for. Forgets all others.
+    fn seek(&mut self, uids: &BTreeSet<String>) -> BTreeSet<String> {
+        self.sought.retain(|uid, _| uids.contains(uid));
+        for uid in uids {
+            *self.sought.entry(uid.clone()).or_default() += 1;
+        }
+        self.sought.iter().filter(|(_, times)| **times <= SEARCHES).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Nothing is left in this pod.
+    fn is_clean(&mut self, uid: &str) {
+        self.sought.insert(uid.to_owned(), SEARCHES);
+    }
+
+    /// It could not be seen to: it is looked for again.
+    fn is_not_clean(&mut self, uid: &str) {
+        self.sought.insert(uid.to_owned(), 0);
+    }
+}
 
 impl Node {
     /// Follows the labels for ever: pods that enter the mesh are captured, those that leave it are let go.
     pub async fn follow(&self) {
-        let mut searched = None::<Instant>;
+        let (mut searched, mut left) = (None::<Instant>, Left::default());
         loop {
             tokio::time::sleep(LOOK).await;
             match self.source.pods() {
@@ -27,7 +63,7 @@ impl Node {
                     self.reconcile(&pods).await;
                     if searched.is_none_or(|searched| searched.elapsed() > SEARCH) {
                         searched = Some(Instant::now());
-                        self.search(&pods).await;
+                        self.search(&pods, &mut left).await;
                     }
                 }
                 Err(error) => tracing::warn!(%error, "the pods of the node cannot be read; all stay as they are"),
@@ -35,41 +71,51 @@ impl Node {
         }
     }
 
+    /// Sees that the sandboxes that are known are as the labels want them, several at once: one for which the kernel or a proxy takes its
+    /// time does not hold up all others.
     async fn reconcile(&self, pods: &[PodFacts]) {
-        let held = self.agent().pods();
+        let pods: BTreeMap<&str, &PodFacts> = pods.iter().map(|facts| (facts.uid.as_str(), facts)).collect();
+        let held: BTreeSet<String> = self.agent().pods().into_iter().collect();
         let records: Vec<Record> = self.records().all().cloned().collect();
-        for mut record in records {
+        let (pods, held) = (&pods, &held);
+        let each = stream::iter(records).for_each_concurrent(AT_ONCE, async |record| {
             let netns = match record.open() {
                 Ok(Some(netns)) => netns,
                 Ok(None) => {
                     self.records().remove(&record.container);
-                    continue;
+                    return;
                 }
                 Err(error) => {
                     tracing::warn!(pod = record.name, namespace = record.namespace, %error, "a sandbox cannot be looked at");
-                    continue;
+                    return;
                 }
             };
             // A pod that the source does not know any more is ending: it stays as it is.
-            let Some(facts) = pods.iter().find(|facts| facts.uid == record.uid) else { continue };
-            let Some(wanted) = self.wanted(facts) else { continue };
-            let done = match (wanted, held.contains(&record.uid)) {
-                (true, false) => self.captured(&mut record).await,
-                (false, true) => self.agent().remove(&record.uid).await,
-                // It was let go before, not all the way.
-                (false, false) if record.captured => self.agent().free(&netns).await,
-                _ => Ok(()),
-            };
-            if let Err(error) = done {
-                tracing::warn!(pod = record.name, namespace = record.namespace, wanted, %error, "a pod's capture could not be changed");
-                continue;
-            }
-            let changed = self.records().get(&record.container).is_some_and(|now| now.captured != wanted);
-            if changed {
-                record.captured = wanted;
-                if let Err(error) = self.records().put(record) {
-                    tracing::warn!(%error, "a sandbox is not recorded");
-                }
+            let Some(wanted) = pods.get(record.uid.as_str()).and_then(|facts| self.wanted(facts)) else { return };
+            let is_held = held.contains(&record.uid);
+            self.change(record, &netns, wanted, is_held).await;
+        });
+        each.await;
+    }
+
+    /// Captures a sandbox or lets it go, if it is not as it is wanted, and notes it.
+    async fn change(&self, mut record: Record, netns: &NetNs, wanted: bool, held: bool) {
+        let done = match (wanted, held) {
+            (true, false) => self.captured(&mut record).await,
+            (false, true) => self.agent().remove(&record.uid).await,
+            // It was let go before, not all the way.
+            (false, false) if record.captured => self.agent().free(netns).await,
+            _ => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::warn!(pod = record.name, namespace = record.namespace, wanted, %error, "a pod's capture could not be changed");
+            return;
+        }
+        let changed = self.records().get(&record.container).is_some_and(|now| now.captured != wanted);
+        if changed {
+            record.captured = wanted;
+            if let Err(error) = self.records().put(record) {
+                tracing::warn!(%error, "a sandbox is not recorded");
             }
         }
     }
@@ -88,26 +134,46 @@ impl Node {
         self.capture(record).await.map(drop)
     }
 
-    /// Captures pods of the mesh that no runtime told of: they ran before the agent did.
-    async fn search(&self, pods: &[PodFacts]) {
+    /// Looks for pods that no runtime told of, because they ran before the agent did or what was noted of them is lost: those of the mesh
+    /// are captured, and from the others is taken what an earlier agent may have left in them.
+    async fn search(&self, pods: &[PodFacts], left: &mut Left) {
         let known: BTreeSet<String> = self.records().all().map(|record| record.uid.clone()).collect();
-        let unknown: BTreeMap<&str, &PodFacts> = pods
-            .iter()
-            .filter(|facts| self.wanted(facts) == Some(true) && !known.contains(&facts.uid))
-            .map(|facts| (facts.uid.as_str(), facts))
-            .collect();
-        if unknown.is_empty() {
+        let held: BTreeSet<String> = self.agent().pods().into_iter().collect();
+        let of = |wanted: bool| {
+            let unknown = |facts: &&PodFacts| {
+                self.wanted(facts) == Some(wanted) && !known.contains(&facts.uid) && (wanted || !held.contains(&facts.uid))
+            };
+            pods.iter().filter(unknown).map(|facts| (facts.uid.as_str(), facts)).collect::<BTreeMap<_, _>>()
+        };
+        let (labelled, others) = (of(true), of(false));
+        let others = left.seek(&others.keys().map(|uid| (*uid).to_owned()).collect());
+        let uids: BTreeSet<String> = labelled.keys().map(|uid| (*uid).to_owned()).chain(others).collect();
+        if uids.is_empty() {
             return;
         }
-        let (before, uids) = (self.before.clone(), unknown.keys().map(|uid| (*uid).to_owned()).collect());
+        let before = self.before.clone();
         // There may be many processes, and the pods that are kept must not wait.
         let found = tokio::task::spawn_blocking(move || before.find(&uids)).await.unwrap_or_default();
-        for (uid, path) in found {
-            let Some(facts) = unknown.get(uid.as_str()) else { continue };
-            match self.found(&uid, facts, &path).await {
-                Ok(true) => tracing::info!(uid, "a pod that ran before the agent is captured"),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(uid, %error, "a pod that ran before the agent is not captured yet"),
+        let labelled = &labelled;
+        let each = stream::iter(found).map(async |(uid, path)| match labelled.get(uid.as_str()) {
+            Some(facts) => {
+                match self.found(&uid, facts, &path).await {
+                    Ok(true) => tracing::info!(uid, "a pod that ran before the agent is captured"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(uid, %error, "a pod that ran before the agent is not captured yet"),
+                }
+                None
+            }
+            None => Some((self.clean(&uid, &path).await, uid)),
+        });
+        let cleaned: Vec<_> = each.buffer_unordered(AT_ONCE).collect().await;
+        for (clean, uid) in cleaned.into_iter().flatten() {
+            match clean {
+                Ok(()) => left.is_clean(&uid),
+                Err(error) => {
+                    tracing::warn!(uid, %error, "a pod that is not in the mesh has rules of it, which cannot be removed yet");
+                    left.is_not_clean(&uid);
+                }
             }
         }
     }
@@ -115,7 +181,7 @@ impl Node {
     /// Captures a pod that was found by a process; `false` when a runtime has told of it meanwhile.
     async fn found(&self, uid: &str, facts: &PodFacts, path: &Path) -> Result<bool, Error> {
         let netns = NetNs::open(path).map_err(Error::path("open the network namespace", path))?;
-        let record = self.record(format!("found-{}", uid.replace('/', "_")), facts, path, &netns)?;
+        let record = self.record(Record::found(uid), facts, path, &netns)?;
         {
             let mut records = self.records();
             if records.all().any(|known| known.uid == uid) {
@@ -124,5 +190,42 @@ impl Node {
             records.put(record.clone())?;
         }
         self.capture(&record).await.map(|_| true)
+    }
+
+    /// Takes away what an agent before, of which nothing is noted any more, has left in a pod that is not in the mesh: while it is there and
+    /// no proxy serves the pod, all its connections are refused.
+    async fn clean(&self, uid: &str, path: &Path) -> Result<(), Error> {
+        let netns = NetNs::open(path).map_err(Error::path("open the network namespace", path))?;
+        if !self.agent().rules().traces(&netns).await? {
+            return Ok(());
+        }
+        // A namespace that somebody is captured in is his.
+        if self.records().all().any(|record| record.inode == netns.inode()) || self.agent().namespaces().contains(&netns) {
+            return Ok(());
+        }
+        self.agent().free(&netns).await?;
+        tracing::warn!(uid, "a pod that is not in the mesh had rules of it, of which nothing was noted; they are removed");
+        metrics::counter!("ambit_capture_repairs_total", "what" => "left").increment(1);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_without_processes_is_not_sought_for_ever_and_one_that_is_labelled_meanwhile_begins_anew() {
+        let uids = |uids: &[&str]| uids.iter().map(|uid| (*uid).to_owned()).collect::<BTreeSet<String>>();
+        let mut left = Left::default();
+        for _ in 0..SEARCHES {
+            assert_eq!(left.seek(&uids(&["a", "b"])), uids(&["a", "b"]));
+        }
+        assert_eq!(left.seek(&uids(&["a", "b", "c"])), uids(&["c"]));
+        left.is_clean("c");
+        assert!(left.seek(&uids(&["a", "c"])).is_empty());
+        assert_eq!(left.seek(&uids(&["b", "c"])), uids(&["b"]), "it was away meanwhile");
+        left.is_not_clean("b");
+        assert_eq!(left.seek(&uids(&["b", "c"])), uids(&["b"]));
     }
 }

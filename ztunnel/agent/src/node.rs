@@ -26,8 +26,8 @@ const UNKNOWN: Duration = Duration::from_secs(5);
 const PROXY: Duration = Duration::from_secs(10);
 /// How long a pod that is asked about may take to be as it should be.
 const CHECK: Duration = Duration::from_secs(3);
-/// Pods that are captured at once when the agent comes back.
-const AT_ONCE: usize = 8;
+/// Pods that are captured or let go at once.
+pub(crate) const AT_ONCE: usize = 8;
 /// Pause between two looks of somebody who waits.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -160,10 +160,33 @@ impl Node {
 
     /// A sandbox ends. That it is not known is no error.
     pub async fn ended(&self, event: &Event) {
-        let removed = self.records().remove(&event.container());
-        if let Some(record) = removed {
+        let Some(record) = self.record_of(event) else { return };
+        if self.records().remove(&record.container).is_some() {
             self.agent.gone(&record.uid).await;
         }
+    }
+
+    /// The record of a sandbox. One that was found by its processes has no runtime's name: it is known by its pod and by its network
+    /// namespace, for of an earlier sandbox of the same pod the runtime may say goodbye long after.
+    fn record_of(&self, event: &Event) -> Option<Record> {
+        let records = self.records();
+        if let Some(record) = records.get(&event.container()) {
+            return Some(record.clone());
+        }
+        let shown = NetNs::open(&event.netns).ok();
+        let same_netns = |record: &Record| match (record.open(), &shown) {
+            (Ok(Some(netns)), Some(shown)) => netns == *shown,
+            // Both are gone.
+            (Ok(None), None) => true,
+            _ => false,
+        };
+        let it = |record: &&Record| {
+            record.is_found()
+                && (&record.namespace, &record.name) == (&event.pod_namespace, &event.pod_name)
+                && (event.uid.is_empty() || record.uid == event.uid)
+                && same_netns(record)
+        };
+        records.all().find(it).cloned()
     }
 
     /// Whether a pod is as it should be, or soon is.
@@ -171,9 +194,14 @@ impl Node {
     /// # Errors
     /// When it is in the mesh and not captured.
     pub async fn checked(&self, event: &Event) -> Result<(), Error> {
-        let container = event.container();
-        let record = self.records().get(&container).cloned();
-        let record = record.ok_or_else(|| Error::Refused(format!("the sandbox {container} is not known")))?;
+        let Some(record) = self.record_of(event) else {
+            // It ran before the agent: if it is not in the mesh there is nothing to know.
+            let facts = self.source.pods()?.into_iter().find(|facts| Self::is_of(facts, event));
+            return match facts.and_then(|facts| self.wanted(&facts)) {
+                Some(false) => Ok(()),
+                _ => Err(Error::Refused(format!("the sandbox {} is not known", event.container()))),
+            };
+        };
         if !record.captured {
             return Ok(());
         }
@@ -192,28 +220,42 @@ impl Node {
         if self.excluded.contains(&facts.namespace) { Some(false) } else { facts.enrolled }
     }
 
+    /// Whether the source speaks of the pod that the runtime names.
+    fn is_of(facts: &PodFacts, event: &Event) -> bool {
+        (&facts.namespace, &facts.name) == (&event.pod_namespace, &event.pod_name)
+            && (event.uid.is_empty() || facts.uid == event.uid || facts.uid == format!("{}/{}", facts.namespace, facts.name))
+    }
+
     /// What the source says of a pod that starts. A pod that it never heard of must not start: it may be in the mesh.
     async fn facts(&self, event: &Event) -> Result<PodFacts, Error> {
         let until = Instant::now() + UNKNOWN;
+        let mut asked = false;
         loop {
-            let pods = self.source.pods()?;
-            let it = |facts: &&PodFacts| {
-                (&facts.namespace, &facts.name) == (&event.pod_namespace, &event.pod_name)
+            let it = |facts: &PodFacts| {
+                Self::is_of(facts, event)
                     // An earlier pod of the same name may still be told of.
-                    && match event.uid.as_str() {
-                        "" => !facts.ending && !self.runs_elsewhere(facts, event),
-                        uid => facts.uid == uid || facts.uid == format!("{}/{}", facts.namespace, facts.name),
-                    }
+                    && (!event.uid.is_empty() || (!facts.ending && !self.runs_elsewhere(facts, event)))
                     && self.wanted(facts).is_some()
             };
-            if let Some(facts) = pods.iter().find(it) {
-                return Ok(facts.clone());
-            }
+            // What cannot be read now may be a moment later.
+            let why = match self.source.pods() {
+                Ok(pods) => match pods.into_iter().find(it) {
+                    Some(facts) => return Ok(facts),
+                    None => {
+                        let (namespace, name) = (&event.pod_namespace, &event.pod_name);
+                        Error::Refused(format!(
+                            "the node agent does not know of pod {namespace}/{name}, nor whether it is in the mesh"
+                        ))
+                    }
+                },
+                Err(error) => error,
+            };
             if Instant::now() > until {
-                let (namespace, name) = (&event.pod_namespace, &event.pod_name);
-                return Err(Error::Refused(format!(
-                    "the node agent does not know of pod {namespace}/{name}, nor whether it is in the mesh"
-                )));
+                return Err(why);
+            }
+            if !asked && Instant::now() + UNKNOWN / 2 > until {
+                asked = true;
+                self.source.doubt();
             }
             tokio::time::sleep(SOON).await;
         }

@@ -17,6 +17,9 @@ use crate::Error;
 /// Where the kernel says which start of the machine this is.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
+/// How names begin that are not a runtime's.
+const FOUND: &str = "found-";
+
 /// One sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -126,6 +129,18 @@ impl Records {
 }
 
 impl Record {
+    /// The name of a sandbox that no runtime told of: its pod was found by a process.
+    #[must_use]
+    pub fn found(uid: &str) -> String {
+        format!("{FOUND}{}", uid.replace('/', "_"))
+    }
+
+    /// Whether it was found by a process ([`Record::found`]).
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        self.container == Self::found(&self.uid)
+    }
+
     /// Which network namespace it is, of all that there ever were.
     fn identity(&self) -> (&str, u64, u64) {
         (&self.boot, self.inode, self.cookie)

@@ -39,6 +39,9 @@ pub trait PodSource: Send + Sync {
     /// # Errors
     /// When they cannot be read; then nothing is known, and nothing is changed.
     fn pods(&self) -> Result<Vec<PodFacts>, Error>;
+
+    /// A pod starts of which nothing is known: if what is known may be out of date, it is asked for anew.
+    fn doubt(&self) {}
 }
 
 /// Pods and Namespaces as YAML or JSON files of one directory.

@@ -19,7 +19,10 @@ const MEASURED: Duration = Duration::from_secs(5);
 const MOST: f64 = 0.5;
 
 pub fn tests() -> Vec<Trial> {
-    vec![test("pods_at_rest_cost_little", at_rest)]
+    vec![
+        test("pods_at_rest_cost_little", at_rest),
+        test("the_pods_of_a_namespace_that_is_labelled_are_captured_together", labelled),
+    ]
 }
 
 async fn at_rest() -> anyhow::Result<()> {
@@ -36,24 +39,54 @@ async fn at_rest() -> anyhow::Result<()> {
     for number in 0..PODS {
         world.object(&format!("web-{number}"), Some("ambient"), false)?;
     }
-    let begun = Instant::now();
-    let captured = || {
-        (0..PODS)
-            .filter(|number| world.status(&format!("web-{number}")).is_some_and(|status| status["state"] == "captured"))
-            .count()
-    };
-    while captured() < pods.len() {
-        ensure!(begun.elapsed() < PATIENCE, "{} of {PODS} pods are captured: {}", captured(), world.log());
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    println!("{PODS} pods captured within {:?}", begun.elapsed());
+    println!("{PODS} pods found and captured within {:?}", until_captured(&world).await?);
     let agent = world.agent.as_ref().context("no agent")?;
     let (begun, before) = (Instant::now(), agent.usage()?.cpu_seconds);
     tokio::time::sleep(MEASURED).await;
     let cost = (agent.usage()?.cpu_seconds - before) / begun.elapsed().as_secs_f64();
     println!("{PODS} pods at rest: {cost:.2} s of a processor for a second, {} kB of memory", agent.usage()?.rss_bytes >> 10);
     ensure!(cost < MOST, "{cost:.2} s of a processor for a second of rest");
-    ensure!(captured() == pods.len(), "not all are captured any more");
+    ensure!(captured(&world) == pods.len(), "not all are captured any more");
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+fn captured(world: &World) -> usize {
+    let is = |number: &u32| world.status(&format!("web-{number}")).is_some_and(|status| status["state"] == "captured");
+    (0..PODS).filter(is).count()
+}
+
+/// Waits until all pods are captured: how long it took.
+async fn until_captured(world: &World) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    while captured(world) < PODS as usize {
+        ensure!(begun.elapsed() < PATIENCE, "{} of {PODS} pods are captured: {}", captured(world), world.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(begun.elapsed())
+}
+
+async fn labelled() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let _proxy = world.proxy("p").await?;
+    let mut pods = Vec::new();
+    for number in 0..PODS {
+        let name = format!("web-{number}");
+        world.object(&name, None, false)?;
+        let pod = world.node.add_pod(PodSpec::new("shop", &name)).await?;
+        world.show(&name, pod.netns())?;
+        pods.push(pod);
+    }
+    let names: Vec<String> = (0..PODS).map(|number| format!("web-{number}")).collect();
+    for started in futures::future::join_all(names.iter().map(|name| world.plugin("ADD", name))).await {
+        ensure!(started?.1, "{}", world.log());
+    }
+    let namespace = serde_json::json!({
+        "kind": "Namespace", "metadata": { "name": "shop", "labels": { "istio.io/dataplane-mode": "ambient" } },
+    });
+    std::fs::write(world.path("pods/.part"), namespace.to_string())?;
+    std::fs::rename(world.path("pods/.part"), world.path("pods/shop.json"))?;
+    println!("{PODS} pods of a namespace that was labelled captured within {:?}", until_captured(&world).await?);
     world.bed.shutdown().await;
     Ok(())
 }

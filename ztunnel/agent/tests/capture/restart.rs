@@ -20,6 +20,8 @@ pub fn tests() -> Vec<Trial> {
         test("a_pod_does_not_start_where_a_proxy_still_serves_another_one", served_still),
         test("a_path_that_shows_another_namespace_after_a_restart_is_another_pod", another),
         test("pods_that_ran_before_the_agent_are_captured_and_their_open_connections_reset", before),
+        test("a_pod_found_by_its_process_is_checked_and_said_goodbye_to_as_one_that_was_started", found),
+        test("a_pod_of_which_nothing_is_noted_any_more_is_as_without_a_mesh_when_its_label_went", lost),
         test("a_sandbox_that_ends_keeps_its_rules", ended),
     ]
 }
@@ -214,6 +216,70 @@ async fn before() -> anyhow::Result<()> {
     // And one that is labelled later.
     world.object("plain", Some("ambient"), false)?;
     world.until_state("plain", "captured").await?;
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+async fn found() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    world.kill_agent().await;
+    world.object("web", Some("ambient"), false)?;
+    world.object("plain", None, false)?;
+    let (pod, _plain) = (world.sandbox("web").await?, world.sandbox("plain").await?);
+    world.process(12, "web", pod.netns())?;
+    world.start_agent().await?;
+    let proxy = world.proxy("p").await?;
+    world.until_state("web", "captured").await?;
+    for name in ["web", "plain"] {
+        let (printed, well) = world.plugin("CHECK", name).await?;
+        ensure!(well, "{name}: {printed}\n{}", world.log());
+    }
+    // What is said of an earlier sandbox of the pod is not said of this one.
+    let earlier = world.sandbox("earlier").await?;
+    world.show("web", earlier.netns())?;
+    let (printed, well) = world.plugin("CHECK", "web").await?;
+    ensure!(!well && printed["msg"].as_str().is_some_and(|why| why.contains("is not known")), "{printed}");
+    ensure!(world.plugin("DEL", "web").await?.1);
+    std::fs::remove_file(world.netns_path("web"))?;
+    ensure!(world.plugin("DEL", "web").await?.1);
+    ensure!(first_line(&pod, world.far()[0]).await?.starts_with("outbound by p"), "{:?}", proxy.heard());
+    world.show("web", pod.netns())?;
+    ensure!(world.plugin("CHECK", "web").await?.1, "{}", world.log());
+    // It ends: the API server says so first.
+    world.gone("web")?;
+    ensure!(world.plugin("DEL", "web").await?.1);
+    proxy.wait_for("del uid-web").await?;
+    world.until("web", "forgotten", |status| status.is_none()).await?;
+    ensure!(first_line(&pod, world.far()[0]).await.is_err(), "what still runs in it goes in clear");
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+async fn lost() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    let proxy = world.proxy("p").await?;
+    let (pod, kept) = (world.pod("web").await?, world.pod("kept").await?);
+    world.process(12, "web", pod.netns())?;
+    world.process(13, "kept", kept.netns())?;
+    // What others made is not ours to remove.
+    world.run(&pod, "nft", &["add", "table", "inet", "others"]).await?;
+    world.kill_agent().await;
+    drop(proxy);
+    for entry in std::fs::read_dir(world.path("sandboxes"))? {
+        std::fs::remove_file(entry?.path())?;
+    }
+    world.object("web", None, false)?;
+    for to in world.far() {
+        ensure!(first_line(&pod, to).await.is_err(), "nothing refuses its connections");
+    }
+    world.start_agent().await?;
+    world.until_first_line(&pod, "application sees").await?;
+    ensure!(world.called_from_far(at(pod.ip(), PORT)).await?.first.starts_with("application sees"));
+    let rules = world.rules(&pod).await?;
+    ensure!(rules.contains("others") && !rules.contains("ambit"), "{rules}");
+    let _proxy = world.proxy("q").await?;
+    world.until_state("kept", "captured").await?;
+    world.until_first_line(&kept, "outbound by q").await?;
     world.bed.shutdown().await;
     Ok(())
 }
