@@ -89,9 +89,10 @@ pub enum Event {
     Delete(ObjectKey),
 }
 
-/// Declares [`Kind`] and [`Object`] from one table: variant, type, API group (`""` is core), versions, namespaced or not.
+/// Declares [`Kind`] and [`Object`] from one table: variant, type, name, plural as in the paths of the API server, API group (`""` is
+/// core), versions with the preferred one first, namespaced or not.
 macro_rules! kinds {
-    ($($kind:ident($type:ty), $text:literal, $group:literal, [$($version:literal),+], $namespaced:literal;)+) => {
+    ($($kind:ident($type:ty), $text:literal, $plural:literal, $group:literal, [$($version:literal),+], $namespaced:literal;)+) => {
         /// A kind of object the control plane reads.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind {
@@ -99,6 +100,27 @@ macro_rules! kinds {
         }
 
         impl Kind {
+            /// Every kind, in the order of the table.
+            pub const ALL: &'static [Self] = &[$(Self::$kind,)+];
+
+            /// The kind's name in the paths of the API server and in RBAC rules.
+            #[must_use]
+            pub fn plural(self) -> &'static str {
+                match self { $(Self::$kind => $plural,)+ }
+            }
+
+            /// The API group; empty for the core group.
+            #[must_use]
+            pub fn group(self) -> &'static str {
+                match self { $(Self::$kind => $group,)+ }
+            }
+
+            /// The versions that are read, the preferred one first; never empty.
+            #[must_use]
+            pub fn versions(self) -> &'static [&'static str] {
+                match self { $(Self::$kind => &[$($version),+],)+ }
+            }
+
             /// The kind's name as written in YAML.
             #[must_use]
             pub fn as_str(self) -> &'static str {
@@ -152,18 +174,18 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Namespace(Namespace), "Namespace", "", ["v1"], false;
-    Node(Node), "Node", "", ["v1"], false;
-    ServiceAccount(ServiceAccount), "ServiceAccount", "", ["v1"], true;
-    Pod(Pod), "Pod", "", ["v1"], true;
-    Service(Service), "Service", "", ["v1"], true;
-    GatewayClass(GatewayClass), "GatewayClass", "gateway.networking.k8s.io", ["v1", "v1beta1"], false;
-    Gateway(Gateway), "Gateway", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
-    HttpRoute(HttpRoute), "HTTPRoute", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
-    GrpcRoute(GrpcRoute), "GRPCRoute", "gateway.networking.k8s.io", ["v1"], true;
-    ReferenceGrant(ReferenceGrant), "ReferenceGrant", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
-    AuthorizationPolicy(AuthorizationPolicy), "AuthorizationPolicy", "security.istio.io", ["v1", "v1beta1"], true;
-    PeerAuthentication(PeerAuthentication), "PeerAuthentication", "security.istio.io", ["v1", "v1beta1"], true;
+    Namespace(Namespace), "Namespace", "namespaces", "", ["v1"], false;
+    Node(Node), "Node", "nodes", "", ["v1"], false;
+    ServiceAccount(ServiceAccount), "ServiceAccount", "serviceaccounts", "", ["v1"], true;
+    Pod(Pod), "Pod", "pods", "", ["v1"], true;
+    Service(Service), "Service", "services", "", ["v1"], true;
+    GatewayClass(GatewayClass), "GatewayClass", "gatewayclasses", "gateway.networking.k8s.io", ["v1", "v1beta1"], false;
+    Gateway(Gateway), "Gateway", "gateways", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
+    HttpRoute(HttpRoute), "HTTPRoute", "httproutes", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
+    GrpcRoute(GrpcRoute), "GRPCRoute", "grpcroutes", "gateway.networking.k8s.io", ["v1"], true;
+    ReferenceGrant(ReferenceGrant), "ReferenceGrant", "referencegrants", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
+    AuthorizationPolicy(AuthorizationPolicy), "AuthorizationPolicy", "authorizationpolicies", "security.istio.io", ["v1", "v1beta1"], true;
+    PeerAuthentication(PeerAuthentication), "PeerAuthentication", "peerauthentications", "security.istio.io", ["v1", "v1beta1"], true;
 }
 
 impl Object {
