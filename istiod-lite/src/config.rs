@@ -10,8 +10,11 @@ use crate::index::MeshConfig;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
     /// A directory of Kubernetes YAML, read recursively and watched. Objects in later directories are laid over those in earlier ones.
-    #[arg(long = "source-dir", value_name = "DIR", required = true)]
+    #[arg(long = "source-dir", value_name = "DIR", required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
     pub source_dirs: Vec<PathBuf>,
+    /// The cluster, in place of directories.
+    #[command(flatten)]
+    pub cluster: ClusterConfig,
     /// Where the root certificate, its key and the token key are kept; made when missing.
     #[arg(long, value_name = "DIR")]
     pub state_dir: PathBuf,
@@ -44,6 +47,26 @@ impl Config {
     pub fn mesh(&self) -> MeshConfig {
         MeshConfig::new(self.trust_domain.clone(), self.cluster_id.clone())
     }
+}
+
+/// Flags for an API server as the source.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ClusterConfig {
+    /// Read objects from the Kubernetes API server of the cluster that this runs in, or of --kubeconfig, instead of from directories:
+    /// needs the verbs list and watch on what it reads, and get, create and update on leases in istio-system. Every replica serves; the
+    /// one that holds the Lease istiod-lite-leader writes.
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// A kubeconfig file that says where the API server is and who we are; without it, what the pod was given. For example
+    /// --kubernetes --kubeconfig ~/.kube/config --context staging.
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig file other than its current one.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+    /// The name of this replica in the Lease; a random part is added.
+    #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "istiod-lite")]
+    pub replica_name: String,
 }
 
 /// A service account in its namespace.

@@ -9,6 +9,7 @@ pub mod ca;
 mod config;
 mod error;
 pub mod index;
+pub mod leader;
 mod mesh;
 mod monitoring;
 pub mod push;
@@ -17,7 +18,7 @@ pub mod source;
 pub mod status;
 pub mod translate;
 
-pub use config::{Account, Config};
+pub use config::{Account, ClusterConfig, Config};
 pub use error::Error;
 pub use mesh::Mesh;
 pub use serve::{ControlPlane, run};

@@ -22,10 +22,11 @@ use crate::{
     ca::{CertificateService, Rules, Serving, Tokens},
     config::Config,
     error::Error,
+    leader::Candidacy,
     mesh::Mesh,
     monitoring,
     push::{self, Pusher, XdsAuthenticator},
-    source::Directory,
+    source::{Directory, Kubernetes, kubernetes},
 };
 
 /// Names that the certificate of the discovery server always bears.
@@ -50,12 +51,14 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// When it cannot start, or one of its parts ends by itself.
 pub async fn run(config: Config) -> Result<(), Error> {
     let shutdown = ambit_runtime::signal::shutdown()?;
-    ControlPlane::start(config)?.run(async { tracing::info!(signal = %shutdown.await, "stopping") }).await
+    ControlPlane::start(config).await?.run(async { tracing::info!(signal = %shutdown.await, "stopping") }).await
 }
 
 /// A control plane that holds its listeners but serves nothing yet.
 pub struct ControlPlane {
     config: Config,
+    /// The API server, when it is the source.
+    cluster: Option<kube::Client>,
     authority: Arc<Authority>,
     tokens: Tokens,
     serving: Arc<Serving>,
@@ -68,7 +71,12 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When one of these cannot be had.
-    pub fn start(config: Config) -> Result<Self, Error> {
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let flags = &config.cluster;
+        let cluster = match flags.kubernetes {
+            true => Some(kubernetes::connect(flags.kubeconfig.as_deref(), flags.context.as_deref()).await?),
+            false => None,
+        };
         std::fs::create_dir_all(&config.state_dir).map_err(|cause| Error::State { path: config.state_dir.clone(), cause })?;
         let authority = Authority::load_or_create(&config.state_dir, &config.trust_domain)?;
         let authority = Arc::new(authority.with_max_lifetime(Duration::from_secs(config.certificate_seconds)));
@@ -77,7 +85,7 @@ impl ControlPlane {
         let serving = Arc::new(Serving::new(Arc::clone(&authority), names)?);
         let bind = |address| listen(address, &ListenOptions::default()).map_err(|cause| Error::Listen { address, cause });
         let (discovery, monitoring) = (bind(config.listen)?, bind(config.monitoring)?);
-        Ok(Self { config, authority, tokens, serving, discovery, monitoring })
+        Ok(Self { config, cluster, authority, tokens, serving, discovery, monitoring })
     }
 
     /// Where discovery and certificates are served.
@@ -101,7 +109,7 @@ impl ControlPlane {
     /// # Errors
     /// When one of its parts ends by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { config, authority, tokens, serving, discovery, monitoring } = self;
+        let Self { config, cluster, authority, tokens, serving, discovery, monitoring } = self;
         let (trigger, watch) = drain::channel();
         let metrics = telemetry::metrics_handle()?;
         let readiness = Readiness::new();
@@ -118,15 +126,24 @@ impl ControlPlane {
         let ca = CertificateService::new(authority, tokens, rules, Arc::clone(&mesh));
 
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-        let pages = monitoring::pages(metrics, readiness, Arc::clone(&mesh), cache.clone(), status);
+        let pages = monitoring::pages(metrics, readiness.clone(), Arc::clone(&mesh), cache.clone(), status);
         let admin_watch = watch.clone();
         tasks.spawn(async move {
             pages.run(monitoring, admin_watch).await;
             Ok(())
         });
         let (batches, received) = mpsc::channel(BATCHES);
-        let source = Directory::new(config.source_dirs.clone())?.remembering(config.state_dir.join("last-good"))?;
-        tasks.spawn(push::read(source, batches));
+        let mut election = None;
+        match &cluster {
+            Some(client) => {
+                tasks.spawn(push::read(Kubernetes::new(client, kubernetes::Timing::default(), &readiness), batches));
+                election = Some(Candidacy::begin(client, &config.mesh().root_namespace, &config.cluster.replica_name));
+            }
+            None => {
+                let source = Directory::new(config.source_dirs.clone())?.remembering(config.state_dir.join("last-good"))?;
+                tasks.spawn(push::read(source, batches));
+            }
+        }
         tasks.spawn(follow(Arc::clone(&mesh), Pusher::new(cache), received));
         tasks.spawn(rotate(Arc::clone(&serving)));
         let acceptor = serving.acceptor()?;
@@ -162,6 +179,10 @@ impl ControlPlane {
         close.send_replace(true);
         trigger.drain(DRAIN).await;
         tasks.shutdown().await;
+        // The writers have ended: another replica may begin.
+        if let Some(election) = election {
+            election.end().await;
+        }
         ended
     }
 }

@@ -20,7 +20,7 @@ use ambit_xds::{
     client::{self, Credentials, DeltaClient, Subscription, Subscriptions},
     node,
 };
-use istiod_lite::{Config, ControlPlane};
+use istiod_lite::{ClusterConfig, Config, ControlPlane};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -75,16 +75,17 @@ struct Running {
 }
 
 impl Running {
-    fn new() -> Self {
+    async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("objects")).unwrap();
         fs::write(dir.path().join("objects/base.yaml"), OBJECTS).unwrap();
-        Self::start(dir, "[::1]:0".parse().unwrap())
+        Self::start(dir, "[::1]:0".parse().unwrap()).await
     }
 
-    fn start(dir: TempDir, listen: SocketAddr) -> Self {
+    async fn start(dir: TempDir, listen: SocketAddr) -> Self {
         let config = Config {
             source_dirs: vec![dir.path().join("objects")],
+            cluster: ClusterConfig::default(),
             state_dir: dir.path().join("state"),
             listen,
             monitoring: "[::1]:0".parse().unwrap(),
@@ -94,7 +95,7 @@ impl Running {
             certificate_seconds: 3600,
             serving_names: vec!["mesh.example".to_owned()],
         };
-        let control_plane = ControlPlane::start(config).unwrap();
+        let control_plane = ControlPlane::start(config).await.unwrap();
         let (discovery, monitoring) = (control_plane.discovery_address().unwrap(), control_plane.monitoring_address().unwrap());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(control_plane.run(async move {
@@ -221,7 +222,7 @@ const WEB_SERVICE: &str = "Address shop/web.shop.svc.cluster.local";
 
 #[tokio::test]
 async fn a_node_proxy_sees_a_changed_file_within_a_second() {
-    let running = Running::new();
+    let running = Running::new().await;
     let client = running.node_proxy();
     client.other_than(WEB_POD, None).await;
     assert_eq!(client.version(WEB_SERVICE), None);
@@ -242,7 +243,7 @@ async fn a_node_proxy_sees_a_changed_file_within_a_second() {
 
 #[tokio::test]
 async fn a_broken_file_changes_nothing_and_is_explained() {
-    let running = Running::new();
+    let running = Running::new().await;
     let client = running.node_proxy();
     client.other_than(WEB_POD, None).await;
     running.write("service.yaml", SERVICE);
@@ -265,14 +266,14 @@ async fn a_broken_file_changes_nothing_and_is_explained() {
 
 #[tokio::test]
 async fn a_restart_sends_a_client_nothing_it_has() {
-    let running = Running::new();
+    let running = Running::new().await;
     let client = running.node_proxy();
     client.other_than(WEB_POD, None).await;
     let sent = *client.held.1.lock().unwrap();
     let address = running.discovery;
     let dir = running.stop().await;
     write(dir.path(), "service.yaml", &SERVICE.replace("app: web", "app: none"));
-    let running = Running::start(dir, address);
+    let running = Running::start(dir, address).await;
     client.other_than(WEB_SERVICE, None).await;
     assert_eq!(*client.held.1.lock().unwrap() - sent, 1, "only the new service");
     running.stop().await;
@@ -280,7 +281,7 @@ async fn a_restart_sends_a_client_nothing_it_has() {
 
 #[tokio::test]
 async fn a_waypoint_sees_its_own_gateway_and_nothing_else() {
-    let running = Running::new();
+    let running = Running::new().await;
     let id = |gateway| node("waypoint~10.244.1.4~gate-1.shop~shop.svc.cluster.local", &[("GATEWAY_NAME", gateway)]);
     let own = running.client("shop/waypoints gate-1", id("gate"), &[LISTENER]);
     let other = running.client("shop/waypoints gate-1", id("other"), &[LISTENER]);
@@ -300,7 +301,7 @@ async fn a_waypoint_sees_its_own_gateway_and_nothing_else() {
 
 #[tokio::test]
 async fn certificates_follow_the_pods_of_the_node() {
-    let running = Running::new();
+    let running = Running::new().await;
     let (web, ghost) = ("spiffe://cluster.local/ns/shop/sa/web", "spiffe://cluster.local/ns/shop/sa/ghost");
     let node = running.ca("istio-system/ztunnel ztunnel-1", true);
     assert_eq!(node.issue(&web.parse().unwrap()).await.unwrap().id().to_string(), web);
@@ -315,8 +316,8 @@ async fn certificates_follow_the_pods_of_the_node() {
 
 #[tokio::test]
 async fn a_client_that_trusts_another_root_does_not_speak_to_us() {
-    let running = Running::new();
-    let other = Running::new();
+    let running = Running::new().await;
+    let other = Running::new().await;
     let client = {
         let target = client::Target::tls(running.discovery.to_string(), other.root());
         let held = Held::default();
@@ -333,7 +334,7 @@ async fn a_client_that_trusts_another_root_does_not_speak_to_us() {
 
 #[tokio::test]
 async fn the_monitoring_pages_answer() {
-    let running = Running::new();
+    let running = Running::new().await;
     let client = running.node_proxy();
     client.other_than(WEB_POD, None).await;
     for (path, expected) in [

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::layer::{FileId, Layers};
 use super::memory::Memory;
-use super::{Event, Problem, Severity, Source, SourceError};
+use super::{Event, Origin, Problem, Severity, Source, SourceError};
 
 /// Files are read when nothing has changed for this long, so that a file is not read while it is being written.
 const QUIET: Duration = Duration::from_millis(50);
@@ -248,5 +248,6 @@ fn read(id: &FileId, metadata: &Metadata) -> Result<String, String> {
 }
 
 fn unreadable(id: &FileId, reason: String) -> Problem {
-    Problem { file: id.1.clone(), line: 0, object: None, field: String::new(), reason, severity: Severity::Error }
+    let origin = Origin::File { file: id.1.clone(), line: 0 };
+    Problem { origin, object: None, field: String::new(), reason, severity: Severity::Error }
 }

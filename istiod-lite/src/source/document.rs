@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::lines::Lines;
 use super::object::{Kind, NamespacedName, ObjectKey};
 use super::validate::{is_label, is_subdomain};
-use super::{Problem, Severity};
+use super::{Origin, Problem, Severity};
 
 /// One object as written, not read as its type yet.
 #[derive(Debug, Clone)]
@@ -29,8 +29,7 @@ impl Document {
             (false, false) => format!("{}.{field}", self.prefix),
         };
         Problem {
-            file: file.to_owned(),
-            line: self.lines.line_of(&path),
+            origin: Origin::File { file: file.to_owned(), line: self.lines.line_of(&path) },
             object: Some(self.key.clone()),
             field: field.to_owned(),
             reason,
@@ -60,8 +59,7 @@ pub(super) fn parse(file: &Path, text: &str) -> Parsed {
             Err(error) => {
                 let line = error.location().map_or(1, |location| usize::try_from(location.line()).unwrap_or(1));
                 parsed.problems.push(Problem {
-                    file: file.to_owned(),
-                    line: offset + line.max(1),
+                    origin: Origin::File { file: file.to_owned(), line: offset + line.max(1) },
                     object: None,
                     field: String::new(),
                     reason: format!("not valid YAML: {}", syntax_reason(&error)),
@@ -96,9 +94,9 @@ impl Parsed {
             Ok(None) => {}
             Err((field, reason, severity)) => {
                 let path = if prefix.is_empty() { field.to_owned() } else { format!("{prefix}.{field}") };
-                let line = lines.line_of(&path);
+                let origin = Origin::File { file: file.to_owned(), line: lines.line_of(&path) };
                 let field = field.to_owned();
-                self.problems.push(Problem { file: file.to_owned(), line, object: None, field, reason, severity });
+                self.problems.push(Problem { origin, object: None, field, reason, severity });
             }
         }
     }

@@ -1,11 +1,13 @@
 //! Where Kubernetes objects come from.
 //!
 //! A [`Source`] gives an ordered stream of [`Event`]s and the list of problems that it sees at present. The first
-//! batch of a source is its full state at start; everything after is a change. [`Directory`] reads YAML files.
+//! batch of a source is its full state at start; everything after is a change. [`Directory`] reads YAML files, [`Kubernetes`] watches an
+//! API server.
 
 pub mod crd;
 mod directory;
 mod document;
+pub mod kubernetes;
 mod layer;
 mod lines;
 mod memory;
@@ -18,6 +20,7 @@ mod validate;
 use std::sync::Arc;
 
 pub use directory::Directory;
+pub use kubernetes::Kubernetes;
 pub use object::{Event, Kind, NamespacedName, Object, ObjectKey};
 
 /// A source that cannot go on. Errors in single objects are [`Problem`]s, not this.
@@ -47,37 +50,57 @@ pub enum SourceError {
         /// What the kernel answered.
         cause: std::io::Error,
     },
+    /// The API server cannot be asked at all.
+    #[error("cannot use the Kubernetes API server: {0}")]
+    Client(String),
+    /// A watch of the API server ended for good.
+    #[error("the watch of {0} ended")]
+    Ended(&'static str),
 }
 
 /// How bad a [`Problem`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The objects of the file as they are now are not in force; the last good ones are.
+    /// The object, or all objects of its file, are not in force as they are now; the last good ones are.
     Error,
     /// The object is in force or not ours; something in it deserves a look.
     Warning,
 }
 
+/// Where what is wrong is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(untagged)]
+pub enum Origin {
+    /// In a file.
+    File {
+        /// The file.
+        file: std::path::PathBuf,
+        /// Line in the file, from 1; 0 when the whole file is meant.
+        line: usize,
+    },
+    /// In the cluster: in the problem's object, or in the answers of the API server when there is none.
+    Cluster,
+}
+
 /// Something wrong in the input, and where.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Problem {
-    /// The file.
-    pub file: std::path::PathBuf,
-    /// Line in the file, from 1; 0 when the whole file is meant.
-    pub line: usize,
+    /// The file, or the cluster.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// The object, when it could be told.
     pub object: Option<ObjectKey>,
     /// Path of the field (`spec.rules[0].backendRefs[1].weight`), empty when the whole object is meant.
     pub field: String,
     /// What is wrong, as a phrase.
     pub reason: String,
-    /// Whether it stops the file from being in force.
+    /// Whether it stops the file, or the object of the cluster, from being in force.
     pub severity: Severity,
 }
 
 impl Problem {
-    /// Whether objects of the file are not in force because of it.
+    /// Whether objects are not in force because of it.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
@@ -86,9 +109,10 @@ impl Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if self.line > 0 {
-            write!(f, ":{}", self.line)?;
+        match &self.origin {
+            Origin::File { file, line: 0 } => write!(f, "{}", file.display())?,
+            Origin::File { file, line } => write!(f, "{}:{line}", file.display())?,
+            Origin::Cluster => f.write_str("cluster")?,
         }
         if let Some(object) = &self.object {
             write!(f, ": {object}")?;

@@ -24,7 +24,16 @@ impl FieldError {
 }
 
 /// Reads an object of the kind. A wrong type is one error; unknown fields are reported all at once.
-pub(super) fn read(kind: Kind, mut value: Value) -> Result<Object, Vec<FieldError>> {
+pub(super) fn read(kind: Kind, value: Value) -> Result<Object, Vec<FieldError>> {
+    match read_with_unknown(kind, value) {
+        Ok((object, unknown)) if unknown.is_empty() => Ok(object),
+        Ok((_, unknown)) => Err(unknown),
+        Err(error) => Err(vec![error]),
+    }
+}
+
+/// Reads an object of the kind, and lists the fields that it has and we do not know.
+pub(super) fn read_with_unknown(kind: Kind, mut value: Value) -> Result<(Object, Vec<FieldError>), FieldError> {
     if let Value::Object(fields) = &mut value {
         fields.remove("apiVersion");
         fields.remove("kind");
@@ -40,15 +49,14 @@ pub(super) fn read(kind: Kind, mut value: Value) -> Result<Object, Vec<FieldErro
         }),
     );
     match result {
-        Ok(object) if unknown.is_empty() => Ok(object),
-        Ok(_) => Err(unknown),
+        Ok(object) => Ok((object, unknown)),
         Err(error) => {
             let reason = error.to_string();
             let absent = reason.starts_with("missing field");
             // An element is appended to the path for what an error inside a key cannot name; it reads as `?`.
             let path = track.path().to_string();
             let path = if path == "." { String::new() } else { path.trim_end_matches(".?").to_owned() };
-            Err(vec![FieldError { path, reason, absent }])
+            Err(FieldError { path, reason, absent })
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::{FileId, Layers};
-use crate::source::{Event, Severity};
+use crate::source::{Event, Origin, Severity};
 
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
 
@@ -97,7 +97,7 @@ fn a_syntax_error_has_the_line_of_the_file_and_not_of_its_document() {
     apply(&mut layers, &[(0, "a.yaml", Some(&text))]);
     let problems = layers.problems();
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!((7..=9).contains(&problems[0].line), "{problems:?}");
+    assert!(matches!(problems[0].origin, Origin::File { line: 7..=9, .. }), "{problems:?}");
     assert!(problems[0].reason.starts_with("not valid YAML: "), "{problems:?}");
 }
 

@@ -1,0 +1,278 @@
+//! One kind of object: what to ask the API server next, and what its answers change. No I/O and no clock.
+//!
+//! A list is taken in when its last page has come: what it no longer has is deleted first, then what is new or other is put in place.
+//! A watch goes on from the last version that an event or bookmark named; when the server has forgotten that one (410), everything is
+//! listed again and only the difference becomes events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kube::core::WatchEvent;
+use serde_json::Value;
+
+use super::failure::Failure;
+use super::read::{name_of, read};
+use crate::source::Problem;
+use crate::source::object::{Event, Kind, NamespacedName, Object, ObjectKey};
+
+/// Objects in a page of a list.
+pub(super) const PAGE: u32 = 500;
+/// The server must have said this often in a row that it has no such kind before objects that were there are taken for gone.
+const GONE_AFTER: u32 = 3;
+
+/// What to ask next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Request {
+    /// A page of all objects: the path, the most that it may hold, and the token of the page before.
+    List { path: String, limit: Option<u32>, token: Option<String> },
+    /// Changes since a version.
+    Watch { path: String, from: String },
+}
+
+/// How long to wait after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Not at all: something else is tried.
+    None,
+    /// Longer with each failure in a row, of which this is the number from 0.
+    Failures(u32),
+    /// Until it is time to look again for a kind that the server does not have.
+    Absent,
+}
+
+/// One kind of object.
+#[derive(Debug)]
+pub(super) struct Reflector {
+    kind: Kind,
+    /// Which of the kind's versions is asked for.
+    version: usize,
+    state: State,
+    /// What is in force; shared with the index.
+    known: BTreeMap<NamespacedName, Object>,
+    problems: BTreeMap<NamespacedName, Vec<Problem>>,
+    told: Arc<Vec<Problem>>,
+    /// Failures since the last answer.
+    failures: u32,
+    /// How often in a row the server had the kind in none of its versions.
+    missing: u32,
+    listed: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    List(Listing),
+    Watch { from: String },
+}
+
+/// A list of which not all pages are there yet.
+#[derive(Debug)]
+struct Listing {
+    paged: bool,
+    token: Option<String>,
+    seen: BTreeSet<NamespacedName>,
+    changed: Vec<Object>,
+    problems: BTreeMap<NamespacedName, Vec<Problem>>,
+}
+
+impl Listing {
+    fn new(paged: bool) -> Self {
+        Self { paged, token: None, seen: BTreeSet::new(), changed: Vec::new(), problems: BTreeMap::new() }
+    }
+}
+
+impl Reflector {
+    /// Nothing is known of the kind yet.
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            version: 0,
+            state: State::List(Listing::new(true)),
+            known: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            told: Arc::default(),
+            failures: 0,
+            missing: 0,
+            listed: false,
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether all objects there are have been told of.
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Whether the server has no such kind.
+    pub(super) fn is_absent(&self) -> bool {
+        self.listed && self.missing > 0
+    }
+
+    /// How many objects there are.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// What is wrong with objects at present.
+    pub(super) fn problems(&self) -> Arc<Vec<Problem>> {
+        Arc::clone(&self.told)
+    }
+
+    /// What to ask next.
+    pub(super) fn request(&self) -> Request {
+        let (group, version) = (self.kind.group(), self.kind.versions().get(self.version).copied().unwrap_or_default());
+        let path = match group {
+            "" => format!("/api/{version}/{}", self.kind.plural()),
+            group => format!("/apis/{group}/{version}/{}", self.kind.plural()),
+        };
+        match &self.state {
+            State::List(listing) => Request::List { path, limit: listing.paged.then_some(PAGE), token: listing.token.clone() },
+            State::Watch { from } => Request::Watch { path, from: from.clone() },
+        }
+    }
+
+    /// Takes in a page of the list: its objects, the version of the list, and the token of the next page.
+    pub(super) fn page(
+        &mut self,
+        objects: Vec<Value>,
+        version: Option<String>,
+        token: Option<String>,
+    ) -> Result<Vec<Event>, Failure> {
+        let State::List(listing) = &mut self.state else { return Ok(Vec::new()) };
+        for object in objects {
+            let Some(name) = name_of(&object) else { continue };
+            let held = self.known.get(&name);
+            let made = read(self.kind, &name, object, held);
+            if made.object.as_ref() != held {
+                listing.changed.extend(made.object);
+            }
+            if !made.problems.is_empty() {
+                listing.problems.insert(name.clone(), made.problems);
+            }
+            listing.seen.insert(name);
+        }
+        listing.token = token.filter(|token| !token.is_empty());
+        if listing.token.is_some() {
+            self.failures = 0;
+            return Ok(Vec::new());
+        }
+        let Some(from) = version.filter(|version| !version.is_empty()) else {
+            return Err(Failure::Broken("the list has no resourceVersion".into()));
+        };
+        let Listing { seen, changed, problems, .. } = std::mem::replace(listing, Listing::new(true));
+        self.state = State::Watch { from };
+        (self.failures, self.missing, self.listed) = (0, 0, true);
+        self.problems = problems;
+        self.tell();
+        let gone: Vec<NamespacedName> = self.known.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+        let mut events: Vec<Event> = gone.into_iter().filter_map(|name| self.delete(&name)).collect();
+        for object in changed {
+            self.known.insert(NamespacedName::of(object.metadata()), object.clone());
+            events.push(Event::Upsert(object));
+        }
+        Ok(events)
+    }
+
+    /// Takes in one event of the watch.
+    pub(super) fn watched(&mut self, event: WatchEvent<Value>) -> Result<Option<Event>, Failure> {
+        let (object, gone) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
+            WatchEvent::Bookmark(bookmark) => {
+                self.went_on(bookmark.metadata.resource_version);
+                return Ok(None);
+            }
+            WatchEvent::Error(status) => return Err(Failure::of_status(&status)),
+        };
+        let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str).filter(|version| !version.is_empty());
+        let (Some(version), Some(name)) = (version.map(str::to_owned), name_of(&object)) else {
+            return Err(Failure::Broken("an event has no name or resourceVersion".into()));
+        };
+        self.went_on(version);
+        let had_problems = self.problems.remove(&name).is_some();
+        if gone {
+            if had_problems {
+                self.tell();
+            }
+            return Ok(self.delete(&name));
+        }
+        let made = read(self.kind, &name, object, self.known.get(&name));
+        if !made.problems.is_empty() {
+            self.problems.insert(name.clone(), made.problems);
+            self.tell();
+        } else if had_problems {
+            self.tell();
+        }
+        if made.object.as_ref() == self.known.get(&name) {
+            return Ok(None);
+        }
+        Ok(match made.object {
+            Some(object) => {
+                self.known.insert(name, object.clone());
+                Some(Event::Upsert(object))
+            }
+            None => self.delete(&name),
+        })
+    }
+
+    /// The watch lives: what failed before counts no more.
+    pub(super) fn lives(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Takes in a failure of what was asked.
+    pub(super) fn failed(&mut self, failure: &Failure) -> (Vec<Event>, Pause) {
+        let failures = self.failures;
+        self.failures = self.failures.saturating_add(1);
+        match (failure, &mut self.state) {
+            // A token for the next page does not live long; a server that forgets it while we read is asked for all at once.
+            (Failure::Expired, State::List(listing)) => {
+                let paged = listing.token.is_none();
+                self.state = State::List(Listing::new(paged));
+            }
+            (Failure::Expired | Failure::Broken(_), _) => self.state = State::List(Listing::new(true)),
+            (Failure::Missing, _) => return self.missing(failures),
+            // The next page, or the watch, is asked for again from where it was.
+            (Failure::Denied { .. } | Failure::Busy { .. } | Failure::Unreachable(_), _) => {}
+        }
+        (Vec::new(), Pause::Failures(failures))
+    }
+
+    /// The server does not have the kind in this version: the next is tried, and after the last the kind is taken for absent. API
+    /// servers that start answer 503 until they know all their paths, so a 404 is one; even so objects that were there are not
+    /// given up at the first.
+    fn missing(&mut self, failures: u32) -> (Vec<Event>, Pause) {
+        self.state = State::List(Listing::new(true));
+        self.version += 1;
+        if self.version < self.kind.versions().len() {
+            return (Vec::new(), Pause::None);
+        }
+        self.version = 0;
+        self.missing = self.missing.saturating_add(1);
+        if !self.known.is_empty() && self.missing < GONE_AFTER {
+            return (Vec::new(), Pause::Failures(failures));
+        }
+        self.listed = true;
+        (self.failures, self.problems) = (0, BTreeMap::new());
+        self.tell();
+        let gone: Vec<NamespacedName> = self.known.keys().cloned().collect();
+        (gone.into_iter().filter_map(|name| self.delete(&name)).collect(), Pause::Absent)
+    }
+
+    fn went_on(&mut self, version: String) {
+        self.failures = 0;
+        if let State::Watch { from } = &mut self.state {
+            *from = version;
+        }
+    }
+
+    fn delete(&mut self, name: &NamespacedName) -> Option<Event> {
+        self.known.remove(name).map(|_| Event::Delete(ObjectKey { kind: self.kind, name: name.clone() }))
+    }
+
+    fn tell(&mut self) {
+        self.told = Arc::new(self.problems.values().flatten().cloned().collect());
+    }
+}

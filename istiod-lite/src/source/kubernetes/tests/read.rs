@@ -1,0 +1,67 @@
+//! What is in force of objects that are not as they should be.
+
+use serde_json::{Value, json};
+
+use super::{made, problems};
+use crate::source::object::{Kind, Object};
+
+fn policy(spec: Value) -> Value {
+    json!({"metadata": {"namespace": "shop", "name": "it"}, "spec": spec})
+}
+
+#[test]
+fn a_policy_that_cannot_be_read_leaves_the_last_one_or_the_strictest_in_force() {
+    let kind = Kind::AuthorizationPolicy;
+    let good =
+        policy(json!({"selector": {"matchLabels": {"app": "web"}}, "rules": [{"from": [{"source": {"namespaces": ["a"]}}]}]}));
+    let held = made(kind, &good, None);
+    assert!(held.problems.is_empty(), "{:?}", held.problems);
+    // A field that narrows what is allowed and that we do not know must not be passed over.
+    let source = json!({"namespaces": ["a"], "moonPhases": ["full"]});
+    let newer = policy(json!({"selector": {"matchLabels": {"app": "web"}}, "rules": [{"from": [{"source": source}]}]}));
+    let after = made(kind, &newer, held.object.as_ref());
+    assert_eq!(after.object, held.object);
+    assert_eq!(
+        problems(&after),
+        [
+            "cluster: AuthorizationPolicy shop/it: spec.rules[0].from[0].source.moonPhases: unknown field; until it is mended what was in \
+          force before stays"
+        ]
+    );
+    let alone = made(kind, &newer, None);
+    let Some(Object::AuthorizationPolicy(strict)) = &alone.object else { panic!("{alone:?}") };
+    assert_eq!(
+        serde_json::to_value(&strict.spec).unwrap(),
+        json!({
+            "selector": {"matchLabels": {"app": "web"}}, "action": "DENY", "rules": [{}]
+        })
+    );
+    // What it selects cannot be read either: all of the namespace.
+    let narrower = policy(json!({"selector": {"matchExpressions": []}}));
+    let Some(Object::AuthorizationPolicy(strict)) = made(kind, &narrower, None).object else { panic!() };
+    assert_eq!(serde_json::to_value(&strict.spec).unwrap(), json!({"action": "DENY", "rules": [{}]}));
+    assert_eq!(made(kind, &policy(json!({"action": "AUDIT", "rules": 3})), None).object, None);
+    let Some(Object::PeerAuthentication(strict)) =
+        made(Kind::PeerAuthentication, &policy(json!({"mtls": {"mode": "ODD"}})), None).object
+    else {
+        panic!()
+    };
+    assert_eq!(serde_json::to_value(&strict.spec).unwrap(), json!({"mtls": {"mode": "STRICT"}}));
+}
+
+#[test]
+fn what_is_not_understood_elsewhere_is_told_or_passed_over() {
+    let route =
+        json!({"metadata": {"namespace": "shop", "name": "it"}, "spec": {"rules": [], "sorcery": 1}, "status": {"parents": 7}});
+    let read = made(Kind::HttpRoute, &route, None);
+    assert!(read.object.is_some());
+    let told = problems(&read);
+    assert!(told.iter().any(|problem| problem.contains("spec.sorcery: unknown field, without effect")), "{told:?}");
+    assert!(
+        told.iter().any(|problem| problem.contains("status.parents") && problem.contains("the status is not read")),
+        "{told:?}"
+    );
+    assert!(read.problems.iter().all(|problem| !problem.is_error()));
+    let pod = json!({"metadata": {"namespace": "shop", "name": "it"}, "spec": {"containers": [], "fromTheFuture": {}}});
+    assert!(made(Kind::Pod, &pod, None).problems.is_empty());
+}

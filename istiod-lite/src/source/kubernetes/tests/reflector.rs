@@ -1,0 +1,129 @@
+//! One kind of object: what is asked next, and what comes of answers.
+
+use kube::core::{Status, WatchEvent};
+use serde_json::{Value, json};
+
+use super::{service, text};
+use crate::source::kubernetes::failure::{Failure, Verb};
+use crate::source::kubernetes::reflector::{Pause, Reflector, Request};
+use crate::source::object::Kind;
+
+/// The services reflected so far, with their list taken in.
+fn listed(services: &[Value]) -> Reflector {
+    let mut reflector = Reflector::new(Kind::Service);
+    let _ = reflector.page(services.to_vec(), Some("10".into()), None).unwrap();
+    reflector
+}
+
+fn from(reflector: &Reflector) -> String {
+    match reflector.request() {
+        Request::Watch { path, from } => format!("{path} from {from}"),
+        Request::List { path, limit, token } => format!("list {path} {limit:?} {token:?}"),
+    }
+}
+
+#[test]
+fn a_list_counts_once_its_last_page_has_come() {
+    let mut reflector = Reflector::new(Kind::Service);
+    assert_eq!(from(&reflector), "list /api/v1/services Some(500) None");
+    assert_eq!(text(reflector.page(vec![service("a", 1, 80)], Some("9".into()), Some("next".into())).unwrap()), [""; 0]);
+    assert!(!reflector.is_listed());
+    assert_eq!(from(&reflector), "list /api/v1/services Some(500) Some(\"next\")");
+    assert_eq!(
+        text(reflector.page(vec![service("b", 2, 80)], Some("9".into()), Some(String::new())).unwrap()),
+        ["+shop/a", "+shop/b"]
+    );
+    assert!(reflector.is_listed());
+    assert_eq!(from(&reflector), "/api/v1/services from 9");
+}
+
+#[test]
+fn a_watch_goes_on_from_the_last_event_or_bookmark() {
+    let mut reflector = listed(&[service("a", 1, 80)]);
+    assert_eq!(text(reflector.watched(WatchEvent::Added(service("b", 11, 80))).unwrap()), ["+shop/b"]);
+    assert_eq!(from(&reflector), "/api/v1/services from 11");
+    assert_eq!(text(reflector.watched(WatchEvent::Modified(service("b", 12, 80))).unwrap()), [""; 0], "nothing that matters");
+    assert_eq!(text(reflector.watched(WatchEvent::Deleted(service("a", 13, 80))).unwrap()), ["-shop/a"]);
+    let bookmark =
+        json!({"type": "BOOKMARK", "object": {"kind": "Service", "apiVersion": "v1", "metadata": {"resourceVersion": "40"}}});
+    assert_eq!(text(reflector.watched(serde_json::from_value(bookmark).unwrap()).unwrap()), [""; 0]);
+    let (events, pause) = reflector.failed(&Failure::Unreachable("connection reset".into()));
+    assert_eq!((text(events), pause), (vec![], Pause::Failures(0)));
+    assert_eq!(from(&reflector), "/api/v1/services from 40");
+}
+
+#[test]
+fn after_a_410_the_difference_becomes_events_deletions_first() {
+    let mut reflector = listed(&[service("a", 1, 80), service("b", 2, 80), service("c", 3, 80)]);
+    let gone: Status = serde_json::from_value(json!({"code": 410, "reason": "Expired", "message": "too old"})).unwrap();
+    let failure = reflector.watched(WatchEvent::Error(gone.boxed())).unwrap_err();
+    assert_eq!(failure, Failure::Expired);
+    assert_eq!(reflector.failed(&failure).1, Pause::Failures(0));
+    assert_eq!(from(&reflector), "list /api/v1/services Some(500) None");
+    let now = vec![service("b", 2, 80), service("c", 30, 81), service("d", 31, 80)];
+    assert_eq!(text(reflector.page(now, Some("31".into()), None).unwrap()), ["-shop/a", "+shop/c", "+shop/d"]);
+}
+
+#[test]
+fn a_page_that_expired_is_not_asked_for_in_pages_again() {
+    let mut reflector = Reflector::new(Kind::Service);
+    reflector.page(vec![service("a", 1, 80)], Some("9".into()), Some("next".into())).unwrap();
+    reflector.failed(&Failure::Unreachable("reset".into()));
+    assert_eq!(from(&reflector), "list /api/v1/services Some(500) Some(\"next\")", "the page is asked for again");
+    reflector.failed(&Failure::Expired);
+    assert_eq!(from(&reflector), "list /api/v1/services None None");
+    assert_eq!(text(reflector.page(vec![service("b", 1, 80)], Some("9".into()), None).unwrap()), ["+shop/b"]);
+}
+
+#[test]
+fn a_kind_is_absent_when_the_server_has_none_of_its_versions() {
+    let mut reflector = Reflector::new(Kind::ReferenceGrant);
+    assert_eq!(reflector.failed(&Failure::Missing).1, Pause::None);
+    assert_eq!(from(&reflector), "list /apis/gateway.networking.k8s.io/v1beta1/referencegrants Some(500) None");
+    assert!(!reflector.is_listed());
+    assert_eq!(reflector.failed(&Failure::Missing).1, Pause::Absent);
+    assert!(reflector.is_listed() && reflector.is_absent());
+    // It comes.
+    assert_eq!(from(&reflector), "list /apis/gateway.networking.k8s.io/v1/referencegrants Some(500) None");
+    reflector.page(Vec::new(), Some("3".into()), None).unwrap();
+    assert!(!reflector.is_absent());
+}
+
+#[test]
+fn objects_are_not_given_up_for_one_404() {
+    let mut reflector = listed(&[service("a", 1, 80)]);
+    for expected in [Pause::Failures(0), Pause::Failures(1)] {
+        let (events, pause) = reflector.failed(&Failure::Missing);
+        assert_eq!((text(events), pause), (vec![], expected));
+    }
+    let (events, pause) = reflector.failed(&Failure::Missing);
+    assert_eq!((text(events), pause), (vec!["-shop/a".to_owned()], Pause::Absent));
+}
+
+#[test]
+fn what_rbac_lacks_is_named() {
+    let status =
+        json!({"code": 403, "reason": "Forbidden", "message": "pods is forbidden: User \"x\" cannot list resource \"pods\""});
+    let failure = Failure::of_status(&serde_json::from_value(status).unwrap());
+    let text = failure.text(Verb::Watch, Kind::HttpRoute);
+    assert!(text.starts_with("cannot watch httproutes (403): pods is forbidden"), "{text}");
+    assert!(text.ends_with("the resource httproutes of the API group \"gateway.networking.k8s.io\""), "{text}");
+}
+
+#[test]
+fn the_problems_of_an_object_go_with_it() {
+    let mut reflector = Reflector::new(Kind::HttpRoute);
+    let route = |version: u32, spec: Value| json!({"metadata": {"namespace": "shop", "name": "r", "resourceVersion": version.to_string()}, "spec": spec});
+    reflector.page(vec![route(1, json!({"sorcery": 1}))], Some("1".into()), None).unwrap();
+    assert_eq!(reflector.problems().len(), 1);
+    reflector.watched(WatchEvent::Modified(route(2, json!({})))).unwrap();
+    assert_eq!(reflector.problems().len(), 0);
+    reflector.watched(WatchEvent::Modified(route(3, json!({"hostnames": 3})))).unwrap();
+    assert_eq!(reflector.problems().len(), 1);
+    assert_eq!(
+        text(reflector.watched(WatchEvent::Deleted(route(4, json!({})))).unwrap()),
+        ["-shop/r"],
+        "the last good one was in force"
+    );
+    assert_eq!(reflector.problems().len(), 0);
+}

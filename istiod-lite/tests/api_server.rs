@@ -1,0 +1,271 @@
+//! The API server as the source, and the election, against a real kube-apiserver with its etcd.
+
+mod clusters;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ambit_cluster::ApiServer;
+use ambit_cluster::api_server::client_of;
+use ambit_cluster::manifests::Channel;
+use ambit_xds::server::Cache;
+use clusters::{Link, Watching, demo, eventually, policy_definitions};
+use istiod_lite::Mesh;
+use istiod_lite::index::MeshConfig;
+use istiod_lite::leader::{Elector, LEASE, Terms};
+use istiod_lite::push::Pusher;
+use istiod_lite::source::kubernetes::Timing;
+use istiod_lite::source::{Directory, Event, Source};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use tokio::sync::oneshot;
+
+fn service(name: &str, port: u16) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: default}}, spec: {{ports: [{{port: {port}}}]}}}}\n---\n"
+    )
+}
+
+/// All that is made of events: the version (a hash of the bytes) of each resource, by view, type and name.
+fn resources(events: Vec<Event>) -> BTreeMap<String, String> {
+    let mesh = Mesh::new(MeshConfig::new("cluster.local".parse().unwrap(), "Kubernetes"));
+    let cache = Cache::new();
+    Pusher::new(cache.clone()).apply(&mesh, events);
+    let mut all = BTreeMap::new();
+    for view in cache.views() {
+        for type_url in cache.types(&view) {
+            let named = |name: &str| format!("{view} {type_url} {name}");
+            cache.read(&view, &type_url, |content| {
+                all.extend(content.entries().map(|entry| (named(&entry.name), entry.version.to_string())));
+            });
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_demo_on_an_api_server_yields_what_it_yields_in_a_directory() {
+    let api = ApiServer::start().await.unwrap();
+    let mut watching = Watching::new(&api.client().await.unwrap(), Timing::default());
+    let first = watching.next().await;
+    assert!(first.iter().any(|event| event == "+Namespace kube-system"), "{first:?}");
+    assert!(watching.ready.is_ready(), "kinds without a definition are empty: {:?}", watching.ready.pending());
+
+    // Definitions that come later are found.
+    api.install_gateway_api(Channel::Experimental).await.unwrap();
+    api.install_definitions(&policy_definitions(api.directory())).await.unwrap();
+    let demo = demo();
+    for namespace in demo.iter().filter(|object| object["kind"] == "Namespace") {
+        api.apply(&namespace.to_string()).await.unwrap();
+    }
+    let all: String = demo.iter().map(|object| format!("{object}\n---\n")).collect();
+    api.apply(&all).await.unwrap();
+    // What belongs to the kubelets and to us is written to the status, as they do.
+    for object in demo.iter().filter(|object| object.get("status").is_some()) {
+        let (kind, name) = (object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
+        let patch = serde_json::json!({ "status": object["status"] }).to_string();
+        let namespace = object["metadata"]["namespace"].as_str().unwrap();
+        api.kubectl(&["patch", kind, name, "-n", namespace, "--subresource=status", "--type=merge", "-p", &patch]).await.unwrap();
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("demo.yaml"), all).unwrap();
+    let mut files = Directory::new(vec![directory.path().to_owned()]).unwrap();
+    let wanted = resources(files.next().await.unwrap());
+    assert_eq!(*files.problems(), []);
+    assert!(wanted.len() > 40, "{} resources", wanted.len());
+
+    // Both a source that saw everything come, and one that lists it.
+    let fresh = Watching::new(&api.client().await.unwrap(), Timing::default());
+    for (mut source, mut seen) in [(fresh, Vec::new()), (watching, Vec::new())] {
+        let begin = Instant::now();
+        loop {
+            seen.extend(source.batch().await);
+            let mut made = resources(seen.clone());
+            made.retain(|name, _| !name.contains("kubernetes.default.svc"));
+            if made == wanted {
+                break;
+            }
+            let differs = || made.iter().filter(|(name, version)| wanted.get(*name) != Some(version)).collect::<Vec<_>>();
+            assert!(
+                begin.elapsed() < clusters::PATIENCE,
+                "{} of {} resources; other: {:#?}",
+                made.len(),
+                wanted.len(),
+                differs()
+            );
+        }
+        assert_eq!(source.problems(), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn what_changes_while_we_are_cut_off_and_forgotten_by_the_server_becomes_events() {
+    let metrics = ambit_runtime::telemetry::metrics_handle().unwrap();
+    let mut api = ApiServer::start().await.unwrap();
+    let link = Link::new(api.url()).await;
+    let client = client_of(&link.kubeconfig(api.kubeconfig(), api.directory())).await.unwrap();
+    api.apply(&(service("a", 80) + &service("b", 80) + &service("c", 80))).await.unwrap();
+    let timing = Timing { first_pause: Duration::from_millis(100), longest_pause: Duration::from_secs(1), ..Timing::default() };
+    let mut watching = Watching::new(&client, timing);
+    let first = watching.next().await;
+    assert!(first.contains(&"+Service default/a".to_owned()), "{first:?}");
+    api.apply(&service("c", 81)).await.unwrap();
+    assert_eq!(watching.events().await, ["+Service default/c"]);
+    api.kubectl(&["delete", "service", "c"]).await.unwrap();
+    assert_eq!(watching.events().await, ["-Service default/c"]);
+
+    // A short absence: the watch goes on from where it was.
+    link.cut();
+    api.apply(&service("b", 81)).await.unwrap();
+    watching.until(|problems| problems.iter().any(|problem| problem.contains("the API server cannot be reached"))).await;
+    assert!(watching.ready.is_ready());
+    link.mend();
+    assert_eq!(watching.events().await, ["+Service default/b"]);
+
+    // A long one: the server has started anew and etcd was compacted, so that nobody knows what we have missed.
+    link.cut();
+    api.kubectl(&["delete", "service", "a"]).await.unwrap();
+    api.apply(&(service("b", 82) + &service("d", 80))).await.unwrap();
+    api.kill_api_server();
+    api.compact().await.unwrap();
+    api.start_api_server().await.unwrap();
+    link.mend();
+    let mut events = Vec::new();
+    while events.len() < 3 {
+        events.extend(watching.events().await);
+    }
+    assert_eq!(events, ["-Service default/a", "+Service default/b", "+Service default/d"]);
+    watching.until(<[String]>::is_empty).await;
+    let restarted =
+        |line: &str| line.contains("pilot_k8s_watch_restarts") && line.contains("Service\"") && line.contains("expired");
+    assert!(metrics.render().lines().any(restarted), "{}", metrics.render());
+
+    // Without etcd and without a server nothing is forgotten.
+    api.kill_api_server();
+    api.kill_etcd();
+    watching.until(|problems| !problems.is_empty()).await;
+    api.start_etcd().await.unwrap();
+    api.start_api_server().await.unwrap();
+    api.apply(&service("e", 80)).await.unwrap();
+    assert_eq!(watching.events().await, ["+Service default/e"]);
+
+    // Who may do nothing is told what is missing.
+    let nobody = client_of(&api.kubeconfig_of("system:serviceaccount:istio-system:istiod-lite", None).unwrap()).await.unwrap();
+    let mut refused = Watching::new(&nobody, timing);
+    let _ = tokio::time::timeout(Duration::from_secs(3), refused.source.next()).await;
+    let problems = refused.problems();
+    let named = |text: &str| problems.iter().any(|problem| problem.contains("cannot list") && problem.contains(text));
+    assert!(named("the resource pods of the API group \"\"") && named("istio-system:istiod-lite"), "{problems:#?}");
+    assert!(!refused.ready.is_ready());
+}
+
+/// A replica with a writer that counts.
+struct Replica {
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<()>,
+    leadership: istiod_lite::leader::Leadership,
+    written: Arc<AtomicU64>,
+    writer: tokio::task::JoinHandle<()>,
+}
+
+impl Replica {
+    fn new(client: &kube::Client, name: &str) -> Self {
+        let (elector, leadership) = Elector::new(client, "default", LEASE, name.into(), Terms::default());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(elector.run(async {
+            let _ = stopped.await;
+        }));
+        let written = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&written);
+        let writer = tokio::spawn(leadership.clone().while_leading::<(), _>(move || {
+            let counted = Arc::clone(&counted);
+            async move {
+                loop {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }));
+        Self { stop, task, leadership, written, writer }
+    }
+
+    async fn leads(&self) -> Duration {
+        let begin = Instant::now();
+        eventually("a leader", || self.leadership.leads()).await;
+        begin.elapsed()
+    }
+
+    /// Whether the writer writes.
+    async fn writes(&self) -> bool {
+        let before = self.written.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        self.written.load(Ordering::SeqCst) > before
+    }
+}
+
+#[tokio::test]
+async fn another_replica_leads_when_the_leader_is_killed_or_stops_and_none_writes_without_the_lease() {
+    let mut api = ApiServer::start().await.unwrap();
+    let client = api.client().await.unwrap();
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "default");
+    let holder = async || leases.get(LEASE).await.unwrap().spec.unwrap().holder_identity;
+    let first = Replica::new(&client, "first");
+    first.leads().await;
+    let second = Replica::new(&client, "second");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(first.writes().await && !second.writes().await);
+    assert_eq!(holder().await.as_deref(), Some("first"));
+
+    // Killed: nothing gives the Lease up.
+    first.task.abort();
+    let took = second.leads().await;
+    assert!(took < Duration::from_secs(20), "the other led after {took:?}");
+    assert!(!first.writes().await && second.writes().await);
+
+    // Stopped: it is given up, and the next need not wait for it to run out.
+    let third = Replica::new(&client, "third");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(second.stop);
+    second.task.await.unwrap();
+    let took = third.leads().await;
+    assert!(took < Duration::from_secs(10), "the other led after {took:?}");
+    assert!(!second.writer.is_finished() && third.writes().await);
+    assert_eq!(holder().await.as_deref(), Some("third"));
+
+    // Cut off: it stops to write before anybody else may begin.
+    api.kill_api_server();
+    let begin = Instant::now();
+    eventually("the end of the leadership", || !third.leadership.leads()).await;
+    assert!(begin.elapsed() < Duration::from_secs(12), "led for {:?} without the server", begin.elapsed());
+    assert!(!third.writes().await);
+    api.start_api_server().await.unwrap();
+    third.leads().await;
+    assert_eq!(holder().await.as_deref(), Some("third"));
+}
+
+#[tokio::test]
+async fn the_program_is_ready_once_all_is_listed_and_gives_its_lease_up() {
+    let api = ApiServer::start().await.unwrap();
+    api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}").await.unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let program = clusters::program(Path::new(api.kubeconfig()), state.path()).await;
+    program.ready().await;
+    let metrics = program.page("/metrics").await;
+    for expected in
+        ["pilot_k8s_objects{kind=\"Namespace\"}", "pilot_k8s_last_event_seconds{kind=\"Pod\"}", "pilot_k8s_api_reachable"]
+    {
+        assert!(metrics.contains(expected), "{expected} in {metrics}");
+    }
+    let leases: Api<Lease> = Api::namespaced(api.client().await.unwrap(), "istio-system");
+    let holder = async || leases.get_opt(LEASE).await.unwrap().and_then(|lease| lease.spec?.holder_identity);
+    let begin = Instant::now();
+    while !holder().await.is_some_and(|holder| holder.starts_with("istiod-lite-1_")) {
+        assert!(begin.elapsed() < clusters::PATIENCE, "{:?} leads", holder().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    program.stop().await;
+    assert_eq!(holder().await.as_deref(), Some(""));
+}

@@ -1,0 +1,229 @@
+//! The API server as the source, against an API server without a network.
+
+mod fake_api;
+
+use std::time::{Duration, Instant};
+
+use ambit_runtime::readiness::Readiness;
+use fake_api::{FakeApi, Wrong};
+use istiod_lite::source::kubernetes::Timing;
+use istiod_lite::source::{Event, Kind, Kubernetes, Problem, Source};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+const SERVICES: &str = "/api/v1/services";
+const PODS: &str = "/api/v1/pods";
+const GRANTS: &str = "/apis/gateway.networking.k8s.io/v1/referencegrants";
+/// Longest wait for anything, however slow the machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn timing() -> Timing {
+    Timing {
+        first_pause: Duration::from_millis(20),
+        longest_pause: Duration::from_millis(100),
+        absent_pause: Duration::from_millis(50),
+        stale: Duration::from_mins(3),
+        answer: Duration::from_secs(5),
+        ..Timing::default()
+    }
+}
+
+fn service(name: &str, port: u16) -> Value {
+    json!({"metadata": {"namespace": "shop", "name": name}, "spec": {"ports": [{"port": port}]}})
+}
+
+struct Watching {
+    source: Kubernetes,
+    ready: Readiness,
+}
+
+impl Watching {
+    fn new(api: &FakeApi, timing: Timing) -> Self {
+        let ready = Readiness::new();
+        Self { source: Kubernetes::new(&api.client(), timing, &ready), ready }
+    }
+
+    async fn next(&mut self) -> Vec<String> {
+        let events = timeout(PATIENCE, self.source.next()).await.expect("a batch in time").unwrap();
+        let text = |event| match event {
+            Event::Upsert(object) => format!("+{}", object.key()),
+            Event::Delete(key) => format!("-{key}"),
+        };
+        events.into_iter().map(text).collect()
+    }
+
+    /// The next batch that has events, problems aside.
+    async fn events(&mut self) -> Vec<String> {
+        loop {
+            let events = self.next().await;
+            if !events.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.source.problems().iter().map(Problem::to_string).collect()
+    }
+
+    /// Waits until the problems are as `good` wants them.
+    async fn until(&mut self, good: impl Fn(&[String]) -> bool) -> Vec<String> {
+        loop {
+            let problems = self.problems();
+            if good(&problems) {
+                return problems;
+            }
+            assert_eq!(self.next().await, [""; 0], "with {problems:?}");
+        }
+    }
+}
+
+async fn eventually(what: &str, good: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !good() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_batch_is_everything_and_changes_follow_in_order() {
+    let api = FakeApi::default();
+    for number in 0..1203 {
+        api.put(SERVICES, service(&format!("s{number:04}"), 80));
+    }
+    api.put("/api/v1/namespaces", json!({"metadata": {"name": "shop"}}));
+    let mut watching = Watching::new(&api, timing());
+    let first = watching.next().await;
+    assert_eq!((first.len(), first[0].as_str(), first[1].as_str()), (1204, "+Namespace shop", "+Service shop/s0000"));
+    assert!(watching.ready.is_ready());
+    let lists = api.requests(SERVICES).into_iter().filter(|request| !request.contains("watch")).count();
+    assert_eq!(lists, 3, "pages of 500");
+    api.put(SERVICES, service("s0001", 81));
+    api.put(SERVICES, service("s0001", 81));
+    api.delete(SERVICES, "shop", "s0002");
+    api.put(SERVICES, service("s0002", 80));
+    let mut events = Vec::new();
+    while events.len() < 3 {
+        events.extend(watching.events().await);
+    }
+    assert_eq!(events, ["+Service shop/s0001", "-Service shop/s0002", "+Service shop/s0002"]);
+}
+
+#[tokio::test]
+async fn a_kind_that_may_not_be_listed_holds_back_the_first_batch_and_is_named() {
+    let api = FakeApi::default();
+    api.put(SERVICES, service("a", 80));
+    api.wrong(PODS, Some(Wrong::Forbidden));
+    let mut watching = Watching::new(&api, timing());
+    assert!(timeout(Duration::from_millis(300), watching.source.next()).await.is_err());
+    assert_eq!(watching.ready.pending(), ["the list of pods of the API server"]);
+    let problems = watching.problems();
+    assert!(problems.len() == 1 && problems[0].contains("cannot list pods (403)"), "{problems:?}");
+    api.wrong(PODS, None);
+    assert_eq!(watching.next().await, ["+Service shop/a"]);
+    assert!(watching.ready.is_ready());
+    assert_eq!(watching.problems(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_kind_that_comes_later_is_found() {
+    let api = FakeApi::default();
+    api.wrong(GRANTS, Some(Wrong::Missing));
+    api.wrong("/apis/gateway.networking.k8s.io/v1beta1/referencegrants", Some(Wrong::Missing));
+    let mut watching = Watching::new(&api, timing());
+    assert_eq!(watching.next().await, [""; 0]);
+    assert!(watching.ready.is_ready() && watching.problems().is_empty());
+    let grant = json!({"metadata": {"namespace": "shop", "name": "g"}, "spec": {"from": [], "to": []}});
+    api.put(GRANTS, grant);
+    api.wrong(GRANTS, None);
+    assert_eq!(watching.events().await, ["+ReferenceGrant shop/g"]);
+}
+
+#[tokio::test]
+async fn after_a_watch_expired_what_vanished_is_deleted() {
+    let api = FakeApi::default();
+    for name in ["a", "b", "c"] {
+        api.put(SERVICES, service(name, 80));
+    }
+    let mut watching = Watching::new(&api, timing());
+    assert_eq!(watching.next().await.len(), 3);
+    api.wrong(SERVICES, Some(Wrong::Expired));
+    api.delete(SERVICES, "shop", "a");
+    api.put(SERVICES, service("b", 81));
+    let mut events = Vec::new();
+    while events.len() < 2 {
+        events.extend(watching.events().await);
+    }
+    // Whether the watch or the list was asked for first after the change does not matter for what comes of it.
+    events.sort();
+    assert_eq!(events, ["+Service shop/b", "-Service shop/a"]);
+    api.wrong(SERVICES, None);
+    api.put(SERVICES, service("d", 80));
+    assert_eq!(watching.events().await, ["+Service shop/d"]);
+}
+
+#[tokio::test]
+async fn a_watch_that_says_nothing_any_more_is_begun_anew() {
+    let api = FakeApi::default();
+    api.put(SERVICES, service("a", 80));
+    let mut watching = Watching::new(&api, Timing { stale: Duration::from_millis(400), ..timing() });
+    assert_eq!(watching.next().await.len(), 1);
+    eventually("a watch", || api.requests(SERVICES).iter().any(|request| request.contains("watch"))).await;
+    api.forget_watches(SERVICES);
+    api.put(SERVICES, service("b", 80));
+    assert_eq!(watching.events().await, ["+Service shop/b"]);
+    let lists = api.requests(SERVICES).into_iter().filter(|request| !request.contains("watch")).count();
+    assert_eq!(lists, 1, "it goes on from where it was");
+}
+
+#[tokio::test]
+async fn while_the_server_is_away_the_last_state_stays_and_one_problem_says_so() {
+    let api = FakeApi::default();
+    api.put(SERVICES, service("a", 80));
+    let mut watching = Watching::new(&api, timing());
+    assert_eq!(watching.next().await.len(), 1);
+    for path in [SERVICES, PODS] {
+        api.wrong(path, Some(Wrong::Refused));
+    }
+    let problems = watching.until(|problems| !problems.is_empty()).await;
+    assert!(problems[0].contains("the API server cannot be reached") && problems[0].contains("stays"), "{problems:?}");
+    assert!(problems[0].contains("connection refused"), "{problems:?}");
+    assert!(watching.ready.is_ready());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let asked = api.requests(PODS).len();
+    assert!(asked < 30, "asked {asked} times in 0.3 s");
+    for path in [SERVICES, PODS] {
+        api.wrong(path, None);
+    }
+    watching.until(<[String]>::is_empty).await;
+    api.put(SERVICES, service("b", 80));
+    assert_eq!(watching.events().await, ["+Service shop/b"]);
+}
+
+#[tokio::test]
+async fn a_busy_server_is_given_the_time_it_asks_for_and_a_silent_one_is_asked_again() {
+    let api = FakeApi::default();
+    api.wrong(SERVICES, Some(Wrong::Busy));
+    api.wrong(PODS, Some(Wrong::Silent));
+    let mut watching = Watching::new(&api, Timing { answer: Duration::from_millis(200), ..timing() });
+    assert!(timeout(Duration::from_millis(700), watching.source.next()).await.is_err());
+    assert_eq!(api.requests(SERVICES).len(), 1, "a second was asked for");
+    assert!(api.requests(PODS).len() > 1);
+    api.wrong(SERVICES, None);
+    api.wrong(PODS, None);
+    assert_eq!(watching.next().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn every_kind_is_asked_for_under_its_own_path() {
+    let api = FakeApi::default();
+    let mut watching = Watching::new(&api, timing());
+    watching.next().await;
+    for kind in Kind::ALL {
+        let (group, version, plural) = (kind.group(), kind.versions()[0], kind.plural());
+        let path =
+            if group.is_empty() { format!("/api/{version}/{plural}") } else { format!("/apis/{group}/{version}/{plural}") };
+        eventually(&path, || api.requests(&path).len() >= 2).await;
+    }
+}
