@@ -1,12 +1,13 @@
 //! What a pod of a real cluster costs in memory: alone in its program, for the memory of the whole process is measured.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ambit_runtime::readiness::Readiness;
 use ambit_xds::server::Cache;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use istiod_lite::Mesh;
 use istiod_lite::index::MeshConfig;
@@ -66,7 +67,7 @@ fn pod(number: usize) -> Value {
 impl tower::Service<Request<Body>> for Pods {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -75,9 +76,12 @@ impl tower::Service<Request<Body>> for Pods {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let query = request.uri().query().unwrap_or_default();
         let value = |key: &str| query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        if value("watch").is_some() {
+            return Box::pin(pending());
+        }
         let from: usize = value("continue").map_or(0, |token| token.parse().unwrap());
         let (items, token): (Vec<Value>, String) = match request.uri().path() {
-            "/api/v1/pods" if value("watch").is_none() => {
+            "/api/v1/pods" => {
                 let until = (from + value("limit").map_or(PODS, |limit| limit.parse().unwrap())).min(PODS);
                 ((from..until).map(pod).collect(), if until < PODS { until.to_string() } else { String::new() })
             }
@@ -85,7 +89,7 @@ impl tower::Service<Request<Body>> for Pods {
         };
         let body =
             json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1", "continue": token}, "items": items});
-        ready(Ok(Response::new(Body::from(body.to_string().into_bytes()))))
+        Box::pin(ready(Ok(Response::new(Body::from(body.to_string().into_bytes())))))
     }
 }
 

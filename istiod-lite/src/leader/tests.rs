@@ -187,27 +187,27 @@ async fn work_begins_with_each_lease_and_is_dropped_when_it_is_lost_or_runs_out(
             std::future::pending::<()>().await;
         }
     }));
-    let reaches = async |expected: (usize, usize)| {
+    let reaches = async |what: &str, counter: &AtomicUsize, expected: usize| {
         let begin = Instant::now();
-        while (running.load(Ordering::SeqCst), began.load(Ordering::SeqCst)) != expected {
-            assert!(begin.elapsed() < 10 * SECOND, "{running:?} run after {began:?} begins, not {expected:?}");
+        while counter.load(Ordering::SeqCst) != expected {
+            assert!(begin.elapsed() < 10 * SECOND, "{what}: {counter:?}, not {expected}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     assert!(!leadership.leads());
     until.send_replace(Some(Instant::now() + 60 * SECOND));
-    reaches((1, 1)).await;
+    reaches("begun", &began, 1).await;
     assert!(leadership.leads());
     // A renewal disturbs nothing.
     until.send_replace(Some(Instant::now() + 61 * SECOND));
     tokio::time::sleep(Duration::from_millis(20)).await;
-    reaches((1, 1)).await;
+    assert_eq!((running.load(Ordering::SeqCst), began.load(Ordering::SeqCst)), (1, 1));
     until.send_replace(None);
-    reaches((0, 1)).await;
-    until.send_replace(Some(Instant::now() + Duration::from_millis(300)));
-    reaches((1, 2)).await;
-    // Nobody says that it has run out.
-    reaches((0, 2)).await;
+    reaches("dropped with the Lease", &running, 0).await;
+    // Nobody says that this one has run out.
+    until.send_replace(Some(Instant::now() + SECOND));
+    reaches("begun again", &began, 2).await;
+    reaches("dropped when the Lease ran out", &running, 0).await;
     assert!(!leadership.leads());
     task.abort();
 }

@@ -105,7 +105,7 @@ impl FakeApi {
         match state.wrong.get(&path) {
             Some(Wrong::Missing) => return Some(error(404, "NotFound", json!({}))),
             Some(Wrong::Forbidden) => return Some(error(403, "Forbidden", json!({}))),
-            Some(Wrong::Busy) => return Some(error(429, "TooManyRequests", json!({"retryAfterSeconds": 1}))),
+            Some(Wrong::Busy) => return Some(error(429, "TooManyRequests", json!({"retryAfterSeconds": 3}))),
             Some(Wrong::Expired) if watch => return Some(error(410, "Expired", json!({}))),
             Some(Wrong::Silent | Wrong::Refused) => return None,
             _ => {}
