@@ -35,12 +35,14 @@ impl Watching {
         timeout(PATIENCE, self.source.next()).await.expect("a batch in time").unwrap()
     }
 
+    /// The next batch, without what the API server itself makes, some of it a while after it has become ready.
     pub async fn next(&mut self) -> Vec<String> {
         let text = |event| match event {
             Event::Upsert(object) => format!("+{}", object.key()),
             Event::Delete(key) => format!("-{key}"),
         };
-        self.batch().await.into_iter().map(text).collect()
+        let events = self.batch().await.into_iter().map(text);
+        events.filter(|event| !event.starts_with("+Namespace ") && event != "+Service default/kubernetes").collect()
     }
 
     /// The next batch that has events, problems aside.
