@@ -74,7 +74,7 @@ async fn the_demo_on_an_api_server_yields_what_it_yields_in_a_directory() {
     let mut files = Directory::new(vec![directory.path().to_owned()]).unwrap();
     let wanted = resources(files.next().await.unwrap());
     assert_eq!(*files.problems(), []);
-    assert!(wanted.len() > 40, "{} resources", wanted.len());
+    assert!(wanted.len() > 20, "{} resources", wanted.len());
 
     // Both a source that saw everything come, and one that lists it.
     let fresh = Watching::new(&api.client().await.unwrap(), Timing::default());
