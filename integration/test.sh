@@ -16,7 +16,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 install_packages() { # of the system, only those whose command is missing
     local missing=() entry
-    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc go:golang-go nft:nftables iptables-save:iptables; do
+    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc go:golang-go nft:nftables iptables-save:iptables etcd:etcd-server; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
     done
     [ "${#missing[@]}" -eq 0 ] && return
@@ -78,6 +78,12 @@ fi
 step "build"
 cargo build --locked --quiet -p ambit
 cargo test --locked --quiet "${packages[@]}" --lib --bins --tests --no-run
+
+# 8 to 15 minutes on a new machine, while nothing else is built; later a look into the cache.
+if [ "$#" -eq 0 ]; then
+    step "Kubernetes"
+    target/debug/ambit-cluster
+fi
 
 step "tests"
 log="$PWD/target/test.log"
