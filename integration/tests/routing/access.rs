@@ -15,6 +15,9 @@ use tokio::io::AsyncReadExt;
 
 use super::{CLIENT, ECHO, OTHER};
 
+/// For a change to come into effect on a machine that does other things as well; how soon it does otherwise is measured in `change.rs`.
+const EFFECT: Duration = Duration::from_secs(15);
+
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![
         shared(mesh, "an ALLOW policy refuses every other caller with 403", allow),
@@ -42,7 +45,7 @@ async fn answers(client: &Client, request: impl Fn() -> http::request::Builder, 
         Ok(answer) if answer.status == status => Ok(answer),
         other => Err(format!("{:?} gave {:?}", request(), other.map(|answer| answer.status))),
     };
-    let (answer, _) = wait::until(&format!("status {status}"), Duration::from_secs(3), ask).await?;
+    let (answer, _) = wait::until(&format!("status {status}"), EFFECT, ask).await?;
     ensure!(status != 403 || answer.body == "RBAC: access denied", "{:?}", answer.body);
     Ok(())
 }
@@ -92,14 +95,14 @@ async fn deny_tcp(suite: &Suite) -> anyhow::Result<()> {
         Ok(Some(byte)) => Err(format!("the server's byte {byte} came through")),
         Ok(None) | Err(_) => Ok(()),
     };
-    wait::until("a refused connection", Duration::from_secs(3), closed).await?;
+    wait::until("a refused connection", EFFECT, closed).await?;
     ensure!(first_byte(&client).await? == Some(b'h'), "the policy refused somebody else");
     suite.mesh.remove_manifest("90-deny-tcp.yaml")?;
     let open = async || match first_byte(&other).await {
         Ok(Some(_)) => Ok(()),
         closed => Err(format!("{closed:?}")),
     };
-    wait::until("the connection again", Duration::from_secs(3), open).await.map(drop)
+    wait::until("the connection again", EFFECT, open).await.map(drop)
 }
 
 async fn first_byte(client: &Client) -> anyhow::Result<Option<u8>> {
