@@ -327,6 +327,10 @@ async fn ready(daemon: &Daemon, mut ask: impl AsyncFnMut() -> bool) -> Result<()
 fn tell(progress: Progress<'_>) {
     match progress {
         Progress::Waiting => eprintln!("Kubernetes is being built by another process; waiting for it"),
+        Progress::Downloading { program, modules } if modules % 50 == 1 => {
+            eprintln!("downloading what {program} is made of, once: module {modules}");
+        }
+        Progress::Downloading { .. } => {}
         Progress::Building { program, compiled, packages } if compiled % 200 == 1 => {
             eprintln!("building {program} once: {compiled} of at most {packages} packages");
         }

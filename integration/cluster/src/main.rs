@@ -8,6 +8,10 @@ fn main() -> ExitCode {
     let mut last = 0;
     let mut tell = |progress: Progress<'_>| match progress {
         Progress::Waiting => eprintln!("another process builds Kubernetes; waiting for it"),
+        Progress::Downloading { program, modules } if modules % 50 == 1 => {
+            eprintln!("downloading what {program} is made of: module {modules}")
+        }
+        Progress::Downloading { .. } => {}
         // A line for each twentieth of it.
         Progress::Building { program, compiled, packages } if compiled * 20 / packages.max(1) != last => {
             last = compiled * 20 / packages.max(1);

@@ -1,9 +1,10 @@
 //! Building the programs, once, whoever needs them first.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, SystemTime};
 
 use super::{NAMES, Progress, SOURCES, write};
@@ -21,6 +22,9 @@ pub(super) const FLAGS: [&str; 5] = [
 
 /// The programs: the largest first, since the other one shares most of its packages.
 const BUILT: [&str; 2] = ["kube", "coredns"];
+
+/// Go is stopped when it says nothing for so long: to download a module or to link a program never takes it that long.
+const SILENT: Duration = Duration::from_secs(60 * 10);
 
 /// Builds of other versions that nobody used for so long are removed.
 const UNUSED: Duration = Duration::from_secs(60 * 60 * 24 * 60);
@@ -68,52 +72,102 @@ pub(super) fn into(cache: &Path, directory: &Path, progress: &mut dyn FnMut(Prog
 }
 
 fn build(go: &Path, source: &Path, partial: &Path, program: &str, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
-    let packages = packages(go, source, program)?;
+    let packages = packages(go, source, program, progress)?;
     let mut command = command(go, source);
     command.args(["build", "-v"]).args(FLAGS).arg("-o").arg(partial.join(program)).arg(format!("./{program}"));
-    let mut child = command.stderr(Stdio::piped()).spawn().map_err(Error::path("starting", go))?;
     let mut compiled = 0;
     let mut said = Vec::new();
-    if let Some(stderr) = child.stderr.take() {
+    let status = listen(command, SILENT, |line| match line {
         // With -v it names each package that it compiles; all other lines are what is wrong.
-        for line in BufReader::new(stderr).lines().map_while(std::io::Result::ok) {
-            if line.contains(' ') {
-                said.push(line);
-                said.drain(..said.len().saturating_sub(20));
-            } else {
-                compiled += 1;
-                progress(Progress::Building { program, compiled, packages });
-            }
+        Line::Error(line) if line.contains(' ') => note(&mut said, line),
+        Line::Error(_) => {
+            compiled += 1;
+            progress(Progress::Building { program, compiled, packages });
         }
-    }
-    let status = child.wait().map_err(Error::path("waiting for", go))?;
-    if status.success() { Ok(()) } else { Err(refused(program, &said)) }
+        Line::Output(_) => {}
+    })?;
+    if status.is_some_and(|status| status.success()) { Ok(()) } else { Err(refused(program, &said, status.is_none())) }
 }
 
 /// How many packages a program is made of. The modules are downloaded for it, if they are not there.
-fn packages(go: &Path, source: &Path, program: &str) -> Result<usize> {
+fn packages(go: &Path, source: &Path, program: &str, progress: &mut dyn FnMut(Progress<'_>)) -> Result<usize> {
     let mut command = command(go, source);
-    command.args(["list", "-mod=readonly", "-deps", &format!("./{program}")]).stdout(Stdio::piped());
-    let listed = command.output().map_err(Error::path("starting", go))?;
-    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect::<Vec<_>>();
-    if !listed.status.success() {
-        return Err(refused(program, &lines(&listed.stderr)));
+    command.args(["list", "-mod=readonly", "-deps", &format!("./{program}")]);
+    let (mut packages, mut modules) = (0, 0);
+    let mut said = Vec::new();
+    let status = listen(command, SILENT, |line| match line {
+        Line::Output(_) => packages += 1,
+        Line::Error(line) if line.starts_with("go: downloading ") => {
+            modules += 1;
+            progress(Progress::Downloading { program, modules });
+        }
+        Line::Error(line) => note(&mut said, line),
+    })?;
+    if status.is_some_and(|status| status.success()) { Ok(packages) } else { Err(refused(program, &said, status.is_none())) }
+}
+
+/// Keeps the last lines.
+fn note(said: &mut Vec<String>, line: String) {
+    said.push(line);
+    said.drain(..said.len().saturating_sub(20));
+}
+
+/// What a program says.
+#[derive(Debug)]
+enum Line {
+    Output(String),
+    Error(String),
+}
+
+/// Runs a program to its end and passes on what it says; `None` if it said nothing for `silent` and was killed.
+fn listen(mut command: Command, silent: Duration, mut heard: impl FnMut(Line)) -> Result<Option<ExitStatus>> {
+    let name = Path::new(command.get_program()).to_owned();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(Error::path("starting", &name))?;
+    let (sender, lines) = mpsc::channel();
+    relay(child.stdout.take(), sender.clone(), Line::Output);
+    relay(child.stderr.take(), sender, Line::Error);
+    loop {
+        match lines.recv_timeout(silent) {
+            Ok(line) => heard(line),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let _already_gone = child.kill();
+                child.wait().map_err(Error::path("waiting for", &name))?;
+                return Ok(None);
+            }
+        }
     }
-    Ok(lines(&listed.stdout).len())
+    child.wait().map(Some).map_err(Error::path("waiting for", &name))
+}
+
+/// Passes on lines from a thread, which ends with the program, or when nobody listens any more.
+fn relay(from: Option<impl Read + Send + 'static>, to: Sender<Line>, line: fn(String) -> Line) {
+    std::thread::spawn(move || {
+        let lines = from.into_iter().flat_map(|from| BufReader::new(from).lines());
+        for text in lines.map_while(std::io::Result::ok) {
+            if to.send(line(text)).is_err() {
+                return;
+            }
+        }
+    });
 }
 
 fn command(go: &Path, source: &Path) -> Command {
     let mut command = Command::new(go);
-    // What a user set for modules of their own must not change this build.
-    command.current_dir(source).env("CGO_ENABLED", "0").env("GOFLAGS", "").env("GOWORK", "off");
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // What a user set for modules of their own must not change this build. A Go from 1.21 on that is older than go.mod asks for fetches
+    // that one from the module index.
+    command.current_dir(source).env("CGO_ENABLED", "0").env("GOFLAGS", "").env("GOWORK", "off").env("GOTOOLCHAIN", "auto");
+    command.stdin(Stdio::null());
     command
 }
 
-fn refused(program: &str, said: &[String]) -> Error {
+fn refused(program: &str, said: &[String], silent: bool) -> Error {
     let end = said.iter().rev().take(12).rev().map(String::as_str).collect::<Vec<_>>().join("\n  ");
-    let what = format!("{program} cannot be built from its Go module\n  {end}");
-    let old = said.iter().any(|line| line.contains("requires go >=") || line.contains("invalid go version"));
+    let hung =
+        if silent { format!("\n  Go said nothing for {} minutes and was stopped", SILENT.as_secs() / 60) } else { String::new() };
+    let what = format!("{program} cannot be built from its Go module\n  {end}{hung}");
+    let signs = ["requires go >=", "invalid go version", "toolchain not available", "go: download go1."];
+    let old = said.iter().any(|line| signs.iter().any(|sign| line.contains(sign)));
     let remedy = if old {
         format!("install Go {} or later and put it before the other one in PATH", wanted_go())
     } else {
@@ -144,9 +198,29 @@ mod tests {
 
     #[test]
     fn a_go_that_is_too_old_is_told_from_a_build_that_failed() {
-        let said = |line: &str| refused("kube", &[line.to_owned()]).to_string();
+        let said = |line: &str| refused("kube", &[line.to_owned()], false).to_string();
         let old = said("go: go.mod requires go >= 1.26.0 (running go 1.22.1; GOTOOLCHAIN=local)");
         assert!(old.contains(&format!("install Go {}", wanted_go())), "{old}");
+        assert!(said("go: download go1.26.0 for linux/amd64: toolchain not available").contains("install Go"));
         assert!(said("dial tcp: lookup proxy: no such host").contains("GOPROXY"));
+        assert!(refused("kube", &[], true).to_string().contains("said nothing for 10 minutes"));
+    }
+
+    #[test]
+    fn what_a_program_says_is_passed_on_and_one_that_hangs_is_stopped() {
+        let shell = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).stdin(Stdio::null());
+            command
+        };
+        let mut said = Vec::new();
+        let patience = Duration::from_secs(60);
+        let status = listen(shell("echo one; echo two >&2; exit 3"), patience, |line| said.push(format!("{line:?}"))).unwrap();
+        said.sort();
+        assert_eq!(said, ["Error(\"two\")", "Output(\"one\")"]);
+        assert_eq!(status.and_then(|status| status.code()), Some(3));
+        let began = std::time::Instant::now();
+        assert!(listen(shell("exec sleep 1000"), Duration::from_millis(100), drop).unwrap().is_none());
+        assert!(began.elapsed() < patience, "it was waited for");
     }
 }

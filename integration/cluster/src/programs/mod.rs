@@ -38,6 +38,13 @@ pub struct Programs {
 pub enum Progress<'a> {
     /// Another process is building; this one waits for it.
     Waiting,
+    /// The modules that a program is made of are being downloaded.
+    Downloading {
+        /// Its name.
+        program: &'a str,
+        /// How many were begun so far.
+        modules: usize,
+    },
     /// A program is being built.
     Building {
         /// Its name.
