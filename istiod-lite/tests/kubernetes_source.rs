@@ -151,6 +151,38 @@ async fn a_kind_that_comes_later_is_found() {
 }
 
 #[tokio::test]
+async fn policies_are_given_up_only_when_the_server_says_that_it_has_no_such_kind() {
+    let paths = ["/apis/security.istio.io/v1/authorizationpolicies", "/apis/security.istio.io/v1beta1/authorizationpolicies"];
+    let api = FakeApi::default();
+    api.put(paths[0], json!({"metadata": {"namespace": "shop", "name": "p"}, "spec": {}}));
+    let mut watching = Watching::new(&api, timing());
+    assert_eq!(watching.next().await, ["+AuthorizationPolicy shop/p"]);
+    let asked_often = async |watching: &mut Watching| {
+        let before = api.requests(paths[0]).len();
+        eventually("the policies to be asked for again and again", || api.requests(paths[0]).len() > before + 8).await;
+        while let Ok(events) = timeout(Duration::from_millis(100), watching.next()).await {
+            assert_eq!(events, [""; 0]);
+        }
+    };
+    // Something in between answers in the server's place.
+    for path in paths {
+        api.wrong(path, Some(Wrong::Lost));
+    }
+    watching.until(|problems| problems.iter().any(|problem| problem.contains("says that it has the kind"))).await;
+    asked_often(&mut watching).await;
+    // Whatever it is asked.
+    api.wrong("/apis", Some(Wrong::Missing));
+    for path in paths {
+        api.wrong(path, Some(Wrong::Missing));
+    }
+    watching.until(|problems| problems.iter().any(|problem| problem.contains("cannot be asked"))).await;
+    asked_often(&mut watching).await;
+    api.wrong("/apis", None);
+    assert_eq!(watching.events().await, ["-AuthorizationPolicy shop/p"]);
+    watching.until(<[String]>::is_empty).await;
+}
+
+#[tokio::test]
 async fn after_a_watch_expired_what_vanished_is_deleted() {
     let api = FakeApi::default();
     for name in ["a", "b", "c"] {

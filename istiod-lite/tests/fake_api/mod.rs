@@ -1,7 +1,7 @@
 //! An API server without a network: lists in pages, watches with bookmarks, and whatever goes wrong on request.
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream;
 use http::{Request, Response};
 use http_body::Frame;
+use istiod_lite::source::Kind;
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ use tokio::sync::mpsc;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
     Missing,
+    /// 404, from something in between: the server has the kind and says so.
+    Lost,
     Forbidden,
     Busy,
     /// Watches from before are too old.
@@ -103,12 +106,15 @@ impl FakeApi {
             Response::builder().status(code).body(Answer::whole(&body)).unwrap()
         };
         match state.wrong.get(&path) {
-            Some(Wrong::Missing) => return Some(error(404, "NotFound", json!({}))),
+            Some(Wrong::Missing | Wrong::Lost) => return Some(error(404, "NotFound", json!({}))),
             Some(Wrong::Forbidden) => return Some(error(403, "Forbidden", json!({}))),
             Some(Wrong::Busy) => return Some(error(429, "TooManyRequests", json!({"retryAfterSeconds": 3}))),
             Some(Wrong::Expired) if watch => return Some(error(410, "Expired", json!({}))),
             Some(Wrong::Silent | Wrong::Refused) => return None,
             _ => {}
+        }
+        if let Some(body) = state.discovery(&path) {
+            return Some(Response::new(Answer::whole(&body)));
         }
         Some(if watch { state.watch(&path, &parameters) } else { state.list(&path, &parameters) })
     }
@@ -119,6 +125,45 @@ impl State {
         let line = format!("{}\n", json!({"type": kind, "object": object}));
         if let Some(watches) = self.watches.get_mut(path) {
             watches.retain(|watch| watch.send(line.clone().into_bytes()).is_ok());
+        }
+    }
+
+    /// What the server says that it has, all kinds but those that are missing: its groups, or the kinds of one version of a group.
+    fn discovery(&self, path: &str) -> Option<Value> {
+        let path: Vec<&str> = path.split('/').skip(1).collect();
+        let has = |kind: &Kind, version: &str| {
+            let path = format!("/apis/{}/{version}/{}", kind.group(), kind.plural());
+            kind.versions().contains(&version) && self.wrong.get(&path) != Some(&Wrong::Missing)
+        };
+        match path.as_slice() {
+            ["apis"] => {
+                let mut groups: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+                for kind in Kind::ALL.iter().filter(|kind| !kind.group().is_empty()) {
+                    let versions = kind.versions().iter().copied().filter(|version| has(kind, version));
+                    groups.entry(kind.group()).or_default().extend(versions);
+                }
+                let version =
+                    |group: &str, version: &str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+                let groups: Vec<Value> = groups
+                    .into_iter()
+                    .map(|(group, versions)| {
+                        let versions: Vec<Value> = versions.into_iter().map(|name| version(group, name)).collect();
+                        json!({"name": group, "versions": versions})
+                    })
+                    .collect();
+                Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+            }
+            ["apis", group, version] => {
+                let kinds = Kind::ALL.iter().filter(|kind| kind.group() == *group && has(kind, version));
+                let resources: Vec<Value> = kinds
+                    .map(|kind| {
+                        json!({"name": kind.plural(), "singularName": "", "namespaced": kind.namespaced(), "kind": kind.as_str(), "verbs": []})
+                    })
+                    .collect();
+                let version = format!("{group}/{version}");
+                Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}))
+            }
+            _ => None,
         }
     }
 

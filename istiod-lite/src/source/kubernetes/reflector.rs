@@ -110,6 +110,11 @@ impl Reflector {
         self.listed && self.missing > 0
     }
 
+    /// Whether a 404 has to be confirmed: where it would make objects vanish, or the first batch do without a kind.
+    pub(super) fn doubts(&self) -> bool {
+        !self.kind.group().is_empty() && !(self.is_absent() && self.known.is_empty())
+    }
+
     /// How many objects there are.
     pub(super) fn len(&self) -> usize {
         self.known.len()
@@ -120,9 +125,14 @@ impl Reflector {
         Arc::clone(&self.told)
     }
 
+    /// Which of the kind's versions is asked for.
+    pub(super) fn version(&self) -> &'static str {
+        self.kind.versions().get(self.version).copied().unwrap_or_default()
+    }
+
     /// What to ask next.
     pub(super) fn request(&self) -> Request {
-        let (group, version) = (self.kind.group(), self.kind.versions().get(self.version).copied().unwrap_or_default());
+        let (group, version) = (self.kind.group(), self.version());
         let path = match group {
             "" => format!("/api/{version}/{}", self.kind.plural()),
             group => format!("/apis/{group}/{version}/{}", self.kind.plural()),
@@ -226,6 +236,9 @@ impl Reflector {
     pub(super) fn failed(&mut self, failure: &Failure) -> (Vec<Event>, Pause) {
         let failures = self.failures;
         self.failures = self.failures.saturating_add(1);
+        if *failure != Failure::Missing {
+            self.missing = 0;
+        }
         match (failure, &mut self.state) {
             // A token for the next page does not live long; a server that forgets it while we read is asked for all at once.
             (Failure::Expired, State::List(listing)) => {
@@ -233,16 +246,17 @@ impl Reflector {
                 self.state = State::List(Listing::new(paged));
             }
             (Failure::Expired | Failure::Broken(_), _) => self.state = State::List(Listing::new(true)),
-            (Failure::Missing, _) => return self.missing(failures),
-            // The next page, or the watch, is asked for again from where it was.
-            (Failure::Denied { .. } | Failure::Busy { .. } | Failure::Unreachable(_), _) => {}
+            (Failure::Missing, _) if !self.kind.group().is_empty() => return self.missing(failures),
+            // The next page, or the watch, is asked for again from where it was. Every API server has the core kinds: one that says
+            // otherwise is none, but a proxy in front of it for example.
+            (Failure::Missing | Failure::Denied { .. } | Failure::Busy { .. } | Failure::Unreachable(_), _) => {}
         }
         (Vec::new(), Pause::Failures(failures))
     }
 
-    /// The server does not have the kind in this version: the next is tried, and after the last the kind is taken for absent. API
-    /// servers that start answer 503 until they know all their paths, so a 404 is one; even so objects that were there are not
-    /// given up at the first.
+    /// The server does not have the kind in this version: the next is tried, and after the last the kind is taken for absent. What is
+    /// in force is not given up at the first time, nor after any other failure in between; and `watch.rs` has asked the server what it
+    /// has before it says so here ([`Reflector::doubts`]), since a 404 may be the word of a proxy that has lost its servers.
     fn missing(&mut self, failures: u32) -> (Vec<Event>, Pause) {
         self.state = State::List(Listing::new(true));
         self.version += 1;

@@ -15,7 +15,7 @@ use super::Timing;
 use super::failure::{Failure, Verb, chain};
 use super::merge::{Trouble, Update};
 use super::reflector::{Pause, Reflector, Request};
-use crate::source::Event;
+use crate::source::{Event, Kind};
 
 /// Time between two looks at whether a watch still says something.
 const TICK: Duration = Duration::from_secs(1);
@@ -72,6 +72,10 @@ impl Watch {
                 Request::Watch { path, from } => (Verb::Watch, self.watch(&path, &from).await),
             };
             let result = match result {
+                Err(Stop::Failed(Failure::Missing)) if self.reflector.doubts() => {
+                    let failure = self.confirm().await;
+                    self.fail(verb, &failure).await
+                }
                 Err(Stop::Failed(failure)) => self.fail(verb, &failure).await,
                 result => result,
             };
@@ -95,6 +99,23 @@ impl Watch {
             tracing::info!(kind = kind.as_str(), group = kind.group(), "the API server has the kind now");
         }
         self.send(events).await
+    }
+
+    /// Whether the server that said it has no such kind leaves it out where it says what it has, too; otherwise what is wrong.
+    async fn confirm(&self) -> Failure {
+        let answer = timeout(self.timing.answer, served(&self.client, self.reflector.kind(), self.reflector.version())).await;
+        match answer {
+            Ok(Ok(false)) => Failure::Missing,
+            Ok(Ok(true)) => Failure::Broken("the answer is 404, though the server says that it has the kind".into()),
+            Ok(Err(error)) => match Failure::of(&error) {
+                failure @ (Failure::Busy { .. } | Failure::Unreachable(_)) => failure,
+                _ => Failure::Broken(format!(
+                    "the answer is 404, and which kinds the server has cannot be asked: {}",
+                    chain(&error)
+                )),
+            },
+            Err(_) => Failure::Unreachable("to say which kinds it has takes the server too long".into()),
+        }
     }
 
     async fn watch(&mut self, path: &str, from: &str) -> Result<(), Stop> {
@@ -211,4 +232,16 @@ impl Watch {
         let update = Update { kind, listed: self.reflector.is_listed(), events, problems, trouble: self.trouble.clone() };
         self.updates.send(update).await.map_err(|_| Stop::Unwanted)
     }
+}
+
+/// Whether the server says that it has a kind in this version. Anybody may ask that whom it knows.
+async fn served(client: &Client, kind: Kind, version: &str) -> kube::Result<bool> {
+    let groups = client.list_api_groups().await?.groups;
+    let version = format!("{}/{version}", kind.group());
+    let versions = groups.iter().filter(|group| group.name == kind.group()).flat_map(|group| &group.versions);
+    if !versions.map(|version| &version.group_version).any(|served| *served == version) {
+        return Ok(false);
+    }
+    let resources = client.list_api_group_resources(&version).await?.resources;
+    Ok(resources.iter().any(|resource| resource.name == kind.plural()))
 }

@@ -90,14 +90,39 @@ fn a_kind_is_absent_when_the_server_has_none_of_its_versions() {
 }
 
 #[test]
-fn objects_are_not_given_up_for_one_404() {
-    let mut reflector = listed(&[service("a", 1, 80)]);
-    for expected in [Pause::Failures(0), Pause::Failures(1)] {
-        let (events, pause) = reflector.failed(&Failure::Missing);
-        assert_eq!((text(events), pause), (vec![], expected));
+fn objects_are_not_given_up_for_one_404_nor_across_another_failure() {
+    let mut reflector = Reflector::new(Kind::AuthorizationPolicy);
+    let policy = json!({"metadata": {"namespace": "shop", "name": "p", "resourceVersion": "1"}, "spec": {}});
+    assert_eq!(text(reflector.page(vec![policy], Some("1".into()), None).unwrap()), ["+shop/p"]);
+    // In neither of its versions.
+    let missing = |reflector: &mut Reflector| {
+        assert!(reflector.doubts());
+        assert_eq!(reflector.failed(&Failure::Missing).1, Pause::None);
+        assert!(reflector.doubts(), "each 404 is confirmed");
+        text(reflector.failed(&Failure::Missing).0)
+    };
+    for _ in 0..2 {
+        assert_eq!(missing(&mut reflector), [""; 0]);
     }
-    let (events, pause) = reflector.failed(&Failure::Missing);
-    assert_eq!((text(events), pause), (vec!["-shop/a".to_owned()], Pause::Absent));
+    reflector.failed(&Failure::Unreachable("reset".into()));
+    for _ in 0..2 {
+        assert_eq!(missing(&mut reflector), [""; 0], "counted anew");
+    }
+    assert_eq!(missing(&mut reflector), ["-shop/p"]);
+    assert!(reflector.is_absent() && !reflector.doubts());
+}
+
+#[test]
+fn a_core_kind_is_never_absent() {
+    let mut reflector = listed(&[service("a", 1, 80)]);
+    for failures in 0..10 {
+        let (events, pause) = reflector.failed(&Failure::Missing);
+        assert_eq!((text(events), pause), (vec![], Pause::Failures(failures)));
+    }
+    assert_eq!(from(&reflector), "/api/v1/services from 10");
+    let mut unlisted = Reflector::new(Kind::Pod);
+    unlisted.failed(&Failure::Missing);
+    assert!(!unlisted.is_listed());
 }
 
 #[test]
