@@ -209,7 +209,7 @@ async fn after_a_watch_expired_what_vanished_is_deleted() {
 async fn a_watch_that_says_nothing_any_more_is_begun_anew() {
     let api = FakeApi::default();
     api.put(SERVICES, service("a", 80));
-    let mut watching = Watching::new(&api, Timing { stale: Duration::from_millis(400), ..timing() });
+    let mut watching = Watching::new(&api, Timing { stale: Duration::from_secs(2), ..timing() });
     assert_eq!(watching.next().await.len(), 1);
     watched(&api, SERVICES).await;
     api.forget_watches(SERVICES);
@@ -217,6 +217,18 @@ async fn a_watch_that_says_nothing_any_more_is_begun_anew() {
     assert_eq!(watching.events().await, ["+Service shop/b"]);
     let lists = api.requests(SERVICES).into_iter().filter(|request| !request.contains("watch")).count();
     assert_eq!(lists, 1, "it goes on from where it was");
+}
+
+#[tokio::test]
+async fn a_watch_from_a_version_that_is_yet_to_come_is_not_begun_anew_for_ever() {
+    let api = FakeApi::default();
+    api.put(SERVICES, service("a", 80));
+    let mut watching = Watching::new(&api, Timing { stale: Duration::from_millis(200), ..timing() });
+    assert_eq!(watching.next().await.len(), 1);
+    api.wrong(SERVICES, Some(Wrong::Mute));
+    api.put(SERVICES, service("b", 80));
+    api.delete(SERVICES, "shop", "a");
+    assert_eq!(watching.events().await, ["-Service shop/a", "+Service shop/b"]);
 }
 
 #[tokio::test]

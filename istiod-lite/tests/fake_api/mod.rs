@@ -26,6 +26,8 @@ pub enum Wrong {
     Busy,
     /// Watches from before are too old.
     Expired,
+    /// Watches open and are told nothing, as from a version that is yet to come.
+    Mute,
     /// No answer at all.
     Silent,
     /// The connection is refused.
@@ -182,12 +184,14 @@ impl State {
         let (sender, receiver) = mpsc::unbounded_channel();
         // What was changed since the version is told first; deletions are not remembered.
         let from: u64 = parameters.get("resourceVersion").unwrap().parse().unwrap();
-        for object in self.objects.get(path).into_iter().flat_map(BTreeMap::values) {
+        let mute = self.wrong.get(path) == Some(&Wrong::Mute);
+        for object in self.objects.get(path).into_iter().flat_map(BTreeMap::values).filter(|_| !mute) {
             if object["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > from {
                 let _ = sender.send(format!("{}\n", json!({"type": "MODIFIED", "object": object})).into_bytes());
             }
         }
-        self.watches.entry(path.into()).or_default().push(sender);
+        let key = if mute { "forgotten" } else { path };
+        self.watches.entry(key.into()).or_default().push(sender);
         let frames = stream::unfold(receiver, async |mut receiver| {
             let line = receiver.recv().await?;
             Some((Ok::<_, Infallible>(Frame::data(line.into())), receiver))

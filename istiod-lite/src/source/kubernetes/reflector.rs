@@ -232,6 +232,11 @@ impl Reflector {
         self.failures = 0;
     }
 
+    /// The version to watch from is of no use: everything is listed, whatever version that has.
+    pub(super) fn list_again(&mut self) {
+        self.state = State::List(Listing::new(true));
+    }
+
     /// Takes in a failure of what was asked.
     pub(super) fn failed(&mut self, failure: &Failure) -> (Vec<Event>, Pause) {
         let failures = self.failures;

@@ -41,6 +41,8 @@ pub(super) struct Watch {
     heard: Instant,
     trouble: Option<Trouble>,
     absent: bool,
+    /// Whether the last watch was given up without an event or bookmark.
+    mute: bool,
     /// What the last update said of all but events.
     told: Option<(bool, Option<Trouble>, usize)>,
 }
@@ -61,7 +63,7 @@ impl From<Failure> for Stop {
 
 impl Watch {
     pub(super) fn new(client: Client, reflector: Reflector, timing: Timing, updates: mpsc::Sender<Update>) -> Self {
-        Self { client, reflector, timing, updates, heard: Instant::now(), trouble: None, absent: false, told: None }
+        Self { client, reflector, timing, updates, heard: Instant::now(), trouble: None, absent: false, mute: false, told: None }
     }
 
     /// Goes on until nobody wants updates any more.
@@ -137,6 +139,12 @@ impl Watch {
             End::Stale => {
                 let seconds = self.heard.elapsed().as_secs();
                 tracing::warn!(kind, seconds, "a watch said nothing for too long and is begun anew");
+                // The second in a row: not the connection, then, but the version asked from, which a server that was restored from
+                // an older state reaches only in the future.
+                if std::mem::replace(&mut self.mute, true) {
+                    self.mute = false;
+                    self.reflector.list_again();
+                }
                 Ok(())
             }
         }
@@ -170,6 +178,7 @@ impl Watch {
             let Some(item) = item else { return Ok(End::Closed) };
             let event = self.reflector.watched(item.map_err(|error| Failure::of(&error))?)?;
             self.heard = Instant::now();
+            self.mute = false;
             self.trouble = None;
             self.send(Vec::from_iter(event)).await?;
         }
