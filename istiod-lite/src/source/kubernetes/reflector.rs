@@ -20,6 +20,9 @@ pub(super) const PAGE: u32 = 500;
 /// The server must have said this often in a row that it has no such kind before objects that were there are taken for gone.
 const GONE_AFTER: u32 = 3;
 
+/// After so many lists in a row of which the server forgot the next page all objects are asked for at once.
+const WHOLE_AFTER: u32 = 3;
+
 /// What to ask next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Request {
@@ -55,6 +58,8 @@ pub(super) struct Reflector {
     failures: u32,
     /// How often in a row the server had the kind in none of its versions.
     missing: u32,
+    /// How often in a row a list lost its next page.
+    torn: u32,
     listed: bool,
 }
 
@@ -92,6 +97,7 @@ impl Reflector {
             told: Arc::default(),
             failures: 0,
             missing: 0,
+            torn: 0,
             listed: false,
         }
     }
@@ -173,7 +179,7 @@ impl Reflector {
         };
         let Listing { seen, changed, problems, .. } = std::mem::replace(listing, Listing::new(true));
         self.state = State::Watch { from };
-        (self.failures, self.missing, self.listed) = (0, 0, true);
+        (self.failures, self.missing, self.torn, self.listed) = (0, 0, 0, true);
         self.problems = problems;
         self.tell();
         let gone: Vec<NamespacedName> = self.known.keys().filter(|name| !seen.contains(*name)).cloned().collect();
@@ -245,10 +251,16 @@ impl Reflector {
             self.missing = 0;
         }
         match (failure, &mut self.state) {
-            // A token for the next page does not live long; a server that forgets it while we read is asked for all at once.
+            // A token for the next page does not live long (5 min by default): another try, and when that is of no use all at once, as
+            // the API asks of its clients.
             (Failure::Expired, State::List(listing)) => {
-                let paged = listing.token.is_none();
-                self.state = State::List(Listing::new(paged));
+                self.torn = if listing.token.is_some() { self.torn.saturating_add(1) } else { 0 };
+                self.state = State::List(Listing::new(self.torn < WHOLE_AFTER));
+            }
+            // All at once may be more than comes through.
+            (Failure::Unreachable(_) | Failure::Busy { .. }, State::List(listing)) if !listing.paged => {
+                self.torn = 0;
+                self.state = State::List(Listing::new(true));
             }
             (Failure::Expired | Failure::Broken(_), _) => self.state = State::List(Listing::new(true)),
             (Failure::Missing, _) if !self.kind.group().is_empty() => return self.missing(failures),

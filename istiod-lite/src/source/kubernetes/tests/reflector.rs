@@ -65,14 +65,27 @@ fn after_a_410_the_difference_becomes_events_deletions_first() {
 }
 
 #[test]
-fn a_page_that_expired_is_not_asked_for_in_pages_again() {
+fn a_list_whose_pages_expire_is_begun_anew_and_asked_for_whole_only_if_that_is_of_no_use() {
     let mut reflector = Reflector::new(Kind::Service);
-    reflector.page(vec![service("a", 1, 80)], Some("9".into()), Some("next".into())).unwrap();
-    reflector.failed(&Failure::Unreachable("reset".into()));
-    assert_eq!(from(&reflector), "list /api/v1/services Some(500) Some(\"next\")", "the page is asked for again");
-    reflector.failed(&Failure::Expired);
-    assert_eq!(from(&reflector), "list /api/v1/services None None");
+    let torn = |reflector: &mut Reflector| {
+        reflector.page(vec![service("a", 1, 80)], Some("9".into()), Some("next".into())).unwrap();
+        reflector.failed(&Failure::Unreachable("reset".into()));
+        assert_eq!(from(reflector), "list /api/v1/services Some(500) Some(\"next\")", "the page is asked for again");
+        reflector.failed(&Failure::Expired);
+        from(reflector)
+    };
+    for expected in ["Some(500)", "Some(500)", "None"] {
+        assert_eq!(torn(&mut reflector), format!("list /api/v1/services {expected} None"));
+    }
+    // It may be too much at once.
+    reflector.failed(&Failure::Unreachable("a list takes too long".into()));
+    assert_eq!(from(&reflector), "list /api/v1/services Some(500) None");
+    for expected in ["Some(500)", "Some(500)", "None"] {
+        assert_eq!(torn(&mut reflector), format!("list /api/v1/services {expected} None"));
+    }
     assert_eq!(text(reflector.page(vec![service("b", 1, 80)], Some("9".into()), None).unwrap()), ["+shop/b"]);
+    reflector.failed(&Failure::Expired);
+    assert_eq!(torn(&mut reflector), "list /api/v1/services Some(500) None", "counted anew");
 }
 
 #[test]
