@@ -54,7 +54,8 @@ pub(super) struct Reflector {
     known: BTreeMap<NamespacedName, Object>,
     problems: BTreeMap<NamespacedName, Vec<Problem>>,
     told: Arc<Vec<Problem>>,
-    /// Failures since the last answer.
+    /// Failures since a watch was last heard. Lists do not count: where each is answered and each watch refused, all would be asked
+    /// for again and again without a pause.
     failures: u32,
     /// How often in a row the server had the kind in none of its versions.
     missing: u32,
@@ -171,7 +172,6 @@ impl Reflector {
         }
         listing.token = token.filter(|token| !token.is_empty());
         if listing.token.is_some() {
-            self.failures = 0;
             return Ok(Vec::new());
         }
         let Some(from) = version.filter(|version| !version.is_empty()) else {
@@ -179,7 +179,7 @@ impl Reflector {
         };
         let Listing { seen, changed, problems, .. } = std::mem::replace(listing, Listing::new(true));
         self.state = State::Watch { from };
-        (self.failures, self.missing, self.torn, self.listed) = (0, 0, 0, true);
+        (self.missing, self.torn, self.listed) = (0, 0, true);
         self.problems = problems;
         self.tell();
         let gone: Vec<NamespacedName> = self.known.keys().filter(|name| !seen.contains(*name)).cloned().collect();

@@ -126,6 +126,18 @@ fn objects_are_not_given_up_for_one_404_nor_across_another_failure() {
 }
 
 #[test]
+fn lists_that_succeed_and_watches_that_fail_are_asked_for_less_and_less_often() {
+    let mut reflector = listed(&[service("a", 1, 80)]);
+    for failures in 0..4 {
+        assert_eq!(reflector.failed(&Failure::Broken("status 500".into())).1, Pause::Failures(failures));
+        reflector.page(vec![service("a", 1, 80)], Some("10".into()), Some("next".into())).unwrap();
+        reflector.page(vec![service("b", 1, 80)], Some("10".into()), None).unwrap();
+    }
+    reflector.watched(WatchEvent::Modified(service("b", 11, 80))).unwrap();
+    assert_eq!(reflector.failed(&Failure::Broken("status 500".into())).1, Pause::Failures(0));
+}
+
+#[test]
 fn a_core_kind_is_never_absent() {
     let mut reflector = listed(&[service("a", 1, 80)]);
     for failures in 0..10 {
