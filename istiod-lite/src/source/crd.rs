@@ -234,6 +234,9 @@ pub struct PeerAuthentication {
     /// What was made of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<PolicyStatus>,
+    /// Whether it holds in place of one that cannot be read, and before all others. Nobody can write this.
+    #[serde(skip)]
+    pub stand_in: bool,
 }
 
 /// The wish of a [`PeerAuthentication`].

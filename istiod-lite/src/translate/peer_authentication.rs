@@ -48,10 +48,16 @@ pub fn converted(index: &Index, key: &NamespacedName) -> Option<Authorization> {
 /// The keys of the policies that peer authentication puts on a pod.
 pub(super) fn of_pod(index: &Index, pod: &Pod) -> Vec<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let own = select(index, namespace, |policy| {
+    // Whether a policy selects the pod; `None` when it has no selector.
+    let selected = |policy: &PeerAuthentication| {
         let selector = policy.spec.selector.as_ref().filter(|selector| !selector.match_labels.is_empty());
-        selector.is_some_and(|selector| selects(&selector.match_labels, pod.metadata.labels.as_ref()))
-    });
+        selector.map(|selector| selects(&selector.match_labels, pod.metadata.labels.as_ref()))
+    };
+    // What cannot be read may be the one that holds, and may say strict.
+    if select(index, namespace, |policy| policy.stand_in && selected(policy).unwrap_or(true)).is_some() {
+        return vec![static_strict_name(index).to_string()];
+    }
+    let own = select(index, namespace, |policy| selected(policy).unwrap_or(false));
     match own {
         Some(policy) if port_rules(index, policy).is_some() => {
             vec![converted_name(&NamespacedName::of(&policy.metadata)).to_string()]
@@ -63,12 +69,13 @@ pub(super) fn of_pod(index: &Index, pod: &Pod) -> Vec<String> {
     }
 }
 
-/// The oldest policy of a namespace that fits, by creation time and then by name: only one holds at each level.
+/// The oldest policy of a namespace that fits, by creation time and then by name: only one holds at each level. One that stands in for
+/// what cannot be read comes before.
 fn select<'a>(index: &'a Index, namespace: &str, fits: impl Fn(&PeerAuthentication) -> bool) -> Option<&'a PeerAuthentication> {
     let policies = in_namespace(&index.objects().peer_authentications, namespace).map(|(_, policy)| &**policy);
     policies.filter(|policy| fits(policy)).min_by_key(|policy| {
         let created = policy.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        (created.is_none(), created, policy.metadata.name.clone())
+        (!policy.stand_in, created.is_none(), created, policy.metadata.name.clone())
     })
 }
 

@@ -18,7 +18,7 @@ use crate::source::validate::validate;
 pub(super) const CONSEQUENCE: &str = "the strictest policy holds for what it selects";
 
 /// The strictest policy for what the unreadable one selects, as far as that can be read, and for its whole namespace otherwise: one
-/// that denies everything, or demands mutual TLS. `None` for other kinds, and for what only audits.
+/// that denies everything, or demands mutual TLS; nothing that can be read is above it. `None` for other kinds, and for what only audits.
 pub(super) fn stand_in(kind: Kind, value: &Value) -> Option<Object> {
     let metadata: ObjectMeta = Deserialize::deserialize(value.get("metadata")?).ok()?;
     match kind {
@@ -55,7 +55,7 @@ pub(super) fn stand_in(kind: Kind, value: &Value) -> Option<Object> {
             let mtls = Some(MutualTls { mode: MtlsMode::Strict });
             let spec =
                 PeerAuthenticationSpec { selector: part(value, "/spec/selector"), mtls, ..PeerAuthenticationSpec::default() };
-            Some(Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec, status: None })))
+            Some(Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec, status: None, stand_in: true })))
         }
         _ => None,
     }

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{made, problems};
-use crate::source::object::{Kind, Object};
+use crate::index::{Index, MeshConfig};
+use crate::source::object::{Event, Kind, Object};
+use crate::source::testing::objects;
+use crate::translate::authorization::policies_of_pod;
 
 fn policy(spec: Value) -> Value {
     json!({"metadata": {"namespace": "shop", "name": "it"}, "spec": spec})
@@ -64,4 +67,45 @@ fn what_is_not_understood_elsewhere_is_told_or_passed_over() {
     assert!(read.problems.iter().all(|problem| !problem.is_error()));
     let pod = json!({"metadata": {"namespace": "shop", "name": "it"}, "spec": {"containers": [], "fromTheFuture": {}}});
     assert!(made(Kind::Pod, &pod, None).problems.is_empty());
+}
+
+#[test]
+fn a_peer_authentication_that_cannot_be_read_is_strict_whatever_is_older_or_closer_to_the_pod() {
+    let pod = objects(
+        "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop, labels: {app: web}}, spec: {containers: []}}",
+    );
+    let [Object::Pod(pod)] = pod.as_slice() else { panic!("{pod:?}") };
+    let readable = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: all, namespace: shop, creationTimestamp: '2020-01-01T00:00:00Z'}
+spec: {mtls: {mode: PERMISSIVE}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: web, namespace: shop, creationTimestamp: '2020-01-01T00:00:00Z'}
+spec: {selector: {matchLabels: {app: web}}, mtls: {mode: PERMISSIVE}, portLevelMtls: {80: {mode: STRICT}}}
+";
+    let mut index = Index::new(MeshConfig::new("cluster.local".parse().unwrap(), "Kubernetes"));
+    for object in objects(readable) {
+        index.apply(Event::Upsert(object));
+    }
+    let before = ["shop/converted_peer_authentication_web"];
+    assert_eq!(policies_of_pod(&index, pod), before);
+    let odd = json!({"mode": "ODD"});
+    let strict = ["istio-system/istio_converted_static_strict"];
+    for (spec, expected) in [
+        (json!({ "mtls": odd }), strict),
+        (json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": odd}), strict),
+        // What it selects cannot be read.
+        (json!({"selector": {"matchExpressions": []}, "mtls": {"mode": "PERMISSIVE"}}), strict),
+        (json!({"selector": {"matchLabels": {"app": "api"}}, "mtls": odd}), before),
+    ] {
+        let object = made(Kind::PeerAuthentication, &policy(spec.clone()), None).object.unwrap();
+        let key = object.key();
+        index.apply(Event::Upsert(object));
+        assert_eq!(policies_of_pod(&index, pod), expected, "{spec}");
+        index.apply(Event::Delete(key));
+        assert_eq!(policies_of_pod(&index, pod), before, "after {spec}");
+    }
 }
