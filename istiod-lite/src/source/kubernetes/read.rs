@@ -85,6 +85,8 @@ pub(super) fn read(kind: Kind, name: &NamespacedName, mut value: Value, held: Op
 fn unknown_fields(kind: Kind) -> Unknown {
     match kind.group() {
         "security.istio.io" => Unknown::Refused,
+        // It permits, and a field that we do not know would make that less.
+        _ if kind == Kind::ReferenceGrant => Unknown::Refused,
         group if group.is_empty() || (group.ends_with(".k8s.io") && group != "gateway.networking.k8s.io") => Unknown::Fine,
         _ => Unknown::Told,
     }

@@ -53,6 +53,23 @@ fn a_policy_that_cannot_be_read_leaves_the_last_one_or_the_strictest_in_force() 
 }
 
 #[test]
+fn a_grant_with_a_condition_that_we_do_not_know_grants_nothing() {
+    let kind = Kind::ReferenceGrant;
+    let from = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "web"});
+    let to = json!([{"group": "", "kind": "Service"}]);
+    let good = made(kind, &policy(json!({"from": [from], "to": to})), None);
+    assert!(good.problems.is_empty() && good.object.is_some(), "{good:?}");
+    let mut narrower = from;
+    narrower["moonPhases"] = json!(["full"]);
+    let narrower = policy(json!({"from": [narrower], "to": to}));
+    let read = made(kind, &narrower, None);
+    assert_eq!(read.object, None);
+    let told = problems(&read);
+    assert!(told.len() == 1 && told[0].contains("spec.from[0].moonPhases") && told[0].ends_with("it has no effect"), "{told:?}");
+    assert_eq!(made(kind, &narrower, good.object.as_ref()).object, good.object);
+}
+
+#[test]
 fn what_is_not_understood_elsewhere_is_told_or_passed_over() {
     let route =
         json!({"metadata": {"namespace": "shop", "name": "it"}, "spec": {"rules": [], "sorcery": 1}, "status": {"parents": 7}});
