@@ -180,6 +180,13 @@ impl Elector {
     }
 }
 
+impl Drop for Elector {
+    /// Nobody renews the Lease any more, so that nobody may count on it either, however the election ended.
+    fn drop(&mut self) {
+        self.until.send_replace(None);
+    }
+}
+
 fn record(lease: Lease) -> Record {
     let spec = lease.spec.unwrap_or_default();
     Record {
