@@ -125,6 +125,8 @@ impl ControlPlane {
         let rules = Rules { trust_domain: config.trust_domain.clone(), node_accounts: accounts };
         let ca = CertificateService::new(authority, tokens, rules, Arc::clone(&mesh));
 
+        // What can fail comes before what others see.
+        let acceptor = serving.acceptor()?;
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
         let pages = monitoring::pages(metrics, readiness.clone(), Arc::clone(&mesh), cache.clone(), status);
         let admin_watch = watch.clone();
@@ -137,7 +139,8 @@ impl ControlPlane {
         match &cluster {
             Some(client) => {
                 tasks.spawn(push::read(Kubernetes::new(client, kubernetes::Timing::default(), &readiness), batches));
-                election = Some(Candidacy::begin(client, &config.mesh().root_namespace, &config.cluster.replica_name));
+                let first = applied(mesh.generation());
+                election = Some(Candidacy::begin(client, &config.mesh().root_namespace, &config.cluster.replica_name, first));
             }
             None => {
                 let source = Directory::new(config.source_dirs.clone())?.remembering(config.state_dir.join("last-good"))?;
@@ -146,11 +149,10 @@ impl ControlPlane {
         }
         tasks.spawn(follow(Arc::clone(&mesh), Pusher::new(cache), received));
         tasks.spawn(rotate(Arc::clone(&serving)));
-        let acceptor = serving.acceptor()?;
-        let mut generation = mesh.generation();
+        let generation = mesh.generation();
         // Before the first batch is in the cache an answer would say that there is nothing, and proxies would believe it.
         let serve = async move {
-            let _ = generation.wait_for(|generation| *generation > 0).await;
+            applied(generation).await;
             listed.done();
             let (incoming, accepting) = Acceptor::new(discovery, acceptor).incoming();
             let server = Server::builder()
@@ -175,6 +177,7 @@ impl ControlPlane {
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(Error::Stopped("a task of the control plane that panicked")),
             },
+            () = election_ended(&mut election) => Err(Error::Stopped("the election of the replica that writes")),
         };
         close.send_replace(true);
         trigger.drain(DRAIN).await;
@@ -195,6 +198,20 @@ async fn follow(mesh: Arc<Mesh>, pusher: Pusher, batches: mpsc::Receiver<push::B
 async fn rotate(serving: Arc<Serving>) -> Result<(), Error> {
     serving.rotate().await;
     Ok(())
+}
+
+/// Completes when the first batch is in force, and never if there is none any more.
+async fn applied(mut generation: watch::Receiver<u64>) {
+    if generation.wait_for(|generation| *generation > 0).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn election_ended(election: &mut Option<Candidacy>) {
+    match election {
+        Some(election) => election.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn closed(mut closing: watch::Receiver<bool>) {

@@ -44,21 +44,31 @@ impl Default for Terms {
 /// This replica's part in the election for [`LEASE`].
 pub struct Candidacy {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    /// `None` once it has ended.
+    task: Option<JoinHandle<()>>,
     leadership: Leadership,
 }
 
 impl Candidacy {
-    /// Begins to take part, in the root namespace, under the replica's name and something random.
+    /// Takes part in the root namespace, under the replica's name and something random, from when `ready` completes: who knows nothing of
+    /// the cluster yet must not keep the Lease from those who do.
     #[must_use]
-    pub fn begin(client: &Client, namespace: &str, replica: &str) -> Self {
+    pub fn begin(client: &Client, namespace: &str, replica: &str, ready: impl Future<Output = ()> + Send + 'static) -> Self {
         let identity = format!("{replica}_{:016x}", fastrand::u64(..));
         let (elector, leadership) = Elector::new(client, namespace, LEASE, identity, Terms::default());
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(elector.run(async {
-            let _ = stopped.await;
-        }));
-        Self { stop, task, leadership }
+        let (stop, mut stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                () = ready => {}
+            }
+            let stopped = async {
+                let _ = stopped.await;
+            };
+            elector.run(stopped).await;
+        });
+        Self { stop, task: Some(task), leadership }
     }
 
     /// What a writer asks whether it may write.
@@ -67,11 +77,21 @@ impl Candidacy {
         self.leadership.clone()
     }
 
+    /// Completes when the election ends by itself, which only a panic can be the cause of: from then on this replica does not lead.
+    pub async fn ended(&mut self) {
+        if let Some(task) = &mut self.task {
+            let _ = task.await;
+            self.task = None;
+        }
+    }
+
     /// Gives the Lease up, if it is ours. End the writers before, so that none is still about when the next replica leads.
     pub async fn end(self) {
         drop(self.stop);
-        // A panic in it was said already, and changes nothing any more.
-        let _ = self.task.await;
+        if let Some(task) = self.task {
+            // A panic in it was said already, and changes nothing any more.
+            let _ = task.await;
+        }
     }
 }
 
