@@ -43,22 +43,34 @@ pub(super) struct Election {
     seen: Option<Record>,
     /// When the Lease was first seen as it is.
     since: Instant,
+    /// Until when another may lead whose Lease was deleted: it learns of that when it renews it.
+    bereft: Option<Instant>,
     /// When the last write that was accepted began.
     renewed: Option<Instant>,
 }
 
 impl Election {
     pub(super) fn new(identity: String, terms: Terms, now: Instant) -> Self {
-        Self { identity, terms, seen: None, since: now, renewed: None }
+        Self { identity, terms, seen: None, since: now, bereft: None, renewed: None }
     }
 
     /// Takes in the Lease as it was read; `None` when there is none.
     pub(super) fn observe(&mut self, lease: Option<Record>, now: Instant) {
-        // A Lease that is other than before is alive, whatever times it tells.
-        if self.seen != lease {
+        self.bereft = match (&self.seen, &lease) {
+            (_, Some(_)) => None,
+            (None, None) => self.bereft,
+            // It may have been renewed just before, unseen by us. Who leads itself knows that nobody else does.
+            (Some(seen), None) => {
+                let leads = self.is_ours() && self.until().is_some_and(|until| now < until);
+                (!leads && !seen.holder.is_empty()).then(|| now + length(seen))
+            }
+        };
+        // A Lease that says something else than before is alive, whatever times it tells; one of which only the version is another has
+        // been touched by somebody else, such as for an annotation.
+        if !same(self.seen.as_ref(), lease.as_ref()) {
             self.since = now;
-            self.seen = lease;
         }
+        self.seen = lease;
         if !self.is_ours() {
             self.renewed = None;
         }
@@ -75,6 +87,7 @@ impl Election {
             version: None,
         };
         match &self.seen {
+            None if self.bereft.is_some_and(|until| now < until) => Step::Wait,
             None => Step::Create(record),
             Some(seen) if seen.holder == self.identity => Step::Replace(Record {
                 acquired: seen.acquired.or(Some(time)),
@@ -109,8 +122,8 @@ impl Election {
 
     /// When another's Lease runs out, unless it is renewed.
     pub(super) fn expires(&self) -> Option<Instant> {
-        let seen = self.seen.as_ref().filter(|seen| !seen.holder.is_empty() && seen.holder != self.identity)?;
-        Some(self.since + length(seen))
+        let Some(seen) = &self.seen else { return self.bereft };
+        (!seen.holder.is_empty() && seen.holder != self.identity).then(|| self.since + length(seen))
     }
 
     /// The Lease given up, if it is ours: anybody may take it at once.
@@ -119,9 +132,16 @@ impl Election {
         Some(Record { holder: String::new(), seconds: 1, acquired: Some(time), renewed: Some(time), ..seen.clone() })
     }
 
-    fn is_ours(&self) -> bool {
+    /// Whether the Lease, as it was last seen, is this candidate's.
+    pub(super) fn is_ours(&self) -> bool {
         self.seen.as_ref().is_some_and(|seen| seen.holder == self.identity)
     }
+}
+
+/// Whether two looks saw the Lease say the same.
+fn same(before: Option<&Record>, now: Option<&Record>) -> bool {
+    let said = |record: &Record| Record { version: None, ..record.clone() };
+    before.map(said) == now.map(said)
 }
 
 /// For how long another's Lease holds, by its own word; a length that is none is taken for the default.

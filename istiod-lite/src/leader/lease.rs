@@ -18,6 +18,18 @@ use super::{Leadership, Terms};
 /// No request may take longer to be answered.
 const ANSWER: Duration = Duration::from_secs(4);
 
+/// How often in a row our own Lease is written when others touch it in between.
+const TRIES: usize = 3;
+
+/// What came of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// It was accepted, or none was due.
+    Done,
+    /// The Lease was other than it was seen, and has been read again.
+    Beaten,
+}
+
 /// One candidate for a Lease.
 pub struct Elector {
     leases: Api<Lease>,
@@ -93,15 +105,26 @@ impl Elector {
     }
 
     /// Looks at the Lease, and writes it if that is our turn.
-    async fn attempt(&self, election: &mut Election) -> kube::Result<()> {
+    pub(super) async fn attempt(&self, election: &mut Election) -> kube::Result<()> {
         // Who holds it knows the version that it wrote itself; it looks only if that is not the last one any more.
         if election.until().is_none() {
             self.read(election).await?;
         }
+        // Beaten by somebody who touched it without taking it: it is ours, and is renewed before it runs out.
+        for _ in 0..TRIES {
+            if self.write(election).await? == Written::Done || !election.is_ours() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the Lease, if that is our turn.
+    async fn write(&self, election: &mut Election) -> kube::Result<Written> {
         let began = Instant::now();
-        // Another was first, or somebody deleted it: what is there now counts at the next attempt.
+        // Another was first, or somebody deleted it: what is there now counts.
         let (written, beaten): (_, &[u16]) = match election.step(began, Timestamp::now()) {
-            Step::Wait => return Ok(()),
+            Step::Wait => return Ok(Written::Done),
             Step::Create(record) => (self.leases.create(&PostParams::default(), &self.lease(record)).await, &[409]),
             Step::Replace(record) => {
                 (self.leases.replace(&self.name, &PostParams::default(), &self.lease(record)).await, &[404, 409])
@@ -109,10 +132,13 @@ impl Elector {
         };
         match written {
             Ok(lease) => election.written(record(lease), began, Instant::now()),
-            Err(kube::Error::Api(status)) if beaten.contains(&status.code) => self.read(election).await?,
+            Err(kube::Error::Api(status)) if beaten.contains(&status.code) => {
+                self.read(election).await?;
+                return Ok(Written::Beaten);
+            }
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(Written::Done)
     }
 
     async fn read(&self, election: &mut Election) -> kube::Result<()> {

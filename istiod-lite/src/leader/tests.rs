@@ -44,15 +44,44 @@ fn the_lease_of_another_runs_out_by_our_clock_whatever_times_it_tells() {
         let held = Record { renewed: Some(time), acquired: Some(time), ..lease("a", 1) };
         election.observe(Some(held.clone()), begin);
         assert_eq!(election.step(begin + 14 * SECOND, Timestamp::UNIX_EPOCH), Step::Wait);
+        // Somebody writes an annotation: its holder need not be alive for that.
+        let touched = Record { version: Some("2".into()), ..held.clone() };
+        election.observe(Some(touched.clone()), begin + 10 * SECOND);
+        assert_eq!(election.expires(), Some(begin + 15 * SECOND));
+        let Step::Replace(record) = election.step(begin + 15 * SECOND, Timestamp::UNIX_EPOCH) else { panic!() };
+        assert_eq!(record.version, touched.version, "over what is there now");
         // It is renewed, and the count begins anew.
-        let renewed = Record { version: Some("2".into()), ..held };
+        let renewed = Record { version: Some("3".into()), renewed: Some(Timestamp::from_second(7).unwrap()), ..held };
         election.observe(Some(renewed.clone()), begin + 14 * SECOND);
         election.observe(Some(renewed), begin + 20 * SECOND);
         assert_eq!(election.step(begin + 28 * SECOND, Timestamp::UNIX_EPOCH), Step::Wait);
         assert_eq!(election.expires(), Some(begin + 29 * SECOND), "when to look again");
         let Step::Replace(record) = election.step(begin + 29 * SECOND, Timestamp::UNIX_EPOCH) else { panic!() };
-        assert_eq!((record.holder.as_str(), record.transitions, record.version.as_deref()), ("b", 4, Some("2")));
+        assert_eq!((record.holder.as_str(), record.transitions, record.version.as_deref()), ("b", 4, Some("3")));
     }
+}
+
+#[test]
+fn a_lease_that_is_deleted_is_made_anew_when_its_holder_cannot_lead_any_more() {
+    let (begin, time) = (Instant::now(), Timestamp::UNIX_EPOCH);
+    let mut other = candidate("b", begin);
+    other.observe(Some(lease("a", 1)), begin);
+    for after in [4, 8] {
+        other.observe(None, begin + after * SECOND);
+        assert_eq!(other.step(begin + after * SECOND, time), Step::Wait, "a may lead until it asks");
+    }
+    // Counted from when it was found deleted: it may have been renewed just before.
+    assert_eq!(other.expires(), Some(begin + 19 * SECOND), "when to look again");
+    assert!(matches!(other.step(begin + 19 * SECOND, time), Step::Create(_)));
+    // Its holder knows that nobody else leads; and one that was given up had none.
+    let mut holder = candidate("a", begin);
+    holder.written(lease("a", 1), begin, begin);
+    holder.observe(None, begin + SECOND);
+    assert_eq!(holder.until(), None);
+    assert!(matches!(holder.step(begin + SECOND, time), Step::Create(_)));
+    other.observe(Some(lease("", 2)), begin + SECOND);
+    other.observe(None, begin + SECOND);
+    assert!(matches!(other.step(begin + SECOND, time), Step::Create(_)));
 }
 
 #[test]
@@ -106,7 +135,9 @@ fn contest(seed: u64) -> (usize, usize) {
         for candidate in &mut candidates {
             let now = clock(candidate.rate, time);
             if candidate.next <= time && candidate.asked.is_none() && candidate.answer.is_none() {
-                let step = candidate.election.step(now, Timestamp::UNIX_EPOCH);
+                // What each candidate's own clock says.
+                let local = Timestamp::UNIX_EPOCH + now.duration_since(zero);
+                let step = candidate.election.step(now, local);
                 candidate.asked = Some((time + random.f64() * 1.5, time + 1.5 + random.f64() * 1.5, now, step));
             }
             if candidate.asked.as_ref().is_some_and(|asked| asked.0 <= time) {

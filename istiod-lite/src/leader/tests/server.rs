@@ -10,9 +10,9 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::SECOND;
+use super::{SECOND, candidate};
 use crate::leader::{Candidacy, Elector, LEASE, Terms};
 
 /// It keeps one Lease, and what it was asked.
@@ -24,6 +24,8 @@ struct State {
     lease: Option<Value>,
     version: u64,
     requests: Vec<String>,
+    /// Whether somebody touches the Lease before the next write.
+    touched: bool,
 }
 
 impl Server {
@@ -51,6 +53,11 @@ impl Server {
         };
         if method == Method::GET {
             return state.lease.as_ref().map_or_else(|| refused(404), |lease| answer(200, lease));
+        }
+        if std::mem::take(&mut state.touched) {
+            state.version += 1;
+            let version = state.version.to_string();
+            state.lease.as_mut().unwrap()["metadata"]["resourceVersion"] = json!(version);
         }
         let mut lease: Value = serde_json::from_slice(body).unwrap();
         let held = state.lease.as_ref().map(|lease| lease["metadata"]["resourceVersion"].clone());
@@ -118,4 +125,17 @@ async fn who_ends_without_giving_the_lease_up_leads_no_more() {
     assert!(task.await.is_err());
     assert!(!leadership.leads());
     assert_eq!(server.holder(), "a");
+}
+
+#[tokio::test]
+async fn a_lease_that_somebody_touched_is_renewed_at_once() {
+    let server = Server::default();
+    let (elector, _leadership) = Elector::new(&server.client(), "istio-system", LEASE, "a".into(), Terms::default());
+    let mut election = candidate("a", Instant::now());
+    elector.attempt(&mut election).await.unwrap();
+    let first = election.until();
+    server.0.lock().unwrap().touched = true;
+    elector.attempt(&mut election).await.unwrap();
+    assert!(first.is_some() && election.until() > first);
+    assert_eq!(server.requests(), ["GET", "POST", "PUT", "GET", "PUT"]);
 }
