@@ -79,18 +79,15 @@ impl ApiServer {
         let ports = Ports::free()?;
         let kubeconfig = authority.kubeconfig("admin", &ports.url(), "admin", &[MASTERS])?;
         let mut api = Self { programs, options, authority, serving, ports, kubeconfig, etcd: None, server: None, directory };
-        for last in (0..TRIES).map(|attempt| attempt + 1 == TRIES) {
-            match api.start_both().await {
-                Err(_) if !last && !api.ports.are_free() => {
-                    api.stop();
-                    api.ports = Ports::free()?;
-                    api.kubeconfig = api.authority.kubeconfig("admin", &api.ports.url(), "admin", &[MASTERS])?;
-                }
-                outcome => {
-                    outcome?;
-                    break;
-                }
+        for attempt in 1..=TRIES {
+            let Err(error) = api.start_both().await else { break };
+            // Only what others hold counts: our own etcd may have its ports.
+            api.stop();
+            if attempt == TRIES || api.ports.are_free() {
+                return Err(error);
             }
+            api.ports = Ports::free()?;
+            api.kubeconfig = api.authority.kubeconfig("admin", &api.ports.url(), "admin", &[MASTERS])?;
         }
         Ok(api)
     }
@@ -310,19 +307,22 @@ pub(crate) async fn run(mut command: tokio::process::Command, what: &str, input:
     Err(Error::failed(what, String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// Waits until a program is ready, or has ended.
+/// Waits until a program is ready, or has ended. Where another has the port that ours was to have, the other one answers.
 async fn ready(daemon: &Daemon, mut ask: impl AsyncFnMut() -> bool) -> Result<()> {
     let began = Instant::now();
-    while !ask().await {
+    loop {
+        let answers = ask().await;
         if !daemon.is_running() {
             return Err(daemon.report("ended instead of becoming ready"));
+        }
+        if answers {
+            return Ok(());
         }
         if began.elapsed() > PATIENCE {
             return Err(daemon.report(&format!("was not ready within {PATIENCE:?}")));
         }
         tokio::time::sleep(ASK).await;
     }
-    Ok(())
 }
 
 /// What a test says while Kubernetes is being built for it.
@@ -338,5 +338,25 @@ fn tell(progress: Progress<'_>) {
         }
         Progress::Building { .. } => {}
         Progress::Built { program } => eprintln!("{program} is built"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_another_program_answers_does_not_make_ours_ready() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo address already in use; exit 1"]);
+        let daemon = Daemon::start("ours", command, &directory.path().join("log")).unwrap();
+        let began = Instant::now();
+        while daemon.is_running() {
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            tokio::time::sleep(ASK).await;
+        }
+        let error = ready(&daemon, async || true).await.unwrap_err().to_string();
+        assert!(error.contains("ended instead of becoming ready") && error.contains("address already in use"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ambit_cluster::manifests::Channel;
-use ambit_cluster::{ApiServer, api_server};
+use ambit_cluster::{ApiServer, ApiServerOptions, api_server};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
@@ -28,6 +28,13 @@ async fn it_keeps_what_it_was_given_while_it_and_its_etcd_are_killed_and_started
     drop(api);
     assert!(namespaces.get("shop").await.is_err(), "it ends with the value");
     assert!(!directory.exists(), "{} is left", directory.display());
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_start_is_named() {
+    let options = ApiServerOptions { arguments: vec!["--no-such-flag".to_owned()], ..ApiServerOptions::default() };
+    let error = ApiServer::start_with(options).await.unwrap_err().to_string();
+    assert!(error.contains("kube-apiserver ended instead of becoming ready"), "{error}");
 }
 
 #[tokio::test]
