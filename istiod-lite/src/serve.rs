@@ -125,7 +125,6 @@ impl ControlPlane {
         let rules = Rules { trust_domain: config.trust_domain.clone(), node_accounts: accounts };
         let ca = CertificateService::new(authority, tokens, rules, Arc::clone(&mesh));
 
-        // What can fail comes before what others see.
         let acceptor = serving.acceptor()?;
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
         let pages = monitoring::pages(metrics, readiness.clone(), Arc::clone(&mesh), cache.clone(), status);
