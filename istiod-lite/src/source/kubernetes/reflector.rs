@@ -119,7 +119,7 @@ impl Reflector {
 
     /// Whether a 404 has to be confirmed: where it would make objects vanish, or the first batch do without a kind.
     pub(super) fn doubts(&self) -> bool {
-        !self.kind.group().is_empty() && !(self.is_absent() && self.known.is_empty())
+        !(self.kind.group().is_empty() || self.is_absent() && self.known.is_empty())
     }
 
     /// How many objects there are.
