@@ -68,7 +68,7 @@ impl Telemetry {
 }
 
 fn told(open: &Open) -> Option<(Owner, Connection)> {
-    let kind = open.series.kind();
+    let kind = &open.series.kind;
     let workload = match kind.direction {
         Direction::Outbound => kind.source_workload.as_ref(),
         Direction::Inbound => kind.target.workload.as_ref(),

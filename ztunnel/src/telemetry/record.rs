@@ -207,7 +207,7 @@ impl Record {
                 open.series.closed.increment(1);
                 shared.open.remove(&open);
                 let identities = Some(&open.series.identities);
-                let (ends, kind, trace) = (&open.ends, open.series.kind(), open.trace.as_ref());
+                let (ends, kind, trace) = (&open.ends, &open.series.kind, open.trace.as_ref());
                 write(&Ending { ends, kind, trace, allowed: &open.allowed(), identities });
             }
             Stage::Opening(facts) => {
@@ -224,6 +224,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if matches!(self.stage, Stage::Ended) {
+            return;
+        }
         // A connection whose task was ended from outside was cut by the drain of the proxy or of its pod.
         self.end(&Refusal::new(Reason::Draining, "cut while the proxy or the pod went away"));
     }

@@ -81,7 +81,8 @@ pub(super) struct Series {
     pub(super) received: Counter,
     /// The identities of both ends, as text.
     pub(super) identities: [Option<Box<str>>; 2],
-    kind: Kind,
+    /// What they have in common.
+    pub(super) kind: Kind,
     /// Their place among the series; nothing only in tests.
     admitted: Option<Admitted>,
 }
@@ -101,11 +102,6 @@ impl Series {
             admitted: Some(admitted),
         };
         (series, used)
-    }
-
-    /// What they have in common.
-    pub(super) fn kind(&self) -> &Kind {
-        &self.kind
     }
 
     fn enter(&self) -> Option<InUse> {

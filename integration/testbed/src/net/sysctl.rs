@@ -30,8 +30,13 @@ pub(crate) const WIRE: &[Setting] = &[
     want("ipv6/conf/default/disable_ipv6", "1"),
 ];
 
+/// How TCP shares the wire, as Linux has it unless told otherwise. A machine with BBR for the Internet would have each stream paced by
+/// timers, which halves what a local wire carries.
+const CONGESTION: Setting = want("ipv4/tcp_congestion_control", "cubic");
+
 /// For everything that opens connections: many of them, one after the other, to one server.
-pub(crate) const CLIENT: &[Setting] = &[want("ipv4/ip_local_port_range", "16384 65535"), want("ipv4/tcp_tw_reuse", "1")];
+pub(crate) const CLIENT: &[Setting] =
+    &[want("ipv4/ip_local_port_range", "16384 65535"), want("ipv4/tcp_tw_reuse", "1"), CONGESTION];
 
 /// For nodes: they route.
 pub(crate) const NODE: &[Setting] = &[
@@ -48,6 +53,7 @@ pub(crate) const NODE: &[Setting] = &[
     need("ipv6/conf/default/accept_dad", "0"),
     want("ipv6/conf/default/dad_transmits", "0"),
     want("ipv4/ping_group_range", "0 0"),
+    CONGESTION,
 ];
 
 /// For pods: what a proxy inside needs (connections to oneself with a foreign source address, redirection to loopback).
@@ -67,6 +73,7 @@ pub(crate) const POD: &[Setting] = &[
     need("ipv6/conf/default/accept_dad", "0"),
     want("ipv6/conf/default/dad_transmits", "0"),
     want("ipv4/ip_unprivileged_port_start", "0"),
+    CONGESTION,
 ];
 
 /// Applies settings inside a namespace.

@@ -184,10 +184,12 @@ pub fn lines(capture: Capture) -> Vec<Line> {
     // What was redirected goes to the loopback address by now. What still goes elsewhere is of a connection that is older than the
     // rules, or that the kernel has lost sight of: routing keeps it in the pod, and its program shall know that it is over.
     let answers = [OutLoopback, ConnectionMark(LOCAL_MARK)];
-    for passes in [[Mark(PROXY_MARK)].as_slice(), &answers, &[Vouched], &[OutLoopback, ToOwn]] {
+    // Every packet of the pod passes here: what is most frequent and cheapest to tell comes first, a look at the routes last.
+    all.push(line(Leave, &[Mark(PROXY_MARK)], Pass));
+    all.extend(loopback(Leave));
+    for passes in [answers.as_slice(), &[Vouched], &[OutLoopback, ToOwn]] {
         all.push(line(Leave, passes, Pass));
     }
-    all.extend(loopback(Leave));
     all.extend([
         line(Leave, &[To(PROBE_V4.into(), 32)], Pass),
         line(Leave, &[To(PROBE_V6.into(), 128)], Pass),
