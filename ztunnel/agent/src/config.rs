@@ -2,11 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::rules::Choice;
+use crate::{kubernetes::Settings, rules::Choice};
 
 /// Settings of the node agent.
 ///
 /// Captures the TCP connections of labelled pods. Other UDP than DNS is left alone, and so are pods on the host's network.
+///
+/// On a node of a cluster: `--kubernetes --node NAME`. Without one: `--pods DIRECTORY`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
     /// Where node proxies connect.
@@ -15,9 +17,12 @@ pub struct Config {
     /// Where the CNI plugin asks.
     #[arg(long, env = "CNI_SOCKET", default_value = "/var/run/ambit/cni.sock")]
     pub cni_socket: PathBuf,
-    /// Directory with the Pods of this node and their Namespaces, YAML or JSON.
-    #[arg(long, env = "PODS")]
-    pub pods: PathBuf,
+    /// Directory with the Pods of this node and their Namespaces, YAML or JSON; in place of --kubernetes.
+    #[arg(long, env = "PODS", required_unless_present = "kubernetes", conflicts_with = "kubernetes")]
+    pub pods: Option<PathBuf>,
+    /// Where the API server is, for which node.
+    #[command(flatten)]
+    pub kubernetes: Settings,
     /// Where the processes of the node show, to find pods that ran before the agent.
     #[arg(long, env = "HOST_PROC", default_value = "/proc")]
     pub proc: PathBuf,

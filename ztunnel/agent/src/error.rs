@@ -35,6 +35,9 @@ pub enum Error {
     /// What the CNI plugin asked cannot be done; the text is for whoever looks why a pod does not start.
     #[error("{0}")]
     Refused(String),
+    /// The API server, or what leads to it, cannot be used.
+    #[error("Kubernetes: {0}")]
+    Kubernetes(String),
     /// The surroundings of the program cannot be set up.
     #[error(transparent)]
     Runtime(#[from] ambit_runtime::Error),

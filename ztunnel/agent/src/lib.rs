@@ -17,6 +17,7 @@
 //! | [`cni`] | the socket at which the CNI plugin asks |
 //! | [`discover`] | pods that ran before the agent |
 //! | [`source`] | which pods there are, and which are in the mesh |
+//! | [`kubernetes`] | the same from the API server, and what it is told of pods |
 //! | [`records`] | the sandboxes on disk, for a restarted agent |
 //! | [`probes`] | the node's own rules, so that the kubelet's probes pass |
 //! | [`status`] | the capture of each pod, as others read it |
@@ -31,6 +32,7 @@ pub mod discover;
 mod error;
 mod follow;
 mod keeper;
+pub mod kubernetes;
 pub mod listeners;
 pub mod node;
 pub mod probes;

@@ -15,11 +15,12 @@ use crate::{
     Agent, Error, cni,
     config::Config,
     discover::Before,
+    kubernetes::Kubernetes,
     node::Node,
     probes,
     records::Records,
     rules::{Rules, table::Capture},
-    source::Directory,
+    source::{Directory, PodSource},
     status::{PodStatus, Statuses},
 };
 
@@ -49,7 +50,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
     let pages_at = listen(address, &ListenOptions::default()).map_err(failed)?;
     let records = Records::open(&config.state)?;
     let agent = Agent::bind(&config.zds_socket, rules)?;
-    let source = Arc::new(Directory::new(&config.pods));
+    let (source, kubernetes) = source(&config).await?;
     let host = NetNs::current().map_err(Error::path("open", Path::new("/proc/self/ns/net")))?;
     let before = Before { proc: config.proc, host: host.clone() };
     let node = Arc::new(Node::start(agent, source, records, config.exclude_namespaces, before).await);
@@ -67,6 +68,12 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
             None => std::future::pending().await,
         }
     };
+    let told = async {
+        match &kubernetes {
+            Some(kubernetes) => _ = tokio::join!(kubernetes.follow(), kubernetes.tell(&node)),
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = stop => {}
         () = admin => {}
@@ -74,9 +81,21 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
         () = node.follow() => {}
         () = probes::follow(&host, node.agent()) => {}
         () = statuses => {}
+        () = told => {}
     }
     trigger.begin();
     Ok(())
+}
+
+/// Where pods are told of, and the API server if it is that.
+async fn source(config: &Config) -> Result<(Arc<dyn PodSource>, Option<Arc<Kubernetes>>), Error> {
+    if config.kubernetes.kubernetes {
+        let kubernetes = Kubernetes::connect(&config.kubernetes).await?;
+        return Ok((Arc::<Kubernetes>::clone(&kubernetes), Some(kubernetes)));
+    }
+    let directory =
+        config.pods.as_ref().ok_or_else(|| Error::Kubernetes("neither --kubernetes nor --pods is given".to_owned()))?;
+    Ok((Arc::new(Directory::new(directory)), None))
 }
 
 /// Keeps one document for each pod, for ever, and none of an earlier time.

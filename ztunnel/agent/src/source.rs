@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::Error;
 
 /// Label of namespaces and pods that says whether the mesh carries their traffic (wire contract, section 7).
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+pub(crate) const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 
 /// What the agent has to know of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,15 @@ pub trait PodSource: Send + Sync {
 
     /// A pod starts of which nothing is known: if what is known may be out of date, it is asked for anew.
     fn doubt(&self) {}
+}
+
+/// Whether the mesh carries a pod's traffic, by the mode of its own label and by its namespace's, which is nothing while the namespace is not
+/// known: it may just be being written.
+pub(crate) fn enrolled(host_network: bool, own: Option<&str>, namespace: Option<Option<&str>>) -> Option<bool> {
+    if host_network {
+        return Some(false);
+    }
+    own.map_or(namespace, |own| Some(Some(own))).map(|mode| mode == Some("ambient"))
 }
 
 /// Pods and Namespaces as YAML or JSON files of one directory.
@@ -133,16 +142,16 @@ impl PodSource for Directory {
         let pods = objects.iter().filter(|object| object.kind == "Pod").map(|object| {
             let Metadata { name, namespace, uid, deletion_timestamp, .. } = object.metadata.clone();
             let namespace = if namespace.is_empty() { "default".to_owned() } else { namespace };
-            // A namespace that is not there may just be being written.
-            let mode = mode(object).map_or_else(|| namespaces.get(namespace.as_str()).cloned(), |own| Some(Some(own)));
+            let own = mode(object);
             let account = object.spec.service_account_name.clone().filter(|account| !account.is_empty());
             PodFacts {
                 // Files that people write have no UID.
                 uid: if uid.is_empty() { format!("{namespace}/{name}") } else { uid },
-                enrolled: match object.spec.host_network {
-                    Some(true) => Some(false),
-                    _ => mode.map(|mode| mode.as_deref() == Some("ambient")),
-                },
+                enrolled: enrolled(
+                    object.spec.host_network.unwrap_or_default(),
+                    own.as_deref(),
+                    namespaces.get(namespace.as_str()).map(Option::as_deref),
+                ),
                 ending: deletion_timestamp.is_some(),
                 service_account: account.unwrap_or_else(|| "default".to_owned()),
                 namespace,

@@ -1,0 +1,153 @@
+//! The annotation by which others know that a pod is captured: `pending` until a proxy has it, then `enabled` as long as it is in the mesh.
+
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    ANSWER, Kubernetes, chain,
+    pauses::Pauses,
+    store::{Annotated, REDIRECTION},
+};
+use crate::{node::Node, status::PodStatus};
+
+const ENABLED: &str = "enabled";
+const PENDING: &str = "pending";
+
+/// Annotations that are written at once.
+const AT_ONCE: usize = 4;
+/// What changes within this time is written together.
+const APART: Duration = Duration::from_millis(50);
+
+/// What the annotation of a pod is to be, from what it is, whether the pod is wanted in the mesh, and what is said of its capture.
+///
+/// Once `enabled` it stays: while a proxy is replaced the rules go on, and peers that were told that the pod takes no tunnels any more would
+/// speak to it in clear. It goes with the rules, when the pod has left the mesh.
+fn decide(now: Option<&str>, wanted: Option<bool>, status: Option<&PodStatus>) -> Option<String> {
+    let now = now.map(str::to_owned);
+    match (status, wanted) {
+        (Some(status), _) if status.is_captured() => Some(ENABLED.to_owned()),
+        // Nobody captures it yet: what an agent before had said is as it was.
+        (_, None) | (None, Some(true)) => now,
+        (Some(_), Some(_)) => now.filter(|now| now == ENABLED).or_else(|| Some(PENDING.to_owned())),
+        (None, Some(false)) => None,
+    }
+}
+
+/// What is written on a pod; its UID in it makes the API server refuse another pod of the same name.
+fn patch(uid: &str, value: Option<&str>) -> Value {
+    json!({ "metadata": { "uid": uid, "annotations": { REDIRECTION: value } } })
+}
+
+/// Keeps the annotations of the node's pods as they are to be, for ever. Written is only what is different.
+pub(super) async fn follow(source: &Kubernetes, node: &Node) {
+    let (mut changed, mut statuses) = (source.changed.subscribe(), node.agent().statuses());
+    let mut pauses = Pauses::new();
+    loop {
+        changed.mark_unchanged();
+        let said = statuses.borrow_and_update().clone();
+        let pods = source.state().annotated().unwrap_or_default();
+        let due = pods.into_iter().filter_map(|pod| {
+            let value = decide(pod.redirection.as_deref(), node.wanted(&pod.facts), said.get(&pod.facts.uid));
+            (value != pod.redirection).then_some((pod, value))
+        });
+        let written = stream::iter(due).map(async |(pod, value)| write(source, &pod, value.as_deref()).await);
+        let well = written.buffer_unordered(AT_ONCE).fold(true, async |well, one| well && one).await;
+        let again = async {
+            if well {
+                std::future::pending().await
+            } else {
+                tokio::time::sleep(pauses.failed(Instant::now(), fastrand::f64())).await;
+            }
+        };
+        tokio::select! {
+            () = again => {}
+            Ok(()) = changed.changed() => {}
+            Ok(()) = statuses.changed() => {}
+        }
+        tokio::time::sleep(APART).await;
+    }
+}
+
+/// Writes the annotation of a pod; whether that is settled.
+async fn write(source: &Kubernetes, pod: &Annotated, value: Option<&str>) -> bool {
+    let facts = &pod.facts;
+    let api = Api::<Pod>::namespaced(source.client.clone(), &facts.namespace);
+    let (options, patch) = (PatchParams::default(), Patch::Merge(patch(&facts.uid, value)));
+    // Of the status: the right to write that is narrower than the right to change a pod.
+    let failure = match tokio::time::timeout(ANSWER, api.patch_status(&facts.name, &options, &patch)).await {
+        Ok(Ok(_)) => {
+            source.state().annotate(&facts.uid, value);
+            return true;
+        }
+        // Gone, or another pod of its name by now: the watch tells of it.
+        Ok(Err(kube::Error::Api(status))) if [404, 409, 422].contains(&status.code) => return true,
+        Ok(Err(error)) => chain(&error),
+        Err(late) => late.to_string(),
+    };
+    metrics::counter!("ambit_kubernetes_write_failures_total", "what" => "annotation").increment(1);
+    let (namespace, name) = (&facts.namespace, &facts.name);
+    tracing::warn!(namespace, name, error = failure, "the annotation {REDIRECTION} of a pod is not written");
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::State;
+
+    fn status(state: State) -> PodStatus {
+        PodStatus {
+            uid: "u".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            service_account: "web".to_owned(),
+            netns: 1,
+            state,
+            reason: String::new(),
+            repairs: 0,
+        }
+    }
+
+    #[test]
+    fn a_pod_is_enabled_when_a_proxy_has_it_and_stays_so_until_it_has_left_the_mesh() {
+        let check = |now, wanted, state: Option<State>, expected: Option<&str>| {
+            let found = decide(now, wanted, state.map(status).as_ref());
+            assert_eq!(found.as_deref(), expected, "{now:?} {wanted:?} {state:?}");
+        };
+        let mesh = Some(true);
+        check(None, mesh, Some(State::Pending), Some("pending"));
+        check(Some("pending"), mesh, Some(State::Captured), Some("enabled"));
+        for state in [State::Pending, State::CutOff, State::Exposed, State::Repaired] {
+            check(Some("enabled"), mesh, Some(state), Some("enabled"));
+        }
+        for state in [State::CutOff, State::Exposed] {
+            check(None, mesh, Some(state), Some("pending"));
+        }
+        // The agent is back, and has not seen to it yet; or nobody has started it yet.
+        check(Some("enabled"), mesh, None, Some("enabled"));
+        check(None, mesh, None, None);
+        // Its label went: it is enabled until it is let go.
+        check(Some("enabled"), Some(false), Some(State::Captured), Some("enabled"));
+        check(Some("enabled"), Some(false), None, None);
+        check(None, Some(false), None, None);
+        // Its namespace is not known.
+        check(Some("enabled"), None, None, Some("enabled"));
+        check(None, None, Some(State::Captured), Some("enabled"));
+    }
+
+    #[test]
+    fn what_is_written_names_the_pod_by_its_uid_and_takes_away_what_is_not_to_be() {
+        assert_eq!(
+            patch("u", None).to_string(),
+            r#"{"metadata":{"uid":"u","annotations":{"ambient.istio.io/redirection":null}}}"#
+        );
+    }
+}
