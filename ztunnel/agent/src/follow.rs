@@ -92,16 +92,20 @@ impl Node {
             };
             // A pod that the source does not know any more is ending: it stays as it is.
             let Some(wanted) = pods.get(record.uid.as_str()).and_then(|facts| self.wanted(facts)) else { return };
-            let is_held = held.contains(&record.uid);
-            self.change(record, &netns, wanted, is_held).await;
+            if wanted != held.contains(&record.uid) || wanted != record.captured {
+                self.change(&record.container, &netns).await;
+            }
         });
         each.await;
     }
 
-    /// Captures a sandbox or lets it go, if it is not as it is wanted, and notes it.
-    async fn change(&self, mut record: Record, netns: &NetNs, wanted: bool, held: bool) {
-        let done = match (wanted, held) {
-            (true, false) => self.captured(&mut record).await,
+    /// Captures a sandbox or lets it go, if it is not as it is wanted, and notes it. Asked is for what holds by now: others may have taken
+    /// their time since it was found that something is to be done.
+    async fn change(&self, container: &str, netns: &NetNs) {
+        let Some(record) = self.records().get(container).cloned() else { return };
+        let Some(wanted) = self.wanted_now(&record.uid) else { return };
+        let done = match (wanted, self.agent().pods().contains(&record.uid)) {
+            (true, false) => self.captured(record.clone()).await,
             (false, true) => self.agent().remove(&record.uid).await,
             // It was let go before, not all the way.
             (false, false) if record.captured => self.agent().free(netns).await,
@@ -111,17 +115,23 @@ impl Node {
             tracing::warn!(pod = record.name, namespace = record.namespace, wanted, %error, "a pod's capture could not be changed");
             return;
         }
-        let changed = self.records().get(&record.container).is_some_and(|now| now.captured != wanted);
-        if changed {
-            record.captured = wanted;
-            if let Err(error) = self.records().put(record) {
-                tracing::warn!(%error, "a sandbox is not recorded");
-            }
+        let mut records = self.records();
+        // It may have ended, or been started anew.
+        let same = records.get(container).filter(|now| (&now.uid, now.identity()) == (&record.uid, record.identity())).cloned();
+        if let Some(now) = same.filter(|now| now.captured != wanted)
+            && let Err(error) = records.put(Record { captured: wanted, ..now })
+        {
+            tracing::warn!(%error, "a sandbox is not recorded");
         }
     }
 
+    /// Whether a pod is to be in the mesh, as the source has it now; nothing if that is not known.
+    fn wanted_now(&self, uid: &str) -> Option<bool> {
+        self.source.pods().ok()?.iter().find(|facts| facts.uid == uid).and_then(|facts| self.wanted(facts))
+    }
+
     /// Captures a pod that runs. Before its rules it is recorded: whoever finds something of them there knows whose they are.
-    async fn captured(&self, record: &mut Record) -> Result<(), Error> {
+    async fn captured(&self, mut record: Record) -> Result<(), Error> {
         record.captured = true;
         {
             let mut records = self.records();
@@ -131,7 +141,7 @@ impl Node {
             }
             records.put(record.clone())?;
         }
-        self.capture(record).await.map(drop)
+        self.capture(&record).await.map(drop)
     }
 
     /// Looks for pods that no runtime told of, because they ran before the agent did or what was noted of them is lost: those of the mesh
@@ -178,8 +188,11 @@ impl Node {
         }
     }
 
-    /// Captures a pod that was found by a process; `false` when a runtime has told of it meanwhile.
+    /// Captures a pod that was found by a process; `false` when a runtime has told of it meanwhile, or it is no longer to be in the mesh.
     async fn found(&self, uid: &str, facts: &PodFacts, path: &Path) -> Result<bool, Error> {
+        if self.wanted_now(uid) != Some(true) {
+            return Ok(false);
+        }
         let netns = NetNs::open(path).map_err(Error::path("open the network namespace", path))?;
         let record = self.record(Record::found(uid), facts, path, &netns)?;
         {

@@ -142,7 +142,7 @@ impl Record {
     }
 
     /// Which network namespace it is, of all that there ever were.
-    fn identity(&self) -> (&str, u64, u64) {
+    pub(crate) fn identity(&self) -> (&str, u64, u64) {
         (&self.boot, self.inode, self.cookie)
     }
 
