@@ -37,21 +37,22 @@ pub fn tests() -> Vec<Trial> {
 
 async fn at_once() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
-    let agent = Agent::listen(&directory.path().join("zds.sock"), Rules::new(Choice::Nftables, Capture::default()))?;
+    let agent = Arc::new(Agent::listen(&directory.path().join("zds.sock"), Rules::new(Choice::Nftables, Capture::default()))?);
     let netns = NetNs::create()?;
     let info =
         PodInfo { uid: "u".to_owned(), name: "web".to_owned(), namespace: "shop".parse()?, service_account: "web".parse()? };
     let mut kept = 0;
     for time in 0..TIMES {
         agent.add(info.clone(), netns.clone()).await?;
-        let added = async {
+        // On two threads, as in `ambit up`.
+        let (runtime, again, same) = (Arc::clone(&agent), info.clone(), netns.clone());
+        let added = tokio::spawn(async move {
             // At another point of the other one each time.
-            tokio::time::sleep(std::time::Duration::from_micros(u64::from(time) * 250)).await;
-            agent.add(info.clone(), netns.clone()).await
-        };
-        let (removed, added) = tokio::join!(agent.remove("u"), added);
-        removed?;
-        // Nothing has awaited since: no keeper has repaired anything.
+            tokio::time::sleep(Duration::from_micros(u64::from(time) * 250)).await;
+            runtime.add(again, same).await
+        });
+        agent.remove("u").await?;
+        let added = added.await?;
         let there = agent.pods().contains(&"u".to_owned());
         let faults = agent.rules().faults(&netns).await?;
         ensure!(!there || faults.is_empty(), "time {time}: it is kept ({added:?}) without {faults:?}");
