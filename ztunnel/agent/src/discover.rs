@@ -17,7 +17,8 @@ pub struct Before {
 }
 
 impl Before {
-    /// The network namespaces of these pods, by UID, as far as there is a process of theirs. Reads a file of every process of the node.
+    /// The network namespaces of these pods, by UID: that of the first process of each, as long as there is one, and it is not the node's.
+    /// Later ones may have gone elsewhere. Reads a file of every process of the node.
     #[must_use]
     pub fn find(&self, uids: &BTreeSet<String>) -> BTreeMap<String, PathBuf> {
         let entries = std::fs::read_dir(&self.proc).into_iter().flatten();
@@ -28,16 +29,14 @@ impl Before {
             Some((self.begun(process), process, uid))
         };
         let mut processes: Vec<(u64, u32, String)> = entries.filter_map(number).filter_map(wanted).collect();
-        // The first process of a pod stays as long as the pod does, and is in the pod's own namespace.
         processes.sort_unstable();
-        let mut found = BTreeMap::new();
+        // A pod's first process stays as long as the pod does, and in its namespace; any other one may be in somebody else's.
+        let mut first = BTreeMap::new();
         for (_, process, uid) in processes {
-            let path = self.proc.join(process.to_string()).join("ns/net");
-            if NetNs::open(&path).is_ok_and(|netns| netns != self.host) {
-                found.entry(uid).or_insert(path);
-            }
+            first.entry(uid).or_insert(process);
         }
-        found
+        let shown = first.into_iter().map(|(uid, process)| (uid, self.proc.join(process.to_string()).join("ns/net")));
+        shown.filter(|(_, path)| NetNs::open(path).is_ok_and(|netns| netns != self.host)).collect()
     }
 
     /// When a process began, in ticks since the machine did (`proc_pid_stat(5)`, field 22); last if that cannot be read.

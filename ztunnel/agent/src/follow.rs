@@ -156,7 +156,8 @@ impl Node {
             pods.iter().filter(unknown).map(|facts| (facts.uid.as_str(), facts)).collect::<BTreeMap<_, _>>()
         };
         let (labelled, others) = (of(true), of(false));
-        let others = left.seek(&others.keys().map(|uid| (*uid).to_owned()).collect());
+        let others =
+            if self.all_known(pods) { left.seek(&others.keys().map(|uid| (*uid).to_owned()).collect()) } else { BTreeSet::new() };
         let uids: BTreeSet<String> = labelled.keys().map(|uid| (*uid).to_owned()).chain(others).collect();
         if uids.is_empty() {
             return;
@@ -179,7 +180,8 @@ impl Node {
         let cleaned: Vec<_> = each.buffer_unordered(AT_ONCE).collect().await;
         for (clean, uid) in cleaned.into_iter().flatten() {
             match clean {
-                Ok(()) => left.is_clean(&uid),
+                Ok(true) => left.is_clean(&uid),
+                Ok(false) => left.is_not_clean(&uid),
                 Err(error) => {
                     tracing::warn!(uid, %error, "a pod that is not in the mesh has rules of it, which cannot be removed yet");
                     left.is_not_clean(&uid);
@@ -205,21 +207,29 @@ impl Node {
         self.capture(&record).await.map(|_| true)
     }
 
+    /// Whether it is known of all pods whether they are in the mesh. Until then, what is found in a namespace may be that of one of them.
+    fn all_known(&self, pods: &[PodFacts]) -> bool {
+        pods.iter().all(|facts| self.wanted(facts).is_some())
+    }
+
     /// Takes away what an agent before, of which nothing is noted any more, has left in a pod that is not in the mesh: while it is there and
-    /// no proxy serves the pod, all its connections are refused.
-    async fn clean(&self, uid: &str, path: &Path) -> Result<(), Error> {
+    /// no proxy serves the pod, all its connections are refused. `false` when that is not to be done now.
+    async fn clean(&self, uid: &str, path: &Path) -> Result<bool, Error> {
         let netns = NetNs::open(path).map_err(Error::path("open the network namespace", path))?;
         if !self.agent().rules().traces(&netns).await? {
-            return Ok(());
+            return Ok(true);
         }
         // A namespace that somebody is captured in is his.
         if self.records().all().any(|record| record.inode == netns.inode()) || self.agent().namespaces().contains(&netns) {
-            return Ok(());
+            return Ok(true);
+        }
+        if !self.all_known(&self.source.pods()?) || self.wanted_now(uid) != Some(false) {
+            return Ok(false);
         }
         self.agent().free(&netns).await?;
         tracing::warn!(uid, "a pod that is not in the mesh had rules of it, of which nothing was noted; they are removed");
         metrics::counter!("ambit_capture_repairs_total", "what" => "left").increment(1);
-        Ok(())
+        Ok(true)
     }
 }
 

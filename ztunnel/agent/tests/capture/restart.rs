@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_path_that_shows_another_namespace_after_a_restart_is_another_pod", another),
         test("pods_that_ran_before_the_agent_are_captured_and_their_open_connections_reset", before),
         test("a_pod_found_by_its_process_is_checked_and_said_goodbye_to_as_one_that_was_started", found),
+        test("a_pod_is_not_where_a_later_process_of_it_went", elsewhere),
         test("a_pod_of_which_nothing_is_noted_any_more_is_as_without_a_mesh_when_its_label_went", lost),
         test("a_sandbox_that_ends_keeps_its_rules", ended),
     ]
@@ -255,6 +256,27 @@ async fn found() -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn elsewhere() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    world.kill_agent().await;
+    world.object("web", Some("ambient"), false)?;
+    world.object("second", Some("ambient"), false)?;
+    let (other, second) = (world.sandbox("other").await?, world.sandbox("second").await?);
+    // Its first process does not show a namespace of its own, its next one shows another's.
+    world.process(11, "web", world.node.netns())?;
+    world.process(12, "web", other.netns())?;
+    world.process(13, "second", second.netns())?;
+    world.start_agent().await?;
+    let proxy = world.proxy("p").await?;
+    world.until_state("second", "captured").await?;
+    // All are found by one search; it gets the time of another one.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    ensure!(world.status("web").is_none() && !proxy.heard().contains(&"add uid-web".to_owned()), "{:?}", proxy.heard());
+    ensure!(first_line(&other, world.far()[0]).await?.starts_with("application sees"), "it is captured as somebody else");
+    world.bed.shutdown().await;
+    Ok(())
+}
+
 async fn lost() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let proxy = world.proxy("p").await?;
@@ -272,7 +294,16 @@ async fn lost() -> anyhow::Result<()> {
     for to in world.far() {
         ensure!(first_line(&pod, to).await.is_err(), "nothing refuses its connections");
     }
+    // Of one pod nothing is known yet: what is found could be that one's.
+    let stranger = r#"{"kind":"Pod","metadata":{"namespace":"late","name":"stranger","uid":"uid-stranger"}}"#;
+    std::fs::write(world.path("pods/stranger.json"), stranger)?;
     world.start_agent().await?;
+    let proxy = world.proxy("between").await?;
+    world.until_state("kept", "captured").await?;
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    ensure!(world.rules(&pod).await?.contains("ambit"), "they are removed already");
+    drop(proxy);
+    std::fs::write(world.path("pods/late.json"), r#"{"kind":"Namespace","metadata":{"name":"late"}}"#)?;
     world.until_first_line(&pod, "application sees").await?;
     ensure!(world.called_from_far(at(pod.ip(), PORT)).await?.first.starts_with("application sees"));
     let rules = world.rules(&pod).await?;
