@@ -19,6 +19,9 @@ pub enum Error {
     /// The proxy went away before it answered.
     #[error("the proxy went away before it answered for pod {0}")]
     ProxyGone(String),
+    /// A proxy takes too long to let a pod go.
+    #[error("a proxy has not answered yet that it lets pod {0} go")]
+    Unanswered(String),
     /// The capture rules cannot be written or read.
     #[error("capture rules: {0}")]
     Rules(String),

@@ -3,6 +3,8 @@
 //! A pod is added to the newest proxy only and taken away from all. When the newest goes, the one before it is given what it lacks.
 
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -19,6 +21,9 @@ pub(crate) use session::accept;
 
 /// How long a proxy may take to answer a request.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long it is waited for all proxies to let a pod go. One that is still being told of the pods there are answers later, and one that
+/// hangs is given up.
+const LET_GO: Duration = Duration::from_secs(12);
 /// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -104,7 +109,7 @@ impl Proxies {
     /// Gives a pod to the newest proxy; `false` when there is none. Whoever comes next gets it too.
     pub(crate) async fn add(&self, pod: Handed) -> Result<bool, Error> {
         self.know(&pod);
-        let newest = self.state().proxies.last().map(|proxy| (proxy.number, proxy.requests.clone()));
+        let newest = self.state().proxies.last().map(Proxy::line);
         match newest {
             None => Ok(false),
             Some((number, requests)) => self.ask(number, &requests, Request::Add(pod)).await.map(|()| true),
@@ -135,10 +140,16 @@ impl Proxies {
 
     /// Takes a pod away from all proxies; it stays one that is handed over.
     pub(crate) async fn take_back(&self, uid: &str) -> Result<(), Error> {
-        let proxies: Vec<_> = self.state().proxies.iter().map(|proxy| (proxy.number, proxy.requests.clone())).collect();
+        let proxies = self.state().proxies.iter().map(Proxy::line).collect();
+        self.delete(uid, proxies, LET_GO).await
+    }
+
+    async fn delete(&self, uid: &str, proxies: Vec<(u64, Requests)>, patience: Duration) -> Result<(), Error> {
         let asked = proxies.iter().map(|(number, requests)| self.ask(*number, requests, Request::Delete(uid.to_owned())));
+        // What they were asked they do all the same, when they come to it.
+        let answers = tokio::time::timeout(patience, futures::future::join_all(asked)).await;
         let mut outcome = Ok(());
-        for answer in futures::future::join_all(asked).await {
+        for answer in answers.map_err(|_| Error::Unanswered(uid.to_owned()))? {
             match answer {
                 Ok(()) | Err(Error::ProxyGone(_)) => {}
                 Err(error) => outcome = Err(error),
@@ -147,11 +158,29 @@ impl Proxies {
         outcome
     }
 
+    /// Ends the connection of a proxy, which is told of all pods anew when it comes back.
+    fn give_up(&self, number: u64) {
+        tracing::warn!("a node proxy does not take what it is asked, and is given up");
+        self.state().proxies.retain(|proxy| proxy.number != number);
+    }
+
+    /// Whether a proxy is connected and has not been given up.
+    fn is_listed(&self, number: u64) -> bool {
+        self.state().proxies.iter().any(|proxy| proxy.number == number)
+    }
+
     async fn ask(&self, number: u64, requests: &Requests, request: Request) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let uid = request.uid().to_owned();
         let gone = || Error::ProxyGone(uid.clone());
-        let place = requests.reserve().await.map_err(|_| gone())?;
+        // Whoever lets it wait so long would never hear of this.
+        let place = match tokio::time::timeout(ANSWER, requests.reserve()).await {
+            Ok(place) => place.map_err(|_| gone())?,
+            Err(_) => {
+                self.give_up(number);
+                return Err(gone());
+            }
+        };
         if matches!(request, Request::Add(_)) {
             let mut state = self.state();
             state.proxies.iter_mut().filter(|proxy| proxy.number == number).for_each(|proxy| _ = proxy.asked.insert(uid.clone()));
@@ -186,6 +215,11 @@ impl Proxies {
 }
 
 impl Proxy {
+    /// How it is asked.
+    fn line(&self) -> (u64, Requests) {
+        (self.number, self.requests.clone())
+    }
+
     /// Whether it took this pod as it is now.
     fn has(&self, pod: Option<&Handed>) -> bool {
         pod.is_some_and(|pod| self.accepted.get(&pod.info.uid) == Some(pod))

@@ -75,7 +75,11 @@ async fn serve(connection: &Connection, proxies: &Proxies) -> Result<(), Error> 
         (state.pods.values().cloned().collect::<Vec<_>>(), Registered { proxies, number, ready: false })
     };
     let number = registered.number;
+    let given_up = || Error::ProxyGone("-".to_owned());
     for pod in snapshot {
+        if !proxies.is_listed(number) {
+            return Err(given_up());
+        }
         let uid = pod.info.uid.clone();
         match request(connection, proxies, number, Request::Add(pod)).await {
             Err(error @ Error::PodRefused { .. }) => tracing::error!(uid, %error, "a pod is not served"),
@@ -96,6 +100,9 @@ async fn serve(connection: &Connection, proxies: &Proxies) -> Result<(), Error> 
             // Between requests a proxy says nothing; that something comes means that it is gone.
             _ = receive(connection) => return Err(Error::ProxyGone("-".to_owned())),
         };
+        if !proxies.is_listed(number) {
+            return Err(given_up());
+        }
         // It came with the snapshot, to which it was added while the proxy took that.
         let has = matches!(&asked, Request::Add(pod) if proxies.has(number, pod));
         let answer = if has {
