@@ -119,11 +119,16 @@ impl Agent {
     pub async fn add_at(&self, info: PodInfo, netns: NetNs, path: Option<PathBuf>) -> Result<Handover, Error> {
         self.leave(&netns, &info.uid).await?;
         let pod = Handed { info, netns };
-        let (kept, mut phase) = self.keep(&pod, path).await;
+        let (kept, mut phase, before) = self.keep(&pod, path).await;
         self.shared.proxies.know(&pod);
-        keeper::secure(&self.shared, &kept, &mut phase).await?;
+        let secured = keeper::secure(&self.shared, &kept, &mut phase).await;
         drop(phase);
-        let accepted = self.shared.proxies.add(pod.clone()).await;
+        let given = async {
+            secured?;
+            Ok::<_, Error>(self.shared.proxies.add(pod.clone()).await)
+        };
+        let (given, ()) = tokio::join!(given, self.leave_proxies(before));
+        let accepted = given?;
         kept.look.notify_one();
         if !self.shared.holds(&kept) {
             let _those_that_are_there = self.shared.proxies.remove(&pod).await;
@@ -183,9 +188,20 @@ impl Agent {
         self.shared.pods().values().map(|held| held.kept.pod.netns.clone()).collect()
     }
 
-    /// The keeper of a pod, with a new one if there is none for it as it is now, and the right to do something with it.
-    async fn keep(&self, pod: &Handed, path: Option<PathBuf>) -> (Arc<Kept>, OwnedMutexGuard<Phase>) {
+    /// Takes the pod that had a UID before from the proxies that do not get the one that has it now.
+    async fn leave_proxies(&self, before: Option<Handed>) {
+        if let Some(before) = before
+            && let Err(error) = self.shared.proxies.remove(&before).await
+        {
+            tracing::debug!(uid = before.info.uid, %error, "a proxy was not told that a pod has another sandbox");
+        }
+    }
+
+    /// The keeper of a pod, with a new one if there is none for it as it is now, and the right to do something with it. And the pod that
+    /// had its UID until now, if that was another one.
+    async fn keep(&self, pod: &Handed, path: Option<PathBuf>) -> (Arc<Kept>, OwnedMutexGuard<Phase>, Option<Handed>) {
         let uid = &pod.info.uid;
+        let mut replaced = None;
         loop {
             let known = self.shared.pods().get(uid).map(|held| Arc::clone(&held.kept));
             if let Some(known) = known {
@@ -194,9 +210,10 @@ impl Agent {
                     continue;
                 }
                 if known.pod == *pod && known.path == path {
-                    return (known, phase);
+                    return (known, phase, replaced);
                 }
                 phase.let_go = true;
+                replaced = Some(known.pod.clone()).filter(|before| before != pod).or(replaced);
                 if let Some(before) = self.shared.pods().remove(uid) {
                     before.keeper.abort();
                 }
@@ -214,7 +231,7 @@ impl Agent {
                 pods.insert(uid.clone(), Held { kept: Arc::clone(&kept), keeper });
             }
             self.shared.tell(pending);
-            return (kept, phase);
+            return (kept, phase, replaced);
         }
     }
 

@@ -125,17 +125,22 @@ impl Proxies {
         if owed { Ok(false) } else { self.add(pod).await }
     }
 
-    /// Takes a pod away from all proxies, unless another one has its UID by now. Those that go away meanwhile do not serve it either.
+    /// Takes a pod away from all proxies. If another one has its UID by now, only from the older ones: the newest is given that one in its
+    /// place, they would go on serving the one before. Those that go away meanwhile do not serve it either.
     pub(crate) async fn remove(&self, pod: &Handed) -> Result<(), Error> {
         let uid = &pod.info.uid;
-        {
+        let proxies = {
             let mut state = self.state();
-            if state.pods.get(uid).is_some_and(|now| now != pod) {
-                return Ok(());
+            if state.pods.get(uid).is_none_or(|now| now == pod) {
+                state.pods.remove(uid);
+                state.proxies.iter().map(Proxy::line).collect()
+            } else {
+                let older = state.proxies.split_last().map(|(_, older)| older).unwrap_or_default();
+                let serving = older.iter().filter(|proxy| proxy.asked.contains(uid) || proxy.has(Some(pod)));
+                serving.map(Proxy::line).collect()
             }
-            state.pods.remove(uid);
-        }
-        self.take_back(uid).await
+        };
+        self.delete(uid, proxies, LET_GO).await
     }
 
     /// Takes a pod away from all proxies; it stays one that is handed over.

@@ -34,3 +34,42 @@ async fn a_proxy_that_takes_no_requests_any_more_is_given_up() {
     proxies.take_back("u").await.unwrap();
     assert!(!proxies.is_listed(number), "it would serve the pod for ever");
 }
+
+/// The UIDs that it is asked to take away, until it is gone. It does what it is asked.
+async fn taken_away(mut queue: Queue) -> Vec<String> {
+    let mut heard = Vec::new();
+    while let Some((request, reply)) = queue.recv().await {
+        if let Request::Delete(uid) = request {
+            heard.push(uid);
+        }
+        let _given_up = reply.send(Ok(()));
+    }
+    heard
+}
+
+#[tokio::test]
+async fn a_pod_whose_uid_is_another_ones_by_now_is_taken_from_the_older_proxies_that_serve_it() {
+    let proxies = Proxies::new();
+    let queues: Vec<Queue> = (0..3).map(|_| connect(&proxies, 8, true).1).collect();
+    let pod = |name: &str| {
+        let (namespace, service_account) = ("shop".parse().unwrap(), "web".parse().unwrap());
+        let info = PodInfo { uid: "u".to_owned(), name: name.to_owned(), namespace, service_account };
+        Handed { info, netns: NetNs::current().unwrap() }
+    };
+    let (before, now) = (pod("before"), pod("now"));
+    proxies.know(&before);
+    // The first one serves it, the next one never did, the newest one still does.
+    for number in [0, 2] {
+        proxies.note(number, &Request::Add(before.clone()).noted(), &Ok(()));
+    }
+    proxies.know(&now);
+    let heard: Vec<_> = queues.into_iter().map(|queue| tokio::spawn(taken_away(queue))).collect();
+    proxies.remove(&before).await.unwrap();
+    assert_eq!(proxies.state().pods.get("u"), Some(&now));
+    drop(proxies);
+    let mut taken = Vec::new();
+    for heard in heard {
+        taken.push(heard.await.unwrap());
+    }
+    assert_eq!(taken, [vec!["u".to_owned()], vec![], vec![]]);
+}

@@ -2,6 +2,10 @@
 
 use std::{io::IoSliceMut, mem::MaybeUninit, os::fd::OwnedFd, path::Path};
 
+use ambit_node_agent::{
+    Agent, PodInfo,
+    rules::{Choice, Rules, table::Capture},
+};
 use ambit_runtime::netns::NetNs;
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
@@ -11,6 +15,7 @@ use rustix::net::{
 };
 
 use crate::{
+    proxy::Proxy,
     talk::first_line,
     test,
     world::{PATIENCE, World},
@@ -22,6 +27,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_new_pod_goes_to_the_newest_proxy_and_is_taken_from_all", rolling),
         test("a_proxy_that_does_not_answer_is_given_up_for_the_one_before_it", mute),
         test("what_is_no_proxy_of_a_known_version_gets_no_pod", strangers),
+        test("an_older_proxy_is_told_that_a_pod_has_another_sandbox", anew),
         test("a_proxy_that_stops_listening_is_given_the_pod_again", deaf),
     ]
 }
@@ -175,6 +181,24 @@ async fn strangers() -> anyhow::Result<()> {
     let _late = world.pod("late").await?;
     good.wait_for("add uid-late").await?;
     world.bed.shutdown().await;
+    Ok(())
+}
+
+async fn anew() -> anyhow::Result<()> {
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("zds.sock");
+    let agent = Agent::listen(&socket, Rules::new(Choice::Nftables, Capture::default()))?;
+    let info =
+        PodInfo { uid: "u".to_owned(), name: "web".to_owned(), namespace: "shop".parse()?, service_account: "web".parse()? };
+    let old = Proxy::connect(&socket, "old").await?;
+    old.wait_for("snapshot").await?;
+    agent.add(info.clone(), NetNs::create()?).await?;
+    let new = Proxy::connect(&socket, "new").await?;
+    new.wait_for("snapshot").await?;
+    agent.add(info, NetNs::create()?).await?;
+    old.wait_for("del u").await?;
+    ensure!(old.heard() == ["snapshot", "add u", "del u"], "{:?}", old.heard());
+    ensure!(new.heard() == ["add u", "snapshot", "add u"], "{:?}", new.heard());
     Ok(())
 }
 
