@@ -1,15 +1,21 @@
-//! A certificate authority with a self-signed root, kept in memory or in two files.
+//! A certificate authority: with a self-signed root, kept in memory or in two files, or out of [`Material`] that somebody else keeps.
+
+mod facts;
+mod local;
+mod material;
+
+pub use facts::{CertificateFacts, certificates};
+pub use local::LocalSource;
+pub use material::{Material, Part, Unusable};
 
 use std::{
     fmt,
     net::IpAddr,
     path::Path,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use ambit_identity::{SpiffeId, TrustDomain};
-use async_trait::async_trait;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
@@ -18,7 +24,7 @@ use rcgen::{
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{CertificateRequest, Svid, SvidSource, TlsError, files};
+use crate::{TlsError, files, svid::time_of};
 
 /// How long a workload's certificate lives unless asked otherwise (wire contract, section 3).
 pub const DEFAULT_LIFETIME: Duration = Duration::from_hours(24);
@@ -33,9 +39,13 @@ pub const CERTIFICATE_FILE: &str = "root-cert.pem";
 /// File of further roots in the state directory, PEM: the next one, before it signs, or the last one, while its certificates live.
 pub const FURTHER_ROOTS_FILE: &str = "further-roots.pem";
 
-/// A root key that signs certificates of workloads and of the control plane itself.
+/// A key that signs certificates of workloads and of the control plane itself: that of a root, or of an authority below one.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// Certificates between a leaf and the root, PEM, from below; none when the root signs itself.
+    intermediates: Vec<String>,
+    /// When the first of the certificates above a leaf ends: no leaf outlives it.
+    not_after: SystemTime,
     root_pem: String,
     /// [`Self::root_pem`], and the further roots that are believed.
     bundle: String,
@@ -45,7 +55,7 @@ pub struct Authority {
 
 /// A certificate for a server that is known by DNS names or addresses, with its key: the control plane's own.
 pub struct ServingCertificate {
-    /// Leaf certificate, PEM.
+    /// Leaf certificate and those between it and the root, PEM.
     pub certificate_pem: String,
     /// Private key, PEM (PKCS #8).
     pub key_pem: String,
@@ -59,7 +69,10 @@ impl fmt::Debug for ServingCertificate {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("max_lifetime", &self.max_lifetime).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("max_lifetime", &self.max_lifetime)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,9 +120,22 @@ impl Authority {
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(TlsError::malformed("root certificate", "it does not belong to the root key"));
         }
+        let not_after = time_of(parsed.validity().not_after.timestamp());
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
         let (root_pem, bundle) = (root_pem.to_owned(), root_pem.to_owned());
-        Ok(Self { issuer, root_pem, bundle, max_lifetime: DEFAULT_LIFETIME, backdate: BACKDATE })
+        let (max_lifetime, backdate) = (DEFAULT_LIFETIME, BACKDATE);
+        Ok(Self { issuer, intermediates: Vec::new(), not_after, root_pem, bundle, max_lifetime, backdate })
+    }
+
+    /// Has the mesh believe the roots in `bundle` (PEM) instead of those that the authority came with. The one that it signs under has to be
+    /// among them, or its own certificates would not be believed.
+    ///
+    /// # Errors
+    /// When one of them is no certificate.
+    pub fn with_bundle(mut self, bundle: &str) -> Result<Self, TlsError> {
+        crate::svid::root_store(bundle)?;
+        bundle.clone_into(&mut self.bundle);
+        Ok(self)
     }
 
     /// Lowers or raises the longest lifetime that [`Authority::sign`] grants (24 h unless set).
@@ -132,18 +158,26 @@ impl Authority {
         &self.root_pem
     }
 
-    /// All roots that are believed, the one that signs first, PEM.
+    /// When the certificates that this authority signs end at the latest.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// All roots that are believed, PEM.
     #[must_use]
     pub fn bundle_pem(&self) -> &str {
         &self.bundle
     }
 
     /// Signs a PEM request for `id`. The signature on the request is checked; of its content only the public key is used, the name
-    /// is `id`. The lifetime is `lifetime`, or the default, and never more than the longest allowed. Answers the chain as the
-    /// certificate service sends it: leaf first, root last.
+    /// is `id`. The lifetime is `lifetime`, or the default, and never more than the longest allowed, nor than what is left of the
+    /// authority's own. Answers the chain as the certificate service sends it: leaf first, each intermediate its own string, the
+    /// roots last.
     ///
     /// # Errors
-    /// When the request does not parse, its signature is wrong, or it asks for a name other than `id`.
+    /// When the request does not parse, its signature is wrong, or it asks for a name other than `id`; when the authority's own
+    /// time is over.
     pub fn sign(&self, csr_pem: &str, id: &SpiffeId, lifetime: Option<Duration>) -> Result<Vec<String>, TlsError> {
         let mut request = CertificateSigningRequestParams::from_pem(csr_pem)
             .map_err(|e| TlsError::malformed("certificate signing request", e))?;
@@ -154,15 +188,17 @@ impl Authority {
         }
         let lifetime = lifetime.filter(|l| !l.is_zero()).unwrap_or(DEFAULT_LIFETIME).min(self.max_lifetime);
         let both = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        request.params = self.leaf(vec![wanted], both, lifetime);
-        let leaf = request.signed_by(&self.issuer)?;
-        Ok(vec![leaf.pem(), self.bundle.clone()])
+        request.params = self.leaf(vec![wanted], both, lifetime)?;
+        let mut chain = vec![request.signed_by(&self.issuer)?.pem()];
+        chain.extend(self.intermediates.iter().cloned());
+        chain.push(self.bundle.clone());
+        Ok(chain)
     }
 
     /// A certificate and key for a server with these names, each a DNS name or an IP address.
     ///
     /// # Errors
-    /// When a name is not one, or a key cannot be generated.
+    /// When a name is not one, a key cannot be generated, or the authority's own time is over.
     pub fn serving_certificate(&self, names: &[String], lifetime: Duration) -> Result<ServingCertificate, TlsError> {
         let mut alternatives = Vec::new();
         for name in names {
@@ -172,12 +208,12 @@ impl Authority {
             });
         }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let params = self.leaf(alternatives, vec![ExtendedKeyUsagePurpose::ServerAuth], lifetime);
+        let params = self.leaf(alternatives, vec![ExtendedKeyUsagePurpose::ServerAuth], lifetime)?;
         let leaf = params.signed_by(&key, &self.issuer)?;
-        Ok(ServingCertificate { certificate_pem: leaf.pem(), key_pem: key.serialize_pem() })
+        Ok(ServingCertificate { certificate_pem: leaf.pem() + &self.intermediates.concat(), key_pem: key.serialize_pem() })
     }
 
-    /// A revocation list with these serial numbers (hexadecimal, [`Svid::serial`]), PEM, that is to be replaced within `lifetime`.
+    /// A revocation list with these serial numbers (hexadecimal, [`crate::Svid::serial`]), PEM, that is to be replaced within `lifetime`.
     ///
     /// # Errors
     /// When a serial number is none.
@@ -205,8 +241,16 @@ impl Authority {
         Ok(list.signed_by(&self.issuer)?.pem()?)
     }
 
-    fn leaf(&self, names: Vec<SanType>, usages: Vec<ExtendedKeyUsagePurpose>, lifetime: Duration) -> CertificateParams {
+    fn leaf(
+        &self,
+        names: Vec<SanType>,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+        lifetime: Duration,
+    ) -> Result<CertificateParams, TlsError> {
         let now = SystemTime::now();
+        if self.not_after <= now {
+            return Err(TlsError::malformed("certificate of the authority", "it has expired, so nothing can be signed"));
+        }
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = names;
@@ -216,40 +260,8 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(serial());
         params.not_before = (now - self.backdate).into();
-        params.not_after = (now + lifetime).into();
-        params
-    }
-}
-
-/// An authority of this process as a source of certificates: for tests, benchmarks and single-process meshes.
-#[derive(Debug, Clone)]
-pub struct LocalSource {
-    authority: Arc<Authority>,
-    lifetime: Duration,
-}
-
-impl LocalSource {
-    /// Certificates from `authority` that live for `lifetime`.
-    #[must_use]
-    pub fn new(authority: Arc<Authority>, lifetime: Duration) -> Self {
-        Self { authority, lifetime }
-    }
-
-    /// Makes one certificate at once.
-    ///
-    /// # Errors
-    /// As [`Authority::sign`].
-    pub fn svid(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
-        let request = CertificateRequest::new(id)?;
-        let chain = self.authority.sign(request.pem(), id, Some(self.lifetime))?;
-        request.complete(&chain)
-    }
-}
-
-#[async_trait]
-impl SvidSource for LocalSource {
-    async fn issue(&self, id: &SpiffeId) -> Result<Svid, TlsError> {
-        self.svid(id)
+        params.not_after = (now + lifetime).min(self.not_after).into();
+        Ok(params)
     }
 }
 

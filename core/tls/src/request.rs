@@ -63,7 +63,8 @@ impl CertificateRequest {
         })
     }
 
-    fn joined(&self, chain: &[String]) -> Result<Svid, TlsError> {
+    /// As [`CertificateRequest::complete`], and the request stays.
+    pub(crate) fn joined(&self, chain: &[String]) -> Result<Svid, TlsError> {
         let (roots, pems) = parts(chain)?;
         let mut certificates = Vec::new();
         for pem in pems {

@@ -164,7 +164,8 @@ impl Facts {
     }
 }
 
-fn time_of(unix_seconds: i64) -> SystemTime {
+/// A time of a certificate.
+pub(crate) fn time_of(unix_seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_seconds).unwrap_or(0))
 }
 

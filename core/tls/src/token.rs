@@ -1,5 +1,9 @@
 //! Service-account tokens of the local mesh: JWTs signed with ES256, of the form Kubernetes gives to pods.
 
+mod claimed;
+
+pub use claimed::Claimed;
+
 use std::{
     fmt,
     path::Path,
