@@ -36,6 +36,10 @@ pub struct Config {
     /// Seconds that the certificate of a workload lives at most; proxies replace it at half of that.
     #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
     pub certificate_seconds: u64,
+    /// Seconds added to each wait of a change of roots, on Kubernetes: for replicas that learn of a step late, and until a ConfigMap is a
+    /// file in a pod.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub root_margin_seconds: u64,
     /// A further DNS name or IP address for the certificate of the discovery server.
     #[arg(long = "serving-name", value_name = "NAME")]
     pub serving_names: Vec<String>,

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::source::SourceError;
+use crate::{roots::RootsError, source::SourceError};
 
 /// What ends the control plane, or keeps it from starting.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,9 @@ pub enum Error {
     /// The root, a serving certificate or the token key.
     #[error(transparent)]
     Tls(#[from] ambit_tls::TlsError),
+    /// The issuers of the mesh on Kubernetes.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// The source of objects.
     #[error(transparent)]
     Source(#[from] SourceError),

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod authority;
 pub mod ca;
 mod config;
 mod error;
@@ -13,6 +14,7 @@ pub mod leader;
 mod mesh;
 mod monitoring;
 pub mod push;
+pub mod roots;
 mod serve;
 pub mod source;
 pub mod status;

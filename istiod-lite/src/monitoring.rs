@@ -9,7 +9,7 @@ use ambit_runtime::{
 };
 use ambit_xds::server::{Cache, Status};
 
-use crate::mesh::Mesh;
+use crate::{ca::Refusals, mesh::Mesh, roots::View};
 
 /// `/healthz/ready`, `/metrics`, and
 ///
@@ -26,6 +26,11 @@ pub fn pages(metrics: Metrics, readiness: Readiness, mesh: Arc<Mesh>, cache: Cac
         .get("/debug/status", move |_| Reply::json(&crate::status::conditions(&conditions.index())))
         .get("/debug/errors", move |_| Reply::json(&*mesh.problems()))
         .get("/debug/config", move |query| Reply::json(&config(&cache, query.get("view"))))
+}
+
+/// `/debug/ca`: who signs, which roots are believed, where a change of them is, and who was refused a certificate last.
+pub fn authority(pages: Server, view: View, refusals: Refusals) -> Server {
+    pages.get("/debug/ca", move |_| Reply::json(&view.report(&refusals)))
 }
 
 type Versions = BTreeMap<String, String>;

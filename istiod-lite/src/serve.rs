@@ -8,7 +8,6 @@ use ambit_runtime::{
     socket::{ListenOptions, listen},
     telemetry,
 };
-use ambit_tls::{authority::Authority, token};
 use ambit_xds::server::{AdsServer, Cache, ServerConfig, Status};
 use tokio::{
     net::TcpListener,
@@ -19,13 +18,15 @@ use tonic::transport::Server;
 
 use crate::{
     accept::Acceptor,
-    ca::{CertificateService, Rules, Serving, Tokens},
+    authority::Signing,
+    ca::{CertificateService, Refusals, Rules, Serving},
     config::Config,
     error::Error,
-    leader::Candidacy,
+    leader::{Candidacy, Leadership},
     mesh::Mesh,
     monitoring,
     push::{self, Pusher, XdsAuthenticator},
+    roots::Roots,
     source::{Directory, Kubernetes, kubernetes},
 };
 
@@ -50,8 +51,16 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// # Errors
 /// When it cannot start, or one of its parts ends by itself.
 pub async fn run(config: Config) -> Result<(), Error> {
-    let shutdown = ambit_runtime::signal::shutdown()?;
-    ControlPlane::start(config).await?.run(async { tracing::info!(signal = %shutdown.await, "stopping") }).await
+    let mut shutdown = std::pin::pin!(ambit_runtime::signal::shutdown()?);
+    // An API server that is away is waited for.
+    let control_plane = tokio::select! {
+        started = ControlPlane::start(config) => started?,
+        signal = &mut shutdown => {
+            tracing::info!(%signal, "stopping before it began");
+            return Ok(());
+        }
+    };
+    control_plane.run(async { tracing::info!(signal = %shutdown.await, "stopping") }).await
 }
 
 /// A control plane that holds its listeners but serves nothing yet.
@@ -59,8 +68,7 @@ pub struct ControlPlane {
     config: Config,
     /// The API server, when it is the source.
     cluster: Option<kube::Client>,
-    authority: Arc<Authority>,
-    tokens: Tokens,
+    signing: Signing,
     serving: Arc<Serving>,
     discovery: TcpListener,
     monitoring: TcpListener,
@@ -77,15 +85,15 @@ impl ControlPlane {
             true => Some(kubernetes::connect(flags.kubeconfig.as_deref(), flags.context.as_deref()).await?),
             false => None,
         };
-        std::fs::create_dir_all(&config.state_dir).map_err(|cause| Error::State { path: config.state_dir.clone(), cause })?;
-        let authority = Authority::load_or_create(&config.state_dir, &config.trust_domain)?;
-        let authority = Arc::new(authority.with_max_lifetime(Duration::from_secs(config.certificate_seconds)));
-        let tokens = Tokens::new(token::Signer::load_or_create(&config.state_dir)?.verifier()?);
+        let signing = match &cluster {
+            Some(client) => Signing::in_cluster(&config, client).await?,
+            None => Signing::in_files(&config)?,
+        };
         let names = SERVING_NAMES.iter().map(ToString::to_string).chain(config.serving_names.iter().cloned()).collect();
-        let serving = Arc::new(Serving::new(Arc::clone(&authority), names)?);
+        let serving = Arc::new(Serving::new(signing.issuing.clone(), names)?);
         let bind = |address| listen(address, &ListenOptions::default()).map_err(|cause| Error::Listen { address, cause });
         let (discovery, monitoring) = (bind(config.listen)?, bind(config.monitoring)?);
-        Ok(Self { config, cluster, authority, tokens, serving, discovery, monitoring })
+        Ok(Self { config, cluster, signing, serving, discovery, monitoring })
     }
 
     /// Where discovery and certificates are served.
@@ -109,7 +117,8 @@ impl ControlPlane {
     /// # Errors
     /// When one of its parts ends by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { config, cluster, authority, tokens, serving, discovery, monitoring } = self;
+        let Self { config, cluster, signing, serving, discovery, monitoring } = self;
+        let Signing { issuing, tokens, view, roots } = signing;
         let (trigger, watch) = drain::channel();
         let metrics = telemetry::metrics_handle()?;
         let readiness = Readiness::new();
@@ -123,11 +132,13 @@ impl ControlPlane {
         let ads = AdsServer::new(cache.clone(), authenticator, ServerConfig::default(), closing.clone());
         let status: Status = ads.status();
         let rules = Rules { trust_domain: config.trust_domain.clone(), node_accounts: accounts };
-        let ca = CertificateService::new(authority, tokens, rules, Arc::clone(&mesh));
+        let refusals = Refusals::default();
+        let ca = CertificateService::new(issuing, tokens, rules, Arc::clone(&mesh), refusals.clone());
 
         let acceptor = serving.acceptor()?;
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
         let pages = monitoring::pages(metrics, readiness.clone(), Arc::clone(&mesh), cache.clone(), status);
+        let pages = monitoring::authority(pages, view, refusals);
         let admin_watch = watch.clone();
         tasks.spawn(async move {
             pages.run(monitoring, admin_watch).await;
@@ -139,7 +150,11 @@ impl ControlPlane {
             Some(client) => {
                 tasks.spawn(push::read(Kubernetes::new(client, kubernetes::Timing::default(), &readiness), batches));
                 let first = applied(mesh.generation());
-                election = Some(Candidacy::begin(client, &config.mesh().root_namespace, &config.cluster.replica_name, first));
+                let candidacy = Candidacy::begin(client, &config.mesh().root_namespace, &config.cluster.replica_name, first);
+                if let Some(roots) = roots {
+                    tasks.spawn(follow_roots(roots, candidacy.leadership(), Arc::clone(&mesh)));
+                }
+                election = Some(candidacy);
             }
             None => {
                 let source = Directory::new(config.source_dirs.clone())?.remembering(config.state_dir.join("last-good"))?;
@@ -191,6 +206,11 @@ impl ControlPlane {
 
 async fn follow(mesh: Arc<Mesh>, pusher: Pusher, batches: mpsc::Receiver<push::Batch>) -> Result<(), Error> {
     push::follow(mesh, pusher, batches).await;
+    Ok(())
+}
+
+async fn follow_roots(roots: Roots, leadership: Leadership, mesh: Arc<Mesh>) -> Result<(), Error> {
+    Box::pin(roots.run(move || leadership.leads(), mesh)).await;
     Ok(())
 }
 

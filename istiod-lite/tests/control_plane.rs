@@ -93,6 +93,7 @@ impl Running {
             cluster_id: "Kubernetes".to_owned(),
             node_accounts: vec!["istio-system/ztunnel".parse().unwrap()],
             certificate_seconds: 3600,
+            root_margin_seconds: 300,
             serving_names: vec!["mesh.example".to_owned()],
         };
         let control_plane = ControlPlane::start(config).await.unwrap();

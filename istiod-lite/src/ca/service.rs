@@ -1,37 +1,103 @@
 //! `istio.v1.auth.IstioCertificateService`.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use ambit_api::ca::{
     IstioCertificateRequest, IstioCertificateResponse,
     istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer},
 };
 use ambit_identity::SpiffeId;
-use ambit_tls::authority::Authority;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
-use super::{Caller, Denied, Rules, Tokens};
+use super::{
+    Caller, Denied, Issuing, Refusals, Rules, TokenError, Tokens, claimed,
+    limits::{Limiter, Limits, TooMany},
+};
 use crate::mesh::Mesh;
 
 /// A pod may ask before the change that announces it has reached us: its request waits this long for that.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The largest request, in bytes.
 const MAX_REQUEST: usize = 64 << 10;
+/// Header by which a server asks for a pause before the next attempt (gRPC proposal A6), in milliseconds.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// Signs certificates for those who may have them; everybody else is told `UNAUTHENTICATED`, and the log says why.
+/// Signs certificates for those who may have them. Everybody else is told that it is refused, and the log says who asked for what and why not.
 pub struct CertificateService {
-    authority: Arc<Authority>,
+    issuing: Issuing,
     tokens: Tokens,
     rules: Rules,
     mesh: Arc<Mesh>,
+    limiter: Limiter,
+    refusals: Refusals,
+}
+
+/// Why a request gets no certificate.
+enum Refused {
+    Token(TokenError),
+    TooMany(TooMany),
+    NoIdentity(ambit_identity::IdentityError),
+    Denied(Denied),
+    Request(ambit_tls::TlsError),
+}
+
+impl Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token(error) => error.fmt(f),
+            Self::TooMany(error) => error.fmt(f),
+            Self::NoIdentity(error) => write!(f, "it asks for a name that is no identity: {error}"),
+            Self::Denied(denied) => denied.fmt(f),
+            Self::Request(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Refused {
+    /// What the caller is told: no more than it needs, for it may be anybody.
+    fn status(&self) -> Status {
+        match self {
+            Self::Token(error @ TokenError::Unavailable(_)) => error.status(),
+            Self::TooMany(error) => {
+                let mut status = Status::resource_exhausted(error.to_string());
+                if let Ok(wait) = error.wait().as_millis().to_string().parse() {
+                    status.metadata_mut().insert(PUSHBACK, wait);
+                }
+                status
+            }
+            Self::Request(error) => Status::invalid_argument(error.to_string()),
+            Self::Token(TokenError::Refused(_)) | Self::NoIdentity(_) | Self::Denied(_) => {
+                Status::unauthenticated("not allowed to have this certificate; the log of the control plane says why")
+            }
+        }
+    }
+
+    fn count(&self) {
+        let name = match self {
+            Self::Request(_) => "citadel_server_csr_parsing_err_count",
+            Self::TooMany(_) => "istiod_lite_certificate_requests_limited_total",
+            Self::Token(TokenError::Unavailable(_)) => "istiod_lite_certificate_requests_unavailable_total",
+            Self::Token(TokenError::Refused(_)) | Self::NoIdentity(_) | Self::Denied(_) => {
+                "citadel_server_authentication_failure_count"
+            }
+        };
+        metrics::counter!(name).increment(1);
+    }
 }
 
 impl CertificateService {
-    /// Signs with `authority`.
+    /// Signs with the authority of `issuing`.
     #[must_use]
-    pub fn new(authority: Arc<Authority>, tokens: Tokens, rules: Rules, mesh: Arc<Mesh>) -> Self {
-        Self { authority, tokens, rules, mesh }
+    pub fn new(issuing: Issuing, tokens: Tokens, rules: Rules, mesh: Arc<Mesh>, refusals: Refusals) -> Self {
+        Self { issuing, tokens, rules, mesh, limiter: Limiter::new(Limits::default()), refusals }
+    }
+
+    /// With other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limiter = Limiter::new(limits);
+        self
     }
 
     /// As a service of a tonic server.
@@ -53,6 +119,18 @@ impl CertificateService {
             }
         }
     }
+
+    /// The chain for a verified caller.
+    async fn issue(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<Vec<String>, Refused> {
+        let is_node = self.rules.node_accounts.contains(&caller.account);
+        self.limiter.take(caller, is_node, Instant::now()).map_err(Refused::TooMany)?;
+        let asked = impersonated(request).map(str::parse).transpose().map_err(Refused::NoIdentity)?;
+        let id = self.decide(caller, asked.as_ref()).await.map_err(Refused::Denied)?;
+        let lifetime = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let chain = self.issuing.authority().sign(&request.csr, &id, lifetime).map_err(Refused::Request)?;
+        tracing::debug!(%caller, %id, "a certificate was issued");
+        Ok(chain)
+    }
 }
 
 #[tonic::async_trait]
@@ -62,27 +140,25 @@ impl IstioCertificateService for CertificateService {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         metrics::counter!("citadel_server_csr_count").increment(1);
-        let refused = |reason: &dyn std::fmt::Display, asked: &str| {
-            metrics::counter!("citadel_server_authentication_failure_count").increment(1);
-            tracing::warn!(%reason, asked, "a certificate was refused");
-            Status::unauthenticated("not allowed to have this certificate; the log of the control plane says why")
+        let peer = request.remote_addr();
+        let (headers, _, request) = request.into_parts();
+        let asked = impersonated(&request).unwrap_or("its own");
+        let (caller, outcome) = match self.tokens.caller(&headers, peer.map(|peer| peer.ip())).await {
+            Ok(caller) => (caller.to_string(), self.issue(&caller, &request).await),
+            Err(error) => (claimed(&headers), Err(Refused::Token(error))),
         };
-        let caller = self.tokens.caller(request.metadata()).map_err(|error| refused(&error, "-"))?;
-        let request = request.into_inner();
-        let asked = impersonated(&request);
-        let id = asked.map(str::parse).transpose().map_err(|error: ambit_identity::IdentityError| {
-            refused(&format_args!("{caller} asks for a name that is no identity: {error}"), asked.unwrap_or("-"))
-        })?;
-        let id = self.decide(&caller, id.as_ref()).await.map_err(|denied| refused(&denied, asked.unwrap_or("its own")))?;
-        let lifetime = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        let cert_chain = self.authority.sign(&request.csr, &id, lifetime).map_err(|error| {
-            metrics::counter!("citadel_server_csr_parsing_err_count").increment(1);
-            tracing::warn!(%error, %caller, %id, "a certificate signing request was refused");
-            Status::invalid_argument(error.to_string())
-        })?;
-        metrics::counter!("citadel_server_success_cert_issuance_count").increment(1);
-        tracing::debug!(%caller, %id, "a certificate was issued");
-        Ok(Response::new(IstioCertificateResponse { cert_chain }))
+        match outcome {
+            Ok(cert_chain) => {
+                metrics::counter!("citadel_server_success_cert_issuance_count").increment(1);
+                Ok(Response::new(IstioCertificateResponse { cert_chain }))
+            }
+            Err(refused) => {
+                refused.count();
+                let peer = peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string());
+                self.refusals.record(&peer, &caller, asked, &refused);
+                Err(refused.status())
+            }
+        }
     }
 }
 

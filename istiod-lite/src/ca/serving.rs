@@ -1,4 +1,4 @@
-//! TLS of the discovery server: a certificate by our own authority, replaced before it expires.
+//! TLS of the discovery server: a certificate by our own authority, replaced before it expires, and when the authority is another.
 
 use std::{
     sync::Arc,
@@ -14,20 +14,25 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::time::sleep;
+use tokio::{sync::watch, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::Issuing;
 use crate::error::Error;
 
 /// How long a serving certificate lives.
 const LIFETIME: Duration = Duration::from_hours(24);
 /// It is replaced at half of its life; when that fails, this is the time to the next attempt.
 const RETRY: Duration = Duration::from_mins(1);
+/// An authority that is about to end makes certificates for moments; nobody is helped by making them all the time.
+const LEAST: Duration = Duration::from_millis(100);
 
 /// The serving certificate in force.
 #[derive(Debug)]
 pub struct Serving {
-    authority: Arc<Authority>,
+    issuing: Issuing,
+    /// Has seen the authority of the first certificate.
+    changes: watch::Receiver<Arc<Authority>>,
     names: Vec<String>,
     key: ArcSwap<CertifiedKey>,
     lifetime: Duration,
@@ -38,32 +43,38 @@ impl Serving {
     ///
     /// # Errors
     /// When a name is neither.
-    pub fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, Error> {
-        Self::with_lifetime(authority, names, LIFETIME)
+    pub fn new(issuing: Issuing, names: Vec<String>) -> Result<Self, Error> {
+        Self::with_lifetime(issuing, names, LIFETIME)
     }
 
     /// The same, with another lifetime of the certificates.
     ///
     /// # Errors
     /// When a name is neither.
-    pub fn with_lifetime(authority: Arc<Authority>, names: Vec<String>, lifetime: Duration) -> Result<Self, Error> {
-        let key = ArcSwap::from_pointee(issue(&authority, &names, lifetime)?);
-        Ok(Self { authority, names, key, lifetime })
+    pub fn with_lifetime(issuing: Issuing, names: Vec<String>, lifetime: Duration) -> Result<Self, Error> {
+        let changes = issuing.changes();
+        let key = ArcSwap::from_pointee(issue(&issuing.authority(), &names, lifetime)?);
+        Ok(Self { issuing, changes, names, key, lifetime })
     }
 
-    /// Replaces the certificate at half of its life, for ever. The time is looked at often, so that a machine that slept notices.
+    /// Replaces the certificate at half of its life, and at once when another authority signs, for ever. The time is looked at often, so
+    /// that a machine that slept notices.
     pub async fn rotate(self: Arc<Self>) {
-        let mut due = SystemTime::now() + self.lifetime / 2;
+        let mut changes = self.changes.clone();
+        let mut due = SystemTime::now() + self.left() / 2;
         loop {
             let left = due.duration_since(SystemTime::now()).unwrap_or_default();
             if !left.is_zero() {
-                sleep(left.min(RETRY)).await;
-                continue;
+                match timeout(left.min(RETRY), changes.changed()).await {
+                    Ok(Ok(())) => {}
+                    // Ours keeps the other end open.
+                    Ok(Err(_)) | Err(_) => continue,
+                }
             }
-            match issue(&self.authority, &self.names, self.lifetime) {
+            match issue(&self.issuing.authority(), &self.names, self.lifetime) {
                 Ok(key) => {
                     self.key.store(Arc::new(key));
-                    due = SystemTime::now() + self.lifetime / 2;
+                    due = SystemTime::now() + self.left() / 2;
                     tracing::info!("the certificate of the discovery server was replaced");
                 }
                 Err(error) => {
@@ -72,6 +83,12 @@ impl Serving {
                 }
             }
         }
+    }
+
+    /// How long a certificate lives: never longer than the authority.
+    fn left(&self) -> Duration {
+        let authority = self.issuing.authority().not_after().duration_since(SystemTime::now()).unwrap_or_default();
+        self.lifetime.min(authority).max(LEAST)
     }
 
     /// The leaf certificate in force.

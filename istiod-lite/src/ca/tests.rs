@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use prost_types::{Struct, Value, value::Kind};
 use tonic::{Code, Request};
 
-use super::{Caller, CertificateService, Rules, Serving, Tokens};
+use super::{Caller, CertificateService, Issuing, Limits, Rate, Refusals, Rules, Serving, Tokens};
 use crate::{
     config::Account,
     index::MeshConfig,
@@ -153,15 +153,17 @@ struct Service {
     service: CertificateService,
     signer: Signer,
     mesh: Arc<Mesh>,
+    refusals: Refusals,
 }
 
 impl Service {
     fn new() -> Self {
         let signer = Signer::create().unwrap();
-        let authority = Arc::new(Authority::create(&domain()).unwrap());
-        let mesh = Arc::new(mesh());
+        let issuing = Issuing::new(Authority::create(&domain()).unwrap());
+        let (mesh, refusals) = (Arc::new(mesh()), Refusals::default());
         let tokens = Tokens::new(signer.verifier().unwrap());
-        Self { service: CertificateService::new(authority, tokens, rules(), Arc::clone(&mesh)), signer, mesh }
+        let service = CertificateService::new(issuing, tokens, rules(), Arc::clone(&mesh), refusals.clone());
+        Self { service, signer, mesh, refusals }
     }
 
     fn token(&self, audience: &str, caller: &Caller, lifetime: Duration) -> String {
@@ -263,12 +265,67 @@ async fn a_request_that_comes_before_the_news_of_its_pod_waits_for_them() {
 
 #[tokio::test]
 async fn the_serving_certificate_is_replaced_before_it_expires() {
-    let authority = Arc::new(Authority::create(&domain()).unwrap());
+    let issuing = Issuing::new(Authority::create(&domain()).unwrap());
     let names = vec!["localhost".to_owned(), "::1".to_owned()];
-    let serving = Arc::new(Serving::with_lifetime(authority, names, Duration::from_millis(400)).unwrap());
+    let serving = Arc::new(Serving::with_lifetime(issuing, names, Duration::from_millis(400)).unwrap());
     let first = serving.certificate();
     let rotating = tokio::spawn(Arc::clone(&serving).rotate());
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_ne!(serving.certificate(), first);
     rotating.abort();
+}
+
+#[tokio::test]
+async fn the_serving_certificate_is_replaced_when_another_authority_signs() {
+    let issuing = Issuing::new(Authority::create(&domain()).unwrap());
+    let serving = Arc::new(Serving::new(issuing.clone(), vec!["localhost".to_owned()]).unwrap());
+    let first = serving.certificate();
+    let rotating = tokio::spawn(Arc::clone(&serving).rotate());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    issuing.replace(Authority::create(&domain()).unwrap());
+    for _ in 0..500 {
+        if serving.certificate() != first {
+            rotating.abort();
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it was not replaced");
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_how_long_to_wait() {
+    let once = Rate { burst: 1.0, per_second: 0.01 };
+    let mut service = Service::new();
+    service.service = service.service.with_limits(Limits { node: once, ..Limits::default() });
+    let token = service.token(AUDIENCE, &caller(NODE_1), Duration::from_mins(10));
+    service.ask(&token, WEB, named(WEB)).await.unwrap();
+    assert_eq!(service.ask(&token, WEB, named(WEB)).await, Err(Code::ResourceExhausted));
+    let reason = &service.refusals.last()[0].reason;
+    assert!(reason.starts_with("it asks for certificates too often; again in "), "{reason}");
+}
+
+#[tokio::test]
+async fn a_refusal_says_who_asked_for_what_and_why_not() {
+    let service = Service::new();
+    let token = service.token(AUDIENCE, &caller(NODE_1), Duration::from_mins(10));
+    let foreign = service.token("somebody-else", &caller(NODE_1), Duration::from_mins(10));
+    service.ask(&token, API, named(API)).await.unwrap_err();
+    service.ask(&foreign, WEB, named(WEB)).await.unwrap_err();
+    service.ask("nonsense", WEB, None).await.unwrap_err();
+    let last = service.refusals.last();
+    let said: Vec<[&str; 3]> = last.iter().map(|said| [&*said.caller, &*said.asked, &*said.reason]).collect();
+    let own = "\"system:serviceaccount:istio-system:ztunnel\" by its own account";
+    assert_eq!(
+        said,
+        [
+            ["unknown", "its own", "service account token: InvalidToken"],
+            [own, WEB, "service account token: it is for another audience"],
+            [
+                "istio-system/ztunnel in pod ztunnel-1 on node n1",
+                API,
+                "no running pod on node \"n1\" has the identity spiffe://cluster.local/ns/shop/sa/api"
+            ],
+        ]
+    );
 }

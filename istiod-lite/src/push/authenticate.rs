@@ -7,7 +7,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use super::{NODE_VIEW, waypoint_view};
 use crate::{
-    ca::{Caller, Tokens},
+    ca::{Caller, Tokens, claimed},
     config::Account,
     index::label,
     mesh::Mesh,
@@ -49,10 +49,11 @@ impl XdsAuthenticator {
 impl Authenticate for XdsAuthenticator {
     type Caller = Caller;
 
-    fn caller(&self, metadata: &MetadataMap, peer: Option<SocketAddr>) -> Result<Caller, Status> {
-        self.tokens.caller(metadata).map_err(|error| {
-            tracing::warn!(%error, peer = peer.map(tracing::field::display), "a discovery stream was refused");
-            Status::unauthenticated(error.to_string())
+    async fn caller(&self, metadata: &MetadataMap, peer: Option<SocketAddr>) -> Result<Caller, Status> {
+        self.tokens.caller(metadata, peer.map(|peer| peer.ip())).await.map_err(|error| {
+            let caller = claimed(metadata);
+            tracing::warn!(%error, caller, peer = peer.map(tracing::field::display), "a discovery stream was refused");
+            error.status()
         })
     }
 

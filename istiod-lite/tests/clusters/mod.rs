@@ -218,6 +218,7 @@ pub async fn program(kubeconfig: &Path, state: &Path) -> Program {
         cluster_id: "Kubernetes".to_owned(),
         node_accounts: Vec::new(),
         certificate_seconds: 3600,
+        root_margin_seconds: 300,
         serving_names: Vec::new(),
     };
     let control_plane = ControlPlane::start(config).await.unwrap();

@@ -63,7 +63,7 @@ struct Anyone;
 
 impl Authenticate for Anyone {
     type Caller = ();
-    fn caller(&self, _: &MetadataMap, _: Option<SocketAddr>) -> Result<(), Status> {
+    async fn caller(&self, _: &MetadataMap, _: Option<SocketAddr>) -> Result<(), Status> {
         Ok(())
     }
     fn view(&self, (): &(), _: &ambit_xds::Node) -> Result<String, Status> {

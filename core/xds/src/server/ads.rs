@@ -27,11 +27,15 @@ pub trait Authenticate: Send + Sync + 'static {
     /// What is known of a caller once its credentials are checked.
     type Caller: Send + Sync + 'static;
 
-    /// Checks the credentials of a stream, before anything of it is read.
+    /// Checks the credentials of a stream, before anything of it is read. Somebody else may have to be asked.
     ///
     /// # Errors
     /// The refusal that the caller is sent.
-    fn caller(&self, metadata: &MetadataMap, peer: Option<SocketAddr>) -> Result<Self::Caller, Refusal>;
+    fn caller(
+        &self,
+        metadata: &MetadataMap,
+        peer: Option<SocketAddr>,
+    ) -> impl Future<Output = Result<Self::Caller, Refusal>> + Send;
 
     /// The view that this caller gets as this node.
     ///
@@ -87,9 +91,10 @@ impl<A: Authenticate> AdsServer<A> {
         AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(limit).max_encoding_message_size(usize::MAX)
     }
 
-    fn open<S: Session>(&self, request: Request<Streaming<S::Request>>) -> Result<Responses<S::Response>, Refusal> {
+    async fn open<S: Session>(&self, request: Request<Streaming<S::Request>>) -> Result<Responses<S::Response>, Refusal> {
         let peer = request.remote_addr();
-        let caller = self.authenticate.caller(request.metadata(), peer)?;
+        let (metadata, _, requests) = request.into_parts();
+        let caller = self.authenticate.caller(&metadata, peer).await?;
         let opening = Opening {
             cache: self.cache.clone(),
             authenticate: Arc::clone(&self.authenticate),
@@ -98,7 +103,7 @@ impl<A: Authenticate> AdsServer<A> {
             drain: self.drain.clone(),
             peer: peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
             caller,
-            requests: request.into_inner(),
+            requests,
         };
         Ok(Box::pin(stream::unfold(State::Opening::<A, S>(Box::new(opening)), State::step)))
     }
@@ -115,14 +120,14 @@ impl<A: Authenticate> AggregatedDiscoveryService for AdsServer<A> {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Refusal> {
-        Ok(Response::new(self.open::<SotwSession>(request)?))
+        Ok(Response::new(self.open::<SotwSession>(request).await?))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Refusal> {
-        Ok(Response::new(self.open::<DeltaSession>(request)?))
+        Ok(Response::new(self.open::<DeltaSession>(request).await?))
     }
 }
 

@@ -36,7 +36,7 @@ struct Gate;
 impl Authenticate for Gate {
     type Caller = ();
 
-    fn caller(&self, metadata: &MetadataMap, _: Option<SocketAddr>) -> Result<(), Refusal> {
+    async fn caller(&self, metadata: &MetadataMap, _: Option<SocketAddr>) -> Result<(), Refusal> {
         match metadata.get("authorization").map(|value| value.as_bytes()) {
             Some(b"Bearer good") => Ok(()),
             _ => Err(Refusal::unauthenticated("a good token is wanted")),

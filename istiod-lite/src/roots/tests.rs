@@ -1,0 +1,2 @@
+mod rotation;
+mod secrets;

@@ -1,0 +1,5 @@
+//! The certificate authority on a real API server: real tokens, real Secrets, several replicas.
+
+mod bed;
+mod refused;
+mod roots;
