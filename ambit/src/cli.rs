@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::ca::{self, CaArgs};
 use crate::demo::{self, DemoArgs};
 use crate::envoy;
 use crate::error::{Error, Result};
@@ -31,6 +32,8 @@ enum Command {
     Up(UpArgs),
     /// Why the mesh would carry or refuse something
     Explain(ExplainArgs),
+    /// The certificate authority of a mesh on Kubernetes
+    Ca(CaArgs),
     /// The node proxy: carries the connections of a node's pods
     #[command(after_help = "Example:\n  ambit ztunnel --node node-1 --xds-address istiod.istio-system.svc:15012")]
     Ztunnel(Box<ztunnel::Config>),
@@ -73,6 +76,7 @@ pub fn run() -> Result<ExitCode> {
     let cli = Cli::parse_from(arguments(std::env::args_os().collect()));
     let ended = match cli.command {
         Command::Explain(args) => return block_on_one_thread(async { Ok(explain::run(args).await) }),
+        Command::Ca(args) => return block_on_one_thread(async { Ok(ca::run(args).await) }),
         Command::Up(args) => {
             // Its own log is for those who look for a fault in it: off unless asked for.
             if let Ok(filter) = std::env::var("RUST_LOG") {

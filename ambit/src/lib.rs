@@ -2,6 +2,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
+//! | [`ca`] | `ambit ca`: the certificate authority on Kubernetes, seen and asked for another root |
 //! | [`cli`] | the command line: one program that carries all parts |
 //! | [`demo`] | the demonstration's business programs, which know nothing of the mesh |
 //! | [`envoy`] | `ambit envoy`: an unmodified Envoy as a waypoint |
@@ -11,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ca;
 pub mod cli;
 pub mod demo;
 pub mod envoy;

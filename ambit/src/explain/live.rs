@@ -48,9 +48,11 @@ pub(super) async fn answer(args: &ConnectionArgs) -> Result<Answer> {
     }
 }
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// Why nothing was answered.
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-async fn get(host: &str, port: u16, path: &str) -> std::result::Result<(StatusCode, Bytes), Cause> {
+/// A page of an admin or monitoring server.
+pub(crate) async fn get(host: &str, port: u16, path: &str) -> std::result::Result<(StatusCode, Bytes), Cause> {
     let stream = TcpStream::connect((host, port)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path).header(hyper::header::HOST, "localhost").body(Empty::<Bytes>::new())?;

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 pub use args::ExplainArgs;
+pub(crate) use live::get;
 
 use crate::error::{Error, Result};
 use args::{ConnectionArgs, Topic};
