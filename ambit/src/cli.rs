@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::ca::{self, CaArgs};
+use crate::check::{self, CheckArgs};
 use crate::demo::{self, DemoArgs};
 use crate::envoy;
 use crate::error::{Error, Result};
 use crate::explain::{self, ExplainArgs};
+use crate::install::{self, InstallArgs, UninstallArgs, cni};
 use crate::up::{self, UpArgs};
 
 /// A service mesh without sidecars.
@@ -19,7 +21,7 @@ use crate::up::{self, UpArgs};
     name = "ambit",
     version,
     about = "A Kubernetes service mesh without sidecars",
-    after_help = "Examples:\n  ambit up                     a whole mesh on this machine, live\n  ambit up --for 20s --json    the same for 20 seconds, as one JSON document\n  ambit explain connection --dir my-yaml/ --from shop/web-1 --to api:8080\n  ambit ztunnel --help         the settings of the node proxy"
+    after_help = "Examples:\n  ambit up                     a whole mesh on this machine, live\n  ambit up --for 20s --json    the same for 20 seconds, as one JSON document\n  ambit explain connection --dir my-yaml/ --from shop/web-1 --to api:8080\n  ambit check my-yaml/         what is wrong with it, by file and line\n  ambit check --pre && ambit install --wait\n  ambit ztunnel --help         the settings of the node proxy"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -34,6 +36,19 @@ enum Command {
     Explain(ExplainArgs),
     /// The certificate authority of a mesh on Kubernetes
     Ca(CaArgs),
+    /// Whether Kubernetes YAML says what the mesh will do, or a cluster has what the mesh needs
+    Check(CheckArgs),
+    /// Installs the mesh in a Kubernetes cluster
+    #[command(
+        after_help = "Examples:\n  ambit check --pre && ambit install --wait\n  ambit install --set istiod.replicas=3 --set podMonitors.enabled=true\n  ambit install -f my-values.yaml --dry-run | less"
+    )]
+    Install(Box<InstallArgs>),
+    /// Brings an installation to this version, with the settings that it has
+    #[command(after_help = "Example:\n  ambit upgrade --wait --set ztunnel.drainSeconds=60")]
+    Upgrade(Box<InstallArgs>),
+    /// Takes the mesh out of a cluster: pods are let go first, and nothing is left
+    #[command(after_help = "Example:\n  ambit uninstall --unlabel")]
+    Uninstall(UninstallArgs),
     /// The node proxy: carries the connections of a node's pods
     #[command(after_help = "Example:\n  ambit ztunnel --node node-1 --xds-address istiod.istio-system.svc:15012")]
     Ztunnel(Box<ztunnel::Config>),
@@ -57,6 +72,12 @@ enum Command {
         #[arg(long, env = "RUST_LOG", default_value = "info")]
         log: String,
     },
+    /// The node agent: captures the traffic of a node's labelled pods for the node proxy
+    #[command(after_help = "Example:\n  ambit node-agent --pods /var/lib/ambit/pods")]
+    NodeAgent(Box<ambit_node_agent::Config>),
+    /// Keeps the CNI plugin in the chain of its node: the container beside the node agent
+    #[command(after_help = "Example:\n  ambit install-cni --remove")]
+    InstallCni(Box<cni::InstallCniArgs>),
     /// An unmodified Envoy as a waypoint of this mesh
     #[command(after_help = "Example:\n  ambit envoy --name waypoint --namespace billing --service-account waypoint")]
     Envoy(envoy::Config),
@@ -66,7 +87,7 @@ enum Command {
 }
 
 /// Names by which the program may be called to be one of its parts.
-const PARTS: [&str; 4] = ["ztunnel", "waypoint", "istiod", "istiod-lite"];
+const PARTS: [&str; 5] = ["ztunnel", "waypoint", "istiod", "istiod-lite", "node-agent"];
 
 /// Runs what the command line asks for; the caller has not started any thread yet. The exit code is the command's answer.
 ///
@@ -95,6 +116,17 @@ pub fn run() -> Result<ExitCode> {
         Command::Istiod { config, log: filter } => block_on(async {
             log(&filter)?;
             istiod_lite::run(config).await.map_err(|error| Error::part("istiod", error))
+        }),
+        Command::Check(args) => return block_on_one_thread(async { Ok(check::run(args).await) }),
+        Command::Install(args) => block_on_one_thread(install::install(*args)),
+        Command::Upgrade(args) => block_on_one_thread(install::upgrade(*args)),
+        Command::Uninstall(args) => block_on_one_thread(install::uninstall(args)),
+        Command::NodeAgent(config) => block_on_one_thread(async {
+            ambit_node_agent::program(*config).await.map_err(|error| Error::part("node agent", error))
+        }),
+        Command::InstallCni(args) => block_on_one_thread(async {
+            log(&args.log)?;
+            cni::run(*args).await
         }),
         Command::Envoy(config) => block_on(async {
             log(&std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))?;

@@ -3,20 +3,24 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`ca`] | `ambit ca`: the certificate authority on Kubernetes, seen and asked for another root |
+//! | [`check`] | `ambit check`: whether YAML, or a cluster, is as it has to be |
 //! | [`cli`] | the command line: one program that carries all parts |
 //! | [`demo`] | the demonstration's business programs, which know nothing of the mesh |
 //! | [`envoy`] | `ambit envoy`: an unmodified Envoy as a waypoint |
 //! | [`explain`] | `ambit explain`: why the mesh does what it does |
+//! | [`install`] | `ambit install`: the chart in a cluster, and the CNI plugin on a node |
 //! | [`local`] | the local mesh: API server, kubelet and node agent of the test bed |
 //! | [`up`] | `ambit up`: start the mesh, show it, report on it |
 
 #![forbid(unsafe_code)]
 
 pub mod ca;
+pub mod check;
 pub mod cli;
 pub mod demo;
 pub mod envoy;
 pub mod error;
 pub mod explain;
+pub mod install;
 pub mod local;
 pub mod up;

@@ -4,6 +4,7 @@
 //! batch of a source is its full state at start; everything after is a change. [`Directory`] reads YAML files, [`Kubernetes`] watches an
 //! API server.
 
+pub mod check;
 pub mod crd;
 mod directory;
 mod document;

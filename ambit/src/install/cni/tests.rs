@@ -1,0 +1,137 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use super::chain::{Plugin, came_of, chained, unchained, used};
+use super::node::{Look, Node};
+
+fn plugin() -> Plugin {
+    Plugin { socket: "/run/a.sock".to_owned(), timeout_seconds: 30, exclude_namespaces: vec!["kube-system".to_owned()] }
+}
+
+/// As people write them: the order of keys and the spaces must come back.
+const LIST: &str = r#"{"cniVersion":"1.0.0", "name":"pods",
+  "plugins":[ {"type":"bridge","ipam":{"type":"host-local"}}, {"type":"portmap"} ] }
+"#;
+const ONE: &str = r#"{ "cniVersion": "0.3.1", "name": "net", "type": "bridge", "mtu": 1400 }"#;
+
+fn types(text: &str) -> Vec<String> {
+    let value: Value = serde_json::from_str(text).unwrap();
+    value["plugins"].as_array().unwrap().iter().map(|plugin| plugin["type"].as_str().unwrap().to_owned()).collect()
+}
+
+fn node() -> (tempfile::TempDir, Node) {
+    let root = tempfile::tempdir().unwrap();
+    let node = Node { conf: root.path().join("net.d"), bin: root.path().join("bin") };
+    fs::create_dir(&node.conf).unwrap();
+    fs::create_dir(&node.bin).unwrap();
+    (root, node)
+}
+
+#[test]
+fn the_plugin_comes_last_once_and_with_its_present_settings() {
+    let first = chained(LIST, &plugin()).unwrap().unwrap();
+    assert_eq!(types(&first), ["bridge", "portmap", "ambit-cni"]);
+    assert_eq!(chained(&first, &plugin()).unwrap(), None, "nothing is to be done twice");
+    let other = Plugin { timeout_seconds: 5, ..plugin() };
+    let second = chained(&first, &other).unwrap().unwrap();
+    assert_eq!(types(&second), ["bridge", "portmap", "ambit-cni"]);
+    assert!(second.contains("\"timeoutSeconds\": 5"));
+    let not_last = first.replace("\"portmap\"", "\"ambit-cni\"");
+    assert_eq!(types(&chained(&not_last, &plugin()).unwrap().unwrap()), ["bridge", "ambit-cni"]);
+    assert!(came_of(&second, LIST) && !came_of(&second, ONE));
+}
+
+#[test]
+fn what_is_no_network_configuration_is_refused_and_never_written() {
+    for text in ["", "[]", "{}", r#"{"plugins":7}"#, r#"{"plugins":[]}"#, r#"{"plugins":[{"type":"ambit-cni"}]}"#] {
+        assert!(chained(text, &plugin()).is_err(), "{text}");
+    }
+    assert_eq!(unchained(LIST).unwrap(), None);
+}
+
+#[test]
+fn the_file_is_the_one_that_runtimes_use() {
+    assert_eq!(used(["20-b.conflist", "10-a.conf", "05.txt", ".01.conf", "09.conflist.before-ambit"]), Some("10-a.conf"));
+    assert_eq!(used(["README"]), None);
+}
+
+#[test]
+fn a_list_is_chained_and_given_back_byte_for_byte() {
+    let (root, node) = node();
+    let program = root.path().join("plugin");
+    fs::write(&program, "program").unwrap();
+    fs::write(node.conf.join("10-pods.conflist"), LIST).unwrap();
+    fs::set_permissions(node.conf.join("10-pods.conflist"), fs::Permissions::from_mode(0o622)).unwrap();
+    assert!(node.copy(&program).unwrap() && !node.copy(&program).unwrap());
+    fs::write(node.conf.join(".10-pods.conflist.part"), "of one that was killed").unwrap();
+    assert_eq!(node.chain(&plugin()).unwrap(), Look::Put("10-pods.conflist".to_owned()));
+    assert_eq!(node.chain(&plugin()).unwrap(), Look::Chained("10-pods.conflist".to_owned()));
+    for file in ["10-pods.conflist", "10-pods.conflist.before-ambit"] {
+        let mode = fs::metadata(node.conf.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o622, "{file} has the rights that the first one had");
+    }
+    assert_eq!(node.restore().unwrap(), ["10-pods.conflist"]);
+    assert_eq!(fs::read_to_string(node.conf.join("10-pods.conflist")).unwrap(), LIST);
+    assert_eq!(fs::read_dir(&node.conf).unwrap().count(), 1, "nothing is left");
+    assert_eq!(fs::read_dir(&node.bin).unwrap().count(), 0, "nothing is left");
+    assert!(node.restore().unwrap().is_empty(), "once more it does nothing");
+}
+
+#[test]
+fn a_single_plugin_becomes_a_list_and_a_single_one_again() {
+    let (_root, node) = node();
+    fs::write(node.conf.join("10-net.conf"), ONE).unwrap();
+    assert_eq!(node.chain(&plugin()).unwrap(), Look::Put("10-net.conflist".to_owned()));
+    let text = fs::read_to_string(node.conf.join("10-net.conflist")).unwrap();
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&value["cniVersion"], &value["name"]), (&json!("0.3.1"), &json!("net")));
+    assert_eq!(value["plugins"][0], json!({"type": "bridge", "mtu": 1400}));
+    assert!(!node.conf.join("10-net.conf").exists(), "the runtime would use it, for it comes first");
+    assert_eq!(node.chain(&plugin()).unwrap(), Look::Chained("10-net.conflist".to_owned()));
+    node.restore().unwrap();
+    assert_eq!(fs::read_to_string(node.conf.join("10-net.conf")).unwrap(), ONE);
+    assert_eq!(fs::read_dir(&node.conf).unwrap().count(), 1, "nothing is left");
+}
+
+#[test]
+fn what_another_tool_writes_is_chained_again_and_is_what_stays() {
+    let (_root, node) = node();
+    let path = node.conf.join("05-cilium.conflist");
+    fs::write(&path, LIST).unwrap();
+    node.chain(&plugin()).unwrap();
+    let other = LIST.replace("portmap", "bandwidth");
+    fs::write(&path, &other).unwrap();
+    assert_eq!(node.chain(&plugin()).unwrap(), Look::Put("05-cilium.conflist".to_owned()));
+    node.restore().unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), other);
+
+    // Changed with our plugin in it: only the plugin goes.
+    node.chain(&plugin()).unwrap();
+    let edited = fs::read_to_string(&path).unwrap().replace("bandwidth", "tuning");
+    fs::write(&path, edited).unwrap();
+    node.restore().unwrap();
+    assert_eq!(types(&fs::read_to_string(&path).unwrap()), ["bridge", "tuning"]);
+}
+
+#[test]
+fn a_file_that_comes_before_takes_the_chain_over() {
+    let (_root, node) = node();
+    fs::write(node.conf.join("10-pods.conflist"), LIST).unwrap();
+    node.chain(&plugin()).unwrap();
+    fs::write(node.conf.join("05-new.conflist"), LIST).unwrap();
+    assert_eq!(node.chain(&plugin()).unwrap(), Look::Put("05-new.conflist".to_owned()));
+    assert_eq!(node.restore().unwrap(), ["05-new.conflist", "10-pods.conflist"], "it is taken out of both");
+}
+
+#[test]
+fn a_broken_file_is_left_alone() {
+    let (_root, node) = node();
+    let path = node.conf.join("10-pods.conflist");
+    fs::write(&path, "{\"cniVersion\":").unwrap();
+    assert!(node.chain(&plugin()).is_err());
+    assert!(node.restore().unwrap().is_empty());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{\"cniVersion\":");
+    assert!(node.chain(&plugin()).unwrap_err().to_string().contains("10-pods.conflist"));
+}

@@ -1,0 +1,87 @@
+//! What is wrong with YAML, said without a control plane that runs: everything at once, with file, line and field.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::Problem;
+use super::document::{Parsed, parse};
+use super::object::ObjectKey;
+use super::typed;
+use super::validate::validate;
+
+/// What the check of some files found.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// What is wrong, in the order of files and lines.
+    pub problems: Vec<Problem>,
+    /// How many objects there are of kinds that the mesh reads.
+    pub objects: usize,
+}
+
+/// Checks files, given by their names and texts, by the rules of the control plane. Objects are looked at one by one: whether they fit together
+/// is not said, but that one is given twice.
+#[must_use]
+pub fn check(files: &[(PathBuf, String)]) -> Checked {
+    let mut checked = Checked::default();
+    let mut seen: BTreeMap<ObjectKey, &PathBuf> = BTreeMap::new();
+    for (file, text) in files {
+        let Parsed { documents, problems } = parse(file, text);
+        checked.problems.extend(problems);
+        for document in documents {
+            checked.objects += 1;
+            if let Some(other) = seen.insert(document.key.clone(), file) {
+                let reason = match other == file {
+                    true => "the object is given twice in this file".to_owned(),
+                    false => format!("the object is given in {} already", other.display()),
+                };
+                checked.problems.push(document.problem(file, "metadata.name", reason));
+            }
+            let errors = match typed::read(document.key.kind, document.value.clone()) {
+                Ok(object) => validate(&object),
+                Err(errors) => errors,
+            };
+            checked.problems.extend(errors.into_iter().map(|error| document.problem(file, &error.path, error.reason)));
+        }
+    }
+    checked.problems.sort();
+    checked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(files: &[(&str, &str)]) -> Vec<String> {
+        let files: Vec<_> = files.iter().map(|(file, text)| (PathBuf::from(file), (*text).to_owned())).collect();
+        check(&files).problems.iter().map(Problem::to_string).collect()
+    }
+
+    const SERVICE: &str =
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec:\n  ports:\n  - port: 0\n    protocol: ICMP\n";
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once_with_its_line() {
+        let text =
+            format!("{SERVICE}---\nkind: [\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: b}}\nspec: {{containrs: []}}\n");
+        let found = found(&[("a.yaml", &text)]);
+        for (position, part) in
+            ["a.yaml:7: Service default/a: spec.ports[0].port: 0 is not a port", "a.yaml:8: Service default/a", "a.yaml:1"]
+                .iter()
+                .enumerate()
+        {
+            assert!(found[position].starts_with(part), "{part}: {found:#?}");
+        }
+        assert!(found.iter().any(|problem| problem.contains("not valid YAML")), "{found:#?}");
+        assert!(found.iter().any(|problem| problem.starts_with("a.yaml:15: Pod default/b: spec.containrs")), "{found:#?}");
+    }
+
+    #[test]
+    fn an_object_that_is_given_twice_is_wrong_in_one_file_and_in_two() {
+        let good = SERVICE.replace("port: 0", "port: 80").replace("ICMP", "TCP");
+        assert_eq!(found(&[("a.yaml", &good)]), [""; 0]);
+        let two = found(&[("a.yaml", &good), ("b.yaml", &good)]);
+        assert_eq!(two, ["b.yaml:4: Service default/a: metadata.name: the object is given in a.yaml already"]);
+        let twice = found(&[("a.yaml", &format!("{good}---\n{good}"))]);
+        assert_eq!(twice, ["a.yaml:13: Service default/a: metadata.name: the object is given twice in this file"]);
+    }
+}
