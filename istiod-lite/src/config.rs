@@ -71,6 +71,9 @@ pub struct ClusterConfig {
     /// The name of this replica in the Lease; a random part is added.
     #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "istiod-lite")]
     pub replica_name: String,
+    /// The waypoints that are made for Gateways.
+    #[command(flatten)]
+    pub waypoints: crate::deploy::Options,
 }
 
 /// A service account in its namespace.

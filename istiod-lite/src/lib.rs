@@ -8,6 +8,7 @@ mod accept;
 mod authority;
 pub mod ca;
 mod config;
+pub mod deploy;
 mod error;
 pub mod index;
 pub mod leader;

@@ -21,6 +21,7 @@ use crate::{
     authority::Signing,
     ca::{CertificateService, Refusals, Rules, Serving},
     config::Config,
+    deploy,
     error::Error,
     leader::{Candidacy, Leadership},
     mesh::Mesh,
@@ -154,6 +155,12 @@ impl ControlPlane {
                 if let Some(roots) = roots {
                     tasks.spawn(follow_roots(roots, candidacy.leadership(), Arc::clone(&mesh)));
                 }
+                tasks.spawn(write_while_leading(
+                    client.clone(),
+                    candidacy.leadership(),
+                    Arc::clone(&mesh),
+                    config.cluster.waypoints.clone(),
+                ));
                 election = Some(candidacy);
             }
             None => {
@@ -211,6 +218,17 @@ async fn follow(mesh: Arc<Mesh>, pusher: Pusher, batches: mpsc::Receiver<push::B
 
 async fn follow_roots(roots: Roots, leadership: Leadership, mesh: Arc<Mesh>) -> Result<(), Error> {
     Box::pin(roots.run(move || leadership.leads(), mesh)).await;
+    Ok(())
+}
+
+/// Waypoints and status, for as long as this replica leads, each time that it does.
+async fn write_while_leading(
+    client: kube::Client,
+    leadership: Leadership,
+    mesh: Arc<Mesh>,
+    options: deploy::Options,
+) -> Result<(), Error> {
+    leadership.while_leading(|| Box::pin(deploy::write(client.clone(), Arc::clone(&mesh), options.clone()))).await;
     Ok(())
 }
 

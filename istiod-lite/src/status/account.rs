@@ -1,6 +1,6 @@
 //! Service accounts that a policy names and that do not exist: no error, for they may come later, but often a slip of the pen.
 
-use crate::index::{Index, service_account};
+use crate::index::{Index, in_namespace, service_account};
 use crate::source::NamespacedName;
 use crate::source::crd::{AuthorizationPolicy, Source};
 
@@ -39,8 +39,7 @@ fn accounts(index: &Index, source: &Source, own: &str) -> Vec<NamespacedName> {
 /// Every namespace has an account `default`, which a directory of YAML seldom lists.
 fn exists(index: &Index, account: &NamespacedName) -> bool {
     let objects = index.objects();
-    let runs_as = |pod: &k8s_openapi::api::core::v1::Pod| {
-        pod.metadata.namespace.as_deref() == Some(&*account.namespace) && service_account(pod) == &*account.name
-    };
-    *account.name == *"default" || objects.service_accounts.contains_key(account) || objects.pods.values().any(|pod| runs_as(pod))
+    *account.name == *"default"
+        || objects.service_accounts.contains_key(account)
+        || in_namespace(&objects.pods, &account.namespace).any(|(_, pod)| service_account(pod) == &*account.name)
 }

@@ -1,17 +1,31 @@
 //! What became of each object, as the conditions that its author should find on it (wire contract, section 7).
 //!
-//! A function of the index alone: whoever can write objects (the API server's leader) writes these, and a directory of
-//! YAML has them shown by the monitoring server.
+//! The pure part is a function of the index and of what the [deployer](crate::deploy) reports: a directory of YAML has it
+//! shown by the monitoring server, and on a cluster the leader's [`Writer`] writes it, by way of `patch`.
 
 mod account;
+#[cfg(test)]
+mod cluster_tests;
+mod gateway;
+pub(crate) mod patch;
+mod policy;
+pub(crate) mod rate;
 mod route;
 #[cfg(test)]
 mod tests;
+mod writer;
 
+use serde_json::Value;
+
+use crate::deploy::Reports;
 use crate::index::{Binding, Index, Unavailability};
-use crate::source::crd::{AuthorizationPolicy, PolicyAction};
 use crate::source::{Kind, NamespacedName, ObjectKey};
-use crate::translate::authorization::l4_policy;
+pub(crate) use gateway::{is_ours, unusable};
+pub use writer::Writer;
+pub(crate) use writer::resource;
+
+/// The name under which this controller writes into objects that several controllers report on.
+pub const CONTROLLER: &str = "istio.io/mesh-controller";
 
 /// A condition; `observed_generation` is the generation of the object that it speaks of.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -31,48 +45,84 @@ pub struct Condition {
     /// For routes: the parent it is about, as `Kind namespace/name`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// For routes: the reference to that parent, as the route has it.
+    #[serde(skip)]
+    pub parent_ref: Option<Value>,
 }
 
 impl Condition {
     fn new(r#type: &'static str, good: bool, reason: &'static str, message: impl Into<String>) -> Self {
         let status = if good { "True" } else { "False" };
-        Self { r#type, status, reason, message: message.into(), observed_generation: None, parent: None }
+        Self { r#type, status, reason, message: message.into(), observed_generation: None, parent: None, parent_ref: None }
     }
 }
 
-/// The conditions of one object.
+/// What is said of one listener of a Gateway.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// How many routes are attached to it.
+    pub attached_routes: usize,
+    /// The kinds of routes that it takes, all of group `gateway.networking.k8s.io`.
+    pub supported_kinds: Vec<&'static str>,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// What is said of one object.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ObjectStatus {
     /// The object.
     pub object: ObjectKey,
     /// Its conditions.
     pub conditions: Vec<Condition>,
+    /// For Gateways whose waypoint is deployed from here: the IP addresses it is reached at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<Vec<String>>,
+    /// For Gateways: their listeners.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<Listener>,
 }
 
 /// The conditions of all objects that have any, in the order of their keys.
 #[must_use]
 pub fn conditions(index: &Index) -> Vec<ObjectStatus> {
-    let mut keys: Vec<ObjectKey> = index.objects().keys().collect();
+    let mut keys: Vec<ObjectKey> = index.objects().keys().filter(|key| speaks_of(key.kind)).collect();
     keys.sort();
-    let all = keys.into_iter().map(|object| ObjectStatus { conditions: of(index, &object), object });
-    all.filter(|status| !status.conditions.is_empty()).collect()
+    keys.iter().filter_map(|key| of(index, key, None)).filter(|status| !status.conditions.is_empty()).collect()
 }
 
-/// The conditions of one object; none for kinds that the mesh says nothing about.
+/// The kinds that the mesh has anything to say about.
+pub(crate) fn speaks_of(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Service | Kind::AuthorizationPolicy | Kind::HttpRoute | Kind::GrpcRoute | Kind::Gateway | Kind::GatewayClass
+    )
+}
+
+/// What is said of one object; `None` for objects that are another controller's, or nobody's yet.
+///
+/// `reports` are those of the deployer, on a control plane that has one: the status of a Gateway then follows from the
+/// waypoint that was deployed for it, and is `None` until the deployer has looked at it.
 #[must_use]
-pub fn of(index: &Index, key: &ObjectKey) -> Vec<Condition> {
-    let Some(object) = index.objects().get(key) else { return Vec::new() };
-    let mut conditions = match key.kind {
-        Kind::Service => service(index, &key.name),
-        Kind::AuthorizationPolicy => authorization(index, &key.name),
-        Kind::HttpRoute => route::http(index, &key.name),
-        Kind::Gateway => gateway(index, &key.name),
-        _ => Vec::new(),
-    };
-    for condition in &mut conditions {
+pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<ObjectStatus> {
+    let object = index.objects().get(key)?;
+    let mut status = ObjectStatus { object: key.clone(), conditions: Vec::new(), addresses: None, listeners: Vec::new() };
+    match key.kind {
+        Kind::Service => status.conditions = service(index, &key.name),
+        Kind::AuthorizationPolicy => status.conditions = policy::authorization(index, &key.name),
+        Kind::HttpRoute | Kind::GrpcRoute => status.conditions = route::conditions(index, key),
+        Kind::Gateway => gateway::gateway(index, &key.name, reports, &mut status)?,
+        Kind::GatewayClass => status.conditions = gateway::class(index, &key.name)?,
+        _ => return None,
+    }
+    let of_listeners = status.listeners.iter_mut().flat_map(|listener| &mut listener.conditions);
+    for condition in status.conditions.iter_mut().chain(of_listeners) {
         condition.observed_generation = object.metadata().generation;
     }
-    conditions
+    Some(status)
 }
 
 fn service(index: &Index, name: &NamespacedName) -> Vec<Condition> {
@@ -95,71 +145,4 @@ fn service(index: &Index, name: &NamespacedName) -> Vec<Condition> {
             bound(false, reason.condition_reason(), message)
         }
     }
-}
-
-fn authorization(index: &Index, name: &NamespacedName) -> Vec<Condition> {
-    let Some(policy) = index.objects().authorization_policies.get(name) else { return Vec::new() };
-    let mut conditions = Vec::from_iter(accepted(index, policy, name));
-    let unknown = account::unknown(index, policy);
-    if !unknown.is_empty() {
-        conditions.push(Condition::new("ResolvedRefs", false, "ServiceAccountNotFound", unknown.join("; ")));
-    }
-    conditions
-}
-
-/// Whether the proxies that are to enforce a policy can.
-fn accepted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) -> Option<Condition> {
-    if policy.spec.targets().next().is_some() {
-        return Some(targeted(index, policy, name));
-    }
-    match l4_policy(index, policy) {
-        Some(made) if made.notes.is_empty() => {
-            Some(Condition::new("ZtunnelAccepted", true, "Accepted", "Attached to the node proxies"))
-        }
-        Some(made) => Some(Condition::new("ZtunnelAccepted", false, "UnsupportedValue", made.notes.join("; "))),
-        None if policy.spec.action == PolicyAction::Audit => {
-            let message = "The action AUDIT has no effect at L4";
-            Some(Condition::new("ZtunnelAccepted", false, "UnsupportedValue", message))
-        }
-        None => None,
-    }
-}
-
-/// A policy with targets holds once a waypoint serves each of them.
-fn targeted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) -> Condition {
-    let condition = |good, reason, message: String| Condition::new("WaypointAccepted", good, reason, message);
-    for target in policy.spec.targets() {
-        let key = NamespacedName::new(name.namespace.clone(), target.name.as_str());
-        match target.kind.as_str() {
-            "Service" => match index.objects().services.get(&key).map(|service| index.service_binding(service)) {
-                None => return condition(false, "TargetNotFound", format!("Service {key} does not exist")),
-                Some(Binding::Bound { .. } | Binding::Unavailable { .. }) => {}
-                Some(Binding::None | Binding::OtherTraffic(_)) => {
-                    let message = format!("Service {key} has no waypoint, so the policy has no effect on it");
-                    return condition(false, "AncestorNotBound", message);
-                }
-            },
-            "Gateway" if index.waypoint(&key).is_none() => {
-                return condition(false, "TargetNotFound", format!("Gateway {key} does not exist or is not a waypoint"));
-            }
-            "GatewayClass" if *name.namespace != *index.config().root_namespace => {
-                let message = format!("Only policies of namespace {} may target a GatewayClass", index.config().root_namespace);
-                return condition(false, "Invalid", message);
-            }
-            _ => {}
-        }
-    }
-    condition(true, "Accepted", "Attached to the waypoints of its targets".into())
-}
-
-fn gateway(index: &Index, name: &NamespacedName) -> Vec<Condition> {
-    let Some(waypoint) = index.waypoint(name) else { return Vec::new() };
-    let has_address =
-        waypoint.gateway.status.as_ref().is_some_and(|status| status.addresses.as_ref().is_some_and(|all| !all.is_empty()));
-    let programmed = if has_address {
-        Condition::new("Programmed", true, "Programmed", "The waypoint has an address")
-    } else {
-        Condition::new("Programmed", false, "AddressNotAssigned", "The waypoint has no address yet")
-    };
-    vec![Condition::new("Accepted", true, "Accepted", "The Gateway is a waypoint of this mesh"), programmed]
 }

@@ -208,8 +208,8 @@ pub async fn program(kubeconfig: &Path, state: &Path) -> Program {
         cluster: ClusterConfig {
             kubernetes: true,
             kubeconfig: Some(kubeconfig.to_owned()),
-            context: None,
             replica_name: "istiod-lite-1".to_owned(),
+            ..ClusterConfig::default()
         },
         state_dir: state.to_owned(),
         listen: "[::1]:0".parse().unwrap(),

@@ -152,8 +152,8 @@ impl Bed {
             cluster: ClusterConfig {
                 kubernetes: true,
                 kubeconfig: Some(self.api.kubeconfig().to_owned()),
-                context: None,
                 replica_name: format!("replica-{number}"),
+                ..ClusterConfig::default()
             },
             state_dir: self.directory.path().join(format!("state-{number}")),
             listen: "127.0.0.1:0".parse().unwrap(),

@@ -1,3 +1,7 @@
+mod gateway;
+mod patch;
+mod route;
+
 use ambit_identity::TrustDomain;
 
 use super::conditions;
@@ -5,12 +9,18 @@ use crate::index::{Index, MeshConfig};
 use crate::source::Event;
 use crate::source::testing::objects;
 
-/// A mesh of these objects, and one line for each condition of it: object, parent, type, status, reason.
-fn check(text: &str, expected: &[&str]) {
+/// A mesh of these objects.
+fn mesh(text: &str) -> Index {
     let mut index = Index::new(MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes"));
     for object in objects(text) {
         index.apply(Event::Upsert(object));
     }
+    index
+}
+
+/// A mesh of these objects, and one line for each condition of it: object, parent, type, status, reason.
+fn check(text: &str, expected: &[&str]) {
+    let index = mesh(text);
     let mut lines = Vec::new();
     for status in conditions(&index) {
         for condition in status.conditions {
@@ -126,10 +136,7 @@ fn a_policy_says_which_of_its_service_accounts_do_not_exist() {
         |name: &str| format!("---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: shop}}\n");
     let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: job, namespace: batch}\nspec: {serviceAccountName: runs}\n";
     let policy = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  rules:\n  - from: [{source: {principals: [cluster.local/ns/shop/sa/web, cluster.local/ns/batch/sa/runs, cluster.local/ns/shop/sa/default]}}]\n  - from: [{source: {principals: [cluster.local/ns/shop/sa/wbe, '*/ns/shop/sa/x', cluster.local/ns/shop/sa/w*, elsewhere/ns/a/sa/b]}}]\n  - from: [{source: {serviceAccounts: [web, batch/stops]}}]\n";
-    let mut index = Index::new(MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes"));
-    for object in objects(&[&account("web"), pod, policy].concat()) {
-        index.apply(Event::Upsert(object));
-    }
+    let index = mesh(&[&account("web"), pod, policy].concat());
     let conditions = conditions(&index).into_iter().flat_map(|status| status.conditions);
     let said: Vec<String> = conditions.map(|c| format!("{}={} {}: {}", c.r#type, c.status, c.reason, c.message)).collect();
     let unknown = "ResolvedRefs=False ServiceAccountNotFound: rules[1]: there is no service account cluster.local/ns/shop/sa/wbe; \

@@ -1,0 +1,162 @@
+//! From a Gateway to the objects of its waypoint.
+
+use gateway_api::gateways::Gateway;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::parameters::merge;
+use super::{APPLIED, CLASS_LABEL, MANAGED_BY, MANAGER, Manifest, Options, Parameters, Part, pod};
+use crate::index::{MeshConfig, label};
+use crate::source::NamespacedName;
+
+/// The objects of the waypoint that a Gateway asks for, in the order in which they are made. `image` is what its pods run.
+#[must_use]
+pub fn desired(gateway: &Gateway, parameters: &Parameters, mesh: &MeshConfig, options: &Options, image: &str) -> Vec<Manifest> {
+    let name = NamespacedName::of(&gateway.metadata);
+    let parts = Part::ALL.into_iter().filter(|part| parameters.asks_for(*part));
+    let manifests = parts.map(|part| {
+        let mut value = match part {
+            Part::ServiceAccount => json!({ "automountServiceAccountToken": false }),
+            Part::Service => service(&name),
+            Part::Deployment => deployment(gateway, &name, mesh, options, image),
+            Part::PodDisruptionBudget => budget(&name),
+            Part::HorizontalPodAutoscaler => autoscaler(&name),
+        };
+        let metadata = json!({
+            "annotations": infrastructure(gateway, |infrastructure| infrastructure.annotations.as_ref()),
+            "labels": infrastructure(gateway, |infrastructure| infrastructure.labels.as_ref()),
+        });
+        merge(&mut value, &json!({ "metadata": metadata }));
+        if let Some(overlay) = parameters.overlay(part) {
+            merge(&mut value, overlay);
+        }
+        if part == Part::Deployment && parameters.asks_for(Part::HorizontalPodAutoscaler) {
+            remove(&mut value, &["spec", "replicas"]);
+        }
+        if part == Part::PodDisruptionBudget && value["spec"].get("maxUnavailable").is_some() {
+            remove(&mut value, &["spec", "minAvailable"]);
+        }
+        // Last, so that nobody's labels take the waypoint apart.
+        merge(&mut value, &identity(gateway, &name, part));
+        value["metadata"]["annotations"][APPLIED] = Value::String(digest(&value));
+        Manifest { part, name: name.clone(), value }
+    });
+    manifests.collect()
+}
+
+/// What makes an object this part of this waypoint.
+fn identity(gateway: &Gateway, name: &NamespacedName, part: Part) -> Value {
+    let labels = json!({
+        label::GATEWAY_NAME: &*name.name,
+        CLASS_LABEL: gateway.spec.gateway_class_name,
+        MANAGED_BY: MANAGER,
+    });
+    let mut value = json!({
+        "apiVersion": part.api_version(),
+        "kind": part.kind(),
+        "metadata": {
+            "name": &*name.name,
+            "namespace": &*name.namespace,
+            "labels": labels,
+            "ownerReferences": [{
+                "apiVersion": "gateway.networking.k8s.io/v1",
+                "kind": "Gateway",
+                "name": &*name.name,
+                "uid": gateway.metadata.uid.as_deref().unwrap_or_default(),
+                "controller": true,
+            }],
+        },
+    });
+    if part == Part::Deployment {
+        let mut labels = labels;
+        merge(&mut labels, &pod::labels(&name.name));
+        value["spec"] = json!({ "template": { "metadata": { "labels": labels } } });
+    }
+    value
+}
+
+type Infrastructure = gateway_api::gateways::GatewayInfrastructure;
+
+/// What the Gateway wants on everything that is made for it.
+fn infrastructure(
+    gateway: &Gateway,
+    field: impl Fn(&Infrastructure) -> Option<&std::collections::BTreeMap<String, String>>,
+) -> Value {
+    let pairs = gateway.spec.infrastructure.as_ref().and_then(field);
+    let pairs = pairs.into_iter().flatten().map(|(key, value)| (key.clone(), json!(value)));
+    Value::Object(pairs.collect::<Map<_, _>>())
+}
+
+/// The pods of a waypoint.
+fn selector(name: &NamespacedName) -> Value {
+    json!({ label::GATEWAY_NAME: &*name.name })
+}
+
+fn service(name: &NamespacedName) -> Value {
+    json!({
+        "spec": {
+            "type": "ClusterIP",
+            "ipFamilyPolicy": "PreferDualStack",
+            "selector": selector(name),
+            "ports": [
+                { "name": "mesh", "port": 15008, "protocol": "TCP", "targetPort": 15008, "appProtocol": "hbone" },
+            ],
+        },
+    })
+}
+
+fn deployment(gateway: &Gateway, name: &NamespacedName, mesh: &MeshConfig, options: &Options, image: &str) -> Value {
+    json!({
+        "spec": {
+            "selector": { "matchLabels": selector(name) },
+            // A waypoint holds connections: a new pod takes over before an old one goes.
+            "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } },
+            "revisionHistoryLimit": 3,
+            "template": {
+                "metadata": {
+                    "labels": infrastructure(gateway, |infrastructure| infrastructure.labels.as_ref()),
+                    "annotations": pod::annotations(infrastructure(gateway, |infrastructure| infrastructure.annotations.as_ref())),
+                },
+                "spec": pod::spec(name, mesh, options, image),
+            },
+        },
+    })
+}
+
+/// One pod stays at least, unless the parameters say otherwise.
+fn budget(name: &NamespacedName) -> Value {
+    json!({
+        "spec": {
+            "minAvailable": 1,
+            "selector": { "matchLabels": selector(name) },
+            // A pod that is not ready serves nobody, and must not keep a node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
+    })
+}
+
+fn autoscaler(name: &NamespacedName) -> Value {
+    json!({
+        "spec": {
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": &*name.name },
+            "minReplicas": 2,
+            "maxReplicas": 5,
+            "metrics": [
+                { "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } },
+            ],
+        },
+    })
+}
+
+fn remove(value: &mut Value, path: &[&str]) {
+    let Some((last, parents)) = path.split_last() else { return };
+    let parent = parents.iter().try_fold(value, |value, key| value.get_mut(*key));
+    if let Some(fields) = parent.and_then(Value::as_object_mut) {
+        fields.remove(*last);
+    }
+}
+
+fn digest(value: &Value) -> String {
+    let digest = Sha256::digest(value.to_string());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,114 @@
+//! The pod of a waypoint: no privileges, nothing written, one projected token.
+
+use serde_json::{Value, json};
+
+use super::Options;
+use crate::index::{MeshConfig, label};
+use crate::source::NamespacedName;
+
+/// The name of its container, by which parameters set its resources; also what dashboards of the ecosystem look for.
+pub const CONTAINER: &str = "istio-proxy";
+/// The user it runs as; any but root would do, and a fixed one owns the token's file.
+const USER: u32 = 1337;
+
+/// Labels that the mesh reads: the pod speaks HBONE itself, and nothing in it is captured.
+pub fn labels(name: &str) -> Value {
+    json!({
+        label::TUNNEL: "http",
+        label::DATAPLANE_MODE: "none",
+        "service.istio.io/canonical-name": name,
+    })
+}
+
+/// The given annotations, with those by which Prometheus finds the metrics where they are not among them.
+pub fn annotations(given: Value) -> Value {
+    let mut annotations = json!({
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "15020",
+        "prometheus.io/path": "/metrics",
+    });
+    super::parameters::merge(&mut annotations, &given);
+    annotations
+}
+
+/// The spec of the pod.
+pub fn spec(name: &NamespacedName, mesh: &MeshConfig, options: &Options, image: &str) -> Value {
+    json!({
+        "serviceAccountName": &*name.name,
+        "automountServiceAccountToken": false,
+        // More than the proxy's own 20 seconds for open requests.
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "topologySpreadConstraints": [{
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": { "matchLabels": { label::GATEWAY_NAME: &*name.name } },
+        }],
+        "containers": [container(name, mesh, options, image)],
+        "volumes": [
+            { "name": "istiod-ca-cert", "configMap": { "name": "istio-ca-root-cert" } },
+            {
+                "name": "istio-token",
+                "projected": {
+                    "sources": [{ "serviceAccountToken": { "audience": "istio-ca", "expirationSeconds": 43200, "path": "istio-token" } }],
+                },
+            },
+        ],
+    })
+}
+
+fn container(name: &NamespacedName, mesh: &MeshConfig, options: &Options, image: &str) -> Value {
+    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let probe = |period: u32, failures: u32| {
+        json!({
+            "httpGet": { "path": "/healthz/ready", "port": 15021, "scheme": "HTTP" },
+            "periodSeconds": period,
+            "timeoutSeconds": 3,
+            "failureThreshold": failures,
+        })
+    };
+    json!({
+        "name": CONTAINER,
+        "image": image,
+        "imagePullPolicy": options.pull_policy.as_str(),
+        // The image starts `ambit`, wherever it lies in it.
+        "args": ["waypoint"],
+        "env": [
+            { "name": "GATEWAY_NAME", "value": &*name.name },
+            field("POD_NAMESPACE", "metadata.namespace"),
+            field("POD_NAME", "metadata.name"),
+            field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
+            field("INSTANCE_IP", "status.podIP"),
+            { "name": "XDS_ADDRESS", "value": options.xds_address },
+            { "name": "CLUSTER_ID", "value": mesh.cluster_id },
+            { "name": "TRUST_DOMAIN", "value": mesh.trust_domain.to_string() },
+        ],
+        "ports": [
+            { "name": "mesh", "containerPort": 15008, "protocol": "TCP" },
+            { "name": "metrics", "containerPort": 15020, "protocol": "TCP" },
+            { "name": "status-port", "containerPort": 15021, "protocol": "TCP" },
+        ],
+        // The first asks every second, so that a new pod serves as soon as it can; there is no liveness probe, for a waypoint
+        // goes on with what it knows while the control plane is away.
+        "startupProbe": probe(1, 120),
+        "readinessProbe": probe(5, 3),
+        "resources": { "requests": { "cpu": "100m", "memory": "64Mi" }, "limits": { "memory": "1Gi" } },
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] },
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+        },
+        "volumeMounts": [
+            { "name": "istiod-ca-cert", "mountPath": "/var/run/secrets/istio", "readOnly": true },
+            { "name": "istio-token", "mountPath": "/var/run/secrets/tokens", "readOnly": true },
+        ],
+    })
+}

@@ -1,0 +1,149 @@
+//! Gateways in, objects out: each `golden/<case>.in.yaml` has its `golden/<case>.out.yaml`.
+//!
+//! `UPDATE_GOLDEN=1 cargo test -p istiod-lite --lib deploy::` writes the expected files; read the difference.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ambit_identity::TrustDomain;
+use gateway_api::gateways::Gateway;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::index::MeshConfig;
+
+#[derive(serde::Deserialize)]
+struct Input {
+    gateway: Gateway,
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
+}
+
+fn made(case: &str) -> Vec<Manifest> {
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/deploy/golden");
+    let text = std::fs::read_to_string(golden.join(format!("{case}.in.yaml"))).unwrap();
+    let input: Input = serde_saphyr::from_str(&text).unwrap();
+    let mesh = MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes");
+    desired(&input.gateway, &Parameters::read(&input.parameters).unwrap(), &mesh, &Options::default(), "ambit:1.2")
+}
+
+fn check(case: &str) {
+    let objects = made(case).into_iter().map(|manifest| {
+        let mut value = manifest.value;
+        // A hash of the rest, which is all here.
+        value["metadata"]["annotations"].as_object_mut().unwrap().remove(APPLIED).unwrap();
+        value
+    });
+    let text = serde_saphyr::to_string(&objects.collect::<Vec<_>>()).unwrap();
+    let expected = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/deploy/golden/{case}.out.yaml"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&expected, &text).unwrap();
+    }
+    let held = std::fs::read_to_string(&expected).unwrap_or_default();
+    assert!(held == text, "{} differs; made now:\n{text}", expected.display());
+}
+
+#[test]
+fn a_gateway_becomes_an_account_a_service_and_a_deployment_without_privileges() {
+    check("plain");
+}
+
+#[test]
+fn infrastructure_and_parameters_of_a_gateway_are_laid_over_its_waypoint() {
+    check("parameters");
+}
+
+#[test]
+fn replicas_are_nobodys_business_unless_the_parameters_say_so() {
+    let deployment = |case| made(case).into_iter().find(|manifest| manifest.part == Part::Deployment).unwrap().value;
+    assert_eq!(deployment("plain").pointer("/spec/replicas"), None);
+    assert_eq!(deployment("parameters").pointer("/spec/replicas"), None, "an autoscaler was asked for");
+}
+
+fn refused(key: &str, text: &str) -> String {
+    Parameters::read(&[(key.to_owned(), text.to_owned())].into()).unwrap_err()
+}
+
+#[test]
+fn parameters_cannot_give_a_pod_what_its_author_could_not() {
+    let starts = |error: String, start: &str| assert!(error.starts_with(start), "{error}");
+    let spec = |field: &str| format!("spec: {{template: {{spec: {{{field}}}}}}}");
+    starts(
+        refused("deployment", &spec("hostNetwork: true")),
+        "deployment: spec.template.spec.hostNetwork cannot be set; these can:",
+    );
+    starts(refused("deployment", &spec("serviceAccountName: admin")), "deployment: spec.template.spec.serviceAccountName cannot");
+    starts(refused("deployment", &spec("volumes: []")), "deployment: spec.template.spec.volumes cannot be set");
+    let privileged = spec("containers: [{name: istio-proxy, securityContext: {privileged: true}}]");
+    starts(refused("deployment", &privileged), "deployment: spec.template.spec.containers.securityContext cannot be set");
+    starts(
+        refused("deployment", &spec("containers: [{name: shell, resources: {}}]")),
+        "deployment: spec.template.spec.containers must",
+    );
+    starts(refused("deployment", "spec: {selector: {matchLabels: {a: b}}}"), "deployment: spec.selector cannot be set");
+    starts(refused("service", "spec: {selector: {app: other}}"), "service: spec.selector cannot be set");
+    starts(refused("service", "- a"), "service is not a mapping");
+    starts(refused("service", "a: ["), "service is not YAML");
+    starts(refused("pod", ""), "pod is not a part of a waypoint; serviceAccount, service,");
+    starts(refused("deployment", "kind: DaemonSet"), "deployment: kind cannot be set");
+    starts(refused("deployment", "spec: 5"), "deployment: spec cannot be set");
+}
+
+#[test]
+fn labels_of_users_do_not_take_a_waypoint_apart() {
+    let gateway: Gateway = serde_json::from_value(json!({
+        "metadata": {"name": "gate", "namespace": "shop", "uid": "u1"},
+        "spec": {
+            "gatewayClassName": "istio-waypoint",
+            "listeners": [{"name": "mesh", "port": 15008, "protocol": "HBONE"}],
+            "infrastructure": {"labels": {"gateway.networking.k8s.io/gateway-name": "other", "istio.io/dataplane-mode": "ambient", "team": "a"}},
+        },
+    }))
+    .unwrap();
+    let mesh = MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes");
+    for manifest in desired(&gateway, &Parameters::default(), &mesh, &Options::default(), "ambit:1.2") {
+        let labels = &manifest.value["metadata"]["labels"];
+        assert_eq!(labels["gateway.networking.k8s.io/gateway-name"], "gate");
+        assert_eq!(labels["team"], "a");
+        if manifest.part == Part::Deployment {
+            let labels = &manifest.value["spec"]["template"]["metadata"]["labels"];
+            assert_eq!(
+                [&labels["gateway.networking.k8s.io/gateway-name"], &labels["istio.io/dataplane-mode"], &labels["team"]],
+                ["gate", "none", "a"]
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_server_adds_is_no_difference_and_what_it_lacks_is_named() {
+    let desired = json!({
+        "metadata": {"labels": {"a": "1"}, "annotations": {}},
+        "spec": {"template": {"spec": {"containers": [
+            {"name": "istio-proxy", "image": "ambit:1", "resources": {"limits": {"cpu": "1000m"}}, "env": [{"name": "A", "value": "x"}]}
+        ]}}, "sources": [{"a": {"p": 1}}]},
+    });
+    let mut live = desired.clone();
+    live["metadata"].as_object_mut().unwrap().remove("annotations");
+    live["metadata"]["labels"]["b"] = json!("2");
+    live["spec"]["replicas"] = json!(7);
+    let container = "/spec/template/spec/containers/0";
+    live.pointer_mut(container).unwrap()["terminationMessagePath"] = json!("/dev/termination-log");
+    live.pointer_mut(container).unwrap()["resources"]["limits"]["cpu"] = json!("1");
+    live.pointer_mut(container).unwrap()["env"].as_array_mut().unwrap().insert(0, json!({"name": "B", "value": "y"}));
+    live["spec"]["sources"][0]["a"]["defaultMode"] = json!(420);
+    assert_eq!(covers(&live, &desired), Ok(()));
+    let differs = |change: &dyn Fn(&mut Value)| {
+        let mut live = live.clone();
+        change(&mut live);
+        covers(&live, &desired).unwrap_err()
+    };
+    assert_eq!(differs(&|live| live["metadata"]["labels"]["a"] = json!("3")), "metadata.labels.a");
+    let image = differs(&|live| live.pointer_mut(container).unwrap()["image"] = json!("evil:1"));
+    assert_eq!(image, "spec.template.spec.containers[istio-proxy].image");
+    let cpu = differs(&|live| live.pointer_mut(container).unwrap()["resources"]["limits"]["cpu"] = json!("2"));
+    assert_eq!(cpu, "spec.template.spec.containers[istio-proxy].resources.limits.cpu");
+    let env = differs(&|live| _ = live.pointer_mut(container).unwrap()["env"].as_array_mut().unwrap().pop());
+    assert_eq!(env, "spec.template.spec.containers[istio-proxy].env[A]");
+    assert_eq!(differs(&|live| live["spec"]["sources"] = json!([])), "spec.sources");
+}

@@ -1,0 +1,72 @@
+//! Status of AuthorizationPolicies: whether the proxies that are to enforce one can.
+
+use super::{Condition, account};
+use crate::index::{Binding, Index};
+use crate::source::crd::{AuthorizationPolicy, PolicyAction};
+use crate::source::{NamespacedName, Problem};
+use crate::translate::authorization::l4_policy;
+
+pub(super) fn authorization(index: &Index, name: &NamespacedName) -> Vec<Condition> {
+    let Some(policy) = index.objects().authorization_policies.get(name) else { return Vec::new() };
+    let mut conditions = Vec::from_iter(accepted(index, policy, name));
+    let unknown = account::unknown(index, policy);
+    if !unknown.is_empty() {
+        conditions.push(Condition::new("ResolvedRefs", false, "ServiceAccountNotFound", unknown.join("; ")));
+    }
+    conditions
+}
+
+/// What is said of a policy that cannot be read: what stands for it in the index is not what its author wrote.
+pub(super) fn unreadable(problem: &Problem) -> Condition {
+    let place = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
+    let message = format!(
+        "{place}{}. Until this is mended, its last good version holds, or without one the strictest it could be",
+        problem.reason
+    );
+    Condition::new("ZtunnelAccepted", false, "Invalid", message)
+}
+
+/// Whether the proxies that are to enforce a policy can.
+fn accepted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) -> Option<Condition> {
+    if policy.spec.targets().next().is_some() {
+        return Some(targeted(index, policy, name));
+    }
+    match l4_policy(index, policy) {
+        Some(made) if made.notes.is_empty() => {
+            Some(Condition::new("ZtunnelAccepted", true, "Accepted", "Attached to the node proxies"))
+        }
+        Some(made) => Some(Condition::new("ZtunnelAccepted", false, "UnsupportedValue", made.notes.join("; "))),
+        None if policy.spec.action == PolicyAction::Audit => {
+            let message = "The action AUDIT has no effect at L4";
+            Some(Condition::new("ZtunnelAccepted", false, "UnsupportedValue", message))
+        }
+        None => None,
+    }
+}
+
+/// A policy with targets holds once a waypoint serves each of them.
+fn targeted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) -> Condition {
+    let condition = |good, reason, message: String| Condition::new("WaypointAccepted", good, reason, message);
+    for target in policy.spec.targets() {
+        let key = NamespacedName::new(name.namespace.clone(), target.name.as_str());
+        match target.kind.as_str() {
+            "Service" => match index.objects().services.get(&key).map(|service| index.service_binding(service)) {
+                None => return condition(false, "TargetNotFound", format!("Service {key} does not exist")),
+                Some(Binding::Bound { .. } | Binding::Unavailable { .. }) => {}
+                Some(Binding::None | Binding::OtherTraffic(_)) => {
+                    let message = format!("Service {key} has no waypoint, so the policy has no effect on it");
+                    return condition(false, "AncestorNotBound", message);
+                }
+            },
+            "Gateway" if index.waypoint(&key).is_none() => {
+                return condition(false, "TargetNotFound", format!("Gateway {key} does not exist or is not a waypoint"));
+            }
+            "GatewayClass" if *name.namespace != *index.config().root_namespace => {
+                let message = format!("Only policies of namespace {} may target a GatewayClass", index.config().root_namespace);
+                return condition(false, "Invalid", message);
+            }
+            _ => {}
+        }
+    }
+    condition(true, "Accepted", "Attached to the waypoints of its targets".into())
+}

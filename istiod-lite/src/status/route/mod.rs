@@ -1,0 +1,169 @@
+//! Status of HTTPRoutes and GRPCRoutes: for each parent, whether the route is attached, whether what it refers to exists,
+//! and which of its rules are not carried out.
+
+mod references;
+mod rules;
+
+use gateway_api::gateways::GatewayListeners;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Condition;
+use crate::index::{Binding, Index, ServicePort};
+use crate::source::{NamespacedName, Object, ObjectKey};
+use rules::Verdict;
+
+/// A parent as a route of any kind names it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Parent {
+    group: Option<String>,
+    kind: Option<String>,
+    namespace: Option<String>,
+    name: String,
+    port: Option<i32>,
+    section_name: Option<String>,
+}
+
+impl Parent {
+    /// The parents of a route with their references as written, each once.
+    fn all_of(route: &Object) -> Vec<(Self, Value)> {
+        let refs = match route {
+            Object::HttpRoute(route) => serde_json::to_value(&route.spec.parent_refs),
+            Object::GrpcRoute(route) => serde_json::to_value(&route.spec.parent_refs),
+            _ => return Vec::new(),
+        };
+        let mut parents: Vec<(Self, Value)> = Vec::new();
+        let Ok(Value::Array(refs)) = refs else { return parents };
+        for written in refs {
+            if parents.iter().all(|(_, other)| *other != written)
+                && let Ok(parent) = Self::deserialize(&written)
+            {
+                parents.push((parent, written));
+            }
+        }
+        parents
+    }
+
+    /// Its group and kind, with the defaults of the API.
+    fn kind(&self) -> (&str, &str) {
+        (self.group.as_deref().unwrap_or("gateway.networking.k8s.io"), self.kind.as_deref().unwrap_or("Gateway"))
+    }
+
+    fn target(&self, own: &NamespacedName) -> NamespacedName {
+        NamespacedName::new(self.namespace.as_deref().unwrap_or(&own.namespace), self.name.as_str())
+    }
+}
+
+/// Whether and how a route is attached to one parent.
+enum Attachment {
+    /// It is; a phrase says what that brings about.
+    Attached(String),
+    /// It is not: reason and sentence.
+    Refused(&'static str, String),
+}
+
+/// The conditions of a route, parent by parent, without those of other controllers.
+pub(super) fn conditions(index: &Index, key: &ObjectKey) -> Vec<Condition> {
+    let Some(route) = index.objects().get(key) else { return Vec::new() };
+    let verdict = Verdict::of(&route);
+    let mut conditions = Vec::new();
+    for (parent, written) in Parent::all_of(&route) {
+        let target = parent.target(&key.name);
+        let Some(attachment) = attachment(index, &parent, &target, &key.name) else { continue };
+        let service = (parent.kind().1 == "Service").then_some(&target);
+        let label = format!("{} {target}", parent.kind().1);
+        let mut all = accepted(attachment, &verdict);
+        all.push(references::resolved(index, &route, &key.name, service));
+        for mut condition in all {
+            condition.parent = Some(label.clone());
+            condition.parent_ref = Some(written.clone());
+            conditions.push(condition);
+        }
+    }
+    conditions
+}
+
+/// `Accepted`, and `PartiallyInvalid` where it holds.
+fn accepted(attachment: Attachment, verdict: &Verdict) -> Vec<Condition> {
+    match attachment {
+        Attachment::Refused(reason, message) => vec![Condition::new("Accepted", false, reason, message)],
+        Attachment::Attached(_) if verdict.nothing_left() => {
+            vec![Condition::new("Accepted", false, "UnsupportedValue", verdict.dropped())]
+        }
+        Attachment::Attached(effect) => {
+            let notes = verdict.notes.iter().map(|note| format!("; {note}")).collect::<String>();
+            let mut all = vec![Condition::new("Accepted", true, "Accepted", format!("{effect}{notes}"))];
+            if verdict.any_dropped() {
+                let message = format!("Dropped Rule {}", verdict.dropped());
+                all.push(Condition::new("PartiallyInvalid", true, "UnsupportedValue", message));
+            }
+            all
+        }
+    }
+}
+
+/// How a route stands to a parent; `None` for parents that are another controller's.
+fn attachment(index: &Index, parent: &Parent, target: &NamespacedName, route: &NamespacedName) -> Option<Attachment> {
+    match parent.kind() {
+        ("" | "core", "Service") => Some(to_service(index, parent, target)),
+        ("gateway.networking.k8s.io", "Gateway") => {
+            let gateway = index.objects().gateways.get(target).filter(|gateway| index.is_waypoint(gateway))?;
+            if !gateway.spec.listeners.iter().any(|listener| names(parent, listener)) {
+                let message = format!("Gateway {target} has no listener of that name and port");
+                return Some(Attachment::Refused("NoMatchingParent", message));
+            }
+            if !index.waypoint_admits(target, &route.namespace) {
+                let message = format!(
+                    "Gateway {target} takes no routes of namespace {}; its allowedRoutes.namespaces can admit them",
+                    route.namespace
+                );
+                return Some(Attachment::Refused("NotAllowedByListeners", message));
+            }
+            Some(Attachment::Attached("Attached to the waypoint".into()))
+        }
+        _ => None,
+    }
+}
+
+fn to_service(index: &Index, parent: &Parent, target: &NamespacedName) -> Attachment {
+    let Some(service) = index.objects().services.get(target) else {
+        return Attachment::Refused("NoMatchingParent", format!("Service {target} does not exist"));
+    };
+    let matches = |port: &ServicePort| {
+        parent.port.is_none_or(|number| i32::from(port.port) == number)
+            && parent.section_name.as_ref().is_none_or(|name| port.name.as_ref() == Some(name))
+    };
+    if !ServicePort::all_of(service).iter().any(matches) {
+        return Attachment::Refused("NoMatchingParent", format!("Service {target} has no such port"));
+    }
+    Attachment::Attached(match index.service_binding(service) {
+        Binding::Bound { waypoint, .. } | Binding::Unavailable { waypoint, .. } => {
+            format!("Attached; waypoint {waypoint} applies it")
+        }
+        Binding::None | Binding::OtherTraffic(_) => {
+            format!("Attached, and without effect: Service {target} has no waypoint")
+        }
+    })
+}
+
+/// Whether a reference to a Gateway means this listener of it.
+fn names(parent: &Parent, listener: &GatewayListeners) -> bool {
+    parent.section_name.as_ref().is_none_or(|name| *name == listener.name) && parent.port.is_none_or(|port| port == listener.port)
+}
+
+/// How many routes are attached to a listener of a Gateway.
+pub(super) fn attached(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners) -> usize {
+    let routes = index.http_routes_of_gateway(gateway).into_iter();
+    let is_attached = |route: &Object| {
+        let own = NamespacedName::of(route.metadata());
+        !Verdict::of(route).nothing_left()
+            && Parent::all_of(route).iter().any(|(parent, _)| {
+                parent.kind() == ("gateway.networking.k8s.io", "Gateway")
+                    && parent.target(&own) == *gateway
+                    && names(parent, listener)
+                    && index.waypoint_admits(gateway, &own.namespace)
+            })
+    };
+    routes.filter(|route| is_attached(&Object::HttpRoute((*route).clone()))).count()
+}

@@ -1,0 +1,104 @@
+//! Which rules of a route are not carried out. The waypoint answers requests that they match with 500; a test holds this
+//! against the translation.
+
+use gateway_api::experimental::httproutes::{
+    HttpRouteRules, HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesMatchesPathType as PathType,
+};
+
+use crate::source::Object;
+
+/// What is carried out of a route.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// How many rules it has.
+    rules: usize,
+    /// A phrase for each rule that is not carried out.
+    dropped: Vec<String>,
+    /// Phrases about what has no effect and harms nothing.
+    pub(super) notes: Vec<String>,
+}
+
+impl Verdict {
+    pub(super) fn of(route: &Object) -> Self {
+        let mut verdict = Self::default();
+        match route {
+            Object::HttpRoute(route) => {
+                for (at, rule) in route.spec.rules.iter().flatten().enumerate() {
+                    verdict.rules += 1;
+                    verdict.dropped.extend(refusal(rule).map(|why| format!("rules[{at}]: {why}")));
+                    for (field, given) in
+                        [("retry", rule.retry.is_some()), ("sessionPersistence", rule.session_persistence.is_some())]
+                    {
+                        if given {
+                            verdict.notes.push(format!("rules[{at}].{field} has no effect"));
+                        }
+                    }
+                }
+            }
+            Object::GrpcRoute(_) => {
+                verdict.rules = 1;
+                verdict.dropped.push("GRPCRoutes are not applied; an HTTPRoute with path /SERVICE/METHOD is".into());
+            }
+            _ => {}
+        }
+        verdict
+    }
+
+    /// Whether some rule is not carried out.
+    pub(super) fn any_dropped(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
+    /// Whether no rule is carried out.
+    pub(super) fn nothing_left(&self) -> bool {
+        self.any_dropped() && self.dropped.len() == self.rules
+    }
+
+    /// The rules that are not carried out, and why.
+    pub(super) fn dropped(&self) -> String {
+        self.dropped.join("; ")
+    }
+}
+
+/// Why a rule cannot be carried out. References are not looked at: a filter that refers to an extension has its place
+/// in `ResolvedRefs`.
+fn refusal(rule: &HttpRouteRules) -> Option<String> {
+    let filters = rule.filters.as_deref().unwrap_or_default();
+    if let Some(name) = filters.iter().find_map(unsupported) {
+        return Some(format!("filter {name} is not supported"));
+    }
+    let needs_prefix = filters.iter().any(|filter| {
+        let rewrite = filter.url_rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+        let redirect = filter.request_redirect.as_ref().and_then(|redirect| redirect.path.as_ref());
+        rewrite.is_some_and(|path| path.replace_prefix_match.is_some())
+            || redirect.is_some_and(|path| path.replace_prefix_match.is_some())
+    });
+    let mut paths = rule.matches.iter().flatten().filter_map(|one| one.path.as_ref());
+    if needs_prefix && paths.any(|path| !matches!(path.r#type, None | Some(PathType::PathPrefix))) {
+        return Some("replacePrefixMatch needs a match of type PathPrefix".into());
+    }
+    rule.backend_refs.iter().flatten().enumerate().find_map(|(at, backend)| {
+        let name = backend.filters.iter().flatten().find_map(unsupported_on_backend)?;
+        Some(format!("filter {name} of backendRefs[{at}] is not supported"))
+    })
+}
+
+fn unsupported(filter: &HttpRouteRulesFilters) -> Option<&'static str> {
+    let given = [
+        ("RequestMirror", filter.request_mirror.is_some()),
+        ("CORS", filter.cors.is_some()),
+        ("ExternalAuth", filter.external_auth.is_some()),
+    ];
+    given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+}
+
+fn unsupported_on_backend(filter: &HttpRouteRulesBackendRefsFilters) -> Option<&'static str> {
+    let given = [
+        ("RequestMirror", filter.request_mirror.is_some()),
+        ("CORS", filter.cors.is_some()),
+        ("ExternalAuth", filter.external_auth.is_some()),
+        ("RequestRedirect", filter.request_redirect.is_some()),
+        ("URLRewrite with a path", filter.url_rewrite.as_ref().is_some_and(|rewrite| rewrite.path.is_some())),
+    ];
+    given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+}

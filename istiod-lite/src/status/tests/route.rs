@@ -1,0 +1,205 @@
+//! Routes: every reason, and that what is called dropped is what the waypoint answers with 500.
+
+use ambit_api::envoy::pb::envoy::config::route::v3::{RouteConfiguration, route::Action};
+use prost::Message;
+
+use super::{GATEWAY, mesh, service};
+use crate::source::{Kind, NamespacedName, ObjectKey};
+use crate::status::of;
+use crate::translate::waypoint;
+
+/// An HTTPRoute `r` of namespace `shop` with this spec, on one line.
+fn route(spec: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: shop, generation: 7}}\nspec: {spec}\n"
+    )
+}
+
+const TO_A: &str = "parentRefs: [{group: '', kind: Service, name: a}]";
+
+/// `type=status reason: message` of each condition of route `r` in a mesh with a waypoint and services `shop/a`, which goes
+/// through it, and `bank/b`.
+fn said(spec: &str, more: &str) -> Vec<String> {
+    let udp =
+        "---\napiVersion: v1\nkind: Service\nmetadata: {name: u, namespace: shop}\nspec: {ports: [{port: 53, protocol: UDP}]}\n";
+    let text = format!("{GATEWAY}{}{}{udp}{}{more}", service("a", "shop", "gate"), service("b", "bank", "none"), route(spec));
+    let key = ObjectKey { kind: Kind::HttpRoute, name: NamespacedName::new("shop", "r") };
+    let conditions = of(&mesh(&text), &key, None).unwrap().conditions;
+    assert!(conditions.iter().all(|condition| condition.observed_generation == Some(7)));
+    conditions.iter().map(|c| format!("{}={} {}: {}", c.r#type, c.status, c.reason, c.message)).collect()
+}
+
+#[track_caller]
+fn check(spec: &str, expected: &[&str]) {
+    assert_eq!(said(&format!("{{{spec}}}"), ""), expected, "{spec}");
+}
+
+const RESOLVED: &str = "ResolvedRefs=True ResolvedRefs: All references are resolved";
+const ATTACHED: &str = "Accepted=True Accepted: Attached; waypoint shop/gate applies it";
+
+#[test]
+fn each_fault_of_a_parent_has_its_reason() {
+    check(&format!("{TO_A}, rules: [{{backendRefs: [{{name: a, port: 80}}]}}]"), &[ATTACHED, RESOLVED]);
+    check(
+        "parentRefs: [{group: '', kind: Service, name: gone}]",
+        &["Accepted=False NoMatchingParent: Service shop/gone does not exist", RESOLVED],
+    );
+    check(
+        "parentRefs: [{group: '', kind: Service, name: a, sectionName: grpc}]",
+        &["Accepted=False NoMatchingParent: Service shop/a has no such port", RESOLVED],
+    );
+    check(
+        "parentRefs: [{group: '', kind: Service, name: b, namespace: bank}]",
+        &["Accepted=True Accepted: Attached, and without effect: Service bank/b has no waypoint", RESOLVED],
+    );
+    check("parentRefs: [{name: gate}]", &["Accepted=True Accepted: Attached to the waypoint", RESOLVED]);
+    check(
+        "parentRefs: [{name: gate, sectionName: other}]",
+        &["Accepted=False NoMatchingParent: Gateway shop/gate has no listener of that name and port", RESOLVED],
+    );
+    check("parentRefs: [{name: of-another-controller}, {group: example.com, kind: Bucket, name: a}]", &[]);
+    // A reference that is given twice has one entry.
+    check("parentRefs: [{group: '', kind: Service, name: a}, {group: '', kind: Service, name: a}]", &[ATTACHED, RESOLVED]);
+}
+
+#[test]
+fn a_waypoint_says_which_namespaces_it_takes_routes_of() {
+    let of_bank = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x, namespace: bank}\nspec: {parentRefs: [{name: gate, namespace: shop}]}\n";
+    let index = mesh(&format!("{GATEWAY}{of_bank}"));
+    let key = ObjectKey { kind: Kind::HttpRoute, name: NamespacedName::new("bank", "x") };
+    let conditions = of(&index, &key, None).unwrap().conditions;
+    assert_eq!(conditions[0].reason, "NotAllowedByListeners");
+    assert!(conditions[0].message.contains("namespace bank"), "{}", conditions[0].message);
+}
+
+#[test]
+fn each_fault_of_a_reference_has_its_reason() {
+    let backend = |reference: &str, expected: &str| {
+        check(
+            &format!("{TO_A}, rules: [{{backendRefs: [{reference}]}}]"),
+            &[ATTACHED, &format!("ResolvedRefs=False {expected}")],
+        );
+    };
+    let place = "rules[0].backendRefs[0]";
+    backend("{name: gone, port: 80}", &format!("BackendNotFound: {place}: Service shop/gone does not exist"));
+    backend("{name: a, port: 81}", &format!("BackendNotFound: {place}: Service shop/a has no port 81"));
+    backend("{kind: Bucket, name: a}", &format!("InvalidKind: {place}: Bucket of group \"\" cannot be sent to; Service can"));
+    backend(
+        "{name: b, namespace: bank, port: 80}",
+        &format!(
+            "RefNotPermitted: {place}: a ReferenceGrant in namespace bank has to permit HTTPRoutes of namespace shop to refer to Service bank/b"
+        ),
+    );
+    backend(
+        "{name: u, port: 53}",
+        &format!("UnsupportedProtocol: {place}: port 53 of Service shop/u is UDP; requests go over TCP"),
+    );
+    // The first gives the reason; all are told.
+    backend(
+        "{name: gone, port: 80}, {name: a, port: 81}",
+        "BackendNotFound: rules[0].backendRefs[0]: Service shop/gone does not exist; rules[0].backendRefs[1]: Service shop/a has no port 81",
+    );
+    // Its own parent a route may refer to wherever it is.
+    check(
+        "parentRefs: [{group: '', kind: Service, name: b, namespace: bank}], rules: [{backendRefs: [{name: b, namespace: bank, port: 80}]}]",
+        &["Accepted=True Accepted: Attached, and without effect: Service bank/b has no waypoint", RESOLVED],
+    );
+    let grant = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: bank}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}\n";
+    let granted = said(&format!("{{{TO_A}, rules: [{{backendRefs: [{{name: b, namespace: bank, port: 80}}]}}]}}"), grant);
+    assert_eq!(granted, [ATTACHED, RESOLVED]);
+}
+
+const EXTENSION: &str = "{type: ExtensionRef, extensionRef: {group: example.com, kind: Lua, name: l}}";
+
+#[test]
+fn an_extension_that_nobody_knows_is_an_unresolved_reference() {
+    let fault = "ResolvedRefs=False InvalidKind: rules[0].filters[0]: Lua l is no extension that this mesh knows";
+    check(&format!("{TO_A}, rules: [{{filters: [{EXTENSION}], backendRefs: [{{name: a, port: 80}}]}}]"), &[ATTACHED, fault]);
+}
+
+/// Rules that are not carried out, and why.
+const DROPPED: [(&str, &str); 5] = [
+    (
+        "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 80}}}]",
+        "filter RequestMirror is not supported",
+    ),
+    ("filters: [{type: CORS, cors: {allowOrigins: ['*']}}]", "filter CORS is not supported"),
+    (
+        "matches: [{path: {type: Exact, value: /x}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /y}}}]",
+        "replacePrefixMatch needs a match of type PathPrefix",
+    ),
+    (
+        "matches: [{path: {type: Exact, value: /x}}], no-backend: 1, filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /y}}}]",
+        "replacePrefixMatch needs a match of type PathPrefix",
+    ),
+    (
+        "backend-filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: /y}}}]",
+        "filter URLRewrite with a path of backendRefs[0] is not supported",
+    ),
+];
+
+/// A rule to `a:80` with what is given; two words of the table are not fields.
+fn rule(given: &str) -> String {
+    if let Some(filters) = given.strip_prefix("backend-filters: ") {
+        return format!("{{backendRefs: [{{name: a, port: 80, filters: {filters}}}]}}");
+    }
+    match given.contains("no-backend: 1, ") {
+        true => format!("{{{}}}", given.replace("no-backend: 1, ", "")),
+        false => format!("{{{given}, backendRefs: [{{name: a, port: 80}}]}}"),
+    }
+}
+
+#[test]
+fn a_route_of_which_nothing_is_carried_out_is_not_accepted_and_one_of_which_something_is_says_what_is_dropped() {
+    for (given, why) in DROPPED {
+        let all = said(&format!("{{{TO_A}, rules: [{}]}}", rule(given)), "");
+        assert_eq!(all, [format!("Accepted=False UnsupportedValue: rules[0]: {why}"), RESOLVED.into()]);
+        let some = said(&format!("{{{TO_A}, rules: [{{backendRefs: [{{name: a, port: 80}}]}}, {}]}}", rule(given)), "");
+        let partially = format!("PartiallyInvalid=True UnsupportedValue: Dropped Rule rules[1]: {why}");
+        assert_eq!(some, [ATTACHED.into(), partially, RESOLVED.into()]);
+    }
+    check(
+        &format!("{TO_A}, rules: [{{retry: {{attempts: 2}}, backendRefs: [{{name: a, port: 80}}]}}]"),
+        &[&format!("{ATTACHED}; rules[0].retry has no effect"), RESOLVED],
+    );
+}
+
+/// Whether the waypoint answers what the only rule matches with 500, or sends it to no backend.
+fn answered_with_500(rule: &str) -> bool {
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop, labels: {istio.io/use-waypoint: gate}}\nspec: {clusterIP: 10.0.0.7, ports: [{name: http, port: 80}]}\n";
+    let index = mesh(&format!("{GATEWAY}{service}{}", route(&format!("{{{TO_A}, rules: [{rule}]}}"))));
+    let resources = waypoint::translate(&index, &NamespacedName::new("shop", "gate")).unwrap();
+    let (_, any) = resources.routes.iter().find(|(name, _)| name.starts_with("inbound-vip|80|http|")).unwrap();
+    let configuration = RouteConfiguration::decode(any.value.as_slice()).unwrap();
+    let action = configuration.virtual_hosts[0].routes[0].action.as_ref().unwrap();
+    matches!(action, Action::DirectResponse(response) if response.status == 500)
+        || format!("{action:?}").contains("invalid-backend")
+}
+
+#[test]
+fn what_the_status_calls_dropped_is_what_the_waypoint_refuses() {
+    for (given, _) in DROPPED {
+        assert!(answered_with_500(&rule(given)), "{given}");
+    }
+    assert!(answered_with_500(&rule(&format!("filters: [{EXTENSION}]"))));
+    for carried_out in [
+        "matches: [{path: {value: /x}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /y}}}]",
+        "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}]}}]",
+        "no-backend: 1, filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]",
+        "backend-filters: [{type: URLRewrite, urlRewrite: {hostname: h}}]",
+    ] {
+        assert!(!answered_with_500(&rule(carried_out)), "{carried_out}");
+        let conditions = said(&format!("{{{TO_A}, rules: [{}]}}", rule(carried_out)), "");
+        assert_eq!(conditions, [ATTACHED, RESOLVED], "{carried_out}");
+    }
+}
+
+#[test]
+fn a_grpc_route_says_that_it_is_not_applied() {
+    let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: shop}\nspec: {parentRefs: [{group: '', kind: Service, name: a}], rules: [{backendRefs: [{name: a, port: 80}]}]}\n";
+    let index = mesh(&format!("{GATEWAY}{}{route}", service("a", "shop", "gate")));
+    let key = ObjectKey { kind: Kind::GrpcRoute, name: NamespacedName::new("shop", "g") };
+    let conditions = of(&index, &key, None).unwrap().conditions;
+    let said: Vec<_> = conditions.iter().map(|c| (c.r#type, c.status, c.reason)).collect();
+    assert_eq!(said, [("Accepted", "False", "UnsupportedValue"), ("ResolvedRefs", "True", "ResolvedRefs")]);
+}
