@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::explain::{self, ExplainArgs};
 use crate::install::{self, InstallArgs, UninstallArgs, cni};
 use crate::up::{self, UpArgs};
+use crate::waypoints::{self, WaypointCommand};
 
 /// A service mesh without sidecars.
 #[derive(Debug, Parser)]
@@ -52,17 +53,11 @@ enum Command {
     /// The node proxy: carries the connections of a node's pods
     #[command(after_help = "Example:\n  ambit ztunnel --node node-1 --xds-address istiod.istio-system.svc:15012")]
     Ztunnel(Box<ztunnel::Config>),
-    /// The L7 proxy: routes and authorizes the requests of the services that ask for it
+    /// The L7 proxy, which routes and authorizes the requests of the services that ask for it; with a subcommand, the waypoints of a cluster
     #[command(
-        after_help = "Example:\n  ambit waypoint --name waypoint --namespace billing --xds-address istiod.istio-system.svc:15012"
+        after_help = "Examples:\n  ambit waypoint apply --namespace shop --wait     ask for a waypoint\n  ambit waypoint list --all-namespaces\n  ambit waypoint --name waypoint --namespace billing --xds-address istiod.istio-system.svc:15012     be one"
     )]
-    Waypoint {
-        #[command(flatten)]
-        config: waypoint::Config,
-        /// What to log, in the syntax of RUST_LOG
-        #[arg(long, env = "RUST_LOG", default_value = "info")]
-        log: String,
-    },
+    Waypoint(WaypointCommand),
     /// The control plane: turns Kubernetes YAML into configuration and certificates
     #[command(alias = "istiod-lite", after_help = "Example:\n  ambit istiod --source-dir manifests/ --state-dir /var/lib/ambit")]
     Istiod {
@@ -109,9 +104,13 @@ pub fn run() -> Result<ExitCode> {
             log(&config.log)?;
             ztunnel::run(*config).await.map_err(|error| Error::part("ztunnel", error))
         }),
-        Command::Waypoint { config, log: filter } => block_on(async {
-            log(&filter)?;
-            waypoint::run(config).await.map_err(|error| Error::part("waypoint", error))
+        Command::Waypoint(WaypointCommand::Gateways(action)) => {
+            let done = block_on_one_thread(waypoints::run(action))?;
+            return Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Waypoint(WaypointCommand::Proxy(proxy)) => block_on(async {
+            log(&proxy.log)?;
+            waypoint::run(proxy.config).await.map_err(|error| Error::part("waypoint", error))
         }),
         Command::Istiod { config, log: filter } => block_on(async {
             log(&filter)?;

@@ -11,6 +11,7 @@
 //! | [`install`] | `ambit install`: the chart in a cluster, and the CNI plugin on a node |
 //! | [`local`] | the local mesh: API server, kubelet and node agent of the test bed |
 //! | [`up`] | `ambit up`: start the mesh, show it, report on it |
+//! | [`waypoints`] | `ambit waypoint apply`, `list`, `status` and `delete`: the waypoints of a cluster |
 
 #![forbid(unsafe_code)]
 
@@ -24,3 +25,4 @@ pub mod explain;
 pub mod install;
 pub mod local;
 pub mod up;
+pub mod waypoints;

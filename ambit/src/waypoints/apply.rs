@@ -1,0 +1,92 @@
+//! `ambit waypoint apply`.
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+
+use super::ApplyArgs;
+use super::cluster::{Cluster, failed};
+use super::gateway::{CLASS, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, label, manifest};
+use super::wait::until_ready;
+use crate::error::{Error, Result};
+
+/// The name under which the API server notes who set a field.
+const FIELD_MANAGER: &str = "ambit";
+
+pub async fn run(args: ApplyArgs) -> Result<()> {
+    if args.dry_run {
+        let namespace = args.cluster.namespace.as_deref().unwrap_or("default");
+        let gateway = manifest(namespace, &args.name, args.serves, args.admit.as_ref(), None);
+        let text = serde_saphyr::to_string(&gateway).map_err(|error| Error::part("writing YAML", error))?;
+        print!("{text}");
+        return Ok(());
+    }
+    let cluster = args.cluster.connect().await?;
+    if args.enroll_namespace {
+        // Before anything is made, so that a refusal leaves nothing half done.
+        other_waypoint(&cluster, &args).await?;
+    }
+    gateway(&cluster, &args).await?;
+    if args.wait.wait || args.enroll_namespace {
+        until_ready(&cluster, &args.name, args.wait.timeout()).await?;
+    }
+    if args.enroll_namespace {
+        // Last: what goes through a waypoint that is not ready is refused.
+        enroll(&cluster, &args).await?;
+    }
+    Ok(())
+}
+
+async fn gateway(cluster: &Cluster, args: &ApplyArgs) -> Result<()> {
+    let name = format!("{}/{}", cluster.namespace, args.name);
+    let gateways = cluster.gateways();
+    let held = gateways.get_opt(&args.name).await.map_err(|error| failed("get gateways", &error))?;
+    if let Some(class) = held.as_ref().map(|held| &held.spec.gateway_class_name).filter(|class| *class != CLASS) {
+        let message = format!("Gateway {name} exists and is of class {class}, not {CLASS}; choose another name with --name NAME");
+        return Err(Error::Invalid(message));
+    }
+    let parameters = PatchParams { force: args.overwrite, ..PatchParams::apply(FIELD_MANAGER) };
+    let gateway = manifest(&cluster.namespace, &args.name, args.serves, args.admit.as_ref(), held.as_ref());
+    match gateways.patch(&args.name, &parameters, &Patch::Apply(gateway)).await {
+        Ok(now) => {
+            let same = held.is_some_and(|held| {
+                held.metadata.generation == now.metadata.generation && held.metadata.labels == now.metadata.labels
+            });
+            println!("waypoint {name} {}", if same { "is as asked for" } else { "applied" });
+            Ok(())
+        }
+        Err(kube::Error::Api(status)) if status.is_conflict() => {
+            Err(Error::Invalid(format!("{}; --overwrite takes these fields of Gateway {name} over", status.message)))
+        }
+        Err(error) => Err(failed("patch gateways", &error)),
+    }
+}
+
+/// An error when the namespace's services go through another waypoint already.
+async fn other_waypoint(cluster: &Cluster, args: &ApplyArgs) -> Result<()> {
+    let own = &cluster.namespace;
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    let namespace = api.get_opt(own).await.map_err(|error| failed("get namespaces", &error))?;
+    let Some(namespace) = namespace else {
+        return Err(Error::Invalid(format!("there is no namespace {own}; `kubectl create namespace {own}` makes it")));
+    };
+    let labels = namespace.metadata.labels.as_ref();
+    let other = label(labels, USE_WAYPOINT).filter(|other| *other != args.name);
+    match other {
+        Some(other) if !args.overwrite => {
+            let message =
+                format!("namespace {own} has the label {USE_WAYPOINT}={other}; --overwrite puts {} in its place", args.name);
+            Err(Error::Invalid(message))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn enroll(cluster: &Cluster, args: &ApplyArgs) -> Result<()> {
+    let api: Api<Namespace> = Api::all(cluster.client.clone());
+    let patch = json!({ "metadata": { "labels": { USE_WAYPOINT: args.name, USE_WAYPOINT_NAMESPACE: null } } });
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    api.patch(&cluster.namespace, &parameters, &Patch::Merge(patch)).await.map_err(|error| failed("patch namespaces", &error))?;
+    println!("the services of namespace {} go through waypoint {}", cluster.namespace, args.name);
+    Ok(())
+}
