@@ -1,8 +1,8 @@
 //! Command line of `ambit ca`.
 
-use std::path::PathBuf;
-
 use ambit_identity::TrustDomain;
+
+use crate::install::cluster::ClusterArgs;
 
 /// The certificate authority of a mesh on Kubernetes.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,12 +24,9 @@ pub enum Action {
 /// Where the cluster is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Cluster {
-    /// A kubeconfig file; what kubectl would read if not given
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// A context of it other than its current one
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    /// Which cluster
+    #[command(flatten)]
+    pub at: ClusterArgs,
     /// The root namespace, where the control plane is
     #[arg(long, short, value_name = "NAMESPACE", default_value = "istio-system")]
     pub namespace: String,

@@ -11,12 +11,11 @@ mod page;
 use std::process::ExitCode;
 
 use istiod_lite::roots::{Report, remote};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 
 pub use args::CaArgs;
 
 use crate::error::{Error, Result};
-use args::{Action, Cluster, RotateArgs, StatusArgs};
+use args::{Action, RotateArgs, StatusArgs};
 
 /// The exit code when the authority has problems.
 const PROBLEMS: u8 = 1;
@@ -42,7 +41,7 @@ async fn status(args: &StatusArgs) -> Result<u8> {
     let report: Report = match &args.istiod {
         Some(url) => page::report(url).await?,
         None => {
-            let client = args.cluster.client().await?;
+            let client = args.cluster.at.client().await?;
             let status = remote::status(client, &args.cluster.namespace, &args.trust_domain).await;
             status.map_err(|error| Error::Call(error.to_string()))?
         }
@@ -57,29 +56,9 @@ async fn status(args: &StatusArgs) -> Result<u8> {
 }
 
 async fn rotate(args: &RotateArgs) -> Result<()> {
-    let client = args.cluster.client().await?;
+    let client = args.cluster.at.client().await?;
     let asked = remote::rotate(client, &args.cluster.namespace, args.at_once).await;
     asked.map_err(|error| Error::Call(error.to_string()))?;
     println!("the leader of the control plane was asked for another root; ambit ca status shows how far it is");
     Ok(())
-}
-
-impl Cluster {
-    async fn client(&self) -> Result<kube::Client> {
-        let failed = |error: &dyn std::fmt::Display| {
-            Error::Invalid(format!(
-                "no cluster to ask: {error}; give --kubeconfig FILE or --context NAME, or ask a control plane with --istiod URL"
-            ))
-        };
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config = match &self.kubeconfig {
-            Some(file) => {
-                let file = Kubeconfig::read_from(file).map_err(|error| failed(&error))?;
-                kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| failed(&error))?
-            }
-            None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await.map_err(|error| failed(&error))?,
-            None => kube::Config::infer().await.map_err(|error| failed(&error))?,
-        };
-        kube::Client::try_from(config).map_err(|error| failed(&error))
-    }
 }

@@ -3,10 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use kube::{
-    Client,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use istiod_lite::source::kubernetes::client_config;
+use kube::{Client, config::Kubeconfig};
 
 use crate::error::{Error, Result};
 
@@ -35,14 +33,17 @@ impl ClusterArgs {
             remedy: "--kubeconfig FILE, or the variable KUBECONFIG, and --context NAME; `kubectl config get-contexts` lists them"
                 .to_owned(),
         };
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let mut config = match (&self.kubeconfig, &self.context) {
-            (Some(file), _) => {
-                let read = Kubeconfig::read_from(file).map_err(|cause| no_cluster(&cause))?;
-                kube::Config::from_custom_kubeconfig(read, &options).await.map_err(|cause| no_cluster(&cause))?
+        let read = match &self.kubeconfig {
+            Some(file) => Kubeconfig::read_from(file),
+            None => Kubeconfig::read(),
+        };
+        let mut config = match read {
+            Ok(file) => client_config(file, self.context.as_deref()).await.map_err(|cause| no_cluster(&cause))?,
+            // In a pod there is none.
+            Err(cause) if self.kubeconfig.is_none() && self.context.is_none() => {
+                kube::Config::incluster().map_err(|_| no_cluster(&cause))?
             }
-            (None, Some(_)) => kube::Config::from_kubeconfig(&options).await.map_err(|cause| no_cluster(&cause))?,
-            (None, None) => kube::Config::infer().await.map_err(|cause| no_cluster(&cause))?,
+            Err(cause) => return Err(no_cluster(&cause)),
         };
         config.read_timeout = Some(ANSWER);
         config.connect_timeout = Some(Duration::from_secs(10));

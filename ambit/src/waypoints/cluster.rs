@@ -1,24 +1,18 @@
 //! The cluster a subcommand works on, and what its API server answers in words.
 
-use std::path::PathBuf;
-
 use gateway_api::gateways::Gateway;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::{Api, ListParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::gateway::{GATEWAY_NAME, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE};
 use crate::error::{Error, Result};
+use crate::install::cluster::ClusterArgs;
 
 /// Which cluster, and which namespace of it.
 #[derive(Debug, Clone, clap::Args)]
-pub struct ClusterArgs {
-    /// The kubeconfig file; $KUBECONFIG or ~/.kube/config if not given
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig; its current one if not given
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+pub struct PlaceArgs {
+    #[command(flatten)]
+    at: ClusterArgs,
     /// The namespace; that of the context if not given
     #[arg(long, short = 'n')]
     pub namespace: Option<String>,
@@ -30,25 +24,11 @@ pub struct Cluster {
     pub namespace: String,
 }
 
-impl ClusterArgs {
+impl PlaceArgs {
     /// Reads the kubeconfig; nothing is sent yet.
     pub async fn connect(&self) -> Result<Cluster> {
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let unusable = |cause: String| {
-            let file =
-                self.kubeconfig.as_ref().map_or("the kubeconfig".into(), |file| format!("the kubeconfig {}", file.display()));
-            Error::Invalid(format!("cannot use {file}: {cause}; name another with --kubeconfig FILE or --context NAME"))
-        };
-        let config = match &self.kubeconfig {
-            Some(file) => {
-                let read = Kubeconfig::read_from(file).map_err(|error| unusable(error.to_string()))?;
-                kube::Config::from_custom_kubeconfig(read, &options).await
-            }
-            None => kube::Config::from_kubeconfig(&options).await,
-        };
-        let config = config.map_err(|error| unusable(error.to_string()))?;
-        let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = kube::Client::try_from(config).map_err(|error| unusable(error.to_string()))?;
+        let client = self.at.client().await?;
+        let namespace = self.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         Ok(Cluster { client, namespace })
     }
 }

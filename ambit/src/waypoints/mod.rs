@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 
 use crate::error::Result;
-pub use cluster::ClusterArgs;
+pub use cluster::PlaceArgs;
 pub use gateway::{Admit, WaypointFor};
 
 /// What `ambit waypoint` does: without one of the subcommands it is the proxy.
@@ -109,7 +109,7 @@ impl WaitArgs {
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
     #[command(flatten)]
-    cluster: ClusterArgs,
+    cluster: PlaceArgs,
     /// Name of the Gateway, and of all that is made for it
     #[arg(long, default_value = "waypoint")]
     name: String,
@@ -137,7 +137,7 @@ pub struct ApplyArgs {
 #[derive(Debug, Args)]
 pub struct ListArgs {
     #[command(flatten)]
-    cluster: ClusterArgs,
+    cluster: PlaceArgs,
     /// Those of all namespaces
     #[arg(long, short = 'A', conflicts_with = "namespace")]
     all_namespaces: bool,
@@ -150,7 +150,7 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     #[command(flatten)]
-    cluster: ClusterArgs,
+    cluster: PlaceArgs,
     /// Name of the Gateway
     #[arg(default_value = "waypoint")]
     name: String,
@@ -162,7 +162,7 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     #[command(flatten)]
-    cluster: ClusterArgs,
+    cluster: PlaceArgs,
     /// Names of the Gateways
     #[arg(default_value = "waypoint")]
     names: Vec<String>,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 use super::failure::chain;
@@ -20,11 +20,7 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
         Some(path) => {
             let error = |error: &dyn std::error::Error| SourceError::Client(format!("{}: {}", path.display(), chain(error)));
             let file = Kubeconfig::read_from(path).map_err(|cause| error(&cause))?;
-            let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-            let asked = proxies(&file);
-            let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(|cause| error(&cause))?;
-            pass_proxy(&mut config, &asked);
-            config
+            client_config(file, context).await.map_err(|cause| error(&cause))?
         }
         None => Config::incluster().map_err(|cause| {
             SourceError::Client(format!("not in a cluster ({}); outside of one give --kubeconfig FILE", chain(&cause)))
@@ -39,6 +35,19 @@ pub async fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result
         )),
         cause => SourceError::Client(chain(&cause)),
     })
+}
+
+/// What a kubeconfig says of one of its contexts (its current one by default). A proxy in the environment counts only for a server that is not
+/// on this machine.
+///
+/// # Errors
+/// When there is no such context, or a file that it names cannot be read.
+pub async fn client_config(file: Kubeconfig, context: Option<&str>) -> Result<Config, KubeconfigError> {
+    let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+    let asked = proxies(&file);
+    let mut config = Config::from_custom_kubeconfig(file, &options).await?;
+    pass_proxy(&mut config, &asked);
+    Ok(config)
 }
 
 /// The proxies that a kubeconfig asks for by itself.

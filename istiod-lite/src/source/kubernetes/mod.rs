@@ -33,7 +33,7 @@ use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub use client::connect;
+pub use client::{client_config, connect};
 pub(crate) use failure::chain;
 use merge::{Merge, Update};
 use reflector::Reflector;
