@@ -33,9 +33,11 @@ impl Bed {
     async fn start() -> Self {
         let api = ApiServer::start().await.unwrap();
         api.install_gateway_api(Channel::Experimental).await.unwrap();
-        for namespace in ["istio-system", "shop"] {
-            api.apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")).await.unwrap();
-        }
+        api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}").await.unwrap();
+        // What it may do here it may do wherever it is installed.
+        let (good, said) = text(Command::new(AMBIT).args(["install", "--kubeconfig"]).arg(api.kubeconfig()).output().unwrap());
+        assert!(good, "{said}");
+        let kubeconfig = api.kubeconfig_of("system:serviceaccount:istio-system:istiod-lite", None).unwrap();
         let state = tempfile::tempdir().unwrap();
         let istiod = Command::new(AMBIT)
             .args([
@@ -49,7 +51,7 @@ impl Bed {
                 "ambit:1.2",
             ])
             .arg("--kubeconfig")
-            .arg(api.kubeconfig())
+            .arg(kubeconfig)
             .arg("--state-dir")
             .arg(state.path())
             .spawn()

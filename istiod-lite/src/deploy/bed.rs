@@ -1,4 +1,8 @@
-//! For tests of the writers: a real API server, an index that follows it by the source, and writers that can be killed.
+//! For tests of the writers: a real API server, an index that follows it by the source, and writers that can be killed. Both have the rights
+//! that an installation gives them.
+
+#[path = "../../tests/clusters/role.rs"]
+mod role;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +20,7 @@ use crate::index::MeshConfig;
 use crate::mesh::Mesh;
 use crate::push::{self, Pusher};
 use crate::source::Kubernetes;
-use crate::source::kubernetes::Timing;
+use crate::source::kubernetes::{self, Timing};
 
 /// Long enough for a machine that builds at the same time.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -38,7 +42,8 @@ spec:
 
 pub(crate) struct Bed {
     pub(crate) api: ApiServer,
-    pub(crate) client: kube::Client,
+    /// Of the control plane.
+    client: kube::Client,
     mesh: Arc<Mesh>,
     _source: JoinSet<()>,
 }
@@ -59,7 +64,7 @@ impl Bed {
         api.install_gateway_api(Channel::Experimental).await.unwrap();
         api.apply(POLICIES).await.unwrap();
         api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}").await.unwrap();
-        let client = api.client().await.unwrap();
+        let client = kubernetes::connect(Some(&role::kubeconfig(&api).await), None).await.unwrap();
         let mesh = Arc::new(Mesh::new(MeshConfig::new("cluster.local".parse().unwrap(), "Kubernetes")));
         let (batches, received) = mpsc::channel(16);
         let mut source = JoinSet::new();

@@ -36,6 +36,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use crate::role;
+
 /// The audience of tokens for the control plane.
 pub const AUDIENCE: &str = "istio-ca";
 /// How long anything may take; builds and other tests share the machine.
@@ -75,7 +77,10 @@ const OBJECTS: &str = "
 /// An API server with the objects of the test.
 pub struct Bed {
     pub api: ApiServer,
+    /// May do everything.
     pub client: Client,
+    /// Of the control plane.
+    kubeconfig: PathBuf,
     pub directory: TempDir,
     files: AtomicUsize,
 }
@@ -85,7 +90,8 @@ impl Bed {
         let api = ApiServer::start().await.unwrap();
         let client = api.client().await.unwrap();
         api.apply(OBJECTS).await.unwrap();
-        Self { api, client, directory: tempfile::tempdir().unwrap(), files: AtomicUsize::new(0) }
+        let kubeconfig = role::kubeconfig(&api).await;
+        Self { api, client, kubeconfig, directory: tempfile::tempdir().unwrap(), files: AtomicUsize::new(0) }
     }
 
     fn file(&self, content: &str) -> PathBuf {
@@ -151,7 +157,7 @@ impl Bed {
             source_dirs: Vec::new(),
             cluster: ClusterConfig {
                 kubernetes: true,
-                kubeconfig: Some(self.api.kubeconfig().to_owned()),
+                kubeconfig: Some(self.kubeconfig.clone()),
                 replica_name: format!("replica-{number}"),
                 ..ClusterConfig::default()
             },
