@@ -65,8 +65,10 @@ pub struct Kubernetes {
     state: Mutex<Store>,
     /// Counts the changes.
     changed: channel::Sender<u64>,
-    /// Told when what is known may be out of date.
+    /// Told when what is known of pods may be out of date.
     doubted: Notify,
+    /// The same of namespaces.
+    doubted_namespaces: Notify,
 }
 
 impl std::fmt::Debug for Kubernetes {
@@ -109,7 +111,8 @@ impl Kubernetes {
     /// A source for this node of the cluster of a client.
     #[must_use]
     pub fn new(client: Client, node: String) -> Self {
-        Self { client, node, state: Mutex::default(), changed: channel::Sender::new(0), doubted: Notify::new() }
+        let (doubted, doubted_namespaces) = (Notify::new(), Notify::new());
+        Self { client, node, state: Mutex::default(), changed: channel::Sender::new(0), doubted, doubted_namespaces }
     }
 
     fn state(&self) -> MutexGuard<'_, Store> {
@@ -142,6 +145,10 @@ impl PodSource for Kubernetes {
 
     fn doubt(&self) {
         self.doubted.notify_waiters();
+        // There are many more of them, and they change seldom.
+        if self.state().lacks_namespace() {
+            self.doubted_namespaces.notify_waiters();
+        }
     }
 }
 

@@ -120,6 +120,11 @@ impl Store {
         self.namespaces.apply(event, |namespace| (namespace.name_any(), namespace.labels().get(DATAPLANE_MODE).cloned()))
     }
 
+    /// Whether there is a pod whose namespace is not known.
+    pub(super) fn lacks_namespace(&self) -> bool {
+        self.pods.objects.values().any(|pod| !self.namespaces.objects.contains_key(&pod.namespace))
+    }
+
     /// The watch of pods, or of namespaces, failed. What is known stays.
     pub(super) fn failed(&mut self, pods: bool, why: String) {
         *(if pods { &mut self.pods.failure } else { &mut self.namespaces.failure }) = Some(why);

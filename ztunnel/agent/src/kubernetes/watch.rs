@@ -10,7 +10,7 @@ use kube::{
     runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Kubernetes, chain, pauses::Pauses};
 
@@ -26,18 +26,25 @@ const ANEW: Duration = Duration::from_secs(600);
 /// Keeps what is known as the API server has it, for ever.
 pub(super) async fn follow(source: &Kubernetes) {
     let of_node = watcher::Config::default().timeout(LONGEST).fields(&format!("spec.nodeName={}", source.node));
-    let pods = keep(source, Api::<Pod>::all(source.client.clone()), of_node, "pods", |event| {
+    let pods = keep(source, &source.doubted, Api::<Pod>::all(source.client.clone()), of_node, "pods", |event| {
         source.change(|store| store.pod(event));
     });
     let all = watcher::Config::default().timeout(LONGEST);
-    let namespaces = keep(source, Api::<PartialObjectMeta<Namespace>>::all(source.client.clone()), all, "namespaces", |event| {
+    let namespaces = Api::<PartialObjectMeta<Namespace>>::all(source.client.clone());
+    let namespaces = keep(source, &source.doubted_namespaces, namespaces, all, "namespaces", |event| {
         source.change(|store| store.namespace(event));
     });
     tokio::join!(pods, namespaces);
 }
 
-async fn keep<K>(source: &Kubernetes, api: Api<K>, config: watcher::Config, what: &'static str, mut apply: impl FnMut(Event<K>))
-where
+async fn keep<K>(
+    source: &Kubernetes,
+    doubted: &Notify,
+    api: Api<K>,
+    config: watcher::Config,
+    what: &'static str,
+    mut apply: impl FnMut(Event<K>),
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let (mut failing, mut expired, mut pauses) = (false, false, Pauses::new());
@@ -45,14 +52,16 @@ where
         let begun = Instant::now();
         let mut told = pin!(watcher(api.clone(), config.clone()));
         let mut anew = pin!(tokio::time::sleep(ANEW.mul_f64(1.0 + fastrand::f64())));
+        // A list that is under way removes every doubt, if it may come to its end.
+        let mut listing = true;
         loop {
             let event = tokio::select! {
                 event = told.next() => event,
-                () = source.doubted.notified() => {
+                () = doubted.notified(), if !listing => {
                     tracing::info!(what, "what the API server told may be out of date, and is asked for anew");
                     break;
                 }
-                () = &mut anew => break,
+                () = &mut anew, if !listing => break,
             };
             match event {
                 Some(Ok(event)) => {
@@ -60,6 +69,7 @@ where
                     if !matches!(event, Event::Init) && std::mem::take(&mut failing) {
                         tracing::info!(what, "the API server tells again");
                     }
+                    listing = matches!(event, Event::Init | Event::InitApply(_));
                     apply(event);
                 }
                 Some(Err(error)) => {
@@ -80,10 +90,7 @@ where
                     if expired && !again {
                         pauses.begin_anew();
                     }
-                    tokio::select! {
-                        () = tokio::time::sleep(pauses.failed(Instant::now(), fastrand::f64())) => {}
-                        () = source.doubted.notified() => {}
-                    }
+                    tokio::time::sleep(pauses.failed(Instant::now(), fastrand::f64())).await;
                     if expired {
                         break;
                     }
