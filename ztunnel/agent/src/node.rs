@@ -28,8 +28,9 @@ const PROXY: Duration = Duration::from_secs(10);
 const CHECK: Duration = Duration::from_secs(3);
 /// Pods that are captured or let go at once.
 pub(crate) const AT_ONCE: usize = 8;
-/// Pause between two looks of somebody who waits.
+/// Pause between two looks of somebody who waits, and between two questions to others.
 const SOON: Duration = Duration::from_millis(50);
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// What the CNI plugin tells of a pod: the document that Istio's plugin sends, and what ours adds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -113,7 +114,7 @@ impl Node {
     /// When it is not known whether the pod is in the mesh, or it is and cannot be captured.
     pub async fn started(&self, event: &Event) -> Result<(), Error> {
         let netns = NetNs::open(&event.netns).map_err(Error::path("open the network namespace", &event.netns))?;
-        let facts = self.facts(event).await?;
+        let facts = self.certain(event).await?;
         let record = self.record(event.container(), &facts, &event.netns, &netns)?;
         // Before the rules: an agent that dies in between captures it when it is back.
         self.records().put(record.clone())?;
@@ -216,14 +217,43 @@ impl Node {
         }))
     }
 
+    /// Whether a pod is never captured, whatever its labels say.
+    pub(crate) fn excludes(&self, facts: &PodFacts) -> bool {
+        self.excluded.contains(&facts.namespace)
+    }
+
     pub(crate) fn wanted(&self, facts: &PodFacts) -> Option<bool> {
-        if self.excluded.contains(&facts.namespace) { Some(false) } else { facts.enrolled }
+        if self.excludes(facts) { Some(false) } else { facts.enrolled }
     }
 
     /// Whether the source speaks of the pod that the runtime names.
     fn is_of(facts: &PodFacts, event: &Event) -> bool {
         (&facts.namespace, &facts.name) == (&event.pod_namespace, &event.pod_name)
             && (event.uid.is_empty() || facts.uid == event.uid || facts.uid == format!("{}/{}", facts.namespace, facts.name))
+    }
+
+    /// As [`Node::facts`], with the certainty that a pod is not in the mesh: once it runs outside of it, it speaks in clear.
+    async fn certain(&self, event: &Event) -> Result<PodFacts, Error> {
+        let until = Instant::now() + UNKNOWN;
+        loop {
+            let facts = self.facts(event).await?;
+            if self.excludes(&facts) || facts.enrolled != Some(false) {
+                return Ok(facts);
+            }
+            match self.source.confirm(&facts).await {
+                Ok(true) => return Ok(facts),
+                Ok(false) if Instant::now() > until => {
+                    let (namespace, name) = (&facts.namespace, &facts.name);
+                    return Err(Error::Refused(format!(
+                        "the labels that say whether pod {namespace}/{name} is in the mesh are just changing; it is tried again"
+                    )));
+                }
+                Ok(false) => tokio::time::sleep(AGAIN).await,
+                // It ran before, and is started anew: it stays as it is.
+                Err(_) if self.records().all().any(|record| record.uid == facts.uid) => return Ok(facts),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// What the source says of a pod that starts. A pod that it never heard of must not start: it may be in the mesh.

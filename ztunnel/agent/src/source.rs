@@ -7,6 +7,7 @@ use std::{
     time::SystemTime,
 };
 
+use futures::future::BoxFuture;
 use serde::Deserialize;
 
 use crate::Error;
@@ -42,6 +43,15 @@ pub trait PodSource: Send + Sync {
 
     /// A pod starts of which nothing is known: if what is known may be out of date, it is asked for anew.
     fn doubt(&self) {}
+
+    /// A pod starts that is not in the mesh by what is known: whether that is so. Where what is known may be out of date, who decides it is
+    /// asked; if it is out of date, all is asked for anew.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn confirm<'a>(&'a self, _outside: &'a PodFacts) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(std::future::ready(Ok(true)))
+    }
 }
 
 /// Whether the mesh carries a pod's traffic, by the mode of its own label and by its namespace's, which is nothing while the namespace is not

@@ -23,8 +23,11 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Client, Config,
+    Api, Client, Config, ResourceExt,
+    api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use tokio::sync::{Notify, watch as channel};
@@ -32,12 +35,14 @@ use tokio::sync::{Notify, watch as channel};
 use crate::{
     Error,
     node::Node,
-    source::{PodFacts, PodSource},
+    source::{DATAPLANE_MODE, PodFacts, PodSource, enrolled},
 };
 use store::Store;
 
 /// How long the API server may take to take in what is written.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long it may take to say what is the label of one namespace: a pod waits for it.
+const CONFIRM: Duration = Duration::from_secs(4);
 /// How long one answer of the API server may take; a watch says something at least that often ([`watch::LONGEST`] ends it).
 const SILENCE: Duration = Duration::from_secs(75);
 
@@ -149,6 +154,30 @@ impl PodSource for Kubernetes {
         if self.state().lacks_namespace() {
             self.doubted_namespaces.notify_waiters();
         }
+    }
+
+    /// A watch whose connection died without a word may not have told of a label for a minute, and one that is refused for ever.
+    fn confirm<'a>(&'a self, outside: &'a PodFacts) -> BoxFuture<'a, Result<bool, Error>> {
+        Box::pin(async move {
+            if !self.state().is_by_namespace(&outside.uid) {
+                return Ok(true);
+            }
+            let name = &outside.namespace;
+            let failed = |why: String| {
+                Error::Kubernetes(format!("the API server does not say whether the namespace {name} is in the mesh: {why}"))
+            };
+            // By its list, which it may ask for anyhow.
+            let (namespaces, one) = (Api::<Namespace>::all(self.client.clone()), format!("metadata.name={name}"));
+            let one = ListParams::default().fields(&one);
+            let listed = tokio::time::timeout(CONFIRM, namespaces.list_metadata(&one)).await;
+            let listed = listed.map_err(|late| failed(late.to_string()))?.map_err(|error| failed(chain(&error)))?;
+            let mode = listed.items.first().map(|namespace| namespace.labels().get(DATAPLANE_MODE).map(String::as_str));
+            let agrees = enrolled(false, None, mode) == Some(false);
+            if !agrees {
+                self.doubted_namespaces.notify_waiters();
+            }
+            Ok(agrees)
+        })
     }
 }
 

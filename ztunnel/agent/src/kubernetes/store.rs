@@ -120,6 +120,11 @@ impl Store {
         self.namespaces.apply(event, |namespace| (namespace.name_any(), namespace.labels().get(DATAPLANE_MODE).cloned()))
     }
 
+    /// Whether it is by its namespace that a pod is in the mesh or not.
+    pub(super) fn is_by_namespace(&self, uid: &str) -> bool {
+        self.pods.objects.get(uid).is_none_or(|pod| !pod.host_network && pod.mode.is_none())
+    }
+
     /// Whether there is a pod whose namespace is not known.
     pub(super) fn lacks_namespace(&self) -> bool {
         self.pods.objects.values().any(|pod| !self.namespaces.objects.contains_key(&pod.namespace))
@@ -246,6 +251,8 @@ mod tests {
         assert!(store.namespace(Event::Apply(namespace("none"))));
         assert_eq!(enrolled_pods(&store)[0].1, Some(false));
         assert!(!store.namespace(Event::Apply(namespace("none"))), "the same again is no news");
+        assert!(["u-a", "u-never-heard-of"].iter().all(|uid| store.is_by_namespace(uid)));
+        assert!(!["u-b", "u-c"].iter().any(|uid| store.is_by_namespace(uid)));
     }
 
     #[test]

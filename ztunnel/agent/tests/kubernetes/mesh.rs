@@ -2,7 +2,7 @@
 
 use std::{os::fd::AsFd, sync::Arc};
 
-use ambit_node_agent::source::PodSource;
+use ambit_node_agent::{node::Event, source::PodSource};
 use ambit_runtime::netns::NetNs;
 use ambit_testbed::trial::test;
 use anyhow::ensure;
@@ -18,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_pod_is_pending_until_a_proxy_has_it_enabled_while_it_is_in_the_mesh_and_then_neither", annotated),
         test("a_pod_that_is_cut_off_says_so_and_what_helps_in_an_event", cut_off),
         test("while_the_api_server_is_away_all_is_as_it_was_and_afterwards_as_it_became", away),
+        test("a_pod_does_not_start_outside_of_the_mesh_by_a_label_that_nobody_confirms", unconfirmed),
         test("without_its_role_nothing_is_known_and_it_says_which_verbs_are_missing", forbidden),
     ]
 }
@@ -139,6 +140,38 @@ async fn away() -> anyhow::Result<()> {
     world.until_annotation("web", None).await?;
     println!("a label of a namespace counts {:?} after the API server is back", back.elapsed());
     ensure!(!world.node.agent().rules().traces(&netns).await?, "its rules are left");
+    Ok(())
+}
+
+async fn unconfirmed() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    let _proxy = Proxy::connect(&world.socket(), "p").await?;
+    let (mut events, mut netns) = (Vec::new(), Vec::new());
+    for name in ["first", "second", "third"] {
+        netns.push(NetNs::create()?);
+        events.push(world.event(name, &world.pod(name, "node-1").await?, &netns[netns.len() - 1])?);
+    }
+    let outside =
+        |pods: Vec<(String, Option<bool>)>| pods.len() == 3 && pods.iter().all(|(_, enrolled)| *enrolled == Some(false));
+    world.until("all are known", async || Ok(pods(&world).is_ok_and(outside))).await?;
+    // It is labelled, and the agent does not hear of it.
+    world.go_deaf();
+    world.mode("ambient").await?;
+    let refused = world.node.started(&events[0]).await.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(refused.contains("are just changing"), "it runs: {refused:?}");
+    world.hear();
+    world.until("it starts in the mesh", async || Ok(world.node.started(&events[0]).await.is_ok())).await?;
+    world.until_annotation("first", Some("enabled")).await?;
+    world.mode("none").await?;
+    world.until("the label is gone", async || Ok(pods(&world).is_ok_and(outside))).await?;
+    world.until("it starts outside of the mesh", async || Ok(world.node.started(&events[1]).await.is_ok())).await?;
+    ensure!(!world.node.agent().rules().traces(&netns[1]).await?, "it was captured");
+    world.api.kill_api_server();
+    let refused = world.node.started(&events[2]).await.err().map(|error| error.to_string()).unwrap_or_default();
+    ensure!(refused.contains("does not say whether the namespace shop is in the mesh"), "it runs: {refused:?}");
+    // One that ran before is started anew as it was.
+    let anew = Event { container: "another".to_owned(), ..events[1].clone() };
+    world.node.started(&anew).await?;
     Ok(())
 }
 

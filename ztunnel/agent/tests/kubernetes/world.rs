@@ -20,7 +20,7 @@ use ambit_runtime::netns::NetNs;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// For what has to come about on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,7 +55,9 @@ pub struct World {
     pub source: Arc<Kubernetes>,
     pub node: Arc<Node>,
     directory: TempDir,
-    _tasks: JoinSet<()>,
+    /// What hears the API server.
+    hearing: AbortHandle,
+    tasks: JoinSet<()>,
 }
 
 impl World {
@@ -91,10 +93,21 @@ impl World {
         let mut tasks = JoinSet::new();
         let (following, telling) = (Arc::clone(&source), Arc::clone(&source));
         let (labels, pods) = (Arc::clone(&node), Arc::clone(&node));
-        tasks.spawn(async move { following.follow().await });
+        let hearing = tasks.spawn(async move { following.follow().await });
         tasks.spawn(async move { telling.tell(&pods).await });
         tasks.spawn(async move { labels.follow().await });
-        Ok(Self { api, source, node, directory, _tasks: tasks })
+        Ok(Self { api, source, node, directory, hearing, tasks })
+    }
+
+    /// As if its watches' connections had died without a word.
+    pub fn go_deaf(&self) {
+        self.hearing.abort();
+    }
+
+    /// The agent hears again.
+    pub fn hear(&mut self) {
+        let following = Arc::clone(&self.source);
+        self.hearing = self.tasks.spawn(async move { following.follow().await });
     }
 
     /// Gives the agent its role.
