@@ -77,7 +77,7 @@ impl ApiServer {
         let serving = authority
             .server("kube-apiserver", &["127.0.0.1".to_owned(), "localhost".to_owned(), "kubernetes.default.svc".to_owned()])?;
         let ports = Ports::free()?;
-        let kubeconfig = authority.kubeconfig("admin", &ports.url(), "admin", &[MASTERS])?;
+        let kubeconfig = authority.kubeconfig("admin", &ports.url(), "admin", Some(MASTERS))?;
         let mut api = Self { programs, options, authority, serving, ports, kubeconfig, etcd: None, server: None, directory };
         for attempt in 1..=TRIES {
             let Err(error) = api.start_both().await else { break };
@@ -87,7 +87,7 @@ impl ApiServer {
                 return Err(error);
             }
             api.ports = Ports::free()?;
-            api.kubeconfig = api.authority.kubeconfig("admin", &api.ports.url(), "admin", &[MASTERS])?;
+            api.kubeconfig = api.authority.kubeconfig("admin", &api.ports.url(), "admin", Some(MASTERS))?;
         }
         Ok(api)
     }
@@ -126,7 +126,7 @@ impl ApiServer {
     /// # Errors
     /// A file cannot be written.
     pub fn kubeconfig_of(&self, user: &str, group: Option<&str>) -> Result<PathBuf> {
-        self.authority.kubeconfig(user, &self.url(), user, group.as_slice())
+        self.authority.kubeconfig(user, &self.url(), user, group)
     }
 
     /// A client that may do everything.

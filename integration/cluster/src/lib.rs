@@ -3,7 +3,9 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`api_server`] | the small variant: etcd and an API server on loopback, for tests of a control plane; as any user, ready in about 3 s |
+//! | [`cluster`] | the large variant: a control plane and nodes with a kubelet, in namespaces; as root |
 //! | [`control`] | what the programs of a control plane are told on their command lines |
+//! | [`image`] | container images without a container engine |
 //! | [`manifests`] | custom resource definitions that are not ours, such as those of the Gateway API |
 //! | [`pki`] | certificates and kubeconfigs of a cluster |
 //! | [`programs`] | Kubernetes and CoreDNS, built once from their Go modules and cached |
@@ -19,13 +21,18 @@
 #![forbid(unsafe_code)]
 
 pub mod api_server;
+pub mod cluster;
 pub mod control;
 pub mod daemon;
 mod error;
+pub mod image;
 mod loopback;
 pub mod manifests;
+mod node;
 pub mod pki;
 pub mod programs;
 
 pub use api_server::{ApiServer, ApiServerOptions};
+pub use cluster::{Cluster, ClusterOptions};
 pub use error::{Error, Result};
+pub use node::ProxyMode;

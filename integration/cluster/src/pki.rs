@@ -42,7 +42,7 @@ impl Authority {
     pub fn create(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory).map_err(Error::path("making", directory))?;
         let key = KeyPair::generate().map_err(|error| Error::failed("making the key of the authority", error))?;
-        let mut params = named("ambit-cluster", &[])?;
+        let mut params = named("ambit-cluster", None)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let certificate =
@@ -99,12 +99,12 @@ impl Authority {
         self.sign(name, params)
     }
 
-    /// A certificate for a user in these groups, as files called `name`.
+    /// A certificate for a user in this group, if any, as files called `name`.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn client(&self, name: &str, user: &str, groups: &[&str]) -> Result<Signed> {
-        let mut params = named(user, groups)?;
+    pub fn client(&self, name: &str, user: &str, group: Option<&str>) -> Result<Signed> {
+        let mut params = named(user, group)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(name, params)
     }
@@ -121,12 +121,12 @@ impl Authority {
         Ok(signed)
     }
 
-    /// A kubeconfig, as a file called `name`.kubeconfig, for a user in these groups who asks the API server at `url`.
+    /// A kubeconfig, as a file called `name`.kubeconfig, for a user in this group, if any, who asks the API server at `url`.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn kubeconfig(&self, name: &str, url: &str, user: &str, groups: &[&str]) -> Result<PathBuf> {
-        let signed = self.client(name, user, groups)?;
+    pub fn kubeconfig(&self, name: &str, url: &str, user: &str, group: Option<&str>) -> Result<PathBuf> {
+        let signed = self.client(name, user, group)?;
         let read = |path: &Path| fs::read(path).map(ByteString).map_err(Error::path("reading", path));
         // YAML is a superset of JSON.
         let config = json!({
@@ -145,15 +145,12 @@ impl Authority {
     }
 }
 
-fn named(user: &str, groups: &[&str]) -> Result<CertificateParams> {
+fn named(user: &str, group: Option<&str>) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(Vec::new()).map_err(|error| Error::failed("making a certificate", error))?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, user);
-    // A distinguished name of this library has one value of each type, so that there is one group at most.
-    if let [group] = groups {
-        params.distinguished_name.push(DnType::OrganizationName, *group);
-    } else if groups.len() > 1 {
-        return Err(Error::failed("making a client certificate", format!("one group at most, not {groups:?}")));
+    if let Some(group) = group {
+        params.distinguished_name.push(DnType::OrganizationName, group);
     }
     Ok(params)
 }
@@ -177,9 +174,8 @@ mod tests {
     fn only_the_owner_can_read_a_kubeconfig_and_it_names_the_user() {
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::create(directory.path()).unwrap();
-        let path = authority.kubeconfig("web", "https://127.0.0.1:1", "system:serviceaccount:shop:web", &[]).unwrap();
+        let path = authority.kubeconfig("web", "https://127.0.0.1:1", "system:serviceaccount:shop:web", None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(fs::read_to_string(&path).unwrap().contains("system:serviceaccount:shop:web"));
-        assert!(authority.client("two", "a", &["one", "two"]).is_err());
     }
 }
