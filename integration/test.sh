@@ -16,9 +16,11 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 
 install_packages() { # of the system, only those whose command is missing
     local missing=() entry
-    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc go:golang-go nft:nftables iptables-save:iptables etcd:etcd-server; do
+    for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc go:golang-go nft:nftables iptables-save:iptables \
+        etcd:etcd-server containerd:containerd runc:runc busybox:busybox-static; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
     done
+    [ -e /usr/lib/cni/host-local ] || [ -e /opt/cni/bin/host-local ] || missing+=(containernetworking-plugins)
     [ "${#missing[@]}" -eq 0 ] && return
     command -v apt-get >/dev/null || fail "please install: ${missing[*]}"
     [ "$(id -u)" -eq 0 ] || fail "please run: sudo apt-get install ${missing[*]}"
@@ -99,7 +101,7 @@ cargo test --locked --quiet "${packages[@]}" --lib --bins --tests --no-run
 # 8 to 15 minutes on a new machine, while nothing else is built; later a look into the cache.
 if [ "$#" -eq 0 ]; then
     step "Kubernetes"
-    timeout --kill-after=60 2700 target/debug/ambit-cluster ||
+    timeout --kill-after=60 2700 target/debug/ambit cluster build ||
         fail "Kubernetes was not built, or not within 45 minutes; what was compiled is kept, so run it again"
 fi
 

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::ca::{self, CaArgs};
 use crate::check::{self, CheckArgs};
+use crate::cluster::{self, ClusterCommand, ImageArgs};
 use crate::demo::{self, DemoArgs};
 use crate::envoy;
 use crate::error::{Error, Result};
@@ -33,6 +34,14 @@ pub struct Cli {
 enum Command {
     /// A whole mesh on this machine, live
     Up(UpArgs),
+    /// A real Kubernetes on this machine, in namespaces, to try the mesh on
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// A container image of this program, without a container engine
+    #[command(after_help = "Example:\n  ambit image --output ambit.tar && sudo ambit cluster load ambit.tar")]
+    Image(ImageArgs),
     /// Why the mesh would carry or refuse something
     Explain(ExplainArgs),
     /// The certificate authority of a mesh on Kubernetes
@@ -93,6 +102,8 @@ pub fn run() -> Result<ExitCode> {
     let ended = match cli.command {
         Command::Explain(args) => return block_on_one_thread(async { Ok(explain::run(args).await) }),
         Command::Ca(args) => return block_on_one_thread(async { Ok(ca::run(args).await) }),
+        Command::Cluster { command } => return cluster::run(command),
+        Command::Image(args) => cluster::write_image(&args),
         Command::Up(args) => {
             // Its own log is for those who look for a fault in it: off unless asked for.
             if let Ok(filter) = std::env::var("RUST_LOG") {

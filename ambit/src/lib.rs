@@ -5,6 +5,7 @@
 //! | [`ca`] | `ambit ca`: the certificate authority on Kubernetes, seen and asked for another root |
 //! | [`check`] | `ambit check`: whether YAML, or a cluster, is as it has to be |
 //! | [`cli`] | the command line: one program that carries all parts |
+//! | [`cluster`] | `ambit cluster`: a real Kubernetes on this machine; `ambit image` |
 //! | [`demo`] | the demonstration's business programs, which know nothing of the mesh |
 //! | [`envoy`] | `ambit envoy`: an unmodified Envoy as a waypoint |
 //! | [`explain`] | `ambit explain`: why the mesh does what it does |
@@ -18,6 +19,7 @@
 pub mod ca;
 pub mod check;
 pub mod cli;
+pub mod cluster;
 pub mod demo;
 pub mod envoy;
 pub mod error;

@@ -42,7 +42,7 @@ pub struct UpArgs {
 }
 
 /// A time as people write it: `20s`, `500ms`, `2m`, or a number of seconds.
-fn duration(text: &str) -> Result<Duration, Error> {
+pub(crate) fn duration(text: &str) -> Result<Duration, Error> {
     let wrong = || Error::Invalid(format!("`{text}` is not a time such as 20s, 500ms or 2m"));
     let digits = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use args::UpArgs;
+pub(crate) use args::duration;
 pub use report::Report;
 
 use ambit_testbed::Families;

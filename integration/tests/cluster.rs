@@ -1,0 +1,115 @@
+//! `ambit cluster` as a user runs it: up in the background, reached from this machine, given the image of Ambit, down, and nothing left.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+use std::time::{Duration, Instant};
+
+use ambit_integration::{run_here, suite, test};
+use anyhow::{Context, ensure};
+
+/// A pod of the image of Ambit, which is to say its version and end.
+const POD: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ambit"}, "spec": {
+    "restartPolicy": "Never", "containers": [{"name": "ambit", "image": "test.local/ambit:1", "imagePullPolicy": "Never", "args": ["--version"]}]}}"#;
+
+fn main() -> ExitCode {
+    run_here(vec![
+        test(
+            "a cluster in the background is reached from here, runs the image of Ambit, and leaves nothing when it is taken down",
+            whole_life,
+        ),
+        test("of a cluster that does not run nothing is said to be there", no_cluster),
+    ])
+}
+
+/// Runs the program with these arguments and waits for its end, patiently: builds may go on beside it.
+async fn ambit(arguments: &[&str]) -> anyhow::Result<Output> {
+    let (program, arguments) = (suite::program()?, arguments.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+    let run = move || Command::new(program).args(arguments).output();
+    Ok(tokio::time::timeout(Duration::from_secs(300), tokio::task::spawn_blocking(run)).await???)
+}
+
+async fn succeeds(arguments: &[&str]) -> anyhow::Result<String> {
+    let output = ambit(arguments).await?;
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ensure!(output.status.success(), "ambit {arguments:?} failed: {said:?}");
+    Ok(said[0].clone())
+}
+
+async fn no_cluster() -> anyhow::Result<()> {
+    let name = format!("none-{}", std::process::id());
+    let down = succeeds(&["cluster", "down", "--name", &name]).await?;
+    ensure!(down.contains("no cluster named"), "{down}");
+    let status = ambit(&["cluster", "status", "--name", &name]).await?;
+    let said = String::from_utf8_lossy(&status.stderr);
+    ensure!(!status.status.success() && said.contains("ambit cluster up --name"), "{said}");
+    Ok(())
+}
+
+async fn whole_life() -> anyhow::Result<()> {
+    let name = format!("life-{}", std::process::id());
+    let up = succeeds(&["cluster", "up", "--background", "--nodes", "1", "--for", "10m", "--name", &name]).await?;
+    let tried = while_it_runs(&name, &up).await;
+    let began = Instant::now();
+    let down = succeeds(&["cluster", "down", "--name", &name]).await?;
+    eprintln!("down after {:.1} s", began.elapsed().as_secs_f64());
+    tried?;
+    ensure!(down.contains("is gone"), "{down}");
+    let left = left_of(&name)?;
+    ensure!(left.is_empty(), "left: {left:?}");
+    Ok(())
+}
+
+async fn while_it_runs(name: &str, up: &str) -> anyhow::Result<()> {
+    let again = ambit(&["cluster", "up", "--name", name]).await?;
+    let refused = String::from_utf8_lossy(&again.stderr).into_owned();
+    ensure!(!again.status.success() && refused.contains("runs already"), "{refused}");
+
+    let status: serde_json::Value = serde_json::from_str(&succeeds(&["cluster", "status", "--json", "--name", name]).await?)?;
+    ensure!(status["dns"] == true && status["nodes"][0]["ready"] == true, "{status}");
+
+    let directory = tempfile::tempdir()?;
+    let archive = directory.path().join("ambit.tar").display().to_string();
+    succeeds(&["image", "--output", &archive, "--name", "test.local/ambit:1"]).await?;
+    let loaded = succeeds(&["cluster", "load", &archive, "--name", name]).await?;
+    ensure!(loaded.contains("test.local/ambit:1"), "{loaded}");
+
+    let word = |after: &str| up.lines().find_map(|line| line.trim().strip_prefix(after)).context("the way in is not printed");
+    let kubeconfig = PathBuf::from(word("export KUBECONFIG=")?);
+    let kubectl =
+        up.lines().find_map(|line| line.trim().strip_suffix(" get pods --all-namespaces")).context("kubectl is not printed")?;
+    let pod = directory.path().join("pod.json");
+    std::fs::write(&pod, POD)?;
+    kubectl_says(kubectl, &kubeconfig, &["apply", "-f", &pod.display().to_string()]).await?;
+    kubectl_says(kubectl, &kubeconfig, &["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=90s", "pod/ambit"])
+        .await?;
+    let version = kubectl_says(kubectl, &kubeconfig, &["logs", "ambit"]).await?;
+    ensure!(version.starts_with("ambit "), "{version}");
+    Ok(())
+}
+
+async fn kubectl_says(kubectl: &str, kubeconfig: &Path, arguments: &[&str]) -> anyhow::Result<String> {
+    let mut command = Command::new(kubectl);
+    command.args(arguments).env("KUBECONFIG", kubeconfig);
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    ensure!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What still has the name of the cluster: control groups, files, command lines.
+fn left_of(name: &str) -> anyhow::Result<Vec<String>> {
+    let entries =
+        |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let groups = entries(Path::new("/sys/fs/cgroup"));
+    let cache = ambit_cluster::programs::cache_directory()?.join("cluster");
+    let files = groups.iter().flat_map(|tree| entries(tree)).chain(groups.clone()).chain(entries(&cache));
+    let mut left: Vec<_> =
+        files.filter(|path| path.to_string_lossy().contains(name)).map(|path| path.display().to_string()).collect();
+    for process in entries(Path::new("/proc")) {
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(name) {
+            left.push(line);
+        }
+    }
+    Ok(left)
+}
