@@ -29,15 +29,16 @@ pub(super) fn authorization(policy: &AuthorizationPolicy, errors: &mut Errors) {
     if spec.target_ref.is_some() && !spec.target_refs.is_empty() {
         errors.add("spec.targetRef", "only one of targetRef and targetRefs may be given");
     }
-    for (index, target) in spec.target_refs.iter().enumerate() {
+    let several = spec.target_refs.iter().enumerate().map(|(index, target)| (format!("spec.targetRefs[{index}]"), target));
+    for (path, target) in several.chain(spec.target_ref.iter().map(|target| ("spec.targetRef".to_owned(), target))) {
         if target.namespace.is_some() && target.namespace != policy.metadata.namespace {
-            errors.add(format!("spec.targetRefs[{index}].namespace"), "must be the namespace of the policy");
+            errors.add(format!("{path}.namespace"), "must be the namespace of the policy");
         }
         let known = matches!(
             (target.group.as_str(), target.kind.as_str()),
             ("" | "core", "Service") | ("gateway.networking.k8s.io", "Gateway" | "GatewayClass")
         );
-        errors.check(known, &format!("spec.targetRefs[{index}].kind"), || {
+        errors.check(known, &format!("{path}.kind"), || {
             format!("{} of group {:?} cannot be targeted; Service, Gateway and GatewayClass can", target.kind, target.group)
         });
     }
