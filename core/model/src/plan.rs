@@ -191,7 +191,7 @@ pub fn plan(state: &MeshState, request: Request<'_>) -> Plan {
         return deny(Reason::LoopGuard, destination.to_string(), Target::default());
     }
     let address = NetworkAddress::new(request.source.network.clone(), destination.ip());
-    let mut target = Target { service: state.service_at(&address).cloned(), workload: None };
+    let mut target = Target { service: state.service_for(&request.source.namespace, &address).cloned(), workload: None };
     let planned = match target.service.clone() {
         Some(service) => to_service(state, request, &service, &mut target),
         None => match state.workload_at(&address).cloned() {

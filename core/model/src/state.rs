@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use ambit_identity::SpiffeId;
+use ambit_identity::{Namespace, SpiffeId};
 use ipnet::IpNet;
 
 use crate::{
@@ -248,6 +248,15 @@ impl MeshState {
     pub fn service_at(&self, vip: &NetworkAddress) -> Option<&Arc<Service>> {
         let at = || few::under(&self.by_vip, vip).iter();
         at().find(|service| service.canonical).or_else(|| at().next())
+    }
+
+    /// The service with this virtual address for clients of a namespace: of those that they may know of the canonical one before others,
+    /// then one of their own namespace, then the first by its key.
+    #[must_use]
+    pub fn service_for(&self, client: &Namespace, vip: &NetworkAddress) -> Option<&Arc<Service>> {
+        let visible = few::under(&self.by_vip, vip).iter().filter(|service| service.is_visible_to(client));
+        let rank = |service: &Arc<Service>| (!service.canonical, service.key.namespace != *client);
+        visible.min_by(|one, other| rank(one).cmp(&rank(other)).then_with(|| one.key.cmp(&other.key)))
     }
 
     /// The services with this host name, in the order of their namespaces.

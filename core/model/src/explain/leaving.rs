@@ -75,7 +75,7 @@ pub(super) fn by_the_kernel(
     destination: SocketAddr,
 ) -> Vec<Way> {
     let address = NetworkAddress::new(source.network.clone(), destination.ip());
-    let Some(service) = state.service_at(&address) else {
+    let Some(service) = state.service_for(&source.namespace, &address) else {
         let step = Step::new(Stage::Way, format!("to {destination} in plain text")).because("nothing sends it another way");
         let mut steps = vec![step];
         steps.extend(arriving::in_plain_text(state, around, source, destination));

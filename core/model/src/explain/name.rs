@@ -151,7 +151,7 @@ impl Question {
         });
         let Some(addresses) = found else { return Some(Err(Unanswerable::NoAddress(self.host.clone()))) };
         let all: Vec<SocketAddr> = addresses.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect();
-        let at = |ip: &IpAddr| state.service_at(&NetworkAddress::new(source.network.clone(), *ip));
+        let at = |ip: &IpAddr| state.service_for(&source.namespace, &NetworkAddress::new(source.network.clone(), *ip));
         Some(Ok(match addresses.first().and_then(|ip| Some((ip, at(ip)?))) {
             Some((vip, service)) => {
                 let step = Step::new(Stage::Destination, format!("the service {}", service.key.hostname));
@@ -169,7 +169,7 @@ impl Question {
 
 fn of_address(state: &MeshState, source: &Workload, ip: IpAddr) -> Step {
     let address = NetworkAddress::new(source.network.clone(), ip);
-    let step = match (state.service_at(&address), state.workload_at(&address)) {
+    let step = match (state.service_for(&source.namespace, &address), state.workload_at(&address)) {
         (Some(service), _) => {
             Step::new(Stage::Destination, format!("the service {}", service.key.hostname)).because(format!("{ip} is its address"))
         }

@@ -78,6 +78,30 @@ fn the_canonical_service_of_an_address_comes_first() {
 }
 
 #[test]
+fn of_an_address_that_several_say_is_theirs_clients_get_what_they_may_know_of_and_their_own_first() {
+    let of = |namespace: &str, private| Service {
+        key: ServiceKey { namespace: namespace.parse().unwrap(), hostname: "host.example.com".into() },
+        canonical: false,
+        private,
+        ..service("host", &["240.0.0.1"])
+    };
+    let found = |state: &MeshState, client: &str| {
+        let service = state.service_for(&client.parse().unwrap(), &at("240.0.0.1"))?;
+        Some(service.key.namespace.to_string())
+    };
+    let mut state = MeshState::new();
+    state.insert_service(of("b", true));
+    assert_eq!(found(&state, "b").as_deref(), Some("b"));
+    assert_eq!(found(&state, "shop"), None, "of what is another namespace's alone nobody else's connection goes there");
+    state.insert_service(of("d", false));
+    state.insert_service(of("c", false));
+    let clients = ["b", "c", "d", "shop"].map(|client| found(&state, client));
+    assert_eq!(clients.each_ref().map(|namespace| namespace.as_deref().unwrap()), ["b", "c", "d", "c"]);
+    state.insert_service(service("api", &["240.0.0.1"]));
+    assert_eq!(found(&state, "b").as_deref(), Some("shop"), "a Service before any entry");
+}
+
+#[test]
 fn unknown_names_are_removed_without_effect() {
     let mut state = MeshState::new();
     state.insert_service(service("api", &["10.96.0.1"]));
