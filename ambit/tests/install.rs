@@ -202,6 +202,10 @@ async fn policies_that_cannot_be_meant_are_refused_by_their_schema() {
             "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: default}\nspec: {portLevelMtls: {\"80\": {mode: STRICT}}}\n".to_owned(),
             "portLevelMtls needs a selector",
         ),
+        (
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: p, namespace: default}\nspec: {hosts: []}\n".to_owned(),
+            "should have at least 1 items",
+        ),
     ] {
         let error = api.apply(&text).await.unwrap_err().to_string();
         assert!(error.contains(part), "{text}: {error}");

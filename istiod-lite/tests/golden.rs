@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use ambit_identity::TrustDomain;
 use istiod_lite::index::{ChangedKey, Index, MeshConfig};
 use istiod_lite::source::{Directory, Source};
-use istiod_lite::translate::{authorization, workload};
+use istiod_lite::translate::{authorization, external, workload};
 use serde_json::{Map, Value};
 
 /// All resources for node proxies that follow from one file, by type and name.
@@ -37,7 +37,16 @@ async fn translate(input: &Path) -> Value {
                 let made = authorization::policy(&index, &name);
                 policies.insert(name.to_string(), made.as_ref().map(render::authorization).unwrap_or_default());
             }
-            ChangedKey::Waypoint(_) => {}
+            ChangedKey::External(key) => {
+                let uid = key.uid(index.config());
+                let made = external::workload(&index, &key);
+                workloads.insert(uid, made.as_ref().map(render::address).unwrap_or_default());
+            }
+            ChangedKey::Host(host) => {
+                let made = external::host(&index, &host);
+                services.insert(host.to_string(), made.as_ref().map(render::address).unwrap_or_default());
+            }
+            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => {}
         }
     }
     serde_json::json!({"workloads": workloads, "services": services, "policies": policies})
@@ -73,4 +82,14 @@ async fn authorization_policies_become_l4_policies_that_never_allow_more() {
 #[tokio::test]
 async fn peer_authentication_becomes_policies_that_deny_callers_without_identity() {
     check("peer-authentication").await;
+}
+
+#[tokio::test]
+async fn slices_give_services_without_selector_endpoints_that_are_no_pods() {
+    check("endpoint-slices").await;
+}
+
+#[tokio::test]
+async fn service_entries_become_services_with_workloads_by_address_and_by_name() {
+    check("service-entries").await;
 }

@@ -11,7 +11,7 @@ use ambit_model::state::MeshState;
 use ambit_model::workload::Workload;
 use istiod_lite::index::{ChangedKey, Index, MeshConfig};
 use istiod_lite::source::{Directory, Source};
-use istiod_lite::translate::{authorization, workload};
+use istiod_lite::translate::{authorization, external, workload};
 use prost::Message;
 
 const GATEWAY: &str = "
@@ -90,7 +90,9 @@ async fn mesh(text: &str) -> MeshState {
                 }
                 continue;
             }
-            ChangedKey::Waypoint(_) => continue,
+            ChangedKey::External(key) => (key.uid(index.config()), external::workload(&index, &key)),
+            ChangedKey::Host(host) => (format!("{}/{}", host.namespace, host.name), external::host(&index, &host)),
+            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => continue,
         };
         if let Some(made) = made {
             state.insert(Entry::decode(&name, &made.encode_to_vec()).unwrap());
@@ -224,4 +226,62 @@ async fn strict_peer_authentication_refuses_callers_without_identity() {
     assert_eq!(answers(&ports, None, 9090).await, "ok");
     assert!(answers(&ports, None, 8080).await.ends_with(" shop/converted_peer_authentication_p"));
     assert_eq!(answers(&peer_authentication("other", "{mtls: {mode: STRICT}}"), None, 8080).await, "ok");
+}
+
+#[tokio::test]
+async fn a_service_without_selector_leads_to_the_addresses_of_its_slices_and_to_a_pod_as_one() {
+    let service = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: 10.96.0.7, ports: [{name: tcp, port: 5432}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints: [{addresses: [ADDRESS]}]
+ports: [{name: tcp, port: 15432}]
+";
+    let outside = service.replace("ADDRESS", "192.0.2.1");
+    assert_eq!(goes(&outside, "10.96.0.7:5432").await, "plain 192.0.2.1:15432");
+    let inside = format!("{}{}", service.replace("ADDRESS", "10.244.1.2"), pod("api", "api", "10.244.1.2", true));
+    let expected = "endpoint 10.244.1.2:15008 for 10.244.1.2:15432 as cluster.local/ns/shop/sa/api";
+    assert_eq!(goes(&inside, "10.96.0.7:5432").await, expected, "a pod is not left for plain text because a slice names it");
+}
+
+#[tokio::test]
+async fn a_service_entry_leads_to_its_addresses_its_names_or_through_as_it_is() {
+    let entry = |rest: &str| {
+        format!(
+            "
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: out, namespace: shop}}
+spec: {{hosts: [out.example.com], addresses: [240.0.0.1], ports: [{{number: 443, name: tls, protocol: TLS, targetPort: 8443}}], {rest}}}
+"
+        )
+    };
+    let fixed = entry("resolution: STATIC, endpoints: [{address: 192.0.2.1, ports: {tls: 9443}}]");
+    assert_eq!(goes(&fixed, "240.0.0.1:443").await, "plain 192.0.2.1:9443");
+    assert_eq!(goes(&entry("resolution: DNS"), "240.0.0.1:443").await, "resolve out.example.com");
+    assert_eq!(goes(&entry("resolution: NONE"), "240.0.0.1:443").await, "plain 240.0.0.1:443");
+    let machine = "
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: vm, namespace: shop, labels: {app: out}}
+spec: {address: 192.0.2.2, serviceAccount: vm, labels: {networking.istio.io/tunnel: http}}
+";
+    let greedy = fixed.replace("[240.0.0.1]", "[10.96.0.1, 10.244.1.3]");
+    let inside = format!("{greedy}{}{}", service(""), pod("api", "api", "10.244.1.3", true));
+    for address in ["10.96.0.1:80", "10.244.1.3:8080"] {
+        let expected = "endpoint 10.244.1.3:15008 for 10.244.1.3:8080 as cluster.local/ns/shop/sa/api";
+        assert_eq!(goes(&inside, address).await, expected, "an entry does not take what is sent to a Service or pod");
+    }
+    let selecting = entry("resolution: STATIC, location: MESH_INTERNAL, workloadSelector: {labels: {app: out}}");
+    let expected = "endpoint 192.0.2.2:15008 for 192.0.2.2:8443 as cluster.local/ns/shop/sa/vm";
+    assert_eq!(goes(&format!("{selecting}{machine}"), "240.0.0.1:443").await, expected);
 }

@@ -10,7 +10,7 @@ use ambit_xds::client::Handler;
 use ambit_xds::{Any, Resource};
 use istiod_lite::index::{ChangedKey, Index, MeshConfig};
 use istiod_lite::source::{Directory, Event, Problem, Source};
-use istiod_lite::translate::{authorization, workload};
+use istiod_lite::translate::{authorization, external, workload};
 use prost::Message;
 use ztunnel::state::{self, Shared};
 
@@ -66,7 +66,16 @@ fn taken(events: Vec<Event>, config: MeshConfig) -> Arc<Shared> {
                 let made = authorization::policy(&index, &name);
                 policies.extend(made.map(|made| resource(name.to_string(), type_url::AUTHORIZATION, &made)));
             }
-            ChangedKey::Waypoint(_) => {}
+            ChangedKey::External(key) => {
+                let made = external::workload(&index, &key);
+                addresses.extend(made.map(|made| resource(key.uid(index.config()), type_url::ADDRESS, &made)));
+            }
+            ChangedKey::Host(host) => {
+                let made = external::host(&index, &host);
+                addresses
+                    .extend(made.map(|made| resource(format!("{}/{}", host.namespace, host.name), type_url::ADDRESS, &made)));
+            }
+            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => {}
         }
     }
     let shared = Arc::new(Shared::default());

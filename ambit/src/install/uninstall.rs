@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// What `ambit uninstall` is told.
 #[derive(Debug, Clone, clap::Args)]
 pub struct UninstallArgs {
-    /// Delete the CRDs of policies, too, although there are objects of these kinds: they are lost
+    /// Delete the CRDs of policies and of services outside, too, although there are objects of these kinds: they are lost
     #[arg(long)]
     with_policies: bool,
     /// Take the label istio.io/dataplane-mode off namespaces and pods first; without this, there must be none

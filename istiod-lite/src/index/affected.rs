@@ -4,17 +4,23 @@
 //! unchanged; naming too little leaves a stale resource, so in doubt a resource is named.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::binding::Binding;
+use super::endpoint::pod_addresses;
+use super::external::ExternalKey;
+use super::member::{Members, entry_claims, slice_claims};
 use super::objects::in_namespace;
-use super::waypoint::{RouteKey, route_parents};
+use super::route::{RouteKey, route_parents};
+use super::service::{ServiceRef, entry_hosts};
 use super::{ChangedKey, Index, Requester, selects};
 use crate::source::crd::{AuthorizationPolicy, WorkloadSelector};
 use crate::source::{NamespacedName, Object, ObjectKey};
 use crate::translate::peer_authentication::{converted_name, static_strict_name};
+use crate::translate::workload::virtual_addresses;
 
 type Changed = BTreeSet<ChangedKey>;
 
@@ -23,11 +29,15 @@ impl Index {
     pub(super) fn affected(&self, object: &Object, other: Option<&Object>, changed: &mut Changed) {
         let name = NamespacedName::of(object.metadata());
         match object {
-            Object::Pod(pod) => {
-                changed.insert(ChangedKey::Workload(name));
-                self.waypoints_of_pod(pod, changed);
+            Object::Pod(pod) => self.pod_affected(pod, other, changed),
+            Object::Service(service) => self.service_affected(service, name, changed),
+            Object::EndpointSlice(slice) => slice_claims(slice).for_each(|key| self.claim_affected(key, changed)),
+            Object::ServiceEntry(entry) => entry_hosts(entry).for_each(|host| self.host_affected(host, changed)),
+            Object::WorkloadEntry(_) => {
+                let key = ExternalKey::Entry(name);
+                self.services_with_external(&key).keys().for_each(|service| self.endpoints_affected(service, changed));
+                changed.insert(ChangedKey::External(key));
             }
-            Object::Service(service) => self.service_affected(service, &name, changed),
             // Its labels enrol and bind, its annotations set what services do not say; the rest is nobody's concern.
             Object::Namespace(namespace) => {
                 let says = |metadata: &ObjectMeta| (metadata.labels.clone(), metadata.annotations.clone());
@@ -36,12 +46,9 @@ impl Index {
                 }
             }
             Object::Node(_) => {
-                for pod in self.links.pods_by_node.get(&name.name.to_string()) {
-                    changed.insert(ChangedKey::Workload(pod.clone()));
-                    if let Some(pod) = self.objects().pods.get(pod) {
-                        self.waypoints_of_pod(pod, changed);
-                    }
-                }
+                let node = name.name.to_string();
+                changed.extend(self.links.pods_by_node.get(&node).cloned().map(ChangedKey::Workload));
+                changed.extend(self.links.externals_by_node.get(&node).cloned().map(ChangedKey::External));
             }
             Object::Gateway(_) => self.gateway_affected(&name, changed),
             Object::GatewayClass(class) => {
@@ -52,7 +59,9 @@ impl Index {
                     }
                 }
             }
-            Object::HttpRoute(_) | Object::GrpcRoute(_) => self.route_affected(object, changed),
+            Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TlsRoute(_) | Object::TcpRoute(_) => {
+                self.route_affected(object, changed);
+            }
             Object::ReferenceGrant(_) => {
                 for route in self.links.routes_into_namespace.get(&name.namespace.to_string()) {
                     self.route_key_affected(route, changed);
@@ -72,29 +81,105 @@ impl Index {
         }
     }
 
-    fn service_affected(&self, service: &Service, name: &NamespacedName, changed: &mut Changed) {
-        changed.insert(ChangedKey::Service(name.clone()));
-        for pod in self.pods_of_service(service) {
-            changed.insert(ChangedKey::Workload(NamespacedName::of(&pod.metadata)));
+    fn pod_affected(&self, pod: &Pod, other: Option<&Object>, changed: &mut Changed) {
+        changed.insert(ChangedKey::Workload(NamespacedName::of(&pod.metadata)));
+        // What a waypoint that the pod itself is bound to is told of it: where it is and who, not how it fares.
+        let told = |pod: &Pod| {
+            let told = self.endpoint(pod, &[]).map(|endpoint| (endpoint.addresses, endpoint.identity, endpoint.hbone));
+            (told, pod.metadata.labels.clone())
+        };
+        let same = matches!(other, Some(Object::Pod(other)) if told(other) == told(pod));
+        if !same && let Binding::Bound { waypoint, .. } | Binding::Unavailable { waypoint, .. } = self.pod_binding(pod) {
+            changed.insert(ChangedKey::Waypoint(waypoint));
         }
-        // The caller may be naming a service that is not in the index any more, so its labels are read from it.
-        add_waypoint(self.service_binding(service), changed);
-        self.waypoints_seeing(name, changed);
+        self.services_with_pod(pod).keys().for_each(|service| self.endpoints_affected(service, changed));
+        self.claims_near_pod(pod).into_iter().for_each(|key| self.claim_affected(key, changed));
+        // Without this pod, what is claimed of its address is another's that has the same.
+        for address in pod_addresses(pod).into_iter().filter(|address| self.links.claims_by_address.count(address) > 0) {
+            changed.extend(self.links.pods_by_address.get(&address).cloned().map(ChangedKey::Workload));
+        }
+        pod_addresses(pod).into_iter().for_each(|address| self.address_affected(address, changed));
     }
 
-    /// The waypoints whose endpoints, or directly bound pods, a pod is among.
-    fn waypoints_of_pod(&self, pod: &Pod, changed: &mut Changed) {
-        add_waypoint(self.pod_binding(pod), changed);
-        for service in self.services_of_pod(pod) {
-            self.waypoints_seeing(&NamespacedName::of(&service.metadata), changed);
+    /// An address of a Service or pod, which is no host's virtual address even if an entry says so.
+    fn address_affected(&self, address: IpAddr, changed: &mut Changed) {
+        for entry in self.links.entries_by_address.get(&address).filter_map(|name| self.objects().service_entries.get(name)) {
+            add_waypoint(self.entry_binding(entry), changed);
+            changed.extend(entry_hosts(entry).map(ChangedKey::Host));
         }
+    }
+
+    /// An endpoint of a slice or ServiceEntry: a workload of its own, or a pod that serves something by it.
+    fn claim_affected(&self, key: ExternalKey, changed: &mut Changed) {
+        if let Some(pod) = self.pod_of_claim(&key) {
+            changed.insert(ChangedKey::Workload(NamespacedName::of(&pod.metadata)));
+        }
+        self.services_with_external(&key).keys().for_each(|service| self.endpoints_affected(service, changed));
+        changed.insert(ChangedKey::External(key));
+    }
+
+    fn members_affected(members: Members<'_>, changed: &mut Changed) {
+        changed.extend(members.pods.into_iter().map(|pod| ChangedKey::Workload(NamespacedName::of(&pod.metadata))));
+        changed.extend(members.externals.into_iter().map(ChangedKey::External));
+    }
+
+    fn service_affected(&self, service: &Service, name: NamespacedName, changed: &mut Changed) {
+        changed.insert(ChangedKey::Service(name.clone()));
+        virtual_addresses(service).into_iter().for_each(|address| self.address_affected(address, changed));
+        add_waypoint(self.service_binding(service), changed);
+        // Slices are for a Service only while it selects nothing itself.
+        for slice in self.links.slices_by_service.get(&name).filter_map(|slice| self.objects().endpoint_slices.get(slice)) {
+            slice_claims(slice).for_each(|key| self.claim_affected(key, changed));
+        }
+        let hostname = self.config().hostname(&name);
+        let host = NamespacedName::new(name.namespace.clone(), hostname);
+        if self.links.entries_by_host.count(&host) > 0 {
+            self.host_affected(host, changed);
+        }
+        let service = ServiceRef::Kubernetes(name);
+        Self::members_affected(self.members(&service), changed);
+        self.waypoints_seeing(&service, changed);
+    }
+
+    /// A host of ServiceEntries: all that any of them says, as another may be the one that counts.
+    fn host_affected(&self, host: NamespacedName, changed: &mut Changed) {
+        for entry in self.links.entries_by_host.get(&host).filter_map(|name| self.objects().service_entries.get(name)) {
+            add_waypoint(self.entry_binding(entry), changed);
+            Self::members_affected(self.members_of_entry(entry, &host), changed);
+            changed.extend(entry_claims(entry).map(ChangedKey::External));
+        }
+        changed.insert(ChangedKey::Host(host));
+    }
+
+    /// The endpoints of a service, as the waypoints that send to it have them.
+    fn endpoints_affected(&self, service: &ServiceRef, changed: &mut Changed) {
+        let mut waypoints = Changed::new();
+        self.waypoints_seeing(service, &mut waypoints);
+        // Names of hosts are looked up by the proxy, so they are in the cluster itself.
+        let by_name = match service {
+            ServiceRef::Kubernetes(_) => false,
+            ServiceRef::Host(host) => self.entry_of_host(host).is_some_and(|entry| entry.spec.resolution.by_name()),
+        };
+        changed.extend(waypoints.into_iter().map(|key| match key {
+            ChangedKey::Waypoint(waypoint) if !by_name => ChangedKey::Endpoints { waypoint, service: service.clone() },
+            key => key,
+        }));
     }
 
     /// The waypoints that a service is bound to, or that have a route to it from a service bound to them.
-    fn waypoints_seeing(&self, service: &NamespacedName, changed: &mut Changed) {
-        self.waypoint_of_service(service, changed);
-        for route in self.links.routes_by_backend.get(service) {
-            self.route_key_affected(route, changed);
+    fn waypoints_seeing(&self, service: &ServiceRef, changed: &mut Changed) {
+        match service {
+            ServiceRef::Kubernetes(name) => {
+                self.waypoint_of_service(name, changed);
+                for route in self.links.routes_by_backend.get(name) {
+                    self.route_key_affected(route, changed);
+                }
+            }
+            ServiceRef::Host(host) => {
+                if let Some(entry) = self.entry_of_host(host) {
+                    add_waypoint(self.entry_binding(entry), changed);
+                }
+            }
         }
     }
 
@@ -125,6 +210,11 @@ impl Index {
             match requester {
                 Requester::Service(service) => _ = changed.insert(ChangedKey::Service(service.clone())),
                 Requester::Pod(pod) => _ = changed.insert(ChangedKey::Workload(pod.clone())),
+                Requester::Entry(entry) => {
+                    if let Some(entry) = self.objects().service_entries.get(entry) {
+                        changed.extend(entry_hosts(entry).map(ChangedKey::Host));
+                    }
+                }
                 Requester::Namespace(namespace) => self.all_in(namespace, changed),
             }
         }
@@ -135,7 +225,10 @@ impl Index {
         self.all_in(namespace, changed);
         for (name, service) in in_namespace(&self.objects().services, namespace) {
             add_waypoint(self.service_binding(service), changed);
-            self.waypoints_seeing(name, changed);
+            self.waypoints_seeing(&ServiceRef::Kubernetes(name.clone()), changed);
+        }
+        for (_, entry) in in_namespace(&self.objects().service_entries, namespace) {
+            add_waypoint(self.entry_binding(entry), changed);
         }
         for (_, pod) in in_namespace(&self.objects().pods, namespace) {
             add_waypoint(self.pod_binding(pod), changed);
@@ -147,6 +240,8 @@ impl Index {
         changed.extend(services.map(|(name, _)| ChangedKey::Service(name.clone())));
         let pods = in_namespace(&self.objects().pods, namespace);
         changed.extend(pods.map(|(name, _)| ChangedKey::Workload(name.clone())));
+        let entries = in_namespace(&self.objects().service_entries, namespace);
+        changed.extend(entries.flat_map(|(_, entry)| entry_hosts(entry)).map(ChangedKey::Host));
     }
 
     fn policy_affected(&self, policy: &AuthorizationPolicy, name: &NamespacedName, changed: &mut Changed) {

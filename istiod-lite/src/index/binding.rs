@@ -1,4 +1,4 @@
-//! Which waypoint a service or a pod goes through.
+//! Which waypoint a service, a host of a ServiceEntry or a pod goes through.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::objects::cluster_scoped;
 use super::{Index, WaypointFor, label};
+use crate::source::crd::networking::ServiceEntry;
 use crate::source::{NamespacedName, Object};
 
 /// The object whose label names a waypoint.
@@ -18,6 +19,8 @@ pub enum Requester {
     Namespace(String),
     /// A service.
     Service(NamespacedName),
+    /// A ServiceEntry, for its hosts.
+    Entry(NamespacedName),
     /// A pod.
     Pod(NamespacedName),
 }
@@ -82,6 +85,7 @@ pub(super) fn waypoint_label(object: &Object) -> Option<(NamespacedName, Request
     let (own, requester) = match object {
         Object::Namespace(_) => (&name.name, Requester::Namespace(name.name.to_string())),
         Object::Service(_) => (&name.namespace, Requester::Service(name.clone())),
+        Object::ServiceEntry(_) => (&name.namespace, Requester::Entry(name.clone())),
         Object::Pod(_) => (&name.namespace, Requester::Pod(name.clone())),
         _ => return None,
     };
@@ -89,6 +93,12 @@ pub(super) fn waypoint_label(object: &Object) -> Option<(NamespacedName, Request
         Wish::Waypoint(waypoint) => Some((waypoint, requester)),
         Wish::Unsaid | Wish::OptOut => None,
     }
+}
+
+/// Whether an object's own labels name a waypoint.
+#[must_use]
+pub fn asks_for_waypoint(metadata: &ObjectMeta) -> bool {
+    matches!(Wish::read(metadata, ""), Wish::Waypoint(_))
 }
 
 /// What the labels of one object say of waypoints.
@@ -116,11 +126,22 @@ impl Index {
     /// The waypoint of a service: its own label, else its namespace's.
     #[must_use]
     pub fn service_binding(&self, service: &Service) -> Binding {
-        let name = NamespacedName::of(&service.metadata);
-        match self.requested(&service.metadata) {
+        self.binding_of_service(&service.metadata, Some(&NamespacedName::of(&service.metadata)))
+    }
+
+    /// The waypoint of the hosts of a ServiceEntry: its own label, else its namespace's.
+    #[must_use]
+    pub fn entry_binding(&self, entry: &ServiceEntry) -> Binding {
+        self.binding_of_service(&entry.metadata, None)
+    }
+
+    /// By the labels of a Service, of which `own` is the name, or of a ServiceEntry.
+    fn binding_of_service(&self, metadata: &ObjectMeta, own: Option<&NamespacedName>) -> Binding {
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        match self.requested(metadata) {
             // The address of a waypoint is not reached through itself.
-            Some((waypoint, _)) if waypoint == name => Binding::None,
-            Some((waypoint, _)) => self.bind(waypoint, &name.namespace, WaypointFor::serves_services, true),
+            Some((waypoint, _)) if Some(&waypoint) == own => Binding::None,
+            Some((waypoint, _)) => self.bind(waypoint, namespace, WaypointFor::serves_services, true),
             None => Binding::None,
         }
     }

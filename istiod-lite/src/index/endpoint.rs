@@ -1,4 +1,4 @@
-//! Pods as endpoints: which service has which pods, in what state, on which ports.
+//! Pods as endpoints: which Service selects which pods, in what state, on which ports.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,19 +33,21 @@ pub enum EndpointHealth {
     Unhealthy,
 }
 
-/// A pod that serves a service.
+/// A workload that serves a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The pod.
-    pub pod: NamespacedName,
+    /// The pod, or the object that a workload which is no pod is written in.
+    pub workload: NamespacedName,
     /// Its uid in the address table.
     pub uid: String,
     /// Its addresses, in the order of its status; never empty.
     pub addresses: Vec<IpAddr>,
-    /// State of the pod itself; see [`Index::publishes_not_ready`] for services that want the others too.
+    /// State of the workload itself; see [`Index::publishes_not_ready`] for services that want the others too.
     pub health: EndpointHealth,
-    /// Service port to port of the pod. A named target port the pod does not have is left out.
+    /// Service port to port of the workload. A named target port the pod does not have is left out.
     pub ports: BTreeMap<u16, u16>,
+    /// Its share of connections, in proportion to others; nothing counts as 1.
+    pub weight: Option<u32>,
     /// The identity it proves.
     pub identity: SpiffeId,
     /// Whether it is reached by HBONE on 15008; else in clear on the target port.
@@ -57,13 +59,6 @@ pub struct Endpoint {
 }
 
 impl Index {
-    /// The pods that a service's selector selects and that have an address, in the order of their names.
-    #[must_use]
-    pub fn endpoints(&self, service: &Service) -> Vec<Endpoint> {
-        let ports = ServicePort::all_of(service);
-        self.pods_of_service(service).into_iter().filter_map(|pod| self.endpoint(pod, &ports)).collect()
-    }
-
     /// A pod as an endpoint of these ports; `None` while it has no address, and once it has run to its end.
     #[must_use]
     pub fn endpoint(&self, pod: &Pod, ports: &[ServicePort]) -> Option<Endpoint> {
@@ -79,11 +74,12 @@ impl Index {
             addresses,
             health: pod_health(pod),
             ports,
+            weight: None,
             identity: self.pod_identity(pod)?,
             hbone: self.speaks_hbone(pod),
             locality: self.locality(&node),
             node,
-            pod: name,
+            workload: name,
         })
     }
 
@@ -125,7 +121,7 @@ impl Index {
         let name = NamespacedName::of(&service.metadata);
         match service.spec.as_ref().and_then(|spec| spec.selector.as_ref()) {
             Some(selector) if !selector.is_empty() => self.pods_selected(&name.namespace, selector),
-            // Without a selector the endpoints are somebody else's to say.
+            // Without a selector the endpoints are for EndpointSlices to say; see `Index::members`.
             _ => Vec::new(),
         }
     }
@@ -149,12 +145,16 @@ impl Index {
     /// The services whose selector selects a pod, in the order of their names.
     #[must_use]
     pub fn services_of_pod(&self, pod: &Pod) -> Vec<&Arc<Service>> {
-        let name = NamespacedName::of(&pod.metadata);
-        let labels = pod.metadata.labels.as_ref();
+        self.services_selecting(pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.labels.as_ref())
+    }
+
+    /// The services of a namespace whose selector selects these labels, in the order of their names.
+    pub(super) fn services_selecting(&self, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> Vec<&Arc<Service>> {
+        let scope = NamespacedName::new(namespace, "");
         let mut names: Vec<&NamespacedName> = labels
             .into_iter()
             .flatten()
-            .flat_map(|pair| self.links.services_by_selector.get(&label_key(&name, Some(pair))))
+            .flat_map(|pair| self.links.services_by_selector.get(&label_key(&scope, Some(pair))))
             .collect();
         names.sort();
         names

@@ -2,11 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Flatten;
+use std::net::IpAddr;
 use std::option::IntoIter;
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
 use super::binding::{Requester, waypoint_label};
-use super::waypoint::{RouteKey, route_backends, route_parents};
+use super::endpoint::{host_network, pod_addresses};
+use super::external::{ExternalKey, entry_address, named_by_slice, names_pod, slice_endpoints};
+use super::member::{entry_claims, slice_claims};
+use super::route::{RouteKey, route_backends, route_parents};
+use super::service::{all_said_addresses, entry_hosts};
+use crate::source::crd::networking::ServiceEntry;
 use crate::source::{NamespacedName, Object};
+use crate::translate::workload::virtual_addresses;
 
 /// A map to sets that forgets empty sets.
 #[derive(Debug)]
@@ -56,6 +65,24 @@ pub(super) struct Links {
     pub(super) policies_by_selector: Reverse<LabelKey, NamespacedName>,
     /// Pods by the node they run on.
     pub(super) pods_by_node: Reverse<String, NamespacedName>,
+    /// Pods by each of their own addresses.
+    pub(super) pods_by_address: Reverse<IpAddr, NamespacedName>,
+    /// Services by each of their virtual addresses.
+    pub(super) services_by_address: Reverse<IpAddr, NamespacedName>,
+    /// ServiceEntries by each virtual address that they say a host has.
+    pub(super) entries_by_address: Reverse<IpAddr, NamespacedName>,
+    /// EndpointSlices by the Service they are for.
+    pub(super) slices_by_service: Reverse<NamespacedName, NamespacedName>,
+    /// Endpoints of slices by the node they say they are on.
+    pub(super) externals_by_node: Reverse<String, ExternalKey>,
+    /// Endpoints of slices by the pod they say they are.
+    pub(super) claims_by_pod: Reverse<NamespacedName, ExternalKey>,
+    /// Endpoints of slices and ServiceEntries that name no pod, and WorkloadEntries, by their address.
+    pub(super) claims_by_address: Reverse<IpAddr, ExternalKey>,
+    /// ServiceEntries by their hosts.
+    pub(super) entries_by_host: Reverse<NamespacedName, NamespacedName>,
+    /// ServiceEntries by the first pair of their selector.
+    pub(super) entries_by_selector: Reverse<LabelKey, NamespacedName>,
     /// Who names a waypoint.
     pub(super) requesters: Reverse<NamespacedName, Requester>,
     /// Routes by the service they are attached to.
@@ -89,11 +116,19 @@ impl Links {
                 for (key, value) in pod.metadata.labels.iter().flatten() {
                     self.pods_by_label.set((name.namespace.clone(), key.clone(), value.clone()), name.clone(), present);
                 }
+                if !host_network(pod) {
+                    for address in pod_addresses(pod) {
+                        self.pods_by_address.set(address, name.clone(), present);
+                    }
+                }
                 if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) {
                     self.pods_by_node.set(node, name, present);
                 }
             }
             Object::Service(service) => {
+                for address in virtual_addresses(service) {
+                    self.services_by_address.set(address, name.clone(), present);
+                }
                 let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
                 if let Some(first) = selector.and_then(|selector| selector.first_key_value()) {
                     self.services_by_selector.set(label_key(&name, Some(first)), name, present);
@@ -109,8 +144,51 @@ impl Links {
                     self.policies_by_selector.set(label_key(&name, first), name, present);
                 }
             }
-            Object::HttpRoute(_) | Object::GrpcRoute(_) => self.set_route(object, &name, present),
+            Object::EndpointSlice(slice) => self.set_slice(slice, name, present),
+            Object::ServiceEntry(entry) => self.set_entry(entry, &name, present),
+            Object::WorkloadEntry(entry) => {
+                if let Some(address) = entry_address(entry) {
+                    self.claims_by_address.set(address, ExternalKey::Entry(name), present);
+                }
+            }
+            Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TlsRoute(_) | Object::TcpRoute(_) => {
+                self.set_route(object, &name, present)
+            }
             _ => {}
+        }
+    }
+
+    fn set_slice(&mut self, slice: &EndpointSlice, name: NamespacedName, present: bool) {
+        for (key, (address, endpoint)) in slice_claims(slice).zip(slice_endpoints(slice)) {
+            if let Some(node) = &endpoint.node_name {
+                self.externals_by_node.set(node.clone(), key.clone(), present);
+            }
+            match names_pod(slice, endpoint) {
+                Some(pod) => self.claims_by_pod.set(pod, key, present),
+                None => self.claims_by_address.set(address, key, present),
+            }
+        }
+        if let Some(service) = named_by_slice(slice) {
+            self.slices_by_service.set(service, name, present);
+        }
+    }
+
+    fn set_entry(&mut self, entry: &ServiceEntry, name: &NamespacedName, present: bool) {
+        for host in entry_hosts(entry) {
+            self.entries_by_host.set(host, name.clone(), present);
+        }
+        if let Some(selector) = &entry.spec.workload_selector {
+            self.entries_by_selector.set(label_key(name, selector.labels.first_key_value()), name.clone(), present);
+        }
+        for address in all_said_addresses(entry) {
+            self.entries_by_address.set(address, name.clone(), present);
+        }
+        for key in entry_claims(entry) {
+            if let ExternalKey::Inline { endpoint, .. } = &key
+                && let Ok(address) = endpoint.parse::<IpAddr>()
+            {
+                self.claims_by_address.set(address, key, present);
+            }
         }
     }
 

@@ -8,9 +8,13 @@
 mod affected;
 mod binding;
 mod endpoint;
+mod external;
 mod links;
+mod member;
 mod objects;
 mod port;
+mod route;
+mod service;
 mod waypoint;
 
 #[cfg(test)]
@@ -21,14 +25,19 @@ use std::fmt;
 
 use ambit_identity::TrustDomain;
 
-pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability};
+pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};
 pub use endpoint::{
     Endpoint, EndpointHealth, Locality, has_ended, host_network, native_tunnel, pod_addresses, pod_health, selects,
     service_account,
 };
+pub use external::{External, ExternalKey};
+pub use member::{Members, Ports};
 pub use objects::{Objects, Store, cluster_scoped, in_namespace};
 pub use port::{ServicePort, TargetPort};
-pub use waypoint::{RouteKey, Waypoint, WaypointFor};
+pub use route::{ParentRef, RouteKey, parent_refs};
+pub(crate) use service::single_address;
+pub use service::{ServiceRef, entry_has_addresses};
+pub use waypoint::{Waypoint, WaypointFor};
 
 use crate::source::{Event, NamespacedName};
 use links::Links;
@@ -108,21 +117,35 @@ impl MeshConfig {
 pub enum ChangedKey {
     /// The workload of a pod.
     Workload(NamespacedName),
-    /// A service of the address table.
+    /// A workload that is no pod.
+    External(ExternalKey),
+    /// A Service, in the address table.
     Service(NamespacedName),
+    /// A host of ServiceEntries in the address table: namespace and host name.
+    Host(NamespacedName),
     /// An authorization policy for node proxies, by the key it has on the wire.
     Policy(NamespacedName),
     /// The configuration of the waypoint that this Gateway asks for.
     Waypoint(NamespacedName),
+    /// The endpoints of one service in the configuration of a waypoint, of which nothing else changed by the event.
+    Endpoints {
+        /// The Gateway.
+        waypoint: NamespacedName,
+        /// The service.
+        service: ServiceRef,
+    },
 }
 
 impl fmt::Debug for ChangedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workload(name) => write!(f, "workload {name}"),
+            Self::External(key) => write!(f, "{key:?}"),
             Self::Service(name) => write!(f, "service {name}"),
+            Self::Host(host) => write!(f, "host {host}"),
             Self::Policy(name) => write!(f, "policy {name}"),
             Self::Waypoint(name) => write!(f, "waypoint {name}"),
+            Self::Endpoints { waypoint, service } => write!(f, "endpoints of {service:?} in waypoint {waypoint}"),
         }
     }
 }

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::experimental::tcproutes::TcpRoute;
+use gateway_api::experimental::tlsroutes::TlsRoute;
 use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::source::crd::networking::{ServiceEntry, WorkloadEntry};
 use crate::source::crd::{AuthorizationPolicy, PeerAuthentication};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey};
 
@@ -57,10 +61,15 @@ objects! {
     service_accounts: ServiceAccount(ServiceAccount),
     pods: Pod(Pod),
     services: Service(Service),
+    endpoint_slices: EndpointSlice(EndpointSlice),
+    service_entries: ServiceEntry(ServiceEntry),
+    workload_entries: WorkloadEntry(WorkloadEntry),
     gateway_classes: GatewayClass(GatewayClass),
     gateways: Gateway(Gateway),
     http_routes: HttpRoute(HttpRoute),
     grpc_routes: GrpcRoute(GrpcRoute),
+    tls_routes: TlsRoute(TlsRoute),
+    tcp_routes: TcpRoute(TcpRoute),
     reference_grants: ReferenceGrant(ReferenceGrant),
     authorization_policies: AuthorizationPolicy(AuthorizationPolicy),
     peer_authentications: PeerAuthentication(PeerAuthentication),

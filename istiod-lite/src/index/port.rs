@@ -79,7 +79,7 @@ fn app_protocol(port: &KubernetesPort) -> AppProtocol {
     protocol_named(name.split('-').next().unwrap_or_default())
 }
 
-fn protocol_named(word: &str) -> AppProtocol {
+pub(super) fn protocol_named(word: &str) -> AppProtocol {
     match word {
         "http" | "grpc-web" | "kubernetes.io/ws" => AppProtocol::Http11,
         "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,

@@ -3,16 +3,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use ambit_identity::TrustDomain;
 use prost::Message;
 
-use super::{ChangedKey, Index, MeshConfig};
-use crate::source::Event;
+use super::{ChangedKey, ExternalKey, Index, MeshConfig};
 use crate::source::testing::objects;
-use crate::translate::{authorization, waypoint, workload};
+use crate::source::{Event, NamespacedName};
+use crate::translate::waypoint::{self, Resources};
+use crate::translate::{authorization, external, workload};
 
 /// A mesh with something of everything that depends on something else.
 const MESH: &str = include_str!("tests/mesh.yaml");
 /// The same objects by name, otherwise than above.
 const OTHER: &str = include_str!("tests/other.yaml");
 const THIRD: &str = include_str!("tests/third.yaml");
+/// Endpoints that are no pods, hosts that are no Services, and routes of all kinds.
+const OUTSIDE: &str = include_str!("tests/outside.yaml");
+/// Some of them otherwise.
+const ELSEWHERE: &str = include_str!("tests/elsewhere.yaml");
 
 fn index() -> Index {
     Index::new(MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes"))
@@ -24,7 +29,9 @@ fn translate(index: &Index, key: &ChangedKey) -> Option<Vec<u8>> {
         ChangedKey::Workload(name) => workload::workload(index, name).map(|made| made.encode_to_vec()),
         ChangedKey::Service(name) => workload::service(index, name).map(|made| made.encode_to_vec()),
         ChangedKey::Policy(name) => authorization::policy(index, name).map(|made| made.encode_to_vec()),
-        ChangedKey::Waypoint(name) => waypoint::translate(index, name).map(|made| format!("{made:?}").into_bytes()),
+        ChangedKey::External(key) => external::workload(index, key).map(|made| made.encode_to_vec()),
+        ChangedKey::Host(host) => external::host(index, host).map(|made| made.encode_to_vec()),
+        ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => unreachable!("translated as a whole"),
     }
 }
 
@@ -32,15 +39,31 @@ fn translate(index: &Index, key: &ChangedKey) -> Option<Vec<u8>> {
 #[derive(Default)]
 struct Follower {
     resources: BTreeMap<ChangedKey, Vec<u8>>,
+    waypoints: BTreeMap<NamespacedName, Resources>,
 }
 
 impl Follower {
     fn apply(&mut self, index: &mut Index, event: Event) -> Vec<ChangedKey> {
         let changed = index.apply(event);
         for key in &changed {
-            match translate(index, key) {
-                Some(bytes) => _ = self.resources.insert(key.clone(), bytes),
-                None => _ = self.resources.remove(key),
+            match key {
+                ChangedKey::Waypoint(name) => match waypoint::translate(index, name) {
+                    Some(made) => _ = self.waypoints.insert(name.clone(), made),
+                    None => _ = self.waypoints.remove(name),
+                },
+                ChangedKey::Endpoints { waypoint, service } => {
+                    let Some(held) = self.waypoints.get_mut(waypoint) else { continue };
+                    for (name, body) in waypoint::assignments(index, service) {
+                        held.endpoints
+                            .iter_mut()
+                            .filter(|(known, _)| *known == name)
+                            .for_each(|(_, held)| held.clone_from(&body));
+                    }
+                }
+                key => match translate(index, key) {
+                    Some(bytes) => _ = self.resources.insert(key.clone(), bytes),
+                    None => _ = self.resources.remove(key),
+                },
             }
         }
         changed
@@ -58,26 +81,39 @@ fn all_keys(index: &Index) -> BTreeSet<ChangedKey> {
         keys.insert(ChangedKey::Policy(crate::translate::peer_authentication::converted_name(name)));
     }
     keys.insert(ChangedKey::Policy(crate::translate::peer_authentication::static_strict_name(index)));
-    keys.extend(objects.gateways.keys().cloned().map(ChangedKey::Waypoint));
+    keys.extend(objects.workload_entries.keys().cloned().map(ExternalKey::Entry).map(ChangedKey::External));
+    for slice in objects.endpoint_slices.values() {
+        keys.extend(super::member::slice_claims(slice).map(ChangedKey::External));
+    }
+    for entry in objects.service_entries.values() {
+        keys.extend(super::member::entry_claims(entry).map(ChangedKey::External));
+        keys.extend(super::service::entry_hosts(entry).map(ChangedKey::Host));
+    }
     keys
 }
 
 /// All resources as they follow from the objects that are in the index now, in an index made anew.
-fn from_scratch(index: &Index) -> BTreeMap<ChangedKey, Vec<u8>> {
+fn from_scratch(index: &Index) -> Follower {
     let mut fresh = self::index();
     for key in index.objects().keys() {
         fresh.apply(Event::Upsert(index.objects().get(&key).unwrap()));
     }
-    let keys = all_keys(&fresh);
-    keys.into_iter().filter_map(|key| translate(&fresh, &key).map(|bytes| (key, bytes))).collect()
+    let resources = all_keys(&fresh).into_iter().filter_map(|key| translate(&fresh, &key).map(|bytes| (key, bytes)));
+    let waypoints = fresh.objects().gateways.keys();
+    let waypoints = waypoints.filter_map(|name| waypoint::translate(&fresh, name).map(|made| (name.clone(), made)));
+    Follower { resources: resources.collect(), waypoints: waypoints.collect() }
 }
 
 fn assert_same(follower: &Follower, index: &Index, after: &str) {
     let expected = from_scratch(index);
-    let keys: BTreeSet<&ChangedKey> = follower.resources.keys().chain(expected.keys()).collect();
+    let keys: BTreeSet<&ChangedKey> = follower.resources.keys().chain(expected.resources.keys()).collect();
     for key in keys {
-        let (held, wanted) = (follower.resources.get(key), expected.get(key));
+        let (held, wanted) = (follower.resources.get(key), expected.resources.get(key));
         assert!(held == wanted, "{key:?} is stale after {after}: held {}, wanted {}", held.is_some(), wanted.is_some());
+    }
+    for name in follower.waypoints.keys().chain(expected.waypoints.keys()) {
+        let (held, wanted) = (follower.waypoints.get(name), expected.waypoints.get(name));
+        assert!(held == wanted, "waypoint {name} is stale after {after}:\nheld {held:?}\nwanted {wanted:?}");
     }
 }
 
@@ -95,7 +131,7 @@ impl Random {
 
 #[test]
 fn what_an_event_changes_is_named_in_any_order_of_events() {
-    let variants: Vec<_> = [MESH, OTHER, THIRD].into_iter().flat_map(objects).collect();
+    let variants: Vec<_> = [MESH, OTHER, THIRD, OUTSIDE, ELSEWHERE].into_iter().flat_map(objects).collect();
     assert!(variants.len() > 30);
     for seed in 1..=40_u64 {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -112,7 +148,10 @@ fn what_an_event_changes_is_named_in_any_order_of_events() {
 
 #[test]
 fn the_order_of_events_does_not_matter_in_the_end() {
-    let variants = objects(MESH);
+    // The last object of a name is the one that counts, so that the order of different ones does.
+    let mut by_key = BTreeMap::new();
+    by_key.extend([MESH, OUTSIDE].into_iter().flat_map(objects).map(|object| (object.key(), object)));
+    let variants: Vec<_> = by_key.into_values().collect();
     let mut results = Vec::new();
     for seed in 1..=10_u64 {
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -121,9 +160,9 @@ fn the_order_of_events_does_not_matter_in_the_end() {
             let object = order.swap_remove(random.below(order.len()));
             follower.apply(&mut index, Event::Upsert(object));
         }
-        results.push(follower.resources);
+        results.push((follower.resources, follower.waypoints));
     }
-    assert!(!results[0].is_empty());
+    assert!(!results[0].0.is_empty() && !results[0].1.is_empty());
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
@@ -145,4 +184,59 @@ fn an_event_names_only_what_it_can_reach() {
     let route = MESH.split("---\n").find(|text| text.contains("kind: HTTPRoute")).unwrap();
     assert!(changed(&mut index, route).is_empty(), "the same route again");
     assert_eq!(changed(&mut index, &route.replace("weight: 95", "weight: 50")), ["waypoint shop/gate"]);
+}
+
+#[test]
+fn a_pod_that_becomes_ready_changes_itself_and_the_endpoints_of_its_services() {
+    let mut index = index();
+    for object in objects(MESH) {
+        index.apply(Event::Upsert(object));
+    }
+    let pod = MESH.split("---\n").find(|text| text.contains("name: billing-1")).unwrap();
+    let unready = objects(&pod.replace(r#"status: "True""#, r#"status: "False""#)).remove(0);
+    let changed: Vec<String> = index.apply(Event::Upsert(unready)).into_iter().map(|key| format!("{key:?}")).collect();
+    let expected = [
+        "workload shop/billing-1",
+        "endpoints of service shop/billing in waypoint shop/gate",
+        "endpoints of service shop/billing-v1 in waypoint shop/gate",
+    ];
+    assert_eq!(changed, expected);
+}
+
+#[test]
+fn an_address_of_a_slice_is_a_workload_until_a_pod_has_it() {
+    let mut index = index();
+    let slice = "apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {ports: [{port: 5432}], clusterIP: 10.96.5.5}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+endpoints: [{addresses: [10.9.0.1]}]
+ports: [{port: 15432}]
+";
+    let mut changed = Vec::new();
+    for object in objects(slice) {
+        changed = index.apply(Event::Upsert(object));
+    }
+    let key = ExternalKey::Slice { slice: NamespacedName::new("shop", "db-1"), address: "10.9.0.1".parse().unwrap() };
+    assert_eq!(changed, [ChangedKey::External(key.clone())]);
+    assert!(index.external(&key).is_some());
+    let pod = "apiVersion: v1
+kind: Pod
+metadata: {name: db-0, namespace: shop}
+spec: {containers: []}
+status: {podIP: 10.9.0.1}
+";
+    let changed = index.apply(Event::Upsert(objects(pod).remove(0)));
+    let names: Vec<String> = changed.into_iter().map(|key| format!("{key:?}")).collect();
+    assert_eq!(names, ["workload shop/db-0", "endpoint 10.9.0.1 of slice shop/db-1"]);
+    assert!(index.external(&key).is_none(), "the pod says more of itself");
+    let service = super::ServiceRef::Kubernetes(NamespacedName::new("shop", "db"));
+    let endpoints = index.endpoints(&service);
+    assert_eq!(endpoints.len(), 1);
+    assert_eq!((endpoints[0].uid.as_str(), endpoints[0].ports[&5432]), ("Kubernetes//Pod/shop/db-0", 15432));
 }

@@ -1,19 +1,22 @@
 //! Waypoints: the Gateways that ask for one, and all that configures them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::experimental::tcproutes::TcpRoute;
 use gateway_api::gateways::Gateway;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
 use super::binding::{Binding, Requester, Unavailability};
 use super::links::label_key;
 use super::objects::in_namespace;
+use super::route::RouteKey;
 use super::{Index, label, selects};
 use crate::source::crd::AuthorizationPolicy;
-use crate::source::{Kind, NamespacedName, Object};
+use crate::source::crd::networking::ServiceEntry;
+use crate::source::{Kind, NamespacedName};
 
 /// What traffic a waypoint serves (`istio.io/waypoint-for`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,15 +57,6 @@ impl WaypointFor {
     }
 }
 
-/// A route of either kind.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RouteKey {
-    /// [`Kind::HttpRoute`] or [`Kind::GrpcRoute`].
-    pub kind: Kind,
-    /// Its name.
-    pub name: NamespacedName,
-}
-
 /// A waypoint and what goes through it.
 #[derive(Debug, Clone)]
 pub struct Waypoint {
@@ -73,89 +67,10 @@ pub struct Waypoint {
     /// The services bound to it, in the order of their names. A service whose waypoint has no address yet is bound
     /// already, so that the waypoint is configured by the time traffic comes.
     pub services: Vec<Arc<Service>>,
+    /// The hosts of ServiceEntries bound to it, with the entry that says what each is.
+    pub hosts: BTreeMap<NamespacedName, Arc<ServiceEntry>>,
     /// The pods bound to it by their own address.
     pub pods: Vec<Arc<Pod>>,
-}
-
-/// The services and gateways a route is attached to.
-#[derive(Debug, Default)]
-pub(super) struct Parents {
-    pub(super) services: BTreeSet<NamespacedName>,
-    pub(super) gateways: BTreeSet<NamespacedName>,
-}
-
-impl Parents {
-    fn add(&mut self, own: &str, group: Option<&str>, kind: Option<&str>, namespace: Option<&str>, name: &str) {
-        let target = NamespacedName::new(namespace.unwrap_or(own), name);
-        match (group.unwrap_or("gateway.networking.k8s.io"), kind.unwrap_or("Gateway")) {
-            ("gateway.networking.k8s.io", "Gateway") => _ = self.gateways.insert(target),
-            ("" | "core", "Service") => _ = self.services.insert(target),
-            _ => {}
-        }
-    }
-}
-
-/// What a route is attached to.
-pub(super) fn route_parents(route: &Object) -> Parents {
-    let own = route.metadata().namespace.as_deref().unwrap_or_default();
-    let mut parents = Parents::default();
-    match route {
-        Object::HttpRoute(route) => {
-            for parent in route.spec.parent_refs.iter().flatten() {
-                let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
-                parents.add(own, group, kind, parent.namespace.as_deref(), &parent.name);
-            }
-        }
-        Object::GrpcRoute(route) => {
-            for parent in route.spec.parent_refs.iter().flatten() {
-                let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
-                parents.add(own, group, kind, parent.namespace.as_deref(), &parent.name);
-            }
-        }
-        _ => {}
-    }
-    parents
-}
-
-/// The services a route may send to, mirrors included.
-pub(super) fn route_backends(route: &Object) -> BTreeSet<NamespacedName> {
-    let own = route.metadata().namespace.as_deref().unwrap_or_default();
-    let mut backends = BTreeSet::new();
-    let mut add = |group: Option<&str>, kind: Option<&str>, namespace: Option<&str>, name: &str| {
-        if matches!(group, None | Some("")) && matches!(kind, None | Some("Service")) {
-            backends.insert(NamespacedName::new(namespace.unwrap_or(own), name));
-        }
-    };
-    match route {
-        Object::HttpRoute(route) => {
-            for rule in route.spec.rules.iter().flatten() {
-                for backend in rule.backend_refs.iter().flatten() {
-                    add(backend.group.as_deref(), backend.kind.as_deref(), backend.namespace.as_deref(), &backend.name);
-                    for mirror in backend.filters.iter().flatten().filter_map(|filter| filter.request_mirror.as_ref()) {
-                        let to = &mirror.backend_ref;
-                        add(to.group.as_deref(), to.kind.as_deref(), to.namespace.as_deref(), &to.name);
-                    }
-                }
-                for mirror in rule.filters.iter().flatten().filter_map(|filter| filter.request_mirror.as_ref()) {
-                    let to = &mirror.backend_ref;
-                    add(to.group.as_deref(), to.kind.as_deref(), to.namespace.as_deref(), &to.name);
-                }
-            }
-        }
-        Object::GrpcRoute(route) => {
-            for rule in route.spec.rules.iter().flatten() {
-                for backend in rule.backend_refs.iter().flatten() {
-                    add(backend.group.as_deref(), backend.kind.as_deref(), backend.namespace.as_deref(), &backend.name);
-                }
-                for mirror in rule.filters.iter().flatten().filter_map(|filter| filter.request_mirror.as_ref()) {
-                    let to = &mirror.backend_ref;
-                    add(to.group.as_deref(), to.kind.as_deref(), to.namespace.as_deref(), &to.name);
-                }
-            }
-        }
-        _ => {}
-    }
-    backends
 }
 
 impl Index {
@@ -168,23 +83,28 @@ impl Index {
     #[must_use]
     pub fn waypoint(&self, name: &NamespacedName) -> Option<Waypoint> {
         let gateway = self.objects().gateways.get(name).filter(|gateway| self.is_waypoint(gateway))?;
-        let (mut services, mut pods) = (BTreeSet::new(), BTreeSet::new());
+        let (mut services, mut pods, mut entries) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for requester in self.links.requesters.get(name) {
             match requester {
                 Requester::Service(service) => _ = services.insert(service),
                 Requester::Pod(pod) => _ = pods.insert(pod),
+                Requester::Entry(entry) => _ = entries.insert(entry),
                 Requester::Namespace(namespace) => {
                     services.extend(in_namespace(&self.objects().services, namespace).map(|(name, _)| name));
                     pods.extend(in_namespace(&self.objects().pods, namespace).map(|(name, _)| name));
+                    entries.extend(in_namespace(&self.objects().service_entries, namespace).map(|(name, _)| name));
                 }
             }
         }
         let services = services.into_iter().filter_map(|service| self.objects().services.get(service));
+        let entries = entries.into_iter().filter_map(|entry| self.objects().service_entries.get(entry));
+        let entries = entries.filter(|entry| serves(self.entry_binding(entry), name));
         let pods = pods.into_iter().filter_map(|pod| self.objects().pods.get(pod));
         Some(Waypoint {
             name: name.clone(),
             gateway: gateway.clone(),
             services: services.filter(|service| serves(self.service_binding(service), name)).cloned().collect(),
+            hosts: entries.flat_map(|entry| self.hosts_of_entry(entry).into_iter().map(|host| (host, entry.clone()))).collect(),
             pods: pods.filter(|pod| serves(self.pod_binding(pod), name)).cloned().collect(),
         })
     }
@@ -199,6 +119,20 @@ impl Index {
     #[must_use]
     pub fn http_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<HttpRoute>> {
         self.http_routes(self.links.routes_by_gateway.get(gateway))
+    }
+
+    /// The GRPCRoutes attached to a Gateway.
+    #[must_use]
+    pub fn grpc_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<GrpcRoute>> {
+        let routes = self.links.routes_by_gateway.get(gateway).filter(|route| route.kind == Kind::GrpcRoute);
+        routes.filter_map(|route| self.objects().grpc_routes.get(&route.name)).collect()
+    }
+
+    /// The TCPRoutes attached to a service.
+    #[must_use]
+    pub fn tcp_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<TcpRoute>> {
+        let routes = self.links.routes_by_service.get(service).filter(|route| route.kind == Kind::TcpRoute);
+        routes.filter_map(|route| self.objects().tcp_routes.get(&route.name)).collect()
     }
 
     /// The GRPCRoutes attached to a service.

@@ -1,13 +1,13 @@
 //! Which resources a changed key stands for, and where they go in the cache.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_api::type_url;
 use ambit_xds::server::{Cache, Change};
 
 use super::translated;
 use crate::{
-    index::{ChangedKey, Index},
+    index::{ChangedKey, Index, ServiceRef},
     mesh::Mesh,
     source::{Event, NamespacedName},
 };
@@ -25,25 +25,17 @@ pub fn waypoint_view(gateway: &NamespacedName) -> String {
 #[derive(Debug)]
 pub struct Pusher {
     cache: Cache,
-    started: bool,
 }
 
 impl Pusher {
     /// Writes into `cache`.
     #[must_use]
     pub fn new(cache: Cache) -> Self {
-        Self { cache, started: false }
-    }
-
-    /// Whether anything was applied yet.
-    #[must_use]
-    pub fn started(&self) -> bool {
-        self.started
+        Self { cache }
     }
 
     /// Applies one batch. What it changes is translated from the state after the whole batch, each resource once.
-    pub fn apply(&mut self, mesh: &Mesh, events: Vec<Event>) {
-        self.started = true;
+    pub fn apply(&self, mesh: &Mesh, events: Vec<Event>) {
         let count = events.len();
         let mut changed: BTreeSet<ChangedKey> = BTreeSet::new();
         {
@@ -56,17 +48,44 @@ impl Pusher {
         let index = mesh.index();
         let mut nodes = Nodes::default();
         let mut pushed = 0;
+        let mut endpoints: BTreeMap<NamespacedName, BTreeSet<ServiceRef>> = BTreeMap::new();
+        let mut whole = BTreeSet::new();
         for key in changed {
             match key {
-                ChangedKey::Waypoint(gateway) => pushed += self.waypoint(&index, &gateway),
+                ChangedKey::Waypoint(gateway) => _ = whole.insert(gateway),
+                ChangedKey::Endpoints { waypoint, service } => _ = endpoints.entry(waypoint).or_default().insert(service),
                 key => nodes.add(&index, key),
             }
+        }
+        pushed += whole.iter().map(|gateway| self.waypoint(&index, gateway)).sum::<usize>();
+        let mut made = BTreeMap::new();
+        for (gateway, services) in endpoints.into_iter().filter(|(gateway, _)| !whole.contains(gateway)) {
+            pushed += self.endpoints(&index, &gateway, services, &mut made);
         }
         drop(index);
         pushed += nodes.write(&self.cache);
         metrics::counter!("pilot_k8s_cfg_events").increment(count as u64);
         metrics::counter!("pilot_xds_pushes").increment(pushed as u64);
         tracing::debug!(events = count, keys, resources = pushed, "applied");
+    }
+
+    /// Puts the endpoints of services in the place of those that the waypoint has; what it does not send to it gets none of. `made`
+    /// keeps them for the next waypoint.
+    fn endpoints(
+        &self,
+        index: &Index,
+        gateway: &NamespacedName,
+        services: BTreeSet<ServiceRef>,
+        made: &mut BTreeMap<ServiceRef, Vec<Change>>,
+    ) -> usize {
+        let view = waypoint_view(gateway);
+        let mut changes = Vec::new();
+        for service in services {
+            let all = made.entry(service).or_insert_with_key(|service| translated::endpoints(index, service));
+            changes.extend(all.iter().cloned());
+        }
+        self.cache.read(&view, type_url::ENDPOINT, |held| changes.retain(|change| held.get(&change.name).is_some()));
+        if changes.is_empty() { 0 } else { self.cache.update(&view, type_url::ENDPOINT, changes) }
     }
 
     fn waypoint(&self, index: &Index, gateway: &NamespacedName) -> usize {
@@ -92,8 +111,10 @@ impl Nodes {
         match key {
             ChangedKey::Workload(name) => self.addresses.push(translated::workload(index, &name)),
             ChangedKey::Service(name) => self.addresses.push(translated::service(index, &name)),
+            ChangedKey::External(key) => self.addresses.push(translated::external(index, &key)),
+            ChangedKey::Host(host) => self.addresses.extend(translated::host(index, &host)),
             ChangedKey::Policy(name) => self.policies.push(translated::policy(index, &name)),
-            ChangedKey::Waypoint(_) => {}
+            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => {}
         }
     }
 

@@ -14,8 +14,11 @@ use crate::{
     source::{Event, Problem, Source},
 };
 
-/// Batches that come within this time of the first are pushed together.
+/// The least time between two pushes: batches that come within it of the last push are pushed together, and one that comes alone at once.
 const DEBOUNCE: Duration = Duration::from_millis(10);
+
+/// Events after which no more are waited for, so that a source that never pauses does not hold everything up.
+const MOST: usize = 1 << 12;
 
 /// What a source said at one time.
 pub struct Batch {
@@ -37,12 +40,14 @@ pub async fn read(mut source: impl Source, batches: mpsc::Sender<Batch>) -> Resu
 }
 
 /// Applies batches and pushes what they change, until the reader ends.
-pub async fn follow(mesh: Arc<Mesh>, mut pusher: Pusher, mut batches: mpsc::Receiver<Batch>) {
+pub async fn follow(mesh: Arc<Mesh>, pusher: Pusher, mut batches: mpsc::Receiver<Batch>) {
+    // The first batch is the whole state: nobody waits for a second one.
+    let mut earliest = None;
     while let Some(Batch { mut events, mut problems }) = batches.recv().await {
-        // The first batch is the whole state: nobody waits for a second one.
-        let deadline = Instant::now() + DEBOUNCE;
-        while pusher.started()
-            && let Ok(Some(more)) = timeout_at(deadline, batches.recv()).await
+        // What is there already goes along even if the time is over.
+        while let Some(earliest) = earliest
+            && events.len() < MOST
+            && let Ok(Some(more)) = timeout_at(earliest, batches.recv()).await
         {
             events.extend(more.events);
             problems = more.problems;
@@ -53,5 +58,6 @@ pub async fn follow(mesh: Arc<Mesh>, mut pusher: Pusher, mut batches: mpsc::Rece
         mesh.set_problems(problems);
         pusher.apply(&mesh, events);
         mesh.advance();
+        earliest = Some(Instant::now() + DEBOUNCE);
     }
 }

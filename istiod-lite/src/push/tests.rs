@@ -57,7 +57,7 @@ fn names(cache: &Cache, view: &str, type_url: &str) -> Vec<String> {
 #[test]
 fn what_follows_from_one_batch_is_seen_at_once_or_not_at_all() {
     let (mesh, cache) = (mesh(), Cache::new());
-    let mut pusher = Pusher::new(cache.clone());
+    let pusher = Pusher::new(cache.clone());
     let mut watch = cache.watch(NODE_VIEW);
     pusher.apply(&mesh, vec![pod("web", "10.0.0.1"), policy(), pod("api", "10.0.0.2")]);
     assert_eq!(*watch.borrow_and_update(), 1, "one wake-up");
@@ -69,7 +69,7 @@ fn what_follows_from_one_batch_is_seen_at_once_or_not_at_all() {
 #[test]
 fn an_object_that_is_what_it_was_wakes_nobody() {
     let (mesh, cache) = (mesh(), Cache::new());
-    let mut pusher = Pusher::new(cache.clone());
+    let pusher = Pusher::new(cache.clone());
     pusher.apply(&mesh, vec![pod("web", "10.0.0.1"), gateway()]);
     let (nodes, waypoint) = (cache.watch(NODE_VIEW), cache.watch("waypoint/shop/gate"));
     pusher.apply(&mesh, vec![pod("web", "10.0.0.1"), gateway()]);
@@ -79,7 +79,7 @@ fn an_object_that_is_what_it_was_wakes_nobody() {
 #[test]
 fn the_view_of_a_waypoint_ends_with_its_gateway() {
     let (mesh, cache) = (mesh(), Cache::new());
-    let mut pusher = Pusher::new(cache.clone());
+    let pusher = Pusher::new(cache.clone());
     pusher.apply(&mesh, vec![gateway()]);
     assert!(names(&cache, "waypoint/shop/gate", LISTENER).contains(&"connect_terminate".to_owned()));
     let key = ObjectKey { kind: Kind::Gateway, name: NamespacedName::new("shop", "gate") };

@@ -5,10 +5,10 @@ use ambit_xds::{Any, server::Change};
 use prost::Message;
 
 use crate::{
-    index::Index,
+    index::{ExternalKey, Index, ServiceRef},
     source::NamespacedName,
     translate::{
-        authorization,
+        authorization, external,
         waypoint::{self, Resources},
         workload,
     },
@@ -17,6 +17,18 @@ use crate::{
 /// The workload of a pod, or its end.
 pub(super) fn workload(index: &Index, name: &NamespacedName) -> Change {
     address(index.config().pod_uid(name), workload::workload(index, name))
+}
+
+/// A workload that is no pod, or its end.
+pub(super) fn external(index: &Index, key: &ExternalKey) -> Change {
+    address(key.uid(index.config()), external::workload(index, key))
+}
+
+/// A host of ServiceEntries, or its end. A Service of that name has it, if there is one.
+pub(super) fn host(index: &Index, name: &NamespacedName) -> Option<Change> {
+    let made = external::host(index, name);
+    let of_service = made.is_none() && index.service_named(name).is_some();
+    (!of_service).then(|| address(ServiceRef::Host(name.clone()).key(index.config()), made))
 }
 
 /// A service, or its end.
@@ -44,6 +56,12 @@ pub(super) fn waypoint(index: &Index, gateway: &NamespacedName) -> [(&'static st
         (type_url::LISTENER, changes(listeners)),
         (type_url::ROUTE, changes(routes)),
     ]
+}
+
+/// The endpoints of a service as a waypoint may have them, by the name of the cluster.
+pub(super) fn endpoints(index: &Index, service: &ServiceRef) -> Vec<Change> {
+    let assignments = waypoint::assignments(index, service).into_iter();
+    assignments.map(|(name, body)| Change::upsert(name, Vec::new(), body)).collect()
 }
 
 fn address(name: String, address: Option<Address>) -> Change {

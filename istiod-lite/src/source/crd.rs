@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+pub mod networking;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde::{Deserialize, Serialize};
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::document::{Document, Parsed, parse};
 use super::object::{Event, Object, ObjectKey};
 use super::typed::{self, FieldError};
-use super::validate::validate;
+use super::validate::{validate, without_effect};
 use super::{Problem, Severity};
 
 /// A file: the number of its layer, and its path.
@@ -146,15 +146,19 @@ impl Layers {
                 continue;
             }
             let lower = self.parts.get(&document.key).is_some_and(|parts| parts.range(..id.0).next().is_some());
-            if let Err(errors) = read(&document.key, self.merged(&document.key, Some((id.0, document)))) {
-                for error in errors {
+            match read(&document.key, self.merged(&document.key, Some((id.0, document)))) {
+                Ok(object) => problems.extend(without_effect(&object).into_iter().map(|found| {
+                    let problem = document.problem(&id.1, &found.path, found.reason);
+                    Problem { severity: Severity::Warning, ..problem }
+                })),
+                Err(errors) => problems.extend(errors.into_iter().map(|error| {
                     let mut problem = document.problem(&id.1, &error.path, error.reason);
                     if error.absent && id.0 > 0 && !lower {
                         problem.severity = Severity::Warning;
                         problem.reason = format!("waits for the object it lies over: {}", problem.reason);
                     }
-                    problems.push(problem);
-                }
+                    problem
+                })),
             }
         }
         problems

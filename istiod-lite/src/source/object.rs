@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
+use gateway_api::experimental::tcproutes::TcpRoute;
+use gateway_api::experimental::tlsroutes::TlsRoute;
 use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::crd::networking::{ServiceEntry, WorkloadEntry};
 use super::crd::{AuthorizationPolicy, PeerAuthentication};
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
@@ -179,10 +183,15 @@ kinds! {
     ServiceAccount(ServiceAccount), "ServiceAccount", "serviceaccounts", "", ["v1"], true;
     Pod(Pod), "Pod", "pods", "", ["v1"], true;
     Service(Service), "Service", "services", "", ["v1"], true;
+    EndpointSlice(EndpointSlice), "EndpointSlice", "endpointslices", "discovery.k8s.io", ["v1"], true;
+    ServiceEntry(ServiceEntry), "ServiceEntry", "serviceentries", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
+    WorkloadEntry(WorkloadEntry), "WorkloadEntry", "workloadentries", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
     GatewayClass(GatewayClass), "GatewayClass", "gatewayclasses", "gateway.networking.k8s.io", ["v1", "v1beta1"], false;
     Gateway(Gateway), "Gateway", "gateways", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
     HttpRoute(HttpRoute), "HTTPRoute", "httproutes", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
     GrpcRoute(GrpcRoute), "GRPCRoute", "grpcroutes", "gateway.networking.k8s.io", ["v1"], true;
+    TlsRoute(TlsRoute), "TLSRoute", "tlsroutes", "gateway.networking.k8s.io", ["v1", "v1alpha3", "v1alpha2"], true;
+    TcpRoute(TcpRoute), "TCPRoute", "tcproutes", "gateway.networking.k8s.io", ["v1", "v1alpha2"], true;
     ReferenceGrant(ReferenceGrant), "ReferenceGrant", "referencegrants", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
     AuthorizationPolicy(AuthorizationPolicy), "AuthorizationPolicy", "authorizationpolicies", "security.istio.io", ["v1", "v1beta1"], true;
     PeerAuthentication(PeerAuthentication), "PeerAuthentication", "peerauthentications", "security.istio.io", ["v1", "v1beta1"], true;

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use gateway_api::gateways::{Gateway, GatewayListeners};
+use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesKinds};
 use k8s_openapi::api::core::v1::Service;
 
 use super::{CONTROLLER, Condition, Listener, ObjectStatus, route};
 use crate::deploy::{Deployed, Reports};
-use crate::index::{EndpointHealth, Index, cluster_scoped, label};
+use crate::index::{EndpointHealth, Index, ServiceRef, cluster_scoped, label};
 use crate::source::NamespacedName;
 
 /// The port and protocol of a waypoint's listener.
@@ -100,7 +100,8 @@ fn reached_at(index: &Index, gateway: &Gateway, name: &NamespacedName) -> (bool,
     let Some(service) = index.objects().services.get(name).filter(|service| is_of(service, gateway, name)) else {
         return (false, Vec::new());
     };
-    let ready = index.endpoints(service).iter().any(|endpoint| endpoint.health == EndpointHealth::Healthy);
+    let ready =
+        index.endpoints(&ServiceRef::Kubernetes(name.clone())).iter().any(|endpoint| endpoint.health == EndpointHealth::Healthy);
     let spec = service.spec.as_ref();
     let listed = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
     let mut addresses: Vec<String> = Vec::new();
@@ -151,7 +152,7 @@ fn listener(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners
     let resolved = match unknown {
         None => Condition::new("ResolvedRefs", true, "ResolvedRefs", "All references are resolved"),
         Some(kind) => {
-            let message = format!("allowedRoutes.kinds: {kind} cannot be attached; HTTPRoute can");
+            let message = format!("allowedRoutes.kinds: {kind} cannot be attached; HTTPRoute and GRPCRoute can");
             Condition::new("ResolvedRefs", false, "InvalidRouteKinds", message)
         }
     };
@@ -167,12 +168,13 @@ fn listener(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners
 /// The kinds of routes that a listener takes of those it asks for, and the first that it asks for in vain.
 fn kinds(listener: &GatewayListeners) -> (Vec<&'static str>, Option<String>) {
     let asked = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_ref());
-    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return (vec!["HTTPRoute"], None) };
-    let ours = |kind: &&gateway_api::gateways::GatewayListenersAllowedRoutesKinds| {
-        kind.kind == "HTTPRoute" && kind.group.as_deref().is_none_or(|group| group == "gateway.networking.k8s.io")
+    let all = vec!["HTTPRoute", "GRPCRoute"];
+    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return (all, None) };
+    let is = |kind: &GatewayListenersAllowedRoutesKinds, name: &str| {
+        kind.kind == name && kind.group.as_deref().is_none_or(|group| group == "gateway.networking.k8s.io")
     };
-    let supported = if asked.iter().any(|kind| ours(&kind)) { vec!["HTTPRoute"] } else { Vec::new() };
-    (supported, asked.iter().find(|kind| !ours(kind)).map(|kind| kind.kind.clone()))
+    let unknown = asked.iter().find(|kind| !all.iter().any(|name| is(kind, name))).map(|kind| kind.kind.clone());
+    (all.into_iter().filter(|name| asked.iter().any(|kind| is(kind, name))).collect(), unknown)
 }
 
 /// `None` for classes of other controllers.

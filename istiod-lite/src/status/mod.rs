@@ -98,7 +98,14 @@ pub fn conditions(index: &Index) -> Vec<ObjectStatus> {
 pub(crate) fn speaks_of(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::Service | Kind::AuthorizationPolicy | Kind::HttpRoute | Kind::GrpcRoute | Kind::Gateway | Kind::GatewayClass
+        Kind::Service
+            | Kind::AuthorizationPolicy
+            | Kind::HttpRoute
+            | Kind::GrpcRoute
+            | Kind::TlsRoute
+            | Kind::TcpRoute
+            | Kind::Gateway
+            | Kind::GatewayClass
     )
 }
 
@@ -113,7 +120,7 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
     match key.kind {
         Kind::Service => status.conditions = service(index, &key.name),
         Kind::AuthorizationPolicy => status.conditions = policy::authorization(index, &key.name),
-        Kind::HttpRoute | Kind::GrpcRoute => status.conditions = route::conditions(index, key),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => status.conditions = route::conditions(index, key),
         Kind::Gateway => gateway::gateway(index, &key.name, reports, &mut status)?,
         Kind::GatewayClass => status.conditions = gateway::class(index, &key.name)?,
         _ => return None,

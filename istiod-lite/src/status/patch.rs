@@ -26,7 +26,9 @@ pub fn patch(held: Option<&Value>, wanted: &ObjectStatus, now: &str) -> Option<V
     };
     let list = |field: &str| held.and_then(|held| held.get(field)).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     match wanted.object.kind {
-        Kind::HttpRoute | Kind::GrpcRoute => set("parents", parents(list("parents"), &wanted.conditions, now)),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+            set("parents", parents(list("parents"), &wanted.conditions, now));
+        }
         kind => set("conditions", merged(list("conditions"), own_types(kind), &wanted.conditions, now)),
     }
     if let Some(addresses) = &wanted.addresses {

@@ -266,6 +266,8 @@ fn held(object: &Object) -> Option<Value> {
         Object::AuthorizationPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::HttpRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::GrpcRoute(route) => serde_json::to_value(route.status.as_ref()?),
+        Object::TlsRoute(route) => serde_json::to_value(route.status.as_ref()?),
+        Object::TcpRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::Gateway(gateway) => serde_json::to_value(gateway.status.as_ref()?),
         Object::GatewayClass(class) => serde_json::to_value(class.status.as_ref()?),
         _ => return None,

@@ -1,6 +1,7 @@
 //! From the index to the resources that the proxies are sent.
 
 pub mod authorization;
+pub mod external;
 mod origin;
 pub mod peer_authentication;
 pub mod waypoint;

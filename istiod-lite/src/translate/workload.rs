@@ -12,12 +12,13 @@ use ambit_api::workload::{
 };
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Pod, Service as KubernetesService};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::authorization::policies_of_pod;
 use super::origin::Origin;
 use crate::index::{
-    Binding, EndpointHealth, GatewayEndpoint, Index, ServicePort, has_ended, host_network, label, native_tunnel, pod_addresses,
-    pod_health, service_account,
+    Binding, EndpointHealth, GatewayEndpoint, Index, MeshConfig, ServicePort, has_ended, host_network, label, native_tunnel,
+    pod_addresses, pod_health, service_account,
 };
 use crate::source::NamespacedName;
 
@@ -35,7 +36,6 @@ pub fn workload(index: &Index, name: &NamespacedName) -> Option<Address> {
     let config = index.config();
     let origin = Origin::of(pod);
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-    let locality = index.locality(&node);
     let labels = pod.metadata.labels.as_ref();
     let workload = Workload {
         uid: config.pod_uid(name),
@@ -44,16 +44,13 @@ pub fn workload(index: &Index, name: &NamespacedName) -> Option<Address> {
         addresses: addresses.into_iter().map(bytes_of).collect(),
         network: labels.and_then(|labels| labels.get(label::NETWORK)).cloned().unwrap_or_default(),
         tunnel_protocol: (if index.speaks_hbone(pod) { TunnelProtocol::Hbone } else { TunnelProtocol::None }).into(),
-        trust_domain: if config.trust_domain.as_str() == "cluster.local" {
-            String::new()
-        } else {
-            config.trust_domain.to_string()
-        },
+        trust_domain: trust_domain(config),
         service_account: match service_account(pod) {
             "default" => String::new(),
             account => account.to_owned(),
         },
         waypoint: waypoint(index.pod_binding(pod)),
+        locality: locality(&index.locality(&node)),
         node,
         canonical_name: origin.canonical_name,
         canonical_revision: origin.canonical_revision,
@@ -68,11 +65,6 @@ pub fn workload(index: &Index, name: &NamespacedName) -> Option<Address> {
         }
         .into(),
         cluster_id: config.cluster_id.clone(),
-        locality: (locality != crate::index::Locality::default()).then_some(Locality {
-            region: locality.region,
-            zone: locality.zone,
-            subzone: locality.subzone,
-        }),
         network_mode: (if host_network(pod) { NetworkMode::HostNetwork } else { NetworkMode::Standard }).into(),
         hostname: String::new(),
         network_gateway: None,
@@ -130,22 +122,35 @@ pub fn aliases(address: &Address) -> Vec<String> {
 
 /// The services a pod is an endpoint of, by `namespace/hostname`.
 fn services_of(index: &Index, pod: &Pod) -> BTreeMap<String, PortList> {
-    let services = index.services_of_pod(pod).into_iter();
+    let services = index.services_with_pod(pod).into_iter();
     services
-        .map(|service| {
-            let ports = ServicePort::all_of(service);
-            let ports = ports.iter().filter_map(|port| Some(wire_port(port, port.target_in(pod)?))).collect();
-            (index.config().service_key(&NamespacedName::of(&service.metadata)), PortList { ports })
+        .map(|(service, ports)| {
+            let ports = ports.iter().map(|(port, target)| wire_port(port, *target)).collect();
+            (service.key(index.config()), PortList { ports })
         })
         .collect()
 }
 
-fn wire_port(port: &ServicePort, target: u16) -> Port {
+/// The trust domain as the wire has it: nothing stands for `cluster.local`.
+pub(super) fn trust_domain(config: &MeshConfig) -> String {
+    match config.trust_domain.as_str() {
+        "cluster.local" => String::new(),
+        other => other.to_owned(),
+    }
+}
+
+/// `None` when nothing is known of the place.
+pub(super) fn locality(at: &crate::index::Locality) -> Option<Locality> {
+    let known = *at != crate::index::Locality::default();
+    known.then(|| Locality { region: at.region.clone(), zone: at.zone.clone(), subzone: at.subzone.clone() })
+}
+
+pub(super) fn wire_port(port: &ServicePort, target: u16) -> Port {
     Port { service_port: port.port.into(), target_port: target.into(), app_protocol: port.protocol.into() }
 }
 
 /// A named target is each pod's own to number; the service says 0 then.
-fn target_number(port: &ServicePort) -> u16 {
+pub(super) fn target_number(port: &ServicePort) -> u16 {
     match port.target {
         crate::index::TargetPort::Number(number) => number,
         crate::index::TargetPort::Name(_) => 0,
@@ -172,11 +177,20 @@ fn ip_families(service: &KubernetesService) -> IpFamilies {
     let has = |family: &str, is: fn(&IpAddr) -> bool| {
         declared.iter().any(|declared| declared == family) || virtual_addresses(service).iter().any(is)
     };
-    match (has("IPv4", IpAddr::is_ipv4), has("IPv6", IpAddr::is_ipv6)) {
-        (true, true) => IpFamilies::Dual,
-        (true, false) => IpFamilies::Ipv4Only,
-        (false, true) => IpFamilies::Ipv6Only,
-        (false, false) => IpFamilies::Automatic,
+    both(has("IPv4", IpAddr::is_ipv4), has("IPv6", IpAddr::is_ipv6)).unwrap_or(IpFamilies::Automatic)
+}
+
+/// The families of addresses; `None` when there are none.
+pub(super) fn families(addresses: &[IpAddr]) -> Option<IpFamilies> {
+    both(addresses.iter().any(IpAddr::is_ipv4), addresses.iter().any(IpAddr::is_ipv6))
+}
+
+fn both(v4: bool, v6: bool) -> Option<IpFamilies> {
+    match (v4, v6) {
+        (true, true) => Some(IpFamilies::Dual),
+        (true, false) => Some(IpFamilies::Ipv4Only),
+        (false, true) => Some(IpFamilies::Ipv6Only),
+        (false, false) => None,
     }
 }
 
@@ -186,13 +200,8 @@ fn load_balancing(index: &Index, service: &KubernetesService) -> Option<LoadBala
     let (mode, preference) = if spec.and_then(|spec| spec.internal_traffic_policy.as_deref()) == Some("Local") {
         (Mode::Strict, vec![Scope::Node])
     } else {
-        match traffic_distribution(index, service).as_deref() {
-            Some("PreferClose" | "PreferSameZone") => (Mode::Failover, vec![Scope::Network, Scope::Region, Scope::Zone]),
-            Some("PreferSameNode") => {
-                (Mode::Failover, vec![Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node])
-            }
-            _ => (Mode::UnspecifiedMode, Vec::new()),
-        }
+        let declared = spec.and_then(|spec| spec.traffic_distribution.clone());
+        preference(declared.or_else(|| traffic_distribution(index, &service.metadata)).as_deref())
     };
     let health = if Index::publishes_not_ready(service) { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
     if mode == Mode::UnspecifiedMode && health == HealthPolicy::OnlyHealthy {
@@ -205,13 +214,19 @@ fn load_balancing(index: &Index, service: &KubernetesService) -> Option<LoadBala
     })
 }
 
-/// The service's field, else its annotation, else its namespace's annotation.
-fn traffic_distribution(index: &Index, service: &KubernetesService) -> Option<String> {
-    if let Some(value) = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.clone()) {
-        return Some(value);
+/// What a word for the preference of near endpoints means.
+pub(super) fn preference(word: Option<&str>) -> (Mode, Vec<Scope>) {
+    match word {
+        Some("PreferClose" | "PreferSameZone") => (Mode::Failover, vec![Scope::Network, Scope::Region, Scope::Zone]),
+        Some("PreferSameNode") => (Mode::Failover, vec![Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node]),
+        _ => (Mode::UnspecifiedMode, Vec::new()),
     }
-    let own = service.metadata.annotations.as_ref().and_then(|annotations| annotations.get(label::TRAFFIC_DISTRIBUTION));
-    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+}
+
+/// The annotation of a service or ServiceEntry, else its namespace's.
+pub(super) fn traffic_distribution(index: &Index, metadata: &ObjectMeta) -> Option<String> {
+    let own = metadata.annotations.as_ref().and_then(|annotations| annotations.get(label::TRAFFIC_DISTRIBUTION));
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let namespace = crate::index::cluster_scoped(&index.objects().namespaces, namespace);
     let inherited = namespace.and_then(|namespace| namespace.metadata.annotations.as_ref());
     own.or_else(|| inherited.and_then(|annotations| annotations.get(label::TRAFFIC_DISTRIBUTION))).cloned()
@@ -221,7 +236,7 @@ fn traffic_distribution(index: &Index, service: &KubernetesService) -> Option<St
 ///
 /// A waypoint that is asked for and cannot be used is named by a host that can never exist (RFC 6761, `invalid`), so
 /// that a node proxy finds nothing there and refuses, instead of going around it.
-fn waypoint(binding: Binding) -> Option<GatewayAddress> {
+pub(super) fn waypoint(binding: Binding) -> Option<GatewayAddress> {
     let (waypoint, destination) = match binding {
         Binding::None | Binding::OtherTraffic(_) => return None,
         Binding::Bound { address: GatewayEndpoint::Ip(address), .. } => {
@@ -244,11 +259,11 @@ pub fn unavailable_hostname(waypoint: &NamespacedName) -> String {
     format!("{}.{}.waypoint.invalid", waypoint.name, waypoint.namespace)
 }
 
-fn network_address(address: IpAddr, network: &str) -> NetworkAddress {
+pub(super) fn network_address(address: IpAddr, network: &str) -> NetworkAddress {
     NetworkAddress { network: network.to_owned(), address: bytes_of(address), length: None }
 }
 
-fn bytes_of(address: IpAddr) -> Bytes {
+pub(super) fn bytes_of(address: IpAddr) -> Bytes {
     match address {
         IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
         IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),

@@ -42,7 +42,8 @@ impl Watching {
             Event::Delete(key) => format!("-{key}"),
         };
         let events = self.batch().await.into_iter().map(text);
-        events.filter(|event| !event.starts_with("+Namespace ") && event != "+Service default/kubernetes").collect()
+        let of_the_server = ["+Service default/kubernetes", "+EndpointSlice default/kubernetes"];
+        events.filter(|event| !event.starts_with("+Namespace ") && !of_the_server.contains(&event.as_str())).collect()
     }
 
     /// The next batch that has events, problems aside.

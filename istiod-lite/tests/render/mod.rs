@@ -6,8 +6,8 @@ use ambit_api::workload::address::Type;
 use ambit_api::workload::gateway_address::Destination;
 use ambit_api::workload::load_balancing::{HealthPolicy, Mode, Scope as Preference};
 use ambit_api::workload::{
-    Address, AppProtocol, GatewayAddress, IpFamilies, NetworkMode, Port, Service, TunnelProtocol, Workload, WorkloadStatus,
-    WorkloadType,
+    Address, AppProtocol, GatewayAddress, IpFamilies, NetworkMode, Port, Service, TunnelProtocol, Visibility, Workload,
+    WorkloadStatus, WorkloadType,
 };
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -63,6 +63,8 @@ fn workload(message: &Workload) -> Value {
         ("authorization_policies", json!(message.authorization_policies)),
         ("status", json!(status.as_str_name())),
         ("cluster_id", json!(message.cluster_id)),
+        ("hostname", json!(message.hostname)),
+        ("capacity", json!(message.capacity)),
     ])
 }
 
@@ -87,6 +89,8 @@ fn service(message: &Service) -> Value {
         ("load_balancing", balancing.unwrap_or_default()),
         ("canonical", json!(message.canonical)),
         ("ingress_use_waypoint", json!(message.ingress_use_waypoint)),
+        ("subject_alt_names", json!(message.subject_alt_names)),
+        ("private", json!(message.visibility == i32::from(Visibility::Namespace))),
     ])
 }
 

@@ -95,7 +95,7 @@ pub enum Gate<'a> {
 /// A filter chain.
 #[derive(Debug, Clone, Serialize)]
 pub struct Chain {
-    /// Its name, `inbound-vip|<port>|<http|tcp>|<host>` for a service port.
+    /// Its name, `inbound-vip|<port>|<http|tcp>|<host>` for a service port; `<namespace>/<host>` for a host of a ServiceEntry.
     pub name: Arc<str>,
     /// Rule sets on the connection.
     pub rbac: Vec<RbacFilter>,
@@ -109,7 +109,15 @@ impl Chain {
     /// The service whose port this is, as the name says; `None` where a destination is addressed directly.
     #[must_use]
     pub fn service(&self) -> Option<ServiceInfo> {
-        let (_, host) = self.name.strip_prefix("inbound-vip|")?.rsplit_once('|')?;
+        Self::service_named(&self.name)
+    }
+
+    fn service_named(name: &str) -> Option<ServiceInfo> {
+        let (_, host) = name.strip_prefix("inbound-vip|")?.rsplit_once('|')?;
+        // A host of a ServiceEntry belongs to the namespace of the entry, and has no other name.
+        if let Some((namespace, host)) = host.split_once('/') {
+            return Some(ServiceInfo { name: host.into(), namespace: namespace.into(), host: host.into() });
+        }
         let mut labels = host.split('.');
         let (name, namespace) = (labels.next()?.into(), labels.next()?.into());
         Some(ServiceInfo { name, namespace, host: host.into() })
@@ -174,4 +182,20 @@ pub struct HttpChain {
     pub merge_slashes: bool,
     /// The most that header fields may take together, in bytes.
     pub max_header_bytes: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_says_which_service_it_is_for() {
+        let named =
+            |name: &str| Chain::service_named(name).map(|of| [of.name, of.namespace, of.host].map(|text| text.to_string()));
+        let service = named("inbound-vip|80|http|api.shop.svc.cluster.local").unwrap();
+        assert_eq!(service, ["api", "shop", "api.shop.svc.cluster.local"]);
+        let host = named("inbound-vip|443|tcp|shop/www.example.com").unwrap();
+        assert_eq!(host, ["www.example.com", "shop", "www.example.com"], "a host of a ServiceEntry");
+        assert_eq!(named("direct-tcp|spiffe://cluster.local/ns/shop/sa/api"), None);
+    }
 }

@@ -227,6 +227,8 @@ fn named(fields: &Struct, key: &str) -> (Arc<str>, Arc<str>) {
 fn service(metadata: &Metadata, cluster: &str) -> Option<ServiceInfo> {
     let fields = metadata.filter_metadata.get(AMBIT)?;
     let (namespace, name) = named(fields, "service");
-    let host = text(fields, "host").or(cluster.rsplit('|').next()).unwrap_or_default().into();
+    let host = text(fields, "host").or(cluster.rsplit('|').next()).unwrap_or_default();
+    // The namespace before the host of a ServiceEntry.
+    let host = host.split_once('/').map_or(host, |(_, host)| host).into();
     Some(ServiceInfo { name, namespace, host })
 }

@@ -44,4 +44,6 @@ pub(super) const OTHERS: &[File] = chart!["dashboards/mesh.json",];
 pub const CRDS: &[(&str, &str)] = &[
     ("crds/authorizationpolicies.yaml", text!("crds/authorizationpolicies.yaml")),
     ("crds/peerauthentications.yaml", text!("crds/peerauthentications.yaml")),
+    ("crds/serviceentries.yaml", text!("crds/serviceentries.yaml")),
+    ("crds/workloadentries.yaml", text!("crds/workloadentries.yaml")),
 ];

@@ -6,7 +6,7 @@ use super::strict;
 use super::trim::trim;
 use crate::source::object::{Kind, NamespacedName, Object, ObjectKey};
 use crate::source::typed::{FieldError, read_with_unknown};
-use crate::source::validate::validate;
+use crate::source::validate::{validate, without_effect};
 use crate::source::{Origin, Problem, Severity};
 
 /// What became of an object.
@@ -54,6 +54,7 @@ pub(super) fn read(kind: Kind, name: &NamespacedName, mut value: Value, held: Op
             let mut errors = validate(&object);
             let unknown = unknown.into_iter().filter(|error| error.path.starts_with("spec"));
             let mut warnings = warnings;
+            warnings.extend(without_effect(&object));
             match policy {
                 Unknown::Fine => {}
                 Unknown::Told => {

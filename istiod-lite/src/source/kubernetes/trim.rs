@@ -12,6 +12,12 @@ type Fields = Map<String, Value>;
 /// A copy of the object as `kubectl apply` was given it.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
+/// The label selector of those objects of a kind that are asked for; `None` for all. EndpointSlices that Kubernetes makes of the pods
+/// that a Service selects say what the pods say themselves, and are as many.
+pub(super) fn wanted(kind: Kind) -> Option<&'static str> {
+    (kind == Kind::EndpointSlice).then_some("endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io")
+}
+
 /// Takes out what is not kept of an object of the kind. `metadata.resourceVersion` goes as well, so that an object that changed in
 /// nothing that matters is equal to what it was.
 pub(super) fn trim(kind: Kind, object: &mut Value) {

@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_stream::StreamExt;
 
-use super::Timing;
 use super::failure::{Failure, Verb, chain};
 use super::merge::{Trouble, Update};
 use super::reflector::{Pause, Reflector, Request};
+use super::{Timing, trim};
 use crate::source::{Event, Kind};
 
 /// Time between two looks at whether a watch still says something.
@@ -88,7 +88,8 @@ impl Watch {
     }
 
     async fn list(&mut self, path: &str, limit: Option<u32>, token: Option<String>) -> Result<(), Stop> {
-        let params = ListParams { limit, continue_token: token, ..ListParams::default() };
+        let label_selector = trim::wanted(self.reflector.kind()).map(str::to_owned);
+        let params = ListParams { limit, continue_token: token, label_selector, ..ListParams::default() };
         let request = request::Request::new(path).list(&params).map_err(|error| Failure::Broken(chain(&error)))?;
         let answer = timeout(self.timing.answer, self.client.request::<ObjectList<Value>>(request)).await;
         let page =
@@ -153,7 +154,8 @@ impl Watch {
     /// Passes on the events of one watch until it ends.
     async fn follow(&mut self, path: &str, from: &str) -> Result<End, Stop> {
         let longest = self.timing.watch.as_secs_f64() * (1.0 - 0.2 * fastrand::f64());
-        let params = WatchParams { timeout: Some(longest as u32), bookmarks: true, ..WatchParams::default() };
+        let label_selector = trim::wanted(self.reflector.kind()).map(str::to_owned);
+        let params = WatchParams { timeout: Some(longest as u32), bookmarks: true, label_selector, ..WatchParams::default() };
         let request = request::Request::new(path).watch(&params, from).map_err(|error| Failure::Broken(chain(&error)))?;
         let answer = timeout(self.timing.answer, self.client.request_events::<Value>(request)).await;
         let answer = answer.map_err(|_| Failure::Unreachable("a watch takes too long to begin".into()))?;

@@ -1,7 +1,13 @@
 //! Values that have the right type and are wrong all the same: what the API server would refuse by schema or webhook.
 
+mod effect;
+mod entry;
+mod layer4;
 mod policy;
 mod route;
+mod slice;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,16 +18,27 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::object::Object;
 use super::typed::FieldError;
+use crate::index::parent_refs;
+
+pub(super) use effect::without_effect;
 
 /// All that is wrong with the values of an object.
 pub(super) fn validate(object: &Object) -> Vec<FieldError> {
     let mut errors = Errors::default();
+    for (index, port) in parent_refs(object).iter().enumerate().filter_map(|(index, parent)| Some((index, parent.port?))) {
+        errors.port(&format!("spec.parentRefs[{index}].port"), port);
+    }
     match object {
         Object::Pod(object) => pod(object, &mut errors),
         Object::Service(object) => service(object, &mut errors),
         Object::Gateway(object) => gateway(object, &mut errors),
         Object::HttpRoute(object) => route::http(object, &mut errors),
         Object::GrpcRoute(object) => route::grpc(object, &mut errors),
+        Object::TlsRoute(object) => layer4::tls(object, &mut errors),
+        Object::TcpRoute(object) => layer4::tcp(object, &mut errors),
+        Object::EndpointSlice(object) => slice::slice(object, &mut errors),
+        Object::ServiceEntry(object) => entry::service(object, &mut errors),
+        Object::WorkloadEntry(object) => entry::workload(object, &mut errors),
         Object::AuthorizationPolicy(object) => policy::authorization(object, &mut errors),
         Object::PeerAuthentication(object) => policy::peer_authentication(object, &mut errors),
         Object::Namespace(_)
@@ -46,6 +63,19 @@ impl Errors {
         if !good {
             self.add(path, reason());
         }
+    }
+
+    /// A list may not be longer than this.
+    fn at_most(&mut self, limit: usize, path: &str, length: usize) {
+        self.check(length <= limit, path, || format!("{length} are more than {limit}"));
+    }
+
+    /// An address of something else than whoever dials it: not the loopback of the proxy that would, where its own pages are.
+    fn elsewhere(&mut self, path: &str, address: IpAddr) {
+        let ip = address.to_canonical();
+        self.check(!(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()), path, || {
+            format!("{address} is an address of no other machine")
+        });
     }
 
     fn port(&mut self, path: &str, port: i32) {

@@ -1,7 +1,10 @@
 //! Values of HTTPRoute and GRPCRoute (the limits of the Gateway API's schemas).
 
 use gateway_api::Duration;
-use gateway_api::experimental::grpcroutes::GrpcRoute;
+use gateway_api::experimental::grpcroutes::{
+    GrpcRoute, GrpcRouteRulesMatches, GrpcRouteRulesMatchesHeadersType as GrpcHeaderType,
+    GrpcRouteRulesMatchesMethodType as MethodType,
+};
 use gateway_api::experimental::httproutes::{
     HttpRoute, HttpRouteRules, HttpRouteRulesFilters, HttpRouteRulesFiltersType as Filter, HttpRouteRulesMatches,
     HttpRouteRulesMatchesHeadersType as HeaderType, HttpRouteRulesMatchesPathType as PathType,
@@ -14,11 +17,6 @@ use super::Errors;
 const MAX_WEIGHT: i32 = 1_000_000;
 
 pub(super) fn http(route: &HttpRoute, errors: &mut Errors) {
-    for (index, parent) in route.spec.parent_refs.iter().flatten().enumerate() {
-        if let Some(port) = parent.port {
-            errors.port(&format!("spec.parentRefs[{index}].port"), port);
-        }
-    }
     for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
         let path = format!("spec.rules[{index}]");
         for (index, entry) in rule.matches.iter().flatten().enumerate() {
@@ -152,6 +150,9 @@ fn duration(errors: &mut Errors, path: &str, text: Option<&str>) -> Option<u128>
 
 pub(super) fn grpc(route: &GrpcRoute, errors: &mut Errors) {
     for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
+        for (position, entry) in rule.matches.iter().flatten().enumerate() {
+            grpc_match(entry, &format!("spec.rules[{index}].matches[{position}]"), errors);
+        }
         for (position, backend) in rule.backend_refs.iter().flatten().enumerate() {
             let path = format!("spec.rules[{index}].backendRefs[{position}]");
             let service = is_service(backend.group.as_deref(), backend.kind.as_deref());
@@ -160,11 +161,35 @@ pub(super) fn grpc(route: &GrpcRoute, errors: &mut Errors) {
     }
 }
 
-fn is_service(group: Option<&str>, kind: Option<&str>) -> bool {
+fn grpc_match(entry: &GrpcRouteRulesMatches, path: &str, errors: &mut Errors) {
+    if let Some(method) = &entry.method {
+        let path = format!("{path}.method");
+        let given = [&method.service, &method.method].into_iter().flatten().any(|name| !name.is_empty());
+        errors.check(given, &path, || "must have a service or a method".into());
+        for (field, value) in [("service", &method.service), ("method", &method.method)] {
+            let Some(value) = value else { continue };
+            let path = format!("{path}.{field}");
+            if matches!(method.r#type, Some(MethodType::RegularExpression)) {
+                pattern(errors, &path, value);
+            } else {
+                let good = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte));
+                errors.check(good, &path, || format!("{value:?} is no name of a gRPC {field}"));
+            }
+        }
+    }
+    for (index, header) in entry.headers.iter().flatten().enumerate() {
+        header_name(errors, &format!("{path}.headers[{index}].name"), &header.name);
+        if matches!(header.r#type, Some(GrpcHeaderType::RegularExpression)) {
+            pattern(errors, &format!("{path}.headers[{index}].value"), &header.value);
+        }
+    }
+}
+
+pub(super) fn is_service(group: Option<&str>, kind: Option<&str>) -> bool {
     matches!(group, None | Some("")) && matches!(kind, None | Some("Service"))
 }
 
-fn backend_ref(errors: &mut Errors, path: &str, service: bool, port: Option<i32>, weight: Option<i32>) {
+pub(super) fn backend_ref(errors: &mut Errors, path: &str, service: bool, port: Option<i32>, weight: Option<i32>) {
     match port {
         Some(port) => errors.port(&format!("{path}.port"), port),
         None => errors.check(!service, &format!("{path}.port"), || "required for a Service".into()),

@@ -1,7 +1,8 @@
-//! Status of HTTPRoutes and GRPCRoutes: for each parent, whether the route is attached, whether what it refers to exists,
+//! Status of routes: for each parent, whether the route is attached, whether what it refers to exists,
 //! and which of its rules are not carried out.
 
 mod references;
+mod rival;
 mod rules;
 
 use gateway_api::gateways::GatewayListeners;
@@ -31,6 +32,8 @@ impl Parent {
         let refs = match route {
             Object::HttpRoute(route) => serde_json::to_value(&route.spec.parent_refs),
             Object::GrpcRoute(route) => serde_json::to_value(&route.spec.parent_refs),
+            Object::TlsRoute(route) => serde_json::to_value(&route.spec.parent_refs),
+            Object::TcpRoute(route) => serde_json::to_value(&route.spec.parent_refs),
             _ => return Vec::new(),
         };
         let mut parents: Vec<(Self, Value)> = Vec::new();
@@ -48,6 +51,12 @@ impl Parent {
     /// Its group and kind, with the defaults of the API.
     fn kind(&self) -> (&str, &str) {
         (self.group.as_deref().unwrap_or("gateway.networking.k8s.io"), self.kind.as_deref().unwrap_or("Gateway"))
+    }
+
+    /// Whether it means this port of a Service.
+    fn means(&self, port: &ServicePort) -> bool {
+        self.port.is_none_or(|number| i32::from(port.port) == number)
+            && self.section_name.as_ref().is_none_or(|name| port.name.as_ref() == Some(name))
     }
 
     fn target(&self, own: &NamespacedName) -> NamespacedName {
@@ -70,7 +79,7 @@ pub(super) fn conditions(index: &Index, key: &ObjectKey) -> Vec<Condition> {
     let mut conditions = Vec::new();
     for (parent, written) in Parent::all_of(&route) {
         let target = parent.target(&key.name);
-        let Some(attachment) = attachment(index, &parent, &target, &key.name) else { continue };
+        let Some(attachment) = attachment(index, &parent, &target, &route) else { continue };
         let service = (parent.kind().1 == "Service").then_some(&target);
         let label = format!("{} {target}", parent.kind().1);
         let mut all = accepted(attachment, &verdict);
@@ -104,19 +113,23 @@ fn accepted(attachment: Attachment, verdict: &Verdict) -> Vec<Condition> {
 }
 
 /// How a route stands to a parent; `None` for parents that are another controller's.
-fn attachment(index: &Index, parent: &Parent, target: &NamespacedName, route: &NamespacedName) -> Option<Attachment> {
+fn attachment(index: &Index, parent: &Parent, target: &NamespacedName, route: &Object) -> Option<Attachment> {
+    let namespace = route.metadata().namespace.as_deref().unwrap_or_default();
     match parent.kind() {
-        ("" | "core", "Service") => Some(to_service(index, parent, target)),
+        ("" | "core", "Service") => Some(to_service(index, parent, target, route)),
         ("gateway.networking.k8s.io", "Gateway") => {
             let gateway = index.objects().gateways.get(target).filter(|gateway| index.is_waypoint(gateway))?;
             if !gateway.spec.listeners.iter().any(|listener| names(parent, listener)) {
                 let message = format!("Gateway {target} has no listener of that name and port");
                 return Some(Attachment::Refused("NoMatchingParent", message));
             }
-            if !index.waypoint_admits(target, &route.namespace) {
+            if !matches!(route, Object::HttpRoute(_) | Object::GrpcRoute(_)) {
+                let message = format!("Gateway {target} takes no {}s, but HTTPRoutes and GRPCRoutes", route.kind().as_str());
+                return Some(Attachment::Refused("NotAllowedByListeners", message));
+            }
+            if !index.waypoint_admits(target, namespace) {
                 let message = format!(
-                    "Gateway {target} takes no routes of namespace {}; its allowedRoutes.namespaces can admit them",
-                    route.namespace
+                    "Gateway {target} takes no routes of namespace {namespace}; its allowedRoutes.namespaces can admit them"
                 );
                 return Some(Attachment::Refused("NotAllowedByListeners", message));
             }
@@ -126,25 +139,35 @@ fn attachment(index: &Index, parent: &Parent, target: &NamespacedName, route: &N
     }
 }
 
-fn to_service(index: &Index, parent: &Parent, target: &NamespacedName) -> Attachment {
+fn to_service(index: &Index, parent: &Parent, target: &NamespacedName, route: &Object) -> Attachment {
     let Some(service) = index.objects().services.get(target) else {
         return Attachment::Refused("NoMatchingParent", format!("Service {target} does not exist"));
     };
-    let matches = |port: &ServicePort| {
-        parent.port.is_none_or(|number| i32::from(port.port) == number)
-            && parent.section_name.as_ref().is_none_or(|name| port.name.as_ref() == Some(name))
-    };
-    if !ServicePort::all_of(service).iter().any(matches) {
+    let mut ports = ServicePort::all_of(service);
+    ports.retain(|port| parent.means(port));
+    if ports.is_empty() {
         return Attachment::Refused("NoMatchingParent", format!("Service {target} has no such port"));
     }
-    Attachment::Attached(match index.service_binding(service) {
+    let own = route.metadata().namespace.as_deref().unwrap_or_default();
+    if matches!(route, Object::TcpRoute(_)) && *own != *target.namespace {
+        let message = format!("A TCPRoute holds only for Services of its own namespace, which {target} is not");
+        return Attachment::Refused("UnsupportedValue", message);
+    }
+    let rivals: Vec<(u16, String)> =
+        ports.iter().filter_map(|port| Some((port.port, rival::rival(index, route, target, port)?))).collect();
+    if let (Some((_, first)), true) = (rivals.first(), rivals.len() == ports.len()) {
+        return Attachment::Refused("Conflicted", format!("{first} holds in its place on Service {target}"));
+    }
+    let rivals: String = rivals.iter().map(|(port, rival)| format!("; on port {port} {rival} holds in its place")).collect();
+    let effect = match index.service_binding(service) {
         Binding::Bound { waypoint, .. } | Binding::Unavailable { waypoint, .. } => {
             format!("Attached; waypoint {waypoint} applies it")
         }
         Binding::None | Binding::OtherTraffic(_) => {
             format!("Attached, and without effect: Service {target} has no waypoint")
         }
-    })
+    };
+    Attachment::Attached(format!("{effect}{rivals}"))
 }
 
 /// Whether a reference to a Gateway means this listener of it.
@@ -154,7 +177,8 @@ fn names(parent: &Parent, listener: &GatewayListeners) -> bool {
 
 /// How many routes are attached to a listener of a Gateway.
 pub(super) fn attached(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners) -> usize {
-    let routes = index.http_routes_of_gateway(gateway).into_iter();
+    let http = index.http_routes_of_gateway(gateway).into_iter().cloned().map(Object::HttpRoute);
+    let grpc = index.grpc_routes_of_gateway(gateway).into_iter().cloned().map(Object::GrpcRoute);
     let is_attached = |route: &Object| {
         let own = NamespacedName::of(route.metadata());
         !Verdict::of(route).nothing_left()
@@ -165,5 +189,5 @@ pub(super) fn attached(index: &Index, gateway: &NamespacedName, listener: &Gatew
                     && index.waypoint_admits(gateway, &own.namespace)
             })
     };
-    routes.filter(|route| is_attached(&Object::HttpRoute((*route).clone()))).count()
+    http.chain(grpc).filter(is_attached).count()
 }

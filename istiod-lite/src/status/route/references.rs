@@ -18,7 +18,7 @@ struct Reference<'a> {
     port: Option<i32>,
 }
 
-/// Both route kinds have the same fields in types of their own.
+/// The kinds of routes have the same fields in types of their own.
 macro_rules! reference {
     ($reference:expr, $place:expr) => {
         Reference {
@@ -61,6 +61,17 @@ macro_rules! collect {
     };
 }
 
+/// The same for routes that have nothing but backends.
+macro_rules! collect_backends {
+    ($route:expr, $references:ident) => {
+        for (rule, at) in $route.spec.rules.iter().zip(0..) {
+            for (backend, place) in rule.backend_refs.iter().zip(0..) {
+                $references.push(reference!(backend, format!("rules[{at}].backendRefs[{place}]")));
+            }
+        }
+    };
+}
+
 /// The condition `ResolvedRefs` of a route for one parent: the first fault gives the reason, the message lists all.
 ///
 /// A route may refer to its own parent without a grant, wherever that is.
@@ -69,6 +80,8 @@ pub(super) fn resolved(index: &Index, route: &Object, name: &NamespacedName, par
     match route {
         Object::HttpRoute(route) => collect!(route, references, extensions),
         Object::GrpcRoute(route) => collect!(route, references, extensions),
+        Object::TlsRoute(route) => collect_backends!(route, references),
+        Object::TcpRoute(route) => collect_backends!(route, references),
         _ => {}
     }
     let mut faults: Vec<(&'static str, String)> = Vec::new();

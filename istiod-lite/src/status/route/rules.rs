@@ -1,11 +1,12 @@
-//! Which rules of a route are not carried out. The waypoint answers requests that they match with 500; a test holds this
-//! against the translation.
+//! Which rules of a route are not carried out. The waypoint answers requests that they match with 500, calls with `UNAVAILABLE`; a test
+//! holds this against the translation.
 
 use gateway_api::experimental::httproutes::{
-    HttpRouteRules, HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesMatchesPathType as PathType,
+    HttpRoute, HttpRouteRules, HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesMatchesPathType as PathType,
 };
 
 use crate::source::Object;
+use crate::translate::waypoint;
 
 /// What is carried out of a route.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,26 +23,34 @@ impl Verdict {
     pub(super) fn of(route: &Object) -> Self {
         let mut verdict = Self::default();
         match route {
-            Object::HttpRoute(route) => {
-                for (at, rule) in route.spec.rules.iter().flatten().enumerate() {
-                    verdict.rules += 1;
-                    verdict.dropped.extend(refusal(rule).map(|why| format!("rules[{at}]: {why}")));
-                    for (field, given) in
-                        [("retry", rule.retry.is_some()), ("sessionPersistence", rule.session_persistence.is_some())]
-                    {
-                        if given {
-                            verdict.notes.push(format!("rules[{at}].{field} has no effect"));
-                        }
-                    }
-                }
-            }
-            Object::GrpcRoute(_) => {
-                verdict.rules = 1;
-                verdict.dropped.push("GRPCRoutes are not applied; an HTTPRoute with path /SERVICE/METHOD is".into());
-            }
+            Object::HttpRoute(route) => verdict.requests(route),
+            Object::GrpcRoute(route) => match waypoint::grpc_as_http(route) {
+                Some(route) => verdict.requests(&route),
+                None => verdict.nothing("it says what no HTTPRoute can"),
+            },
+            Object::TlsRoute(_) => verdict.nothing("waypoints do not look at server names; a TCPRoute spreads connections"),
+            Object::TcpRoute(_) => verdict.rules = 1,
             _ => {}
         }
         verdict
+    }
+
+    /// Nothing of the route is carried out.
+    fn nothing(&mut self, why: &str) {
+        self.rules = 1;
+        self.dropped.push(why.to_owned());
+    }
+
+    fn requests(&mut self, route: &HttpRoute) {
+        for (at, rule) in route.spec.rules.iter().flatten().enumerate() {
+            self.rules += 1;
+            self.dropped.extend(refusal(rule).map(|why| format!("rules[{at}]: {why}")));
+            for (field, given) in [("retry", rule.retry.is_some()), ("sessionPersistence", rule.session_persistence.is_some())] {
+                if given {
+                    self.notes.push(format!("rules[{at}].{field} has no effect"));
+                }
+            }
+        }
     }
 
     /// Whether some rule is not carried out.

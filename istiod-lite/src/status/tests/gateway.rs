@@ -108,7 +108,7 @@ fn a_listener_counts_its_routes_and_says_which_kinds_it_takes() {
     ];
     let text = format!("{}{}", gateway(), routes.concat());
     let all = status(&text, Deployed::Applied);
-    assert_eq!((all.listeners[0].attached_routes, &all.listeners[0].supported_kinds[..]), (2, &["HTTPRoute"][..]));
+    assert_eq!((all.listeners[0].attached_routes, &all.listeners[0].supported_kinds[..]), (2, &["HTTPRoute", "GRPCRoute"][..]));
     let kinds = |kinds: &str| {
         let text = text.replace("protocol: HBONE", &format!("protocol: HBONE, allowedRoutes: {{kinds: [{kinds}]}}"));
         let listener = status(&text, Deployed::Applied).listeners.remove(0);
@@ -116,6 +116,7 @@ fn a_listener_counts_its_routes_and_says_which_kinds_it_takes() {
     };
     assert_eq!(kinds("{kind: HTTPRoute}"), (vec!["HTTPRoute"], "ResolvedRefs"));
     assert_eq!(kinds("{kind: HTTPRoute}, {kind: TCPRoute}"), (vec!["HTTPRoute"], "InvalidRouteKinds"));
+    assert_eq!(kinds("{kind: GRPCRoute}, {kind: HTTPRoute}"), (vec!["HTTPRoute", "GRPCRoute"], "ResolvedRefs"));
     assert_eq!(kinds("{group: example.com, kind: HTTPRoute}"), (vec![], "InvalidRouteKinds"));
 }
 

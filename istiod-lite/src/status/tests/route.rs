@@ -194,12 +194,63 @@ fn what_the_status_calls_dropped_is_what_the_waypoint_refuses() {
     }
 }
 
+/// The first condition of each object of these names, of the kind and namespace `shop`, in a mesh with service `shop/a` on ports 80 and 81.
+fn first(text: &str, routes: &[(Kind, &str)]) -> Vec<String> {
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: shop, labels: {istio.io/use-waypoint: gate}}\nspec: {ports: [{name: one, port: 80}, {name: two, port: 81}]}\n";
+    let index = mesh(&format!("{GATEWAY}{service}{text}"));
+    let of = |(kind, name): &(Kind, &str)| {
+        let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
+        let conditions =
+            of(&index, &ObjectKey { kind: *kind, name: NamespacedName::new(namespace, name) }, None).unwrap().conditions;
+        let condition = &conditions[0];
+        format!("{}={} {}: {}", condition.r#type, condition.status, condition.reason, condition.message)
+    };
+    routes.iter().map(of).collect()
+}
+
+/// A route of any kind to `shop/a:80`, or only one of its ports.
+fn of_kind(kind: &str, name: &str, port: &str, more: &str) -> String {
+    let (namespace, name) = name.split_once('/').unwrap_or(("shop", name));
+    let parent = format!("{{group: '', kind: Service, name: a, namespace: shop{port}}}");
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{parentRefs: [{parent}], {more}rules: [{{backendRefs: [{{name: a, namespace: shop, port: 80}}]}}]}}\n"
+    )
+}
+
 #[test]
-fn a_grpc_route_says_that_it_is_not_applied() {
-    let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: shop}\nspec: {parentRefs: [{group: '', kind: Service, name: a}], rules: [{backendRefs: [{name: a, port: 80}]}]}\n";
-    let index = mesh(&format!("{GATEWAY}{}{route}", service("a", "shop", "gate")));
-    let key = ObjectKey { kind: Kind::GrpcRoute, name: NamespacedName::new("shop", "g") };
-    let conditions = of(&index, &key, None).unwrap().conditions;
-    let said: Vec<_> = conditions.iter().map(|c| (c.r#type, c.status, c.reason)).collect();
-    assert_eq!(said, [("Accepted", "False", "UnsupportedValue"), ("ResolvedRefs", "True", "ResolvedRefs")]);
+fn of_several_kinds_on_one_port_the_route_that_does_not_hold_says_which_does() {
+    let (grpc, http) = (of_kind("GRPCRoute", "g", "", ""), of_kind("HTTPRoute", "h", "", ""));
+    assert_eq!(first(&grpc, &[(Kind::GrpcRoute, "g")]), [ATTACHED]);
+    let conflicted = "Accepted=False Conflicted: GRPCRoute shop/g holds in its place on Service shop/a";
+    let both = format!("{grpc}{http}");
+    assert_eq!(first(&both, &[(Kind::GrpcRoute, "g"), (Kind::HttpRoute, "h")]), [ATTACHED, conflicted]);
+    let on_one = format!("{}{http}", of_kind("GRPCRoute", "g", ", port: 81", ""));
+    let partly = format!("{ATTACHED}; on port 81 GRPCRoute shop/g holds in its place");
+    assert_eq!(first(&on_one, &[(Kind::HttpRoute, "h")]), [partly]);
+    let foreign = format!("{grpc}{}", of_kind("HTTPRoute", "bank/h", "", ""));
+    assert_eq!(first(&foreign, &[(Kind::HttpRoute, "bank/h")]), [ATTACHED], "for clients of its own namespace");
+}
+
+#[test]
+fn a_tcp_route_holds_on_ports_without_routes_for_requests_and_tls_routes_never() {
+    let tcp = of_kind("TCPRoute", "t", "", "");
+    assert_eq!(first(&tcp, &[(Kind::TcpRoute, "t")]), [ATTACHED]);
+    let second = format!("{tcp}{}", of_kind("TCPRoute", "u", "", ""));
+    let conflicted = "Accepted=False Conflicted: TCPRoute shop/t holds in its place on Service shop/a";
+    assert_eq!(first(&second, &[(Kind::TcpRoute, "t"), (Kind::TcpRoute, "u")]), [ATTACHED, conflicted]);
+    let http = format!("{tcp}{}", of_kind("HTTPRoute", "h", "", ""));
+    let conflicted = "Accepted=False Conflicted: HTTPRoute shop/h holds in its place on Service shop/a";
+    assert_eq!(first(&http, &[(Kind::TcpRoute, "t"), (Kind::HttpRoute, "h")]), [conflicted, ATTACHED]);
+    let foreign = format!("{tcp}{}", of_kind("HTTPRoute", "bank/h", "", ""));
+    let conflicted = "Accepted=False Conflicted: TCPRoute shop/t holds in its place on Service shop/a";
+    assert_eq!(first(&foreign, &[(Kind::TcpRoute, "t"), (Kind::HttpRoute, "bank/h")]), [ATTACHED, conflicted]);
+    let elsewhere = of_kind("TCPRoute", "bank/t", "", "");
+    let refused = "Accepted=False UnsupportedValue: A TCPRoute holds only for Services of its own namespace, which shop/a is not";
+    assert_eq!(first(&elsewhere, &[(Kind::TcpRoute, "bank/t")]), [refused]);
+    let tls = of_kind("TLSRoute", "t", "", "hostnames: [a.example.com], ");
+    let none = "Accepted=False UnsupportedValue: waypoints do not look at server names; a TCPRoute spreads connections";
+    assert_eq!(first(&tls, &[(Kind::TlsRoute, "t")]), [none]);
+    let on_gateway = tcp.replace("{group: '', kind: Service, name: a, namespace: shop}", "{name: gate}");
+    let refused = "Accepted=False NotAllowedByListeners: Gateway shop/gate takes no TCPRoutes, but HTTPRoutes and GRPCRoutes";
+    assert_eq!(first(&on_gateway, &[(Kind::TcpRoute, "t")]), [refused]);
 }

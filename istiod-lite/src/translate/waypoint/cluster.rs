@@ -23,17 +23,27 @@ use ambit_api::workload::AppProtocol;
 
 use super::endpoint::internal_address;
 use super::names::{AMBIT_METADATA, CONNECT_ORIGINATE, DIRECT, HBONE_PORT, Layer, MAIN_INTERNAL, ORIGINAL_DST_METADATA};
+use super::scope::LookedUp;
 use super::tls;
 use super::wire::{ads, any, entry, seconds, string_kind, transport_socket, u32_value};
-use crate::source::NamespacedName;
 
 /// Stream window of HBONE peers, bytes.
 pub const STREAM_WINDOW: u32 = 4 << 20;
 /// Connection window of HBONE peers, bytes.
 pub const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// The cluster of a service port.
-pub fn service(name: &str, service: &NamespacedName, layer: Layer, protocol: AppProtocol) -> cluster::Cluster {
+/// The cluster of a port of a host whose endpoints the proxy looks up itself.
+pub fn looked_up(name: &str, service: &str, layer: Layer, protocol: AppProtocol, names: &[LookedUp]) -> cluster::Cluster {
+    let mut cluster = self::service(name, service, layer, protocol);
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into()));
+    cluster.eds_cluster_config = None;
+    cluster.transport_socket_matches = Vec::new();
+    cluster.load_assignment = Some(super::endpoint::looked_up(name, names));
+    cluster
+}
+
+/// The cluster of a service port; `service` is what the service is called in logs.
+pub fn service(name: &str, service: &str, layer: Layer, protocol: AppProtocol) -> cluster::Cluster {
     let mut cluster = named(name);
     cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
     cluster.eds_cluster_config = Some(EdsClusterConfig { eds_config: ads(), service_name: String::new() });
@@ -48,7 +58,7 @@ pub fn service(name: &str, service: &NamespacedName, layer: Layer, protocol: App
     if layer == Layer::Http {
         protocol_options(&mut cluster, &upstream_protocol(protocol));
     }
-    let fields = entry("service", string_kind(service.to_string()));
+    let fields = entry("service", string_kind(service));
     let filter_metadata = entry(AMBIT_METADATA, Struct { fields });
     cluster.metadata = Some(Metadata { filter_metadata, ..Default::default() });
     cluster

@@ -1,4 +1,4 @@
-//! The pods behind each cluster.
+//! The workloads behind each cluster.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,31 +8,54 @@ use ambit_api::envoy::pb::envoy::config::core::v3::socket_address::PortSpecifier
 use ambit_api::envoy::pb::envoy::config::core::v3::{Address, EnvoyInternalAddress, SocketAddress, address};
 use ambit_api::envoy::pb::envoy::config::endpoint::v3 as envoy;
 
-use super::names::{AMBIT_METADATA, CONNECT_ORIGINATE, ORIGINAL_DST_METADATA, TRANSPORT_MATCH_METADATA};
+use super::names::{
+    AMBIT_METADATA, CONNECT_ORIGINATE, Layer, ORIGINAL_DST_METADATA, TRANSPORT_MATCH_METADATA, inbound_vip, of_service,
+};
+use super::scope::LookedUp;
 use super::wire::ordered::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, Metadata, Struct};
-use super::wire::string_kind;
-use crate::index::{Endpoint, EndpointHealth, Index};
-use crate::source::NamespacedName;
+use super::wire::{string_kind, u32_value};
+use crate::index::{Endpoint, EndpointHealth, Index, ServiceRef};
 
 /// The endpoints of a service port. Without any that is ready the assignment is empty, and Envoy answers 503.
-pub fn assignment(index: &Index, cluster: &str, service: &NamespacedName, port: u16) -> ClusterLoadAssignment {
-    let mut lb_endpoints = Vec::new();
-    if let Some(object) = index.objects().services.get(service) {
-        let any_health = Index::publishes_not_ready(object);
-        for endpoint in index.endpoints(object) {
-            if any_health || endpoint.health == EndpointHealth::Healthy {
-                lb_endpoints.extend(lb_endpoint(&endpoint, port));
-            }
+pub fn assignment(index: &Index, cluster: &str, service: &ServiceRef, port: u16) -> ClusterLoadAssignment {
+    of_endpoints(cluster, &usable(index, service), port)
+}
+
+/// All that may be asked for of a service: the endpoints of each port, under the name of the cluster of each layer.
+pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<ClusterLoadAssignment> {
+    let (endpoints, name) = (usable(index, service), of_service(index.config(), service));
+    let mut all = Vec::new();
+    for port in index.service_ports(service) {
+        for layer in [Layer::Http, Layer::Tcp] {
+            all.push(of_endpoints(&inbound_vip(port.port, layer, &name), &endpoints, port.port));
         }
     }
+    all
+}
+
+/// The endpoints that take connections.
+fn usable(index: &Index, service: &ServiceRef) -> Vec<Endpoint> {
+    let any_health = match service {
+        ServiceRef::Kubernetes(name) => {
+            index.objects().services.get(name).is_some_and(|service| Index::publishes_not_ready(service))
+        }
+        ServiceRef::Host(_) => false,
+    };
+    let mut endpoints = index.endpoints(service);
+    endpoints.retain(|endpoint| any_health || endpoint.health == EndpointHealth::Healthy);
+    endpoints
+}
+
+fn of_endpoints(cluster: &str, endpoints: &[Endpoint], port: u16) -> ClusterLoadAssignment {
+    let lb_endpoints: Vec<LbEndpoint> = endpoints.iter().filter_map(|endpoint| lb_endpoint(endpoint, port)).collect();
     let endpoints = if lb_endpoints.is_empty() { Vec::new() } else { vec![LocalityLbEndpoints { locality: None, lb_endpoints }] };
     ClusterLoadAssignment { cluster_name: cluster.into(), endpoints }
 }
 
-/// A pod by the first of its addresses; `None` when it has no such port.
+/// A workload by the first of its addresses; `None` when it has no such port.
 fn lb_endpoint(endpoint: &Endpoint, service_port: u16) -> Option<LbEndpoint> {
     let target = SocketAddr::new(*endpoint.addresses.first()?, *endpoint.ports.get(&service_port)?);
-    let mut own = BTreeMap::from([("workload".to_owned(), string_kind(endpoint.pod.to_string()))]);
+    let mut own = BTreeMap::from([("workload".to_owned(), string_kind(endpoint.workload.to_string()))]);
     let mut filter_metadata = BTreeMap::new();
     let address = if endpoint.hbone {
         own.insert("identity".to_owned(), string_kind(endpoint.identity.to_string()));
@@ -46,12 +69,33 @@ fn lb_endpoint(endpoint: &Endpoint, service_port: u16) -> Option<LbEndpoint> {
     Some(LbEndpoint {
         endpoint: Some(envoy::Endpoint { address: Some(address), ..Default::default() }),
         metadata: Some(Metadata { filter_metadata }),
-        load_balancing_weight: None,
+        load_balancing_weight: endpoint.weight.and_then(u32_value),
     })
 }
 
 fn one(key: &str, value: impl Into<String>) -> Struct {
     Struct { fields: BTreeMap::from([(key.to_owned(), string_kind(value))]) }
+}
+
+/// Endpoints that the proxy looks up itself, by host name, in the cluster's own message.
+pub fn looked_up(cluster: &str, names: &[LookedUp]) -> envoy::ClusterLoadAssignment {
+    let of_name = |LookedUp { host, port, weight }: &LookedUp| {
+        let port_specifier = Some(PortSpecifier::PortValue((*port).into()));
+        let address = SocketAddress { address: host.clone(), port_specifier, ..Default::default() };
+        let address = Some(Address { address: Some(address::Address::SocketAddress(address)) });
+        let endpoint = envoy::Endpoint { address, ..Default::default() };
+        envoy::LbEndpoint {
+            host_identifier: Some(envoy::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+            load_balancing_weight: weight.and_then(u32_value),
+            ..Default::default()
+        }
+    };
+    let lb_endpoints = names.iter().map(of_name).collect();
+    envoy::ClusterLoadAssignment {
+        cluster_name: cluster.into(),
+        endpoints: vec![envoy::LocalityLbEndpoints { lb_endpoints, ..Default::default() }],
+        ..Default::default()
+    }
 }
 
 /// The address of an internal listener.

@@ -6,6 +6,7 @@
 //! the same index gives the same bytes.
 
 mod cluster;
+mod connection;
 mod endpoint;
 mod listener;
 mod names;
@@ -22,12 +23,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use ambit_api::workload::AppProtocol;
 use prost::{Message, Name};
 
-use crate::index::{Index, ServicePort, Waypoint};
+use crate::index::{Index, ServiceRef, Waypoint};
 use crate::source::NamespacedName;
-use listener::{Chains, KnownAuthority};
+use listener::{Chains, KnownAuthority, ServicePortChains};
 use names::{Layer, any_port, authority};
 use rbac::{Enforcement, Place};
 use route::Backend;
+pub(crate) use route::grpc_as_http;
 use scope::{ServedPort, Spoken};
 pub use wire::Any;
 
@@ -50,6 +52,17 @@ pub fn translate(index: &Index, gateway: &NamespacedName) -> Option<Resources> {
     let waypoint = index.waypoint(gateway)?;
     Some(Translation::new(index, &waypoint).run())
 }
+
+/// The endpoints of a service as waypoints have them, by the name of the cluster. A waypoint has those of the clusters that its other
+/// resources name.
+#[must_use]
+pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<(String, Any)> {
+    let all = endpoint::assignments(index, service).into_iter();
+    all.map(|assignment| (assignment.cluster_name.clone(), wire::any_as(ASSIGNMENT, &assignment))).collect()
+}
+
+/// The type of [`Resources::endpoints`].
+const ASSIGNMENT: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
 
 /// Resources of one type by their names.
 type Named = BTreeMap<String, Any>;
@@ -128,15 +141,25 @@ impl<'a> Translation<'a> {
                 insert(&mut self.routes, configuration.name.clone(), &configuration);
             }
             if layers.contains(&Layer::Tcp) {
-                self.cluster(&port.chain(Layer::Tcp), &port.service, port.port.port, Layer::Tcp, port.port.protocol);
+                match port.attached.connections() {
+                    None => self.cluster(&port.chain(Layer::Tcp), &port.service, port.port.port, Layer::Tcp, port.port.protocol),
+                    Some(route) => {
+                        for backend in
+                            connection::backends(self.index, port, route).into_iter().filter_map(|(backend, _)| backend)
+                        {
+                            self.backend(&backend, Layer::Tcp);
+                        }
+                    }
+                }
             }
             let before_tunnel = if port.spoken() == Spoken::Tcp { for_connections.clone() } else { Enforcement::default() };
             self.known.push(KnownAuthority {
-                name: format!("{}|{}", port.port.port, port.host),
+                name: format!("{}|{}", port.port.port, port.name),
                 domains: port.addresses.iter().map(|address| authority(*address, port.port.port)).collect(),
                 enforcement: before_tunnel,
             });
-            chains.push((port, for_requests, for_connections));
+            let targets = connection::targets(self.index, port);
+            chains.push(ServicePortChains { port, for_requests, for_connections, targets });
         }
         self.chains.service(&chains);
     }
@@ -144,8 +167,8 @@ impl<'a> Translation<'a> {
     /// The policies that hold for a service port, or for pods dialled by their address.
     fn policies(&self, port: Option<&ServedPort<'_>>, layer: Layer) -> Enforcement {
         let mut policies = self.index.policies_of_waypoint(&self.waypoint.name);
-        if let Some(port) = port {
-            policies.extend(self.index.policies_of_service(&port.service));
+        if let Some(ServiceRef::Kubernetes(service)) = port.map(|port| &port.service) {
+            policies.extend(self.index.policies_of_service(service));
         }
         let place = Place { layer, port: port.map(|port| port.port.port), trust_domain: &self.trust_domain };
         rbac::compile(&policies, place)
@@ -154,18 +177,28 @@ impl<'a> Translation<'a> {
     /// The clusters of all services that requests are routed to.
     fn http_backends(&mut self) {
         for backend in std::mem::take(&mut self.backends) {
-            let Some(service) = self.index.objects().services.get(&backend.service) else { continue };
-            let port = ServicePort::all_of(service).into_iter().find(|port| port.port == backend.port);
-            let protocol = port.map_or(AppProtocol::Unknown, |port| port.protocol);
-            self.cluster(&backend.cluster(self.index), &backend.service, backend.port, Layer::Http, protocol);
+            self.backend(&backend, Layer::Http);
         }
     }
 
-    fn cluster(&mut self, name: &str, service: &NamespacedName, port: u16, layer: Layer, protocol: AppProtocol) {
+    fn backend(&mut self, backend: &Backend, layer: Layer) {
+        let port = self.index.service_ports(&backend.service).into_iter().find(|port| port.port == backend.port);
+        if let Some(port) = port {
+            self.cluster(&backend.cluster(self.index, layer), &backend.service, backend.port, layer, port.protocol);
+        }
+    }
+
+    fn cluster(&mut self, name: &str, service: &ServiceRef, port: u16, layer: Layer, protocol: AppProtocol) {
+        let label = match service {
+            ServiceRef::Kubernetes(name) | ServiceRef::Host(name) => name.to_string(),
+        };
+        if let Some(names) = scope::looked_up(self.index, service, port) {
+            insert(&mut self.clusters, name.into(), &cluster::looked_up(name, &label, layer, protocol, &names));
+            return;
+        }
         let assignment = endpoint::assignment(self.index, name, service, port);
-        let any = wire::any_as("envoy.config.endpoint.v3.ClusterLoadAssignment", &assignment);
-        self.endpoints.insert(name.into(), any);
-        insert(&mut self.clusters, name.into(), &cluster::service(name, service, layer, protocol));
+        self.endpoints.insert(name.into(), wire::any_as(ASSIGNMENT, &assignment));
+        insert(&mut self.clusters, name.into(), &cluster::service(name, &label, layer, protocol));
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::index::{MeshConfig, ServiceRef};
+
 /// The listener that ends HBONE, and the name of its route configuration.
 pub const CONNECT_TERMINATE: &str = "connect_terminate";
 /// The internal listener behind it, which sees the inner connections.
@@ -58,9 +60,18 @@ impl fmt::Display for Layer {
     }
 }
 
-/// Name of the filter chain, route configuration and cluster of a service port.
-pub fn inbound_vip(port: u16, layer: Layer, host: &str) -> String {
-    format!("inbound-vip|{port}|{layer}|{host}")
+/// What a service is called in names: a Service by its host name, which nothing else has; a host of a ServiceEntry with the namespace
+/// before it, as entries of several namespaces may name one host, and even that of a Service.
+pub fn of_service(config: &MeshConfig, service: &ServiceRef) -> String {
+    match service {
+        ServiceRef::Kubernetes(_) => service.hostname(config),
+        ServiceRef::Host(_) => service.key(config),
+    }
+}
+
+/// Name of the filter chain, route configuration and cluster of a service port; `service` is what [`of_service`] calls it.
+pub fn inbound_vip(port: u16, layer: Layer, service: &str) -> String {
+    format!("inbound-vip|{port}|{layer}|{service}")
 }
 
 /// Name of the filter chain for pods of one identity, reached by their own addresses.

@@ -1,24 +1,25 @@
 //! What one waypoint serves: service ports with their addresses, and pods by their own addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ambit_api::workload::AppProtocol;
-use k8s_openapi::api::core::v1::Service;
 
-use super::names::{Layer, inbound_vip};
+use super::names::{Layer, inbound_vip, of_service};
 use super::route::Attached;
-use crate::index::{Index, ServicePort, Waypoint};
+use crate::index::{Index, ServicePort, ServiceRef, Waypoint};
 use crate::source::NamespacedName;
+use crate::translate::workload::virtual_addresses;
 
 /// A TCP port of a service bound to the waypoint.
 #[derive(Debug)]
 pub struct ServedPort<'a> {
     /// The service.
-    pub service: NamespacedName,
+    pub service: ServiceRef,
     /// Its DNS name.
     pub host: String,
+    /// What it is called in names.
+    pub name: String,
     /// Its virtual addresses; never empty.
     pub addresses: Vec<IpAddr>,
     /// The port.
@@ -41,13 +42,15 @@ pub enum Spoken {
 impl ServedPort<'_> {
     /// Name of the filter chain for a layer.
     pub fn chain(&self, layer: Layer) -> String {
-        inbound_vip(self.port.port, layer, &self.host)
+        inbound_vip(self.port.port, layer, &self.name)
     }
 
-    /// An HTTPRoute of the service's side makes a port HTTP; else the declaration of the port decides.
+    /// An HTTPRoute or GRPCRoute of the service's side makes a port HTTP, a TCPRoute one of bytes; else the declaration of the port
+    /// decides.
     pub fn spoken(&self) -> Spoken {
         match self.port.protocol {
             _ if self.attached.speaks_http() => Spoken::Http,
+            _ if self.attached.connections().is_some() => Spoken::Tcp,
             AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => Spoken::Http,
             AppProtocol::Tcp | AppProtocol::Tls => Spoken::Tcp,
             AppProtocol::Unknown => Spoken::Unknown,
@@ -65,26 +68,28 @@ impl ServedPort<'_> {
 }
 
 /// The ports a waypoint serves, by service name and then in the order written. Headless services have no address to
-/// be dialled at, and a port number that a service has twice is served once.
+/// be dialled at, and a port number that a service has twice is served once. An address that several hosts of ServiceEntries say is
+/// theirs is the first one's alone: which of them a client means cannot be told from it.
 pub fn ports<'a>(index: &'a Index, waypoint: &Waypoint) -> Vec<ServedPort<'a>> {
     let mut served: Vec<ServedPort<'a>> = Vec::new();
-    for service in &waypoint.services {
-        let name = NamespacedName::of(&service.metadata);
-        let (addresses, host) = (virtual_addresses(service), index.config().hostname(&name));
+    let services = waypoint
+        .services
+        .iter()
+        .map(|service| (ServiceRef::Kubernetes(NamespacedName::of(&service.metadata)), virtual_addresses(service)));
+    let hosts = waypoint.hosts.iter().map(|(host, entry)| (ServiceRef::Host(host.clone()), index.host_addresses(entry, host)));
+    let mut taken = BTreeSet::new();
+    for (service, mut addresses) in services.chain(hosts) {
+        addresses.retain(|address| taken.insert(*address));
         if addresses.is_empty() {
             continue;
         }
-        for port in ServicePort::all_of(service) {
-            if served.iter().any(|other| other.service == name && other.port.port == port.port) {
+        let (host, name) = (service.hostname(index.config()), of_service(index.config(), &service));
+        for port in index.service_ports(&service) {
+            if served.iter().rev().take_while(|other| other.service == service).any(|other| other.port.port == port.port) {
                 continue;
             }
-            let mut port = ServedPort {
-                service: name.clone(),
-                host: host.clone(),
-                addresses: addresses.clone(),
-                port,
-                attached: Attached::default(),
-            };
+            let (service, host, name, addresses) = (service.clone(), host.clone(), name.clone(), addresses.clone());
+            let mut port = ServedPort { service, host, name, addresses, port, attached: Attached::default() };
             port.attached = Attached::to(index, &waypoint.name, &port);
             served.push(port);
         }
@@ -92,18 +97,31 @@ pub fn ports<'a>(index: &'a Index, waypoint: &Waypoint) -> Vec<ServedPort<'a>> {
     served
 }
 
-/// The cluster addresses of a service.
-fn virtual_addresses(service: &Arc<Service>) -> Vec<IpAddr> {
-    let Some(spec) = &service.spec else { return Vec::new() };
-    let mut addresses = Vec::new();
-    for address in spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.as_ref()) {
-        if let Ok(address) = address.parse::<IpAddr>()
-            && !addresses.contains(&address)
-        {
-            addresses.push(address);
-        }
+/// An endpoint that the proxy looks up itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookedUp {
+    /// Its name, or its address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Its share of connections, when it says one.
+    pub weight: Option<u32>,
+}
+
+/// What the endpoints of a port are looked up by; `None` when they have addresses.
+pub fn looked_up(index: &Index, service: &ServiceRef, port: u16) -> Option<Vec<LookedUp>> {
+    let ServiceRef::Host(host) = service else { return None };
+    index.entry_of_host(host).filter(|entry| entry.spec.resolution.by_name())?;
+    let mut names = Vec::new();
+    for key in index.members(service).externals {
+        let Some(external) = index.external(&key).filter(|external| external.network.is_empty()) else { continue };
+        let ports = index.ports_at_external(&key, service).unwrap_or_default();
+        let Some((_, target)) = ports.into_iter().find(|(of_service, _)| of_service.port == port) else { continue };
+        let addresses = external.addresses.iter().map(ToString::to_string);
+        let name = Some(external.hostname).filter(|name| !name.is_empty());
+        names.extend(name.into_iter().chain(addresses).map(|host| LookedUp { host, port: target, weight: external.weight }));
     }
-    addresses
+    Some(names)
 }
 
 /// The addresses of the pods bound by their own address, by the identity they have. Pods that do not speak HBONE are

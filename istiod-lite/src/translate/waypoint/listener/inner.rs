@@ -11,7 +11,10 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{
 use ambit_api::envoy::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::SharedWithUpstream;
 use ambit_api::envoy::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use ambit_api::envoy::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
-use ambit_api::envoy::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
+use ambit_api::envoy::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use ambit_api::envoy::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
+    ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight,
+};
 use ambit_api::envoy::pb::envoy::r#type::v3::Int32Range;
 
 use super::super::names::{BLOCKED, DIRECT, Layer, MAIN_INTERNAL, ORIGINAL_DESTINATION, UPSTREAM_IDENTITY, direct};
@@ -26,6 +29,18 @@ use super::{
     access_log, filter_state, internal_listener, listener_filter, network_filter, network_filter_any, original_destination,
 };
 
+/// What the filter chains of a service port are made of.
+pub struct ServicePortChains<'a> {
+    /// The port.
+    pub port: &'a ServedPort<'a>,
+    /// Policies for requests.
+    pub for_requests: Enforcement,
+    /// Policies for connections.
+    pub for_connections: Enforcement,
+    /// The clusters that connections are spread over, with their weights; never empty.
+    pub targets: Vec<(String, u32)>,
+}
+
 /// The filter chains with what leads to them.
 #[derive(Default)]
 pub struct Chains {
@@ -37,16 +52,16 @@ pub struct Chains {
 }
 
 impl Chains {
-    /// Adds the chains of all ports of one service, each with its policies for requests and for connections.
-    pub fn service(&mut self, ports: &[(&ServedPort<'_>, Enforcement, Enforcement)]) {
-        let Some((first, ..)) = ports.first() else { return };
-        let addresses = first.addresses.clone();
+    /// Adds the chains of all ports of one service.
+    pub fn service(&mut self, ports: &[ServicePortChains<'_>]) {
+        let Some(first) = ports.first() else { return };
+        let addresses = first.port.addresses.clone();
         let mut leads = Vec::new();
-        for (port, for_requests, for_connections) in ports {
+        for ServicePortChains { port, for_requests, for_connections, targets } in ports {
             for layer in port.layers() {
                 self.chains.push(match layer {
                     Layer::Http => http_chain(port, for_requests),
-                    Layer::Tcp => tcp_chain(port, for_connections),
+                    Layer::Tcp => tcp_chain(port, for_connections, targets),
                 });
             }
             let (http, tcp) = (port.chain(Layer::Http), port.chain(Layer::Tcp));
@@ -114,10 +129,10 @@ fn http_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
     FilterChain { name, filters: vec![filter], ..Default::default() }
 }
 
-fn tcp_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
+fn tcp_chain(port: &ServedPort<'_>, enforcement: &Enforcement, targets: &[(String, u32)]) -> FilterChain {
     let name = port.chain(Layer::Tcp);
     let mut filters = network_rbac(&name, enforcement);
-    filters.push(tcp_proxy(&name, &name, &port.host));
+    filters.push(tcp_proxy(&name, targets, &port.host));
     FilterChain { name, filters, ..Default::default() }
 }
 
@@ -146,14 +161,14 @@ fn direct_http(name: &str, identity: &str, enforcement: &Enforcement) -> FilterC
 fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterChain {
     let mut filters = vec![upstream_is(identity)];
     filters.extend(network_rbac(name, enforcement));
-    filters.push(tcp_proxy(name, DIRECT, "-"));
+    filters.push(tcp_proxy(name, &[(DIRECT.to_owned(), 1)], "-"));
     FilterChain { name: name.into(), filters, ..Default::default() }
 }
 
 fn blocked() -> FilterChain {
     let refuse_all = Enforcement { allow: Some(nothing_allowed()), deny: None };
     let mut filters = network_rbac(BLOCKED, &refuse_all);
-    filters.push(tcp_proxy(BLOCKED, BLOCKED, "-"));
+    filters.push(tcp_proxy(BLOCKED, &[(BLOCKED.to_owned(), 1)], "-"));
     FilterChain { name: BLOCKED.into(), filters, ..Default::default() }
 }
 
@@ -178,10 +193,15 @@ fn network_rbac(stat_prefix: &str, enforcement: &Enforcement) -> Vec<Filter> {
     [&enforcement.deny, &enforcement.allow].into_iter().flatten().map(filter).collect()
 }
 
-fn tcp_proxy(name: &str, cluster: &str, host: &str) -> Filter {
+fn tcp_proxy(name: &str, clusters: &[(String, u32)], host: &str) -> Filter {
+    let weight = |(name, weight): &(String, u32)| ClusterWeight { name: name.clone(), weight: *weight, ..Default::default() };
+    let cluster_specifier = match clusters {
+        [(only, _)] => ClusterSpecifier::Cluster(only.clone()),
+        several => ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: several.iter().map(weight).collect() }),
+    };
     let proxy = TcpProxy {
         stat_prefix: name.into(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+        cluster_specifier: Some(cluster_specifier),
         idle_timeout: seconds(0),
         access_log: access_log::connections(host),
         ..Default::default()

@@ -24,7 +24,7 @@ use prost::{Message, Name};
 
 use super::wire::{Any, any, text_format};
 
-pub use inner::{Chains, inner};
+pub use inner::{Chains, ServicePortChains, inner};
 pub use originate::originate;
 pub use terminate::{KnownAuthority, routes as terminate_routes, terminate};
 

@@ -12,20 +12,20 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesMatches, HttpRouteRulesTimeouts,
 };
 
-use super::super::names::INVALID_BACKEND;
+use super::super::names::{INVALID_BACKEND, Layer};
 use super::super::scope::ServedPort;
 use super::super::wire::{duration, u32_value};
 use super::filter::Filters;
 use super::matching::PathMatch;
-use super::{Backend, redirect, resolve};
-use crate::index::Index;
-use crate::source::NamespacedName;
+use super::{Backend, Reference, redirect, resolve};
+use crate::index::{Index, ServiceRef};
+use crate::source::{Kind, NamespacedName};
 
 /// A rule's action for one of its matches, without name and match.
 pub fn route(
     index: &Index,
     port: &ServedPort<'_>,
-    name: &NamespacedName,
+    from: (Kind, &NamespacedName),
     rule: &HttpRouteRules,
     condition: &HttpRouteRulesMatches,
     backends: &mut BTreeSet<Backend>,
@@ -37,10 +37,10 @@ pub fn route(
     } else if let Some(filter) = &filters.redirect {
         redirect::redirect(filter, &path, port.port.port).map(Action::Redirect)
     } else {
-        forward(index, &port.service, name, rule, &filters, &path, backends).map(Action::Route)
+        forward(index, &port.service, from, rule, &filters, &path, backends).map(Action::Route)
     };
     Route {
-        action: Some(action.unwrap_or_else(|| Action::DirectResponse(respond(500)))),
+        action: Some(action.unwrap_or_else(|| Action::DirectResponse(respond(unusable(from.0))))),
         request_headers_to_add: filters.request.add,
         request_headers_to_remove: filters.request.remove,
         response_headers_to_add: filters.response.add,
@@ -60,6 +60,11 @@ pub fn to_cluster(name: String) -> RouteAction {
     }
 }
 
+/// The status of requests that a rule leads nowhere. To gRPC clients 503 is `UNAVAILABLE`, which the specification asks for; 500 is not.
+fn unusable(kind: Kind) -> u32 {
+    if kind == Kind::GrpcRoute { 503 } else { 500 }
+}
+
 /// Answer without a body.
 pub fn respond(status: u32) -> DirectResponseAction {
     DirectResponseAction { status, ..Default::default() }
@@ -68,8 +73,8 @@ pub fn respond(status: u32) -> DirectResponseAction {
 /// `None` when there is nothing to forward to, or the rewrite cannot be done.
 fn forward(
     index: &Index,
-    parent: &NamespacedName,
-    name: &NamespacedName,
+    parent: &ServiceRef,
+    from: (Kind, &NamespacedName),
     rule: &HttpRouteRules,
     filters: &Filters,
     path: &PathMatch<'_>,
@@ -77,7 +82,7 @@ fn forward(
 ) -> Option<RouteAction> {
     let mut weighted = Vec::new();
     for reference in rule.backend_refs.iter().flatten().filter(|reference| reference.weight != Some(0)) {
-        weighted.push(backend(index, parent, &name.namespace, reference, backends));
+        weighted.push(backend(index, parent, (from.0, &from.1.namespace), reference, backends));
     }
     if weighted.is_empty() {
         return None;
@@ -87,6 +92,9 @@ fn forward(
         [only] if is_plain(only) => ClusterSpecifier::Cluster(only.name.clone()),
         _ => ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: weighted, ..Default::default() }),
     });
+    if from.0 == Kind::GrpcRoute {
+        action.cluster_not_found_response_code = ClusterNotFoundResponseCode::ServiceUnavailable.into();
+    }
     action.timeout = duration(timeout(rule.timeouts.as_ref()));
     if let Some(host) = &filters.host {
         action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(host.clone()));
@@ -100,8 +108,8 @@ fn forward(
 /// One backend with its weight and filters. One that is invalid, or whose filters cannot be done, keeps its share.
 fn backend(
     index: &Index,
-    parent: &NamespacedName,
-    namespace: &str,
+    parent: &ServiceRef,
+    from: (Kind, &str),
     reference: &HttpRouteRulesBackendRefs,
     backends: &mut BTreeSet<Backend>,
 ) -> ClusterWeight {
@@ -109,10 +117,17 @@ fn backend(
     let mut filters = Filters::of_backend(reference.filters.as_deref());
     let host = filters.rewrite.as_ref().map_or(filters.host.take(), |rewrite| rewrite.hostname.clone());
     let rewrites_path = filters.rewrite.as_ref().is_some_and(|rewrite| rewrite.path.is_some());
-    let target = resolve(index, parent, namespace, reference);
+    let to = Reference {
+        group: reference.group.as_deref(),
+        kind: reference.kind.as_deref(),
+        namespace: reference.namespace.as_deref(),
+        name: &reference.name,
+        port: reference.port,
+    };
+    let target = resolve(index, parent, from, to);
     let cluster = match target {
         Some(target) if !filters.unsupported && !rewrites_path && filters.redirect.is_none() => {
-            let cluster = target.cluster(index);
+            let cluster = target.cluster(index, Layer::Http);
             backends.insert(target);
             cluster
         }

@@ -12,6 +12,7 @@ use gateway_api::experimental::httproutes::{
 };
 
 use super::super::wire::{exactly, header_is, matches, regex};
+use super::grpc::MethodRank;
 use crate::source::NamespacedName;
 
 /// The path a match asks for.
@@ -39,10 +40,10 @@ impl<'a> PathMatch<'a> {
 
 /// Sorts before another when it takes precedence: exact path, then (as the specification leaves the place of regular
 /// expressions open, before the catch-all they would never be reached behind) regular expression, then prefix, each the
-/// longest first; method; most headers; most query parameters; oldest route; name; order in the route.
+/// longest first; for GRPCRoutes the longest service, then the longest method; method; most headers; most query parameters; oldest route; name; order in the route.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Precedence {
-    path: (u8, Reverse<usize>),
+    path: (u8, Reverse<(usize, usize)>),
     without_method: bool,
     headers: Reverse<usize>,
     query: Reverse<usize>,
@@ -53,7 +54,13 @@ pub struct Precedence {
 }
 
 impl Precedence {
-    pub fn of(condition: &HttpRouteRulesMatches, route: &HttpRoute, name: &NamespacedName, position: (usize, usize)) -> Self {
+    pub fn of(
+        condition: &HttpRouteRulesMatches,
+        route: &HttpRoute,
+        name: &NamespacedName,
+        position: (usize, usize),
+        method: Option<MethodRank>,
+    ) -> Self {
         let (kind, value) = match PathMatch::of(condition) {
             PathMatch::Exact(value) => (0, value),
             PathMatch::Regex(value) => (1, value),
@@ -63,7 +70,10 @@ impl Precedence {
         let query: BTreeSet<&str> = condition.query_params.iter().flatten().map(|parameter| parameter.name.as_str()).collect();
         let created = route.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
         Self {
-            path: (kind, Reverse(value.chars().count())),
+            path: match method {
+                None => (kind, Reverse((value.chars().count(), 0))),
+                Some(rank) => (0, Reverse(rank)),
+            },
             without_method: condition.method.is_none(),
             headers: Reverse(headers.len()),
             query: Reverse(query.len()),

@@ -1,4 +1,4 @@
-//! HTTPRoutes as Envoy route configurations, one per HTTP service port.
+//! HTTPRoutes and GRPCRoutes as Envoy route configurations, one per HTTP service port.
 //!
 //! Producer routes (of the service's namespace) hold for all clients. Consumer routes (of another namespace) hold for
 //! the clients of that namespace, told by their certificates, and for them take the place of the producer's without
@@ -8,6 +8,7 @@
 
 mod action;
 mod filter;
+mod grpc;
 mod matching;
 mod redirect;
 #[cfg(test)]
@@ -21,28 +22,31 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{
 };
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use gateway_api::experimental::httproutes::{HttpRoute, HttpRouteParentRefs};
+use gateway_api::experimental::tcproutes::{TcpRoute, TcpRouteParentRefs};
 
-use super::names::{HBONE_PORT, Layer, inbound_vip};
+use super::names::{self, HBONE_PORT, Layer, inbound_vip};
 use super::scope::ServedPort;
 use super::wire::{bool_value, matches, peer_is};
-use crate::index::Index;
+use crate::index::{Index, ServiceRef};
 use crate::source::{Kind, NamespacedName};
 pub use action::to_cluster;
+use grpc::RequestRoute;
+pub(crate) use grpc::grpc_as_http;
 use matching::Precedence;
 
 /// A port of a service that a route sends to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Backend {
     /// The service.
-    pub service: NamespacedName,
+    pub service: ServiceRef,
     /// Its port.
     pub port: u16,
 }
 
 impl Backend {
-    /// Name of its cluster.
-    pub fn cluster(&self, index: &Index) -> String {
-        inbound_vip(self.port, Layer::Http, &index.config().hostname(&self.service))
+    /// Name of its cluster for a layer.
+    pub fn cluster(&self, index: &Index, layer: Layer) -> String {
+        inbound_vip(self.port, layer, &names::of_service(index.config(), &self.service))
     }
 }
 
@@ -50,35 +54,50 @@ impl Backend {
 #[derive(Debug, Default)]
 pub struct Attached<'a> {
     /// For every client without routes of its own namespace.
-    producer: Vec<&'a Arc<HttpRoute>>,
+    producer: Vec<RequestRoute>,
     /// By the client's namespace.
-    consumer: BTreeMap<&'a str, Vec<&'a Arc<HttpRoute>>>,
+    consumer: BTreeMap<String, Vec<RequestRoute>>,
+    /// For connections.
+    connections: Option<&'a Arc<TcpRoute>>,
 }
 
 impl<'a> Attached<'a> {
     /// The routes of a service port, on a waypoint.
     pub fn to(index: &'a Index, waypoint: &NamespacedName, port: &ServedPort<'_>) -> Self {
         let mut attached = Self::default();
-        for route in index.http_routes_of_service(&port.service) {
-            let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
-            if !route.spec.parent_refs.iter().flatten().any(|parent| is_parent(parent, namespace, port)) {
-                continue;
+        if let ServiceRef::Kubernetes(service) = &port.service {
+            for route in of_service(index, service) {
+                let namespace = route.route.metadata.namespace.clone().unwrap_or_default();
+                if !route
+                    .route
+                    .spec
+                    .parent_refs
+                    .iter()
+                    .flatten()
+                    .any(|parent| is_parent(&parent.into(), &namespace, port, service))
+                {
+                    continue;
+                }
+                if namespace == *service.namespace {
+                    attached.producer.push(route);
+                } else {
+                    attached.consumer.entry(namespace).or_default().push(route);
+                }
             }
-            if namespace == &*port.service.namespace {
-                attached.producer.push(route);
-            } else {
-                attached.consumer.entry(namespace).or_default().push(route);
-            }
+            attached.connections = connections_of(index, port, service);
         }
-        if attached.producer.is_empty() {
+        if attached.producer.is_empty() && attached.connections.is_none() {
             // It holds for every client of every service of the waypoint, so the Gateway says whose routes it takes.
-            let admitted = |route: &HttpRoute| {
-                let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
-                is_of_gateway(route, waypoint) && index.waypoint_admits(waypoint, namespace)
+            let admitted = |route: &RequestRoute| {
+                let namespace = route.route.metadata.namespace.as_deref().unwrap_or_default();
+                is_of_gateway(&route.route, waypoint) && index.waypoint_admits(waypoint, namespace)
             };
-            let of_gateway = index.http_routes_of_gateway(waypoint).into_iter();
-            attached.producer.extend(of_gateway.filter(|route| admitted(route)));
+            let http = index.http_routes_of_gateway(waypoint).into_iter().map(RequestRoute::http);
+            let grpc = index.grpc_routes_of_gateway(waypoint).into_iter().filter_map(|route| RequestRoute::grpc(route));
+            attached.producer.extend(http.chain(grpc).filter(|route| admitted(route)));
         }
+        only_first_kind(&mut attached.producer);
+        attached.consumer.values_mut().for_each(only_first_kind);
         attached
     }
 
@@ -87,17 +106,77 @@ impl<'a> Attached<'a> {
     pub fn speaks_http(&self) -> bool {
         !self.producer.is_empty()
     }
+
+    /// The route that spreads connections, on a port that has none for requests.
+    pub fn connections(&self) -> Option<&'a TcpRoute> {
+        self.connections.filter(|_| self.producer.is_empty()).map(|route| &**route)
+    }
 }
 
+/// Of kinds on one port the one that says the most counts: GRPCRoutes before HTTPRoutes (GEP-1294), which go before TCPRoutes.
+fn only_first_kind(routes: &mut Vec<RequestRoute>) {
+    if routes.iter().any(|route| route.kind == Kind::GrpcRoute) {
+        routes.retain(|route| route.kind == Kind::GrpcRoute);
+    }
+}
+
+/// The routes for requests that name a service.
+fn of_service(index: &Index, service: &NamespacedName) -> Vec<RequestRoute> {
+    let http = index.http_routes_of_service(service).into_iter().map(RequestRoute::http);
+    let grpc = index.grpc_routes_of_service(service).into_iter().filter_map(|route| RequestRoute::grpc(route));
+    http.chain(grpc).collect()
+}
+
+/// The TCPRoute of a port: of those of the service's namespace the oldest, then the first by name.
+fn connections_of<'a>(index: &'a Index, port: &ServedPort<'_>, service: &NamespacedName) -> Option<&'a Arc<TcpRoute>> {
+    let routes = index.tcp_routes_of_service(service).into_iter();
+    let of_port = routes.filter(|route| {
+        let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
+        let mut parents = route.spec.parent_refs.iter().flatten();
+        *namespace == *service.namespace && parents.any(|parent| is_parent(&parent.into(), namespace, port, service))
+    });
+    of_port.min_by_key(|route| {
+        let created = route.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (created.is_none(), created, NamespacedName::of(&route.metadata))
+    })
+}
+
+/// A parent reference of a route of any kind.
+struct Parent<'a> {
+    group: Option<&'a str>,
+    kind: Option<&'a str>,
+    namespace: Option<&'a str>,
+    name: &'a str,
+    port: Option<i32>,
+    section_name: Option<&'a str>,
+}
+
+macro_rules! parent {
+    ($($type:ty),+) => {$(
+        impl<'a> From<&'a $type> for Parent<'a> {
+            fn from(parent: &'a $type) -> Self {
+                Self {
+                    group: parent.group.as_deref(),
+                    kind: parent.kind.as_deref(),
+                    namespace: parent.namespace.as_deref(),
+                    name: &parent.name,
+                    port: parent.port,
+                    section_name: parent.section_name.as_deref(),
+                }
+            }
+        }
+    )+};
+}
+parent!(HttpRouteParentRefs, TcpRouteParentRefs);
+
 /// Whether a parent reference means this port of this service.
-fn is_parent(parent: &HttpRouteParentRefs, own_namespace: &str, port: &ServedPort<'_>) -> bool {
-    let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
-    matches!(group, Some("" | "core"))
-        && kind == Some("Service")
-        && parent.name == *port.service.name
-        && parent.namespace.as_deref().unwrap_or(own_namespace) == &*port.service.namespace
+fn is_parent(parent: &Parent<'_>, own_namespace: &str, port: &ServedPort<'_>, service: &NamespacedName) -> bool {
+    matches!(parent.group, Some("" | "core"))
+        && parent.kind == Some("Service")
+        && parent.name == &*service.name
+        && parent.namespace.unwrap_or(own_namespace) == &*service.namespace
         && parent.port.is_none_or(|number| number == i32::from(port.port.port))
-        && parent.section_name.as_deref().is_none_or(|name| port.port.name.as_deref() == Some(name))
+        && parent.section_name.is_none_or(|name| port.port.name.as_deref() == Some(name))
 }
 
 /// Whether a route names this Gateway, on the HBONE port if on any.
@@ -149,21 +228,18 @@ pub fn configuration(
 }
 
 /// All matches of all routes of one parent, the first that applies first.
-fn ordered_routes(
-    index: &Index,
-    port: &ServedPort<'_>,
-    routes: &[&Arc<HttpRoute>],
-    backends: &mut BTreeSet<Backend>,
-) -> Vec<Route> {
+fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute], backends: &mut BTreeSet<Backend>) -> Vec<Route> {
     let mut ordered: Vec<(Precedence, Route)> = Vec::new();
-    for route in routes {
+    for request_route in routes {
+        let route = &request_route.route;
         let name = NamespacedName::of(&route.metadata);
         for (rule_index, rule) in route.spec.rules.iter().flatten().enumerate() {
             let conditions = rule.matches.as_deref().filter(|conditions| !conditions.is_empty());
             let any = [Default::default()];
             for (match_index, condition) in conditions.unwrap_or(&any).iter().enumerate() {
-                let precedence = Precedence::of(condition, route, &name, (rule_index, match_index));
-                let mut compiled = action::route(index, port, &name, rule, condition, backends);
+                let rank = request_route.rank(rule_index, match_index);
+                let precedence = Precedence::of(condition, route, &name, (rule_index, match_index), rank);
+                let mut compiled = action::route(index, port, (request_route.kind, &name), rule, condition, backends);
                 compiled.name = format!("{name}/rule[{rule_index}]/match[{match_index}]");
                 compiled.r#match = Some(matching::condition(condition));
                 ordered.push((precedence, compiled));
@@ -178,7 +254,7 @@ fn ordered_routes(
 fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Route {
     let own = Backend { service: port.service.clone(), port: port.port.port };
     let route = Route { name: "default".into(), r#match: Some(any_path()), ..Default::default() };
-    let action = Some(Action::Route(to_cluster(own.cluster(index))));
+    let action = Some(Action::Route(to_cluster(own.cluster(index, Layer::Http))));
     backends.insert(own);
     Route { action, ..route }
 }
@@ -195,21 +271,30 @@ fn any_path() -> RouteMatch {
 /// The port a backend reference of a route in `namespace` means, if it is valid: a service that exists, with that
 /// port, which the route may refer to. A consumer route may refer to its own parent without a grant; to another service
 /// of that namespace it may not, since that one's policies are not enforced on the parent's port.
-fn resolve(
-    index: &Index,
-    parent: &NamespacedName,
-    namespace: &str,
-    reference: &gateway_api::experimental::httproutes::HttpRouteRulesBackendRefs,
-) -> Option<Backend> {
-    if !matches!(reference.group.as_deref(), None | Some("" | "core"))
-        || reference.kind.as_deref().is_some_and(|kind| kind != "Service")
-    {
+pub fn resolve(index: &Index, parent: &ServiceRef, from: (Kind, &str), reference: Reference<'_>) -> Option<Backend> {
+    if !matches!(reference.group, None | Some("" | "core")) || reference.kind.is_some_and(|kind| kind != "Service") {
         return None;
     }
-    let to = NamespacedName::new(reference.namespace.as_deref().unwrap_or(namespace), reference.name.as_str());
+    let (kind, namespace) = from;
+    let to = NamespacedName::new(reference.namespace.unwrap_or(namespace), reference.name);
     let port = u16::try_from(reference.port?).ok()?;
-    let service = index.objects().services.get(&to)?;
-    let has_port = crate::index::ServicePort::all_of(service).iter().any(|candidate| candidate.port == port);
-    let allowed = to == *parent || index.may_refer(Kind::HttpRoute, namespace, &to);
-    (has_port && allowed).then_some(Backend { service: to, port })
+    let allowed = *parent == ServiceRef::Kubernetes(to.clone()) || index.may_refer(kind, namespace, &to);
+    let service = ServiceRef::Kubernetes(to);
+    let has_port = index.service_ports(&service).iter().any(|candidate| candidate.port == port);
+    (has_port && allowed).then_some(Backend { service, port })
+}
+
+/// A backend reference of a route of any kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Reference<'a> {
+    /// API group; nothing and empty are core.
+    pub group: Option<&'a str>,
+    /// Kind; nothing is `Service`.
+    pub kind: Option<&'a str>,
+    /// Namespace; nothing is the route's own.
+    pub namespace: Option<&'a str>,
+    /// Name.
+    pub name: &'a str,
+    /// Port, required for a Service.
+    pub port: Option<i32>,
 }

@@ -1,0 +1,59 @@
+//! What is valid and has no effect all the same, though its author thinks that it has one.
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::Errors;
+use crate::index::{ParentRef, asks_for_waypoint, entry_has_addresses, parent_refs};
+use crate::source::crd::networking::{Resolution, ServiceEntry};
+use crate::source::object::Object;
+use crate::source::typed::FieldError;
+
+/// The fields of an object in force that change nothing, each with what to write instead.
+pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
+    let mut found = Errors::default();
+    match object {
+        Object::EndpointSlice(object) => slice(object, &mut found),
+        Object::ServiceEntry(object) => service_entry(object, &mut found),
+        Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TlsRoute(_) | Object::TcpRoute(_) => route(object, &mut found),
+        _ => {}
+    }
+    found.0
+}
+
+fn slice(slice: &EndpointSlice, found: &mut Errors) {
+    found.check(slice.address_type != "FQDN", "addressType", || {
+        "names are not looked up, so the slice has no effect; use a ServiceEntry with resolution DNS".into()
+    });
+}
+
+fn service_entry(entry: &ServiceEntry, found: &mut Errors) {
+    if !asks_for_waypoint(&entry.metadata) {
+        return;
+    }
+    found.check(entry_has_addresses(entry), "spec.addresses", || {
+        "without a virtual address clients are told the addresses of the endpoints, and go to them around the waypoint".into()
+    });
+    found.check(entry.spec.resolution != Resolution::None, "spec.resolution", || {
+        "with resolution NONE a waypoint has nowhere to go on to, and refuses what comes for the hosts".into()
+    });
+}
+
+fn route(route: &Object, found: &mut Errors) {
+    let own = route.metadata().namespace.as_deref().unwrap_or_default();
+    for (index, parent) in parent_refs(route).iter().enumerate() {
+        let ParentRef { group, kind, namespace, .. } = parent;
+        let path = format!("spec.parentRefs[{index}]");
+        match (*group, *kind) {
+            ("" | "core", "Service") if matches!(route, Object::TlsRoute(_)) => {
+                found
+                    .add(path, "a TLSRoute has no effect on a Service, as waypoints do not look at server names; use a TCPRoute");
+            }
+            ("" | "core", "Service") if matches!(route, Object::TcpRoute(_)) && namespace.is_some_and(|other| other != own) => {
+                let reason = "a TCPRoute holds only for Services of its own namespace: whose a connection is, is not known where it is spread";
+                found.add(format!("{path}.namespace"), reason);
+            }
+            ("networking.istio.io", kind) => found.add(path, format!("a {kind} has no routes; Services and Gateways have")),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,153 @@
+use std::path::PathBuf;
+
+use crate::source::layer::Layers;
+
+/// What is wrong with an object: `error` or `warning`, the field and the reason.
+fn problems(text: &str) -> Vec<String> {
+    let mut layers = Layers::default();
+    layers.update(vec![((0, PathBuf::from("a.yaml")), Some(text.to_owned()))]);
+    let shown = layers.problems().into_iter().map(|problem| {
+        let severity = if problem.is_error() { "error" } else { "warning" };
+        format!("{severity} {}: {}", problem.field, problem.reason)
+    });
+    shown.collect()
+}
+
+/// An object of one of Istio's kinds.
+fn of_istio(kind: &str, metadata: &str, spec: &str) -> Vec<String> {
+    problems(&format!(
+        "apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: it, namespace: shop{metadata}}}\nspec: {spec}\n"
+    ))
+}
+
+/// A route of any kind.
+fn route(kind: &str, spec: &str) -> Vec<String> {
+    problems(&format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: it, namespace: shop}}\nspec: {spec}\n"
+    ))
+}
+
+#[test]
+fn what_a_service_entry_cannot_have_is_named_with_what_to_write_instead() {
+    let cases = [
+        ("{hosts: [a.example.com], addresses: [240.0.0.1], ports: [{number: 80, name: http}], resolution: STATIC}", ""),
+        ("{hosts: []}", "spec.hosts: at least one is required"),
+        (
+            "{hosts: ['*.example.com'], resolution: DNS}",
+            "spec.hosts[0]: a wildcard can only be passed on as it is: use resolution NONE",
+        ),
+        ("{hosts: [a b]}", "spec.hosts[0]: \"a b\" is no DNS name, nor one with the first label \"*\""),
+        (
+            "{hosts: [a.example.com], addresses: [10.0.0.0/8]}",
+            "spec.addresses[0]: \"10.0.0.0/8\" is no IP address; networks of several addresses are not supported",
+        ),
+        (
+            "{hosts: [a.example.com], resolution: STATIC, endpoints: [{address: b.example.com}]}",
+            "spec.endpoints[0].address: \"b.example.com\" is no IP address; names are looked up with resolution DNS",
+        ),
+        (
+            "{hosts: [a.example.com], resolution: STATIC, endpoints: [{address: 192.0.2.1, weight: 1000001}]}",
+            "spec.endpoints[0].weight: 1000001 is more than 1000000",
+        ),
+        (
+            "{hosts: [a.example.com], resolution: STATIC, endpoints: [{address: '::ffff:127.0.0.1'}]}",
+            "spec.endpoints[0].address: ::ffff:127.0.0.1 is an address of no other machine",
+        ),
+        (
+            "{hosts: [a.example.com], exportTo: [other]}",
+            "spec.exportTo[0]: \"other\" is not supported: an entry is seen by all namespaces (\"*\") or by its own (\".\")",
+        ),
+        (
+            "{hosts: [a.example.com], resolution: DNS, workloadSelector: {labels: {app: a}}}",
+            "spec.workloadSelector: what it selects has addresses: use resolution STATIC",
+        ),
+        (
+            "{hosts: ['*.example.com'], resolution: DYNAMIC_DNS}",
+            "spec.hosts[0]: a wildcard can only be passed on as it is: use resolution NONE",
+        ),
+    ];
+    for (spec, expected) in cases {
+        let found = of_istio("ServiceEntry", "", spec);
+        let expected = if expected.is_empty() { Vec::new() } else { vec![format!("error {expected}")] };
+        assert_eq!(found.first(), expected.first(), "for {spec}");
+    }
+}
+
+#[test]
+fn long_lists_are_refused() {
+    let many = |count: usize, one: fn(usize) -> String| (0..count).map(one).collect::<Vec<_>>().join(", ");
+    let hosts = |count| many(count, |n| format!("h{n}.example.com"));
+    let endpoints = |count| many(count, |n| format!("{{address: 10.0.{}.{}}}", n / 256, n % 256));
+    let entry = |hosts: &str, endpoints: &str| {
+        of_istio("ServiceEntry", "", &format!("{{hosts: [{hosts}], resolution: STATIC, endpoints: [{endpoints}]}}"))
+    };
+    assert_eq!(entry(&hosts(256), ""), [""; 0]);
+    assert_eq!(entry(&hosts(257), ""), ["error spec.hosts: 257 are more than 256"]);
+    assert_eq!(entry("a.example.com", &endpoints(1000)), [""; 0]);
+    assert_eq!(entry("a.example.com", &endpoints(1001)), ["error spec.endpoints: 1001 are more than 1000"]);
+    let pairs = "error spec.endpoints: each is one of every host, and 20000 are more than 10000; write several entries";
+    assert_eq!(entry(&hosts(20), &endpoints(1000)), [pairs]);
+    let slice = |count| {
+        let endpoints = many(count, |n| format!("{{addresses: [10.0.{}.{}]}}", n / 256, n % 256));
+        problems(&format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: it, namespace: shop}}\n\
+             addressType: IPv4\nendpoints: [{endpoints}]\n"
+        ))
+    };
+    assert_eq!(slice(1000), [""; 0]);
+    assert_eq!(slice(1001), ["error endpoints: 1001 are more than 1000"]);
+}
+
+#[test]
+fn what_has_no_effect_is_told_and_the_rest_of_the_object_is_in_force() {
+    let label = ", labels: {istio.io/use-waypoint: gate}";
+    let around = "warning spec.addresses: without a virtual address clients are told the addresses of the endpoints, and go to them \
+                  around the waypoint";
+    assert_eq!(of_istio("ServiceEntry", label, "{hosts: [a.example.com], resolution: DNS}"), [around]);
+    assert_eq!(of_istio("ServiceEntry", label, "{hosts: [a.example.com], addresses: [240.0.0.1], resolution: DNS}"), [""; 0]);
+    let opted_out = ", labels: {istio.io/use-waypoint: none}";
+    assert_eq!(of_istio("ServiceEntry", opted_out, "{hosts: [a.example.com], resolution: DNS}"), [""; 0]);
+    let nowhere =
+        "warning spec.resolution: with resolution NONE a waypoint has nowhere to go on to, and refuses what comes for the hosts";
+    assert_eq!(of_istio("ServiceEntry", label, "{hosts: [a.example.com], addresses: [240.0.0.1]}"), [nowhere]);
+    let names = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: it, namespace: shop}\n\
+                 addressType: FQDN\nendpoints: [{addresses: [a.example.com]}]\n";
+    let not_looked_up =
+        "warning addressType: names are not looked up, so the slice has no effect; use a ServiceEntry with resolution DNS";
+    assert_eq!(problems(names), [not_looked_up]);
+}
+
+#[test]
+fn a_parent_that_a_route_cannot_have_is_told() {
+    let rules = "rules: [{backendRefs: [{name: a, port: 80}]}]";
+    let tls = |parent: &str| route("TLSRoute", &format!("{{hostnames: [a.example.com], parentRefs: [{parent}], {rules}}}"));
+    let tcp = |parent: &str| route("TCPRoute", &format!("{{parentRefs: [{parent}], {rules}}}"));
+    assert_eq!(tls("{name: ingress}"), [""; 0], "another controller's Gateway may do it");
+    let no_names = "warning spec.parentRefs[0]: a TLSRoute has no effect on a Service, as waypoints do not look at server names; use a TCPRoute";
+    assert_eq!(tls("{group: '', kind: Service, name: a}"), [no_names]);
+    assert_eq!(tcp("{group: '', kind: Service, name: a}, {group: '', kind: Service, name: b, namespace: shop}"), [""; 0]);
+    let elsewhere = "warning spec.parentRefs[0].namespace: a TCPRoute holds only for Services of its own namespace: whose a connection is, \
+                     is not known where it is spread";
+    assert_eq!(tcp("{group: '', kind: Service, name: a, namespace: other}"), [elsewhere]);
+    let entry = "warning spec.parentRefs[0]: a ServiceEntry has no routes; Services and Gateways have";
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        let found =
+            route(kind, &format!("{{parentRefs: [{{group: networking.istio.io, kind: ServiceEntry, name: a}}], {rules}}}"));
+        assert_eq!(found, [entry], "{kind}");
+        let port = route(kind, &format!("{{parentRefs: [{{group: '', kind: Service, name: a, port: 70000}}], {rules}}}"));
+        assert_eq!(port, ["error spec.parentRefs[0].port: 70000 is not a port (1 to 65535)"], "{kind}");
+    }
+}
+
+#[test]
+fn a_policy_for_what_cannot_be_targeted_is_refused_in_either_form() {
+    let policy = |targets: &str| {
+        problems(&format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: it, namespace: shop}}\nspec: {{{targets}}}\n"
+        ))
+    };
+    let reason = "ServiceEntry of group \"networking.istio.io\" cannot be targeted; Service, Gateway and GatewayClass can";
+    let entry = "{group: networking.istio.io, kind: ServiceEntry, name: a}";
+    assert_eq!(policy(&format!("targetRefs: [{entry}]")), [format!("error spec.targetRefs[0].kind: {reason}")]);
+    assert_eq!(policy(&format!("targetRef: {entry}")), [format!("error spec.targetRef.kind: {reason}")]);
+}
