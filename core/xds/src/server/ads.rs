@@ -11,7 +11,7 @@ use ambit_api::envoy::pb::envoy::service::discovery::v3::{
 };
 use futures::{FutureExt as _, Stream, stream};
 use tokio::{
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tonic::{Request, Response, Status as Refusal, Streaming, metadata::MetadataMap};
@@ -21,6 +21,9 @@ use crate::{Node, XdsError};
 
 /// How long a response waits for the answer to one that it depends on.
 const HOLD: Duration = Duration::from_secs(1);
+
+/// How long a stream waits for its turn to begin.
+const TURN: Duration = Duration::from_secs(30);
 
 /// Decides who may see what.
 pub trait Authenticate: Send + Sync + 'static {
@@ -54,11 +57,19 @@ pub struct ServerConfig {
     pub first_request: Duration,
     /// The largest request, in bytes: the versions of about a hundred thousand resources.
     pub max_request: usize,
+    /// So many streams at a time say what they have and are sent the rest of what there is. After a restart every proxy comes at once,
+    /// each with a request and a response of some megabytes.
+    pub openings: usize,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { max_age: Duration::from_secs(30 * 60), first_request: Duration::from_secs(10), max_request: 32 << 20 }
+        Self {
+            max_age: Duration::from_secs(30 * 60),
+            first_request: Duration::from_secs(10),
+            max_request: 32 << 20,
+            openings: 16,
+        }
     }
 }
 
@@ -69,13 +80,15 @@ pub struct AdsServer<A> {
     status: Status,
     config: ServerConfig,
     drain: watch::Receiver<bool>,
+    turns: Arc<Semaphore>,
 }
 
 impl<A: Authenticate> AdsServer<A> {
     /// Serves `cache` to whom `authenticate` lets in.
     #[must_use]
     pub fn new(cache: Cache, authenticate: A, config: ServerConfig, drain: watch::Receiver<bool>) -> Self {
-        Self { cache, authenticate: Arc::new(authenticate), status: Status::default(), config, drain }
+        let turns = Arc::new(Semaphore::new(config.openings));
+        Self { cache, authenticate: Arc::new(authenticate), status: Status::default(), config, drain, turns }
     }
 
     /// Its sessions, for people.
@@ -104,6 +117,7 @@ impl<A: Authenticate> AdsServer<A> {
             peer: peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
             caller,
             requests,
+            turns: Arc::clone(&self.turns),
         };
         Ok(Box::pin(stream::unfold(State::Opening::<A, S>(Box::new(opening)), State::step)))
     }
@@ -140,6 +154,8 @@ trait Session: Default + Send + 'static {
     fn request(&mut self, request: Self::Request) -> Result<(), XdsError>;
     fn next(&mut self, cache: &Cache, view: &str) -> Option<Self::Response>;
     fn is_holding(&self) -> bool;
+    fn is_lost(&self) -> bool;
+    fn refuses(request: &Self::Request) -> bool;
     fn release(&mut self);
     fn status(&self) -> BTreeMap<String, TypeStatus>;
 }
@@ -161,6 +177,12 @@ macro_rules! session {
             }
             fn is_holding(&self) -> bool {
                 $session::is_holding(self)
+            }
+            fn is_lost(&self) -> bool {
+                $session::is_lost(self)
+            }
+            fn refuses(request: &$request) -> bool {
+                request.error_detail.is_some()
             }
             fn release(&mut self) {
                 $session::release(self);
@@ -184,6 +206,7 @@ struct Opening<A: Authenticate, S: Session> {
     peer: String,
     caller: A::Caller,
     requests: Streaming<S::Request>,
+    turns: Arc<Semaphore>,
 }
 
 /// A stream that is being served.
@@ -197,6 +220,8 @@ struct Open<S: Session> {
     drain: watch::Receiver<bool>,
     registered: Registered,
     closes: Instant,
+    /// Held until the peer has all that there was when it came.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 enum State<A: Authenticate, S: Session> {
@@ -226,6 +251,13 @@ impl<A: Authenticate, S: Session> State<A, S> {
 
 impl<A: Authenticate, S: Session> Opening<A, S> {
     async fn first_request(mut self: Box<Self>) -> Result<Option<Box<Open<S>>>, Refusal> {
+        // One that is stuck does not keep the others out for ever.
+        let turn = timeout(TURN, Arc::clone(&self.turns).acquire_owned());
+        let drained = self.drain.wait_for(|drain| *drain).map(|drained| drained.is_ok());
+        let turn = tokio::select! {
+            turn = turn => turn,
+            true = drained => return Ok(None),
+        };
         let first = timeout(self.config.first_request, self.requests.message()).await;
         let first = first.map_err(|_| Refusal::deadline_exceeded("no request came on this stream"))??;
         let Some(mut first) = first else { return Ok(None) };
@@ -247,6 +279,7 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
             drain: self.drain,
             registered,
             closes: Instant::now() + age,
+            turn: turn.ok().and_then(Result::ok),
         });
         tracing::info!(node = open.node, view = open.view, protocol = ?S::PROTOCOL, "a discovery session opened");
         open.take(first)?;
@@ -270,6 +303,12 @@ impl<S: Session> Open<S> {
                 self.registered.update(self.session.status());
                 return Ok(Some(response));
             }
+            // All that is due was taken by the transport: somebody else may come.
+            drop(self.turn.take());
+            if self.session.is_lost() {
+                tracing::info!(node = self.node, view = self.view, "a discovery session fell too far behind and begins anew");
+                return Ok(None);
+            }
             let drain = self.drain.wait_for(|drain| *drain).map(|drained| drained.is_ok());
             let request = tokio::select! {
                 request = self.requests.message() => request?,
@@ -290,11 +329,13 @@ impl<S: Session> Open<S> {
 
     fn take(&mut self, mut request: S::Request) -> Result<(), Refusal> {
         S::node(&mut request);
-        let before = nacks(&self.session.status());
+        let before = S::refuses(&request).then(|| nacks(&self.session.status()));
         self.session.request(request).map_err(|error| Refusal::resource_exhausted(error.to_string()))?;
         let status = self.session.status();
-        for (type_url, nack) in nacks(&status).into_iter().filter(|nack| !before.contains(nack)) {
-            tracing::warn!(node = self.node, view = self.view, type_url, nack = nack.message, "a peer refused a response");
+        if let Some(before) = before {
+            for (type_url, nack) in nacks(&status).into_iter().filter(|nack| !before.contains(nack)) {
+                tracing::warn!(node = self.node, view = self.view, type_url, nack = nack.message, "a peer refused a response");
+            }
         }
         self.registered.update(status);
         Ok(())

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use crate::Any;
 
-/// Removals remembered per type. A session that was away for longer compares everything it holds.
-const REMOVALS: usize = 4096;
+/// Removals remembered per type. A session that fell further behind compares everything it holds, or begins anew.
+const REMOVALS: usize = 1 << 14;
 
 /// A resource to be put into a view, or (without a body) taken out.
 #[derive(Debug, Clone)]
@@ -76,7 +76,7 @@ impl View {
     }
 
     /// Every resource, by name.
-    pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Arc<Entry>> {
         self.entries.values()
     }
 

@@ -1,7 +1,7 @@
 //! The server's side of a delta stream as a state machine: requests in, responses out, no I/O and no time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -13,6 +13,7 @@ use ambit_api::{
 use super::{
     Cache, Nack, TypeStatus, View,
     cache::Entry,
+    held::{Held, LISTED},
     order::{is_named_by_others, rank, waits_for},
 };
 use crate::{WILDCARD, XdsError};
@@ -26,13 +27,13 @@ const MAX_NAMES: usize = 1 << 19;
 struct TypeState {
     wildcard: bool,
     names: BTreeSet<String>,
-    /// What the peer has, as far as we know: names and versions.
-    sent: HashMap<Arc<str>, Arc<str>>,
+    /// What the peer has, as far as we know.
+    held: Held,
     /// Names to be answered with what they stand for or with their absence; true if even what was sent before is sent again.
     asked: BTreeMap<String, bool>,
     /// Removals that wait until no other type names the resource.
     deferred: BTreeSet<Arc<str>>,
-    /// The generation of the view that `sent` reflects.
+    /// The generation of the view that `held` reflects.
     seen: u64,
     /// Everything has to be compared, not only what changed since `seen`.
     compare_all: bool,
@@ -52,6 +53,8 @@ pub struct DeltaSession {
     holding: bool,
     /// The peer took too long: what was put off goes out without that.
     released: bool,
+    /// The peer has fallen too far behind.
+    lost: bool,
 }
 
 impl DeltaSession {
@@ -77,8 +80,8 @@ impl DeltaSession {
             state.wildcard = request.resource_names_subscribe.is_empty();
             state.compare_all = true;
             state.owed = true;
-            state.sent =
-                request.initial_resource_versions.into_iter().map(|(name, version)| (name.into(), version.into())).collect();
+            let versions = request.initial_resource_versions.into_iter();
+            state.held = Held::Listed(versions.map(|(name, version)| (name.into(), version.into())).collect());
         }
         state.subscribe(request.resource_names_subscribe, first);
         state.unsubscribe(request.resource_names_unsubscribe);
@@ -111,6 +114,13 @@ impl DeltaSession {
         self.released = true;
     }
 
+    /// Whether more was removed since the peer was last sent something than is remembered. The stream has to end; on the next one the
+    /// peer says itself what it has.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     fn next_upsert(&mut self, cache: &Cache, view: &str) -> Option<DeltaDiscoveryResponse> {
         let keys: Vec<(usize, String)> = self.types.keys().cloned().collect();
         for key in &keys {
@@ -120,7 +130,11 @@ impl DeltaSession {
             if (state.outstanding.is_some() || held) && state.asked.is_empty() && !state.owed {
                 continue;
             }
-            let (resources, removed) = cache.read(view, &key.1, |content| state.take(content, is_named_by_others(&key.1)));
+            let taken = cache.read(view, &key.1, |content| state.take(content, is_named_by_others(&key.1)));
+            let Some((resources, removed)) = taken else {
+                self.lost = true;
+                return None;
+            };
             if resources.is_empty() && removed.is_empty() && !state.owed {
                 continue;
             }
@@ -141,7 +155,7 @@ impl DeltaSession {
         let status = |state: &TypeState| TypeStatus {
             wildcard: state.wildcard,
             names: state.names.len(),
-            resources: state.sent.len(),
+            resources: state.held.len(),
             generation: state.seen,
             acknowledged: state.acknowledged.clone(),
             waiting: state.outstanding.is_some(),
@@ -172,7 +186,7 @@ impl DeltaSession {
             }
             let removed: Vec<String> = deferred.iter().map(|name| name.to_string()).collect();
             for name in &removed {
-                state.sent.remove(name.as_str());
+                state.held.remove(name);
             }
             return Some(self.respond(key, Vec::new(), removed));
         }
@@ -241,8 +255,14 @@ impl TypeState {
         for name in names {
             if name == WILDCARD {
                 self.wildcard = false;
-                let wanted = &self.names;
-                self.sent.retain(|name, _| wanted.contains(&**name));
+                match &mut self.held {
+                    Held::Listed(names) => names.retain(|name, _| self.names.contains(&**name)),
+                    // What of them the peer has is not known by name, so it is sent them again.
+                    Held::All(_) => {
+                        self.held = Held::default();
+                        self.asked.extend(self.names.iter().map(|name| (name.clone(), true)));
+                    }
+                }
                 continue;
             }
             self.names.remove(&name);
@@ -252,7 +272,7 @@ impl TypeState {
             } else {
                 self.asked.remove(&name);
                 self.deferred.remove(name.as_str());
-                self.sent.remove(name.as_str());
+                self.held.remove(&name);
             }
         }
     }
@@ -261,9 +281,9 @@ impl TypeState {
         self.wildcard || self.names.contains(&*entry.name) || entry.aliases.iter().any(|alias| self.names.contains(alias))
     }
 
-    /// What the peer lacks: the resources, each with whether the peer had another version of it, and the names that are gone.
-    /// Records all of it as sent.
-    fn take(&mut self, content: &View, defer: bool) -> (Vec<(Arc<Entry>, bool)>, Vec<String>) {
+    /// What the peer lacks, and the names that are gone.
+    /// Records all of it as sent. `None` when it can no longer be told what is gone.
+    fn take(&mut self, content: &View, defer: bool) -> Option<(Vec<Lacking>, Vec<String>)> {
         let mut send: BTreeMap<Arc<str>, Arc<Entry>> = BTreeMap::new();
         let mut gone: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut absent: Vec<String> = Vec::new();
@@ -271,8 +291,9 @@ impl TypeState {
         match changed {
             Some(names) => names.iter().for_each(|name| self.compare(content, name, &mut send, &mut gone)),
             None => {
+                let Held::Listed(held) = &self.held else { return None };
                 content.entries().for_each(|entry| self.compare(content, &entry.name, &mut send, &mut gone));
-                gone.extend(self.sent.keys().filter(|name| content.get(name).is_none()).cloned());
+                gone.extend(held.keys().filter(|name| content.get(name).is_none()).cloned());
             }
         }
         for (name, again) in std::mem::take(&mut self.asked) {
@@ -282,7 +303,7 @@ impl TypeState {
                 continue;
             }
             for entry in found {
-                if again || self.sent.get(&entry.name) != Some(&entry.version) {
+                if again || !self.held.is(&entry.name, &entry.version) {
                     send.insert(Arc::clone(&entry.name), Arc::clone(entry));
                 }
             }
@@ -293,34 +314,41 @@ impl TypeState {
             self.deferred.append(&mut gone);
         }
         for name in gone {
-            self.sent.remove(&name);
+            self.held.remove(&name);
             absent.push(name.to_string());
         }
         let mut resources = Vec::with_capacity(send.len());
         for (name, entry) in send {
             self.deferred.remove(&name);
-            let before = self.sent.insert(name, Arc::clone(&entry.version));
-            resources.push((entry, before.is_some()));
+            let before = self.held.insert(name, Arc::clone(&entry.version));
+            resources.push((entry, before));
         }
-        (resources, absent)
+        let count = content.entries().len();
+        if self.wildcard && (count > LISTED || matches!(self.held, Held::All(_))) {
+            self.held = Held::All(count);
+        }
+        Some((resources, absent))
     }
 
     fn compare(&self, content: &View, name: &Arc<str>, send: &mut BTreeMap<Arc<str>, Arc<Entry>>, gone: &mut BTreeSet<Arc<str>>) {
         match content.get(name).filter(|entry| self.wants(entry)) {
             Some(entry) => {
-                if self.sent.get(name) != Some(&entry.version) {
+                if !self.held.is(name, &entry.version) {
                     send.insert(Arc::clone(name), Arc::clone(entry));
                 }
             }
             // Gone, or no longer found by the alias that the peer asked for.
             None => {
-                if self.sent.contains_key(name) {
+                if self.held.may_have(name) {
                     gone.insert(Arc::clone(name));
                 }
             }
         }
     }
 }
+
+/// A resource that the peer lacks, and whether it may have another version of it.
+type Lacking = (Arc<Entry>, bool);
 
 fn resource(entry: &Entry) -> Resource {
     Resource {

@@ -3,6 +3,7 @@
 mod ads;
 mod cache;
 mod delta;
+mod held;
 mod order;
 mod sotw;
 mod status;

@@ -120,6 +120,12 @@ impl SotwSession {
         None
     }
 
+    /// Never: each response has the whole set.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        false
+    }
+
     /// Whether something waits for an answer of the peer to something else.
     #[must_use]
     pub fn is_holding(&self) -> bool {

@@ -46,11 +46,11 @@ fn the_log_names_what_changed_since_a_generation_once() {
 fn a_session_that_missed_too_many_removals_is_told_so() {
     let cache = Cache::new();
     let _session = cache.watch(VIEW);
-    cache.update(VIEW, TYPE, (0..5000).map(|n| change(&n.to_string(), "1")));
+    cache.update(VIEW, TYPE, (0..20_000).map(|n| change(&n.to_string(), "1")));
     assert!(changed_since(&cache, 10).is_some());
-    cache.update(VIEW, TYPE, (0..5000).map(|n| Change::remove(n.to_string())));
-    assert!(changed_since(&cache, 5000).is_none(), "the oldest removals are forgotten");
-    assert_eq!(changed_since(&cache, 9000).unwrap().len(), 1000);
+    cache.update(VIEW, TYPE, (0..20_000).map(|n| Change::remove(n.to_string())));
+    assert!(changed_since(&cache, 20_000).is_none(), "the oldest removals are forgotten");
+    assert_eq!(changed_since(&cache, 39_000).unwrap().len(), 1000);
 }
 
 #[test]

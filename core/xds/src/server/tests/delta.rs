@@ -175,13 +175,56 @@ fn a_refused_resource_is_not_sent_again_until_it_changes_and_the_refusal_is_visi
     assert_eq!(peer.turn(), "type/any +bad");
 }
 
+/// More removals than are remembered.
+const MANY: u32 = 20_000;
+
 #[test]
-fn a_peer_that_missed_more_removals_than_are_remembered_is_told_all() {
-    let mut peer = Peer::new(TYPE, (0..6000).map(|n| change(&n.to_string(), "1")).collect());
+fn a_peer_that_missed_more_removals_than_are_remembered_is_told_all_or_has_to_say_what_it_has() {
+    let resources = || (0..MANY).map(|n| change(&n.to_string(), "1")).collect::<Vec<_>>();
+    let removals = || (1..MANY).map(|n| Change::remove(n.to_string()));
+    let mut peer = Peer::new(TYPE, resources());
+    let names: Vec<String> = (0..MANY).map(|n| n.to_string()).collect();
+    peer.ask(TYPE, &names.iter().map(String::as_str).collect::<Vec<_>>(), &[], &[]);
+    peer.turn();
+    peer.cache.update(VIEW, TYPE, removals());
+    assert_eq!(peer.next().unwrap().removed_resources.len(), 19_999, "what it asked for by name is known by name");
+
+    let mut peer = Peer::new(TYPE, resources());
     peer.ask(TYPE, &[], &[], &[]);
     peer.turn();
-    peer.cache.update(VIEW, TYPE, (1..6000).map(|n| Change::remove(n.to_string())));
-    assert_eq!(peer.next().unwrap().removed_resources.len(), 5999);
+    assert!(!peer.session.is_lost());
+    peer.cache.update(VIEW, TYPE, removals());
+    assert_eq!((peer.next(), peer.session.is_lost()), (None, true));
+}
+
+#[test]
+fn of_many_resources_that_all_have_only_what_changes_is_sent() {
+    let many = || (0..1000).map(|n| change(&format!("{n:04}"), "1")).collect::<Vec<_>>();
+    let mut peer = Peer::new(TYPE, many());
+    peer.ask(TYPE, &[], &[], &[]);
+    assert_eq!(peer.next().map(|response| response.resources.len()), Some(1000));
+    peer.answer(&DeltaDiscoveryResponse { type_url: TYPE.into(), nonce: "1".into(), ..Default::default() }, None);
+    assert_eq!(peer.turn(), "");
+    peer.cache.update(VIEW, TYPE, [change("0007", "2"), change("new", "1"), Change::remove("0009"), change("0008", "1")]);
+    assert_eq!(peer.turn(), "type/any +0007 +new -0009");
+    assert_eq!((peer.turn().as_str(), peer.session.status()[TYPE].resources), ("", 1000));
+    // All of it but one name is no longer wanted.
+    peer.ask(TYPE, &["0003"], &["*"], &[]);
+    assert_eq!(peer.turn(), "type/any +0003");
+    peer.cache.update(VIEW, TYPE, [change("0003", "2"), change("0004", "2")]);
+    assert_eq!(peer.turn(), "type/any +0003");
+
+    // One that comes back is compared by what it says it has.
+    let mut peer = Peer::new(TYPE, many());
+    let same: Vec<(String, String)> =
+        (0..1000).map(|n| format!("{n:04}")).map(|name| (name.clone(), peer.version(&name))).collect();
+    let mut have: Vec<(&str, &str)> = same.iter().map(|(name, version)| (name.as_str(), version.as_str())).collect();
+    have[5].1 = "old";
+    have.push(("gone", "1"));
+    peer.ask(TYPE, &[], &[], &have);
+    assert_eq!(peer.turn(), "type/any +0005 -gone");
+    peer.cache.update(VIEW, TYPE, [Change::remove("0001")]);
+    assert_eq!(peer.turn(), "type/any -0001");
 }
 
 #[test]
