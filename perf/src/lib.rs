@@ -6,7 +6,7 @@
 //! | [`paths`], [`rig`], [`manifests`], [`envoy`] | what is compared, and how it is started |
 //! | [`load`], [`serve`] | client and server, as they run in pods; [`load_check`] holds them against others |
 //! | [`mod@bench`], [`process`] | one sample of load, and what the proxies used for it |
-//! | [`fairness`], [`growth`], [`storm`], [`start`], [`scale`], [`synthetic`], [`probe`] | what is not one load on one path |
+//! | [`control`], [`fairness`], [`growth`], [`storm`], [`start`], [`scale`], [`synthetic`], [`probe`] | what is not one load on one path |
 //! | [`figure`], [`goals`], [`results`], [`stats`] | what is measured, what is to be reached, and the samples |
 //! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`report`] tells a saved one, [`compare`] tells two apart |
 
@@ -14,6 +14,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod control;
 pub mod document;
 pub mod envoy;
 pub mod fairness;

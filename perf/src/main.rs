@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use perf::{
     compare::{self, Compare},
+    control::{self, Control},
     load,
     load_check::{self, LoadCheck},
     node::{self, Node},
@@ -24,6 +25,7 @@ use perf::{
   perf load-check                                    the generator against wrk and iperf3
   perf quick                                         waypoints included, a few rounds
   perf scale                                         memory for 100,000 idle connections
+  perf control                                       the control plane of a large mesh
 
 From a checkout: cargo run --release -p perf -- node"
 )]
@@ -52,6 +54,11 @@ Examples:
   perf scale --connections 15000 --workloads 0 --budget 8"
     )]
     Scale(Scale),
+    /// The control plane with 50,000 pods and 1,000 node proxies: time to the last subscriber, memory, CPU, and all coming back at once.
+    #[command(after_help = "Examples:
+  perf control --max-p99-ms 20 --max-memory-mb 500 --max-reconnect-s 60
+  perf control --pods 500 --services 50 --ztunnels 20 --waypoints 4 --changes 20")]
+    Control(Control),
     /// Which figures of two runs differ by more than noise.
     #[command(after_help = "Example:\n  perf compare before.json after.json --fail")]
     Compare(Compare),
@@ -88,11 +95,16 @@ fn main() -> anyhow::Result<()> {
     if matches!(cli.command, Command::Serve { .. } | Command::Load(_)) {
         ambit_runtime::sys::raise_open_files()?;
     }
+    if let Command::Control(control) = &cli.command {
+        // As the control plane runs.
+        return tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(control::run(control));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.command {
         Command::Quick(options) => runtime.block_on(quick::run(&options)),
         Command::Node(node) => runtime.block_on(node::run(&node)),
         Command::Scale(scale) => runtime.block_on(scale::run(&scale)),
+        Command::Control(_) => Ok(()),
         Command::Compare(files) => compare::run(&files),
         Command::Report(saved) => report::run(&saved),
         Command::LoadCheck(check) => runtime.block_on(load_check::run(&check)),

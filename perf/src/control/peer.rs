@@ -1,0 +1,220 @@
+//! Subscribers: real gRPC streams that count what they are sent and answer it, without keeping any of it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use ambit_api::{
+    envoy::pb::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest},
+    type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINT, LISTENER, ROUTE},
+};
+use anyhow::Context;
+use bytes::{Buf, Bytes};
+use prost::{
+    Message,
+    encoding::{DecodeContext, decode_key, decode_varint, skip_field},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{
+    Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::{Channel, Endpoint},
+};
+
+/// Bytes that may be under way to a subscriber: tens of thousands of resources come in one response.
+const WINDOW: u32 = 1 << 20;
+
+/// What all subscribers saw.
+#[derive(Debug)]
+pub struct Seen {
+    began: Instant,
+    /// Responses with a resource or a removal in them.
+    pub responses: AtomicU64,
+    /// Resources and removals.
+    pub resources: AtomicU64,
+    /// First answers: one for each type of each stream.
+    pub firsts: AtomicU64,
+    /// When the last response came, in nanoseconds since the beginning.
+    last: AtomicU64,
+    /// Streams that ended though nobody wanted them to.
+    pub lost: AtomicU64,
+}
+
+impl Seen {
+    /// Nothing yet.
+    pub fn new() -> Arc<Self> {
+        let none = || AtomicU64::new(0);
+        Arc::new(Self { began: Instant::now(), responses: none(), resources: none(), firsts: none(), last: none(), lost: none() })
+    }
+
+    /// Now, as [`Seen::last`] counts.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// When the last response came.
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+}
+
+/// What a subscriber asks for.
+#[derive(Debug, Clone)]
+pub struct Asks {
+    /// Its first requests, encoded, one for each type.
+    pub first: Arc<[Bytes]>,
+}
+
+impl Asks {
+    /// A node proxy that has `addresses` already; without any it is sent all.
+    pub fn ztunnel(number: usize, addresses: impl Iterator<Item = (String, String)>) -> Self {
+        let id = format!("ztunnel~10.0.0.1~ztunnel-{number}.istio-system~istio-system.svc.cluster.local");
+        let address = DeltaDiscoveryRequest { initial_resource_versions: addresses.collect(), ..wildcard(&id, ADDRESS) };
+        Self { first: [address.encode_to_vec().into(), wildcard(&id, AUTHORIZATION).encode_to_vec().into()].into() }
+    }
+
+    /// A waypoint.
+    pub fn waypoint(namespace: &str) -> Self {
+        let id = format!("waypoint~{namespace}~waypoint");
+        Self { first: [CLUSTER, ENDPOINT, LISTENER, ROUTE].map(|url| wildcard(&id, url).encode_to_vec().into()).into() }
+    }
+}
+
+fn wildcard(id: &str, type_url: &str) -> DeltaDiscoveryRequest {
+    let node = Some(Node { id: id.to_owned(), ..Node::default() });
+    DeltaDiscoveryRequest { node, type_url: type_url.to_owned(), ..DeltaDiscoveryRequest::default() }
+}
+
+/// A stream that is read until it is dropped.
+#[derive(Debug)]
+pub struct Peer(JoinHandle<()>);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Peer {
+    /// Connects and asks.
+    pub fn start(to: SocketAddr, asks: Asks, seen: Arc<Seen>) -> Self {
+        Self(tokio::spawn(async move {
+            if let Err(error) = follow(to, asks, &seen).await {
+                eprintln!("a subscriber has lost its stream: {error:#}");
+            }
+            seen.lost.fetch_add(1, Ordering::AcqRel);
+        }))
+    }
+}
+
+async fn follow(to: SocketAddr, asks: Asks, seen: &Seen) -> anyhow::Result<()> {
+    let endpoint = Endpoint::from_shared(format!("http://{to}"))?.initial_stream_window_size(WINDOW);
+    let mut grpc: Grpc<Channel> =
+        Grpc::new(endpoint.initial_connection_window_size(WINDOW).connect().await.context("connecting")?)
+            .max_decoding_message_size(usize::MAX);
+    grpc.ready().await?;
+    let (answers, sending) = mpsc::channel::<Bytes>(16);
+    for first in asks.first.iter() {
+        answers.send(first.clone()).await?;
+    }
+    let path =
+        http::uri::PathAndQuery::from_static("/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources");
+    let mut responses = grpc.streaming(tonic::Request::new(ReceiverStream::new(sending)), path, Raw).await?.into_inner();
+    let mut types = std::collections::BTreeSet::new();
+    while let Some(response) = responses.next().await {
+        let response = Looked::at(response?)?;
+        if response.resources > 0 {
+            seen.resources.fetch_add(response.resources, Ordering::AcqRel);
+            seen.last.fetch_max(seen.now(), Ordering::AcqRel);
+            seen.responses.fetch_add(1, Ordering::AcqRel);
+        }
+        let ack = DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce,
+            ..DeltaDiscoveryRequest::default()
+        };
+        answers.send(ack.encode_to_vec().into()).await?;
+        if types.insert(response.type_url) {
+            seen.firsts.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+    Ok(())
+}
+
+/// What a `DeltaDiscoveryResponse` says, without decoding its resources.
+#[derive(Debug, Default)]
+struct Looked {
+    resources: u64,
+    type_url: String,
+    nonce: String,
+}
+
+impl Looked {
+    fn at(mut bytes: Bytes) -> anyhow::Result<Self> {
+        let mut looked = Self::default();
+        while bytes.has_remaining() {
+            let (tag, wire_type) = decode_key(&mut bytes)?;
+            match tag {
+                // resources, type_url, nonce, removed_resources
+                2 | 4 | 5 | 6 => {
+                    let length = usize::try_from(decode_varint(&mut bytes)?)?;
+                    anyhow::ensure!(length <= bytes.remaining(), "a field is longer than the message");
+                    let value = bytes.split_to(length);
+                    match tag {
+                        4 => looked.type_url = String::from_utf8(value.into())?,
+                        5 => looked.nonce = String::from_utf8(value.into())?,
+                        _ => looked.resources += 1,
+                    }
+                }
+                _ => skip_field(wire_type, tag, &mut bytes, DecodeContext::default())?,
+            }
+        }
+        Ok(looked)
+    }
+}
+
+/// Messages as they are on the wire.
+#[derive(Debug, Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        bytes::BufMut::put(to, item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        let length = from.remaining();
+        Ok(Some(from.copy_to_bytes(length)))
+    }
+}
