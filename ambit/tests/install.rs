@@ -139,6 +139,7 @@ async fn what_is_somebody_elses_stays_when_the_mesh_goes() {
     good(&api, &["install"]);
     let issuer = "{apiVersion: v1, kind: Secret, metadata: {name: ambit-ca, namespace: istio-system, labels: {app.kubernetes.io/managed-by: istiod-lite}}}";
     let theirs = "{apiVersion: v1, kind: Secret, metadata: {name: cacerts, namespace: istio-system}}\n---\n\
+                  {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: everywhere, namespace: istio-system}, spec: {action: DENY}}\n---\n\
                   {apiVersion: v1, kind: Secret, metadata: {name: alike, namespace: default, labels: {app.kubernetes.io/managed-by: istiod-lite}}}\n---\n\
                   {apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: istio-waypoint}, spec: {controllerName: example.com/mesh}}";
     let captured = "{apiVersion: v1, kind: Pod, metadata: {name: held, namespace: default, annotations: {ambient.istio.io/redirection: pending}}, spec: {containers: [{name: c, image: i}]}}";
@@ -149,7 +150,18 @@ async fn what_is_somebody_elses_stays_when_the_mesh_goes() {
     api.kubectl(&["patch", "pod", "held", "--type=merge", "--subresource=status", "-p", ended]).await.unwrap();
     let said = good(&api, &["uninstall"]);
     assert!(said.contains("Secret istio-system/ambit-ca deleted"), "{said}");
-    assert!(said.contains("Namespace istio-system: it has your Secret cacerts"), "{said}");
+    let kept =
+        said.lines().find(|line| line.contains("Namespace istio-system: there are others' objects in it: ")).unwrap_or_default();
+    assert!(
+        kept.contains("Secret cacerts") && kept.contains("AuthorizationPolicy everywhere") && !kept.contains("ambit-ca"),
+        "{said}"
+    );
+    assert!(said.contains("authorizationpolicies.security.istio.io: there are 1 objects of it"), "{said}");
+    // The policy that holds for the whole mesh is lost only when that is asked for, and nothing else with it.
+    api.kubectl(&["get", "authorizationpolicy", "everywhere", "-n", "istio-system"]).await.unwrap();
+    let said = good(&api, &["uninstall", "--with-policies"]);
+    let kept = said.lines().find(|line| line.contains("Namespace istio-system: ")).unwrap_or_default();
+    assert!(kept.contains("Secret cacerts") && !kept.contains("AuthorizationPolicy"), "{said}");
     for (kind, namespace, name) in
         [("secret", "istio-system", "cacerts"), ("secret", "default", "alike"), ("gatewayclass", "default", "istio-waypoint")]
     {

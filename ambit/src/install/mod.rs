@@ -8,7 +8,7 @@
 //! | [`cluster`] | the cluster that is meant, and its answers |
 //! | `apply` | objects written, found again and deleted |
 //! | [`wait`] | until everything is ready |
-//! | `uninstall`, `enrolled` | everything goes, once no pod is in the mesh any more |
+//! | `uninstall`, `enrolled`, `remains` | everything goes, once no pod is in the mesh any more, but for what is others' |
 //! | [`cni`] | the plugin in the chain of a node |
 
 mod apply;
@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod cni;
 mod enrolled;
 pub mod kinds;
+mod remains;
 pub mod template;
 mod uninstall;
 pub mod wait;

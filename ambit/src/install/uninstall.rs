@@ -11,6 +11,7 @@ use super::{
     cluster::{ClusterArgs, failed, is_missing},
     enrolled,
     kinds::{Known, Name},
+    remains,
 };
 use crate::error::{Error, Result};
 
@@ -43,8 +44,6 @@ const MADE: [Known; 6] = [
 const SECRET: Known = kind("Secret", "", "v1", "secrets");
 /// Its label on all that it makes.
 const BY_CONTROL_PLANE: &str = "app.kubernetes.io/managed-by=istiod-lite";
-/// The Secret of a plug-in CA, which is somebody's who put it there.
-const PLUGGED: &str = istiod_lite::roots::CACERTS;
 /// By which its replicas agree who writes.
 const LEASE: &str = "istiod-lite-leader";
 
@@ -85,18 +84,23 @@ pub async fn uninstall(args: UninstallArgs) -> Result<()> {
     for name in own.iter().rev() {
         gone(&client, name).await?;
     }
-    let (mut going, mut kept) = (Vec::new(), Vec::new());
-    for name in shared.iter().rev() {
-        match keeps(&client, name, args.with_policies).await? {
-            Some(reason) => kept.push(format!("{name}: {reason}")),
-            None => {
-                gone(&client, name).await?;
-                going.push(name);
+    // What the CRDs take with them keeps no namespace.
+    let (namespaces, crds): (Vec<Name>, Vec<Name>) = shared.into_iter().partition(|name| name.kind == "Namespace");
+    let mut kept = Vec::new();
+    for names in [crds, namespaces] {
+        let mut going = Vec::new();
+        for name in names.iter().rev() {
+            match keeps(&client, name, args.with_policies).await? {
+                Some(reason) => kept.push(format!("{name}: {reason}")),
+                None => {
+                    gone(&client, name).await?;
+                    going.push(name);
+                }
             }
         }
-    }
-    for name in going {
-        vanished(&client, name, Duration::from_secs(args.timeout)).await?;
+        for name in going {
+            vanished(&client, name, Duration::from_secs(args.timeout)).await?;
+        }
     }
     if kept.is_empty() {
         println!("nothing is left");
@@ -109,11 +113,7 @@ pub async fn uninstall(args: UninstallArgs) -> Result<()> {
 /// What of others would be lost with a CRD or the namespace.
 async fn keeps(client: &Client, name: &Name, with_policies: bool) -> Result<Option<String>> {
     if name.kind == "Namespace" {
-        let plugged = SECRET.api(client, Some(&name.name)).get_opt(PLUGGED).await;
-        let plugged = plugged.map_err(|error| failed(&format!("reading Secret {}/{PLUGGED}", name.name), error))?;
-        return Ok(plugged.map(|_| {
-            format!("it has your Secret {PLUGGED}, with a key that may be nowhere else; kubectl delete namespace {}", name.name)
-        }));
+        return Ok(remains::reason(&name.name, &remains::remains(client, &name.name).await?));
     }
     let count = if with_policies { 0 } else { in_use(client, name).await? };
     Ok((count > 0).then(|| format!("there are {count} objects of it (--with-policies deletes them, too)")))
