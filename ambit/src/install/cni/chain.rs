@@ -1,7 +1,8 @@
 //! The plugin in a network configuration: what is written, decided from what there is. No I/O.
 //!
 //! Container runtimes take the first file of the directory, by name, that ends with `.conflist`, `.conf` or `.json` (as `libcni` lists them).
-//! A list has its plugins under `plugins`; a `.conf` is one plugin alone, and becomes a list under the name `FILElist`.
+//! A list has its plugins under `plugins`, and runtimes read lists from `.conflist` alone. The others are one plugin each: they become a list
+//! under the name `STEM.conflist`.
 
 use serde_json::{Map, Value, json};
 
@@ -9,6 +10,11 @@ use serde_json::{Map, Value, json};
 pub const PLUGIN: &str = "ambit-cni";
 /// What is appended to a file's name for the text that it had before us; runtimes do not read such files.
 pub const KEPT: &str = ".before-ambit";
+
+/// How the names of lists end.
+const LIST: &str = ".conflist";
+/// How the names of single plugins end.
+const SINGLE: [&str; 2] = [".conf", ".json"];
 
 /// The settings of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,14 +41,35 @@ impl Plugin {
 /// The file that runtimes use, of the names in the directory.
 #[must_use]
 pub fn used<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let ends = [".conflist", ".conf", ".json"];
-    names.into_iter().filter(|name| !name.starts_with('.') && ends.iter().any(|end| name.ends_with(end))).min()
+    let is_read = |name: &str| name.ends_with(LIST) || SINGLE.iter().any(|end| name.ends_with(end));
+    names.into_iter().filter(|name| !name.starts_with('.') && is_read(name)).min()
 }
 
 /// Where the chained text of a file is written: a configuration of one plugin becomes a list.
 #[must_use]
 pub fn target(name: &str) -> String {
-    if name.ends_with(".conf") { format!("{name}list") } else { name.to_owned() }
+    match SINGLE.iter().find_map(|end| name.strip_suffix(end)) {
+        Some(stem) => format!("{stem}{LIST}"),
+        None => name.to_owned(),
+    }
+}
+
+/// The files of one plugin that this list may have come of.
+pub fn singles(name: &str) -> impl Iterator<Item = String> {
+    let stem = name.strip_suffix(LIST);
+    SINGLE.iter().filter_map(move |end| Some(format!("{}{end}", stem?)))
+}
+
+/// Whether runtimes read a text from a file of this name.
+///
+/// # Errors
+/// When it is a list, which they read from `.conflist` alone; a sentence.
+pub fn readable(name: &str, text: &str) -> Result<(), String> {
+    let map: Map<String, Value> = serde_json::from_str(text).map_err(|error| format!("it is no JSON object: {error}"))?;
+    if target(name) != name && map.contains_key("plugins") {
+        return Err(format!("it is a list of plugins, which runtimes read from {LIST} alone: rename it to {}", target(name)));
+    }
+    Ok(())
 }
 
 /// The text with our plugin as the last of its chain; nothing when it is so already.

@@ -56,8 +56,13 @@ impl Node {
         let path = self.conf.join(name);
         let text = text(&path)?;
         let wrong = |reason: String| Error::Manifest { file: path.clone(), reason };
+        chain::readable(name, &text).map_err(wrong)?;
         let Some(chained) = chain::chained(&text, plugin).map_err(wrong)? else { return Ok(Look::Chained(name.to_owned())) };
         let target = chain::target(name);
+        let theirs = |there: String| !matches!(chain::unchained(&there), Ok(Some(_)));
+        if target != name && fs::read_to_string(self.conf.join(&target)).is_ok_and(theirs) {
+            return Err(wrong(format!("it would become {target}, which is another configuration: remove one of them")));
+        }
         // Kept before it is changed; what is ours in it already is not part of what was before.
         let before = chain::unchained(&text).map_err(wrong)?.unwrap_or(text);
         if self.kept(name, &before).is_none() {
@@ -111,11 +116,10 @@ impl Node {
         Ok(true)
     }
 
-    /// Where the text is kept from which this one of the file came, and the file that had it: itself, or the `.conf` that became a list.
+    /// Where the text is kept from which this one of the file came, and the file that had it: itself, or the single plugin that became a list.
     fn kept(&self, name: &str, text: &str) -> Option<(PathBuf, PathBuf)> {
-        let originals = [name, name.strip_suffix("list").unwrap_or(name)];
-        let mut pairs =
-            originals.into_iter().map(|original| (self.conf.join(format!("{original}{KEPT}")), self.conf.join(original)));
+        let originals = std::iter::once(name.to_owned()).chain(chain::singles(name));
+        let mut pairs = originals.map(|original| (self.conf.join(format!("{original}{KEPT}")), self.conf.join(original)));
         pairs.find(|(kept, _)| fs::read_to_string(kept).is_ok_and(|kept| chain::came_of(text, &kept)))
     }
 

@@ -79,20 +79,44 @@ fn a_list_is_chained_and_given_back_byte_for_byte() {
     assert!(node.restore().unwrap().is_empty(), "once more it does nothing");
 }
 
+/// Runtimes read `.conf` and `.json` as one plugin, and only `.conflist` as a list.
 #[test]
 fn a_single_plugin_becomes_a_list_and_a_single_one_again() {
+    for single in ["10-net.conf", "10-net.json"] {
+        let (_root, node) = node();
+        fs::write(node.conf.join(single), ONE).unwrap();
+        assert_eq!(node.chain(&plugin()).unwrap(), Look::Put("10-net.conflist".to_owned()));
+        let text = fs::read_to_string(node.conf.join("10-net.conflist")).unwrap();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["cniVersion"], &value["name"]), (&json!("0.3.1"), &json!("net")));
+        assert_eq!(value["plugins"][0], json!({"type": "bridge", "mtu": 1400}));
+        assert!(!node.conf.join(single).exists(), "the runtime would use it if it came first");
+        assert_eq!(node.chain(&plugin()).unwrap(), Look::Chained("10-net.conflist".to_owned()));
+        node.restore().unwrap();
+        assert_eq!(fs::read_to_string(node.conf.join(single)).unwrap(), ONE);
+        assert_eq!(fs::read_dir(&node.conf).unwrap().count(), 1, "nothing is left");
+    }
+}
+
+#[test]
+fn a_list_of_the_name_that_a_single_plugin_would_get_is_not_overwritten() {
     let (_root, node) = node();
     fs::write(node.conf.join("10-net.conf"), ONE).unwrap();
-    assert_eq!(node.chain(&plugin()).unwrap(), Look::Put("10-net.conflist".to_owned()));
-    let text = fs::read_to_string(node.conf.join("10-net.conflist")).unwrap();
-    let value: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&value["cniVersion"], &value["name"]), (&json!("0.3.1"), &json!("net")));
-    assert_eq!(value["plugins"][0], json!({"type": "bridge", "mtu": 1400}));
-    assert!(!node.conf.join("10-net.conf").exists(), "the runtime would use it, for it comes first");
-    assert_eq!(node.chain(&plugin()).unwrap(), Look::Chained("10-net.conflist".to_owned()));
-    node.restore().unwrap();
-    assert_eq!(fs::read_to_string(node.conf.join("10-net.conf")).unwrap(), ONE);
-    assert_eq!(fs::read_dir(&node.conf).unwrap().count(), 1, "nothing is left");
+    fs::write(node.conf.join("10-net.conflist"), LIST).unwrap();
+    let error = node.chain(&plugin()).unwrap_err().to_string();
+    assert!(error.contains("10-net.conf: it would become 10-net.conflist"), "{error}");
+    assert_eq!(fs::read_to_string(node.conf.join("10-net.conflist")).unwrap(), LIST);
+}
+
+#[test]
+fn a_list_that_the_runtime_does_not_read_is_left_alone() {
+    for name in ["10-net.conf", "10-net.json"] {
+        let (_root, node) = node();
+        fs::write(node.conf.join(name), LIST).unwrap();
+        let error = node.chain(&plugin()).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("rename it to 10-net.conflist"), "{error}");
+        assert_eq!(fs::read_to_string(node.conf.join(name)).unwrap(), LIST);
+    }
 }
 
 #[test]
