@@ -93,12 +93,16 @@ async fn on_request(bed: &Bed) {
         format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: parameters, namespace: shop}}, data: {{{data}}}}}")
     };
     let with = ", infrastructure: {labels: {team: a}, parametersRef: {group: '', kind: ConfigMap, name: parameters}}";
-    bed.apply(&parameters("podDisruptionBudget: 'spec: {maxUnavailable: 1}', deployment: 'spec: {minReadySeconds: 7}'")).await;
+    // The API server writes the 2 as a text. The budget is made after the deployment, if that is as it should be.
+    let container = "template: {spec: {containers: [{name: istio-proxy, resources: {limits: {cpu: 2}}}]}}";
+    let deployment = format!("deployment: 'spec: {{minReadySeconds: 7, {container}}}'");
+    bed.apply(&parameters(&format!("podDisruptionBudget: 'spec: {{maxUnavailable: 1}}', {deployment}"))).await;
     bed.apply(&gateway("istio-waypoint", with)).await;
     let budget = bed.until("poddisruptionbudget", "gate", Value::is_object).await;
     assert_eq!((&budget["spec"]["maxUnavailable"], &budget["spec"]["minAvailable"]), (&json!(1), &Value::Null));
     let deployment = bed.until("deployment", "gate", |deployment| deployment["spec"]["minReadySeconds"] == 7).await;
     assert_eq!(deployment["metadata"]["labels"]["team"], "a");
+    assert_eq!(deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"], "2");
 
     bed.apply(&parameters("deployment: 'spec: {template: {spec: {hostNetwork: true}}}'")).await;
     let renamed = with.replace("team: a", "team: b");

@@ -147,3 +147,29 @@ fn what_a_server_adds_is_no_difference_and_what_it_lacks_is_named() {
     assert_eq!(env, "spec.template.spec.containers[istio-proxy].env[A]");
     assert_eq!(differs(&|live| live["spec"]["sources"] = json!([])), "spec.sources");
 }
+
+#[test]
+fn what_the_server_writes_in_another_way_is_no_difference() {
+    let desired = json!({"spec": {
+        "ipFamilies": ["IPv6"],
+        "resources": {"limits": {"cpu": 2, "memory": "1024Mi"}, "requests": {"cpu": 0.7}},
+        "metrics": [{"type": "Pods", "pods": {"target": {"averageValue": "1024Mi"}}}, {"type": "Object", "object": {"target": {"value": 2000}}}],
+    }});
+    let live = json!({"spec": {
+        "ipFamilies": ["IPv6", "IPv4"],
+        "resources": {"limits": {"cpu": "2", "memory": "1Gi"}, "requests": {"cpu": "700m"}},
+        "metrics": [{"type": "Pods", "pods": {"target": {"averageValue": "1Gi"}}}, {"type": "Object", "object": {"target": {"value": "2k"}}}],
+    }});
+    assert_eq!(covers(&live, &desired), Ok(()));
+    for (pointer, value, path) in [
+        ("/spec/ipFamilies", json!(["IPv4", "IPv6"]), "spec.ipFamilies"),
+        ("/spec/ipFamilies", json!([]), "spec.ipFamilies"),
+        ("/spec/resources/limits/cpu", json!("3"), "spec.resources.limits.cpu"),
+        ("/spec/resources/limits/memory", json!("1G"), "spec.resources.limits.memory"),
+        ("/spec/metrics/1/object/target/value", json!("3k"), "spec.metrics[Object].object.target.value"),
+    ] {
+        let mut live = live.clone();
+        *live.pointer_mut(pointer).unwrap() = value;
+        assert!(covers(&live, &desired).unwrap_err().starts_with(path), "{pointer}");
+    }
+}
