@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`chain`] | what becomes of a network configuration |
 //! | [`node`] | the directories of the node |
+//! | [`installed`] | whether the mesh is still installed |
 //!
 //! It waits for the agent before it puts the plugin into the chain, for from then on no pod of the node starts without the agent. When it
 //! ends, the plugin stays: a pod that starts meanwhile waits for the next agent. Only when the mesh is taken out of the cluster is everything
 //! as it was before.
 
 pub mod chain;
+pub mod installed;
 pub mod node;
 #[cfg(test)]
 mod tests;
@@ -26,23 +28,18 @@ use ambit_runtime::{
 };
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
-use super::kinds::Known;
 use crate::error::{Error, Result};
 use chain::Plugin;
+use installed::DaemonSet;
 use node::{Look, Node};
 
 /// Time between two looks in case the kernel lost a notification.
 const LOOK: Duration = Duration::from_secs(5);
 /// Files are read when they were left alone for this long.
 const QUIET: Duration = Duration::from_millis(20);
-/// Pause before an agent that is not there is asked for again, or the API server after it refused.
+/// Pause before an agent that is not there is asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// How long the API server may take to say whether the mesh is still installed; less than the pod's time to end.
-const ANSWER: Duration = Duration::from_secs(15);
-/// For so long it has to refuse until that counts as an answer: a server that has just started does not know its roles yet.
-const REFUSED: Duration = Duration::from_secs(6);
 
 /// What it is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -107,6 +104,7 @@ pub async fn run(args: InstallCniArgs) -> Result<()> {
         return restore(&node);
     }
     let namespace = args.namespace.as_deref().unwrap_or_default();
+    let daemon_set = args.daemon_set.as_deref().map(|name| DaemonSet::new(name, namespace));
     let shutdown = ambit_runtime::signal::shutdown().map_err(|error| Error::part("handling signals", error))?;
     let readiness = Readiness::new();
     let chained = readiness.task("the plugin in the chain");
@@ -114,6 +112,12 @@ pub async fn run(args: InstallCniArgs) -> Result<()> {
     let address = listen(args.ready, &ListenOptions::default())
         .map_err(|cause| Error::io(format!("listening at {}", args.ready), cause))?;
     let pages = Server::new().with_readiness(readiness).run(address, watch);
+    let follow = Box::pin(async {
+        match &daemon_set {
+            Some(daemon_set) => daemon_set.follow().await,
+            None => std::future::pending().await,
+        }
+    });
     let ended = tokio::select! {
         signal = shutdown => {
             tracing::info!(%signal, "stopping");
@@ -121,11 +125,12 @@ pub async fn run(args: InstallCniArgs) -> Result<()> {
         }
         () = pages => Err(Error::NotReady("the page for readiness ended".to_owned())),
         kept = keep(&args, &node, chained) => kept,
+        () = follow => Err(Error::NotReady("the DaemonSet is not watched any more".to_owned())),
     };
     trigger.begin();
     ended?;
-    match &args.daemon_set {
-        Some(name) if uninstalled(name, namespace).await => restore(&node),
+    match &daemon_set {
+        Some(daemon_set) if daemon_set.uninstalled().await => restore(&node),
         _ => {
             tracing::info!("the plugin stays in the chain: pods that start wait for the next agent");
             Ok(())
@@ -202,45 +207,5 @@ async fn agent(socket: &Path) {
             tracing::info!(socket = %socket.display(), %error, "waiting for the node agent");
         }
         tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// Whether the mesh is taken out of the cluster: its DaemonSet is gone or going, or the rights to ask are gone, as they are made with it.
-/// When nobody answers, or something else is wrong, it is not: without the plugin pods would start in clear.
-async fn uninstalled(name: &str, namespace: &str) -> bool {
-    let asked = async {
-        let client = kube::Client::try_default().await.map_err(|error| error.to_string())?;
-        let known = Known::named("DaemonSet").ok_or("DaemonSet is not a known kind")?;
-        let daemon_sets = known.api(&client, Some(namespace));
-        let began = Instant::now();
-        loop {
-            match daemon_sets.get(name).await {
-                Ok(object) => return Ok::<bool, String>(object.metadata.deletion_timestamp.is_some()),
-                Err(kube::Error::Api(status)) if matches!(status.code, 401 | 403) => {
-                    if began.elapsed() >= REFUSED {
-                        return Ok(true);
-                    }
-                    tokio::time::sleep(AGAIN).await;
-                }
-                // Of this object, and not of a path that somebody in between does not know.
-                Err(kube::Error::Api(status))
-                    if status.code == 404 && status.details.as_ref().is_some_and(|details| details.name == name) =>
-                {
-                    return Ok(true);
-                }
-                Err(error) => return Err(error.to_string()),
-            }
-        }
-    };
-    match tokio::time::timeout(ANSWER, asked).await {
-        Ok(Ok(uninstalled)) => uninstalled,
-        Ok(Err(error)) => {
-            tracing::warn!(error, "the API server does not say whether the mesh is still installed");
-            false
-        }
-        Err(_) => {
-            tracing::warn!("the API server does not say in time whether the mesh is still installed");
-            false
-        }
     }
 }
