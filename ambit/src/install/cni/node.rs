@@ -78,7 +78,7 @@ impl Node {
     /// Takes the plugin out of every chain, gives files back the text they had, and removes its program. Says which files it changed.
     ///
     /// # Errors
-    /// When a file cannot be read or written; the others are done all the same, and the program stays.
+    /// When a file cannot be read or written; the others are done all the same, and the program and the texts that are kept stay.
     pub fn restore(&self) -> Result<Vec<String>> {
         let names = self.names()?;
         let (mut changed, mut failed) = (Vec::new(), None);
@@ -89,12 +89,13 @@ impl Node {
                 Err(error) => failed = Some(error),
             }
         }
+        // Next time what could not be given back will be needed.
+        if let Some(error) = failed {
+            return Err(error);
+        }
         // Of what others have removed meanwhile.
         for name in names.iter().filter(|name| name.ends_with(KEPT)) {
             absent(&self.conf.join(name))?;
-        }
-        if let Some(error) = failed {
-            return Err(error);
         }
         absent(&self.bin.join(PLUGIN))?;
         Ok(changed)

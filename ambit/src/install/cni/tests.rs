@@ -150,6 +150,21 @@ fn a_file_that_comes_before_takes_the_chain_over() {
 }
 
 #[test]
+fn what_could_not_be_given_back_is_kept_until_it_can() {
+    let (_root, node) = node();
+    fs::write(node.conf.join("10-pods.conflist"), LIST).unwrap();
+    node.chain(&plugin()).unwrap();
+    let chained = fs::read(node.conf.join("10-pods.conflist")).unwrap();
+    // Larger than a configuration can be, so that it is not read.
+    fs::write(node.conf.join("10-pods.conflist"), vec![b' '; 2 << 20]).unwrap();
+    assert!(node.restore().is_err());
+    fs::write(node.conf.join("10-pods.conflist"), chained).unwrap();
+    node.restore().unwrap();
+    assert_eq!(fs::read_to_string(node.conf.join("10-pods.conflist")).unwrap(), LIST);
+    assert_eq!(fs::read_dir(&node.conf).unwrap().count(), 1, "nothing is left");
+}
+
+#[test]
 fn a_broken_file_is_left_alone() {
     let (_root, node) = node();
     let path = node.conf.join("10-pods.conflist");
