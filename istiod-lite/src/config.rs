@@ -30,6 +30,9 @@ pub struct Config {
     /// The name of the cluster, the first part of a workload's uid.
     #[arg(long, value_name = "NAME", default_value = "Kubernetes")]
     pub cluster_id: String,
+    /// The domain below which Kubernetes names services; node proxies must have the same.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
     /// A service account that may ask for certificates of the workloads on its node.
     #[arg(long = "node-account", value_name = "NAMESPACE/NAME", default_value = "istio-system/ztunnel")]
     pub node_accounts: Vec<Account>,
@@ -49,7 +52,8 @@ impl Config {
     /// What the index has to know of the mesh.
     #[must_use]
     pub fn mesh(&self) -> MeshConfig {
-        MeshConfig::new(self.trust_domain.clone(), self.cluster_id.clone())
+        let defaults = MeshConfig::new(self.trust_domain.clone(), self.cluster_id.clone());
+        MeshConfig { cluster_domain: self.cluster_domain.clone(), ..defaults }
     }
 }
 
@@ -98,5 +102,29 @@ impl std::str::FromStr for Account {
         let (namespace, name) = text.split_once('/').ok_or("not of the form namespace/name")?;
         let namespace = namespace.parse().map_err(|error| format!("{error}"))?;
         Ok(Self { namespace, name: name.parse().map_err(|error| format!("{error}"))? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::Config;
+    use crate::source::NamespacedName;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    #[test]
+    fn services_have_names_of_the_cluster_s_domain() {
+        let hostname = |flags: &[&str]| {
+            let all = ["istiod-lite", "--source-dir=objects", "--state-dir=state"].iter().chain(flags);
+            Program::try_parse_from(all).unwrap().config.mesh().hostname(&NamespacedName::new("shop", "api"))
+        };
+        assert_eq!(hostname(&[]), "api.shop.svc.cluster.local");
+        assert_eq!(hostname(&["--cluster-domain=corp.example"]), "api.shop.svc.corp.example");
     }
 }

@@ -91,6 +91,7 @@ impl Running {
             monitoring: "[::1]:0".parse().unwrap(),
             trust_domain: "cluster.local".parse().unwrap(),
             cluster_id: "Kubernetes".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
             node_accounts: vec!["istio-system/ztunnel".parse().unwrap()],
             certificate_seconds: 3600,
             root_margin_seconds: 300,

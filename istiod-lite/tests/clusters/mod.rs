@@ -217,6 +217,7 @@ pub async fn program(kubeconfig: &Path, state: &Path) -> Program {
         monitoring: "[::1]:0".parse().unwrap(),
         trust_domain: "cluster.local".parse().unwrap(),
         cluster_id: "Kubernetes".to_owned(),
+        cluster_domain: "cluster.local".to_owned(),
         node_accounts: Vec::new(),
         certificate_seconds: 3600,
         root_margin_seconds: 300,

@@ -166,6 +166,7 @@ impl Bed {
             monitoring: "127.0.0.1:0".parse().unwrap(),
             trust_domain: "cluster.local".parse().unwrap(),
             cluster_id: "Kubernetes".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
             node_accounts: vec!["istio-system/ztunnel".parse().unwrap()],
             certificate_seconds,
             root_margin_seconds,
