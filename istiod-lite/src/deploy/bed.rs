@@ -80,6 +80,11 @@ impl Bed {
         Writers(tokio::spawn(super::write(self.client.clone(), Arc::clone(&self.mesh), options)))
     }
 
+    /// What the control plane has read.
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
     /// An object as kubectl shows it; null while there is none.
     pub(crate) async fn get(&self, kind: &str, name: &str) -> Value {
         let text = self.api.kubectl(&["get", kind, name, "-n", "shop", "-o", "json", "--ignore-not-found"]).await.unwrap();
