@@ -1,5 +1,7 @@
 //! `ambit waypoint apply`.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
@@ -70,15 +72,22 @@ async fn other_waypoint(cluster: &Cluster, args: &ApplyArgs) -> Result<()> {
     let Some(namespace) = namespace else {
         return Err(Error::Invalid(format!("there is no namespace {own}; `kubectl create namespace {own}` makes it")));
     };
-    let labels = namespace.metadata.labels.as_ref();
-    let other = label(labels, USE_WAYPOINT).filter(|other| *other != args.name);
-    match other {
+    match other(namespace.metadata.labels.as_ref(), own, &args.name) {
         Some(other) if !args.overwrite => {
             let message =
-                format!("namespace {own} has the label {USE_WAYPOINT}={other}; --overwrite puts {} in its place", args.name);
+                format!("namespace {own} has the label {other}; --overwrite puts waypoint {own}/{} in its place", args.name);
             Err(Error::Invalid(message))
         }
         _ => Ok(()),
+    }
+}
+
+/// The labels by which a namespace has another waypoint than the one of this name in the namespace itself.
+fn other(labels: Option<&BTreeMap<String, String>>, own: &str, name: &str) -> Option<String> {
+    let held = label(labels, USE_WAYPOINT)?;
+    match label(labels, USE_WAYPOINT_NAMESPACE).filter(|of| *of != own) {
+        Some(of) => Some(format!("{USE_WAYPOINT}={held} (and {USE_WAYPOINT_NAMESPACE}={of})")),
+        None => (held != name).then(|| format!("{USE_WAYPOINT}={held}")),
     }
 }
 
@@ -89,4 +98,23 @@ async fn enroll(cluster: &Cluster, args: &ApplyArgs) -> Result<()> {
     api.patch(&cluster.namespace, &parameters, &Patch::Merge(patch)).await.map_err(|error| failed("patch namespaces", &error))?;
     println!("the services of namespace {} go through waypoint {}", cluster.namespace, args.name);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waypoint_of_the_same_name_in_another_namespace_is_another() {
+        let held = |pairs: &[(&str, &str)]| {
+            let labels = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            other(Some(&labels), "shop", "waypoint")
+        };
+        assert_eq!(other(None, "shop", "waypoint"), None);
+        assert_eq!(held(&[(USE_WAYPOINT, "waypoint")]), None);
+        assert_eq!(held(&[(USE_WAYPOINT, "waypoint"), (USE_WAYPOINT_NAMESPACE, "shop")]), None);
+        assert_eq!(held(&[(USE_WAYPOINT, "gate")]).as_deref(), Some("istio.io/use-waypoint=gate"));
+        let elsewhere = held(&[(USE_WAYPOINT, "waypoint"), (USE_WAYPOINT_NAMESPACE, "infra")]);
+        assert_eq!(elsewhere.as_deref(), Some("istio.io/use-waypoint=waypoint (and istio.io/use-waypoint-namespace=infra)"));
+    }
 }
