@@ -199,6 +199,17 @@ fn ports_and_volumes_that_are_named_are_there() {
     }
 }
 
+/// The root file system is read-only, and the older iptables write nothing without their lock.
+#[test]
+fn the_agent_has_the_lock_of_iptables_unless_it_needs_none() {
+    for (backend, there) in [("auto", true), ("iptables", true), ("nftables", false)] {
+        let pods = pods(&settings(&format!("node.backend={backend}")));
+        let agent = containers(&pods["ambit-node"]).iter().find(|container| container["name"] == "agent").cloned().unwrap();
+        let mounts = agent["volumeMounts"].as_array().unwrap().iter();
+        assert_eq!(mounts.filter(|mount| mount["mountPath"] == "/run/xtables.lock").count() == 1, there, "{backend}");
+    }
+}
+
 /// The arguments of every container are those of the program, and so are the variables of its environment.
 #[test]
 fn every_container_is_started_as_its_program_is_configured() {
