@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gateway_api::gateways::Gateway;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::owned::Owned;
@@ -18,6 +18,9 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// Corrections of one object within [`CORRECTIONS_WITHIN`] after which somebody else must be changing it.
 const CORRECTIONS: u32 = 10;
 const CORRECTIONS_WITHIN: Duration = Duration::from_secs(60);
+
+/// The field manager of replicas whose number nobody asks for any more.
+const REPLICAS: &str = "istiod-lite-replicas";
 
 /// Writes objects, and knows those that are there.
 pub(super) struct Applier {
@@ -55,6 +58,10 @@ impl Applier {
                 }
             }
         };
+        let replicas = self.owned.get(part, name).and_then(|live| left_replicas(live, manifest));
+        if let Some(replicas) = replicas {
+            self.leave_replicas(&label, &api, &name.name, &replicas).await?;
+        }
         self.rate.wait().await;
         // Without force a new object loses against one that somebody makes at the same moment.
         let parameters = PatchParams { force: difference.is_some(), ..PatchParams::apply(MANAGER) };
@@ -114,6 +121,23 @@ impl Applier {
         Ok(())
     }
 
+    /// Keeps the replicas of a Deployment as they are when their number is given up. Without force: what somebody else has set by now is theirs.
+    async fn leave_replicas(
+        &mut self,
+        label: &str,
+        api: &Api<DynamicObject>,
+        name: &str,
+        replicas: &Value,
+    ) -> Result<(), String> {
+        self.rate.wait().await;
+        let kept = timeout(REQUEST, api.patch(name, &PatchParams::apply(REPLICAS), &Patch::Apply(replicas))).await;
+        match kept {
+            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_not_found() => Ok(()),
+            Ok(kept) => kept.map(|_| ()).map_err(|error| format!("leaving the replicas of {label} as they are: {error}")),
+            Err(_) => Err(format!("leaving the replicas of {label} as they are: the API server did not answer in time")),
+        }
+    }
+
     /// Counts a correction; whether there were too many of late.
     fn contested(&mut self, part: Part, name: &NamespacedName) -> bool {
         let now = Instant::now();
@@ -136,6 +160,22 @@ fn difference(live: &Value, desired: &Value) -> Option<String> {
         // A field that was applied once and is not wished for any more shows in the hash alone.
         Ok(()) => (hash(live) != hash(desired)).then(|| format!("metadata.annotations.{APPLIED}")),
     }
+}
+
+/// What leaves the replicas of a live Deployment as they are although the desired one has no number of them any more. A field that nobody
+/// applies goes back to its default, 1: that would end all other pods at once, until an autoscaler has seen its first metrics.
+fn left_replicas(live: &Value, desired: &Manifest) -> Option<Value> {
+    if desired.part != Part::Deployment || desired.value.pointer("/spec/replicas").is_some() {
+        return None;
+    }
+    let replicas = live.pointer("/spec/replicas")?.as_i64().filter(|replicas| *replicas != 1)?;
+    Some(json!({
+        "apiVersion": desired.part.api_version(),
+        "kind": desired.part.kind(),
+        // By the uid it is not made where it is gone.
+        "metadata": { "name": &*desired.name.name, "namespace": &*desired.name.namespace, "uid": text(live, "/metadata/uid")? },
+        "spec": { "replicas": replicas },
+    }))
 }
 
 /// Whether an object was made for a Gateway of this name, be it one that has been made anew since.
@@ -177,4 +217,21 @@ pub(super) async fn request<T>(doing: &str, request: impl Future<Output = Result
 
 fn count(part: Part, outcome: &'static str) {
     metrics::counter!("istiod_waypoint_writes", "kind" => part.kind(), "outcome" => outcome).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_stay_as_they_are_when_their_number_is_given_up() {
+        let live = |replicas: u32| json!({"metadata": {"uid": "u"}, "spec": {"replicas": replicas}});
+        let desired =
+            |part, spec: Value| Manifest { part, name: NamespacedName::new("shop", "gate"), value: json!({ "spec": spec }) };
+        let left = left_replicas(&live(7), &desired(Part::Deployment, json!({}))).unwrap();
+        assert_eq!((&left["spec"], &left["metadata"]["uid"]), (&json!({"replicas": 7}), &json!("u")));
+        assert_eq!(left_replicas(&live(1), &desired(Part::Deployment, json!({}))), None, "it is the default");
+        assert_eq!(left_replicas(&live(7), &desired(Part::Deployment, json!({"replicas": 3}))), None);
+        assert_eq!(left_replicas(&live(7), &desired(Part::Service, json!({}))), None);
+    }
 }

@@ -62,6 +62,7 @@ async fn a_gateway_becomes_a_waypoint_that_stays_as_its_gateway_wants_it() {
     drift(&bed).await;
     bed.assert_quiet(&all).await;
     on_request(&bed).await;
+    to_an_autoscaler(&bed).await;
     made_anew(&bed).await;
 
     // Another class: nothing of it is wanted any more.
@@ -121,6 +122,28 @@ async fn on_request(bed: &Bed) {
     let plain = bed.until("deployment", "gate", |deployment| deployment["spec"]["minReadySeconds"] == Value::Null).await;
     assert_eq!(plain["metadata"]["labels"]["team"], Value::Null, "what is not wished for any more goes");
     assert_eq!(plain["spec"]["replicas"], 4);
+}
+
+/// Replicas that the parameters have set stay when an autoscaler is to set them.
+async fn to_an_autoscaler(bed: &Bed) {
+    let parameters = async |data: &str, team: &str| {
+        bed.apply(&format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: parameters, namespace: shop}}, data: {{{data}}}}}"
+        ))
+        .await;
+        let with = format!(
+            ", infrastructure: {{labels: {{team: {team}}}, parametersRef: {{group: '', kind: ConfigMap, name: parameters}}}}"
+        );
+        bed.apply(&gateway("istio-waypoint", &with)).await;
+    };
+    parameters("deployment: 'spec: {replicas: 3}'", "c").await;
+    bed.until("deployment", "gate", |deployment| deployment["spec"]["replicas"] == 3).await;
+    parameters("horizontalPodAutoscaler: ''", "d").await;
+    bed.until("horizontalpodautoscaler", "gate", Value::is_object).await;
+    let deployment = bed.get("deployment", "gate").await;
+    assert_eq!((&deployment["metadata"]["labels"]["team"], &deployment["spec"]["replicas"]), (&json!("d"), &json!(3)));
+    bed.apply(&gateway("istio-waypoint", "")).await;
+    bed.until("horizontalpodautoscaler", "gate", Value::is_null).await;
 }
 
 /// A Gateway that is deleted and made again owns what the old one left, where no garbage collector was quicker.
