@@ -100,6 +100,12 @@ impl Issuer {
         })
     }
 
+    /// Whether its time is over at `now`, seconds since 1970: it signs nothing any more.
+    #[must_use]
+    pub fn has_ended(&self, now: u64) -> bool {
+        self.not_after <= now
+    }
+
     /// A new self-signed root.
     ///
     /// # Errors

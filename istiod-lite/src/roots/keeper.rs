@@ -189,11 +189,12 @@ impl Roots {
     /// The steps that are due, written.
     async fn drive(&mut self, distributed: bool, leads: &Leads) {
         // What cannot be read is for people to mend, unless they have plugged in another CA: then what was read last goes on from here.
-        let another = matches!(&self.input.plugged, Plugged::Is(issuer) if issuer.id != self.held.active.id);
+        let now = SystemTime::now();
+        let usable = |issuer: &Issuer| issuer.id != self.held.active.id && !issuer.has_ended(unix(now));
+        let another = matches!(&self.input.plugged, Plugged::Is(issuer) if usable(issuer));
         if self.wrong.is_some() && !another {
             return;
         }
-        let now = SystemTime::now();
         let asked = match self.request {
             Some(Request::Rotate) => true,
             // What is under way is brought to its end; nobody asked for yet another root.

@@ -181,9 +181,12 @@ impl Held {
         (after != *self).then_some(after)
     }
 
-    /// What comes next, if anything: what was asked for last.
+    /// What comes next, if anything: what was asked for last. Never an issuer whose time is over: once it were written as the one that signs,
+    /// no replica could read the state again.
     fn choose(&mut self, facts: &Facts) {
+        self.next = self.next.take().filter(|next| !next.has_ended(facts.now));
         match &facts.plugged {
+            Plugged::Is(plugged) if plugged.has_ended(facts.now) => {}
             Plugged::Is(plugged) if plugged.id == self.active.id => {
                 self.next = None;
                 // The same certificates; the texts may differ.
@@ -225,7 +228,7 @@ impl Held {
 
     fn may_activate(&self, facts: &Facts) -> bool {
         let Some(next) = &self.next else { return false };
-        let has_ended = self.active.not_after <= facts.now;
+        let has_ended = self.active.has_ended(facts.now);
         let believed = self.trusted_by_all(&next.anchor, facts.margin).is_some_and(|due| due <= facts.now);
         next.anchor == self.active.anchor || believed || has_ended || facts.at_once
     }

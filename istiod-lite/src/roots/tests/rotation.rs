@@ -204,6 +204,37 @@ fn an_issuer_that_has_ended_is_not_waited_for() {
 }
 
 #[test]
+fn an_issuer_that_ended_while_it_waited_never_signs_and_its_root_goes() {
+    let ends = |name: &str, root: &str, not_after| Issuer { not_after, ..issuer(name, Origin::Cacerts, &[root]) };
+    let is = |issuer: &Issuer| Plugged::Is(Box::new(issuer.clone()));
+    let short = ends("p", "P", 100 + LIFE);
+    let mut mesh = Mesh::new(own("a", &["A"]));
+    mesh.facts.plugged = is(&short);
+    assert_eq!(mesh.at(100), "Distributing a AP");
+    assert_eq!(mesh.at(100 + LIFE - 1), "Distributing a AP");
+    assert_eq!(mesh.at(100 + LIFE), "Stable a A", "it ended before everybody knew its root");
+    // Nor does anything else get it in: that nothing is to be waited for, that it is under the root of the issuer, that the issuer has ended.
+    mesh.facts.at_once = true;
+    assert_eq!(mesh.at(3000), "Stable a A");
+    mesh.facts.at_once = false;
+    mesh.facts.plugged = is(&ends("q", "A", 3000));
+    assert_eq!(mesh.at(3001), "Stable a A");
+    mesh.held.active.not_after = 3002;
+    assert_eq!(mesh.at(3002), "Stable a A");
+    mesh.held.active.not_after = 1_000_000;
+    // Renewed, it begins anew.
+    mesh.facts.plugged = is(&ends("p2", "P", 1_000_000));
+    assert_eq!(mesh.at(4000), "Distributing a AP");
+    assert_eq!(mesh.at(4000 + LIFE + MARGIN), "Overlapping p2 PA");
+    // One of our own that waits in the state is dropped as well.
+    mesh.facts.plugged = Plugged::Absent;
+    assert_eq!(mesh.at(9000), "Stable p2 P");
+    mesh.facts.distributed = false;
+    assert_eq!(mesh.ask(Issuer { not_after: 9500, ..own("b", &["B"]) }), "Distributing p2 PB");
+    assert_eq!(mesh.at(9500), "Stable p2 P");
+}
+
+#[test]
 fn a_self_signed_root_is_followed_by_another_in_the_last_tenth_of_its_life() {
     let mut first = own("a", &["A"]);
     (first.not_before, first.not_after) = (0, 100_000);
