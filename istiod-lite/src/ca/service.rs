@@ -39,6 +39,8 @@ enum Refused {
     TooMany(TooMany),
     NoIdentity(ambit_identity::IdentityError),
     Denied(Denied),
+    /// What signs now could not be read for so long that it may be another.
+    Unsure,
     Request(ambit_tls::TlsError),
 }
 
@@ -49,6 +51,9 @@ impl Display for Refused {
             Self::TooMany(error) => error.fmt(f),
             Self::NoIdentity(error) => write!(f, "it asks for a name that is no identity: {error}"),
             Self::Denied(denied) => denied.fmt(f),
+            Self::Unsure => {
+                f.write_str("the Secret of the authority could not be read for so long that another issuer may sign by now")
+            }
             Self::Request(error) => error.fmt(f),
         }
     }
@@ -66,6 +71,7 @@ impl Refused {
                 }
                 status
             }
+            Self::Unsure => Status::unavailable("what signs now is not known; the log of the control plane says why"),
             Self::Request(error) => Status::invalid_argument(error.to_string()),
             Self::Token(TokenError::Refused(_)) | Self::NoIdentity(_) | Self::Denied(_) => {
                 Status::unauthenticated("not allowed to have this certificate; the log of the control plane says why")
@@ -77,7 +83,7 @@ impl Refused {
         let name = match self {
             Self::Request(_) => "citadel_server_csr_parsing_err_count",
             Self::TooMany(_) => "istiod_lite_certificate_requests_limited_total",
-            Self::Token(TokenError::Unavailable(_)) => "istiod_lite_certificate_requests_unavailable_total",
+            Self::Token(TokenError::Unavailable(_)) | Self::Unsure => "istiod_lite_certificate_requests_unavailable_total",
             Self::Token(TokenError::Refused(_)) | Self::NoIdentity(_) | Self::Denied(_) => {
                 "citadel_server_authentication_failure_count"
             }
@@ -127,7 +133,8 @@ impl CertificateService {
         let asked = impersonated(request).map(str::parse).transpose().map_err(Refused::NoIdentity)?;
         let id = self.decide(caller, asked.as_ref()).await.map_err(Refused::Denied)?;
         let lifetime = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        let chain = self.issuing.authority().sign(&request.csr, &id, lifetime).map_err(Refused::Request)?;
+        let authority = self.issuing.authority_at(Instant::now()).ok_or(Refused::Unsure)?;
+        let chain = authority.sign(&request.csr, &id, lifetime).map_err(Refused::Request)?;
         tracing::debug!(%caller, %id, "a certificate was issued");
         Ok(chain)
     }

@@ -154,6 +154,7 @@ struct Service {
     signer: Signer,
     mesh: Arc<Mesh>,
     refusals: Refusals,
+    issuing: Issuing,
 }
 
 impl Service {
@@ -162,8 +163,8 @@ impl Service {
         let issuing = Issuing::new(Authority::create(&domain()).unwrap());
         let (mesh, refusals) = (Arc::new(mesh()), Refusals::default());
         let tokens = Tokens::new(signer.verifier().unwrap());
-        let service = CertificateService::new(issuing, tokens, rules(), Arc::clone(&mesh), refusals.clone());
-        Self { service, signer, mesh, refusals }
+        let service = CertificateService::new(issuing.clone(), tokens, rules(), Arc::clone(&mesh), refusals.clone());
+        Self { service, signer, mesh, refusals, issuing }
     }
 
     fn token(&self, audience: &str, caller: &Caller, lifetime: Duration) -> String {
@@ -291,6 +292,20 @@ async fn the_serving_certificate_is_replaced_when_another_authority_signs() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("it was not replaced");
+}
+
+#[tokio::test]
+async fn an_authority_that_may_be_over_signs_nothing_until_it_is_known_to_be_the_one() {
+    let service = Service::new();
+    let token = service.token(AUDIENCE, &caller(NODE_1), Duration::from_mins(10));
+    let now = tokio::time::Instant::now();
+    service.issuing.good_until(now);
+    assert!(service.issuing.authority_at(now).is_none());
+    assert_eq!(service.ask(&token, WEB, named(WEB)).await, Err(Code::Unavailable));
+    let reason = service.refusals.last().remove(0).reason;
+    assert!(reason.contains("the Secret of the authority could not be read"), "{reason}");
+    service.issuing.good_until(now + Duration::from_mins(5));
+    service.ask(&token, WEB, named(WEB)).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Reads the two Secrets, has the authority follow them, and on the leader writes the next state.
 
 mod open;
+mod reading;
 mod view;
 
 use std::{
@@ -17,7 +18,7 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -51,6 +52,8 @@ pub struct Roots {
     version: Option<String>,
     request: Option<Request>,
     input: Input,
+    /// Of the Secret of the plug-in CA as it was read last; `None` when it is not there.
+    plugged_version: Option<String>,
     /// What is wrong with our own Secret.
     wrong: Option<String>,
     bundle: watch::Sender<Bundle>,
@@ -84,11 +87,18 @@ impl Roots {
     async fn follow(&mut self, leads: &Leads, mut published: watch::Receiver<Option<Bundle>>) {
         let mut own = std::pin::pin!(self.watch(STATE));
         let mut plugged = std::pin::pin!(self.watch(CACERTS));
+        let often = reading::often(self.config.margin);
+        let mut due = Instant::now() + often;
         loop {
             let changed = tokio::select! {
                 Some(seen) = own.next() => self.seen(STATE, seen, Self::adopt),
                 Some(seen) = plugged.next() => self.seen(CACERTS, seen, Self::plug),
                 Ok(()) = published.changed() => true,
+                () = sleep_until(due) => {
+                    self.read_anew().await;
+                    due = Instant::now() + often;
+                    true
+                }
                 () = sleep(LOOK) => true,
             };
             if changed && leads() {
@@ -164,6 +174,7 @@ impl Roots {
 
     /// The Secret of the plug-in CA is as it is now.
     fn plug(&mut self, secret: Option<Secret>) {
+        self.plugged_version = reading::version(secret.as_ref());
         let input = Input::read(secret.as_ref(), &self.config.trust_domain, SystemTime::now());
         if input.problems != self.input.problems {
             for problem in &input.problems {
@@ -248,8 +259,12 @@ impl Roots {
                 self.refused = None;
                 self.adopt(Some(secret));
             }
-            // Somebody was faster; the watch brings what they wrote.
-            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_already_exists() => {}
+            // Somebody was faster, or the API server has an older state again than we do: what it has counts.
+            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_already_exists() => {
+                metrics::counter!("istiod_lite_authority_conflicts_total").increment(1);
+                tracing::warn!(secret = %self.name(), reason = status.message, "the next state was not written, for another one is there");
+                self.read_anew().await;
+            }
             Ok(Err(error)) => self.api_refused(format!("cannot write Secret {}: {error}", self.name())),
             Err(_) => self.api_refused(format!("cannot write Secret {}: no answer within {PATIENCE:?}", self.name())),
         }

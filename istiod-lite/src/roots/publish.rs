@@ -15,7 +15,7 @@ use kube::{
 };
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{CONFIG_MAP, CONFIG_MAP_KEY, CRL_CONFIG_MAP, keeper::Leads, pauses::Pauses, secret::CRL};
@@ -31,6 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(2);
 /// One namespace is written to no more often than this: when somebody else writes the same, there is no race between us.
 const PAUSE: Duration = Duration::from_secs(5);
+
+/// The watches begin anew after so long, and up to the double of it: one that went silent without an end, or that waits for versions from
+/// before the API server got a backup of its data back, would never tell of a change again.
+const ANEW: Duration = Duration::from_mins(10);
 
 /// What every namespace is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +106,8 @@ impl Publisher {
         let mut roots = std::pin::pin!(named(CONFIG_MAP));
         let mut lists = std::pin::pin!(named(CRL_CONFIG_MAP));
         let mut generation = self.mesh.generation();
+        let later = || Instant::now() + ANEW.mul_f64(1.0 + fastrand::f64());
+        let mut anew = later();
         loop {
             tokio::select! {
                 Some(event) = roots.next() => match event {
@@ -114,6 +120,11 @@ impl Publisher {
                 },
                 Ok(()) = generation.changed() => {}
                 Ok(()) = self.bundle.changed() => {}
+                () = sleep_until(anew) => {
+                    roots.set(named(CONFIG_MAP));
+                    lists.set(named(CRL_CONFIG_MAP));
+                    anew = later();
+                }
                 () = sleep(LOOK) => {}
             }
             let whole = self.round().await;

@@ -4,7 +4,10 @@ use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::PostParams};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{
     super::{
@@ -14,7 +17,7 @@ use super::{
         rotation::{Held, Plugged},
         secret::{self, Input},
     },
-    LOOK, Roots, View, answered,
+    LOOK, Roots, View, answered, reading,
 };
 use crate::ca::Issuing;
 
@@ -30,7 +33,7 @@ impl Roots {
     pub async fn open(client: kube::Client, config: RootsConfig) -> Result<Self, RootsError> {
         let secrets: Api<Secret> = Api::namespaced(client.clone(), &config.namespace);
         for _ in 0..ATTEMPTS {
-            let (own, plugged) = read(&secrets, &config).await;
+            let (began, own, plugged) = read(&secrets, &config).await;
             let now = SystemTime::now();
             let input = Input::read(plugged.as_ref(), &config.trust_domain, now);
             let (held, known) = first(own.as_ref(), &input, &config, now)?;
@@ -40,7 +43,10 @@ impl Roots {
             };
             // Somebody was faster: what they wrote counts.
             let Some(secret) = secret else { continue };
-            return Self::with(client, secrets, config, held, input, &secret);
+            let mut roots = Self::with(client, secrets, config, held, input, &secret)?;
+            roots.plugged_version = reading::version(plugged.as_ref());
+            roots.issuing.good_until(began + reading::good_for(roots.config.margin));
+            return Ok(roots);
         }
         let doing = format!("writing Secret {}/{STATE}", config.namespace);
         Err(RootsError::Api { doing, cause: format!("others wrote it {ATTEMPTS} times meanwhile") })
@@ -73,6 +79,7 @@ impl Roots {
             request: secret::request(secret),
             held,
             input,
+            plugged_version: None,
             wrong: None,
             bundle,
             refused: None,
@@ -82,16 +89,17 @@ impl Roots {
     }
 }
 
-/// Our Secret and that of the plug-in CA, when the API server answers.
-async fn read(secrets: &Api<Secret>, config: &RootsConfig) -> (Option<Secret>, Option<Secret>) {
+/// Our Secret and that of the plug-in CA, when the API server answers, and since when that is known.
+async fn read(secrets: &Api<Secret>, config: &RootsConfig) -> (Instant, Option<Secret>, Option<Secret>) {
     let doing = |name| format!("reading Secret {}/{name}", config.namespace);
     loop {
+        let began = Instant::now();
         let both = async {
             let own = answered(doing(STATE), secrets.get_opt(STATE)).await?;
             Ok::<_, RootsError>((own, answered(doing(CACERTS), secrets.get_opt(CACERTS)).await?))
         };
         match both.await {
-            Ok(both) => return both,
+            Ok((own, plugged)) => return (began, own, plugged),
             Err(error) => tracing::warn!(%error, "the control plane waits for its authority"),
         }
         sleep(LOOK).await;
