@@ -44,6 +44,8 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Certificates between a leaf and the root, PEM, from below; none when the root signs itself.
     intermediates: Vec<String>,
+    /// When the last of the certificates above a leaf begins.
+    not_before: SystemTime,
     /// When the first of the certificates above a leaf ends: no leaf outlives it.
     not_after: SystemTime,
     root_pem: String,
@@ -120,11 +122,12 @@ impl Authority {
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(TlsError::malformed("root certificate", "it does not belong to the root key"));
         }
+        let not_before = time_of(parsed.validity().not_before.timestamp());
         let not_after = time_of(parsed.validity().not_after.timestamp());
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
         let (root_pem, bundle) = (root_pem.to_owned(), root_pem.to_owned());
         let (max_lifetime, backdate) = (DEFAULT_LIFETIME, BACKDATE);
-        Ok(Self { issuer, intermediates: Vec::new(), not_after, root_pem, bundle, max_lifetime, backdate })
+        Ok(Self { issuer, intermediates: Vec::new(), not_before, not_after, root_pem, bundle, max_lifetime, backdate })
     }
 
     /// Has the mesh believe the roots in `bundle` (PEM) instead of those that the authority came with. The one that it signs under has to be
@@ -156,6 +159,12 @@ impl Authority {
     #[must_use]
     pub fn root_pem(&self) -> &str {
         &self.root_pem
+    }
+
+    /// When the certificates that this authority signs are believed at the earliest, by exact clocks.
+    #[must_use]
+    pub fn not_before(&self) -> SystemTime {
+        self.not_before
     }
 
     /// When the certificates that this authority signs end at the latest.

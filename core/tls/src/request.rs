@@ -43,7 +43,7 @@ impl CertificateRequest {
     /// # Errors
     /// When the chain does not parse, the leaf is for another identity or another key, or it is not valid now.
     pub fn complete(self, chain: &[String]) -> Result<Svid, TlsError> {
-        self.joined(chain)
+        self.joined(chain, SystemTime::now())
     }
 
     /// As [`CertificateRequest::complete`], but gives the private key out: for a proxy that is not ours and gets it over its own
@@ -52,7 +52,7 @@ impl CertificateRequest {
     /// # Errors
     /// As [`CertificateRequest::complete`].
     pub fn complete_pem(self, chain: &[String]) -> Result<PemSvid, TlsError> {
-        let svid = self.joined(chain)?;
+        let svid = self.joined(chain, SystemTime::now())?;
         let (roots, certificates) = parts(chain)?;
         Ok(PemSvid {
             chain: certificates.iter().map(|pem| format!("{}\n", pem.trim_end())).collect(),
@@ -63,15 +63,15 @@ impl CertificateRequest {
         })
     }
 
-    /// As [`CertificateRequest::complete`], and the request stays.
-    pub(crate) fn joined(&self, chain: &[String]) -> Result<Svid, TlsError> {
+    /// As [`CertificateRequest::complete`] at `now`, and the request stays.
+    pub(crate) fn joined(&self, chain: &[String], now: SystemTime) -> Result<Svid, TlsError> {
         let (roots, pems) = parts(chain)?;
         let mut certificates = Vec::new();
         for pem in pems {
             certificates.extend(certificates_of(pem)?);
         }
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
-        Svid::assemble(&self.id, certificates, key, root_store(roots)?)
+        Svid::assemble_at(&self.id, certificates, key, root_store(roots)?, now)
     }
 }
 

@@ -44,6 +44,17 @@ impl Svid {
         key: PrivateKeyDer<'static>,
         roots: RootCertStore,
     ) -> Result<Self, TlsError> {
+        Self::assemble_at(id, chain, key, roots, SystemTime::now())
+    }
+
+    /// The same by another clock.
+    pub(crate) fn assemble_at(
+        id: &SpiffeId,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        roots: RootCertStore,
+        now: SystemTime,
+    ) -> Result<Self, TlsError> {
         let [leaf, intermediates @ ..] = chain.as_slice() else {
             return Err(TlsError::malformed("certificate chain", "it has no certificate"));
         };
@@ -52,7 +63,6 @@ impl Svid {
             let got = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
             return Err(TlsError::WrongIdentity { expected: id.clone(), got });
         }
-        let now = SystemTime::now();
         if now < not_before || now >= not_after {
             return Err(TlsError::not_valid(id, (not_before, not_after), now));
         }
@@ -60,7 +70,7 @@ impl Svid {
             &ParsedCertificate::try_from(leaf)?,
             &roots,
             intermediates,
-            UnixTime::now(),
+            UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()),
             provider().signature_verification_algorithms.all,
         )
         .map_err(|e| TlsError::malformed("certificate chain", e))?;

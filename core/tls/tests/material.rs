@@ -187,6 +187,16 @@ fn what_will_not_do_is_refused_with_the_part_and_the_reason() {
     early.not_before = (SystemTime::now() + Duration::from_secs(600)).into();
     check(root.below(early).material(&[], &[&root]), Part::Certificate, "is not valid yet");
 
+    // As far ahead as clocks may be it is read, and says when it begins.
+    let mut soon = params("soon");
+    let begins = SystemTime::now() + Duration::from_mins(2);
+    soon.not_before = begins.into();
+    let authority = root.below(soon.clone()).material(&[], &[&root]).authority(&domain(), SystemTime::now()).unwrap();
+    assert!(authority.not_before() + Duration::from_secs(1) > begins);
+    let young = Ca::root(soon);
+    let authority = young.below(params("under it")).material(&[], &[&young]).authority(&domain(), SystemTime::now()).unwrap();
+    assert!(authority.not_before() + Duration::from_secs(1) > begins);
+
     let other = Ca::root(params("other"));
     check(root.below(params("lower")).material(&[], &[&other]), Part::Chain, "leads from CN=lower (signed by CN=root) to a root");
     let middle = root.below(params("middle"));

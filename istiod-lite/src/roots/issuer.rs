@@ -58,7 +58,7 @@ pub struct Issuer {
     pub anchor: String,
     /// The roots that come with it, the anchor among them.
     pub roots: Vec<RootCertificate>,
-    /// Start of validity, seconds since 1970.
+    /// Start of validity of it, or of the last above it, seconds since 1970.
     pub not_before: u64,
     /// End of validity of it, or of the first above it, seconds since 1970.
     pub not_after: u64,
@@ -92,7 +92,7 @@ impl Issuer {
         Ok(Self {
             id: id.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
             anchor: anchor.first().map(|facts| facts.sha256.clone()).unwrap_or_default(),
-            not_before: own.first().map_or(0, |facts| unix(facts.not_before)),
+            not_before: unix(authority.not_before()),
             not_after: unix(authority.not_after()),
             material,
             origin,

@@ -9,7 +9,8 @@
 //! | overlapping | the new issuer | both roots | all certificates of the old issuer have ended |
 //!
 //! After that the old root is believed no more and the state is stable again. An issuer under a root that is believed already, such as a
-//! renewed intermediate, signs at once. What is written here is kept in a Secret, so replicas agree and a restart goes on where it was.
+//! renewed intermediate, signs as soon as it is valid. What is written here is kept in a Secret, so replicas agree and a restart goes on
+//! where it was.
 
 use serde::{Deserialize, Serialize};
 
@@ -230,7 +231,9 @@ impl Held {
         let Some(next) = &self.next else { return false };
         let has_ended = self.active.has_ended(facts.now);
         let believed = self.trusted_by_all(&next.anchor, facts.margin).is_some_and(|due| due <= facts.now);
-        next.anchor == self.active.anchor || believed || has_ended || facts.at_once
+        // One that begins in a moment, by the clock of whoever made it, waits for that: peers would refuse what it signs.
+        let begun = next.not_before <= facts.now;
+        (begun && (next.anchor == self.active.anchor || believed)) || has_ended || facts.at_once
     }
 
     fn activate(&mut self, now: Seconds) {

@@ -15,6 +15,8 @@ use crate::{CertificateRequest, TlsError, svid::time_of};
 
 /// Authorities between a workload and its root, at most.
 const DEPTH: usize = 6;
+/// So far the clock of whoever made a certificate may be ahead of ours: by how much clocks of the mesh may differ.
+const AHEAD: Duration = Duration::from_secs(BACKDATE.as_secs() / 2);
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
@@ -80,8 +82,8 @@ impl Material {
     }
 
     /// The authority of this material, with [`Material::roots`] as its bundle. Checked: the texts can be read, the key is that of the
-    /// certificate, which may sign others and is valid at `now`, and a certificate that it signs for `trust_domain` is believed under
-    /// one of the roots.
+    /// certificate, which may sign others and is valid at `now`, or will be in five minutes at most ([`Authority::not_before`]), and a
+    /// certificate that it signs for `trust_domain` is believed under one of the roots.
     ///
     /// # Errors
     /// With the text that is wrong, and what to do about it.
@@ -104,13 +106,16 @@ impl Material {
         let key = self.key_of(&own)?;
         let issuer = Issuer::from_ca_cert_der(&own.der, key)
             .map_err(|error| Part::Certificate.wrong(error, "use a certificate without unusual fields"))?;
+        let not_before = path.iter().map(|link| link.not_before).fold(own.not_before, SystemTime::max);
         let not_after = path.iter().map(|link| link.not_after).fold(own.not_after, SystemTime::min);
         let intermediates = path.into_iter().map(|link| link.pem).collect();
         let bundle = roots.iter().map(|root| root.pem.as_str()).collect();
         let (max_lifetime, backdate) = (DEFAULT_LIFETIME, BACKDATE);
-        let mut made = Authority { issuer, intermediates, not_after, root_pem: String::new(), bundle, max_lifetime, backdate };
+        let root_pem = String::new();
+        let mut made = Authority { issuer, intermediates, not_before, not_after, root_pem, bundle, max_lifetime, backdate };
         let anchor = anchor(&made, &own, roots, trust_domain)?;
         anchor.may_sign(Part::Roots, now)?;
+        made.not_before = made.not_before.max(anchor.not_before);
         made.not_after = made.not_after.min(anchor.not_after);
         made.root_pem = anchor.pem;
         Ok(made)
@@ -174,7 +179,7 @@ impl Link {
         if !self.signs {
             return wrong("may not sign certificates", "use one with the basic constraint CA and the key usage keyCertSign");
         }
-        if now < self.not_before {
+        if now + AHEAD < self.not_before {
             return wrong("is not valid yet", "wait, or look at the clock of the machine that made it");
         }
         if self.not_after <= now {
@@ -229,7 +234,9 @@ fn anchor(authority: &Authority, own: &Link, roots: Vec<Link>, trust_domain: &Tr
     let mut last = String::new();
     for root in roots {
         chain.push(root.pem.clone());
-        match request.joined(&chain) {
+        // What is about to begin is judged as it will be.
+        let now = SystemTime::now().max(authority.not_before);
+        match request.joined(&chain, now) {
             Ok(_) => return Ok(root),
             Err(error) => last = error.to_string(),
         }

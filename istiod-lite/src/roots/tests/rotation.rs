@@ -158,6 +158,21 @@ fn an_issuer_under_a_root_that_is_believed_signs_at_once() {
 }
 
 #[test]
+fn an_issuer_that_begins_in_a_moment_waits_for_it() {
+    let begins = |name: &str, root: &str, not_before| {
+        Plugged::Is(Box::new(Issuer { not_before, ..issuer(name, Origin::Cacerts, &[root]) }))
+    };
+    let mut mesh = Mesh::new(issuer("a", Origin::Cacerts, &["A"]));
+    mesh.facts.plugged = begins("renewed", "A", 130);
+    assert_eq!(mesh.at(129), "Distributing a A");
+    assert_eq!(mesh.at(130), "Stable renewed A");
+    mesh.facts.plugged = begins("b", "B", 5000);
+    assert_eq!(mesh.at(1000), "Distributing renewed AB");
+    assert_eq!(mesh.at(4999), "Distributing renewed AB");
+    assert_eq!(mesh.at(5000), "Overlapping b BA");
+}
+
+#[test]
 fn a_plug_in_ca_takes_over_in_steps_and_can_be_taken_back() {
     let mut mesh = Mesh::new(own("a", &["A"]));
     mesh.facts.plugged = plugged("p", &["P"]);
