@@ -130,7 +130,9 @@ impl Roots {
     /// Our own Secret is as it is now.
     fn adopt(&mut self, secret: Option<Secret>) {
         let Some(secret) = secret else {
-            self.version = None;
+            if self.version.take().is_none() {
+                return;
+            }
             tracing::error!(secret = %self.name(), "the Secret of the authority is gone; the leader writes it again");
             return;
         };
@@ -143,7 +145,9 @@ impl Roots {
             }
             Err(error) => {
                 let error = error.to_string();
-                tracing::error!(error, "the Secret of the authority cannot be used; what it said before stays in force");
+                if self.wrong.as_ref() != Some(&error) {
+                    tracing::error!(error, "the Secret of the authority cannot be used; what it said before stays in force");
+                }
                 self.wrong = Some(error);
             }
         }

@@ -127,6 +127,13 @@ impl Input {
         Self { plugged: Plugged::Unknown, crl: None, problems: Vec::new() }
     }
 
+    /// Whether the same Secret says something else at `now`, seconds since 1970: what was too young may be valid by now, and what was valid
+    /// may have ended.
+    #[must_use]
+    pub fn may_change(&self, now: u64) -> bool {
+        !self.problems.is_empty() || matches!(&self.plugged, Plugged::Is(issuer) if issuer.has_ended(now))
+    }
+
     /// From the Secret, or from its absence.
     #[must_use]
     pub fn read(secret: Option<&Secret>, trust_domain: &TrustDomain, now: SystemTime) -> Self {

@@ -1,13 +1,13 @@
 //! Both Secrets read every minute, whatever the watches of them say. A watch may go silent without an end, and after the API server got a
 //! backup of its data back it waits for versions that are long in the past: a replica would go on with a state that is over.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::Secret;
 use tokio::time::Instant;
 
 use super::{
-    super::{CACERTS, RootsError, STATE},
+    super::{CACERTS, RootsError, STATE, issuer::unix},
     PATIENCE, Roots, answered,
 };
 
@@ -43,8 +43,12 @@ impl Roots {
             Ok(secret) => {
                 self.refused = None;
                 self.issuing.good_until(began + good_for(self.config.margin));
-                if version(secret.as_ref()) != self.version {
+                let missed = version(secret.as_ref()) != self.version;
+                if missed {
                     self.missed(STATE);
+                }
+                // What could not be used a minute ago may have been too young, by our clock or the clock of whoever made it.
+                if missed || self.wrong.is_some() {
                     self.adopt(secret);
                 }
             }
@@ -52,8 +56,11 @@ impl Roots {
         }
         match plugged {
             Ok(secret) => {
-                if version(secret.as_ref()) != self.plugged_version {
+                let missed = version(secret.as_ref()) != self.plugged_version;
+                if missed {
                     self.missed(CACERTS);
+                }
+                if missed || self.input.may_change(unix(SystemTime::now())) {
                     self.plug(secret);
                 }
             }

@@ -1,6 +1,9 @@
 //! Secrets as people, cert-manager and replicas write them.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use ambit_identity::TrustDomain;
 use ambit_tls::authority::{Authority, Material};
@@ -79,7 +82,7 @@ fn what_is_wrong_with_it_names_the_key_of_the_secret_and_the_fix() {
     check(&[("tls.crt", certificate), ("tls.key", &other.key), ("ca.crt", roots)], "tls.key", "it is not the key");
     check(&[("nothing", "x")], "ca-cert.pem", "put ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem there");
     let authority = Authority::create(&domain()).unwrap();
-    let leaf = authority.serving_certificate(&["a.example".to_owned()], std::time::Duration::from_hours(1)).unwrap();
+    let leaf = authority.serving_certificate(&["a.example".to_owned()], Duration::from_hours(1)).unwrap();
     check(
         &[("ca-cert.pem", &leaf.certificate_pem), ("ca-key.pem", &leaf.key_pem), ("root-cert.pem", authority.root_pem())],
         "ca-cert.pem",
@@ -88,9 +91,27 @@ fn what_is_wrong_with_it_names_the_key_of_the_secret_and_the_fix() {
 }
 
 #[test]
+fn what_was_judged_by_the_clock_is_judged_again() {
+    let Material { certificate, key, roots, .. } = material();
+    let data = [("ca-cert.pem", &*certificate), ("ca-key.pem", &*key), ("root-cert.pem", &*roots)];
+    let (now, secret) = (SystemTime::now(), secret(CACERTS, &data));
+    let at = |time| Input::read(Some(&secret), &domain(), time);
+    // The clock that made it is an hour ahead, then four minutes.
+    let early = at(now - Duration::from_hours(1));
+    assert!(early.problems[0].contains("is not valid yet"), "{:?}", early.problems);
+    assert!(early.may_change(0), "it is read again until it is valid");
+    let valid = at(now - Duration::from_mins(14));
+    assert_eq!(valid.problems, Vec::<String>::new());
+    let Plugged::Is(issuer) = &valid.plugged else { panic!("{valid:?}") };
+    let ends = issuer.not_after;
+    assert!(!valid.may_change(ends - 1) && valid.may_change(ends), "it ends at {ends}");
+    assert!(!Input::read(None, &domain(), now).may_change(ends));
+}
+
+#[test]
 fn revocation_lists_are_read_beside_an_issuer_or_alone() {
     let Material { certificate, key, roots, .. } = material();
-    let list = Authority::create(&domain()).unwrap().revocation_list(&["0a"], std::time::Duration::from_hours(1)).unwrap();
+    let list = Authority::create(&domain()).unwrap().revocation_list(&["0a"], Duration::from_hours(1)).unwrap();
     let all = [("ca-cert.pem", &*certificate), ("ca-key.pem", &*key), ("root-cert.pem", &*roots), ("ca-crl.pem", &*list)];
     assert_eq!(read(&all).crl.as_deref(), Some(&*list));
     let alone = read(&all[3..]);
