@@ -129,11 +129,11 @@ impl ControlPlane {
         let accounts: BTreeSet<_> = config.node_accounts.iter().cloned().collect();
 
         let (close, closing) = watch::channel(false);
-        let authenticator = XdsAuthenticator::new(tokens.clone(), accounts.clone(), Arc::clone(&mesh));
+        let refusals = Refusals::default();
+        let authenticator = XdsAuthenticator::new(tokens.clone(), accounts.clone(), Arc::clone(&mesh), refusals.clone());
         let ads = AdsServer::new(cache.clone(), authenticator, ServerConfig::default(), closing.clone());
         let status: Status = ads.status();
         let rules = Rules { trust_domain: config.trust_domain.clone(), node_accounts: accounts };
-        let refusals = Refusals::default();
         let ca = CertificateService::new(issuing, tokens, rules, Arc::clone(&mesh), refusals.clone());
 
         let acceptor = serving.acceptor()?;

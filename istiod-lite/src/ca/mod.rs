@@ -8,11 +8,13 @@
 //! | `issuing` | the authority that signs now |
 //! | `service` | all of it, as a gRPC service |
 //! | `refusals` | who was refused what, and why |
+//! | `lines` | how much of that is logged |
 //! | `serving` | TLS of the discovery server |
 
 mod caller;
 mod issuing;
 mod limits;
+mod lines;
 mod refusals;
 mod review;
 mod rules;
@@ -26,6 +28,7 @@ pub use caller::Caller;
 pub use issuing::Issuing;
 pub use limits::{Limits, Rate};
 pub use refusals::{Refusal, Refusals};
+pub(crate) use refusals::{Who, short};
 pub use rules::{Denied, Rules};
 pub use service::CertificateService;
 pub use serving::Serving;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Caller, Denied, Issuing, Refusals, Rules, TokenError, Tokens, claimed,
+    Caller, Denied, Issuing, Refusals, Rules, TokenError, Tokens, Who, claimed,
     limits::{Limiter, Limits, TooMany},
 };
 use crate::mesh::Mesh;
@@ -150,9 +150,12 @@ impl IstioCertificateService for CertificateService {
         let peer = request.remote_addr();
         let (headers, _, request) = request.into_parts();
         let asked = impersonated(&request).unwrap_or("its own");
-        let (caller, outcome) = match self.tokens.caller(&headers, peer.map(|peer| peer.ip())).await {
-            Ok(caller) => (caller.to_string(), self.issue(&caller, &request).await),
-            Err(error) => (claimed(&headers), Err(Refused::Token(error))),
+        let (who, outcome) = match self.tokens.caller(&headers, peer.map(|peer| peer.ip())).await {
+            Ok(caller) => {
+                let outcome = self.issue(&caller, &request).await;
+                (Who::Verified(caller), outcome)
+            }
+            Err(error) => (Who::Claimed(claimed(&headers)), Err(Refused::Token(error))),
         };
         match outcome {
             Ok(cert_chain) => {
@@ -161,8 +164,7 @@ impl IstioCertificateService for CertificateService {
             }
             Err(refused) => {
                 refused.count();
-                let peer = peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string());
-                self.refusals.record(&peer, &caller, asked, &refused);
+                self.refusals.record(peer, &who, asked, &refused);
                 Err(refused.status())
             }
         }

@@ -7,6 +7,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use super::{
     Caller,
+    refusals::short,
     review::{Reviewer, Reviews},
 };
 
@@ -26,7 +27,7 @@ impl TokenError {
     #[must_use]
     pub fn status(&self) -> Status {
         match self {
-            Self::Refused(_) => Status::unauthenticated(self.to_string()),
+            Self::Refused(_) => Status::unauthenticated(short(&self.to_string())),
             Self::Unavailable(_) => Status::unavailable("tokens cannot be verified now; the log of the control plane says why"),
         }
     }
@@ -73,10 +74,10 @@ impl Tokens {
     }
 }
 
-/// Whom the token of a request claims to speak for; nobody has verified it.
+/// Whom the token of a request claims to speak for, cut to what people read; nobody has verified it.
 pub(crate) fn claimed(headers: &MetadataMap) -> String {
     match bearer(headers).ok().and_then(Claimed::read) {
-        Some(claimed) if !claimed.sub.is_empty() => format!("{:?} by its own account", claimed.sub),
+        Some(claimed) if !claimed.sub.is_empty() => format!("{:?} by its own account", short(&claimed.sub)),
         _ => "unknown".to_owned(),
     }
 }

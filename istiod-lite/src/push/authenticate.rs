@@ -7,7 +7,7 @@ use tonic::{Status, metadata::MetadataMap};
 
 use super::{NODE_VIEW, waypoint_view};
 use crate::{
-    ca::{Caller, Tokens, claimed},
+    ca::{Caller, Refusals, Tokens, Who, claimed, short},
     config::Account,
     index::label,
     mesh::Mesh,
@@ -20,13 +20,14 @@ pub struct XdsAuthenticator {
     tokens: Tokens,
     node_accounts: BTreeSet<Account>,
     mesh: Arc<Mesh>,
+    refusals: Refusals,
 }
 
 impl XdsAuthenticator {
-    /// Node proxies are those that run under one of `node_accounts`.
+    /// Node proxies are those that run under one of `node_accounts`; `refusals` says how much is logged about who is refused.
     #[must_use]
-    pub fn new(tokens: Tokens, node_accounts: BTreeSet<Account>, mesh: Arc<Mesh>) -> Self {
-        Self { tokens, node_accounts, mesh }
+    pub fn new(tokens: Tokens, node_accounts: BTreeSet<Account>, mesh: Arc<Mesh>, refusals: Refusals) -> Self {
+        Self { tokens, node_accounts, mesh, refusals }
     }
 
     /// Whether the caller runs the waypoint of this Gateway: its pod is labelled so, or its service account bears the Gateway's name
@@ -51,15 +52,24 @@ impl Authenticate for XdsAuthenticator {
 
     async fn caller(&self, metadata: &MetadataMap, peer: Option<SocketAddr>) -> Result<Caller, Status> {
         self.tokens.caller(metadata, peer.map(|peer| peer.ip())).await.map_err(|error| {
-            let caller = claimed(metadata);
-            tracing::warn!(%error, caller, peer = peer.map(tracing::field::display), "a discovery stream was refused");
+            metrics::counter!("istiod_lite_discovery_streams_refused_total").increment(1);
+            let who = Who::Claimed(claimed(metadata));
+            if let Some(left_out) = self.refusals.line(peer, &who) {
+                let (error, peer) = (short(&error.to_string()), peer.map(tracing::field::display));
+                tracing::warn!(error, caller = %who, peer, left_out, "a discovery stream was refused");
+            }
             error.status()
         })
     }
 
     fn view(&self, caller: &Caller, node: &Node) -> Result<String, Status> {
         let refused = |reason: String| {
-            tracing::warn!(%caller, node = node.id, reason, "a discovery stream was refused");
+            metrics::counter!("istiod_lite_discovery_streams_refused_total").increment(1);
+            let reason = short(&reason);
+            if let Some(left_out) = self.refusals.line(None, &Who::Verified(caller.clone())) {
+                let node = short(&node.id);
+                tracing::warn!(%caller, node, reason, left_out, "a discovery stream was refused");
+            }
             Err(Status::permission_denied(reason))
         };
         match node.id.split('~').next().unwrap_or_default() {
