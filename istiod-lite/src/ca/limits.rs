@@ -54,6 +54,9 @@ pub enum TooMany {
     /// Everybody.
     #[error("all together ask for certificates too often; again in {} ms", .0.as_millis())]
     All(Duration),
+    /// Whoever comes while so many wait for a signature.
+    #[error("too many certificates wait to be signed; again in {} ms", .0.as_millis())]
+    Waiting(Duration),
 }
 
 impl TooMany {
@@ -61,7 +64,7 @@ impl TooMany {
     #[must_use]
     pub fn wait(self) -> Duration {
         match self {
-            Self::Caller(wait) | Self::All(wait) => wait,
+            Self::Caller(wait) | Self::All(wait) | Self::Waiting(wait) => wait,
         }
     }
 }

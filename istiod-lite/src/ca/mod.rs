@@ -6,6 +6,7 @@
 //! | `rules` | for which identity a caller may have a certificate |
 //! | `limits` | how often |
 //! | `issuing` | the authority that signs now |
+//! | `signing` | how many signatures at once |
 //! | `service` | all of it, as a gRPC service |
 //! | `refusals` | who was refused what, and why |
 //! | `lines` | how much of that is logged |
@@ -20,6 +21,7 @@ mod review;
 mod rules;
 mod service;
 mod serving;
+mod signing;
 #[cfg(test)]
 mod tests;
 mod tokens;

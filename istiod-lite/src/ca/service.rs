@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Caller, Denied, Issuing, Refusals, Rules, TokenError, Tokens, Who, claimed,
     limits::{Limiter, Limits, TooMany},
+    signing::{Turns, Unsigned},
 };
 use crate::mesh::Mesh;
 
@@ -20,6 +21,8 @@ use crate::mesh::Mesh;
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The largest request, in bytes.
 const MAX_REQUEST: usize = 64 << 10;
+/// How long who comes while too many wait for a signature is asked to wait.
+const LATER: Duration = Duration::from_secs(2);
 /// Header by which a server asks for a pause before the next attempt (gRPC proposal A6), in milliseconds.
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
@@ -30,6 +33,7 @@ pub struct CertificateService {
     rules: Rules,
     mesh: Arc<Mesh>,
     limiter: Limiter,
+    turns: Turns,
     refusals: Refusals,
 }
 
@@ -41,6 +45,8 @@ enum Refused {
     Denied(Denied),
     /// What signs now could not be read for so long that it may be another.
     Unsure,
+    /// Nothing was signed, by a defect.
+    BrokenOff,
     Request(ambit_tls::TlsError),
 }
 
@@ -54,6 +60,7 @@ impl Display for Refused {
             Self::Unsure => {
                 f.write_str("the Secret of the authority could not be read for so long that another issuer may sign by now")
             }
+            Self::BrokenOff => f.write_str("the signature was broken off, which is a defect: please report it"),
             Self::Request(error) => error.fmt(f),
         }
     }
@@ -72,6 +79,7 @@ impl Refused {
                 status
             }
             Self::Unsure => Status::unavailable("what signs now is not known; the log of the control plane says why"),
+            Self::BrokenOff => Status::internal("the signature was broken off"),
             Self::Request(error) => Status::invalid_argument(error.to_string()),
             Self::Token(TokenError::Refused(_)) | Self::NoIdentity(_) | Self::Denied(_) => {
                 Status::unauthenticated("not allowed to have this certificate; the log of the control plane says why")
@@ -82,6 +90,7 @@ impl Refused {
     fn count(&self) {
         let name = match self {
             Self::Request(_) => "citadel_server_csr_parsing_err_count",
+            Self::BrokenOff => "citadel_server_csr_sign_err_count",
             Self::TooMany(_) => "istiod_lite_certificate_requests_limited_total",
             Self::Token(TokenError::Unavailable(_)) | Self::Unsure => "istiod_lite_certificate_requests_unavailable_total",
             Self::Token(TokenError::Refused(_)) | Self::NoIdentity(_) | Self::Denied(_) => {
@@ -96,7 +105,7 @@ impl CertificateService {
     /// Signs with the authority of `issuing`.
     #[must_use]
     pub fn new(issuing: Issuing, tokens: Tokens, rules: Rules, mesh: Arc<Mesh>, refusals: Refusals) -> Self {
-        Self { issuing, tokens, rules, mesh, limiter: Limiter::new(Limits::default()), refusals }
+        Self { issuing, tokens, rules, mesh, limiter: Limiter::new(Limits::default()), turns: Turns::new(), refusals }
     }
 
     /// With other limits.
@@ -133,8 +142,14 @@ impl CertificateService {
         let asked = impersonated(request).map(str::parse).transpose().map_err(Refused::NoIdentity)?;
         let id = self.decide(caller, asked.as_ref()).await.map_err(Refused::Denied)?;
         let lifetime = u64::try_from(request.validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        let authority = self.issuing.authority_at(Instant::now()).ok_or(Refused::Unsure)?;
-        let chain = authority.sign(&request.csr, &id, lifetime).map_err(Refused::Request)?;
+        let (issuing, csr, of) = (self.issuing.clone(), request.csr.clone(), id.clone());
+        // What signs when its turn has come, not what signed when it came.
+        let sign = move || issuing.authority_at(Instant::now()).map(|authority| authority.sign(&csr, &of, lifetime));
+        let signed = self.turns.take(sign).await.map_err(|unsigned| match unsigned {
+            Unsigned::TooMany => Refused::TooMany(TooMany::Waiting(LATER)),
+            Unsigned::BrokenOff => Refused::BrokenOff,
+        })?;
+        let chain = signed.ok_or(Refused::Unsure)?.map_err(Refused::Request)?;
         tracing::debug!(%caller, %id, "a certificate was issued");
         Ok(chain)
     }
