@@ -1,7 +1,5 @@
 //! Command line of `ambit ca`.
 
-use ambit_identity::TrustDomain;
-
 use crate::install::cluster::ClusterArgs;
 
 /// The certificate authority of a mesh on Kubernetes.
@@ -47,9 +45,6 @@ pub struct StatusArgs {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
-    /// The trust domain of the mesh
-    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
-    pub trust_domain: TrustDomain,
 }
 
 /// `ambit ca rotate`.

@@ -42,7 +42,7 @@ async fn status(args: &StatusArgs) -> Result<u8> {
         Some(url) => page::report(url).await?,
         None => {
             let client = args.cluster.at.client().await?;
-            let status = remote::status(client, &args.cluster.namespace, &args.trust_domain).await;
+            let status = remote::status(client, &args.cluster.namespace).await;
             status.map_err(|error| Error::Call(error.to_string()))?
         }
     };

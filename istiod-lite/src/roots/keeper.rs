@@ -3,6 +3,7 @@
 mod open;
 mod reading;
 mod view;
+mod writing;
 
 use std::{
     sync::Arc,
@@ -13,7 +14,6 @@ use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api,
-    api::PostParams,
     runtime::{WatchStreamExt as _, watcher, watcher::watch_object},
 };
 use tokio::{
@@ -26,6 +26,7 @@ use super::{
     issuer::{Issuer, unix},
     pauses::Pauses,
     publish::{Bundle, Publisher},
+    report::Report,
     rotation::{Facts, Held, Phase, Plugged},
     secret::{self, Input, Request},
 };
@@ -51,6 +52,8 @@ pub struct Roots {
     /// Of the Secret as it was read last; `None` when it is gone.
     version: Option<String>,
     request: Option<Request>,
+    /// What it shows people.
+    reported: Option<Report>,
     input: Input,
     /// Of the Secret of the plug-in CA as it was read last; `None` when it is not there.
     plugged_version: Option<String>,
@@ -137,7 +140,8 @@ impl Roots {
             return;
         };
         self.version.clone_from(&secret.metadata.resource_version);
-        self.request = secret::request(&secret);
+        self.request = secret::request(&secret.metadata);
+        self.reported = secret::reported(&secret.metadata);
         match secret::read(&secret, &self.config.trust_domain, SystemTime::now()) {
             Ok(held) => {
                 self.wrong = None;
@@ -237,40 +241,12 @@ impl Roots {
             at_once: self.request == Some(Request::AtOnce),
         };
         let next = self.held.advance(&facts);
-        // A request is taken away with the answer to it.
-        let write = self.request.is_some() || self.version.is_none();
+        // A request is taken away with the answer to it, and people are shown what is so.
+        let shown = self.reported.as_ref() == Some(&self.report(&self.held));
+        let write = self.request.is_some() || self.version.is_none() || !shown;
         let Some(held) = next.or_else(|| write.then(|| self.held.clone())) else { return self.show() };
         if leads() {
             self.write(held).await;
-        }
-    }
-
-    /// Writes a state over the one that was read, or not at all.
-    async fn write(&mut self, held: Held) {
-        let written = match secret::write(&held, &self.config.namespace, self.version.as_deref()) {
-            Ok(secret) => secret,
-            Err(error) => return tracing::error!(%error, "the state of the authority cannot be written"),
-        };
-        let params = PostParams { field_manager: Some(super::publish::MANAGER.to_owned()), ..PostParams::default() };
-        let call = async {
-            match self.version {
-                Some(_) => self.secrets.replace(STATE, &params, &written).await,
-                None => self.secrets.create(&params, &written).await,
-            }
-        };
-        match timeout(PATIENCE, call).await {
-            Ok(Ok(secret)) => {
-                self.refused = None;
-                self.adopt(Some(secret));
-            }
-            // Somebody was faster, or the API server has an older state again than we do: what it has counts.
-            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_already_exists() => {
-                metrics::counter!("istiod_lite_authority_conflicts_total").increment(1);
-                tracing::warn!(secret = %self.name(), reason = status.message, "the next state was not written, for another one is there");
-                self.read_anew().await;
-            }
-            Ok(Err(error)) => self.api_refused(format!("cannot write Secret {}: {error}", self.name())),
-            Err(_) => self.api_refused(format!("cannot write Secret {}: no answer within {PATIENCE:?}", self.name())),
         }
     }
 
@@ -288,7 +264,7 @@ impl Roots {
     fn show(&self) {
         let own = self.wrong.iter().chain(&self.refused);
         let problems = own.chain(&self.input.problems).cloned().collect();
-        self.view.set(&self.held, &self.name(), self.config.margin.as_secs(), problems);
+        self.view.set(&self.held, &self.config, problems);
     }
 }
 

@@ -6,6 +6,7 @@ use ambit_tls::authority::{self, Authority};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    RootsConfig, STATE,
     issuer::{Issuer, Origin, unix},
     rotation::{Held, Phase, Root},
 };
@@ -68,7 +69,13 @@ pub struct RootReport {
 }
 
 impl Report {
-    /// Of issuers in a Secret.
+    /// Of issuers in our Secret.
+    #[must_use]
+    pub fn of_kept(held: &Held, config: &RootsConfig, problems: Vec<String>) -> Self {
+        Self::of_held(held, format!("Secret {}/{STATE}", config.namespace), config.margin.as_secs(), problems)
+    }
+
+    /// The same, with where it is kept and the margin of a rotation.
     #[must_use]
     pub fn of_held(held: &Held, kept: String, margin: u64, problems: Vec<String>) -> Self {
         let due = held.due(margin);

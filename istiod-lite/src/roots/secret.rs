@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     CACERTS, RootsError, STATE,
     issuer::{Data, NEXT, Origin, PLUGGED},
+    report::Report,
     rotation::{Held, Plugged, State},
 };
 
+/// Annotation with what people are shown of the state: who may not have the keys, or need not, reads this.
+pub const REPORT: &str = "ca.ambit.dev/status";
 /// Annotation by which people ask for a rotation; the leader takes it away again.
 pub const ROTATE: &str = "ca.ambit.dev/rotate";
 /// Its value for a rotation that waits for nothing.
@@ -47,11 +50,27 @@ pub enum Request {
     AtOnce,
 }
 
-/// What the Secret asks for.
+/// What a Secret with this metadata asks for.
 #[must_use]
-pub fn request(secret: &Secret) -> Option<Request> {
-    let value = secret.metadata.annotations.as_ref()?.get(ROTATE)?;
+pub fn request(metadata: &ObjectMeta) -> Option<Request> {
+    let value = metadata.annotations.as_ref()?.get(ROTATE)?;
     Some(if value == AT_ONCE { Request::AtOnce } else { Request::Rotate })
+}
+
+/// What a Secret with this metadata shows people; `None` when it shows nothing that this program can read.
+#[must_use]
+pub fn reported(metadata: &ObjectMeta) -> Option<Report> {
+    serde_json::from_str(metadata.annotations.as_ref()?.get(REPORT)?).ok()
+}
+
+/// The Secret, showing people this.
+///
+/// # Errors
+/// When it cannot be written down, which is a defect.
+pub fn with_report(mut secret: Secret, report: &Report) -> Result<Secret, RootsError> {
+    let text = serde_json::to_string(report).map_err(|error| RootsError::New(error.to_string()))?;
+    secret.metadata.annotations.get_or_insert_default().insert(REPORT.to_owned(), text);
+    Ok(secret)
 }
 
 /// The Secret with this content.

@@ -14,6 +14,7 @@ use super::{
         CACERTS, RootsConfig, RootsError, STATE,
         issuer::{Issuer, unix},
         publish::{Bundle, MANAGER},
+        report::Report,
         rotation::{Held, Plugged},
         secret::{self, Input},
     },
@@ -39,7 +40,10 @@ impl Roots {
             let (held, known) = first(own.as_ref(), &input, &config, now)?;
             let secret = match known {
                 true => own,
-                false => write(&secrets, &config, &held, own.as_ref()).await?,
+                false => {
+                    let report = Report::of_kept(&held, &config, input.problems.clone());
+                    write(&secrets, &config, &held, &report, own.as_ref()).await?
+                }
             };
             // Somebody was faster: what they wrote counts.
             let Some(secret) = secret else { continue };
@@ -76,7 +80,8 @@ impl Roots {
             issuing,
             view: View::default(),
             version: secret.metadata.resource_version.clone(),
-            request: secret::request(secret),
+            request: secret::request(&secret.metadata),
+            reported: secret::reported(&secret.metadata),
             held,
             input,
             plugged_version: None,
@@ -144,12 +149,14 @@ async fn write(
     secrets: &Api<Secret>,
     config: &RootsConfig,
     held: &Held,
+    report: &Report,
     own: Option<&Secret>,
 ) -> Result<Option<Secret>, RootsError> {
     let version = own.and_then(|own| own.metadata.resource_version.as_deref());
     let mut written = secret::write(held, &config.namespace, version)?;
     // What people ask for is for the leader.
     written.metadata.annotations = own.and_then(|own| own.metadata.annotations.clone());
+    let written = secret::with_report(written, report)?;
     let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
     let call = async {
         match own {

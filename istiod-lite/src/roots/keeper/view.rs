@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwapOption;
 
-use super::super::{issuer::unix, report::Report, rotation::Held};
+use super::super::{RootsConfig, issuer::unix, report::Report, rotation::Held};
 use crate::ca::Refusals;
 
 /// What people are shown of the authority. Clones share it.
@@ -20,8 +20,8 @@ impl View {
         view
     }
 
-    pub(super) fn set(&self, held: &Held, kept: &str, margin: u64, problems: Vec<String>) {
-        let report = Report::of_held(held, format!("Secret {kept}"), margin, problems);
+    pub(super) fn set(&self, held: &Held, config: &RootsConfig, problems: Vec<String>) {
+        let report = Report::of_kept(held, config, problems);
         let root = report.roots.iter().find(|root| root.sha256 == held.active.anchor);
         for (name, ends) in [
             ("citadel_server_root_cert_expiry_timestamp", root.map_or(0, |root| root.not_after)),

@@ -11,11 +11,11 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::api::ObjectMeta;
 
 use crate::roots::{
-    CACERTS, ROTATE, STATE, blocks,
+    CACERTS, ROTATE, RootsConfig, STATE, blocks,
     issuer::{Issuer, Origin, unix},
     report::Report,
     rotation::{Facts, Held, Phase, Plugged},
-    secret::{self, Input, Request},
+    secret::{self, Input, REPORT, Request},
 };
 
 fn domain() -> TrustDomain {
@@ -181,10 +181,10 @@ fn a_secret_of_ours_that_cannot_be_used_says_so() {
 #[test]
 fn what_people_ask_for_is_an_annotation() {
     let mut secret = secret(STATE, &[]);
-    assert_eq!(secret::request(&secret), None);
+    assert_eq!(secret::request(&secret.metadata), None);
     let mut ask = |text: &str| {
         secret.metadata.annotations = Some(BTreeMap::from([(ROTATE.to_owned(), text.to_owned())]));
-        secret::request(&secret)
+        secret::request(&secret.metadata)
     };
     assert_eq!(ask("2026-11-21T23:00:00Z"), Some(Request::Rotate));
     assert_eq!(ask("at-once"), Some(Request::AtOnce));
@@ -213,6 +213,24 @@ fn a_report_says_where_a_rotation_is_and_shows_no_key() {
     let json = serde_json::to_string(&distributed).unwrap();
     assert!(!json.contains("PRIVATE") && !text.contains("PRIVATE"));
     assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), distributed);
+}
+
+#[test]
+fn what_the_secret_shows_people_is_read_without_its_content() {
+    let config =
+        RootsConfig { margin: Duration::from_secs(7), ..RootsConfig::new("istio-system", domain(), Duration::from_hours(1)) };
+    let mut held = rotating();
+    held.state.roots[1].distributed = Some(1_700_000_000);
+    let report = Report::of_kept(&held, &config, vec!["something is wrong".to_owned()]);
+    assert_eq!((report.kept.as_str(), report.due), ("Secret istio-system/ambit-ca", Some(1_700_000_000 + 3600 + 7)));
+    let written = secret::write(&held, "istio-system", None).unwrap();
+    assert_eq!(secret::reported(&written.metadata), None);
+    let mut written = secret::with_report(written, &report).unwrap();
+    assert_eq!(secret::reported(&written.metadata), Some(report));
+    let shown = written.metadata.annotations.as_mut().unwrap();
+    assert!(shown.values().all(|text| !text.contains("PRIVATE")));
+    shown.insert(REPORT.to_owned(), "{}".to_owned());
+    assert_eq!(secret::reported(&written.metadata), None);
 }
 
 #[test]
