@@ -13,9 +13,10 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::{WatchStreamExt as _, watcher, watcher::Event},
 };
+use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{CONFIG_MAP, CONFIG_MAP_KEY, CRL_CONFIG_MAP, keeper::Leads, pauses::Pauses, secret::CRL};
@@ -25,6 +26,10 @@ use crate::mesh::Mesh;
 pub(super) const MANAGER: &str = "istiod-lite";
 /// Writes at one time.
 const AT_ONCE: usize = 16;
+/// ConfigMaps that are asked for at one time: with revocation lists each may have a megabyte.
+const PAGE: u32 = 50;
+/// After something has changed, so long more of it is waited for before what is missing is looked for.
+const SETTLE: Duration = Duration::from_millis(50);
 /// Until a write has to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What is missing is looked at this often when nothing else happens.
@@ -57,37 +62,51 @@ pub(super) struct Publisher {
     unwatched: Option<String>,
 }
 
-/// One ConfigMap in all namespaces, as the API server has it.
+/// SHA-256 of a content: of each namespace only this is kept, for every replica sees what anybody writes under these names.
+type Digest = [u8; 32];
+
+/// One ConfigMap in all namespaces, as the API server has it; `None` when it lacks the key.
 #[derive(Debug, Default)]
 struct Seen {
-    content: BTreeMap<String, Option<String>>,
+    content: BTreeMap<String, Option<Digest>>,
     /// While a list is read anew: what it has so far.
-    reading: Option<BTreeMap<String, Option<String>>>,
+    reading: Option<BTreeMap<String, Option<Digest>>>,
     /// It was read once, whole.
     complete: bool,
 }
 
 impl Seen {
     fn apply(&mut self, key: &str, event: Event<ConfigMap>) {
-        let content = |map: &ConfigMap| map.data.as_ref().and_then(|data| data.get(key).cloned());
+        let content = |map: &ConfigMap| map.data.as_ref().and_then(|data| data.get(key)).map(|text| digest(text));
         let namespace = |map: &ConfigMap| map.metadata.namespace.clone().unwrap_or_default();
         match event {
             Event::Init => self.reading = Some(BTreeMap::new()),
-            Event::InitApply(map) => drop(self.reading.get_or_insert_default().insert(namespace(&map), content(&map))),
+            Event::InitApply(map) => {
+                self.reading.get_or_insert_default().insert(namespace(&map), content(&map));
+            }
             Event::InitDone => {
                 self.content = self.reading.take().unwrap_or_default();
                 self.complete = true;
             }
-            Event::Apply(map) => drop(self.content.insert(namespace(&map), content(&map))),
-            Event::Delete(map) => drop(self.content.remove(&namespace(&map))),
+            Event::Apply(map) => {
+                self.content.insert(namespace(&map), content(&map));
+            }
+            Event::Delete(map) => {
+                self.content.remove(&namespace(&map));
+            }
         }
     }
 
     /// The namespaces that do not have `wanted`.
     fn missing<'a>(&self, namespaces: &'a [String], wanted: &str) -> Vec<&'a String> {
-        let has = |namespace: &&String| self.content.get(*namespace).is_some_and(|has| has.as_deref() == Some(wanted));
+        let wanted = Some(digest(wanted));
+        let has = |namespace: &&String| self.content.get(*namespace).is_some_and(|has| *has == wanted);
         namespaces.iter().filter(|namespace| !has(namespace)).collect()
     }
+}
+
+fn digest(text: &str) -> Digest {
+    Sha256::digest(text).into()
 }
 
 impl Publisher {
@@ -100,7 +119,7 @@ impl Publisher {
     pub async fn run(mut self, published: watch::Sender<Option<Bundle>>) {
         let maps: Api<ConfigMap> = Api::all(self.client.clone());
         let named = |name: &str| {
-            let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+            let config = watcher::Config::default().fields(&format!("metadata.name={name}")).page_size(PAGE);
             watcher(maps.clone(), config).backoff(Pauses::default())
         };
         let mut roots = std::pin::pin!(named(CONFIG_MAP));
@@ -108,6 +127,7 @@ impl Publisher {
         let mut generation = self.mesh.generation();
         let later = || Instant::now() + ANEW.mul_f64(1.0 + fastrand::f64());
         let mut anew = later();
+        let mut due = Instant::now();
         loop {
             tokio::select! {
                 Some(event) = roots.next() => match event {
@@ -120,12 +140,18 @@ impl Publisher {
                 },
                 Ok(()) = generation.changed() => {}
                 Ok(()) = self.bundle.changed() => {}
+                () = sleep_until(due) => {}
                 () = sleep_until(anew) => {
                     roots.set(named(CONFIG_MAP));
                     lists.set(named(CRL_CONFIG_MAP));
                     anew = later();
                 }
-                () = sleep(LOOK) => {}
+            }
+            // One round for all that comes at once, as a list does, and none is put off for longer by what comes meanwhile.
+            let now = Instant::now();
+            due = due.min(now + SETTLE);
+            if now < due {
+                continue;
             }
             let whole = self.round().await;
             published.send_if_modified(|before| {
@@ -133,6 +159,7 @@ impl Publisher {
                 *before = whole;
                 changed
             });
+            due = Instant::now() + LOOK;
         }
     }
 
@@ -260,5 +287,8 @@ mod tests {
         apply(Event::Init);
         assert_eq!(apply(Event::InitApply(map("a", Some("roots")))), (true, "abc".to_owned()));
         assert_eq!(apply(Event::InitDone), (true, "bcd".to_owned()));
+        // To lack the key is another thing than to have it empty.
+        apply(Event::Apply(map("a", None)));
+        assert_eq!(seen.missing(&namespaces[..1], ""), ["a"]);
     }
 }
