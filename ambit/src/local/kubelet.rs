@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use ambit_node_agent::status::Statuses;
 use ambit_testbed::{Bed, Pod};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared as SharedFuture};
 use istiod_lite::source::{Directory, Event, NamespacedName, Problem, Source, SourceError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +25,7 @@ use super::overlay::Overlay;
 use super::pod::PodRuntime;
 use super::process::{Process, Shared, locked};
 use super::programs::{self, Programs};
+use super::together;
 use super::tokens::{Bearer, Tokens};
 use super::topology::Topology;
 use super::vips::Vips;
@@ -111,6 +114,8 @@ pub(super) struct Kubelet {
     rules: Vec<(IpAddr, u16, Vec<SocketAddr>)>,
     views: Views,
     changed: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    /// Over when the programs of the first pods may start.
+    first: SharedFuture<BoxFuture<'static, ()>>,
     incarnations: u64,
     notices: BTreeSet<String>,
 }
@@ -119,6 +124,7 @@ impl Kubelet {
     pub fn new(programs: Programs, bed: Arc<Bed>, views: Views) -> Result<Self> {
         let overlay = Overlay::create(programs.paths.objects.clone())?;
         let tokens = Tokens::new(&programs.paths.state, programs.paths.tokens.clone())?;
+        let first = together::all_tunnelled(bed.clone(), views.topology.subscribe()).boxed().shared();
         Ok(Self {
             programs,
             vips: Vips::new(bed.families()),
@@ -132,6 +138,7 @@ impl Kubelet {
             rules: Vec::new(),
             views,
             changed: mpsc::channel(16),
+            first,
             incarnations: 0,
             notices: BTreeSet::new(),
         })

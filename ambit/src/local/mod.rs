@@ -31,6 +31,7 @@ mod process;
 mod programs;
 mod scrape;
 mod settled;
+mod together;
 mod tokens;
 pub mod topology;
 pub(crate) mod vips;

@@ -1,5 +1,6 @@
 //! Processes of the mesh and of pods: started, watched, started again when they die, stopped for good.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,9 +55,18 @@ pub struct Process {
 impl Process {
     /// Starts a process under supervision.
     pub fn supervise(name: String, starter: Starter) -> Self {
-        let (orders, inbox) = mpsc::channel(8);
+        Self::supervise_after(name, std::future::ready(()), starter)
+    }
+
+    /// As [`Self::supervise`], but starts it only after `first`.
+    pub fn supervise_after(name: String, first: impl Future<Output = ()> + Send + 'static, starter: Starter) -> Self {
+        let (orders, mut inbox) = mpsc::channel(8);
         let (publish, state) = watch::channel(ProcessState::default());
-        let task = tokio::spawn(run(starter, inbox, publish));
+        let task = tokio::spawn(async move {
+            if rest(&mut inbox, first).await {
+                run(starter, inbox, publish).await;
+            }
+        });
         Self { name, orders, state, _task: tokio_util::task::AbortOnDropHandle::new(task) }
     }
 
@@ -139,7 +149,7 @@ async fn run(mut starter: Starter, mut inbox: mpsc::Receiver<Order>, publish: wa
             End::Exit(how) => {
                 publish.send_modify(|state| state.last_end = Some(how));
                 pause = if began.elapsed() > RECOVERED { FIRST_PAUSE } else { pause };
-                if !rest(&mut inbox, Some(pause)).await {
+                if !rest(&mut inbox, tokio::time::sleep(pause)).await {
                     return;
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -155,7 +165,7 @@ async fn run(mut starter: Starter, mut inbox: mpsc::Receiver<Order>, publish: wa
         if let Some(done) = dead {
             let _nobody_waits = done.send(());
             publish.send_modify(|state| state.last_end = Some("halted".to_owned()));
-            if !rest(&mut inbox, None).await {
+            if !rest(&mut inbox, std::future::pending()).await {
                 return;
             }
             pause = FIRST_PAUSE;
@@ -192,19 +202,18 @@ async fn live(life: Life, inbox: &mut mpsc::Receiver<Order>, publish: &watch::Se
     }
 }
 
-/// While the process is dead: until it is to be started again (true) or never (false).
-async fn rest(inbox: &mut mpsc::Receiver<Order>, pause: Option<Duration>) -> bool {
-    let mut wake = pause.map(|pause| tokio::time::Instant::now() + pause);
+/// While the process is dead: until it is to be started (true), by an order or after `pause`, or never (false).
+async fn rest(inbox: &mut mpsc::Receiver<Order>, pause: impl Future<Output = ()>) -> bool {
+    let (mut pause, mut pauses) = (pin!(pause), true);
     loop {
-        let until = wake.unwrap_or_else(|| tokio::time::Instant::now() + Duration::from_secs(3600));
         tokio::select! {
-            () = tokio::time::sleep_until(until), if wake.is_some() => return true,
+            () = &mut pause, if pauses => return true,
             order = inbox.recv() => match order {
                 None => return false,
                 Some(Order::Signal(_)) => {}
                 Some(Order::Resume) => return true,
                 Some(Order::Halt(done)) => {
-                    wake = None;
+                    pauses = false;
                     let _nobody_waits = done.send(());
                 }
                 Some(Order::Stop(_, done)) => {

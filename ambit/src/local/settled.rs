@@ -8,6 +8,17 @@ use serde_json::Value;
 
 use super::topology::Topology;
 
+/// Whether a node proxy, by its `/config_dump`, does not send through a tunnel yet to some pod that is enrolled.
+pub fn untunnelled_at_ztunnel(dump: &Value, topology: &Topology) -> bool {
+    let workloads = dump.get("workloads").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let tunnelled = |name: &NamespacedName| {
+        let uid = format!("Kubernetes//Pod/{name}");
+        let is = |workload: &Value, field: &str, value: &str| workload.get(field).and_then(Value::as_str) == Some(value);
+        workloads.iter().any(|workload| is(workload, "uid", &uid) && is(workload, "protocol", "HBONE"))
+    };
+    topology.pods.iter().any(|(name, facts)| facts.enrolled && !(facts.captured && tunnelled(name)))
+}
+
 /// What a node proxy does not hold yet, by its `/config_dump`; nothing if it holds all that runs.
 pub fn missing_at_ztunnel(dump: &Value, node: &str, topology: &Topology) -> Option<String> {
     let list = |name: &str| dump.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();

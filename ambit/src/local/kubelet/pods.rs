@@ -78,7 +78,7 @@ impl Kubelet {
             let (programs, place, container) = (self.programs.clone(), place.clone(), container.clone());
             let (inner, stats) = (process.clone(), stats.to_owned());
             let starter = move || place.spawn(programs.container(&inner, &container, &stats));
-            Arc::new(Process::supervise(process, Box::new(starter)))
+            Arc::new(Process::supervise_after(process, self.first.clone(), Box::new(starter)))
         });
         containers.collect()
     }
