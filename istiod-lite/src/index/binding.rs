@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use gateway_api::gateways::{Gateway, GatewayListenersAllowedRoutesNamespacesFrom as From};
+use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -196,28 +196,24 @@ impl Index {
         }
     }
 
-    /// Whether a waypoint lets objects of a namespace use it: `allowedRoutes` of its Gateway.
-    #[must_use]
-    pub fn waypoint_admits(&self, waypoint: &NamespacedName, namespace: &str) -> bool {
-        let gateway = self.objects().gateways.get(waypoint);
-        gateway.is_some_and(|gateway| self.allows_attachment(gateway, waypoint, namespace))
+    /// Whether a listener of the Gateway lets objects of the namespace use it.
+    fn allows_attachment(&self, gateway: &Gateway, waypoint: &NamespacedName, namespace: &str) -> bool {
+        gateway.spec.listeners.iter().any(|listener| self.listener_admits(listener, waypoint, namespace))
     }
 
-    /// Whether a listener of the Gateway lets objects of the namespace use it (default: its own namespace only).
-    fn allows_attachment(&self, gateway: &Gateway, waypoint: &NamespacedName, namespace: &str) -> bool {
-        gateway.spec.listeners.iter().any(|listener| {
-            let allowed = listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
-            match allowed.and_then(|allowed| allowed.from.as_ref()) {
-                None | Some(From::Same) => *waypoint.namespace == *namespace,
-                Some(From::All) => true,
-                Some(From::Selector) => {
-                    let labels = cluster_scoped(&self.objects().namespaces, namespace);
-                    let labels = labels.and_then(|object| object.metadata.labels.as_ref());
-                    let selector = allowed.and_then(|allowed| allowed.selector.as_ref());
-                    selector.is_some_and(|selector| selects_namespace(selector, labels, namespace))
-                }
+    /// Whether a listener lets objects of the namespace use it (default: its own namespace only).
+    pub(super) fn listener_admits(&self, listener: &GatewayListeners, waypoint: &NamespacedName, namespace: &str) -> bool {
+        let allowed = listener.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+        match allowed.and_then(|allowed| allowed.from.as_ref()) {
+            None | Some(From::Same) => *waypoint.namespace == *namespace,
+            Some(From::All) => true,
+            Some(From::Selector) => {
+                let labels = cluster_scoped(&self.objects().namespaces, namespace);
+                let labels = labels.and_then(|object| object.metadata.labels.as_ref());
+                let selector = allowed.and_then(|allowed| allowed.selector.as_ref());
+                selector.is_some_and(|selector| selects_namespace(selector, labels, namespace))
             }
-        })
+        }
     }
 
     /// Whether a Gateway is a waypoint: its class is `istio-waypoint`, or one of the mesh's own controller.

@@ -10,6 +10,7 @@ mod binding;
 mod endpoint;
 mod external;
 mod links;
+mod listeners;
 mod member;
 mod objects;
 mod port;
@@ -31,6 +32,7 @@ pub use endpoint::{
     service_account,
 };
 pub use external::{External, ExternalKey};
+pub use listeners::{ToListener, Untaken, WAYPOINT_LISTENER, takes_kind};
 pub use member::{Members, Ports};
 pub use objects::{Objects, Store, cluster_scoped, in_namespace};
 pub use port::{ServicePort, TargetPort};

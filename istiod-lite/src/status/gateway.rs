@@ -7,11 +7,8 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::{CONTROLLER, Condition, Listener, ObjectStatus, route};
 use crate::deploy::{Deployed, Reports};
-use crate::index::{EndpointHealth, Index, ServiceRef, cluster_scoped, label};
-use crate::source::NamespacedName;
-
-/// The port and protocol of a waypoint's listener.
-const HBONE: (i32, &str) = (15008, "HBONE");
+use crate::index::{EndpointHealth, Index, ServiceRef, WAYPOINT_LISTENER as HBONE, cluster_scoped, label, takes_kind};
+use crate::source::{Kind, NamespacedName};
 
 /// Fills in the status of a waypoint's Gateway; `None` for Gateways of other controllers, and for those that the
 /// deployer has yet to look at.
@@ -174,7 +171,8 @@ fn kinds(listener: &GatewayListeners) -> (Vec<&'static str>, Option<String>) {
         kind.kind == name && kind.group.as_deref().is_none_or(|group| group == "gateway.networking.k8s.io")
     };
     let unknown = asked.iter().find(|kind| !all.iter().any(|name| is(kind, name))).map(|kind| kind.kind.clone());
-    (all.into_iter().filter(|name| asked.iter().any(|kind| is(kind, name))).collect(), unknown)
+    let taken = [Kind::HttpRoute, Kind::GrpcRoute].into_iter().filter(|kind| takes_kind(listener, *kind));
+    (taken.map(Kind::as_str).collect(), unknown)
 }
 
 /// `None` for classes of other controllers.

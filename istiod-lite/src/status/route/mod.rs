@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Condition;
-use crate::index::{Binding, Index, ServicePort};
-use crate::source::{NamespacedName, Object, ObjectKey};
+use crate::index::{Binding, Index, ServicePort, ToListener, Untaken};
+use crate::source::{Kind, NamespacedName, Object, ObjectKey};
 use rules::Verdict;
 
 /// A parent as a route of any kind names it.
@@ -57,6 +57,11 @@ impl Parent {
     fn means(&self, port: &ServicePort) -> bool {
         self.port.is_none_or(|number| i32::from(port.port) == number)
             && self.section_name.as_ref().is_none_or(|name| port.name.as_ref() == Some(name))
+    }
+
+    /// What it says of a Gateway's listener, as a reference of a route of this kind and namespace.
+    fn to_listener<'a>(&'a self, kind: Kind, namespace: &'a str) -> ToListener<'a> {
+        ToListener { kind, namespace, port: self.port, section_name: self.section_name.as_deref() }
     }
 
     fn target(&self, own: &NamespacedName) -> NamespacedName {
@@ -118,22 +123,28 @@ fn attachment(index: &Index, parent: &Parent, target: &NamespacedName, route: &O
     match parent.kind() {
         ("" | "core", "Service") => Some(to_service(index, parent, target, route)),
         ("gateway.networking.k8s.io", "Gateway") => {
-            let gateway = index.objects().gateways.get(target).filter(|gateway| index.is_waypoint(gateway))?;
-            if !gateway.spec.listeners.iter().any(|listener| names(parent, listener)) {
-                let message = format!("Gateway {target} has no listener of that name and port");
-                return Some(Attachment::Refused("NoMatchingParent", message));
-            }
-            if !matches!(route, Object::HttpRoute(_) | Object::GrpcRoute(_)) {
-                let message = format!("Gateway {target} takes no {}s, but HTTPRoutes and GRPCRoutes", route.kind().as_str());
-                return Some(Attachment::Refused("NotAllowedByListeners", message));
-            }
-            if !index.waypoint_admits(target, namespace) {
-                let message = format!(
-                    "Gateway {target} takes no routes of namespace {namespace}; its allowedRoutes.namespaces can admit them"
-                );
-                return Some(Attachment::Refused("NotAllowedByListeners", message));
-            }
-            Some(Attachment::Attached("Attached to the waypoint".into()))
+            index.objects().gateways.get(target).filter(|gateway| index.is_waypoint(gateway))?;
+            let kind = route.kind();
+            Some(match index.takes_route(target, parent.to_listener(kind, namespace)) {
+                Ok(()) => Attachment::Attached("Attached to the waypoint".into()),
+                Err(Untaken::Other) => Attachment::Refused(
+                    "NoMatchingParent",
+                    format!("Gateway {target} has no listener of that name and port by which a waypoint is reached"),
+                ),
+                Err(Untaken::Kind) => {
+                    let fix = match kind {
+                        Kind::HttpRoute | Kind::GrpcRoute => "; its allowedRoutes.kinds can admit them",
+                        _ => ", but HTTPRoutes and GRPCRoutes",
+                    };
+                    Attachment::Refused("NotAllowedByListeners", format!("Gateway {target} takes no {}s{fix}", kind.as_str()))
+                }
+                Err(Untaken::Namespace) => Attachment::Refused(
+                    "NotAllowedByListeners",
+                    format!(
+                        "Gateway {target} takes no routes of namespace {namespace}; its allowedRoutes.namespaces can admit them"
+                    ),
+                ),
+            })
         }
         _ => None,
     }
@@ -170,11 +181,6 @@ fn to_service(index: &Index, parent: &Parent, target: &NamespacedName, route: &O
     Attachment::Attached(format!("{effect}{rivals}"))
 }
 
-/// Whether a reference to a Gateway means this listener of it.
-fn names(parent: &Parent, listener: &GatewayListeners) -> bool {
-    parent.section_name.as_ref().is_none_or(|name| *name == listener.name) && parent.port.is_none_or(|port| port == listener.port)
-}
-
 /// How many routes are attached to a listener of a Gateway.
 pub(super) fn attached(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners) -> usize {
     let http = index.http_routes_of_gateway(gateway).into_iter().cloned().map(Object::HttpRoute);
@@ -185,8 +191,7 @@ pub(super) fn attached(index: &Index, gateway: &NamespacedName, listener: &Gatew
             && Parent::all_of(route).iter().any(|(parent, _)| {
                 parent.kind() == ("gateway.networking.k8s.io", "Gateway")
                     && parent.target(&own) == *gateway
-                    && names(parent, listener)
-                    && index.waypoint_admits(gateway, &own.namespace)
+                    && index.listener_takes(gateway, listener, parent.to_listener(route.kind(), &own.namespace)).is_ok()
             })
     };
     http.chain(grpc).filter(is_attached).count()

@@ -55,7 +55,10 @@ fn each_fault_of_a_parent_has_its_reason() {
     check("parentRefs: [{name: gate}]", &["Accepted=True Accepted: Attached to the waypoint", RESOLVED]);
     check(
         "parentRefs: [{name: gate, sectionName: other}]",
-        &["Accepted=False NoMatchingParent: Gateway shop/gate has no listener of that name and port", RESOLVED],
+        &[
+            "Accepted=False NoMatchingParent: Gateway shop/gate has no listener of that name and port by which a waypoint is reached",
+            RESOLVED,
+        ],
     );
     check("parentRefs: [{name: of-another-controller}, {group: example.com, kind: Bucket, name: a}]", &[]);
     // A reference that is given twice has one entry.
@@ -70,6 +73,34 @@ fn a_waypoint_says_which_namespaces_it_takes_routes_of() {
     let conditions = of(&index, &key, None).unwrap().conditions;
     assert_eq!(conditions[0].reason, "NotAllowedByListeners");
     assert!(conditions[0].message.contains("namespace bank"), "{}", conditions[0].message);
+}
+
+/// What is said of a route to a Gateway is what the waypoint does with it.
+#[test]
+fn a_route_is_attached_to_a_waypoint_if_and_only_if_it_holds() {
+    let kinds = "protocol: HBONE, allowedRoutes: {kinds: [{kind: GRPCRoute}]}";
+    let faulty = "protocol: HBONE}, {name: web, port: 8080, protocol: HTTP";
+    for (listener, parent, reason) in [
+        ("protocol: HBONE", "{name: gate}", "Accepted"),
+        ("protocol: HBONE", "{name: gate, sectionName: mesh, port: 15008}", "Accepted"),
+        ("protocol: HBONE", "{name: gate, sectionName: nope}", "NoMatchingParent"),
+        ("protocol: HBONE", "{name: gate, port: 80}", "NoMatchingParent"),
+        (faulty, "{name: gate, sectionName: web}", "NoMatchingParent"),
+        (faulty, "{name: gate}", "Accepted"),
+        (kinds, "{name: gate}", "NotAllowedByListeners"),
+    ] {
+        let spec = format!(
+            "{{parentRefs: [{parent}], rules: [{{filters: [{{type: RequestRedirect, requestRedirect: {{hostname: held.example}}}}]}}]}}"
+        );
+        let service = service("a", "shop", "gate").replace("spec: {ports", "spec: {clusterIP: 10.0.0.7, ports");
+        let text = format!("{}{service}{}", GATEWAY.replace("protocol: HBONE", listener), route(&spec));
+        let index = mesh(&text);
+        let key = ObjectKey { kind: Kind::HttpRoute, name: NamespacedName::new("shop", "r") };
+        assert_eq!(of(&index, &key, None).unwrap().conditions[0].reason, reason, "{listener} {parent}");
+        let resources = waypoint::translate(&index, &NamespacedName::new("shop", "gate")).unwrap();
+        let holds = resources.routes.iter().any(|(_, route)| String::from_utf8_lossy(&route.value).contains("held.example"));
+        assert_eq!(holds, reason == "Accepted", "{listener} {parent}");
+    }
 }
 
 #[test]

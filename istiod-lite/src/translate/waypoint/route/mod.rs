@@ -21,13 +21,13 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{
     Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_match::PathSpecifier,
 };
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use gateway_api::experimental::httproutes::{HttpRoute, HttpRouteParentRefs};
+use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 use gateway_api::experimental::tcproutes::{TcpRoute, TcpRouteParentRefs};
 
-use super::names::{self, HBONE_PORT, Layer, inbound_vip};
+use super::names::{self, Layer, inbound_vip};
 use super::scope::ServedPort;
 use super::wire::{bool_value, matches, peer_is};
-use crate::index::{Index, ServiceRef};
+use crate::index::{Index, ServiceRef, ToListener};
 use crate::source::{Kind, NamespacedName};
 pub use action::to_cluster;
 use grpc::RequestRoute;
@@ -88,13 +88,9 @@ impl<'a> Attached<'a> {
         }
         if attached.producer.is_empty() && attached.connections.is_none() {
             // It holds for every client of every service of the waypoint, so the Gateway says whose routes it takes.
-            let admitted = |route: &RequestRoute| {
-                let namespace = route.route.metadata.namespace.as_deref().unwrap_or_default();
-                is_of_gateway(&route.route, waypoint) && index.waypoint_admits(waypoint, namespace)
-            };
             let http = index.http_routes_of_gateway(waypoint).into_iter().map(RequestRoute::http);
             let grpc = index.grpc_routes_of_gateway(waypoint).into_iter().filter_map(|route| RequestRoute::grpc(route));
-            attached.producer.extend(http.chain(grpc).filter(|route| admitted(route)));
+            attached.producer.extend(http.chain(grpc).filter(|route| is_of_gateway(index, route, waypoint)));
         }
         only_first_kind(&mut attached.producer);
         attached.consumer.values_mut().for_each(only_first_kind);
@@ -179,14 +175,16 @@ fn is_parent(parent: &Parent<'_>, own_namespace: &str, port: &ServedPort<'_>, se
         && parent.section_name.is_none_or(|name| port.port.name.as_deref() == Some(name))
 }
 
-/// Whether a route names this Gateway, on the HBONE port if on any.
-fn is_of_gateway(route: &HttpRoute, gateway: &NamespacedName) -> bool {
-    let own = route.metadata.namespace.as_deref().unwrap_or_default();
-    route.spec.parent_refs.iter().flatten().any(|parent| {
-        matches!(parent.kind.as_deref(), None | Some("Gateway"))
+/// Whether a route names this Gateway, and a listener that takes it.
+fn is_of_gateway(index: &Index, route: &RequestRoute, gateway: &NamespacedName) -> bool {
+    let own = route.route.metadata.namespace.as_deref().unwrap_or_default();
+    route.route.spec.parent_refs.iter().flatten().any(|parent| {
+        let (port, section_name) = (parent.port, parent.section_name.as_deref());
+        matches!(parent.group.as_deref(), None | Some("gateway.networking.k8s.io"))
+            && matches!(parent.kind.as_deref(), None | Some("Gateway"))
             && parent.name == *gateway.name
             && parent.namespace.as_deref().unwrap_or(own) == &*gateway.namespace
-            && parent.port.is_none_or(|port| port == i32::from(HBONE_PORT))
+            && index.takes_route(gateway, ToListener { kind: route.kind, namespace: own, port, section_name }).is_ok()
     })
 }
 
