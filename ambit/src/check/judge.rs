@@ -136,7 +136,9 @@ fn runtime(nodes: &[NodeFacts]) -> Judged {
         let mut all: Vec<&str> = linux().map(|node| node.runtime.as_str()).collect();
         all.sort_unstable();
         all.dedup();
-        return ok(all.join(", "));
+        let crio = all.iter().any(|runtime| runtime.starts_with("cri-o://"));
+        let setting = if crio { "; on CRI-O: ambit install --set cni.keepProgram=true" } else { "" };
+        return ok(format!("{}{setting}", all.join(", ")));
     }
     warn(format!("not tested: {}", others.join(", ")), "see that it reads CNI configuration from the directory of `cni.confDir`")
 }

@@ -54,7 +54,7 @@ fn each_requirement_that_is_not_met_is_said_with_its_fix() {
     check(|facts| node(facts).system = "windows".to_owned(), "nodes", Level::Warn, "1 of 1 nodes are not Linux");
     check(|facts| facts.nodes = None, "nodes", Level::Warn, "no node can be seen");
     check(|facts| node(facts).runtime = "docker://26".to_owned(), "runtime", Level::Warn, "docker://26");
-    check(|facts| node(facts).runtime = "cri-o://1.31".to_owned(), "runtime", Level::Ok, "cri-o://1.31");
+    check(|facts| node(facts).runtime = "cri-o://1.31".to_owned(), "runtime", Level::Ok, "--set cni.keepProgram=true");
     check(|facts| node(facts).kubelet = "v1.33.1+k3s1".to_owned(), "cni-paths", Level::Warn, "cni.confDir=/var/lib/rancher");
     check(|facts| facts.cilium_exclusive = Some(true), "other-cni", Level::Fail, "cni.exclusive=false");
     check(|facts| facts.daemon_sets = None, "other-cni", Level::Warn, "cannot be seen");

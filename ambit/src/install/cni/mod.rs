@@ -68,6 +68,9 @@ pub struct InstallCniArgs {
     /// Its namespace
     #[arg(long, env = "POD_NAMESPACE")]
     namespace: Option<String>,
+    /// Leave the plugin's program when the plugin is taken out of the chain, as CRI-O runs it to end pods that it has started with it
+    #[arg(long)]
+    keep_program: bool,
     /// Take the plugin out of the chain and end
     #[arg(long)]
     remove: bool,
@@ -81,7 +84,7 @@ pub struct InstallCniArgs {
 
 impl InstallCniArgs {
     fn node(&self) -> Node {
-        Node { conf: self.conf_dir.clone(), bin: self.bin_dir.clone() }
+        Node { conf: self.conf_dir.clone(), bin: self.bin_dir.clone(), keep_program: self.keep_program }
     }
 
     /// The program of the plugin.

@@ -18,6 +18,8 @@ pub struct Node {
     pub conf: PathBuf,
     /// Its plugins.
     pub bin: PathBuf,
+    /// Whether the plugin's program stays when the plugin is taken out of the chain: CRI-O ends a pod by the chain by which it started it.
+    pub keep_program: bool,
 }
 
 /// What a look found and did.
@@ -97,7 +99,9 @@ impl Node {
         for name in names.iter().filter(|name| name.ends_with(KEPT)) {
             absent(&self.conf.join(name))?;
         }
-        absent(&self.bin.join(PLUGIN))?;
+        if !self.keep_program {
+            absent(&self.bin.join(PLUGIN))?;
+        }
         Ok(changed)
     }
 

@@ -23,7 +23,7 @@ fn types(text: &str) -> Vec<String> {
 
 fn node() -> (tempfile::TempDir, Node) {
     let root = tempfile::tempdir().unwrap();
-    let node = Node { conf: root.path().join("net.d"), bin: root.path().join("bin") };
+    let node = Node { conf: root.path().join("net.d"), bin: root.path().join("bin"), keep_program: false };
     fs::create_dir(&node.conf).unwrap();
     fs::create_dir(&node.bin).unwrap();
     (root, node)
@@ -147,6 +147,21 @@ fn a_file_that_comes_before_takes_the_chain_over() {
     fs::write(node.conf.join("05-new.conflist"), LIST).unwrap();
     assert_eq!(node.chain(&plugin()).unwrap(), Look::Put("05-new.conflist".to_owned()));
     assert_eq!(node.restore().unwrap(), ["05-new.conflist", "10-pods.conflist"], "it is taken out of both");
+}
+
+/// CRI-O ends a pod by the chain by which it started it: without the program it could not.
+#[test]
+fn the_program_stays_where_pods_are_ended_with_it() {
+    let (root, node) = node();
+    let node = Node { keep_program: true, ..node };
+    let program = root.path().join("plugin");
+    fs::write(&program, "program").unwrap();
+    fs::write(node.conf.join("10-pods.conflist"), LIST).unwrap();
+    node.copy(&program).unwrap();
+    node.chain(&plugin()).unwrap();
+    node.restore().unwrap();
+    assert_eq!(fs::read_to_string(node.conf.join("10-pods.conflist")).unwrap(), LIST);
+    assert_eq!(fs::read_to_string(node.bin.join("ambit-cni")).unwrap(), "program");
 }
 
 #[test]
