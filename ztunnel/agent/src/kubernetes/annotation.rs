@@ -1,6 +1,6 @@
 //! The annotation by which others know that a pod is captured: `pending` until a proxy has it, then `enabled` as long as it is in the mesh.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
@@ -16,7 +16,10 @@ use super::{
     pauses::Pauses,
     store::{Annotated, REDIRECTION},
 };
-use crate::{node::Node, status::PodStatus};
+use crate::{
+    node::Node,
+    status::{PodStatus, Statuses},
+};
 
 const ENABLED: &str = "enabled";
 const PENDING: &str = "pending";
@@ -30,9 +33,12 @@ const APART: Duration = Duration::from_millis(50);
 ///
 /// Once `enabled` it stays: while a proxy is replaced the rules go on, and peers that were told that the pod takes no tunnels any more would
 /// speak to it in clear. It goes with the rules, when the pod has left the mesh.
-fn decide(now: Option<&str>, wanted: Option<bool>, status: Option<&PodStatus>) -> Option<String> {
+///
+/// `alien` is a pod of an excluded namespace that was never captured here: another program may capture it, and say so.
+fn decide(now: Option<&str>, wanted: Option<bool>, status: Option<&PodStatus>, alien: bool) -> Option<String> {
     let now = now.map(str::to_owned);
     match (status, wanted) {
+        (None, _) if alien => now,
         (Some(status), _) if status.is_captured() => Some(ENABLED.to_owned()),
         // Nobody captures it yet: what an agent before had said is as it was.
         (_, None) | (None, Some(true)) => now,
@@ -46,19 +52,32 @@ fn patch(uid: &str, value: Option<&str>) -> Value {
     json!({ "metadata": { "uid": uid, "annotations": { REDIRECTION: value } } })
 }
 
+/// The pods whose annotation is to be another one, by UID, and what it is to be. Of those that are `ours` something was said since the agent
+/// runs.
+fn due(node: &Node, pods: &[Annotated], said: &Statuses, ours: &BTreeSet<String>) -> Vec<(String, Option<String>)> {
+    let of = |pod: &Annotated| {
+        let uid = &pod.facts.uid;
+        let alien = node.excludes(&pod.facts) && !ours.contains(uid);
+        let value = decide(pod.redirection.as_deref(), node.wanted(&pod.facts), said.get(uid), alien);
+        (value != pod.redirection).then(|| (uid.clone(), value))
+    };
+    pods.iter().filter_map(of).collect()
+}
+
 /// Keeps the annotations of the node's pods as they are to be, for ever. Written is only what is different.
 pub(super) async fn follow(source: &Kubernetes, node: &Node) {
     let (mut changed, mut statuses) = (source.changed.subscribe(), node.agent().statuses());
-    let mut pauses = Pauses::new();
+    let (mut pauses, mut ours) = (Pauses::new(), BTreeSet::<String>::new());
     loop {
         changed.mark_unchanged();
         let said = statuses.borrow_and_update().clone();
-        let pods = source.state().annotated().unwrap_or_default();
-        let due = pods.into_iter().filter_map(|pod| {
-            let value = decide(pod.redirection.as_deref(), node.wanted(&pod.facts), said.get(&pod.facts.uid));
-            (value != pod.redirection).then_some((pod, value))
-        });
-        let written = stream::iter(due).map(async |(pod, value)| write(source, &pod, value.as_deref()).await);
+        ours.extend(said.keys().cloned());
+        let pods = source.state().annotated().ok();
+        if let Some(pods) = &pods {
+            ours.retain(|uid| said.contains_key(uid) || pods.iter().any(|pod| pod.facts.uid == *uid));
+        }
+        let due = due(node, pods.as_deref().unwrap_or_default(), &said, &ours);
+        let written = stream::iter(due).map(async |(uid, _)| settle(source, node, &ours, &uid).await);
         let well = written.buffer_unordered(AT_ONCE).fold(true, async |well, one| well && one).await;
         let again = async {
             if well {
@@ -76,6 +95,17 @@ pub(super) async fn follow(source: &Kubernetes, node: &Node) {
     }
 }
 
+/// Writes what the annotation of a pod is to be by now: others may have taken their time since it was found to be due. Whether that is
+/// settled.
+async fn settle(source: &Kubernetes, node: &Node, ours: &BTreeSet<String>, uid: &str) -> bool {
+    let Some(pod) = source.state().one(uid) else { return true };
+    let due = due(node, std::slice::from_ref(&pod), &node.agent().statuses().borrow(), ours);
+    match due.into_iter().next() {
+        Some((_, value)) => write(source, &pod, value.as_deref()).await,
+        None => true,
+    }
+}
+
 /// Writes the annotation of a pod; whether that is settled.
 async fn write(source: &Kubernetes, pod: &Annotated, value: Option<&str>) -> bool {
     let facts = &pod.facts;
@@ -87,11 +117,14 @@ async fn write(source: &Kubernetes, pod: &Annotated, value: Option<&str>) -> boo
             source.state().annotate(&facts.uid, value);
             return true;
         }
-        // Gone, or another pod of its name by now: the watch tells of it.
-        Ok(Err(kube::Error::Api(status))) if [404, 409, 422].contains(&status.code) => return true,
         Ok(Err(error)) => chain(&error),
         Err(late) => late.to_string(),
     };
+    // It is gone, or another pod has its name, as the watch tells before long. Any other refusal may be over the next time, whatever its
+    // code is.
+    if source.state().one(&facts.uid).is_none() {
+        return true;
+    }
     metrics::counter!("ambit_kubernetes_write_failures_total", "what" => "annotation").increment(1);
     let (namespace, name) = (&facts.namespace, &facts.name);
     tracing::warn!(namespace, name, error = failure, "the annotation {REDIRECTION} of a pod is not written");
@@ -119,7 +152,7 @@ mod tests {
     #[test]
     fn a_pod_is_enabled_when_a_proxy_has_it_and_stays_so_until_it_has_left_the_mesh() {
         let check = |now, wanted, state: Option<State>, expected: Option<&str>| {
-            let found = decide(now, wanted, state.map(status).as_ref());
+            let found = decide(now, wanted, state.map(status).as_ref(), false);
             assert_eq!(found.as_deref(), expected, "{now:?} {wanted:?} {state:?}");
         };
         let mesh = Some(true);
@@ -141,6 +174,16 @@ mod tests {
         // Its namespace is not known.
         check(Some("enabled"), None, None, Some("enabled"));
         check(None, None, Some(State::Captured), Some("enabled"));
+    }
+
+    #[test]
+    fn what_others_say_of_their_pods_stays_and_what_we_said_goes_when_a_namespace_is_excluded() {
+        let excluded = Some(false);
+        assert_eq!(decide(Some("enabled"), excluded, None, true).as_deref(), Some("enabled"));
+        assert_eq!(decide(None, excluded, None, true), None);
+        // It was ours when the agent began with the new list.
+        assert_eq!(decide(Some("enabled"), excluded, Some(&status(State::Captured)), false).as_deref(), Some("enabled"));
+        assert_eq!(decide(Some("enabled"), excluded, None, false), None);
     }
 
     #[test]

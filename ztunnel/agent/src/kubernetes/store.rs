@@ -154,22 +154,29 @@ impl Store {
                 return Err(Error::Kubernetes(format!("the API server has not told of the {what}: {why}")));
             }
         }
-        let annotated = |(uid, pod): (&String, &Known)| Annotated {
+        let pods = self.pods.objects.iter().filter(|(_, pod)| !pod.finished);
+        Ok(pods.map(|(uid, pod)| self.with_annotation(uid, pod)).collect())
+    }
+
+    /// The pod that has a UID, if it runs or is to run.
+    pub(super) fn one(&self, uid: &str) -> Option<Annotated> {
+        let pod = self.pods.objects.get(uid).filter(|pod| !pod.finished)?;
+        Some(self.with_annotation(uid, pod))
+    }
+
+    fn with_annotation(&self, uid: &str, pod: &Known) -> Annotated {
+        let namespace = self.namespaces.objects.get(&pod.namespace).map(Option::as_deref);
+        Annotated {
             facts: PodFacts {
-                uid: uid.clone(),
+                uid: uid.to_owned(),
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
                 service_account: pod.service_account.clone(),
-                enrolled: enrolled(
-                    pod.host_network,
-                    pod.mode.as_deref(),
-                    self.namespaces.objects.get(&pod.namespace).map(Option::as_deref),
-                ),
+                enrolled: enrolled(pod.host_network, pod.mode.as_deref(), namespace),
                 ending: pod.ending,
             },
             redirection: pod.redirection.clone(),
-        };
-        Ok(self.pods.objects.iter().filter(|(_, pod)| !pod.finished).map(annotated).collect())
+        }
     }
 
     /// Notes an annotation that was written: the watch tells of it later.
@@ -272,6 +279,8 @@ mod tests {
         let mut store = listed("ambient", vec![pod("a", json!({}))]);
         store.annotate("u-a", Some("enabled"));
         assert_eq!(store.annotated().unwrap()[0].redirection.as_deref(), Some("enabled"));
+        assert_eq!(store.one("u-a").as_ref(), store.annotated().unwrap().first());
+        assert_eq!(store.one("u-b"), None);
         let told = pod("a", json!({ "metadata": { "annotations": { REDIRECTION: "enabled" } } }));
         assert!(!store.pod(Event::Apply(told)));
     }

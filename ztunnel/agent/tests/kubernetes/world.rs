@@ -22,8 +22,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// For what has to come about on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// For what has to come about on a busy machine, and twice as long as a watch lasts.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Pause between two looks of somebody who waits.
 pub const SOON: Duration = Duration::from_millis(50);
 
