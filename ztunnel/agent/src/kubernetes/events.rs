@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::{sync::watch, time::Instant};
 
-use super::{ANSWER, Kubernetes, chain};
+use super::{ANSWER, Kubernetes, chain, pauses::Pauses};
 use crate::status::{PodStatus, State, Statuses};
 
 /// Who says it.
@@ -17,6 +17,8 @@ const REPORTER: &str = "ambit-node-agent";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked at those that wait.
 const LOOK: Duration = Duration::from_secs(5);
+/// What is said of a pod is at least so long after what was said before, but for what is bad and new.
+const APART: Duration = Duration::from_secs(30);
 /// The longest note that the API server takes, and of it what the agent found, in bytes: what helps comes after that.
 const LONGEST: usize = 1024;
 const WHY: usize = 400;
@@ -47,6 +49,11 @@ impl Said {
         }
     }
 
+    /// Whether it must be said at once: the pod's traffic is in danger.
+    const fn is_urgent(self) -> bool {
+        matches!(self, Self::CutOff | Self::Exposed)
+    }
+
     /// What is the matter and what helps; `why` is what the agent found.
     fn note(self, why: &str, node: &str) -> String {
         let outside = "To run the pod outside of the mesh label it istio.io/dataplane-mode=none.";
@@ -69,10 +76,10 @@ impl Said {
     }
 }
 
-/// What was said of a pod, and since when it waits for a proxy.
+/// What was said of a pod and when, and since when it waits for a proxy.
 #[derive(Debug, Default)]
 struct Memory {
-    said: Option<Said>,
+    said: Option<(Said, Instant)>,
     waits: Option<Instant>,
 }
 
@@ -98,11 +105,16 @@ impl Memory {
                 Said::Captured
             }
         };
-        if self.said == Some(say) {
-            return None;
+        match self.said {
+            Some((said, _)) if said == say => None,
+            Some((_, at)) if !say.is_urgent() && now.duration_since(at) < APART => None,
+            _ => Some(say),
         }
-        self.said = Some(say);
-        Some(say)
+    }
+
+    /// It was said.
+    fn note(&mut self, said: Said, now: Instant) {
+        self.said = Some((said, now));
     }
 }
 
@@ -110,27 +122,44 @@ impl Memory {
 pub(super) async fn follow(source: &Kubernetes, mut statuses: watch::Receiver<Statuses>) {
     let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(source.node.clone()) };
     let recorder = Recorder::new(source.client.clone(), reporter);
-    let mut memory = BTreeMap::<String, Memory>::new();
+    let (mut memory, mut pauses) = (BTreeMap::<String, Memory>::new(), Pauses::new());
     loop {
-        let pods = statuses.borrow_and_update().clone();
-        memory.retain(|uid, _| pods.contains_key(uid));
-        for status in pods.values() {
-            let Some(said) = memory.entry(status.uid.clone()).or_default().decide(status, Instant::now()) else { continue };
-            let (event, pod) = (event(said, status, &source.node), reference(status));
-            let published = tokio::time::timeout(ANSWER, recorder.publish(&event, &pod)).await;
-            let failure = match &published {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => chain(error),
-                Err(late) => late.to_string(),
-            };
-            metrics::counter!("ambit_kubernetes_write_failures_total", "what" => "event").increment(1);
-            let (namespace, pod, reason) = (&status.namespace, &status.name, said.reason());
-            tracing::warn!(namespace, pod, reason, error = failure, "the event of a pod is not written");
+        let uids: Vec<String> = statuses.borrow_and_update().keys().cloned().collect();
+        memory.retain(|uid, _| uids.contains(uid));
+        let mut well = true;
+        for uid in uids {
+            // As it is by now: others may have taken their time.
+            let Some(status) = statuses.borrow().get(&uid).cloned() else { continue };
+            let memory = memory.entry(uid).or_default();
+            let Some(said) = memory.decide(&status, Instant::now()) else { continue };
+            match tokio::time::timeout(ANSWER, recorder.publish(&event(said, &status, &source.node), &reference(&status))).await {
+                Ok(Ok(())) => memory.note(said, Instant::now()),
+                Ok(Err(error)) => {
+                    well = false;
+                    failed(said, &status, &chain(&error));
+                }
+                // The next one is not better off.
+                Err(late) => {
+                    well = false;
+                    failed(said, &status, &late.to_string());
+                    break;
+                }
+            }
+        }
+        if !well {
+            // Then they are tried again.
+            tokio::time::sleep(pauses.failed(Instant::now(), fastrand::f64())).await;
         }
         if let Ok(Err(_)) = tokio::time::timeout(LOOK, statuses.changed()).await {
             return;
         }
     }
+}
+
+fn failed(said: Said, status: &PodStatus, error: &str) {
+    metrics::counter!("ambit_kubernetes_write_failures_total", "what" => "event").increment(1);
+    let (namespace, pod, reason) = (&status.namespace, &status.name, said.reason());
+    tracing::warn!(namespace, pod, reason, error, "the event of a pod is not written");
 }
 
 fn event(said: Said, status: &PodStatus, node: &str) -> Event {
@@ -172,7 +201,11 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_once_and_that_it_is_over_only_after_it_was() {
         let (mut memory, now) = (Memory::default(), Instant::now());
-        let mut decide = |state, seconds| memory.decide(&status(state, ""), now + Duration::from_secs(seconds));
+        let mut decide = |state, seconds| {
+            let at = now + Duration::from_secs(seconds);
+            let said = memory.decide(&status(state, ""), at);
+            said.inspect(|said| memory.note(*said, at))
+        };
         assert_eq!(decide(State::Captured, 0), None);
         // A proxy is replaced by another.
         assert_eq!(decide(State::Pending, 1), None);
@@ -181,10 +214,23 @@ mod tests {
         assert_eq!(decide(State::Pending, 54), None);
         assert_eq!(decide(State::Pending, 55), Some(Said::NoProxy));
         assert_eq!(decide(State::Pending, 60), None);
+        // What is bad is said at once, that it is over only when it is for a while.
         assert_eq!(decide(State::CutOff, 61), Some(Said::CutOff));
-        assert_eq!(decide(State::Repaired, 62), Some(Said::Captured));
-        assert_eq!(decide(State::Captured, 63), None);
-        assert_eq!(decide(State::Exposed, 64), Some(Said::Exposed));
+        assert_eq!(decide(State::Repaired, 62), None);
+        assert_eq!(decide(State::CutOff, 63), None);
+        assert_eq!(decide(State::Repaired, 91), Some(Said::Captured));
+        assert_eq!(decide(State::Captured, 92), None);
+        assert_eq!(decide(State::Exposed, 93), Some(Said::Exposed));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_tried_again() {
+        let (mut memory, now) = (Memory::default(), Instant::now());
+        for _ in 0..2 {
+            assert_eq!(memory.decide(&status(State::CutOff, ""), now), Some(Said::CutOff));
+        }
+        memory.note(Said::CutOff, now);
+        assert_eq!(memory.decide(&status(State::CutOff, ""), now), None);
     }
 
     #[test]
