@@ -4,12 +4,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::time::{Duration, Instant};
 
+use ambit_cluster::image::Image;
 use ambit_integration::{run_here, suite, test};
 use anyhow::{Context, ensure};
 
-/// A pod of the image of Ambit, which is to say its version and end.
-const POD: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ambit"}, "spec": {
-    "restartPolicy": "Never", "containers": [{"name": "ambit", "image": "test.local/ambit:1", "imagePullPolicy": "Never", "args": ["--version"]}]}}"#;
+/// A pod of the image of Ambit, which is to say its version and end, and one of an image that was loaded.
+const PODS: &str = concat!(
+    r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ambit"}, "spec": {"restartPolicy": "Never",
+    "containers": [{"name": "ambit", "image": "ghcr.io/ambit-mesh/ambit:"#,
+    env!("CARGO_PKG_VERSION"),
+    r#"", "args": ["--version"]}]}}
+    {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "small"}, "spec": {"restartPolicy": "Never",
+    "containers": [{"name": "small", "image": "test.local/small:1", "imagePullPolicy": "Never", "args": ["echo", "loaded"]}]}}"#
+);
 
 fn main() -> ExitCode {
     run_here(vec![
@@ -68,22 +75,28 @@ async fn while_it_runs(name: &str, up: &str) -> anyhow::Result<()> {
     ensure!(status["dns"] == true && status["nodes"][0]["ready"] == true, "{status}");
 
     let directory = tempfile::tempdir()?;
-    let archive = directory.path().join("ambit.tar").display().to_string();
-    succeeds(&["image", "--output", &archive, "--name", "test.local/ambit:1"]).await?;
-    let loaded = succeeds(&["cluster", "load", &archive, "--name", name]).await?;
-    ensure!(loaded.contains("test.local/ambit:1"), "{loaded}");
+    let archive = directory.path().join("small.tar");
+    let busybox = ambit_cluster::programs::system("busybox", "busybox-static")?;
+    let entrypoint = vec!["/busybox".to_owned()];
+    let image = Image { name: "test.local/small:1".to_owned(), entrypoint, ..Image::default() };
+    image.program("busybox", busybox).write(&archive)?;
+    let loaded = succeeds(&["cluster", "load", &archive.display().to_string(), "--name", name]).await?;
+    ensure!(loaded.contains("test.local/small:1"), "{loaded}");
 
     let word = |after: &str| up.lines().find_map(|line| line.trim().strip_prefix(after)).context("the way in is not printed");
     let kubeconfig = PathBuf::from(word("export KUBECONFIG=")?);
     let kubectl =
         up.lines().find_map(|line| line.trim().strip_suffix(" get pods --all-namespaces")).context("kubectl is not printed")?;
-    let pod = directory.path().join("pod.json");
-    std::fs::write(&pod, POD)?;
-    kubectl_says(kubectl, &kubeconfig, &["apply", "-f", &pod.display().to_string()]).await?;
-    kubectl_says(kubectl, &kubeconfig, &["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=90s", "pod/ambit"])
-        .await?;
-    let version = kubectl_says(kubectl, &kubeconfig, &["logs", "ambit"]).await?;
-    ensure!(version.starts_with("ambit "), "{version}");
+    let pods = directory.path().join("pods.json");
+    std::fs::write(&pods, PODS)?;
+    let kubectl = async |arguments: &[&str]| kubectl_says(kubectl, &kubeconfig, arguments).await;
+    kubectl(&["apply", "-f", &pods.display().to_string()]).await?;
+    for (pod, says) in [("ambit", "ambit "), ("small", "loaded")] {
+        let ended = ["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=90s", "pod", pod];
+        kubectl(&ended).await?;
+        let said = kubectl(&["logs", pod]).await?;
+        ensure!(said.starts_with(says), "{pod}: {said}");
+    }
     Ok(())
 }
 

@@ -61,6 +61,9 @@ pub struct UpArgs {
     /// Images to make known to its nodes, as `ambit cluster load` does
     #[arg(long, value_name = "TAR")]
     pub image: Vec<PathBuf>,
+    /// Leave out the image of Ambit itself, which is made of this program
+    #[arg(long)]
+    pub bare: bool,
     /// How the nodes translate service addresses
     #[arg(long, value_enum, default_value_t = Proxy::Nftables)]
     pub proxy: Proxy,
@@ -110,10 +113,10 @@ pub struct ImageArgs {
     /// Where to write it: a tar with an OCI image layout
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
-    /// Name and tag of the image
-    #[arg(long, default_value = concat!("ambit.local/ambit:", env!("CARGO_PKG_VERSION")))]
+    /// Name and tag of the image; that by which the chart asks for it if not given
+    #[arg(long, default_value = super::image::NAME)]
     pub name: String,
-    /// More programs of this machine to put beside /ambit, such as ambit-node-agent and ambit-cni; they may need no other libraries
+    /// More programs of this machine to put beside /ambit and the ambit-cni that lies beside this program; they may need no other libraries
     #[arg(long, value_name = "PROGRAM")]
     pub with: Vec<PathBuf>,
 }

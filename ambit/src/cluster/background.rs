@@ -35,6 +35,9 @@ pub(super) fn run(args: &UpArgs) -> Result<()> {
     if let Some(duration) = args.duration {
         command.arg("--for").arg(format!("{}s", duration.as_secs_f64()));
     }
+    if args.bare {
+        command.arg("--bare");
+    }
     for image in &args.image {
         command.arg("--image").arg(image);
     }

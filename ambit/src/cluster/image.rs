@@ -17,16 +17,32 @@ const LOADER: &str = if cfg!(target_arch = "aarch64") { "lib/ld-linux-aarch64.so
 /// Where programs are looked for in the image.
 const BIN: &str = "usr/local/bin";
 
-/// Writes the image.
+/// The name by which the chart, and the demonstration, ask for it.
+pub(super) const NAME: &str = concat!("ghcr.io/ambit-mesh/ambit:", env!("CARGO_PKG_VERSION"));
+
+/// The CNI plugin's program, which `ambit install-cni` copies from beside this one.
+const PLUGIN: &str = "ambit-cni";
+
+/// Writes the image and tells of it.
 ///
 /// # Errors
 /// A program or library cannot be read, or the image not be written.
 pub fn run(args: &ImageArgs) -> Result<()> {
+    let programs = write(&args.name, &args.with, &args.output)?;
+    println!("{} is in {}, with {}", args.name, args.output.display(), programs.join(", "));
+    if !programs.iter().any(|program| program == PLUGIN) {
+        eprintln!("it has no {PLUGIN}, which `ambit install` needs: that is neither beside this program nor named with --with");
+    }
+    Ok(())
+}
+
+/// Writes the image, with the plugin if that lies beside this program, and gives the names of its programs.
+pub(super) fn write(name: &str, with: &[PathBuf], output: &Path) -> Result<Vec<String>> {
     let own = std::fs::read_link("/proc/self/exe").map_err(|cause| Error::io("asking for the path of this program", cause))?;
     let maps = std::fs::read_to_string("/proc/self/maps")
         .map_err(|cause| Error::io("asking for the libraries of this program", cause))?;
     let mut image = Image {
-        name: args.name.clone(),
+        name: name.to_owned(),
         entrypoint: vec!["/ambit".to_owned()],
         environment: vec![format!("PATH=/{BIN}:/")],
         ..Image::default()
@@ -43,15 +59,19 @@ pub fn run(args: &ImageArgs) -> Result<()> {
         }
         image = image.program(inside, library);
     }
-    for program in &args.with {
+    let mut programs = vec!["ambit".to_owned()];
+    let plugin = Some(own.with_file_name(PLUGIN)).filter(|plugin| plugin.is_file());
+    for program in with.iter().cloned().chain(plugin) {
         let name = program.file_name().map(|name| name.to_string_lossy().into_owned());
         let name = name.ok_or_else(|| Error::Invalid(format!("{} is no program", program.display())))?;
-        image = image.program(name, program);
+        if !programs.contains(&name) {
+            image = image.program(name.clone(), program);
+            programs.push(name);
+        }
     }
     image = image.text("etc/passwd", "root:x:0:0:root:/:/ambit\nambit:x:65532:65532:ambit:/:/ambit\n");
-    image.write(&args.output).map_err(super::failed)?;
-    println!("{} is in {}", args.name, args.output.display());
-    Ok(())
+    image.write(output).map_err(super::failed)?;
+    Ok(programs)
 }
 
 /// The files that are mapped as libraries, by path: `/proc/PID/maps` has it in the sixth field (proc_pid_maps(5)).
@@ -67,6 +87,19 @@ fn libraries(maps: &str, own: &Path) -> BTreeSet<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_chart_and_the_demonstration_ask_for_the_image_that_is_made() {
+        let values = include_str!("../../../manifests/chart/values.yaml");
+        let repository = values.lines().find_map(|line| line.trim().strip_prefix("repository: "));
+        let chart = include_str!("../../../manifests/chart/Chart.yaml");
+        let version = chart.lines().find_map(|line| line.strip_prefix("appVersion: "));
+        assert_eq!(repository.zip(version).map(|(name, version)| format!("{name}:{version}")).as_deref(), Some(NAME));
+        let demo =
+            concat!(include_str!("../../../manifests/demo/20-shop.yaml"), include_str!("../../../manifests/demo/50-client.yaml"));
+        let images: BTreeSet<_> = demo.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+        assert_eq!(images.into_iter().collect::<Vec<_>>(), [NAME]);
+    }
 
     #[test]
     fn mapped_libraries_are_found_and_nothing_else() {

@@ -11,8 +11,8 @@ use ambit_cluster::{Cluster, ClusterOptions};
 use tokio::net::UnixListener;
 
 use super::args::UpArgs;
-use super::control;
 use super::place::{ClusterPlace, Held};
+use super::{control, image};
 use crate::error::{Error, Result};
 
 /// Time that the runtime gets for what is still running in the end.
@@ -83,12 +83,24 @@ async fn session(args: &UpArgs, place: &ClusterPlace, programs: Programs, front:
     outcome
 }
 
+/// Makes images known to all nodes: that of this program, then those that were named.
+async fn load_images(args: &UpArgs, place: &ClusterPlace, cluster: &Cluster, began: Instant) -> Result<()> {
+    let tell = |name: &str| println!("  {:>5.1} s  image {name}", began.elapsed().as_secs_f64());
+    if !args.bare {
+        let own = place.directory.join("ambit.tar");
+        tokio::task::block_in_place(|| image::write(image::NAME, &[], &own))?;
+        tell(&cluster.load(&own).await.map_err(super::failed)?);
+        std::fs::remove_file(&own).map_err(|cause| Error::path("removing", &own, cause))?;
+    }
+    for archive in &args.image {
+        tell(&cluster.load(archive).await.map_err(super::failed)?);
+    }
+    Ok(())
+}
+
 /// Takes orders for as long as it is to be kept.
 async fn keep(args: &UpArgs, place: &ClusterPlace, cluster: &Arc<Cluster>, kubectl: &str, began: Instant) -> Result<()> {
-    for image in &args.image {
-        let name = cluster.load(image).await.map_err(super::failed)?;
-        println!("  {:>5.1} s  image {name}", began.elapsed().as_secs_f64());
-    }
+    load_images(args, place, cluster, began).await?;
     let (new, socket) = (place.new_socket(), place.socket());
     let listener = UnixListener::bind(&new).map_err(|cause| Error::path("listening on", &new, cause))?;
     println!("  {:>5.1} s  ready\n", began.elapsed().as_secs_f64());

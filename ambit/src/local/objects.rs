@@ -111,7 +111,7 @@ pub fn system_pod(name: &NamespacedName, labels: &Value, service_account: &str, 
     let mut pod = pod(name, report);
     pod["metadata"]["labels"] = labels.clone();
     pod["spec"]["serviceAccountName"] = json!(service_account);
-    pod["spec"]["containers"] = json!([{ "name": container, "image": "ambit.dev/ambit:latest" }]);
+    pod["spec"]["containers"] = json!([{ "name": container, "image": "ghcr.io/ambit-mesh/ambit:0.1.0" }]);
     pod
 }
 
