@@ -1,6 +1,6 @@
 //! Queries of a pod over UDP.
 
-use std::{io, pin::pin, sync::Arc};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc};
 
 use ambit_runtime::{
     drain::Watch,
@@ -26,24 +26,31 @@ pub(crate) async fn serve(dns: Arc<PodDns>, socket: UdpSocket, watch: Watch, cut
         if ready.is_err() {
             return;
         }
-        receive(&dns, &socket, &watch, &cut, &tasks);
+        receive(&dns, &socket, |buffer| socket.try_recv_from(buffer), &watch, &cut, &tasks);
         tokio::task::yield_now().await;
     }
     // A new proxy receives on the same port: what came here before is still answered here.
-    if let Err(error) = receive_no_more(&socket) {
-        tracing::debug!(%error, "DNS queries may go to a proxy that ends");
+    match receive_no_more(&socket) {
+        Ok(arrived) => while receive(&dns, &socket, |buffer| arrived.recv_from(buffer), &watch, &cut, &tasks) {},
+        Err(error) => tracing::warn!(%error, "DNS queries may be lost with a proxy that ends"),
     }
-    while receive(&dns, &socket, &watch, &cut, &tasks) {}
 }
 
 /// How many queries are taken before others have their turn.
 const TURN: usize = 64;
 
-/// Takes the queries of one turn; says whether more may be there.
-fn receive(dns: &Arc<PodDns>, socket: &Arc<UdpSocket>, watch: &Watch, cut: &CancellationToken, tasks: &TaskTracker) -> bool {
+/// Takes the queries of one turn from `next`; says whether more may be there.
+fn receive(
+    dns: &Arc<PodDns>,
+    socket: &Arc<UdpSocket>,
+    next: impl Fn(&mut [u8]) -> io::Result<(usize, SocketAddr)>,
+    watch: &Watch,
+    cut: &CancellationToken,
+    tasks: &TaskTracker,
+) -> bool {
     let mut buffer = vec![0; LONGEST];
     for _ in 0..TURN {
-        let (length, from) = match socket.try_recv_from(&mut buffer) {
+        let (length, from) = match next(&mut buffer) {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             // An earlier answer could not be delivered: its client is gone.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
@@ -41,17 +42,19 @@ pub fn send_to(destination: SocketAddr, options: &ConnectOptions<'_>) -> io::Res
 }
 
 /// Has nothing more delivered to the socket, which goes on sending: other sockets that share its port receive instead. What has arrived
-/// before may still be read.
+/// before is read from what is given back, which asks the kernel: the runtime may not have heard of the last of it.
 ///
 /// # Errors
-/// As `connect(2)`.
-pub fn receive_no_more(socket: &UdpSocket) -> io::Result<()> {
+/// As `connect(2)` and `dup(2)`.
+pub fn receive_no_more(socket: &UdpSocket) -> io::Result<std::net::UdpSocket> {
+    let arrived = socket.as_fd().try_clone_to_owned()?;
     // A connected socket receives from its peer alone, and nobody sends from the discard port of the loopback device.
     let nobody = match socket.local_addr()? {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 9)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::LOCALHOST, 9)),
     };
-    SockRef::from(socket).connect(&nobody.into())
+    SockRef::from(socket).connect(&nobody.into())?;
+    Ok(arrived.into())
 }
 
 fn new(address: SocketAddr, mark: Option<u32>) -> io::Result<Socket> {
@@ -84,8 +87,11 @@ mod tests {
         let mut buffer = [0; 8];
         let (length, from) = old.recv_from(&mut buffer).await.unwrap();
         assert_eq!(&buffer[..length], b"one");
+        client.send(b"last").await.unwrap();
         let young = receive(at, &options).unwrap();
-        receive_no_more(&old).unwrap();
+        // The runtime has had no time to hear of the last one.
+        let (length, _) = receive_no_more(&old).unwrap().recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"last");
         for _ in 0..8 {
             client.send(b"two").await.unwrap();
             let (length, _) = young.recv_from(&mut buffer).await.unwrap();
