@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// For what has to come about on a busy machine, and twice as long as a watch lasts.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 /// Pause between two looks of somebody who waits.
 pub const SOON: Duration = Duration::from_millis(50);
 
