@@ -46,5 +46,5 @@ pub use pool::{ConnectRequest, Pool, PoolConfig, PoolKey, PoolStatus, Spread};
 pub use refused::{OnRefused, Refused};
 pub use server::{Incoming, ServerConfig};
 pub use settings::Settings;
-pub use stream::TunnelStream;
+pub use stream::{Carrier, TunnelStream};
 pub use transport::{Plain, Transport};

@@ -4,7 +4,7 @@ use std::{
     fmt,
     io::{self, IoSlice, IoSliceMut},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     task::{Context, Poll, ready},
 };
 
@@ -29,6 +29,28 @@ pub struct TunnelStream {
     early: u32,
 }
 
+/// The connection that a tunnel is in, for those who keep the tunnel for later use. Holding it keeps nothing alive.
+#[derive(Clone)]
+pub struct Carrier(Weak<Link>);
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carrier").field("stays", &self.stays()).finish()
+    }
+}
+
+impl Carrier {
+    /// Whether the connection is to carry further tunnels. Once the peer has said that it goes away, or the pool has closed the connection,
+    /// what is under way may end in it, and what is new belongs elsewhere: some time later it is cut.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.0.upgrade().is_some_and(|link| {
+            let mux = link.lock();
+            mux.places.is_open() && mux.failure().is_none()
+        })
+    }
+}
+
 impl fmt::Debug for TunnelStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TunnelStream").field("id", &self.id).finish_non_exhaustive()
@@ -39,6 +61,12 @@ impl TunnelStream {
     /// The handle of a stream: there is only this one.
     pub(crate) fn new(link: Arc<Link>, id: u32) -> Self {
         Self { link, id, early: 0 }
+    }
+
+    /// The connection that this tunnel is in.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        Carrier(Arc::downgrade(&self.link))
     }
 
     /// So many bytes of the client went with the request.

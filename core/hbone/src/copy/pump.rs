@@ -149,7 +149,13 @@ impl<C: AsRef<Counters>> Pump<C> {
     /// When the pair cannot go on.
     fn tunnel_takes_no_more(&mut self, error: io::Error, sending: bool) -> Result<(), EndedBy> {
         if !self.tunnel.has_received_end() {
-            return Err(EndedBy::First(error));
+            if self.tunnel.unread() == 0 {
+                return Err(EndedBy::First(error));
+            }
+            // What the peer had said before it broke the tunnel goes to the other side first; whoever carries that meets the failure behind it.
+            self.rest = Vec::new();
+            self.up = Direction { ended: true, finished: true };
+            return Ok(());
         }
         early::pass_over(&self.tcp, std::mem::take(&mut self.past));
         // Nothing is read before it can be sent, so what is lost still lies in the socket.
