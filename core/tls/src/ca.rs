@@ -14,6 +14,10 @@ use crate::{
     control_plane::{ControlPlane, Credentials},
 };
 
+/// Pauses before a request that did not reach the authority is made again, in milliseconds. While its replicas are replaced, connections still
+/// go to one that has gone, and whoever waits for the certificate would be refused for that.
+const AGAIN: [u64; 5] = [20, 80, 200, 300, 400];
+
 /// How certificates are asked for.
 #[derive(Debug, Clone)]
 pub struct CaConfig {
@@ -75,6 +79,19 @@ impl SvidSource for CaClient {
     }
 }
 
+/// A request without a certificate.
+struct Unanswered {
+    error: TlsError,
+    /// Whether the authority may have it, and have been slow or refused it.
+    arrived: bool,
+}
+
+impl From<TlsError> for Unanswered {
+    fn from(error: TlsError) -> Self {
+        Self { error, arrived: true }
+    }
+}
+
 impl CaClient {
     /// A certificate with its key as text, for a proxy that is not ours (Envoy's SDS).
     ///
@@ -87,15 +104,36 @@ impl CaClient {
     }
 
     async fn ask(&self, request: &CertificateRequest, id: &SpiffeId) -> Result<Vec<String>, TlsError> {
+        let mut pauses = AGAIN.into_iter();
+        loop {
+            match self.ask_once(request, id).await {
+                Ok(chain) => return Ok(chain),
+                Err(Unanswered { error, arrived: false }) => match pauses.next() {
+                    // Not all at once, for many may have lost the same replica.
+                    Some(pause) => tokio::time::sleep(Duration::from_millis(pause).mul_f64(0.5 + fastrand::f64())).await,
+                    None => return Err(error),
+                },
+                Err(Unanswered { error, .. }) => return Err(error),
+            }
+        }
+    }
+
+    async fn ask_once(&self, request: &CertificateRequest, id: &SpiffeId) -> Result<Vec<String>, Unanswered> {
         let mut call = Request::new(self.body(request, id));
         self.config.credentials.apply(call.metadata_mut()).await?;
         call.set_timeout(self.config.timeout);
         let mut client = IstioCertificateServiceClient::new(self.channel.clone());
+        let began = tokio::time::Instant::now();
         // The deadline travels with the call, but a peer that hangs before answering anything must not hold us either.
         let answer = tokio::time::timeout(self.config.timeout, client.create_certificate(call))
             .await
-            .map_err(|_| self.unreachable("no answer in time".to_owned()))?
-            .map_err(|status| self.refused(&status))?;
+            .map_err(|_| Unanswered::from(self.unreachable("no answer in time".to_owned())))?
+            .map_err(|status| {
+                let error = self.refused(&status);
+                // The call's own deadline looks like a connection that was lost, but whoever hangs has the request.
+                let late = began.elapsed() >= self.config.timeout;
+                Unanswered { arrived: late || !matches!(error, TlsError::Unreachable { .. }), error }
+            })?;
         Ok(answer.into_inner().cert_chain)
     }
 

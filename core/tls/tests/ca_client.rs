@@ -215,3 +215,24 @@ async fn an_authority_that_hangs_or_is_not_there_is_an_error_in_time() {
     let error = CaClient::new(bench.config(true)).unwrap().issue(&web()).await.unwrap_err();
     assert!(matches!(error, TlsError::File { .. }), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_connection_that_is_lost_before_the_answer_is_made_again() {
+    let bench = Bench::start(|_| {}).await;
+    let mut config = bench.config(true);
+    // As while replicas are replaced: connections go to one that has gone, and then to another.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = std::mem::replace(&mut config.control_plane.address, listener.local_addr().unwrap().to_string());
+    tokio::spawn(async move {
+        for _ in 0..3 {
+            drop(listener.accept().await.unwrap());
+        }
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = tokio::net::TcpStream::connect(&authority).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    assert_eq!(*CaClient::new(config).unwrap().issue(&api()).await.unwrap().id(), api());
+    assert_eq!(bench.calls().len(), 1);
+}
