@@ -156,11 +156,14 @@ impl Mesh {
                 .args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &most.to_string()])
                 .arg(std::env::current_exe()?),
         };
+        let own = (self.flags)(self.bed.dir(), dir);
+        let drain: &[&str] = if own.iter().any(|flag| flag == "--drain-seconds") { &[] } else { &["--drain-seconds", "3"] };
         let command = program
             .name(format!("ztunnel-{number}"))
             .arg(child::NAME)
             .args(["--node", held.node.name(), "--xds-address", &control_plane])
-            .args(["--log", "info,h2=warn", "--drain-seconds", "3", "--same-node", self.same_node])
+            .args(["--log", "info,h2=warn", "--same-node", self.same_node])
+            .args(drain)
             .arg("--zds-socket")
             .arg(path("zds.sock"))
             // A test that wants resolvers writes it.
@@ -175,7 +178,7 @@ impl Mesh {
             .arg(self.bed.dir().join("roots.pem"))
             .arg("--authority")
             .arg(self.bed.dir().join("ca"))
-            .args((self.flags)(self.bed.dir(), dir))
+            .args(own)
             .output(Output::File(dir.join("ztunnel.log")));
         held.proxy = Some(held.node.spawn(command)?);
         let mut proxies = held.agent.proxies();

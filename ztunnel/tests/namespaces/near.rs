@@ -53,6 +53,7 @@ pub fn tests(families: Families) -> Vec<Trial> {
         over(families, "direct: where_packets_are_changed_on_their_way_connections_are_joined_instead", changed),
         over(families, "direct: a_port_that_is_used_again_is_decided_about_again", again),
         over(families, "direct: a_connection_that_carries_nothing_is_ended", quiet),
+        over(families, "direct: a_proxy_that_stops_does_not_wait_for_sockets_whose_connection_has_ended", kept),
         over(families, "direct: endpoints_on_the_node_are_not_picked_more_often", picked),
     ];
     trials.chain(only_direct).collect()
@@ -391,6 +392,27 @@ async fn drain(families: Families, mode: &'static str) -> anyhow::Result<()> {
     drop((client, server));
     ensure!(stopping.await?.success(), "the proxy did not end well");
     both_log(&mesh, &["reason=ok ", "bytes_sent=5 bytes_recv=5 "], &["reason=ok ", "bytes_sent=5 bytes_recv=5 "]).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn kept(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::start_as(families, "direct", |_, _| ["--drain-seconds", "40"].map(Into::into).to_vec());
+    let Ends { mut mesh, mut client, mut server, .. } = ends_in(mesh.await?, "direct").await?;
+    talk_once(&mut client, &mut server).await?;
+    // By then nobody looks after it for several seconds.
+    tokio::time::sleep(Duration::from_millis(6500)).await;
+    let proxy = mesh.nodes[0].proxy.take().context("no proxy")?;
+    let begun = std::time::Instant::now();
+    let stopping = tokio::spawn(async move { proxy.stop(PATIENCE * 4).await });
+    for end in [&mut client, &mut server] {
+        end.shutdown().await?;
+    }
+    ensure!(stopping.await?.success(), "the proxy did not end well");
+    let late = begun.elapsed();
+    ensure!(late < Duration::from_secs(8), "the proxy ended after {late:?}");
+    both_log(&mesh, &["reason=ok ", "bytes_sent=5 bytes_recv=5 "], &["reason=ok ", "bytes_sent=5 bytes_recv=5 "]).await?;
+    drop((client, server));
     mesh.bed.shutdown().await;
     Ok(())
 }

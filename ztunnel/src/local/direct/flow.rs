@@ -37,6 +37,9 @@ const FOLLOW: Duration = Duration::from_secs(1);
 /// How long applications may keep sockets that are at their end, until their connection is taken to have ended.
 const KEPT: Duration = Duration::from_secs(10);
 
+/// The same, and the longest pause between two looks, while a pod of the connection is drained: that waits for its end.
+const DRAINED: Duration = Duration::from_millis(500);
+
 /// One of the two ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -73,6 +76,8 @@ pub(super) struct Flow {
     gone: Option<Instant>,
     /// When it is looked after next, and how long after that again.
     look: (Instant, Duration),
+    /// When it was looked after last.
+    looked: Instant,
     /// Why it was cut, for the inbound side and for the outbound side.
     cut: Option<(Refusal, Refusal)>,
     /// What tells of changes since it was decided that it may pass.
@@ -131,6 +136,7 @@ impl Flow {
             quiet: Quiet::new(Instant::now()),
             gone: None,
             look: (Instant::now() + FIRST_LOOK, FIRST_LOOK),
+            looked: Instant::now(),
             cut: None,
             policies: None,
         }
@@ -249,10 +255,16 @@ impl Flow {
     /// Looks after a connection of which nothing was heard; ever more seldom. Ends it when it has been quiet for longer than `limits` let it.
     /// Returns whether it is over.
     pub(super) fn look_after(&mut self, limits: &Limits) -> bool {
-        let (next, pause) = self.look;
+        let drained = [&self.client, &self.server].iter().any(|pod| pod.watch.is_draining());
+        let (mut next, pause) = self.look;
+        let mut kept = KEPT;
+        if drained {
+            (next, kept) = (next.min(self.looked + DRAINED), DRAINED);
+        }
         if Instant::now() < next {
             return false;
         }
+        self.looked = Instant::now();
         let pause = pause.min(self.quiet.pause(limits)).max(FIRST_LOOK);
         self.look = (Instant::now() + pause, (pause * 2).min(LAST_LOOK));
         if self.is_cut() {
@@ -282,7 +294,7 @@ impl Flow {
         // Sockets that are at their end say what they carried when their applications close them, which most do soon.
         let since = *self.gone.get_or_insert_with(Instant::now);
         self.look = (Instant::now() + FOLLOW, FOLLOW);
-        self.reset_by.is_some() || since.elapsed() > KEPT
+        self.reset_by.is_some() || since.elapsed() > kept
     }
 
     /// Whether it stands without having arrived at its server's pod.
