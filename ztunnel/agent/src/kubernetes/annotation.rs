@@ -9,12 +9,12 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::{
-    ANSWER, Kubernetes, chain,
+    Kubernetes,
     pauses::Pauses,
     store::{Annotated, REDIRECTION},
+    write::attempt,
 };
 use crate::{
     node::Node,
@@ -79,15 +79,8 @@ pub(super) async fn follow(source: &Kubernetes, node: &Node) {
         let due = due(node, pods.as_deref().unwrap_or_default(), &said, &ours);
         let written = stream::iter(due).map(async |(uid, _)| settle(source, node, &ours, &uid).await);
         let well = written.buffer_unordered(AT_ONCE).fold(true, async |well, one| well && one).await;
-        let again = async {
-            if well {
-                std::future::pending().await
-            } else {
-                tokio::time::sleep(pauses.failed(Instant::now(), fastrand::f64())).await;
-            }
-        };
         tokio::select! {
-            () = again => {}
+            () = pauses.again(well) => {}
             Ok(()) = changed.changed() => {}
             Ok(()) = statuses.changed() => {}
         }
@@ -112,22 +105,18 @@ async fn write(source: &Kubernetes, pod: &Annotated, value: Option<&str>) -> boo
     let api = Api::<Pod>::namespaced(source.client.clone(), &facts.namespace);
     let (options, patch) = (PatchParams::default(), Patch::Merge(patch(&facts.uid, value)));
     // Of the status: the right to write that is narrower than the right to change a pod.
-    let failure = match tokio::time::timeout(ANSWER, api.patch_status(&facts.name, &options, &patch)).await {
-        Ok(Ok(_)) => {
-            source.state().annotate(&facts.uid, value);
-            return true;
-        }
-        Ok(Err(error)) => chain(&error),
-        Err(late) => late.to_string(),
+    let Err(failure) = attempt(api.patch_status(&facts.name, &options, &patch)).await else {
+        source.state().annotate(&facts.uid, value);
+        return true;
     };
     // It is gone, or another pod has its name, as the watch tells before long. Any other refusal may be over the next time, whatever its
     // code is.
     if source.state().one(&facts.uid).is_none() {
         return true;
     }
-    metrics::counter!("ambit_kubernetes_write_failures_total", "what" => "annotation").increment(1);
+    failure.count("annotation");
     let (namespace, name) = (&facts.namespace, &facts.name);
-    tracing::warn!(namespace, name, error = failure, "the annotation {REDIRECTION} of a pod is not written");
+    tracing::warn!(namespace, name, error = failure.why, "the annotation {REDIRECTION} of a pod is not written");
     false
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::{sync::watch, time::Instant};
 
-use super::{ANSWER, Kubernetes, chain, pauses::Pauses};
+use super::{Kubernetes, pauses::Pauses, write::attempt};
 use crate::status::{PodStatus, State, Statuses};
 
 /// Who says it.
@@ -132,34 +132,27 @@ pub(super) async fn follow(source: &Kubernetes, mut statuses: watch::Receiver<St
             let Some(status) = statuses.borrow().get(&uid).cloned() else { continue };
             let memory = memory.entry(uid).or_default();
             let Some(said) = memory.decide(&status, Instant::now()) else { continue };
-            match tokio::time::timeout(ANSWER, recorder.publish(&event(said, &status, &source.node), &reference(&status))).await {
-                Ok(Ok(())) => memory.note(said, Instant::now()),
-                Ok(Err(error)) => {
-                    well = false;
-                    failed(said, &status, &chain(&error));
-                }
-                // The next one is not better off.
-                Err(late) => {
-                    well = false;
-                    failed(said, &status, &late.to_string());
-                    break;
+            let Err(failure) = attempt(recorder.publish(&event(said, &status, &source.node), &reference(&status))).await else {
+                memory.note(said, Instant::now());
+                continue;
+            };
+            well = false;
+            failure.count("event");
+            let (namespace, pod, reason) = (&status.namespace, &status.name, said.reason());
+            tracing::warn!(namespace, pod, reason, error = failure.why, "the event of a pod is not written");
+            if failure.late {
+                break;
+            }
+        }
+        tokio::select! {
+            () = pauses.again(well) => {}
+            changed = tokio::time::timeout(LOOK, statuses.changed()), if well => {
+                if let Ok(Err(_)) = changed {
+                    return;
                 }
             }
         }
-        if !well {
-            // Then they are tried again.
-            tokio::time::sleep(pauses.failed(Instant::now(), fastrand::f64())).await;
-        }
-        if let Ok(Err(_)) = tokio::time::timeout(LOOK, statuses.changed()).await {
-            return;
-        }
     }
-}
-
-fn failed(said: Said, status: &PodStatus, error: &str) {
-    metrics::counter!("ambit_kubernetes_write_failures_total", "what" => "event").increment(1);
-    let (namespace, pod, reason) = (&status.namespace, &status.name, said.reason());
-    tracing::warn!(namespace, pod, reason, error, "the event of a pod is not written");
 }
 
 fn event(said: Said, status: &PodStatus, node: &str) -> Event {

@@ -10,12 +10,14 @@
 //! | `pauses` | how long is waited after a failure |
 //! | `annotation` | `ambient.istio.io/redirection` of the pods: decided, and written when it changes |
 //! | `events` | what is said on a pod whose traffic is refused: decided, and said once |
+//! | `write` | one write, and why it failed |
 
 mod annotation;
 mod events;
 mod pauses;
 mod store;
 mod watch;
+mod write;
 
 use std::{
     path::PathBuf,
@@ -39,12 +41,10 @@ use crate::{
 };
 use store::Store;
 
-/// How long the API server may take to take in what is written.
+/// How long the API server may take to be connected to, to begin a watch, and to take in what is written.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long it may take to say what is the label of one namespace: a pod waits for it.
 const CONFIRM: Duration = Duration::from_secs(4);
-/// How long one answer of the API server may take; a watch says something at least that often ([`watch::LONGEST`] ends it).
-const SILENCE: Duration = Duration::from_secs(75);
 
 /// Where the API server is, and for which node it is asked.
 #[derive(Debug, Clone, clap::Args)]
@@ -106,7 +106,7 @@ impl Kubernetes {
                 Error::Kubernetes(format!("not in a cluster ({}); outside of one give --kubeconfig FILE", chain(&error)))
             })?,
         };
-        config.read_timeout = Some(SILENCE);
+        config.connect_timeout = Some(ANSWER);
         // The watches and the writer have pauses of their own; a second layer of repeats would only make them longer.
         config.default_retry = false;
         let client = Client::try_from(config).map_err(|error| Error::Kubernetes(chain(&error)))?;

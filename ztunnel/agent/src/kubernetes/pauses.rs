@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// The first pause and the longest, before what chance adds.
 const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(8);
+const LONGEST: Duration = Duration::from_secs(5);
 /// Without a failure for so long, all is well: the next pause is the first one again.
 const WELL: Duration = Duration::from_secs(20);
 
@@ -25,7 +25,7 @@ impl Pauses {
 
     /// The pause after a failure now: twice the one before, and up to half of it more by `chance` (0 to 1), so that the agents of all
     /// nodes do not ask at once when the API server is back.
-    pub(super) fn failed(&mut self, now: Instant, chance: f64) -> Duration {
+    fn failed(&mut self, now: Instant, chance: f64) -> Duration {
         if self.over.is_some_and(|over| now.saturating_duration_since(over) >= WELL) {
             self.next = FIRST;
         }
@@ -33,6 +33,14 @@ impl Pauses {
         self.next = (self.next * 2).min(LONGEST);
         self.over = Some(now + pause);
         pause
+    }
+
+    /// Waits until what was not done well is to be tried again; for ever when there is no such thing.
+    pub(super) async fn again(&mut self, well: bool) {
+        if well {
+            return std::future::pending().await;
+        }
+        sleep(self.failed(Instant::now(), fastrand::f64())).await;
     }
 
     /// The next pause is the first one again.
@@ -48,7 +56,7 @@ mod tests {
     #[test]
     fn pauses_grow_to_a_limit_of_seconds_and_are_short_again_after_a_while_without_failures() {
         let (mut pauses, mut now) = (Pauses::new(), Instant::now());
-        for expected in [0.5, 1.0, 2.0, 4.0, 8.0, 8.0] {
+        for expected in [0.5, 1.0, 2.0, 4.0, 5.0, 5.0] {
             let pause = pauses.failed(now, 0.0);
             assert_eq!(pause, Duration::from_secs_f64(expected));
             now += pause;

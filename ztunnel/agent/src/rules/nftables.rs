@@ -26,7 +26,7 @@ const SIX: u8 = 10;
 pub(super) async fn install(netns: &NetNs, lines: &[Line]) -> nlink::Result<()> {
     let nft = Connection::<Nftables>::new_in(netns.as_fd())?;
     // What is there goes in the same transaction. (Adding a table that exists is refused, so it is not added to be deleted.)
-    let there = nft.list_tables_in(Family::Inet).await?.iter().any(|table| table.name == TABLE);
+    let there = the_table(&nft, TABLE).await?.is_some();
     let transaction = nft.transaction();
     let transaction = if there { transaction.del_table(TABLE, Family::Inet) } else { transaction };
     let mut transaction = transaction.add_table(TABLE, Family::Inet);
@@ -46,7 +46,16 @@ pub(super) async fn install(netns: &NetNs, lines: &[Line]) -> nlink::Result<()> 
 /// Removes the rules. That they are not there is no error.
 pub(super) async fn remove(netns: &NetNs) -> nlink::Result<()> {
     let nft = Connection::<Nftables>::new_in(netns.as_fd())?;
+    // What the kernel is asked for in vain is in the log.
+    if the_table(&nft, TABLE).await?.is_none() {
+        return Ok(());
+    }
     nft.del_table_if_exists(TABLE, Family::Inet).await.map(drop)
+}
+
+/// A table of the `inet` family, if it is there.
+async fn the_table(nft: &Connection<Nftables>, name: &str) -> nlink::Result<Option<Table>> {
+    Ok(nft.list_tables_in(Family::Inet).await?.into_iter().find(|table| table.name == name))
 }
 
 /// What the kernel shows of the rules, in a form that is equal where the rules are.
@@ -57,17 +66,16 @@ pub(super) async fn shown(netns: &NetNs) -> nlink::Result<Vec<String>> {
 /// What the kernel shows of a table of the `inet` family: nothing when it is not there.
 pub(crate) async fn shown_of(netns: &NetNs, table: &str) -> nlink::Result<Vec<String>> {
     let nft = Connection::<Nftables>::new_in(netns.as_fd())?;
-    let mut shown = Vec::new();
+    let Some(found) = the_table(&nft, table).await? else { return Ok(Vec::new()) };
+    // A table that is dormant has all its rules, and does nothing.
+    let mut shown = vec![format!("table {:#x}", found.flags)];
     match nft.list_chains_in(table, Family::Inet).await {
         Ok(chains) => shown.extend(chains.into_iter().map(|chain| {
             format!("chain {} {:?} at {:?} {:?} {:?}", chain.name, chain.chain_type, chain.hook, chain.priority, chain.policy)
         })),
-        Err(error) if error.is_not_found() => return Ok(shown),
+        Err(error) if error.is_not_found() => return Ok(Vec::new()),
         Err(error) => return Err(error),
     }
-    // A table that is dormant has all its rules, and does nothing.
-    let tables = nft.list_tables_in(Family::Inet).await?;
-    shown.extend(tables.into_iter().filter(|found| found.name == table).map(|table| format!("table {:#x}", table.flags)));
     shown.sort();
     let rules = match nft.list_rules(table, Family::Inet).await {
         Err(error) if error.is_not_found() => return Ok(Vec::new()),

@@ -22,6 +22,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("pods_at_rest_cost_little", at_rest),
         test("the_pods_of_a_namespace_that_is_labelled_are_captured_together", labelled),
+        test("that_there_is_nothing_of_the_mesh_in_a_pod_is_no_warning_in_the_log", silent),
     ]
 }
 
@@ -87,6 +88,31 @@ async fn labelled() -> anyhow::Result<()> {
     std::fs::write(world.path("pods/.part"), namespace.to_string())?;
     std::fs::rename(world.path("pods/.part"), world.path("pods/shop.json"))?;
     println!("{PODS} pods of a namespace that was labelled captured within {:?}", until_captured(&world).await?);
+    world.bed.shutdown().await;
+    Ok(())
+}
+
+async fn silent() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    let _proxy = world.proxy("p").await?;
+    // One that never is in the mesh, one that enters it and leaves it, and one that starts in it and is there still after a restart.
+    for name in ["outside", "web"] {
+        world.object(name, None, false)?;
+        let pod = world.node.add_pod(PodSpec::new("shop", name)).await?;
+        world.show(name, pod.netns())?;
+        ensure!(world.plugin("ADD", name).await?.1, "{}", world.log());
+    }
+    world.object("web", Some("ambient"), false)?;
+    world.until_state("web", "captured").await?;
+    world.object("web", None, false)?;
+    world.until("web", "let go", |status| status.is_none()).await?;
+    let _inside = world.pod("inside").await?;
+    world.kill_agent().await;
+    world.start_agent().await?;
+    let _proxy = world.proxy("q").await?;
+    world.until_state("inside", "captured").await?;
+    let said = world.log();
+    ensure!(said.contains("capture rules can be written") && !said.contains("errno="), "{said}");
     world.bed.shutdown().await;
     Ok(())
 }

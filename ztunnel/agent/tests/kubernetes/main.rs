@@ -15,6 +15,12 @@ use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    if let Ok(filter) = std::env::var("RUST_LOG")
+        && let Err(error) = ambit_runtime::telemetry::init_logging(&filter, ambit_runtime::telemetry::LogFormat::Text)
+    {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     // Built, if need be, where the network still is.
     let built = Programs::get(&mut |progress| {
         if let Progress::Built { program } = progress {

@@ -1,6 +1,6 @@
 //! Labels and pods of the API server, and what becomes of the pods told there.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{os::fd::AsFd, sync::Arc, time::Duration};
 
 use ambit_node_agent::{node::Event, source::PodSource};
 use ambit_runtime::netns::NetNs;
@@ -12,11 +12,14 @@ use serde_json::Value;
 
 use crate::{proxy::Proxy, world::World};
 
+/// How long after the API server is back a label may take to be heard: the longest pause between two attempts is half of it.
+const HEARD: Duration = Duration::from_secs(15);
+
 pub fn tests() -> Vec<Trial> {
     vec![
         test("only_pods_of_the_node_are_known_and_a_label_counts_within_a_moment", known),
         test("a_pod_is_pending_until_a_proxy_has_it_enabled_while_it_is_in_the_mesh_and_then_neither", annotated),
-        test("a_pod_that_is_cut_off_says_so_and_what_helps_in_an_event", cut_off),
+        test("a_pod_that_is_cut_off_says_so_and_what_helps_in_an_event_and_each_right_of_the_role_is_needed", cut_off),
         test("while_the_api_server_is_away_all_is_as_it_was_and_afterwards_as_it_became", away),
         test("a_pod_does_not_start_outside_of_the_mesh_by_a_label_that_nobody_confirms", unconfirmed),
         test("without_its_role_nothing_is_known_and_it_says_which_verbs_are_missing", forbidden),
@@ -81,28 +84,40 @@ async fn annotated() -> anyhow::Result<()> {
     // Another pod of its name is not spoken of.
     world.api.kubectl(&["delete", "pod", "web", "-n", "shop", "--force"]).await?;
     world.pod("web", "node-1").await?;
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     world.until_annotation("web", None).await
 }
 
+/// On the way the agent does all that it ever asks the API server for, and nothing that its role does not allow. Without any verb of the
+/// role a request of it is refused, and the test fails and names it; so it does when the role has more than that takes. (What the role says
+/// of DaemonSets is for the program beside the agent: `ambit/tests/install_cni.rs`.)
 async fn cut_off() -> anyhow::Result<()> {
-    let world = World::start().await?;
+    let (world, account) = World::audited().await?;
     world.mode("ambient").await?;
     let (uid, netns) = (world.pod("web", "node-1").await?, NetNs::create()?);
     let _proxy = Proxy::connect(&world.socket(), "p").await?;
     let event = world.event("web", &uid, &netns)?;
     world.until("it starts", async || Ok(world.node.started(&event).await.is_ok())).await?;
-    // A table of the name of ours that belongs to another program.
-    let nft = nlink::Connection::<nlink::Nftables>::new_in(netns.as_fd())?;
-    let swap = nft.transaction().del_table("ambit-capture", Family::Inet);
-    swap.add_table_with_flags("ambit-capture", Family::Inet, NFT_TABLE_F_OWNER).commit(&nft).await?;
+    let nft = take_the_table(&netns).await?;
     let found = until_event(&world, &uid, "CaptureCutOff").await?;
     let note = found["message"].as_str().unwrap_or_default();
     ensure!(found["type"] == "Warning" && note.contains("capture rules") && note.contains("NET_ADMIN"), "{found}");
     drop(nft);
     let found = until_event(&world, &uid, "Captured").await?;
     ensure!(found["type"] == "Normal", "{found}");
-    world.until_annotation("web", Some("enabled")).await
+    world.until_annotation("web", Some("enabled")).await?;
+    // The same once more is said in the event that there is.
+    let _nft = take_the_table(&netns).await?;
+    world.api.uses_each_right(&account, |right| right.resource != "daemonsets").await?;
+    Ok(())
+}
+
+/// Puts a table that belongs to another program in the place of ours, for as long as the connection lives.
+async fn take_the_table(netns: &NetNs) -> anyhow::Result<nlink::Connection<nlink::Nftables>> {
+    let nft = nlink::Connection::<nlink::Nftables>::new_in(netns.as_fd())?;
+    let swap = nft.transaction().del_table("ambit-capture", Family::Inet);
+    swap.add_table_with_flags("ambit-capture", Family::Inet, NFT_TABLE_F_OWNER).commit(&nft).await?;
+    Ok(nft)
 }
 
 /// The event of a pod with this reason, as `kubectl get events` has it.
@@ -130,15 +145,18 @@ async fn away() -> anyhow::Result<()> {
     world.api.kill_api_server();
     // What has changed since cannot be told afterwards: all has to be asked for anew.
     world.api.compact().await?;
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     ensure!(pods(&world)? == [("web".to_owned(), Some(true))]);
     ensure!(world.node.started(&event).await.is_ok(), "a sandbox of a pod that is known does not start anew");
     ensure!(world.node.agent().statuses().borrow().get(&uid).is_some_and(|pod| pod.is_captured()));
     world.api.start_api_server().await?;
     let back = std::time::Instant::now();
     world.mode("none").await?;
+    until_pods(&world, &[("web", Some(false))]).await?;
+    let heard = back.elapsed();
     world.until_annotation("web", None).await?;
-    println!("a label of a namespace counts {:?} after the API server is back", back.elapsed());
+    println!("a label of a namespace is heard {heard:?} after the API server is back, and counts after {:?}", back.elapsed());
+    ensure!(heard < HEARD, "a label of a namespace is heard {heard:?} after the API server is back");
     ensure!(!world.node.agent().rules().traces(&netns).await?, "its rules are left");
     Ok(())
 }

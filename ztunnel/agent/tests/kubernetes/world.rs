@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ambit_cluster::ApiServer;
+use ambit_cluster::{Account, ApiServer, ApiServerOptions};
 use ambit_node_agent::{
     Agent,
     discover::Before,
@@ -22,33 +22,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// For what has to come about on a busy machine, and twice as long as a watch lasts.
-pub const PATIENCE: Duration = Duration::from_secs(240);
+/// For what has to come about on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks of somebody who waits.
 pub const SOON: Duration = Duration::from_millis(50);
 
-/// The user that the agent is to the API server.
-const USER: &str = "system:serviceaccount:istio-system:ambit-node-agent";
-
-/// What the agent may do, and nothing more (`manifests/`).
-const ROLE: &str = r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: { name: agent }
-rules:
-- { apiGroups: [""], resources: [pods, namespaces], verbs: [list, watch] }
-- { apiGroups: [""], resources: [pods/status], verbs: [patch] }
-- { apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch] }
-"#;
-
-/// Who may.
-const BINDING: &str = r#"
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: { name: agent }
-roleRef: { apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: agent }
-subjects: [{ kind: User, apiGroup: rbac.authorization.k8s.io, name: "system:serviceaccount:istio-system:ambit-node-agent" }]
-"#;
+/// The account of the agent in an installation.
+const ACCOUNT: &str = "ambit-node";
+/// The user that it is to the API server.
+const USER: &str = "system:serviceaccount:istio-system:ambit-node";
 
 pub struct World {
     pub api: ApiServer,
@@ -68,11 +50,19 @@ impl World {
         Ok(world)
     }
 
+    /// The same, where the API server writes down what the agent asks for; and who it is.
+    pub async fn audited() -> anyhow::Result<(Self, Account)> {
+        let api = api_server(ApiServerOptions { audit: true, ..ApiServerOptions::default() }).await?;
+        let account = api.account(ACCOUNT).await?;
+        Ok((Self::on(api).await?, account))
+    }
+
     /// As [`World::start`], but the agent may do nothing yet.
     pub async fn without_role() -> anyhow::Result<Self> {
-        // The API server is on loopback, which the bed leaves down.
-        nlink::Connection::<nlink::Route>::new()?.set_link_up("lo").await?;
-        let api = ApiServer::start().await?;
+        Self::on(api_server(ApiServerOptions::default()).await?).await
+    }
+
+    async fn on(api: ApiServer) -> anyhow::Result<Self> {
         for kind in ["Namespace, metadata: { name: shop }", "ServiceAccount, metadata: { name: web, namespace: shop }"] {
             api.apply(&format!("{{ apiVersion: v1, kind: {kind} }}")).await?;
         }
@@ -112,8 +102,7 @@ impl World {
 
     /// Gives the agent its role.
     pub async fn allow(&self) -> anyhow::Result<()> {
-        self.api.apply(ROLE).await?;
-        self.api.apply(BINDING).await?;
+        self.api.account(ACCOUNT).await?;
         Ok(())
     }
 
@@ -177,4 +166,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+async fn api_server(options: ApiServerOptions) -> anyhow::Result<ApiServer> {
+    // It is on loopback, which the bed leaves down.
+    nlink::Connection::<nlink::Route>::new()?.set_link_up("lo").await?;
+    Ok(ApiServer::start_with(options).await?)
 }

@@ -152,8 +152,18 @@ fn accepts_local(netns: &NetNs) -> io::Result<bool> {
     Ok(setting.is_ok_and(|text| text.trim() == "1"))
 }
 
+/// Of these rules those that are there, or those that are not. What the kernel need not be asked for in vain is not in its log.
+async fn those(
+    route: &Connection<Route>,
+    leads: impl IntoIterator<Item = Lead>,
+    there: bool,
+) -> nlink::Result<impl Iterator<Item = Lead>> {
+    let rules = route.get_rules().await?;
+    Ok(leads.into_iter().filter(move |lead| rules.iter().any(|rule| lead.is(rule)) == there))
+}
+
 async fn add(route: &Connection<Route>, leads: impl IntoIterator<Item = Lead>) -> nlink::Result<()> {
-    for lead in leads {
+    for lead in those(route, leads, false).await? {
         match route.add_rule(lead.rule()).await {
             // A kernel without IPv6 at all.
             Err(error) if error.errno() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {}
@@ -164,14 +174,14 @@ async fn add(route: &Connection<Route>, leads: impl IntoIterator<Item = Lead>) -
     Ok(())
 }
 
-async fn delete(route: &Connection<Route>, leads: impl IntoIterator<Item = Lead>) -> nlink::Result<()> {
-    for lead in leads {
-        match route.del_rule_if_exists(lead.rule()).await {
-            Err(error) if error.errno() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => return Err(error),
-            _ => {}
-        }
+/// Removes these rules; whether there were any.
+async fn delete(route: &Connection<Route>, leads: impl IntoIterator<Item = Lead>) -> nlink::Result<bool> {
+    let mut any = false;
+    for lead in those(route, leads, true).await? {
+        any = true;
+        route.del_rule_if_exists(lead.rule()).await?;
     }
-    Ok(())
+    Ok(any)
 }
 
 /// Makes the tables and the rules that lead to them.
@@ -199,17 +209,20 @@ pub(super) async fn install(netns: &NetNs) -> nlink::Result<()> {
 /// Removes what [`install`] and [`cut`] made. That it is not there is no error.
 pub(super) async fn remove(netns: &NetNs) -> nlink::Result<()> {
     let route = Connection::<Route>::new_in(netns.as_fd())?;
-    let (shown, rules) = (Shown::read(netns, &route).await?, route.get_rules().await?);
+    let shown = Shown::read(netns, &route).await?;
     // The last one first: it ends what those before it have led elsewhere.
     let mut leads: Vec<Lead> = shown.six.leads().collect();
     leads.reverse();
-    let captured = leads.iter().any(|lead| rules.iter().any(|rule| lead.is(rule)));
-    delete(&route, leads).await?;
+    let captured = delete(&route, leads).await?;
     let joined = join(netns).await;
-    let any_v4 = Ipv4Route::default_route().table(LOCAL_TABLE).route_type(RouteType::Local).scope(RouteScope::Host);
-    route.del_route_if_exists(any_v4).await?;
-    if shown.six == Six::On {
+    if shown.has(false, LOCAL_TABLE, RouteType::Local, |_| true) {
+        let any_v4 = Ipv4Route::default_route().table(LOCAL_TABLE).route_type(RouteType::Local).scope(RouteScope::Host);
+        route.del_route_if_exists(any_v4).await?;
+    }
+    if shown.six == Six::On && shown.has(true, LOCAL_TABLE, RouteType::Local, |_| true) {
         route.del_route_if_exists(stays_v6()).await?;
+    }
+    if shown.six == Six::On && shown.has(true, NOWHERE_TABLE, RouteType::Anycast, |_| true) {
         route.del_route_if_exists(nowhere_v6(RouteMetrics::new())).await?;
     }
     if captured && !accepts_local(netns)? {
@@ -247,5 +260,5 @@ pub(super) async fn cut(netns: &NetNs) -> nlink::Result<()> {
 
 /// Undoes [`cut`].
 pub(super) async fn join(netns: &NetNs) -> nlink::Result<()> {
-    delete(&Connection::<Route>::new_in(netns.as_fd())?, lead::cuts()).await
+    delete(&Connection::<Route>::new_in(netns.as_fd())?, lead::cuts()).await.map(drop)
 }
