@@ -61,7 +61,8 @@ impl<'a> DaemonSet<'a> {
     }
 
     async fn watch(&self) -> Result<(), String> {
-        let how = WatchParams::default().fields(&format!("metadata.name={}", self.name));
+        // With bookmarks a watch that begins anywhere wants more of etcd than all versions of it have (`RequestWatchProgress`).
+        let how = WatchParams::default().fields(&format!("metadata.name={}", self.name)).disable_bookmarks();
         let api = self.api().await?;
         let events = api.watch_metadata(&how, "0").await.map_err(|error| error.to_string())?;
         let mut events = std::pin::pin!(events);

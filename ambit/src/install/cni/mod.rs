@@ -26,7 +26,10 @@ use ambit_runtime::{
     readiness::Readiness,
     socket::{ListenOptions, listen},
 };
-use notify::{RecursiveMode, Watcher};
+use notify::{
+    EventKind, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
@@ -157,8 +160,12 @@ async fn keep(args: &InstallCniArgs, node: &Node, chained: ambit_runtime::readin
     };
     // One wake-up stands for any number of changes.
     let (sender, mut wake) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |_| _ = sender.try_send(()))
-        .map_err(|cause| Error::part(format!("watching {}", node.conf.display()), cause))?;
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.map_or(true, |event| changes(event.kind)) {
+            _ = sender.try_send(());
+        }
+    })
+    .map_err(|cause| Error::part(format!("watching {}", node.conf.display()), cause))?;
     let watched = watcher.watch(&node.conf, RecursiveMode::NonRecursive);
     watched.map_err(|cause| Error::part(format!("watching {}", node.conf.display()), cause))?;
     if node.copy(&program)? {
@@ -192,6 +199,11 @@ fn look(node: &Node, program: &Path, plugin: &Plugin) -> Result<Look> {
     // First, so that no runtime looks for a program that is not there.
     node.copy(program)?;
     node.chain(plugin)
+}
+
+/// Whether what happened to a file may have changed it. Looks only open and read: they would bring about the next one, without end.
+fn changes(kind: EventKind) -> bool {
+    !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
 /// Logs what has not been said last.

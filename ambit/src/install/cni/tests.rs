@@ -189,3 +189,12 @@ fn a_broken_file_is_left_alone() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "{\"cniVersion\":");
     assert!(node.chain(&plugin()).unwrap_err().to_string().contains("10-pods.conflist"));
 }
+
+#[test]
+fn to_read_a_file_does_not_bring_about_the_next_look() {
+    use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
+    let reading = [AccessKind::Open(AccessMode::Any), AccessKind::Read, AccessKind::Close(AccessMode::Read)];
+    assert!(reading.into_iter().all(|access| !super::changes(EventKind::Access(access))));
+    let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+    assert!([written, EventKind::Create(CreateKind::File), EventKind::Modify(ModifyKind::Any)].into_iter().all(super::changes));
+}
