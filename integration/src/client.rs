@@ -28,6 +28,12 @@ pub struct Echo {
     pub peer: SocketAddr,
     /// Bytes in the body of the request.
     pub body: usize,
+    /// How many requests with the same header `x-key` reached the program so far, this one included.
+    #[serde(default)]
+    pub count: u32,
+    /// Method, path, host and length of the one before this.
+    #[serde(default)]
+    pub previous: String,
     /// `HTTP/1.1` or `HTTP/2.0`.
     pub protocol: String,
 }

@@ -46,7 +46,7 @@ async fn translate(input: &Path) -> Value {
                 let made = external::host(&index, &host);
                 services.insert(host.to_string(), made.as_ref().map(render::address).unwrap_or_default());
             }
-            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => {}
+            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } | ChangedKey::Clients(_) => {}
         }
     }
     serde_json::json!({"workloads": workloads, "services": services, "policies": policies})

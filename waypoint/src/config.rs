@@ -44,7 +44,11 @@ pub struct Config {
     /// Access log; standard output when not given.
     #[arg(long)]
     pub access_log: Option<PathBuf>,
-    /// How long open requests may go on after SIGTERM, in seconds.
+    /// How long all goes on as before after SIGTERM, in seconds: until those who send requests here have heard that they are to send them
+    /// elsewhere. Then open requests have --drain-seconds.
+    #[arg(long, default_value_t = 0)]
+    pub linger_seconds: u64,
+    /// How long open requests may go on then, in seconds.
     #[arg(long, default_value_t = 20)]
     pub drain_seconds: u64,
 }

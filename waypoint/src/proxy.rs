@@ -8,7 +8,7 @@ use ambit_tls::SvidStore;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use crate::{compiled::Snapshot, observe::Telemetry, upstream::HttpPool};
+use crate::{compiled::Snapshot, http::Mirrors, observe::Telemetry, upstream::HttpPool};
 
 /// What the waypoint bears at most. All limits are on by default.
 #[derive(Debug, Clone)]
@@ -24,10 +24,16 @@ pub struct Limits {
     /// The longest a client may be silent before it counts as waiting for the server to speak first (1 s), on ports whose protocol
     /// is not known.
     pub detect: Duration,
-    /// The longest an HTTP/1 client may take from the end of one request to the end of the next one's header (15 min).
+    /// The longest an HTTP/1 client may take from the first byte of a request to the end of its head (10 s).
+    pub head: Duration,
+    /// The longest an HTTP/1 client may take from one request to the next (15 min).
     pub idle: Duration,
     /// Requests on one HTTP/2 connection at once (1000).
     pub http2_streams: u32,
+    /// Copies of requests under way at once (1024); what is to be copied beyond is not.
+    pub mirrors: usize,
+    /// Bytes of request bodies that are kept because they may have to be sent again, of all requests together (64 MiB).
+    pub kept_bodies: usize,
     /// Tunnels of one connection.
     pub tunnels: ServerConfig,
 }
@@ -40,8 +46,11 @@ impl Default for Limits {
             requests: 64 * 1024,
             handshake: Duration::from_secs(10),
             detect: Duration::from_secs(1),
+            head: Duration::from_secs(10),
             idle: Duration::from_mins(15),
             http2_streams: 1000,
+            mirrors: 1024,
+            kept_bodies: 64 << 20,
             tunnels: ServerConfig::default(),
         }
     }
@@ -65,6 +74,10 @@ pub struct Proxy {
     pub limits: Limits,
     /// Places for the tunnels of all clients.
     pub places: Arc<Semaphore>,
+    /// Copies of requests under way.
+    pub mirrors: Mirrors,
+    /// Room for bodies that may have to be sent again, in bytes.
+    pub kept_bodies: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -84,6 +97,8 @@ impl Proxy {
             http: HttpPool::new(),
             telemetry,
             places: Arc::new(Semaphore::new(limits.open_tunnels)),
+            mirrors: Mirrors::new(limits.mirrors),
+            kept_bodies: Arc::new(Semaphore::new(limits.kept_bodies)),
             limits,
         })
     }

@@ -30,6 +30,8 @@ const SWEEP: Duration = Duration::from_secs(15);
 const DIAL: Duration = Duration::from_secs(30);
 /// How long to wait before the first certificate is asked for again.
 const CERTIFICATE_RETRY: Duration = Duration::from_millis(500);
+/// How long copies of requests may go on after the last request has ended.
+const MIRROR_DRAIN: Duration = Duration::from_secs(1);
 /// How long the admin pages may take to end.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
@@ -100,9 +102,13 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tracing::info!(%identity, hbone = %config.hbone, xds = control_plane.xds_address, "waypoint started");
 
     let shutdown = shutdown.await;
-    tracing::info!(%shutdown, seconds = config.drain_seconds, "draining");
+    tracing::info!(%shutdown, linger_seconds = config.linger_seconds, drain_seconds = config.drain_seconds, "draining");
+    tokio::time::sleep(Duration::from_secs(config.linger_seconds)).await;
     let outcome = trigger.drain(Duration::from_secs(config.drain_seconds)).await;
     tracing::info!(?outcome, "drained");
+    if tokio::time::timeout(MIRROR_DRAIN, proxy.mirrors.close()).await.is_err() {
+        tracing::debug!("copies of requests are cut");
+    }
     admin_trigger.drain(ADMIN_DRAIN).await;
     tasks.shutdown().await;
     proxy.tunnels.drain(Duration::ZERO).await;

@@ -1,5 +1,9 @@
 //! A client's requests through a waypoint to endpoints, in one process.
 
+#[path = "traffic/filters.rs"]
+mod filters;
+#[path = "traffic/heads.rs"]
+mod heads;
 mod support;
 
 use std::{sync::Arc, time::Duration};
@@ -384,12 +388,12 @@ async fn a_resource_that_is_not_understood_is_rejected_by_name_and_changes_nothi
     if let Some(ambit_api::envoy::pb::envoy::config::route::v3::route::Action::Route(action)) =
         &mut config.virtual_hosts[0].routes[0].action
     {
-        action.retry_policy = Some(Default::default());
+        action.idle_timeout = Some(Default::default());
     }
     let rejected = mesh.offer(type_url::ROUTE, vec![(name.clone(), config)]);
     assert_eq!(rejected.len(), 1);
     assert_eq!(rejected[0].name, name);
-    assert!(rejected[0].reason.contains("retry_policy is not implemented"), "{}", rejected[0].reason);
+    assert!(rejected[0].reason.contains("idle_timeout is not implemented"), "{}", rejected[0].reason);
     assert_eq!(once(&mesh, WEB, service.vip, get("/")).await.0, 200);
 }
 

@@ -1,9 +1,14 @@
 //! A server that tells what reached it: HTTP/1.1 and HTTP/2 on `--http`, bytes sent back on `--tcp`, a greeting first on `--greet`.
+//!
+//! Requests with a header `x-key` are counted by its value. The first `x-fail-first` of them do not go well: they are answered with
+//! the status `x-fail-with`, or, where that is `reset`, by the end of the connection, or, where it is `slow`, after five seconds.
 
 use std::{
     collections::BTreeMap,
-    convert::Infallible,
+    io,
     net::{Ipv6Addr, SocketAddr},
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -49,7 +54,7 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(listener: TcpListener, h
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => drop(tokio::spawn(handle(stream, SocketAddr::new(peer.ip().to_canonical(), peer.port())))),
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
 }
@@ -75,7 +80,19 @@ async fn http(stream: TcpStream, peer: SocketAddr, version: String) {
     let _end = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
-async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: String) -> Result<Response<Full<Bytes>>, Infallible> {
+/// How many requests there were with each key, and what the last of them was.
+static SEEN: Mutex<BTreeMap<String, (u32, String)>> = Mutex::new(BTreeMap::new());
+
+/// Counts a request with a key, and says what the one before it was.
+fn count(key: Option<&String>, request: String) -> (u32, String) {
+    let Some(key) = key else { return Default::default() };
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (count, last) = seen.entry(key.clone()).or_default();
+    *count += 1;
+    (*count, std::mem::replace(last, request))
+}
+
+async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: String) -> io::Result<Response<Full<Bytes>>> {
     if request.headers().get("upgrade").is_some_and(|protocol| protocol == "websocket") {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -100,14 +117,27 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: Strin
     }
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes().len()).unwrap_or(0);
-    let status = headers.get("x-answer-with").and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
+    let mut status = headers.get("x-answer-with").and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
+    let path = head.uri.path_and_query().map(ToString::to_string);
+    let host = headers.get("host").map(String::as_str).or(head.uri.host()).unwrap_or_default();
+    let shown = format!("{} {} {host} {body}", head.method, path.as_deref().unwrap_or_default());
+    let (count, previous) = count(headers.get("x-key"), shown);
+    if headers.get("x-fail-first").and_then(|first| first.parse().ok()).is_some_and(|first: u32| count <= first) {
+        match headers.get("x-fail-with").map(String::as_str) {
+            Some("reset") => return Err(io::Error::other("as the request wants")),
+            Some("slow") => tokio::time::sleep(Duration::from_secs(5)).await,
+            other => status = other.and_then(|status| status.parse().ok()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
     let text = json!({
         "version": version,
         "method": head.method.as_str(),
-        "path": head.uri.path_and_query().map(ToString::to_string),
+        "path": path,
         "headers": headers,
         "peer": peer,
         "body": body,
+        "count": count,
+        "previous": previous,
         "protocol": format!("{:?}", head.version),
     });
     let mut response = Response::new(Full::new(Bytes::from(text.to_string())));

@@ -2,6 +2,7 @@
 
 mod access;
 mod change;
+mod filters;
 mod matches;
 mod outcomes;
 mod protocols;
@@ -18,8 +19,15 @@ const OTHER: &str = "callers/other";
 
 /// All tests, in an order in which those that change the mesh come last.
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
-    [matches::tests(mesh), outcomes::tests(mesh), protocols::tests(mesh), access::tests(mesh), change::tests(mesh)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        matches::tests(mesh),
+        outcomes::tests(mesh),
+        filters::tests(mesh),
+        protocols::tests(mesh),
+        access::tests(mesh),
+        change::tests(mesh),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -85,10 +85,10 @@ impl Mesh {
         let certificates = LocalSource::new(Arc::clone(&authority), Duration::from_secs(3600));
 
         let mut pods = Vec::new();
-        for name in ["v1", "v2", "liar", "waypoint", "client"] {
+        for name in ["v1", "v2", "liar", "outside", "waypoint", "client"] {
             pods.push(node.add_pod(PodSpec::new("shop", name)).await?);
         }
-        let [v1, v2, liar, waypoint, client] = pods.try_into().expect("five pods");
+        let [v1, v2, liar, outside, waypoint, client] = pods.try_into().expect("six pods");
         let object = |name, app, account, pod: &Pod| PodObject { name, app, account, addresses: pod.ips() };
         let objects = objects::fixed(
             families,
@@ -101,11 +101,14 @@ impl Mesh {
         );
         std::fs::write(source.join("mesh.yaml"), objects)?;
         std::fs::write(source.join("routes.yaml"), objects::routes(90, 10))?;
+        std::fs::write(source.join("outside.yaml"), objects::outside(families, outside.ip()))?;
 
         let istiod = Command::this_program().name("istiod").arg("istiod").arg("--source-dir").arg(&source).arg("--state-dir");
         let log = |name: &str| Output::File(bed.dir().join(format!("{name}.log")));
         control_plane.spawn(istiod.arg(&state).output(log("istiod")))?;
-        for (pod, name, account) in [(&v1, "v1", "billing"), (&v2, "v2", "billing"), (&liar, "liar", "somebody-else")] {
+        let fixtures =
+            [(&v1, "v1", "billing"), (&v2, "v2", "billing"), (&liar, "liar", "somebody-else"), (&outside, "outside", "outside")];
+        for (pod, name, account) in fixtures {
             let fixture = Command::this_program().name(name).args([POD, name, &identity(account).to_string()]).arg(&state);
             pod.spawn(fixture.arg(identity("waypoint").to_string()).output(log(name)))?;
         }

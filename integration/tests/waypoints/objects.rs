@@ -11,6 +11,8 @@ pub const LIAR: &str = "10.96.0.13";
 pub const EMPTY: &str = "10.96.0.15";
 pub const H2C: &str = "10.96.0.16";
 pub const LOCKED: &str = "10.96.0.17";
+pub const OUTSIDE: &str = "10.96.0.18";
+pub const LOOKED_UP: &str = "10.96.0.19";
 
 const FIXED: &str = r#"
 apiVersion: v1
@@ -161,6 +163,19 @@ spec:
   - matches: [{path: {type: PathPrefix, value: /consumer}}]
     backendRefs: [{name: billing, namespace: shop, port: 80}]
 "#;
+
+/// Hosts of ServiceEntries, both served by somebody at `address` who is not of the mesh: one whose endpoints are addresses, and one whose
+/// endpoints the waypoint has to look up.
+pub fn outside(families: Families, address: IpAddr) -> String {
+    let entry = |name: &str, virtual_address: &str, resolution: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{hosts: [{name}.example], addresses: [\"{virtual_address}\"], resolution: {resolution}, \
+             ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 8080}}], endpoints: [{{address: \"{address}\"}}]}}\n"
+        )
+    };
+    over(families, &[entry("outside", OUTSIDE, "STATIC"), entry("looked-up", LOOKED_UP, "DNS")].join("---\n"))
+}
 
 /// A pod as an API server would show it.
 pub struct PodObject<'a> {

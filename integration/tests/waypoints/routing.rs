@@ -6,8 +6,8 @@ use anyhow::ensure;
 
 use crate::Suite;
 use crate::client::{Answer, get, over_http2, request};
-use crate::mesh::Mesh;
-use crate::objects::{BILLING, EMPTY, H2C};
+use crate::mesh::{Driver, Mesh};
+use crate::objects::{BILLING, EMPTY, H2C, LOOKED_UP, OUTSIDE};
 
 pub fn tests(suite: &mut Suite) {
     suite.test("matches by path, header, query and method, the most specific first", matching);
@@ -21,6 +21,10 @@ pub fn tests(suite: &mut Suite) {
     suite.test("serves a service by its IPv6 address", ipv6);
     suite.test("serves pods by their own addresses", pods);
     suite.test("tells HTTP from bytes on a port that declares nothing", undeclared);
+    suite.test("leads to the host of a ServiceEntry", async |mesh| outside(mesh, OUTSIDE, 200).await);
+    // Ours refuses what it would have to look up (docs/services.md).
+    let looked_up = if suite.driver == Driver::Ambit { 500 } else { 200 };
+    suite.test("leads to a host that is looked up, or refuses it", async move |mesh| outside(mesh, LOOKED_UP, looked_up).await);
 }
 
 async fn ask(mesh: &Mesh, path: &str) -> anyhow::Result<Answer> {
@@ -189,5 +193,12 @@ async fn pods(mesh: &Mesh) -> anyhow::Result<()> {
     ensure!(banner.starts_with("220"), "{banner:?}");
     let answer = mesh.request("web", &mesh.liar.ip().to_string(), 8080, get("/")).await?;
     ensure!(answer.status == 503, "a pod with another identity is answered {}", answer.status);
+    Ok(())
+}
+
+async fn outside(mesh: &Mesh, host: &str, status: u16) -> anyhow::Result<()> {
+    let answer = mesh.request("web", host, 80, get("/any")).await?;
+    let pod = if status == 200 { "outside" } else { "-" };
+    ensure!(answer.status == status && answer.pod() == pod, "{host}: {} from {}", answer.status, answer.pod());
     Ok(())
 }

@@ -1,9 +1,6 @@
 //! For tests of the writers: a real API server, an index that follows it by the source, and writers that can be killed. Both have the rights
 //! that an installation gives them.
 
-#[path = "../../tests/clusters/role.rs"]
-mod role;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +61,8 @@ impl Bed {
         api.install_gateway_api(Channel::Experimental).await.unwrap();
         api.apply(POLICIES).await.unwrap();
         api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}").await.unwrap();
-        let client = kubernetes::connect(Some(&role::kubeconfig(&api).await), None).await.unwrap();
+        let account = api.account("istiod-lite").await.unwrap();
+        let client = kubernetes::connect(Some(account.kubeconfig()), None).await.unwrap();
         let mesh = Arc::new(Mesh::new(MeshConfig::new("cluster.local".parse().unwrap(), "Kubernetes")));
         let (batches, received) = mpsc::channel(16);
         let mut source = JoinSet::new();

@@ -10,6 +10,9 @@ use crate::source::NamespacedName;
 pub const CONTAINER: &str = "istio-proxy";
 /// The user it runs as; any but root would do, and a fixed one owns the token's file.
 const USER: u32 = 1337;
+/// Seconds that a pod which is deleted goes on as before: that it is deleted goes by way of the API server and the control plane to the proxies
+/// of all nodes, while it may be the only one that they know.
+const LINGER: u32 = 5;
 
 /// Labels that the mesh reads: the pod speaks HBONE itself, and nothing in it is captured.
 pub fn labels(name: &str) -> Value {
@@ -36,8 +39,8 @@ pub fn spec(name: &NamespacedName, mesh: &MeshConfig, options: &Options, image: 
     json!({
         "serviceAccountName": &*name.name,
         "automountServiceAccountToken": false,
-        // More than the proxy's own 20 seconds for open requests.
-        "terminationGracePeriodSeconds": 30,
+        // More than it lingers, and its own 20 seconds for open requests.
+        "terminationGracePeriodSeconds": LINGER + 25,
         "securityContext": {
             "runAsNonRoot": true,
             "runAsUser": USER,
@@ -79,7 +82,7 @@ fn container(name: &NamespacedName, mesh: &MeshConfig, options: &Options, image:
         "image": image,
         "imagePullPolicy": options.pull_policy.as_str(),
         // The image starts `ambit`, wherever it lies in it.
-        "args": ["waypoint"],
+        "args": ["waypoint", format!("--linger-seconds={LINGER}")],
         "env": [
             { "name": "GATEWAY_NAME", "value": &*name.name },
             field("POD_NAMESPACE", "metadata.namespace"),

@@ -12,13 +12,14 @@ use gateway_api::gateways::Gateway;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::Api;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::apply::{Applier, request};
 use super::owned::Watches;
 use super::{Deployed, Options, Parameters, Part, Reports, WAYPOINT_CLASS, class, desired};
 use crate::index::cluster_scoped;
 use crate::mesh::Mesh;
+use crate::retry;
 use crate::source::NamespacedName;
 use crate::status::{is_ours, unusable};
 
@@ -28,9 +29,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 const UNWATCHED: Duration = Duration::from_secs(30);
 /// How often any other is looked at without a cause.
 const RESYNC: Duration = Duration::from_secs(600);
-/// The wait after a failure, doubled with each further one up to [`LAST_RETRY`].
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// Deploys the waypoints of all Gateways.
 pub struct Deployer {
@@ -77,13 +75,7 @@ impl Deployer {
             self.make_class().await;
             self.pass(&touched).await;
             sleep(PAUSE).await;
-            let next = self.looked.values().map(|looked| looked.next).chain(self.class_retry).min();
-            let retry = async {
-                match next {
-                    Some(next) => sleep_until(next).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let due = retry::at(self.looked.values().map(|looked| looked.next).chain(self.class_retry).min());
             tokio::select! {
                 changed = generation.changed() => if changed.is_err() { return },
                 event = watches.next() => {
@@ -93,7 +85,7 @@ impl Deployer {
                         looked.next = looked.next.min(Instant::now());
                     }
                 }
-                () = retry => {}
+                () = due => {}
             }
         }
     }
@@ -108,7 +100,7 @@ impl Deployer {
             {
                 tracing::warn!(%error, "cannot make the GatewayClass {WAYPOINT_CLASS}; trying again. Is the Gateway API installed?");
             }
-            self.class_retry = Some(Instant::now() + LAST_RETRY);
+            self.class_retry = Some(Instant::now() + retry::LAST);
         }
     }
 
@@ -144,7 +136,7 @@ impl Deployer {
             let wait = match failures {
                 0 if has_parameters || matches!(report, Deployed::Conflict(_)) => UNWATCHED,
                 0 => RESYNC,
-                failures => FIRST_RETRY.saturating_mul(1 << (failures - 1).min(6)).min(LAST_RETRY),
+                failures => retry::after(failures),
             };
             let said = self.reports.borrow().get(&name) == Some(&report);
             if !said && !matches!(report, Deployed::Applied | Deployed::Unusable) {

@@ -60,6 +60,21 @@ pub(crate) fn unusable(gateway: &Gateway) -> Option<(&'static str, String)> {
     })
 }
 
+/// What is wrong with the listeners of a Gateway of which another one is good: path and sentence.
+pub(crate) fn faults(gateway: &Gateway) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (at, listener) in gateway.spec.listeners.iter().enumerate() {
+        let path = format!("spec.listeners[{at}]");
+        if let Some((_, message)) = fault(listener) {
+            found.push((path, message));
+        } else if let (_, Some(kind)) = kinds(listener) {
+            found
+                .push((format!("{path}.allowedRoutes.kinds"), format!("{kind} cannot be attached; HTTPRoute and GRPCRoute can")));
+        }
+    }
+    found
+}
+
 fn accepted(gateway: &Gateway) -> Condition {
     if let Some((reason, message)) = unusable(gateway) {
         return Condition::new("Accepted", false, reason, message);

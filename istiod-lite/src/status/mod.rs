@@ -20,7 +20,8 @@ use serde_json::Value;
 use crate::deploy::Reports;
 use crate::index::{Binding, Index, Unavailability};
 use crate::source::{Kind, NamespacedName, ObjectKey};
-pub(crate) use gateway::{is_ours, unusable};
+pub(crate) use gateway::{faults, is_ours, unusable};
+pub(crate) use route::Verdict;
 pub use writer::Writer;
 pub(crate) use writer::resource;
 

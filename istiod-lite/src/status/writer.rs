@@ -15,11 +15,12 @@ use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::core::discovery::ApiResource;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{ObjectStatus, of, patch::patch, policy, rate::Rate, speaks_of};
 use crate::deploy::Reports;
 use crate::mesh::Mesh;
+use crate::retry;
 use crate::source::{Kind, Object, ObjectKey};
 
 /// The name under which the API server notes who wrote.
@@ -31,9 +32,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 const REQUEST: Duration = Duration::from_secs(40);
 /// How long the index may take to show what was written or read; then it is looked at again.
 const SETTLE: Duration = Duration::from_secs(15);
-/// The wait after a failure, doubled with each further one up to [`LAST_RETRY`].
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LAST_RETRY: Duration = Duration::from_secs(60);
 /// Objects that are looked at under one lock of the index.
 const CHUNK: usize = 256;
 
@@ -102,24 +100,18 @@ impl Writer {
                 if away == 0 {
                     tracing::warn!(%error, "cannot write status while the API server is away");
                 }
-                sleep(FIRST_RETRY.saturating_mul(1 << away.min(3))).await;
                 away += 1;
+                sleep(retry::after(away.min(4))).await;
                 continue;
             }
             away = 0;
             // Looking costs more the larger the mesh is; it takes at most a fifth of one thread.
             sleep(PAUSE.max(4 * cost)).await;
-            let next = self.waiting.values().map(|waiting| waiting.until).min();
-            let retry = async {
-                match next {
-                    Some(next) => sleep_until(next).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let due = retry::at(self.waiting.values().map(|waiting| waiting.until).min());
             tokio::select! {
                 changed = generation.changed() => if changed.is_err() { return },
                 changed = self.reports.changed() => if changed.is_err() { return },
-                () = retry => {}
+                () = due => {}
             }
         }
     }
@@ -217,13 +209,13 @@ impl Writer {
         let failed_before = self.waiting.get(&wanted.object).map_or(0, |waiting| waiting.failures);
         let waiting = match outcome {
             Outcome::Settled => Waiting { until: now + SETTLE, wanted: Some(hash(wanted)), failures: 0 },
-            Outcome::Moved | Outcome::Away(_) => Waiting { until: now + FIRST_RETRY, wanted: None, failures: 0 },
+            Outcome::Moved | Outcome::Away(_) => Waiting { until: now + retry::FIRST, wanted: None, failures: 0 },
             Outcome::Failed(error) => {
                 if failed_before == 0 {
                     tracing::warn!(object = %wanted.object, %error, "cannot write the status; trying again");
                 }
-                let wait = FIRST_RETRY.saturating_mul(1 << failed_before.min(6)).min(LAST_RETRY);
-                Waiting { until: now + wait, wanted: None, failures: failed_before + 1 }
+                let failures = failed_before + 1;
+                Waiting { until: now + retry::after(failures), wanted: None, failures }
             }
         };
         self.waiting.insert(wanted.object.clone(), waiting);

@@ -7,7 +7,10 @@ use std::{
 };
 
 use ambit_identity::SpiffeId;
+use ambit_model::route::RetryBudget;
 use serde::Serialize;
+
+use super::Retries;
 
 /// The protocol spoken to a cluster's endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -19,6 +22,18 @@ pub enum Protocol {
     Http2,
     /// What the client speaks.
     Downstream,
+}
+
+impl Protocol {
+    /// Whether it is HTTP/2 for a client that speaks `version`.
+    #[must_use]
+    pub fn is_http2(self, version: http::Version) -> bool {
+        match self {
+            Self::Http1 => false,
+            Self::Http2 => true,
+            Self::Downstream => version == http::Version::HTTP_2,
+        }
+    }
 }
 
 /// How a cluster's endpoints are found.
@@ -60,6 +75,11 @@ pub struct Cluster {
     /// Where the next request's round begins. Kept when the cluster is configured anew.
     #[serde(skip)]
     pub turn: Arc<AtomicUsize>,
+    /// How many requests may be under way for another time.
+    pub retry_budget: RetryBudget,
+    /// How many are. Kept when the cluster is configured anew.
+    #[serde(skip)]
+    pub retries: Retries,
 }
 
 /// How an endpoint is reached.

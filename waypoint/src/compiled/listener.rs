@@ -174,6 +174,8 @@ pub struct HttpChain {
     pub routes: Routes,
     /// Rule sets on each request, in order.
     pub rbac: Vec<RbacFilter>,
+    /// What routes say of CORS holds.
+    pub cors: bool,
     /// Upgrades that are passed on, in lower case (`websocket`).
     pub upgrades: Vec<String>,
     /// Paths are brought to their normal form before anything looks at them.

@@ -3,6 +3,7 @@
 mod cluster;
 mod listener;
 mod matcher;
+mod retries;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,6 +15,7 @@ pub use listener::{
     Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };
 pub use matcher::{AppProtocol, MatchNode, Selection};
+pub use retries::{Counted, Retries};
 
 /// Everything in force at one moment.
 #[derive(Debug, Default, Serialize)]

@@ -4,6 +4,7 @@ use std::{future::poll_fn, io, time::Duration};
 
 use ambit_hbone::TunnelStream;
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::Rewound;
 use crate::compiled::AppProtocol;
@@ -38,16 +39,22 @@ impl Detected {
     /// Tells HTTP/1 from HTTP/2 on a connection that can be nothing else. `None` when it ends before its first byte.
     ///
     /// # Errors
-    /// When the connection fails.
-    pub async fn version(mut self) -> io::Result<Option<Self>> {
+    /// When the connection fails, or takes longer than `idle` to its first byte, or than `limit` from there to where it can be told.
+    pub async fn version(mut self, idle: Duration, limit: Duration) -> io::Result<Option<Self>> {
         if self.protocol.is_some() {
             return Ok(Some(self));
         }
         let mut seen = BytesMut::from(self.prefix);
+        let mut deadline: Option<Instant> = None;
         while PREFACE.starts_with(&seen) && seen.len() < PREFACE.len() {
-            if !read(&mut self.stream, &mut seen).await? {
+            let left = match deadline {
+                None => idle,
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            };
+            if !tokio::time::timeout(left, read(&mut self.stream, &mut seen)).await?? {
                 break;
             }
+            deadline = deadline.or_else(|| Some(Instant::now() + limit));
         }
         if seen.is_empty() {
             return Ok(None);

@@ -6,8 +6,7 @@ use ambit_model::{
     Reason, Refusal,
     route::{Action, ClusterWeight, Route, Upstream as Forwarding},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use http_body::Body as _;
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -16,14 +15,16 @@ use super::{
     Over, Phase, ResponseBody,
     answer::{self, Style},
     body::Streaming,
-    headers, select, serve, upgrade,
+    headers,
+    mirror::{self, Copy},
+    retry, select, send, serve, upgrade,
 };
 use crate::{
-    compiled::{Chain, HttpChain, Protocol, Snapshot},
+    compiled::{Chain, Cluster, HttpChain, Snapshot},
     observe::{InFlight, Record},
     proxy::Proxy,
     terminate::Tunnel,
-    upstream::{Candidates, Checkout, RequestBody, Sent, candidates},
+    upstream::{Candidates, RequestBody, Sent, candidates},
 };
 
 /// Everything that was decided about a request.
@@ -102,7 +103,7 @@ async fn attempt(
     phase: Option<Phase>,
 ) -> Result<Outcome, select::Refused> {
     let weight = choose(exchange, forwarding, record)?;
-    let mut candidates = endpoints(exchange, forwarding, &weight)?;
+    let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight)?;
     record.service = candidates.service.take();
     let version = request.version();
     let wanted = headers::upgrade(request.headers());
@@ -116,21 +117,31 @@ async fn attempt(
     // An offer of HTTP/2 in clear may be ignored (RFC 9110, section 7.8), and always is.
     let wanted = wanted.filter(|name| exchange.http.upgrades.contains(name));
     let upgrade = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    let http2 = upgrade.is_none()
-        && match candidates.protocol {
-            Protocol::Http1 => false,
-            Protocol::Http2 => true,
-            Protocol::Downstream => version == Version::HTTP_2,
-        };
+    let http2 = upgrade.is_none() && candidates.protocol.is_http2(version);
     let head = match changes_headers(exchange, &weight) {
         true => head(&request),
         false => Request::new(()),
     };
-    prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
+    let (path, authority) = prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
     let sent = record.sent.clone();
-    let request = request.map(|body| RequestBody::new(body, sent, phase));
-    let sent = send(exchange, &candidates, request, record, http2).await?;
-    Ok(Outcome { sent, weight, head, upgrade, version })
+    let mut request = request.map(|body| RequestBody::new(body, sent, phase));
+    let proxy = &*exchange.proxy;
+    let mirrors: Vec<_> =
+        forwarding.mirrors.iter().filter(|mirror| upgrade.is_none() && mirror.takes(fastrand::u64(..))).collect();
+    let retry = forwarding.retry.as_ref().filter(|_| upgrade.is_none());
+    let kept = (retry.is_some() || !mirrors.is_empty()).then(|| request.body_mut().keep(&proxy.kept_bodies));
+    for (mirror, kept) in mirrors.into_iter().zip(kept.iter().cycle().cloned()) {
+        let head = self::head(&request);
+        mirror::start(exchange, mirror, Copy { head, path: &path, authority, kept, version });
+    }
+    let sent = match (retry, &kept) {
+        (Some(policy), Some(kept)) => {
+            let others = || endpoints(exchange, forwarding, &weight).map(|(_, candidates)| candidates);
+            retry::send(proxy, policy, &cluster, candidates, (request, kept), (record, http2), others).await
+        }
+        _ => send::send(proxy, &candidates, request, record, http2).await,
+    };
+    Ok(Outcome { sent: sent.map_err(|failure| failure.refused)?, weight, head, upgrade, version })
 }
 
 /// The cluster for this request.
@@ -143,12 +154,17 @@ fn choose(exchange: &Exchange, forwarding: &Forwarding, record: &mut Record) -> 
     Ok(weight.clone())
 }
 
-fn endpoints(exchange: &Exchange, forwarding: &Forwarding, weight: &ClusterWeight) -> Result<Candidates, select::Refused> {
+fn endpoints(
+    exchange: &Exchange,
+    forwarding: &Forwarding,
+    weight: &ClusterWeight,
+) -> Result<(Arc<Cluster>, Candidates), select::Refused> {
     let Some(cluster) = exchange.snapshot.clusters.get(&weight.cluster) else {
         let status = StatusCode::from_u16(forwarding.cluster_not_found).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
         return Err((status, Refusal::new(Reason::BackendInvalid, format!("there is no cluster {}", weight.cluster))));
     };
     candidates(&exchange.snapshot, cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref())
+        .map(|candidates| (cluster.clone(), candidates))
         .map_err(|refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal))
 }
 
@@ -159,7 +175,7 @@ fn changes_headers(exchange: &Exchange, weight: &ClusterWeight) -> bool {
 }
 
 /// A copy of a request's head, without its body.
-fn head<B>(request: &Request<B>) -> Request<()> {
+pub(super) fn head<B>(request: &Request<B>) -> Request<()> {
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.uri_mut() = request.uri().clone();
@@ -168,16 +184,16 @@ fn head<B>(request: &Request<B>) -> Request<()> {
     head
 }
 
-/// Brings the request into the form it is sent on in.
-fn prepare(
-    exchange: &Exchange,
-    forwarding: &Forwarding,
-    weight: &ClusterWeight,
+/// Brings the request into the form it is sent on in, and says the path and the host that it has then.
+fn prepare<'a>(
+    exchange: &'a Exchange,
+    forwarding: &'a Forwarding,
+    weight: &'a ClusterWeight,
     head: &Request<()>,
     request: &mut Request<Incoming>,
     upgrade: Option<&str>,
     http2: bool,
-) -> Result<(), select::Refused> {
+) -> Result<(String, &'a str), select::Refused> {
     let view = serve::view(head, &exchange.target);
     let path = match &forwarding.path {
         Some(rewrite) => rewrite.apply(&view, &exchange.route.when.path),
@@ -201,65 +217,8 @@ fn prepare(
         map.insert(header::UPGRADE, upgrade);
     }
     headers::target(request, &path, authority, http2)
-        .map_err(|error| (StatusCode::BAD_REQUEST, Refusal::new(Reason::RequestInvalid, error.to_string())))
-}
-
-/// Tries the candidates until one has the request. The next is tried only while no byte of the request was sent, or when the request
-/// can be repeated and the connection at hand turned out to be closed.
-async fn send(
-    exchange: &Exchange,
-    candidates: &Candidates,
-    mut request: Request<RequestBody>,
-    record: &mut Record,
-    http2: bool,
-) -> Result<Sent, select::Refused> {
-    let proxy = &*exchange.proxy;
-    let repeatable = repeatable(&request);
-    let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
-    for (to, upstream) in &candidates.endpoints {
-        record.upstream = Some(upstream.clone());
-        let mut fresh = false;
-        // Each round either returns, goes on to the next endpoint, or closes one connection at hand for good.
-        loop {
-            let checkout = match fresh {
-                false => proxy.http.checkout(proxy, to, http2, candidates.connect_timeout).await,
-                true => proxy.http.fresh(proxy, to, http2, candidates.connect_timeout).await,
-            };
-            let checkout = match checkout {
-                Ok(checkout) => checkout,
-                Err(refusal) if refusal.reason.is_policy() => return Err((StatusCode::SERVICE_UNAVAILABLE, refusal)),
-                Err(refusal) => {
-                    tracing::debug!(%refusal, "an endpoint is not reached");
-                    last = refusal;
-                    break;
-                }
-            };
-            let reused = !matches!(checkout, Checkout::Http1(_, false));
-            let again = (reused && !fresh && repeatable).then(|| head(&request));
-            match proxy.http.send(to, checkout, request).await {
-                Ok(sent) => return Ok(sent),
-                Err(unsent) => match (unsent.request, again) {
-                    (Some(unsent), _) if reused && !fresh => {
-                        request = unsent;
-                        fresh = true;
-                    }
-                    (None, Some(head)) if record.sent() == 0 => {
-                        request = head.map(|()| RequestBody::empty());
-                        fresh = true;
-                    }
-                    _ => return Err((StatusCode::SERVICE_UNAVAILABLE, unsent.refusal)),
-                },
-            }
-        }
-    }
-    Err((StatusCode::SERVICE_UNAVAILABLE, last))
-}
-
-/// Whether a request may be sent once more although it may have arrived: it changes nothing, or no more a second time
-/// (RFC 9110, section 9.2.2), and has no body.
-fn repeatable(request: &Request<RequestBody>) -> bool {
-    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
-        && request.body().is_end_stream()
+        .map_err(|error| (StatusCode::BAD_REQUEST, Refusal::new(Reason::RequestInvalid, error.to_string())))?;
+    Ok((path, authority))
 }
 
 fn respond(
@@ -285,6 +244,9 @@ fn respond(
         map.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(name) = name {
             map.insert(header::UPGRADE, name);
+        }
+        if let Some(phase) = &hold.phase {
+            phase.upgraded();
         }
         exchange.upgrades.spawn(upgrade::carry(client, upstream, record, hold.place, exchange.tunnel.drain.clone()));
         return response.map(|_| ResponseBody::local(bytes::Bytes::new()));

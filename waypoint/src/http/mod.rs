@@ -6,11 +6,15 @@ mod body;
 pub mod detect;
 mod forward;
 mod headers;
+mod mirror;
+mod retry;
 mod rewound;
 mod select;
+mod send;
 mod serve;
 mod upgrade;
 
 pub use body::ResponseBody;
+pub use mirror::Mirrors;
 pub use rewound::{Over, Phase, Rewound};
 pub use serve::serve;

@@ -3,43 +3,70 @@
 //! A client may end its direction once its request is complete and still read the answer. A server that looks for the end of the
 //! connection while it works, to notice clients that left, would take that for leaving; so the end is held back while an answer is
 //! awaited, and a reset is not.
+//!
+//! A client may take its time between two requests, and not within the head of one: the time of a head begins with its first byte.
 
 use std::{
     io,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use ambit_hbone::{TunnelStream, copy::Side};
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
 
 const IDLE: u8 = 0;
 const RECEIVING: u8 = 1;
 const WAITING: u8 = 2;
+const UPGRADED: u8 = 3;
 
 /// Where the exchange on a connection of one request at a time stands.
 #[derive(Debug, Clone, Default)]
-pub struct Phase(Arc<AtomicU8>);
+pub struct Phase(Arc<Exchange>);
+
+#[derive(Debug, Default)]
+struct Exchange {
+    state: AtomicU8,
+    /// How many requests have begun.
+    begun: AtomicU32,
+    /// The head of one took too long.
+    late: AtomicBool,
+}
 
 impl Phase {
     /// A request has begun; its end is here already if `complete`. It is over when the guard is dropped.
     pub fn begin(&self, complete: bool) -> Over {
-        self.0.store(if complete { WAITING } else { RECEIVING }, Ordering::Release);
+        self.0.begun.fetch_add(1, Ordering::AcqRel);
+        self.0.state.store(if complete { WAITING } else { RECEIVING }, Ordering::Release);
         Over(self.clone())
     }
 
     /// The request has come to its end. Of no effect when its answer already has.
     pub fn complete(&self) {
-        let _over = self.0.compare_exchange(RECEIVING, WAITING, Ordering::AcqRel, Ordering::Acquire);
+        let _over = self.0.state.compare_exchange(RECEIVING, WAITING, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    fn waits(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WAITING
+    /// No more requests come: what follows is of another protocol.
+    pub fn upgraded(&self) {
+        self.0.state.store(UPGRADED, Ordering::Release);
+    }
+
+    /// Whether the connection was ended because the head of a request took too long.
+    pub fn late(&self) -> bool {
+        self.0.late.load(Ordering::Acquire)
+    }
+
+    fn is(&self, state: u8) -> bool {
+        self.0.state.load(Ordering::Acquire) == state
     }
 }
 
@@ -49,7 +76,8 @@ pub struct Over(Phase);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.0.store(IDLE, Ordering::Release);
+        let ended = |state| (state != UPGRADED).then_some(IDLE);
+        let _unless_upgraded = self.0.0.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, ended);
     }
 }
 
@@ -59,12 +87,40 @@ pub struct Rewound {
     prefix: Bytes,
     stream: TunnelStream,
     phase: Phase,
+    /// The longest that the head of a request may take; `None` for no limit.
+    limit: Option<Duration>,
+    /// How long the one that has begun still may, and how many requests had begun before it.
+    head: Option<(Pin<Box<Sleep>>, u32)>,
 }
 
 impl Rewound {
     /// `stream` after `prefix`.
     pub fn new(prefix: Bytes, stream: TunnelStream) -> Self {
-        Self { prefix, stream, phase: Phase::default() }
+        Self { prefix, stream, phase: Phase::default(), limit: None, head: None }
+    }
+
+    /// The head of each request must come within `limit` of its first byte.
+    #[must_use]
+    pub fn with_head_limit(self, limit: Duration) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    /// Fails when the head of a request has taken too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let begun = self.phase.0.begun.load(Ordering::Acquire);
+        // A head that was complete made a request begin.
+        self.head.take_if(|(_, before)| *before != begun);
+        let Some((left, _)) = &mut self.head else { return Poll::Pending };
+        ready!(left.as_mut().poll(cx));
+        self.phase.0.late.store(true, Ordering::Release);
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the head of a request took too long"))
+    }
+
+    /// Bytes were read.
+    fn arrived(&mut self) {
+        if let (Some(limit), None, true) = (self.limit, &self.head, self.phase.is(IDLE)) {
+            self.head = Some((Box::pin(tokio::time::sleep(limit)), self.phase.0.begun.load(Ordering::Acquire)));
+        }
     }
 
     /// Where the exchange on this connection stands, to be kept up to date by whoever serves it.
@@ -75,10 +131,15 @@ impl Rewound {
 
 impl AsyncRead for Rewound {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(late) = self.poll_late(cx) {
+            return Poll::Ready(Err(late));
+        }
+        let before = buf.filled().len();
         if self.prefix.is_empty() {
-            let before = buf.filled().len();
             ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-            if buf.filled().len() == before && buf.remaining() > 0 && self.phase.waits() {
+            if buf.filled().len() > before {
+                self.arrived();
+            } else if buf.remaining() > 0 && self.phase.is(WAITING) {
                 return self.stream.poll_reset(cx).map(Err);
             }
             return Poll::Ready(Ok(()));
@@ -86,6 +147,7 @@ impl AsyncRead for Rewound {
         let count = self.prefix.len().min(buf.remaining());
         buf.put_slice(self.prefix.get(..count).unwrap_or_default());
         self.prefix.advance(count);
+        self.arrived();
         Poll::Ready(Ok(()))
     }
 }

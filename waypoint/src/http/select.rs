@@ -111,6 +111,7 @@ mod tests {
         HttpChain {
             routes: Routes::Named("shop".into()),
             rbac: Vec::new(),
+            cors: false,
             upgrades: Vec::new(),
             normalize_path: true,
             merge_slashes: false,

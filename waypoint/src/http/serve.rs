@@ -1,11 +1,12 @@
 //! One connection inside a tunnel: its requests, one after the other (HTTP/1.1) or at once (HTTP/2).
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
-    route::{Action, RequestView},
+    route::{Action, Crossing, RequestView},
 };
+use ambit_runtime::drain::Watch;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::{
@@ -30,17 +31,24 @@ use crate::{
     terminate::Tunnel,
 };
 
-/// Serves the connection until its client closes it, or has finished its last request after the drain began.
+/// How long after the drain began a client may still ask: on HTTP/1.1 each answer tells it that it was the last. A connection is closed only
+/// when its client was silent for as long, for a request that meets the end of its connection on the way is lost.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
+/// Serves the connection until its client closes it, or the drain has begun and it has finished its last request.
 pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
     let detected = tokio::select! {
-        detected = detected.version() => detected,
-        // Nothing was asked for yet.
-        () = tunnel.drain.draining() => return,
+        detected = detected.version(proxy.limits.idle, proxy.limits.head) => detected,
+        // Nothing was asked for.
+        () = silent(&tunnel.drain) => return,
     };
     let (Ok(Some(detected)), drain) = (detected, tunnel.drain.clone()) else { return };
     let protocol = detected.protocol.unwrap_or(AppProtocol::Http1);
     let upgrades = TaskTracker::new();
-    let stream = detected.into_stream();
+    let mut stream = detected.into_stream();
+    if protocol == AppProtocol::Http1 {
+        stream = stream.with_head_limit(proxy.limits.head);
+    }
     let phase = stream.phase();
     let io = TokioIo::new(stream);
     let max_header = max_header(&proxy, &tunnel, protocol);
@@ -49,7 +57,15 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
         let over = phase.begin(protocol == AppProtocol::Http1 && request.body().is_end_stream());
         let told = (protocol == AppProtocol::Http1).then(|| phase.clone());
         let (proxy, tunnel, upgrades) = (proxy.clone(), tunnel.clone(), upgrades.clone());
-        async move { Ok::<_, Infallible>(handle(proxy, tunnel, protocol, upgrades, (over, told), request).await) }
+        async move {
+            let drain = tunnel.drain.clone();
+            let mut response = handle(proxy, tunnel, protocol, upgrades, (over, told), request).await;
+            let last = protocol == AppProtocol::Http1 && drain.is_draining();
+            if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let result = match protocol {
         AppProtocol::Http1 => {
@@ -62,7 +78,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
             tokio::pin!(connection);
             tokio::select! {
                 result = connection.as_mut() => result,
-                () = drain.draining() => {
+                () = silent(&drain) => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
@@ -87,11 +103,24 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
             }
         }
     };
-    if let Err(error) = result {
+    if phase.late() {
+        let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "http");
+        record.service = asked_for(&proxy.config.load(), &tunnel, protocol);
+        record.refused(&Refusal::new(
+            Reason::RequestTimeout,
+            format!("the head of a request took more than {:?}", proxy.limits.head),
+        ));
+    } else if let Err(error) = result {
         tracing::debug!(%error, peer = tunnel.peer.uri.as_deref(), "connection inside a tunnel ended");
     }
     upgrades.close();
     upgrades.wait().await;
+}
+
+/// Completes when the drain has gone on for so long that a client which has not asked since does not seem to ask any more.
+async fn silent(drain: &Watch) {
+    drain.draining().await;
+    tokio::time::sleep(LAST_REQUEST).await;
 }
 
 fn max_header(proxy: &Proxy, tunnel: &Tunnel, protocol: AppProtocol) -> usize {
@@ -134,9 +163,20 @@ async fn handle(
         record.service = chain.service();
     }
     match &route.action {
-        Action::Forward(_) => {
+        Action::Forward(forwarding) => {
+            let policy = forwarding.cors.as_ref().filter(|_| http.cors);
+            let crossing = policy.map(|policy| policy.decide(&view(&request, &target)));
+            if let Some(Crossing::Answered(headers)) = crossing {
+                record.service = chain.service();
+                record.reason = Reason::Ok;
+                return answer::plain(&mut record, Style { grpc: false }, StatusCode::OK, String::new(), headers);
+            }
             let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
-            forward::forward(exchange, request, record, Hold { place, over, phase }).await
+            let mut response = forward::forward(exchange, request, record, Hold { place, over, phase }).await;
+            if let Some(Crossing::Passed(headers)) = crossing {
+                response.headers_mut().extend(headers);
+            }
+            response
         }
         Action::Redirect(redirect) => {
             let location = redirect.location(&view(&request, &target), &route.when.path);

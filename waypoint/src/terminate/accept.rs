@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use ambit_hbone::{Incoming, ServeError, server};
+use ambit_hbone::{Incoming, ServeError, ServerConfig, server};
 use ambit_model::{Reason, Refusal};
 use ambit_runtime::{drain::Watch, socket};
 use ambit_tls::PeerError;
@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Peer, tunnel};
+use super::{Peer, refused, tunnel};
 use crate::{observe::Record, proxy::Proxy};
 
 /// Accepts tunnels until the drain begins, then waits for those that are open (the drain's deadline cuts them).
@@ -51,12 +51,17 @@ pub async fn accept_loop(proxy: Arc<Proxy>, listener: TcpListener, drain: Watch)
 /// One connection: handshake, then its CONNECTs.
 async fn connection(proxy: &Arc<Proxy>, stream: TcpStream, from: SocketAddr, drain: Watch) {
     let local = stream.local_addr().map_or(from, socket::canonical);
-    if let Err(refusal) = serve(proxy, stream, from, drain).await {
+    if let Err(refusal) = serve(proxy, stream, (from, local), drain).await {
         refuse(proxy, from, local, &refusal);
     }
 }
 
-async fn serve(proxy: &Arc<Proxy>, stream: TcpStream, from: SocketAddr, drain: Watch) -> Result<(), Refusal> {
+async fn serve(
+    proxy: &Arc<Proxy>,
+    stream: TcpStream,
+    (from, local): (SocketAddr, SocketAddr),
+    drain: Watch,
+) -> Result<(), Refusal> {
     socket::tune(&stream).map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
     let certificate = proxy
         .certificates
@@ -81,8 +86,9 @@ async fn serve(proxy: &Arc<Proxy>, stream: TcpStream, from: SocketAddr, drain: W
     };
     let draining = async move { drain.draining().await };
     let presented = stream.presented().clone();
+    let config = ServerConfig { on_refused: Some(refused::told(proxy, &peer, local)), ..proxy.limits.tunnels.clone() };
     let served = tokio::select! {
-        served = server::serve(stream, &proxy.limits.tunnels, draining, handler) => served,
+        served = server::serve(stream, &config, draining, handler) => served,
         () = proxy.certificates.trust().until_revoked(&presented, trust) => {
             return Err(Refusal::new(Reason::PeerRevoked, "its tunnels were ended"));
         }

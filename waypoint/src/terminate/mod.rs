@@ -2,6 +2,7 @@
 
 mod accept;
 mod peer;
+mod refused;
 mod tunnel;
 
 pub use accept::{accept_loop, peer_reason};

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ambit_hbone::{ConnectError, ConnectRequest, PoolKey, TunnelStream};
+use ambit_hbone::{Carrier, ConnectError, ConnectRequest, PoolKey, TunnelStream};
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal};
 use ambit_runtime::socket;
@@ -29,6 +29,17 @@ pub enum Stream {
     Tunnel(TunnelStream),
     /// In clear.
     Clear(TcpStream),
+}
+
+impl Stream {
+    /// The connection of its tunnel, when it has one.
+    #[must_use]
+    pub fn carrier(&self) -> Option<Carrier> {
+        match self {
+            Self::Tunnel(stream) => Some(stream.carrier()),
+            Self::Clear(_) => None,
+        }
+    }
 }
 
 /// Opens a connection within `limit`. `headers` go with the CONNECT of a tunnel.

@@ -2,8 +2,10 @@
 
 mod dial;
 mod pool;
+mod request;
 mod select;
 
 pub use dial::{Stream, open, reason_of};
-pub use pool::{Checkout, HttpPool, Lease, RequestBody, Sent, Unsent};
+pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
+pub use request::{Kept, RequestBody};
 pub use select::{Candidates, Destination, candidates};

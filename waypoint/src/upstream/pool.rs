@@ -2,19 +2,16 @@
 
 use std::{
     collections::HashMap,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use ambit_hbone::Carrier;
 use ambit_model::{Reason, Refusal};
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -22,8 +19,8 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
-use super::{Destination, Stream, open};
-use crate::{http::Phase, proxy::Proxy};
+use super::{Destination, RequestBody, Stream, open};
+use crate::proxy::Proxy;
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -34,60 +31,17 @@ const SHARED: usize = 100;
 /// How long a connection may take to be ready again after a response was read.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// The body of a request on its way: counts what passes.
-#[derive(Debug)]
-pub struct RequestBody {
-    inner: Option<Incoming>,
-    sent: Arc<AtomicU64>,
-    phase: Option<Phase>,
-}
-
-impl RequestBody {
-    /// Counts into `sent`, and tells `phase` of its end.
-    pub fn new(inner: Incoming, sent: Arc<AtomicU64>, phase: Option<Phase>) -> Self {
-        Self { inner: Some(inner), sent, phase }
-    }
-
-    /// A body without bytes.
-    pub fn empty() -> Self {
-        Self { inner: None, sent: Arc::default(), phase: None }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
-        }
-        // A body whose length is known may not be read beyond its last byte.
-        let ended = frame.is_none() || self.is_end_stream();
-        if ended && let Some(phase) = &self.phase {
-            phase.complete();
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
 /// An HTTP/1.1 connection.
 pub struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     /// Of the pool when it was made.
     generation: u64,
+    carrier: Option<Carrier>,
+}
+
+/// Whether a connection may carry a further request: the proxy at its other end may be about to be replaced, and will cut it then.
+fn stays(carrier: Option<&Carrier>) -> bool {
+    carrier.is_none_or(Carrier::stays)
 }
 
 type Http2 = http2::SendRequest<RequestBody>;
@@ -114,6 +68,7 @@ struct Connections {
 
 struct Multiplexed {
     sender: Http2,
+    carrier: Option<Carrier>,
     in_flight: AtomicUsize,
     idle_since: Mutex<Instant>,
 }
@@ -159,6 +114,8 @@ pub struct Unsent {
     pub refusal: Refusal,
     /// The request, when not a byte of it was sent.
     pub request: Option<Request<RequestBody>>,
+    /// The endpoint gave it back unseen.
+    pub refused: bool,
 }
 
 impl HttpPool {
@@ -200,14 +157,14 @@ impl HttpPool {
         let mut connections = self.connections();
         if http2 {
             let shared = connections.multiplexed.get_mut(to)?;
-            shared.retain(|c| !c.sender.is_closed());
+            shared.retain(|c| !c.sender.is_closed() && stays(c.carrier.as_ref()));
             let free = shared.iter().find(|c| c.in_flight.load(Ordering::Acquire) < SHARED)?;
             free.in_flight.fetch_add(1, Ordering::AcqRel);
             return Some(Checkout::Http2(Shares(free.clone())));
         }
         let waiting = connections.waiting.get_mut(to)?;
         while let Some((http1, since)) = waiting.pop() {
-            if http1.sender.is_ready() && since.elapsed() < IDLE {
+            if http1.sender.is_ready() && since.elapsed() < IDLE && stays(http1.carrier.as_ref()) {
                 return Some(Checkout::Http1(http1, true));
             }
         }
@@ -215,6 +172,7 @@ impl HttpPool {
     }
 
     async fn handshake_http1(&self, stream: Stream, generation: u64) -> hyper::Result<Checkout> {
+        let carrier = stream.carrier();
         let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         self.shared.tasks.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -222,10 +180,11 @@ impl HttpPool {
             }
         });
         sender.ready().await?;
-        Ok(Checkout::Http1(Http1 { sender, generation }, false))
+        Ok(Checkout::Http1(Http1 { sender, generation, carrier }, false))
     }
 
     async fn handshake_http2(&self, to: &Destination, stream: Stream, generation: u64) -> hyper::Result<Checkout> {
+        let carrier = stream.carrier();
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
@@ -239,7 +198,8 @@ impl HttpPool {
             }
         });
         sender.ready().await?;
-        let connection = Arc::new(Multiplexed { sender, in_flight: AtomicUsize::new(1), idle_since: Mutex::new(Instant::now()) });
+        let (in_flight, idle_since) = (AtomicUsize::new(1), Mutex::new(Instant::now()));
+        let connection = Arc::new(Multiplexed { sender, carrier, in_flight, idle_since });
         let mut connections = self.connections();
         if generation == connections.generation {
             connections.multiplexed.entry(to.clone()).or_default().push(connection.clone());
@@ -269,13 +229,13 @@ impl HttpPool {
     pub fn sweep(&self) {
         let mut connections = self.connections();
         for waiting in connections.waiting.values_mut() {
-            waiting.retain(|(http1, since)| http1.sender.is_ready() && since.elapsed() < IDLE);
+            waiting.retain(|(http1, since)| http1.sender.is_ready() && since.elapsed() < IDLE && stays(http1.carrier.as_ref()));
         }
         connections.waiting.retain(|_, waiting| !waiting.is_empty());
         for shared in connections.multiplexed.values_mut() {
             shared.retain(|c| {
                 let idle = c.idle_since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE;
-                !c.sender.is_closed() && (!idle || c.in_flight.load(Ordering::Acquire) > 0)
+                !c.sender.is_closed() && stays(c.carrier.as_ref()) && (!idle || c.in_flight.load(Ordering::Acquire) > 0)
             });
         }
         connections.multiplexed.retain(|_, shared| !shared.is_empty());
@@ -297,7 +257,7 @@ impl HttpPool {
 
     fn wait(&self, to: &Destination, http1: Http1) {
         let mut connections = self.connections();
-        if http1.generation < connections.generation {
+        if http1.generation < connections.generation || !stays(http1.carrier.as_ref()) {
             return;
         }
         let waiting = match connections.waiting.get_mut(to) {
@@ -316,7 +276,9 @@ fn unsent(to: &Destination, request: Option<Request<RequestBody>>, error: &hyper
         false => Reason::UpstreamReset,
     };
     let text = std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-    Box::new(Unsent { refusal: Refusal::new(reason, format!("{}: {text}", to.address)), request })
+    let http2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    let refused = http2.is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM));
+    Box::new(Unsent { refusal: Refusal::new(reason, format!("{}: {text}", to.address)), request, refused })
 }
 
 impl Lease {

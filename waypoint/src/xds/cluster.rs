@@ -28,9 +28,9 @@ use ambit_api::envoy::pb::{
 use super::{
     hcm::over_ads,
     read::{Compiled, Problem, Under, duration, finish, number, port, required, type_of, unpack},
-    tls,
+    retry, tls,
 };
-use crate::compiled::{Cluster, Discovery, Endpoint, Endpoints, Protocol, ServiceInfo, Target};
+use crate::compiled::{Cluster, Discovery, Endpoint, Endpoints, Protocol, Retries, ServiceInfo, Target};
 
 /// Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +57,7 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     }
     let tunnels = matches!(discovery, Discovery::OriginalDestination);
     sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take(), tunnels)?;
+    let retry_budget = retry::budget(cluster.circuit_breakers.take()).under("circuit_breakers")?;
     let service = cluster.metadata.take().and_then(|m| service(&m, &name));
     finish(&cluster)?;
     Ok(Cluster {
@@ -66,6 +67,8 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
         connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         service,
         turn: Arc::new(AtomicUsize::new(0)),
+        retry_budget,
+        retries: Retries::default(),
     })
 }
 

@@ -13,7 +13,7 @@ use ambit_api::envoy::pb::envoy::{
 };
 
 use super::{
-    chain,
+    chain, cors,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route,
 };
@@ -32,7 +32,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::RouteConfig(table) => Routes::Inline(Arc::new(route::table(table).under("route_config")?)),
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
-    let rbac = filters(take(&mut config.http_filters)).under("http_filters")?;
+    let (rbac, cors) = filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
         .map(|mut upgrade| {
@@ -50,7 +50,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     let merge_slashes = take(&mut config.merge_slashes);
     let max_header_bytes = number(config.max_request_headers_kb.take()).unwrap_or(MAX_HEADERS_KB) as usize * 1024;
     finish(&config)?;
-    Ok(HttpChain { routes, rbac, upgrades, normalize_path, merge_slashes, max_header_bytes })
+    Ok(HttpChain { routes, rbac, cors, upgrades, normalize_path, merge_slashes, max_header_bytes })
 }
 
 /// Clears what has no bearing on what happens to a request, and what is set to the value we act by anyway.
@@ -99,10 +99,10 @@ pub fn over_ads(source: Option<ConfigSource>) -> Compiled<()> {
     }
 }
 
-/// The rule sets in order; the router must be the last filter.
-fn filters(filters: Vec<HttpFilter>) -> Compiled<Vec<RbacFilter>> {
+/// The rule sets in order, and whether what routes say of CORS holds; the router must be the last filter.
+fn filters(filters: Vec<HttpFilter>) -> Compiled<(Vec<RbacFilter>, bool)> {
     let mut rbac = Vec::new();
-    let mut routed = false;
+    let (mut routed, mut crossing) = (false, false);
     for mut filter in filters {
         let at = take(&mut filter.name);
         if take(&mut filter.disabled) {
@@ -117,7 +117,13 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Vec<RbacFilter>> {
             return Err(Problem::new("a filter after the router").under(at));
         }
         match type_of(&any) {
+            // A preflight would be answered before anybody asked whether it may be made.
+            RBAC if crossing => return Err(Problem::new("rules after CORS are not implemented").under(at)),
             RBAC => rbac.push(chain::http_rbac(unpack(&any, RBAC)?).under(at)?),
+            cors::FILTER => {
+                cors::filter(&at, &any).under(&at)?;
+                crossing = true;
+            }
             ROUTER => {
                 let mut router: Router = unpack(&any, ROUTER)?;
                 router.suppress_envoy_headers = false;
@@ -132,5 +138,5 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Vec<RbacFilter>> {
     if !routed {
         return Err(Problem::new("there is no router"));
     }
-    Ok(rbac)
+    Ok((rbac, crossing))
 }

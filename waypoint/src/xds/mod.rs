@@ -6,11 +6,14 @@
 mod authority;
 mod chain;
 mod cluster;
+mod cors;
 mod hcm;
 mod listener;
 mod matcher;
+mod mirror;
 mod rbac;
 mod read;
+mod retry;
 mod route;
 mod state;
 mod store;

@@ -13,13 +13,14 @@ use ambit_api::envoy::pb::envoy::config::{
     },
 };
 use ambit_model::route::{
-    Action, ClusterWeight, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest, Redirect,
-    Route, RouteMatch, RouteTable, Upstream, VirtualHost,
+    Action, ClusterWeight, Cors, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest,
+    Redirect, Route, RouteMatch, RouteTable, Upstream, VirtualHost,
 };
 
 use super::{
+    cors, mirror,
     read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required},
-    text,
+    retry, text,
 };
 
 /// What Envoy takes for a route without a timeout.
@@ -73,8 +74,9 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: b
     let name: Arc<str> = take(&mut route.name).into();
     let own = header_changes!(route);
     let when = matches(required(route.r#match.take(), "match")?).under("match")?;
+    let cors = cors::per_filter(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
     let action = match required(route.action.take(), "action")? {
-        PbAction::Route(action) => Action::Forward(Box::new(upstream(action).under("route")?)),
+        PbAction::Route(action) => Action::Forward(Box::new(upstream(action, cors).under("route")?)),
         PbAction::Redirect(action) => Action::Redirect(Box::new(redirect(action).under("redirect")?)),
         PbAction::DirectResponse(action) => Action::Direct(direct(action).under("direct_response")?),
         PbAction::FilterAction(_) | PbAction::NonForwardingAction(_) => {
@@ -124,7 +126,7 @@ fn matches(mut m: pb::RouteMatch) -> Compiled<RouteMatch> {
     Ok(RouteMatch { path: PathMatch { test, case_sensitive }, headers, query, grpc, peer })
 }
 
-fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
+fn upstream(mut action: pb::RouteAction, cors: Option<Cors>) -> Compiled<Upstream> {
     let clusters = match required(action.cluster_specifier.take(), "a cluster")? {
         route_action::ClusterSpecifier::Cluster(name) => vec![Arc::new(ClusterWeight {
             cluster: name.into(),
@@ -161,8 +163,14 @@ fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
         None => Some(DEFAULT_TIMEOUT),
         Some(timeout) => Some(duration(timeout).under("timeout")?).filter(|t| !t.is_zero()),
     };
+    let retry = action.retry_policy.take().map(retry::policy).transpose().under("retry_policy")?;
+    let mirrors = take(&mut action.request_mirror_policies)
+        .into_iter()
+        .map(mirror::policy)
+        .collect::<Compiled<_>>()
+        .under("request_mirror_policies")?;
     finish(&action)?;
-    Ok(Upstream { clusters, cluster_not_found, path, host, timeout })
+    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, cors })
 }
 
 fn weighted_clusters(mut weighted: pb::WeightedCluster) -> Compiled<Vec<Arc<ClusterWeight>>> {

@@ -133,6 +133,7 @@ impl Held {
             Part::Cluster(mut cluster) => {
                 if let Some(before) = self.clusters.get(&key) {
                     cluster.turn = before.turn.clone();
+                    cluster.retries = before.retries.clone();
                 }
                 self.clusters.insert(key, Arc::new(*cluster));
             }

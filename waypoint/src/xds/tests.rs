@@ -141,8 +141,8 @@ fn a_field_that_is_not_implemented_is_named_with_its_place() {
         &["routes[r].match", "runtime_fraction is not implemented"],
     );
     for (edit, name) in [
-        ((|a| a.retry_policy = Some(Default::default())) as fn(&mut RouteAction), "retry_policy"),
-        (|a| a.request_mirror_policies = vec![Default::default()], "request_mirror_policies"),
+        ((|a| a.idle_timeout = Some(Default::default())) as fn(&mut RouteAction), "idle_timeout"),
+        (|a| a.max_stream_duration = Some(Default::default()), "max_stream_duration"),
         (|a| a.hash_policy = vec![Default::default()], "hash_policy"),
         (|a| a.priority = 1, "priority"),
     ] {

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -21,7 +21,10 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+};
 
 use super::{Mesh, certificates, id};
 
@@ -40,6 +43,12 @@ pub struct Seen {
     pub tunnels: AtomicUsize,
     pub requests: AtomicUsize,
     pub connections: AtomicUsize,
+    /// Has its node proxy ask those who are connected to open no more tunnels there.
+    pub leave: Notify,
+    /// Requests to `/flaky`.
+    pub flaky: AtomicUsize,
+    /// Method, target and host of each request.
+    pub log: Mutex<Vec<String>>,
 }
 
 impl Seen {
@@ -49,6 +58,10 @@ impl Seen {
 
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 }
 
@@ -69,8 +82,9 @@ pub async fn start(mesh: &Mesh, host: u8, name: &'static str, identity: &str) ->
                 let Ok((stream, peer)) = ambit_tls::handshake::accept(stream, config, Duration::from_secs(5)).await else {
                     return;
                 };
+                let leaving = seen.clone();
                 let handler = move |incoming: Connect| Box::pin(connect(incoming, name, peer.clone(), seen.clone()));
-                let _ = server::serve(stream, &ServerConfig::default(), std::future::pending(), handler).await;
+                let _ = server::serve(stream, &ServerConfig::default(), leaving.leave.notified(), handler).await;
             });
         }
     });
@@ -132,6 +146,8 @@ async fn answer(
     seen: Arc<Seen>,
 ) -> Result<Answer, Infallible> {
     seen.requests.fetch_add(1, Ordering::SeqCst);
+    let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+    seen.log.lock().expect("the log").push(format!("{} {} {host}", request.method(), request.uri()));
     let full = |text: String| Full::new(Bytes::from(text)).boxed_unsync();
     if request.headers().contains_key(header::UPGRADE) {
         let upgrade = hyper::upgrade::on(&mut request);
@@ -155,6 +171,15 @@ async fn answer(
         let frames = vec![Ok(Frame::data(received)), Ok(Frame::trailers(trailers))];
         let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
         return Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"));
+    }
+    if path == "/flaky" {
+        // The answers that the request asks for, one to each time it comes, then 200.
+        let turn = seen.flaky.fetch_add(1, Ordering::SeqCst);
+        let answers = request.headers().get("x-answers").and_then(|answers| answers.to_str().ok()).unwrap_or_default();
+        let answer = answers.split(',').nth(turn).unwrap_or("200").to_owned();
+        let length = request.into_body().collect().await.expect("a body").to_bytes().len();
+        assert!(answer != "reset", "the endpoint breaks the connection, as the test wants");
+        return Ok(Response::builder().status(answer.as_str()).body(full(length.to_string())).expect("a response"));
     }
     if path == "/slow" {
         tokio::time::sleep(Duration::from_millis(400)).await;

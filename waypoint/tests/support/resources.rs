@@ -22,14 +22,14 @@ use ambit_api::{
                 },
                 rbac::v3::{self as rbac, Rbac},
                 route::v3::{
-                    self as route, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+                    self as route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
                     route_action::ClusterSpecifier, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
                 },
             },
             extensions::{
                 filters::{
                     common::set_filter_state::v3::{FilterStateValue, filter_state_value},
-                    http::{rbac::v3::Rbac as HttpRbac, router::v3::Router},
+                    http::{cors::v3::Cors, rbac::v3::Rbac as HttpRbac, router::v3::Router},
                     network::{
                         http_connection_manager::v3::{
                             HttpConnectionManager, HttpFilter, Rds, http_connection_manager as hcm, http_filter,
@@ -65,6 +65,8 @@ use ambit_api::{
     matcher::{IpMatcher, IpRangeMatcher},
 };
 use prost::Message;
+
+pub use route::Route;
 
 /// The listeners of a waypoint in front of the pod at `pod`, with the pod's identity, and its table of tunnels.
 pub fn direct(pod: SocketAddr, identity: &str) -> (Vec<(String, Listener)>, RouteConfiguration, Cluster) {
@@ -312,7 +314,9 @@ fn http_chain(service: &Service) -> FilterChain {
     let rbac = |rules: &Rbac| HttpRbac { rules: Some(rules.clone()), ..Default::default() };
     let mut http_filters: Vec<_> =
         service.rbac.iter().map(|r| http_filter("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac(r))).collect();
-    http_filters.push(router());
+    let mut cors = http_filter("envoy.extensions.filters.http.cors.v3.Cors", &Cors::default());
+    cors.name = "envoy.filters.http.cors".into();
+    http_filters.extend([cors, router()]);
     let config = HttpConnectionManager {
         stat_prefix: service.chain(),
         route_specifier: rds(&service.chain()),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{PathMatch, Pattern, RequestView, mutation::HeaderMutations};
+use super::{Cors, Mirror, PathMatch, Pattern, RequestView, RetryPolicy, mutation::HeaderMutations};
 
 /// What a route does with a request.
 #[derive(Debug, Clone, Serialize)]
@@ -92,6 +92,12 @@ pub struct Upstream {
     pub host: Option<HostRewrite>,
     /// The longest from the end of the request to the end of the response; `None` for no limit.
     pub timeout: Option<Duration>,
+    /// Who gets copies.
+    pub mirrors: Vec<Mirror>,
+    /// When it is sent again.
+    pub retry: Option<RetryPolicy>,
+    /// What pages of other origins may do.
+    pub cors: Option<Cors>,
 }
 
 impl Upstream {
@@ -158,7 +164,7 @@ impl Redirect {
 }
 
 /// Splits `host:port`; an IPv6 address stays whole in its brackets.
-fn split_port(authority: &str) -> (&str, Option<&str>) {
+pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !ends_open(host) => {
             (host, Some(port))

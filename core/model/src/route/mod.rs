@@ -4,20 +4,26 @@
 //! the waypoint compiles them, runs them for every request, and `ambit explain` runs the same ones.
 
 mod action;
+mod cors;
 mod matcher;
+mod mirror;
 mod mutation;
 mod path;
 mod rbac;
 mod request;
+mod retry;
 mod table;
 
 #[cfg(test)]
 mod tests;
 
 pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, Upstream};
+pub use cors::{Cors, Crossing};
 pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest};
+pub use mirror::Mirror;
 pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTemplate, TemplatePart};
 pub use path::{PathMatch, PathTest, normalize_path};
 pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
 pub use request::RequestView;
+pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy};
 pub use table::{DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

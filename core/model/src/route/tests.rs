@@ -145,6 +145,9 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
         path: None,
         host: None,
         timeout: None,
+        mirrors: vec![],
+        retry: None,
+        cors: None,
     }
 }
 

@@ -38,6 +38,13 @@ fn service_entry(entry: &ServiceEntry, found: &mut Errors) {
     });
 }
 
+/// The parents of a route that do not heed it.
+pub(crate) fn unheeding_parents(route: &Object) -> Vec<FieldError> {
+    let mut found = Errors::default();
+    self::route(route, &mut found);
+    found.0
+}
+
 fn route(route: &Object, found: &mut Errors) {
     let own = route.metadata().namespace.as_deref().unwrap_or_default();
     for (index, parent) in parent_refs(route).iter().enumerate() {

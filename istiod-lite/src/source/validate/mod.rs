@@ -2,6 +2,7 @@
 
 mod effect;
 mod entry;
+mod filter;
 mod layer4;
 mod policy;
 mod route;
@@ -20,6 +21,7 @@ use super::object::Object;
 use super::typed::FieldError;
 use crate::index::parent_refs;
 
+pub(crate) use effect::unheeding_parents;
 pub(super) use effect::without_effect;
 
 /// All that is wrong with the values of an object.
@@ -164,7 +166,7 @@ fn gateway(gateway: &Gateway, errors: &mut Errors) {
 }
 
 /// A DNS label (RFC 1123): 1 to 63 of `a-z 0-9 -`, alphanumeric at both ends.
-pub(super) fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let edge = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let bytes = text.as_bytes();
     bytes.len() <= 63
@@ -174,6 +176,6 @@ pub(super) fn is_label(text: &str) -> bool {
 }
 
 /// A DNS subdomain (RFC 1123): labels separated by dots, at most 253 bytes.
-pub(super) fn is_subdomain(text: &str) -> bool {
+pub(crate) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }

@@ -1,5 +1,6 @@
 //! Values of HTTPRoute and GRPCRoute (the limits of the Gateway API's schemas).
 
+use ambit_model::route::Pattern;
 use gateway_api::Duration;
 use gateway_api::experimental::grpcroutes::{
     GrpcRoute, GrpcRouteRulesMatches, GrpcRouteRulesMatchesHeadersType as GrpcHeaderType,
@@ -11,7 +12,7 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesMatchesQueryParamsType as QueryType,
 };
 
-use super::Errors;
+use super::{Errors, filter};
 
 /// The greatest weight a backend may have.
 const MAX_WEIGHT: i32 = 1_000_000;
@@ -96,6 +97,12 @@ fn http_filter(entry: &HttpRouteRulesFilters, path: &str, errors: &mut Errors) {
             header_name(errors, &format!("{path}.{field}"), name);
         }
     }
+    if let Some(mirror) = &entry.request_mirror {
+        filter::mirror(mirror, &format!("{path}.requestMirror"), errors);
+    }
+    if let Some(cors) = &entry.cors {
+        filter::cors(cors, &format!("{path}.cors"), errors);
+    }
     if let Some(redirect) = &entry.request_redirect {
         if let Some(port) = redirect.port {
             errors.port(&format!("{path}.requestRedirect.port"), port);
@@ -113,6 +120,9 @@ fn http_rule(rule: &HttpRouteRules, path: &str, errors: &mut Errors) {
     let backends = rule.backend_refs.as_ref().is_some_and(|backends| !backends.is_empty());
     errors.check(!(redirects && backends), &format!("{path}.filters"), || {
         "RequestRedirect must not be used together with backendRefs".into()
+    });
+    errors.check(filters.iter().filter(|filter| filter.cors.is_some()).count() <= 1, &format!("{path}.filters"), || {
+        "CORS must not be used more than once".into()
     });
     let rewrites = filters.iter().any(|filter| filter.url_rewrite.is_some());
     errors.check(!(redirects && rewrites), &format!("{path}.filters"), || {
@@ -201,9 +211,9 @@ pub(super) fn backend_ref(errors: &mut Errors, path: &str, service: bool, port: 
     }
 }
 
-/// A regular expression; the syntax is that of RE2, which proxies use, but for Unicode details.
+/// A regular expression, as a waypoint takes it; the syntax is that of RE2, which proxies use, but for Unicode details.
 fn pattern(errors: &mut Errors, path: &str, text: &str) {
-    let Err(error) = regex::Regex::new(text) else { return };
+    let Err(error) = Pattern::new(text) else { return };
     // The library draws a picture of the place; its last line is the reason.
     let reason = error.to_string();
     let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -211,7 +221,7 @@ fn pattern(errors: &mut Errors, path: &str, text: &str) {
 }
 
 /// A token of RFC 9110, section 5.6.2.
-fn header_name(errors: &mut Errors, path: &str, name: &str) {
+pub(super) fn header_name(errors: &mut Errors, path: &str, name: &str) {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     errors.check(!name.is_empty() && name.bytes().all(token), path, || format!("{name:?} is not a header name"));
 }

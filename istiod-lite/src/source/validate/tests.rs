@@ -151,3 +151,51 @@ fn a_policy_for_what_cannot_be_targeted_is_refused_in_either_form() {
     assert_eq!(policy(&format!("targetRefs: [{entry}]")), [format!("error spec.targetRefs[0].kind: {reason}")]);
     assert_eq!(policy(&format!("targetRef: {entry}")), [format!("error spec.targetRef.kind: {reason}")]);
 }
+
+#[test]
+fn what_a_cors_filter_cannot_say_is_named() {
+    let found = |cors: &str| {
+        let filters = format!("filters: [{{type: CORS, cors: {cors}}}]");
+        route("HTTPRoute", &format!("{{rules: [{{{filters}, backendRefs: [{{name: a, port: 80}}]}}]}}"))
+    };
+    let fine =
+        "allowOrigins: ['https://a.example', 'http://*', 'https://*.b.example:8443'], allowMethods: [GET], allowHeaders: ['*']";
+    assert_eq!(found(&format!("{{{fine}, exposeHeaders: [a, '*'], maxAge: 1, allowCredentials: true}}")), [""; 0]);
+    let origin = |text: &str| {
+        format!("allowOrigins[0]: {text:?} is not an origin such as https://example.com, https://*.example.com:8443 or *")
+    };
+    for (cors, expected) in [
+        ("{allowOrigins: [a.example]}", origin("a.example")),
+        ("{allowOrigins: ['https://a.*.example']}", origin("https://a.*.example")),
+        ("{allowOrigins: ['https://a.example:0']}", origin("https://a.example:0")),
+        ("{allowOrigins: ['https://a.example/']}", origin("https://a.example/")),
+        ("{allowOrigins: ['*', 'https://a.example']}", "allowOrigins: \"*\" must be the only entry".to_owned()),
+        ("{allowMethods: [get]}", "allowMethods[0]: \"get\" is not a method; methods are written in capitals".to_owned()),
+        ("{allowHeaders: ['a b']}", "allowHeaders[0]: \"a b\" is not a header name".to_owned()),
+        ("{maxAge: 0}", "maxAge: must be at least 1".to_owned()),
+    ] {
+        assert_eq!(found(cors), [format!("error spec.rules[0].filters[0].cors.{expected}")], "for {cors}");
+    }
+    let twice = "{rules: [{filters: [{type: CORS, cors: {}}, {type: CORS, cors: {}}], backendRefs: [{name: a, port: 80}]}]}";
+    assert_eq!(route("HTTPRoute", twice), ["error spec.rules[0].filters: CORS must not be used more than once"]);
+}
+
+#[test]
+fn what_a_mirror_cannot_say_is_named() {
+    let found = |mirror: &str| {
+        let filters = format!("filters: [{{type: RequestMirror, requestMirror: {{backendRef: {{name: b, port: 80}}{mirror}}}}}]");
+        route("HTTPRoute", &format!("{{rules: [{{{filters}, backendRefs: [{{name: a, port: 80}}]}}]}}"))
+    };
+    for fine in ["", ", percent: 0", ", percent: 100", ", fraction: {numerator: 3}", ", fraction: {numerator: 1, denominator: 1}"]
+    {
+        assert_eq!(found(fine), [""; 0], "for {fine}");
+    }
+    for (mirror, expected) in [
+        (", percent: 101", ".percent: must be between 0 and 100"),
+        (", fraction: {numerator: 3, denominator: 2}", ".fraction.numerator: must be between 0 and the denominator, 2"),
+        (", fraction: {numerator: 0, denominator: 0}", ".fraction.denominator: must be at least 1"),
+        (", percent: 1, fraction: {numerator: 1}", ": has either percent or fraction"),
+    ] {
+        assert_eq!(found(mirror), [format!("error spec.rules[0].filters[0].requestMirror{expected}")], "for {mirror}");
+    }
+}

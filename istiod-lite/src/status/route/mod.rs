@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::Condition;
 use crate::index::{Binding, Index, ServicePort, ToListener, Untaken};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey};
-use rules::Verdict;
+pub(crate) use rules::Verdict;
 
 /// A parent as a route of any kind names it.
 #[derive(Debug, Deserialize)]
@@ -106,7 +106,7 @@ fn accepted(attachment: Attachment, verdict: &Verdict) -> Vec<Condition> {
             vec![Condition::new("Accepted", false, "UnsupportedValue", verdict.dropped())]
         }
         Attachment::Attached(effect) => {
-            let notes = verdict.notes.iter().map(|note| format!("; {note}")).collect::<String>();
+            let notes = verdict.notes.iter().map(|note| format!("; {} {}", note.path, note.reason)).collect::<String>();
             let mut all = vec![Condition::new("Accepted", true, "Accepted", format!("{effect}{notes}"))];
             if verdict.any_dropped() {
                 let message = format!("Dropped Rule {}", verdict.dropped());

@@ -5,22 +5,23 @@ use gateway_api::experimental::httproutes::{
     HttpRoute, HttpRouteRules, HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesMatchesPathType as PathType,
 };
 
-use crate::source::Object;
+use crate::source::{FieldError, Object};
 use crate::translate::waypoint;
 
-/// What is carried out of a route.
+/// What is carried out of a route. Paths begin below its `spec`.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// How many rules it has.
     rules: usize,
-    /// A phrase for each rule that is not carried out.
-    dropped: Vec<String>,
-    /// Phrases about what has no effect and harms nothing.
-    pub(super) notes: Vec<String>,
+    /// The rules that are not carried out, and why; without a path what holds for all of them.
+    pub(crate) dropped: Vec<FieldError>,
+    /// What has no effect and harms nothing.
+    pub(crate) notes: Vec<FieldError>,
 }
 
 impl Verdict {
-    pub(super) fn of(route: &Object) -> Self {
+    /// What is carried out of a route of any kind.
+    pub(crate) fn of(route: &Object) -> Self {
         let mut verdict = Self::default();
         match route {
             Object::HttpRoute(route) => verdict.requests(route),
@@ -38,16 +39,22 @@ impl Verdict {
     /// Nothing of the route is carried out.
     fn nothing(&mut self, why: &str) {
         self.rules = 1;
-        self.dropped.push(why.to_owned());
+        self.dropped.push(FieldError::new("", why));
     }
 
     fn requests(&mut self, route: &HttpRoute) {
         for (at, rule) in route.spec.rules.iter().flatten().enumerate() {
             self.rules += 1;
-            self.dropped.extend(refusal(rule).map(|why| format!("rules[{at}]: {why}")));
-            for (field, given) in [("retry", rule.retry.is_some()), ("sessionPersistence", rule.session_persistence.is_some())] {
-                if given {
-                    self.notes.push(format!("rules[{at}].{field} has no effect"));
+            self.dropped.extend(refusal(rule).map(|why| FieldError::new(format!("rules[{at}]"), why)));
+            if rule.session_persistence.is_some() {
+                self.notes.push(FieldError::new(format!("rules[{at}].sessionPersistence"), "has no effect"));
+            }
+            let filters = || rule.filters.iter().flatten();
+            if filters().any(|filter| filter.request_redirect.is_some()) {
+                let (cors, mirror) = (filters().any(|one| one.cors.is_some()), filters().any(|one| one.request_mirror.is_some()));
+                for (name, _) in [("CORS", cors), ("RequestMirror", mirror)].into_iter().filter(|(_, given)| *given) {
+                    let reason = format!("{name} has no effect on a redirect");
+                    self.notes.push(FieldError::new(format!("rules[{at}].filters"), reason));
                 }
             }
         }
@@ -63,9 +70,13 @@ impl Verdict {
         self.any_dropped() && self.dropped.len() == self.rules
     }
 
-    /// The rules that are not carried out, and why.
+    /// The rules that are not carried out, and why, in one text.
     pub(super) fn dropped(&self) -> String {
-        self.dropped.join("; ")
+        let texts = self.dropped.iter().map(|FieldError { path, reason, .. }| match path.as_str() {
+            "" => reason.clone(),
+            path => format!("{path}: {reason}"),
+        });
+        texts.collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -93,12 +104,7 @@ fn refusal(rule: &HttpRouteRules) -> Option<String> {
 }
 
 fn unsupported(filter: &HttpRouteRulesFilters) -> Option<&'static str> {
-    let given = [
-        ("RequestMirror", filter.request_mirror.is_some()),
-        ("CORS", filter.cors.is_some()),
-        ("ExternalAuth", filter.external_auth.is_some()),
-    ];
-    given.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+    filter.external_auth.is_some().then_some("ExternalAuth")
 }
 
 fn unsupported_on_backend(filter: &HttpRouteRulesBackendRefsFilters) -> Option<&'static str> {

@@ -151,10 +151,10 @@ fn an_extension_that_nobody_knows_is_an_unresolved_reference() {
 /// Rules that are not carried out, and why.
 const DROPPED: [(&str, &str); 5] = [
     (
-        "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 80}}}]",
-        "filter RequestMirror is not supported",
+        "backend-filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 80}}}]",
+        "filter RequestMirror of backendRefs[0] is not supported",
     ),
-    ("filters: [{type: CORS, cors: {allowOrigins: ['*']}}]", "filter CORS is not supported"),
+    ("backend-filters: [{type: CORS, cors: {allowOrigins: ['*']}}]", "filter CORS of backendRefs[0] is not supported"),
     (
         "matches: [{path: {type: Exact, value: /x}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /y}}}]",
         "replacePrefixMatch needs a match of type PathPrefix",
@@ -190,8 +190,10 @@ fn a_route_of_which_nothing_is_carried_out_is_not_accepted_and_one_of_which_some
         assert_eq!(some, [ATTACHED.into(), partially, RESOLVED.into()]);
     }
     check(
-        &format!("{TO_A}, rules: [{{retry: {{attempts: 2}}, backendRefs: [{{name: a, port: 80}}]}}]"),
-        &[&format!("{ATTACHED}; rules[0].retry has no effect"), RESOLVED],
+        &format!(
+            "{TO_A}, rules: [{{retry: {{attempts: 2}}, sessionPersistence: {{sessionName: s}}, backendRefs: [{{name: a, port: 80}}]}}]"
+        ),
+        &[&format!("{ATTACHED}; rules[0].sessionPersistence has no effect"), RESOLVED],
     );
 }
 
@@ -208,6 +210,15 @@ fn answered_with_500(rule: &str) -> bool {
 }
 
 #[test]
+fn what_does_not_go_with_a_redirect_is_told() {
+    let redirect = "{type: RequestRedirect, requestRedirect: {scheme: https}}";
+    let (cors, mirror) = ("{type: CORS, cors: {}}", "{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 80}}}");
+    let told = "; rules[0].filters CORS has no effect on a redirect; rules[0].filters RequestMirror has no effect on a redirect"
+        .to_owned();
+    check(&format!("{TO_A}, rules: [{{filters: [{redirect}, {cors}, {mirror}]}}]"), &[&format!("{ATTACHED}{told}"), RESOLVED]);
+}
+
+#[test]
 fn what_the_status_calls_dropped_is_what_the_waypoint_refuses() {
     for (given, _) in DROPPED {
         assert!(answered_with_500(&rule(given)), "{given}");
@@ -216,6 +227,8 @@ fn what_the_status_calls_dropped_is_what_the_waypoint_refuses() {
     for carried_out in [
         "matches: [{path: {value: /x}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /y}}}]",
         "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}]}}]",
+        "filters: [{type: CORS, cors: {allowOrigins: ['https://a.example']}}]",
+        "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: a, port: 80}, percent: 10}}]",
         "no-backend: 1, filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]",
         "backend-filters: [{type: URLRewrite, urlRewrite: {hostname: h}}]",
     ] {

@@ -1,6 +1,7 @@
 //! Clusters: one for each port of a service that traffic may go to, and the fixed ones that lead through the tunnels.
 
 use ambit_api::envoy::pb::envoy::config::cluster::v3 as cluster;
+use ambit_api::envoy::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
 use ambit_api::envoy::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, OriginalDstLbConfig, TransportSocketMatch,
 };
@@ -18,6 +19,7 @@ use ambit_api::envoy::pb::envoy::extensions::upstreams::http::v3::http_protocol_
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
 };
 use ambit_api::envoy::pb::envoy::r#type::metadata::v3::{MetadataKind, metadata_kind};
+use ambit_api::envoy::pb::envoy::r#type::v3::Percent;
 use ambit_api::envoy::pb::google::protobuf::Struct;
 use ambit_api::workload::AppProtocol;
 
@@ -29,6 +31,10 @@ use super::wire::{ads, any, entry, seconds, string_kind, transport_socket, u32_v
 
 /// Stream window of HBONE peers, bytes.
 pub const STREAM_WINDOW: u32 = 4 << 20;
+/// Retries in a hundred requests to a service port, at once.
+const RETRY_PERCENT: f64 = 20.0;
+/// Retries at once that a service port with few requests may have all the same.
+const MIN_RETRIES: u32 = 3;
 /// Connection window of HBONE peers, bytes.
 pub const CONNECTION_WINDOW: u32 = 16 << 20;
 
@@ -57,11 +63,24 @@ pub fn service(name: &str, service: &str, layer: Layer, protocol: AppProtocol) -
     ];
     if layer == Layer::Http {
         protocol_options(&mut cluster, &upstream_protocol(protocol));
+        cluster.circuit_breakers = Some(retry_budget());
     }
     let fields = entry("service", string_kind(service));
     let filter_metadata = entry(AMBIT_METADATA, Struct { fields });
     cluster.metadata = Some(Metadata { filter_metadata, ..Default::default() });
     cluster
+}
+
+/// Requests that are under way for another time are a share of all, so that a service that fails is not asked many times as often. It is
+/// said whether a route has retries or not: a cluster that changes loses its connections.
+fn retry_budget() -> cluster::CircuitBreakers {
+    let budget = RetryBudget {
+        budget_percent: Some(Percent { value: RETRY_PERCENT }),
+        min_retry_concurrency: u32_value(MIN_RETRIES),
+        ..Default::default()
+    };
+    let thresholds = Thresholds { retry_budget: Some(budget), ..Default::default() };
+    cluster::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
 }
 
 /// The clusters every waypoint has.

@@ -34,7 +34,7 @@ pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<ClusterLoadAssign
 }
 
 /// The endpoints that take connections.
-fn usable(index: &Index, service: &ServiceRef) -> Vec<Endpoint> {
+pub fn usable(index: &Index, service: &ServiceRef) -> Vec<Endpoint> {
     let any_health = match service {
         ServiceRef::Kubernetes(name) => {
             index.objects().services.get(name).is_some_and(|service| Index::publishes_not_ready(service))

@@ -7,16 +7,16 @@
 
 mod cluster;
 mod connection;
-mod endpoint;
+pub(super) mod endpoint;
 mod listener;
-mod names;
+pub(super) mod names;
 mod rbac;
-mod route;
-mod scope;
+pub(super) mod route;
+pub(super) mod scope;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod wire;
+pub(super) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -137,7 +137,7 @@ impl<'a> Translation<'a> {
             let (for_requests, for_connections) = (self.policies(Some(port), Layer::Http), self.policies(Some(port), Layer::Tcp));
             let layers = port.layers();
             if layers.contains(&Layer::Http) {
-                let configuration = route::configuration(self.index, port, &port.attached, &mut self.backends);
+                let configuration = route::configuration(self.index, port, &mut self.backends);
                 insert(&mut self.routes, configuration.name.clone(), &configuration);
             }
             if layers.contains(&Layer::Tcp) {

@@ -15,7 +15,9 @@ use super::{Any, Resources, translate};
 use crate::index::{Index, MeshConfig};
 use crate::source::{Directory, NamespacedName, Source as _};
 
+mod fields;
 mod of_all_kinds;
+mod orders;
 
 /// An index of the objects in some YAML.
 pub(super) fn index(yaml: &str) -> Index {

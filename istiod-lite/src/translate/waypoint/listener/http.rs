@@ -3,6 +3,7 @@
 use ambit_api::envoy::pb::envoy::config::accesslog::v3::AccessLog;
 use ambit_api::envoy::pb::envoy::config::listener::v3::Filter;
 use ambit_api::envoy::pb::envoy::config::route::v3::RouteConfiguration;
+use ambit_api::envoy::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use ambit_api::envoy::pb::envoy::extensions::filters::http::router::v3::Router;
 use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
@@ -12,6 +13,7 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_m
 };
 
 use super::super::rbac::Enforcement;
+use super::super::route::cors;
 use super::super::wire::ordered::HttpRbac;
 use super::super::wire::{Any, ads, any, any_as, bool_value, seconds};
 use super::network_filter;
@@ -28,7 +30,8 @@ pub enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// A connection manager for requests to a service: authorization, then the router.
+/// A connection manager for requests to a service: authorization, then CORS, then the router. The filter for CORS is there whether a
+/// route has anything to say for it or not: a listener that changes ends connections.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
     let rules = [&enforcement.deny, &enforcement.allow].into_iter().flatten();
     let mut http_filters: Vec<HttpFilter> = rules
@@ -37,6 +40,7 @@ pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_lo
             http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
         })
         .collect();
+    http_filters.push(http_filter(cors::FILTER, any(&Cors::default())));
     http_filters.push(router());
     let manager = HttpConnectionManager {
         stat_prefix: name.into(),

@@ -8,16 +8,14 @@ use ambit_api::envoy::pb::envoy::config::route::v3::route_action::{
 };
 use ambit_api::envoy::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
 use ambit_api::envoy::pb::envoy::config::route::v3::{DirectResponseAction, Route, RouteAction, WeightedCluster, route::Action};
-use gateway_api::experimental::httproutes::{
-    HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesMatches, HttpRouteRulesTimeouts,
-};
+use gateway_api::experimental::httproutes::{HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesMatches};
 
 use super::super::names::{INVALID_BACKEND, Layer};
 use super::super::scope::ServedPort;
 use super::super::wire::{duration, u32_value};
 use super::filter::Filters;
 use super::matching::PathMatch;
-use super::{Backend, Reference, redirect, resolve};
+use super::{Backend, Reference, cors, mirror, redirect, resolve, retry};
 use crate::index::{Index, ServiceRef};
 use crate::source::{Kind, NamespacedName};
 
@@ -45,6 +43,7 @@ pub fn route(
         request_headers_to_remove: filters.request.remove,
         response_headers_to_add: filters.response.add,
         response_headers_to_remove: filters.response.remove,
+        typed_per_filter_config: cors::per_filter(filters.cors.as_ref()),
         ..Default::default()
     }
 }
@@ -95,7 +94,8 @@ fn forward(
     if from.0 == Kind::GrpcRoute {
         action.cluster_not_found_response_code = ClusterNotFoundResponseCode::ServiceUnavailable.into();
     }
-    action.timeout = duration(timeout(rule.timeouts.as_ref()));
+    action.timeout = duration(timeout(rule));
+    action.request_mirror_policies = mirror::policies(index, parent, (from.0, &from.1.namespace), &filters.mirrors, backends);
     if let Some(host) = &filters.host {
         action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(host.clone()));
     }
@@ -149,10 +149,11 @@ fn is_plain(cluster: &ClusterWeight) -> bool {
     *cluster == ClusterWeight { name: cluster.name.clone(), weight: cluster.weight, ..Default::default() }
 }
 
-/// The time a request may take, zero for any. Requests are tried once, so the shorter of both timeouts holds.
-fn timeout(timeouts: Option<&HttpRouteRulesTimeouts>) -> Duration {
-    let Some(timeouts) = timeouts else { return Duration::ZERO };
-    let set = [&timeouts.request, &timeouts.backend_request].into_iter().flatten();
+/// The time a request may take, zero for any. Of a request that is tried once the shorter of both timeouts holds.
+fn timeout(rule: &HttpRouteRules) -> Duration {
+    let Some(timeouts) = &rule.timeouts else { return Duration::ZERO };
+    let of_one_try = timeouts.backend_request.as_ref().filter(|_| retry::wanted(rule).is_none());
+    let set = [timeouts.request.as_ref(), of_one_try].into_iter().flatten();
     set.filter_map(|text| parse_duration(text)).filter(|duration| !duration.is_zero()).min().unwrap_or_default()
 }
 

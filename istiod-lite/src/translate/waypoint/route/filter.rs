@@ -3,8 +3,9 @@
 use ambit_api::envoy::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use ambit_api::envoy::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use gateway_api::experimental::httproutes::{
-    HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesFiltersRequestHeaderModifier,
-    HttpRouteRulesFiltersRequestRedirect, HttpRouteRulesFiltersUrlRewrite,
+    HttpRouteRulesBackendRefsFilters, HttpRouteRulesFilters, HttpRouteRulesFiltersCors,
+    HttpRouteRulesFiltersRequestHeaderModifier, HttpRouteRulesFiltersRequestMirror, HttpRouteRulesFiltersRequestRedirect,
+    HttpRouteRulesFiltersUrlRewrite,
 };
 use serde::Serialize;
 
@@ -19,6 +20,10 @@ pub struct Filters {
     pub redirect: Option<HttpRouteRulesFiltersRequestRedirect>,
     /// Change the path or the host.
     pub rewrite: Option<HttpRouteRulesFiltersUrlRewrite>,
+    /// Who gets copies of requests.
+    pub mirrors: Vec<HttpRouteRulesFiltersRequestMirror>,
+    /// What pages of other origins may do.
+    pub cors: Option<HttpRouteRulesFiltersCors>,
     /// The host to send, when a header modifier sets `Host`.
     pub host: Option<String>,
     /// A filter that this mesh does not carry out; what it stands on must not be forwarded as if it were not there.
@@ -44,6 +49,8 @@ impl Filters {
                 None => all.unsupported = true,
             }
         }
+        // Envoy decides about them before it chooses a backend.
+        all.unsupported |= all.cors.is_some() || !all.mirrors.is_empty();
         all
     }
 
@@ -59,6 +66,10 @@ impl Filters {
             self.redirect = Some(redirect.clone());
         } else if let Some(rewrite) = &filter.url_rewrite {
             self.rewrite = Some(rewrite.clone());
+        } else if let Some(mirror) = &filter.request_mirror {
+            self.mirrors.push(mirror.clone());
+        } else if let Some(cors) = &filter.cors {
+            self.cors = Some(cors.clone());
         } else {
             self.unsupported = true;
         }

@@ -7,10 +7,13 @@
 //! ignored, as the specification asks of mesh routes.
 
 mod action;
+pub mod cors;
 mod filter;
 mod grpc;
 mod matching;
+mod mirror;
 mod redirect;
+mod retry;
 #[cfg(test)]
 mod tests;
 
@@ -29,10 +32,11 @@ use super::scope::ServedPort;
 use super::wire::{bool_value, matches, peer_is};
 use crate::index::{Index, ServiceRef, ToListener};
 use crate::source::{Kind, NamespacedName};
-pub use action::to_cluster;
+pub use action::{respond, to_cluster};
 use grpc::RequestRoute;
 pub(crate) use grpc::grpc_as_http;
 use matching::Precedence;
+pub use retry::UNSEEN;
 
 /// A port of a service that a route sends to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,18 +68,25 @@ pub struct Attached<'a> {
 impl<'a> Attached<'a> {
     /// The routes of a service port, on a waypoint.
     pub fn to(index: &'a Index, waypoint: &NamespacedName, port: &ServedPort<'_>) -> Self {
+        let mut attached = Self::by_service(index, port);
+        if attached.producer.is_empty() && attached.connections.is_none() {
+            // It holds for every client of every service of the waypoint, so the Gateway says whose routes it takes.
+            let http = index.http_routes_of_gateway(waypoint).into_iter().map(RequestRoute::http);
+            let grpc = index.grpc_routes_of_gateway(waypoint).into_iter().filter_map(|route| RequestRoute::grpc(route));
+            attached.producer.extend(http.chain(grpc).filter(|route| is_of_gateway(index, route, waypoint)));
+            only_first_kind(&mut attached.producer);
+        }
+        attached
+    }
+
+    /// The routes that name the service.
+    pub fn by_service(index: &'a Index, port: &ServedPort<'_>) -> Self {
         let mut attached = Self::default();
         if let ServiceRef::Kubernetes(service) = &port.service {
             for route in of_service(index, service) {
                 let namespace = route.route.metadata.namespace.clone().unwrap_or_default();
-                if !route
-                    .route
-                    .spec
-                    .parent_refs
-                    .iter()
-                    .flatten()
-                    .any(|parent| is_parent(&parent.into(), &namespace, port, service))
-                {
+                let mut parents = route.route.spec.parent_refs.iter().flatten();
+                if !parents.any(|parent| is_parent(&parent.into(), &namespace, port, service)) {
                     continue;
                 }
                 if namespace == *service.namespace {
@@ -85,12 +96,6 @@ impl<'a> Attached<'a> {
                 }
             }
             attached.connections = connections_of(index, port, service);
-        }
-        if attached.producer.is_empty() && attached.connections.is_none() {
-            // It holds for every client of every service of the waypoint, so the Gateway says whose routes it takes.
-            let http = index.http_routes_of_gateway(waypoint).into_iter().map(RequestRoute::http);
-            let grpc = index.grpc_routes_of_gateway(waypoint).into_iter().filter_map(|route| RequestRoute::grpc(route));
-            attached.producer.extend(http.chain(grpc).filter(|route| is_of_gateway(index, route, waypoint)));
         }
         only_first_kind(&mut attached.producer);
         attached.consumer.values_mut().for_each(only_first_kind);
@@ -189,14 +194,9 @@ fn is_of_gateway(index: &Index, route: &RequestRoute, gateway: &NamespacedName) 
 }
 
 /// The route configuration of a service port. The services it sends to are added to `backends`.
-pub fn configuration(
-    index: &Index,
-    port: &ServedPort<'_>,
-    attached: &Attached<'_>,
-    backends: &mut BTreeSet<Backend>,
-) -> RouteConfiguration {
+pub fn configuration(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> RouteConfiguration {
     let mut routes = Vec::new();
-    for (namespace, of_namespace) in &attached.consumer {
+    for (namespace, of_namespace) in &port.attached.consumer {
         let domain = index.config().trust_domain.to_string();
         let clients = peer_is(matches(MatchPattern::Prefix(format!("spiffe://{domain}/ns/{namespace}/sa/"))));
         let mut for_clients = ordered_routes(index, port, of_namespace, backends);
@@ -209,11 +209,7 @@ pub fn configuration(
             routes.push(route);
         }
     }
-    if attached.producer.is_empty() {
-        routes.push(default_route(index, port, backends));
-    } else {
-        routes.extend(ordered_routes(index, port, &attached.producer, backends));
-    }
+    routes.extend(for_everyone(index, port, backends));
     let name = port.chain(Layer::Http);
     RouteConfiguration {
         virtual_hosts: vec![VirtualHost { name: name.clone(), domains: vec!["*".into()], routes, ..Default::default() }],
@@ -225,9 +221,17 @@ pub fn configuration(
     }
 }
 
+/// The routes for every client without routes of its own namespace.
+pub fn for_everyone(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Vec<Route> {
+    if port.attached.producer.is_empty() {
+        return vec![default_route(index, port, backends)];
+    }
+    ordered_routes(index, port, &port.attached.producer, backends)
+}
+
 /// All matches of all routes of one parent, the first that applies first.
 fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute], backends: &mut BTreeSet<Backend>) -> Vec<Route> {
-    let mut ordered: Vec<(Precedence, Route)> = Vec::new();
+    let mut ordered: Vec<(Precedence, Vec<Route>)> = Vec::new();
     for request_route in routes {
         let route = &request_route.route;
         let name = NamespacedName::of(&route.metadata);
@@ -240,12 +244,12 @@ fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute],
                 let mut compiled = action::route(index, port, (request_route.kind, &name), rule, condition, backends);
                 compiled.name = format!("{name}/rule[{rule_index}]/match[{match_index}]");
                 compiled.r#match = Some(matching::condition(condition));
-                ordered.push((precedence, compiled));
+                ordered.push((precedence, retry::routes(rule, condition, compiled)));
             }
         }
     }
     ordered.sort_by(|(one, _), (other, _)| one.cmp(other));
-    ordered.into_iter().map(|(_, route)| route).collect()
+    ordered.into_iter().flat_map(|(_, routes)| routes).collect()
 }
 
 /// Everything to the service itself, when no route is attached.
@@ -258,7 +262,7 @@ fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<B
 }
 
 fn not_found(name: &str) -> Route {
-    let action = Some(Action::DirectResponse(action::respond(404)));
+    let action = Some(Action::DirectResponse(respond(404)));
     Route { name: name.into(), r#match: Some(any_path()), action, ..Default::default() }
 }
 

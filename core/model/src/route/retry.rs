@@ -1,0 +1,181 @@
+//! Whether a request that failed is sent again, and when.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What a request is sent again for (`retry_on` of `envoy.config.route.v3.RetryPolicy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RetryOn {
+    /// No connection stood (`connect-failure`).
+    pub unreached: bool,
+    /// The endpoint gave the request back unseen (`refused-stream`).
+    pub refused: bool,
+    /// The connection broke before anything of the request was sent (`reset-before-request`).
+    pub reset_before_request: bool,
+    /// There was no response, for whatever reason: the connection broke, or the time of the try was over (`reset`).
+    pub reset: bool,
+    /// Any status from 500 on, or no response (`5xx`).
+    pub server_errors: bool,
+    /// 502, 503 or 504, or no response (`gateway-error`).
+    pub gateway_errors: bool,
+    /// 409 (`retriable-4xx`).
+    pub conflicts: bool,
+    /// One of the statuses of the policy (`retriable-status-codes`).
+    pub statuses: bool,
+}
+
+/// How a try ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With a response of this status.
+    Status(u16),
+    /// No connection stood.
+    Unreached,
+    /// The endpoint gave the request back unseen.
+    Refused,
+    /// The connection broke before anything of the request was sent.
+    BeforeRequest,
+    /// The connection broke without a response.
+    Reset,
+    /// Its time was over.
+    TimedOut,
+}
+
+/// When a request is sent again, how often, and how long after (`envoy.config.route.v3.RetryPolicy`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RetryPolicy {
+    /// What for.
+    pub on: RetryOn,
+    /// The statuses that [`RetryOn::statuses`] means.
+    pub statuses: Vec<u16>,
+    /// How often it is sent again at most.
+    pub retries: u32,
+    /// The longest that one try may take to the head of its response; `None` for no limit.
+    pub per_try: Option<Duration>,
+    /// The least wait before the first retry; each further wait is twice as long.
+    pub backoff: Duration,
+    /// What the wait does not grow beyond.
+    pub max_backoff: Duration,
+}
+
+impl RetryPolicy {
+    /// Whether a try that ended so is to be followed by another one.
+    #[must_use]
+    pub fn asks_for_another(&self, ended: Ended) -> bool {
+        let on = &self.on;
+        let without_response = on.reset || on.server_errors || on.gateway_errors;
+        match ended {
+            Ended::Status(status) => {
+                (on.server_errors && status >= 500)
+                    || (on.gateway_errors && (502..=504).contains(&status))
+                    || (on.conflicts && status == 409)
+                    || (on.statuses && self.statuses.contains(&status))
+            }
+            Ended::Unreached => without_response || on.unreached || on.reset_before_request,
+            Ended::Refused => without_response || on.refused,
+            Ended::BeforeRequest => without_response || on.reset_before_request,
+            Ended::Reset | Ended::TimedOut => without_response,
+        }
+    }
+
+    /// How long to wait before the next try, of which `before` have been retries; `random`, evenly spread over its whole range, spreads
+    /// it by up to a half more, so that requests which failed together do not come back together. Envoy's wait is shorter than the
+    /// policy's; the Gateway API takes it for the least.
+    #[must_use]
+    pub fn wait(&self, before: u32, random: u64) -> Duration {
+        let least = self.backoff.saturating_mul(2_u32.saturating_pow(before.min(16))).min(self.max_backoff.max(self.backoff));
+        let half = u64::try_from(least.as_nanos() / 2).unwrap_or(u64::MAX);
+        least.saturating_add(Duration::from_nanos(random.checked_rem(half).unwrap_or(0)))
+    }
+}
+
+/// How many requests to a cluster may be under way for another time at once (`envoy.config.cluster.v3.CircuitBreakers.Thresholds`).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryBudget {
+    /// So many.
+    Count(u32),
+    /// So many in a hundred of those that are under way, and never fewer than `least`.
+    Share {
+        /// In a hundred.
+        percent: f64,
+        /// At least so many.
+        least: u32,
+    },
+}
+
+impl Default for RetryBudget {
+    /// What Envoy has where nothing is said.
+    fn default() -> Self {
+        Self::Count(3)
+    }
+}
+
+impl RetryBudget {
+    /// Whether one more may begin while `requests` are under way, `retries` of them for another time.
+    #[must_use]
+    pub fn allows(&self, requests: usize, retries: usize) -> bool {
+        match self {
+            Self::Count(most) => retries < usize::try_from(*most).unwrap_or(usize::MAX),
+            Self::Share { percent, least } => {
+                let share = requests as f64 * percent / 100.0;
+                retries < usize::try_from(*least).unwrap_or(usize::MAX) || retries as f64 + 1.0 <= share
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(on: RetryOn) -> RetryPolicy {
+        let (backoff, max_backoff) = (Duration::from_millis(25), Duration::from_millis(250));
+        RetryPolicy { on, statuses: vec![500, 429], retries: 2, per_try: None, backoff, max_backoff }
+    }
+
+    #[test]
+    fn each_condition_asks_for_another_try_after_what_it_names() {
+        use Ended::{BeforeRequest, Refused, Reset, Status, TimedOut, Unreached};
+        let all = [Status(500), Status(503), Status(409), Status(429), Unreached, Refused, BeforeRequest, Reset, TimedOut];
+        let no_response = [Unreached, Refused, BeforeRequest, Reset, TimedOut];
+        let with = |some: &[Ended]| [some, &no_response].concat();
+        let none = RetryOn::default();
+        for (on, expected) in [
+            (none, vec![]),
+            (RetryOn { unreached: true, ..none }, vec![Unreached]),
+            (RetryOn { refused: true, ..none }, vec![Refused]),
+            (RetryOn { reset_before_request: true, ..none }, vec![Unreached, BeforeRequest]),
+            (RetryOn { reset: true, ..none }, no_response.to_vec()),
+            (RetryOn { server_errors: true, ..none }, with(&[Status(500), Status(503)])),
+            (RetryOn { gateway_errors: true, ..none }, with(&[Status(503)])),
+            (RetryOn { conflicts: true, ..none }, vec![Status(409)]),
+            (RetryOn { statuses: true, ..none }, vec![Status(500), Status(429)]),
+        ] {
+            let asked: Vec<_> = all.into_iter().filter(|ended| policy(on).asks_for_another(*ended)).collect();
+            assert_eq!(asked, expected, "{on:?}");
+        }
+    }
+
+    #[test]
+    fn waits_double_to_their_limit_and_are_never_shorter_than_asked_for() {
+        let policy = policy(RetryOn::default());
+        let least: Vec<_> = (0..6).map(|before| policy.wait(before, 0).as_millis()).collect();
+        assert_eq!(least, [25, 50, 100, 200, 250, 250]);
+        for random in [0, 1, u64::MAX / 3, u64::MAX] {
+            let wait = policy.wait(0, random);
+            assert!((25..38).contains(&wait.as_millis()), "{wait:?}");
+        }
+        let none = RetryPolicy { backoff: Duration::ZERO, max_backoff: Duration::ZERO, ..policy };
+        assert_eq!(none.wait(u32::MAX, 7), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_budget_is_a_number_or_a_share_with_a_floor() {
+        assert!(RetryBudget::Count(2).allows(0, 1) && !RetryBudget::Count(2).allows(1000, 2));
+        let share = RetryBudget::Share { percent: 20.0, least: 3 };
+        assert!(share.allows(1, 2) && !share.allows(1, 3));
+        assert!(share.allows(100, 19) && !share.allows(100, 20));
+    }
+}
