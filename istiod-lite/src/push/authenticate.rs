@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use ambit_xds::{Node, node_string, server::Authenticate};
 use tonic::{Status, metadata::MetadataMap};
 
-use super::{NODE_VIEW, waypoint_view};
+use super::{CLIENT_VIEW, Clients, NODE_VIEW, waypoint_view};
 use crate::{
     ca::{Caller, Refusals, Tokens, Who, claimed, short},
     config::Account,
@@ -15,19 +15,22 @@ use crate::{
 };
 
 /// Decides the view by the identity of the token: a node account gets the addresses and policies of the whole mesh, a waypoint gets
-/// the configuration of its own Gateway. What a node says of itself only chooses among what its identity may see.
+/// the configuration of its own Gateway, and every account of the cluster where services are, as a gRPC client does. What a node says of
+/// itself only chooses among what its identity may see.
 pub struct XdsAuthenticator {
     tokens: Tokens,
     node_accounts: BTreeSet<Account>,
     mesh: Arc<Mesh>,
+    clients: Clients,
     refusals: Refusals,
 }
 
 impl XdsAuthenticator {
-    /// Node proxies are those that run under one of `node_accounts`; `refusals` says how much is logged about who is refused.
+    /// Node proxies are those that run under one of `node_accounts`; `clients` is told when a gRPC client comes; `refusals` says how much is
+    /// logged about who is refused.
     #[must_use]
-    pub fn new(tokens: Tokens, node_accounts: BTreeSet<Account>, mesh: Arc<Mesh>, refusals: Refusals) -> Self {
-        Self { tokens, node_accounts, mesh, refusals }
+    pub fn new(tokens: Tokens, node_accounts: BTreeSet<Account>, mesh: Arc<Mesh>, clients: Clients, refusals: Refusals) -> Self {
+        Self { tokens, node_accounts, mesh, clients, refusals }
     }
 
     /// Whether the caller runs the waypoint of this Gateway: its pod is labelled so, or its service account bears the Gateway's name
@@ -72,6 +75,10 @@ impl Authenticate for XdsAuthenticator {
             }
             Err(Status::permission_denied(reason))
         };
+        if node_string(node, "GENERATOR") == Some("grpc") {
+            self.clients.enter(&self.mesh);
+            return Ok(CLIENT_VIEW.to_owned());
+        }
         match node.id.split('~').next().unwrap_or_default() {
             "ztunnel" if self.node_accounts.contains(&caller.account) => Ok(NODE_VIEW.to_owned()),
             "ztunnel" => refused(format!("service account {} is not a node account", caller.account)),

@@ -1,6 +1,7 @@
 //! Changed keys become resources in the cache that the xDS server serves.
 
 mod authenticate;
+mod clients;
 mod resources;
 mod run;
 #[cfg(test)]
@@ -8,5 +9,6 @@ mod tests;
 mod translated;
 
 pub use authenticate::XdsAuthenticator;
+pub use clients::{CLIENT_VIEW, Clients};
 pub use resources::{NODE_VIEW, Pusher, waypoint_view};
 pub use run::{Batch, follow, read};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ambit_api::type_url;
 use ambit_xds::server::{Cache, Change};
 
-use super::translated;
+use super::{Clients, translated};
 use crate::{
     index::{ChangedKey, Index, ServiceRef},
     mesh::Mesh,
@@ -25,13 +25,20 @@ pub fn waypoint_view(gateway: &NamespacedName) -> String {
 #[derive(Debug)]
 pub struct Pusher {
     cache: Cache,
+    clients: Clients,
 }
 
 impl Pusher {
     /// Writes into `cache`.
     #[must_use]
     pub fn new(cache: Cache) -> Self {
-        Self { cache }
+        Self { clients: Clients::new(cache.clone()), cache }
+    }
+
+    /// What keeps the view of gRPC clients, for those who let them in.
+    #[must_use]
+    pub fn clients(&self) -> Clients {
+        self.clients.clone()
     }
 
     /// Applies one batch. What it changes is translated from the state after the whole batch, each resource once.
@@ -49,14 +56,16 @@ impl Pusher {
         let mut nodes = Nodes::default();
         let mut pushed = 0;
         let mut endpoints: BTreeMap<NamespacedName, BTreeSet<ServiceRef>> = BTreeMap::new();
-        let mut whole = BTreeSet::new();
+        let (mut whole, mut of_clients) = (BTreeSet::new(), BTreeSet::new());
         for key in changed {
             match key {
                 ChangedKey::Waypoint(gateway) => _ = whole.insert(gateway),
                 ChangedKey::Endpoints { waypoint, service } => _ = endpoints.entry(waypoint).or_default().insert(service),
+                ChangedKey::Clients(service) => _ = of_clients.insert(service),
                 key => nodes.add(&index, key),
             }
         }
+        pushed += self.clients.update(&index, of_clients);
         pushed += whole.iter().map(|gateway| self.waypoint(&index, gateway)).sum::<usize>();
         let mut made = BTreeMap::new();
         for (gateway, services) in endpoints.into_iter().filter(|(gateway, _)| !whole.contains(gateway)) {
@@ -114,7 +123,7 @@ impl Nodes {
             ChangedKey::External(key) => self.addresses.push(translated::external(index, &key)),
             ChangedKey::Host(host) => self.addresses.extend(translated::host(index, &host)),
             ChangedKey::Policy(name) => self.policies.push(translated::policy(index, &name)),
-            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => {}
+            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } | ChangedKey::Clients(_) => {}
         }
     }
 

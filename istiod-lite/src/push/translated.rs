@@ -8,7 +8,7 @@ use crate::{
     index::{ExternalKey, Index, ServiceRef},
     source::NamespacedName,
     translate::{
-        authorization, external,
+        authorization, external, grpc,
         waypoint::{self, Resources},
         workload,
     },
@@ -46,7 +46,26 @@ pub(super) fn policy(index: &Index, name: &NamespacedName) -> Change {
 
 /// Everything a waypoint is to have, by type; nothing if there is no such waypoint.
 pub(super) fn waypoint(index: &Index, gateway: &NamespacedName) -> [(&'static str, Vec<Change>); 4] {
-    let Resources { listeners, routes, clusters, endpoints } = waypoint::translate(index, gateway).unwrap_or_default();
+    by_type(waypoint::translate(index, gateway).unwrap_or_default())
+}
+
+/// What gRPC clients may ask for of a Service.
+pub(super) fn for_clients(index: &Index, name: &NamespacedName) -> Vec<(&'static str, Change)> {
+    each(grpc::service(index, name))
+}
+
+/// What they may ask for besides.
+pub(super) fn fixed_for_clients() -> Vec<(&'static str, Change)> {
+    each(grpc::fixed())
+}
+
+fn each(resources: Resources) -> Vec<(&'static str, Change)> {
+    let all = by_type(resources).into_iter();
+    all.flat_map(|(type_url, changes)| changes.into_iter().map(move |change| (type_url, change))).collect()
+}
+
+fn by_type(resources: Resources) -> [(&'static str, Vec<Change>); 4] {
+    let Resources { listeners, routes, clusters, endpoints } = resources;
     let changes = |resources: Vec<(String, Any)>| {
         resources.into_iter().map(|(name, body)| Change::upsert(name, Vec::new(), body)).collect()
     };

@@ -52,11 +52,22 @@ fn enforced_at_l4(policy: &AuthorizationPolicy) -> bool {
 /// An AuthorizationPolicy for node proxies; `None` when it is a waypoint's, or only audits.
 #[must_use]
 pub fn l4_policy(index: &Index, object: &AuthorizationPolicy) -> Option<L4Policy> {
+    let config = index.config();
+    l4_policy_in(config.trust_domain.as_str(), &config.root_namespace, object)
+}
+
+/// Sentences on the parts of an AuthorizationPolicy that a node proxy cannot judge; none if it is a waypoint's.
+pub(crate) fn unknown_at_l4(object: &AuthorizationPolicy) -> Vec<String> {
+    // Which trust domain and namespace it is does not matter for that.
+    l4_policy_in("", "", object).map(|made| made.notes).unwrap_or_default()
+}
+
+fn l4_policy_in(trust_domain: &str, root_namespace: &str, object: &AuthorizationPolicy) -> Option<L4Policy> {
     if !enforced_at_l4(object) {
         return None;
     }
     let name = NamespacedName::of(&object.metadata);
-    let root = *name.namespace == *index.config().root_namespace;
+    let root = *name.namespace == *root_namespace;
     let scope = match &object.spec.selector {
         Some(WorkloadSelector { match_labels }) if !match_labels.is_empty() => Scope::WorkloadSelector,
         _ if root => Scope::Global,
@@ -71,7 +82,7 @@ pub fn l4_policy(index: &Index, object: &AuthorizationPolicy) -> Option<L4Policy
             Action::Deny
         }
     };
-    let mut reader = Reader { trust_domain: index.config().trust_domain.as_str(), namespace: &name.namespace, action, notes };
+    let mut reader = Reader { trust_domain, namespace: &name.namespace, action, notes };
     let rules = object.spec.rules.iter().enumerate();
     let groups = rules.filter_map(|(position, rule)| reader.group(rule, position)).collect();
     let annotations = object.metadata.annotations.as_ref();

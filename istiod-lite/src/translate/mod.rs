@@ -2,6 +2,7 @@
 
 pub mod authorization;
 pub mod external;
+pub mod grpc;
 mod origin;
 pub mod peer_authentication;
 pub mod waypoint;

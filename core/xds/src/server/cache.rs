@@ -278,6 +278,12 @@ impl Cache {
         }
     }
 
+    /// Whether anybody waits for changes of the view, as its sessions do.
+    #[must_use]
+    pub fn is_watched(&self, view: &str) -> bool {
+        self.lock().get(view).is_some_and(|types| types.wake.receiver_count() > 0)
+    }
+
     /// Wakes when the view changes. Any number of changes between two looks is one wake-up.
     #[must_use]
     pub fn watch(&self, view: &str) -> watch::Receiver<u64> {

@@ -1,0 +1,96 @@
+//! The routes of a service port, as far as gRPC clients carry them out. What they would leave out without a word, such as a header that is to
+//! be set, makes the calls that it is for fail instead: `UNAVAILABLE`.
+
+use std::collections::BTreeSet;
+
+use ambit_api::envoy::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
+use ambit_api::envoy::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use ambit_api::envoy::pb::envoy::config::route::v3::{
+    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, route::Action, route_match::PathSpecifier,
+};
+
+use super::super::waypoint::route::{UNSEEN, cors, for_everyone, respond};
+use super::super::waypoint::scope::ServedPort;
+use super::super::waypoint::wire::{exactly, header_is};
+use crate::index::Index;
+
+/// The status of calls that a client cannot send as a route says; to gRPC it is `UNAVAILABLE`.
+const UNAVAILABLE: u32 = 503;
+
+/// The route configuration of a port: the routes of the service's namespace, or everything to the service itself.
+pub fn configuration(index: &Index, port: &ServedPort<'_>, name: String) -> RouteConfiguration {
+    // The clusters of all services are there to be asked for.
+    let routes = for_everyone(index, port, &mut BTreeSet::new());
+    let routes = routes.into_iter().filter_map(route).collect();
+    RouteConfiguration {
+        virtual_hosts: vec![VirtualHost { name: name.clone(), domains: vec!["*".into()], routes, ..Default::default() }],
+        name,
+        ..Default::default()
+    }
+}
+
+/// A route as a client has it; `None` when no call is what it asks for.
+fn route(route: Route) -> Option<Route> {
+    let Route { name, r#match, action, .. } = &route;
+    let (condition, known) = condition(r#match.clone()?)?;
+    // What pages of other origins may do is nothing to a call.
+    let mut typed_per_filter_config = route.typed_per_filter_config.clone();
+    typed_per_filter_config.retain(|filter, _| filter == cors::FILTER);
+    let (name_of, of, does) = (name.clone(), r#match.clone(), action.clone());
+    let plain = Route { name: name_of, r#match: of, action: does, typed_per_filter_config, ..Default::default() };
+    let done = match action {
+        Some(Action::Route(action)) if known && plain == route => forward(action).map(Action::Route),
+        _ => None,
+    };
+    let action = done.unwrap_or_else(|| Action::DirectResponse(respond(UNAVAILABLE)));
+    Some(Route { name: name.clone(), r#match: Some(condition), action: Some(action), ..Default::default() })
+}
+
+/// A condition in the words that clients know, and whether it says all; `None` when no call can meet it. Calls have no query, and all of
+/// them are POSTs.
+fn condition(mut condition: RouteMatch) -> Option<(RouteMatch, bool)> {
+    if !condition.query_parameters.is_empty() {
+        return None;
+    }
+    let post = header_is(":method", exactly("POST"));
+    if condition.headers.iter().any(|header| header.name == post.name && *header != post) {
+        return None;
+    }
+    condition.headers.retain(|header| header.name != post.name);
+    // The path of a call is always /SERVICE/METHOD.
+    if let Some(PathSpecifier::PathSeparatedPrefix(prefix)) = &condition.path_specifier {
+        condition.path_specifier = Some(PathSpecifier::Prefix(format!("{prefix}/")));
+    }
+    let all = condition.headers.len();
+    condition.headers.retain(|header| !header.name.starts_with(':'));
+    let known = condition.headers.len() == all;
+    Some((condition, known))
+}
+
+/// To one cluster or several by weight, with a time limit; `None` when the action says more. Retries of what no server has seen are left out,
+/// for clients make them by themselves (gRFC A6).
+fn forward(action: &RouteAction) -> Option<RouteAction> {
+    let weight =
+        |cluster: &ClusterWeight| ClusterWeight { name: cluster.name.clone(), weight: cluster.weight, ..Default::default() };
+    let specifier = match action.cluster_specifier.as_ref()? {
+        ClusterSpecifier::Cluster(name) => ClusterSpecifier::Cluster(name.clone()),
+        ClusterSpecifier::WeightedClusters(weighted) => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: weighted.clusters.iter().map(weight).collect(),
+            ..Default::default()
+        }),
+        _ => return None,
+    };
+    let plain = RouteAction {
+        cluster_specifier: Some(specifier),
+        timeout: action.timeout,
+        cluster_not_found_response_code: action.cluster_not_found_response_code,
+        retry_policy: action.retry_policy.clone().filter(|policy| policy.retry_on == UNSEEN),
+        ..Default::default()
+    };
+    if plain != *action {
+        return None;
+    }
+    let limit = action.timeout.filter(|timeout| (timeout.seconds, timeout.nanos) != (0, 0));
+    let max_stream_duration = limit.map(|limit| MaxStreamDuration { max_stream_duration: Some(limit), ..Default::default() });
+    Some(RouteAction { cluster_specifier: plain.cluster_specifier, max_stream_duration, ..Default::default() })
+}
