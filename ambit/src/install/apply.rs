@@ -24,7 +24,15 @@ pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const ESTABLISHED: Duration = Duration::from_secs(30);
 
 /// API groups that every cluster has.
-const BUILT_IN: [&str; 6] = ["", "apiextensions.k8s.io", "apps", "networking.k8s.io", "policy", "rbac.authorization.k8s.io"];
+const BUILT_IN: [&str; 7] = [
+    "",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apps",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+];
 
 /// What an apply did to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -28,11 +28,14 @@ impl ClusterArgs {
     /// # Errors
     /// When there is no such file or context.
     pub async fn client(&self) -> Result<Client> {
-        let no_cluster = |cause: &dyn std::fmt::Display| Error::Missing {
-            missing: format!("it is not known which cluster is meant: {cause}"),
-            remedy: "--kubeconfig FILE, or the variable KUBECONFIG, and --context NAME; `kubectl config get-contexts` lists them"
-                .to_owned(),
-        };
+        Client::try_from(self.config().await?).map_err(|cause| no_cluster(&cause))
+    }
+
+    /// Where this cluster is, and how long it may take to answer.
+    ///
+    /// # Errors
+    /// When there is no such file or context.
+    pub async fn config(&self) -> Result<kube::Config> {
         let read = match &self.kubeconfig {
             Some(file) => Kubeconfig::read_from(file),
             None => Kubeconfig::read(),
@@ -47,7 +50,16 @@ impl ClusterArgs {
         };
         config.read_timeout = Some(ANSWER);
         config.connect_timeout = Some(Duration::from_secs(10));
-        Client::try_from(config).map_err(|cause| no_cluster(&cause))
+        Ok(config)
+    }
+}
+
+/// That no cluster is meant which there is.
+pub(crate) fn no_cluster(cause: &dyn std::fmt::Display) -> Error {
+    Error::Missing {
+        missing: format!("it is not known which cluster is meant: {cause}"),
+        remedy: "--kubeconfig FILE, or the variable KUBECONFIG, and --context NAME; `kubectl config get-contexts` lists them"
+            .to_owned(),
     }
 }
 

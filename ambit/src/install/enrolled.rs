@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use istiod_lite::index::label::{DATAPLANE_MODE, REDIRECTION};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, ResourceExt,
@@ -13,10 +14,6 @@ use tokio::time::Instant;
 use super::cluster::{failed, is_missing};
 use crate::error::{Error, Result};
 
-/// Label of what is in the mesh (wire contract, section 7).
-const ENROLLED: &str = "istio.io/dataplane-mode";
-/// Annotation of pods that the node agent has captured, whether a node proxy has them (`enabled`) or not (`pending`).
-const CAPTURED: &str = "ambient.istio.io/redirection";
 /// Pods that have ended reach nobody anyhow.
 const RUNNING: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// How many pods are asked for at once.
@@ -28,7 +25,7 @@ const PAGE: u32 = 500;
 /// When there are labels and they are not to be taken off, or pods are still captured in the end.
 pub(super) async fn leave(client: &Client, unlabel: bool, patience: Duration) -> Result<()> {
     let (namespaces, pods): (Api<Namespace>, Api<Pod>) = (Api::all(client.clone()), Api::all(client.clone()));
-    let labelled = ListParams::default().labels(&format!("{ENROLLED}=ambient"));
+    let labelled = ListParams::default().labels(&format!("{DATAPLANE_MODE}=ambient"));
     let listed = namespaces.list_metadata(&labelled).await.map_err(|error| failed("listing namespaces", error))?;
     let in_mesh: Vec<String> = listed.items.iter().map(ResourceExt::name_any).collect();
     let listed = pods.list_metadata(&labelled).await.map_err(|error| failed("listing pods", error))?;
@@ -40,10 +37,10 @@ pub(super) async fn leave(client: &Client, unlabel: bool, patience: Duration) ->
         let named: Vec<String> = named.chain(alone.iter().map(|(namespace, name)| format!("pod {namespace}/{name}"))).collect();
         return Err(Error::Missing {
             missing: format!("these are in the mesh, and their pods would reach nobody without it: {}", named.join(", ")),
-            remedy: format!("`ambit uninstall --unlabel`, or take the label off: kubectl label namespace NAME {ENROLLED}-"),
+            remedy: format!("`ambit uninstall --unlabel`, or take the label off: kubectl label namespace NAME {DATAPLANE_MODE}-"),
         });
     }
-    let without = Patch::Merge(json!({ "metadata": { "labels": { ENROLLED: null } } }));
+    let without = Patch::Merge(json!({ "metadata": { "labels": { DATAPLANE_MODE: null } } }));
     for name in &in_mesh {
         namespaces
             .patch_metadata(name, &PatchParams::default(), &without)
@@ -80,7 +77,7 @@ async fn captured(pods: &Api<Pod>) -> Result<Vec<String>> {
     let (mut found, mut page) = (Vec::new(), ListParams::default().fields(RUNNING).limit(PAGE));
     loop {
         let list = pods.list_metadata(&page).await.map_err(|error| failed("listing pods", error))?;
-        let captured = list.items.iter().filter(|pod| pod.annotations().contains_key(CAPTURED));
+        let captured = list.items.iter().filter(|pod| pod.annotations().contains_key(REDIRECTION));
         found.extend(captured.map(|pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any())));
         match list.metadata.continue_.filter(|next| !next.is_empty()) {
             Some(next) => page = page.continue_token(&next),

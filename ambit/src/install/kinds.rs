@@ -45,6 +45,9 @@ pub const KNOWN: &[Known] = known! {
     "Deployment" "apps" "v1" "deployments" true;
     "DaemonSet" "apps" "v1" "daemonsets" true;
     "PodMonitor" "monitoring.coreos.com" "v1" "podmonitors" true;
+    "ValidatingAdmissionPolicy" "admissionregistration.k8s.io" "v1" "validatingadmissionpolicies" false;
+    "ValidatingAdmissionPolicyBinding" "admissionregistration.k8s.io" "v1" "validatingadmissionpolicybindings" false;
+    "ValidatingWebhookConfiguration" "admissionregistration.k8s.io" "v1" "validatingwebhookconfigurations" false;
 };
 
 impl Known {

@@ -125,6 +125,11 @@ pub async fn upgrade(args: InstallArgs) -> Result<()> {
     put(&client, &args, &settings).await
 }
 
+/// Whether anything in the cluster was installed by `ambit install`.
+pub(crate) async fn is_there(client: &Client) -> Result<bool> {
+    apply::installed(client).await.map(|found| !found.is_empty())
+}
+
 fn config_map() -> Result<Known> {
     Known::named("ConfigMap").ok_or_else(|| Error::Invalid("ConfigMap is not a known kind".to_owned()))
 }

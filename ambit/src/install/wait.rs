@@ -95,7 +95,7 @@ async fn pods(client: &Client, name: &Name) -> Result<Vec<String>> {
 }
 
 /// What a pod that is not ready waits for, as far as its status says.
-fn stuck(pod: &Pod) -> Option<String> {
+pub(crate) fn stuck(pod: &Pod) -> Option<String> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref()?;
     let conditions = status.conditions.iter().flatten();

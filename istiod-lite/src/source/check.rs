@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::Problem;
-use super::document::{Parsed, parse};
+use super::document::{Document, Parsed, parse};
 use super::object::ObjectKey;
 use super::typed;
-use super::validate::validate;
+use super::validate::{validate, without_effect};
+use super::{Problem, Severity};
+use crate::index::ROOT_NAMESPACE;
+use crate::validation::{Findings, beyond, concerns};
 
 /// What the check of some files found.
 #[derive(Debug, Default)]
@@ -36,15 +38,29 @@ pub fn check(files: &[(PathBuf, String)]) -> Checked {
                 };
                 checked.problems.push(document.problem(file, "metadata.name", reason));
             }
-            let errors = match typed::read(document.key.kind, document.value.clone()) {
-                Ok(object) => validate(&object),
-                Err(errors) => errors,
-            };
+            let Findings { errors, warnings } = findings(&document);
             checked.problems.extend(errors.into_iter().map(|error| document.problem(file, &error.path, error.reason)));
+            checked.problems.extend(warnings.into_iter().map(|warning| {
+                let problem = document.problem(file, &warning.path, warning.reason);
+                Problem { severity: Severity::Warning, ..problem }
+            }));
         }
     }
     checked.problems.sort();
     checked
+}
+
+/// What the validating webhook would find, and fields that an API server would leave out without a word.
+fn findings(document: &Document) -> Findings {
+    let object = match typed::read(document.key.kind, document.value.clone()) {
+        Ok(object) => object,
+        Err(errors) => return Findings { errors, warnings: Vec::new() },
+    };
+    let mut findings = Findings { errors: validate(&object), warnings: without_effect(&object) };
+    if concerns(document.key.kind, &document.value) {
+        findings.add(beyond(&object, ROOT_NAMESPACE));
+    }
+    findings
 }
 
 #[cfg(test)]
@@ -73,6 +89,35 @@ mod tests {
         }
         assert!(found.iter().any(|problem| problem.contains("not valid YAML")), "{found:#?}");
         assert!(found.iter().any(|problem| problem.starts_with("a.yaml:15: Pod default/b: spec.containrs")), "{found:#?}");
+    }
+
+    #[test]
+    fn what_the_webhook_refuses_is_wrong_here_too_and_what_it_warns_of_is_a_warning() {
+        let policy = |spec: &str| {
+            format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: a}}\nspec:\n  {spec}\n")
+        };
+        let levels = |text: &str| {
+            let files = [(PathBuf::from("a.yaml"), text.to_owned())];
+            check(&files).problems.iter().map(|problem| (problem.is_error(), problem.to_string())).collect::<Vec<_>>()
+        };
+        let found = levels(&policy("action: AUDIT"));
+        assert!(
+            found.len() == 1
+                && found[0].0
+                && found[0].1.starts_with("a.yaml:5: AuthorizationPolicy default/a: spec.action: AUDIT"),
+            "{found:?}"
+        );
+        let found = levels(&policy("rules: [{to: [{operation: {paths: [/a]}}]}]"));
+        assert!(found.len() == 1 && !found[0].0 && found[0].1.contains("paths is not known at L4"), "{found:?}");
+        // What another controller's Gateway makes of a filter is its business.
+        let route = |parent: &str| {
+            format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: a}}\nspec:\n  parentRefs: [{{{parent}, name: a}}]\n  rules: [{{filters: [{{type: ExternalAuth, externalAuth: {{protocol: HTTP, backendRef: {{name: b, port: 80}}}}}}]}}]\n"
+            )
+        };
+        assert!(levels(&route("kind: Gateway")).is_empty());
+        let found = levels(&route("group: '', kind: Service"));
+        assert!(found.len() == 1 && found[0].0 && found[0].1.contains("filter ExternalAuth is not supported"), "{found:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod check;
 pub mod crd;
 mod directory;
 mod document;
+mod examine;
 pub mod kubernetes;
 mod layer;
 mod lines;
@@ -21,8 +22,11 @@ mod validate;
 use std::sync::Arc;
 
 pub use directory::Directory;
+pub(crate) use examine::{Examined, examine};
 pub use kubernetes::Kubernetes;
 pub use object::{Event, Kind, NamespacedName, Object, ObjectKey};
+pub(crate) use typed::FieldError;
+pub(crate) use validate::{is_label, is_subdomain, unheeding_parents};
 
 /// A source that cannot go on. Errors in single objects are [`Problem`]s, not this.
 #[derive(Debug, thiserror::Error)]

@@ -7,18 +7,18 @@ use super::object::{Kind, Object};
 
 /// A field that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FieldError {
+pub(crate) struct FieldError {
     /// Its path, empty for the whole object.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// What is wrong, as a phrase.
-    pub(super) reason: String,
+    pub(crate) reason: String,
     /// Whether a required field is absent, which a further layer may yet give.
-    pub(super) absent: bool,
+    pub(crate) absent: bool,
 }
 
 impl FieldError {
     /// A value that is written and wrong.
-    pub(super) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { path: path.into(), reason: reason.into(), absent: false }
     }
 }

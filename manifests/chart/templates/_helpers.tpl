@@ -43,3 +43,20 @@ runAsGroup: 15012
 capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
+
+{{/* The namespaces whose objects are validated. */}}
+{{- define "ambit.validated" -}}
+matchExpressions:
+  # What the cluster itself runs on.
+  - {key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system]}
+  # Where somebody wants none of it.
+  - {key: ambit.dev/validation, operator: NotIn, values: [disabled]}
+{{- end -}}
+
+{{/* For objects that the label puts into the mesh, and did not before. */}}
+{{- define "ambit.newly-enrolled" -}}
+- name: newly-enrolled
+  expression: >-
+    object.metadata.?labels[?'istio.io/dataplane-mode'].orValue('') == 'ambient' &&
+    (oldObject == null || oldObject.metadata.?labels[?'istio.io/dataplane-mode'].orValue('') != 'ambient')
+{{- end -}}

@@ -35,6 +35,8 @@ pub(super) const TEMPLATES: &[File] = chart![
     "templates/options/networkpolicies.yaml",
     "templates/options/podmonitors.yaml",
     "templates/options/quota.yaml",
+    "templates/validation/policies.yaml",
+    "templates/validation/webhook.yaml",
     "templates/ztunnel/account.yaml",
     "templates/ztunnel/daemonset.yaml",
 ];

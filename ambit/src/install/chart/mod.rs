@@ -154,7 +154,7 @@ pub fn plain(release: &Release, settings: &Settings) -> Result<String, ChartErro
 }
 
 /// The objects of a text with several documents; those with nothing in them are left out.
-pub(super) fn documents(file: &str, text: &str) -> Result<Vec<Value>, ChartError> {
+pub(crate) fn documents(file: &str, text: &str) -> Result<Vec<Value>, ChartError> {
     let error = |reason: String| ChartError::Object { file: file.to_owned(), reason };
     let mut found = Vec::new();
     for part in split(text) {

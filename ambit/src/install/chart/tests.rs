@@ -4,6 +4,7 @@ use std::path::Path;
 use ambit_runtime::telemetry::metric;
 use clap::{CommandFactory, Parser};
 use k8s_openapi::api::{
+    admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration},
     apps::v1::{DaemonSet, Deployment},
     core::v1::{ConfigMap, Namespace, ResourceQuota, Service, ServiceAccount},
     networking::v1::NetworkPolicy,
@@ -15,6 +16,8 @@ use serde::de::DeserializeOwned;
 
 use super::*;
 use crate::cli::Cli;
+
+mod validation;
 
 /// Everything that can be switched on.
 const ALL: &str = "networkPolicies.enabled=true,resourceQuota.enabled=true,podMonitors.enabled=true,podMonitors.labels.team=a,\
@@ -112,6 +115,9 @@ fn every_object_is_what_the_api_server_knows() {
             "RoleBinding" => typed::<RoleBinding>(object),
             "Service" => typed::<Service>(object),
             "ServiceAccount" => typed::<ServiceAccount>(object),
+            "ValidatingAdmissionPolicy" => typed::<ValidatingAdmissionPolicy>(object),
+            "ValidatingAdmissionPolicyBinding" => typed::<ValidatingAdmissionPolicyBinding>(object),
+            "ValidatingWebhookConfiguration" => typed::<ValidatingWebhookConfiguration>(object),
             _ => vec!["nobody reads this kind".to_owned()],
         };
         let wrong: Vec<_> = wrong.iter().filter(|field| !["apiVersion", "kind"].contains(&field.as_str())).collect();
@@ -363,6 +369,10 @@ fn what_is_switched_on_and_off_is_there_or_not() {
     let (few, all) = (kinds(&Settings::default()), kinds(&settings(ALL)));
     for kind in ["NetworkPolicy", "ResourceQuota", "PodMonitor", "ConfigMap"] {
         assert!(!few.contains(kind) && all.contains(kind), "{kind}");
+    }
+    let without = kinds(&settings("validation.webhook=false,validation.policies=false"));
+    for kind in ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration"] {
+        assert!(few.contains(kind) && !without.contains(kind), "{kind}");
     }
     assert!(few.contains("PodDisruptionBudget") && !kinds(&settings("istiod.replicas=1")).contains("PodDisruptionBudget"));
 }
