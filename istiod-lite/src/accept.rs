@@ -1,4 +1,4 @@
-//! Connections of the discovery server: accepted, shaken hands with, and counted.
+//! Connections of the servers under TLS: accepted, shaken hands with, and counted.
 
 use std::{
     io,
@@ -36,13 +36,20 @@ pub struct Connection {
 pub struct Acceptor {
     listener: TcpListener,
     tls: TlsAcceptor,
+    connections: usize,
 }
 
 impl Acceptor {
     /// Accepts on `listener`.
     #[must_use]
     pub fn new(listener: TcpListener, tls: TlsAcceptor) -> Self {
-        Self { listener, tls }
+        Self { listener, tls, connections: CONNECTIONS }
+    }
+
+    /// With another number of connections at once.
+    #[must_use]
+    pub fn at_most(self, connections: usize) -> Self {
+        Self { connections, ..self }
     }
 
     /// The connections as a stream, and the task that feeds it: it ends when the stream is dropped.
@@ -52,7 +59,7 @@ impl Acceptor {
     }
 
     async fn accept(self, ready: mpsc::Sender<io::Result<Connection>>) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(self.connections));
         let mut handshakes = JoinSet::new();
         loop {
             let next = async {
@@ -67,7 +74,7 @@ impl Acceptor {
             let (stream, peer, permit) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "the discovery server cannot accept a connection");
+                    tracing::warn!(%error, "a server of the control plane cannot accept a connection");
                     sleep(PAUSE).await;
                     continue;
                 }

@@ -75,6 +75,10 @@ pub struct ClusterConfig {
     /// The name of this replica in the Lease; a random part is added.
     #[arg(long, value_name = "NAME", env = "POD_NAME", default_value = "istiod-lite")]
     pub replica_name: String,
+    /// Where the API server has objects of the mesh validated, under TLS, for example 0.0.0.0:15017; nowhere by default. The one that leads
+    /// keeps the roots in the ValidatingWebhookConfiguration ambit-validation right.
+    #[arg(long, value_name = "ADDRESS", requires = "kubernetes")]
+    pub validation: Option<SocketAddr>,
     /// The waypoints that are made for Gateways.
     #[command(flatten)]
     pub waypoints: crate::deploy::Options,

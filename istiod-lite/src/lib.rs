@@ -15,11 +15,13 @@ pub mod leader;
 mod mesh;
 mod monitoring;
 pub mod push;
+mod retry;
 pub mod roots;
 mod serve;
 pub mod source;
 pub mod status;
 pub mod translate;
+pub mod validation;
 
 pub use config::{Account, ClusterConfig, Config};
 pub use error::Error;

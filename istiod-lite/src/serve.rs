@@ -14,12 +14,13 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 use tonic::transport::Server;
 
 use crate::{
     accept::Acceptor,
     authority::Signing,
-    ca::{CertificateService, Refusals, Rules, Serving},
+    ca::{CertificateService, Issuing, Refusals, Rules, Serving},
     config::Config,
     deploy,
     error::Error,
@@ -29,6 +30,7 @@ use crate::{
     push::{self, Pusher, XdsAuthenticator},
     roots::Roots,
     source::{Directory, Kubernetes, kubernetes},
+    validation,
 };
 
 /// Names that the certificate of the discovery server always bears.
@@ -73,6 +75,7 @@ pub struct ControlPlane {
     serving: Arc<Serving>,
     discovery: TcpListener,
     monitoring: TcpListener,
+    validation: Option<TcpListener>,
 }
 
 impl ControlPlane {
@@ -94,7 +97,8 @@ impl ControlPlane {
         let serving = Arc::new(Serving::new(signing.issuing.clone(), names)?);
         let bind = |address| listen(address, &ListenOptions::default()).map_err(|cause| Error::Listen { address, cause });
         let (discovery, monitoring) = (bind(config.listen)?, bind(config.monitoring)?);
-        Ok(Self { config, cluster, signing, serving, discovery, monitoring })
+        let validation = config.cluster.validation.map(bind).transpose()?;
+        Ok(Self { config, cluster, signing, serving, discovery, monitoring, validation })
     }
 
     /// Where discovery and certificates are served.
@@ -113,12 +117,20 @@ impl ControlPlane {
         self.monitoring.local_addr()
     }
 
+    /// Where reviews of objects are answered, if they are.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn validation_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.validation.as_ref().map(TcpListener::local_addr).transpose()
+    }
+
     /// Serves until `stop` completes, then closes streams in order and finishes.
     ///
     /// # Errors
     /// When one of its parts ends by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { config, cluster, signing, serving, discovery, monitoring } = self;
+        let Self { config, cluster, signing, serving, discovery, monitoring, validation } = self;
         let Signing { issuing, tokens, view, roots } = signing;
         let (trigger, watch) = drain::channel();
         let metrics = telemetry::metrics_handle()?;
@@ -130,11 +142,13 @@ impl ControlPlane {
 
         let (close, closing) = watch::channel(false);
         let refusals = Refusals::default();
-        let authenticator = XdsAuthenticator::new(tokens.clone(), accounts.clone(), Arc::clone(&mesh), refusals.clone());
+        let pusher = Pusher::new(cache.clone());
+        let authenticator =
+            XdsAuthenticator::new(tokens.clone(), accounts.clone(), Arc::clone(&mesh), pusher.clients(), refusals.clone());
         let ads = AdsServer::new(cache.clone(), authenticator, ServerConfig::default(), closing.clone());
         let status: Status = ads.status();
         let rules = Rules { trust_domain: config.trust_domain.clone(), node_accounts: accounts };
-        let ca = CertificateService::new(issuing, tokens, rules, Arc::clone(&mesh), refusals.clone());
+        let ca = CertificateService::new(issuing.clone(), tokens, rules, Arc::clone(&mesh), refusals.clone());
 
         let acceptor = serving.acceptor()?;
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
@@ -145,6 +159,11 @@ impl ControlPlane {
             pages.run(monitoring, admin_watch).await;
             Ok(())
         });
+        let validates = validation.is_some();
+        if let Some(listener) = validation {
+            let (tls, root_namespace) = (serving.http1_acceptor()?, config.mesh().root_namespace);
+            tasks.spawn(validate(listener, tls, root_namespace, watch.clone()));
+        }
         let (batches, received) = mpsc::channel(BATCHES);
         let mut election = None;
         match &cluster {
@@ -161,6 +180,9 @@ impl ControlPlane {
                     Arc::clone(&mesh),
                     config.cluster.waypoints.clone(),
                 ));
+                if validates {
+                    tasks.spawn(keep_bundle_while_leading(client.clone(), candidacy.leadership(), issuing));
+                }
                 election = Some(candidacy);
             }
             None => {
@@ -168,7 +190,7 @@ impl ControlPlane {
                 tasks.spawn(push::read(source, batches));
             }
         }
-        tasks.spawn(follow(Arc::clone(&mesh), Pusher::new(cache), received));
+        tasks.spawn(follow(Arc::clone(&mesh), pusher, received));
         tasks.spawn(rotate(Arc::clone(&serving)));
         let generation = mesh.generation();
         // Before the first batch is in the cache an answer would say that there is nothing, and proxies would believe it.
@@ -229,6 +251,17 @@ async fn write_while_leading(
     options: deploy::Options,
 ) -> Result<(), Error> {
     leadership.while_leading(|| Box::pin(deploy::write(client.clone(), Arc::clone(&mesh), options.clone()))).await;
+    Ok(())
+}
+
+async fn validate(listener: TcpListener, tls: TlsAcceptor, root_namespace: String, watch: drain::Watch) -> Result<(), Error> {
+    validation::serve(listener, tls, root_namespace, watch).await;
+    Ok(())
+}
+
+/// The roots by which the API server knows every replica's webhook.
+async fn keep_bundle_while_leading(client: kube::Client, leadership: Leadership, issuing: Issuing) -> Result<(), Error> {
+    leadership.while_leading(|| Box::pin(validation::keep(client.clone(), issuing.clone()))).await;
     Ok(())
 }
 

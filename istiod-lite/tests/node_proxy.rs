@@ -92,7 +92,7 @@ async fn mesh(text: &str) -> MeshState {
             }
             ChangedKey::External(key) => (key.uid(index.config()), external::workload(&index, &key)),
             ChangedKey::Host(host) => (format!("{}/{}", host.namespace, host.name), external::host(&index, &host)),
-            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => continue,
+            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } | ChangedKey::Clients(_) => continue,
         };
         if let Some(made) = made {
             state.insert(Entry::decode(&name, &made.encode_to_vec()).unwrap());

@@ -102,12 +102,24 @@ impl Serving {
     /// # Errors
     /// When the provider has no TLS 1.3, which is a defect of the build.
     pub fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, Error> {
+        self.acceptor_of("h2")
+    }
+
+    /// The same with HTTP/1.1, which is what API servers speak to webhooks.
+    ///
+    /// # Errors
+    /// When the provider has no TLS 1.3, which is a defect of the build.
+    pub fn http1_acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, Error> {
+        self.acceptor_of("http/1.1")
+    }
+
+    fn acceptor_of(self: &Arc<Self>, protocol: &str) -> Result<TlsAcceptor, Error> {
         let mut config = ServerConfig::builder_with_provider(ambit_tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| Error::Serving(error.to_string()))?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Resolver(Arc::clone(self))));
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }

@@ -166,10 +166,12 @@ impl Index {
         }));
     }
 
-    /// The waypoints that a service is bound to, or that have a route to it from a service bound to them.
+    /// The waypoints that a service is bound to, or that have a route to it from a service bound to them; and the services that gRPC
+    /// clients reach it by.
     fn waypoints_seeing(&self, service: &ServiceRef, changed: &mut Changed) {
         match service {
             ServiceRef::Kubernetes(name) => {
+                changed.insert(ChangedKey::Clients(name.clone()));
                 self.waypoint_of_service(name, changed);
                 for route in self.links.routes_by_backend.get(name) {
                     self.route_key_affected(route, changed);
@@ -201,6 +203,7 @@ impl Index {
         for service in &parents.services {
             self.waypoint_of_service(service, changed);
         }
+        changed.extend(parents.services.into_iter().map(ChangedKey::Clients));
         changed.extend(parents.gateways.into_iter().map(ChangedKey::Waypoint));
     }
 
@@ -208,7 +211,10 @@ impl Index {
         changed.insert(ChangedKey::Waypoint(name.clone()));
         for requester in self.links.requesters.get(name) {
             match requester {
-                Requester::Service(service) => _ = changed.insert(ChangedKey::Service(service.clone())),
+                Requester::Service(service) => {
+                    changed.insert(ChangedKey::Service(service.clone()));
+                    changed.insert(ChangedKey::Clients(service.clone()));
+                }
                 Requester::Pod(pod) => _ = changed.insert(ChangedKey::Workload(pod.clone())),
                 Requester::Entry(entry) => {
                     if let Some(entry) = self.objects().service_entries.get(entry) {
@@ -237,7 +243,7 @@ impl Index {
 
     fn all_in(&self, namespace: &str, changed: &mut Changed) {
         let services = in_namespace(&self.objects().services, namespace);
-        changed.extend(services.map(|(name, _)| ChangedKey::Service(name.clone())));
+        changed.extend(services.flat_map(|(name, _)| [ChangedKey::Service(name.clone()), ChangedKey::Clients(name.clone())]));
         let pods = in_namespace(&self.objects().pods, namespace);
         changed.extend(pods.map(|(name, _)| ChangedKey::Workload(name.clone())));
         let entries = in_namespace(&self.objects().service_entries, namespace);

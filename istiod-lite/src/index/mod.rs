@@ -62,13 +62,16 @@ pub mod label {
     pub const NETWORK: &str = "topology.istio.io/network";
     /// The Gateway that a generated pod or service belongs to.
     pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-    /// Annotation: `enabled` once the pod's traffic is captured.
+    /// Annotation of a captured pod: `enabled`, or `pending` while no node proxy has it.
     pub const REDIRECTION: &str = "ambient.istio.io/redirection";
     /// Annotation: how clients spread over a service's endpoints.
     pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
     /// Annotation: `true` only logs what a policy would do.
     pub const DRY_RUN: &str = "istio.io/dry-run";
 }
+
+/// The namespace whose policies hold for the whole mesh.
+pub const ROOT_NAMESPACE: &str = "istio-system";
 
 /// What the index must know of the mesh besides its objects.
 #[derive(Debug, Clone)]
@@ -91,7 +94,7 @@ impl MeshConfig {
             trust_domain,
             cluster_id: cluster_id.into(),
             cluster_domain: "cluster.local".into(),
-            root_namespace: "istio-system".into(),
+            root_namespace: ROOT_NAMESPACE.into(),
         }
     }
 
@@ -136,6 +139,8 @@ pub enum ChangedKey {
         /// The service.
         service: ServiceRef,
     },
+    /// What gRPC clients that speak xDS themselves have of a Service.
+    Clients(NamespacedName),
 }
 
 impl fmt::Debug for ChangedKey {
@@ -148,6 +153,7 @@ impl fmt::Debug for ChangedKey {
             Self::Policy(name) => write!(f, "policy {name}"),
             Self::Waypoint(name) => write!(f, "waypoint {name}"),
             Self::Endpoints { waypoint, service } => write!(f, "endpoints of {service:?} in waypoint {waypoint}"),
+            Self::Clients(name) => write!(f, "clients of service {name}"),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{ChangedKey, ExternalKey, Index, MeshConfig};
 use crate::source::testing::objects;
 use crate::source::{Event, NamespacedName};
 use crate::translate::waypoint::{self, Resources};
-use crate::translate::{authorization, external, workload};
+use crate::translate::{authorization, external, grpc, workload};
 
 /// A mesh with something of everything that depends on something else.
 const MESH: &str = include_str!("tests/mesh.yaml");
@@ -31,6 +31,12 @@ fn translate(index: &Index, key: &ChangedKey) -> Option<Vec<u8>> {
         ChangedKey::Policy(name) => authorization::policy(index, name).map(|made| made.encode_to_vec()),
         ChangedKey::External(key) => external::workload(index, key).map(|made| made.encode_to_vec()),
         ChangedKey::Host(host) => external::host(index, host).map(|made| made.encode_to_vec()),
+        ChangedKey::Clients(name) => {
+            let made = grpc::service(index, name);
+            let all = [made.listeners, made.routes, made.clusters, made.endpoints].concat();
+            let bytes: Vec<u8> = all.into_iter().flat_map(|(name, body)| [name.into_bytes(), body.value].concat()).collect();
+            Some(bytes).filter(|bytes| !bytes.is_empty())
+        }
         ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => unreachable!("translated as a whole"),
     }
 }
@@ -76,6 +82,7 @@ fn all_keys(index: &Index) -> BTreeSet<ChangedKey> {
     let mut keys = BTreeSet::new();
     keys.extend(objects.pods.keys().cloned().map(ChangedKey::Workload));
     keys.extend(objects.services.keys().cloned().map(ChangedKey::Service));
+    keys.extend(objects.services.keys().cloned().map(ChangedKey::Clients));
     keys.extend(objects.authorization_policies.keys().cloned().map(ChangedKey::Policy));
     for name in objects.peer_authentications.keys() {
         keys.insert(ChangedKey::Policy(crate::translate::peer_authentication::converted_name(name)));
@@ -183,7 +190,10 @@ fn an_event_names_only_what_it_can_reach() {
     assert!(changed(&mut index, pod).is_empty(), "the same object again");
     let route = MESH.split("---\n").find(|text| text.contains("kind: HTTPRoute")).unwrap();
     assert!(changed(&mut index, route).is_empty(), "the same route again");
-    assert_eq!(changed(&mut index, &route.replace("weight: 95", "weight: 50")), ["waypoint shop/gate"]);
+    assert_eq!(
+        changed(&mut index, &route.replace("weight: 95", "weight: 50")),
+        ["waypoint shop/gate", "clients of service shop/billing"]
+    );
 }
 
 #[test]
@@ -199,6 +209,8 @@ fn a_pod_that_becomes_ready_changes_itself_and_the_endpoints_of_its_services() {
         "workload shop/billing-1",
         "endpoints of service shop/billing in waypoint shop/gate",
         "endpoints of service shop/billing-v1 in waypoint shop/gate",
+        "clients of service shop/billing",
+        "clients of service shop/billing-v1",
     ];
     assert_eq!(changed, expected);
 }
@@ -223,7 +235,8 @@ ports: [{port: 15432}]
         changed = index.apply(Event::Upsert(object));
     }
     let key = ExternalKey::Slice { slice: NamespacedName::new("shop", "db-1"), address: "10.9.0.1".parse().unwrap() };
-    assert_eq!(changed, [ChangedKey::External(key.clone())]);
+    let clients = ChangedKey::Clients(NamespacedName::new("shop", "db"));
+    assert_eq!(changed, [ChangedKey::External(key.clone()), clients]);
     assert!(index.external(&key).is_some());
     let pod = "apiVersion: v1
 kind: Pod
@@ -233,7 +246,7 @@ status: {podIP: 10.9.0.1}
 ";
     let changed = index.apply(Event::Upsert(objects(pod).remove(0)));
     let names: Vec<String> = changed.into_iter().map(|key| format!("{key:?}")).collect();
-    assert_eq!(names, ["workload shop/db-0", "endpoint 10.9.0.1 of slice shop/db-1"]);
+    assert_eq!(names, ["workload shop/db-0", "endpoint 10.9.0.1 of slice shop/db-1", "clients of service shop/db"]);
     assert!(index.external(&key).is_none(), "the pod says more of itself");
     let service = super::ServiceRef::Kubernetes(NamespacedName::new("shop", "db"));
     let endpoints = index.endpoints(&service);

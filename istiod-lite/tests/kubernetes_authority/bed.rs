@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
-use ambit_cluster::ApiServer;
+use ambit_cluster::{Account, ApiServer, ApiServerOptions};
 use ambit_tls::{
     CaClient, CaConfig, TlsError,
     control_plane::{ControlPlane as Target, Credentials},
 };
-use istiod_lite::{ClusterConfig, Config, ControlPlane, roots::Report};
+use istiod_lite::{ClusterConfig, Config, ControlPlane, deploy, roots::Report};
 use k8s_openapi::{
     ByteString,
     api::{
@@ -35,8 +35,6 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
 };
-
-use crate::role;
 
 /// The audience of tokens for the control plane.
 pub const AUDIENCE: &str = "istio-ca";
@@ -80,18 +78,22 @@ pub struct Bed {
     /// May do everything.
     pub client: Client,
     /// Of the control plane.
-    kubeconfig: PathBuf,
+    pub account: Account,
     pub directory: TempDir,
     files: AtomicUsize,
 }
 
 impl Bed {
     pub async fn new() -> Self {
-        let api = ApiServer::start().await.unwrap();
+        Self::with(ApiServerOptions::default()).await
+    }
+
+    pub async fn with(options: ApiServerOptions) -> Self {
+        let api = ApiServer::start_with(options).await.unwrap();
         let client = api.client().await.unwrap();
         api.apply(OBJECTS).await.unwrap();
-        let kubeconfig = role::kubeconfig(&api).await;
-        Self { api, client, kubeconfig, directory: tempfile::tempdir().unwrap(), files: AtomicUsize::new(0) }
+        let account = api.account("istiod-lite").await.unwrap();
+        Self { api, client, account, directory: tempfile::tempdir().unwrap(), files: AtomicUsize::new(0) }
     }
 
     fn file(&self, content: &str) -> PathBuf {
@@ -157,8 +159,10 @@ impl Bed {
             source_dirs: Vec::new(),
             cluster: ClusterConfig {
                 kubernetes: true,
-                kubeconfig: Some(self.kubeconfig.clone()),
+                kubeconfig: Some(self.account.kubeconfig().to_owned()),
                 replica_name: format!("replica-{number}"),
+                validation: Some("127.0.0.1:0".parse().unwrap()),
+                waypoints: deploy::Options { image: Some("ambit:1.2".into()), ..deploy::Options::default() },
                 ..ClusterConfig::default()
             },
             state_dir: self.directory.path().join(format!("state-{number}")),

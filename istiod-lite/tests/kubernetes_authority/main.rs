@@ -1,8 +1,7 @@
 //! The certificate authority on a real API server, with the rights that an installation gives it: real tokens, real Secrets, several
-//! replicas.
+//! replicas. And that each of these rights is needed for something.
 
 mod bed;
 mod refused;
-#[path = "../clusters/role.rs"]
-mod role;
+mod rights;
 mod roots;
