@@ -11,10 +11,15 @@
 //! | [`explain`] | `ambit explain`: why the mesh does what it does |
 //! | [`install`] | `ambit install`: the chart in a cluster, and the CNI plugin on a node |
 //! | [`local`] | the local mesh: API server, kubelet and node agent of the test bed |
+//! | [`mod@print`] | how all of them print, also where nobody reads it |
 //! | [`up`] | `ambit up`: start the mesh, show it, report on it |
 //! | [`waypoints`] | `ambit waypoint apply`, `list`, `status` and `delete`: the waypoints of a cluster |
 
 #![forbid(unsafe_code)]
+
+// First: its macros are those of all others.
+#[macro_use]
+pub mod print;
 
 pub mod ca;
 pub mod check;

@@ -11,10 +11,10 @@ use ambit_runtime::sys::SampledAllocator;
 static ALLOCATOR: SampledAllocator = SampledAllocator;
 
 fn main() -> ExitCode {
-    match ambit::cli::run() {
+    match ambit::cli::run().and_then(ambit::print::finished) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ambit: {error}");
+            ambit::print::err(format_args!("ambit: {error}\n"));
             ExitCode::FAILURE
         }
     }

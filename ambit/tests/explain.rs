@@ -1,7 +1,8 @@
 //! `ambit explain connection` as a user runs it, on the demonstration's files.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 struct Demo(tempfile::TempDir);
 
@@ -96,4 +97,24 @@ fn a_proxy_that_is_not_there_is_said_with_its_address() {
     let (code, _, error) = run(command);
     assert_eq!(code, 2, "{error}");
     assert!(error.contains("asking the node proxy at http://127.0.0.1:9"), "{error}");
+}
+
+/// With all commands: they print in the same way.
+#[test]
+fn that_nobody_reads_an_answer_is_no_fault_and_that_the_disk_is_full_is_one() {
+    let demo = Demo::new();
+    let printing = |form: &[&str], to: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ambit"));
+        command.args(["explain", "connection", "--from", "shop/web-1", "--to", "api:8080", "--dir"]).arg(demo.0.path());
+        command.args(form).stdout(to);
+        let (code, _, error) = run(command);
+        (code, error)
+    };
+    for form in [&[][..], &["--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(printing(form, writer.into()), (0, String::new()));
+        let (code, error) = printing(form, File::options().write(true).open("/dev/full").unwrap().into());
+        assert!(code == 1 && error.starts_with("ambit: printing: No space left"), "{code} {error}");
+    }
 }

@@ -122,7 +122,7 @@ pub struct ImageArgs {
 }
 
 /// A name that can be part of others.
-fn name(text: &str) -> Result<String, String> {
+pub(crate) fn name(text: &str) -> Result<String, String> {
     let fits = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
     if text.is_empty() || text.len() > 30 || !text.chars().all(fits) {
         return Err("1 to 30 small letters, digits and dashes are a name".to_owned());

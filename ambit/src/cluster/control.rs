@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambit_cluster::Cluster;
+use ambit_testbed::wire::Capture;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
 use super::place::ClusterPlace;
+use crate::demo::MARKER;
 use crate::error::{Error, Result};
 
 /// Longest order, bytes.
@@ -32,19 +35,38 @@ enum Order {
     Status,
     /// To take the image of so many bytes that follows.
     Load(u64),
+    /// What crossed the wire between its nodes, which is watched from the first time that this is asked.
+    Wire,
 }
+
+/// What crossed the wire between the nodes of a cluster.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct WireCount {
+    /// Packets between nodes.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packets in which the mark was in clear that all messages of the demonstration have.
+    pub marked: u64,
+    /// Packets that could not be looked at.
+    pub unseen: u64,
+}
+
+/// The watch over the wire, once there is one.
+type Watch = OnceCell<Capture>;
 
 /// Takes orders until it is dropped.
 pub(super) async fn serve(listener: UnixListener, cluster: Arc<Cluster>, directory: PathBuf) {
-    let mut orders = JoinSet::new();
+    let (mut orders, watch) = (JoinSet::new(), Arc::<Watch>::default());
     loop {
         while orders.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
+                let watch = watch.clone();
                 let (cluster, archive) = (cluster.clone(), directory.join(format!("loaded-{}.tar", fastrand::u64(..))));
                 orders.spawn(async move {
                     // Whoever asked and went away needs no answer.
-                    let _unheard = answer(stream, &cluster, &archive).await;
+                    let _unheard = answer(stream, &cluster, &watch, &archive).await;
                     let _never_made = tokio::fs::remove_file(&archive).await;
                 });
             }
@@ -53,7 +75,7 @@ pub(super) async fn serve(listener: UnixListener, cluster: Arc<Cluster>, directo
     }
 }
 
-async fn answer(stream: UnixStream, cluster: &Cluster, archive: &Path) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, cluster: &Cluster, watch: &Watch, archive: &Path) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     (&mut stream).take(LINE).read_line(&mut line).await?;
@@ -73,12 +95,28 @@ async fn answer(stream: UnixStream, cluster: &Cluster, archive: &Path) -> std::i
                 Err(format!("only {copied} of {length} bytes arrived"))
             }
         }
+        Ok(Order::Wire) => {
+            wire(cluster, watch).await.and_then(|count| serde_json::to_value(count).map_err(|error| error.to_string()))
+        }
         Ok(Order::Load(length)) => Err(format!("an image has {IMAGE} bytes at most, not {length}")),
         Err(error) => Err(format!("this is no order: {error}")),
     };
     let text = serde_json::to_string(&outcome)?;
     stream.write_all(format!("{text}\n").as_bytes()).await?;
     stream.shutdown().await
+}
+
+async fn wire(cluster: &Cluster, watch: &Watch) -> Result<WireCount, String> {
+    let begin = || async { cluster.bed().capture([MARKER]) };
+    let report = watch.get_or_try_init(begin).await.map_err(|error| format!("watching the wire: {error}"))?.report();
+    let marked = report.markers.iter().map(|seen| seen.ipv4 + seen.ipv6).sum();
+    Ok(WireCount { packets: report.total.packets, bytes: report.total.bytes, marked, unseen: report.dropped })
+}
+
+/// Asks a running cluster what crossed its wire since it was asked for the first time.
+pub(crate) async fn crossed(place: &ClusterPlace) -> Result<WireCount> {
+    let answer = ask(place, &Order::Wire, None).await?;
+    serde_json::from_value(answer).map_err(|error| Error::part("reading the cluster's answer", error))
 }
 
 /// Asks a running cluster what it is like.

@@ -30,10 +30,18 @@ const PLUGIN: &str = "ambit-cni";
 pub fn run(args: &ImageArgs) -> Result<()> {
     let programs = write(&args.name, &args.with, &args.output)?;
     println!("{} is in {}, with {}", args.name, args.output.display(), programs.join(", "));
-    if !programs.iter().any(|program| program == PLUGIN) {
-        eprintln!("it has no {PLUGIN}, which `ambit install` needs: that is neither beside this program nor named with --with");
-    }
+    tell_what_is_missing(&programs);
     Ok(())
+}
+
+/// Tells when an image of these programs is not enough for `ambit install`.
+pub(super) fn tell_what_is_missing(programs: &[String]) {
+    if !programs.iter().any(|program| program == PLUGIN) {
+        eprintln!(
+            "the image has no {PLUGIN}, which `ambit install` needs: that is not beside this program\n  the fix: put it there (`cargo build` \
+             makes both), or name it with `ambit image --with`"
+        );
+    }
 }
 
 /// Writes the image, with the plugin if that lies beside this program, and gives the names of its programs.

@@ -15,15 +15,17 @@ use ambit_cluster::programs::{Programs, Progress};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
+pub(crate) use args::name as cluster_name;
 pub use args::{ClusterCommand, ImageArgs};
+pub(crate) use control::{WireCount, crossed};
 pub use image::run as write_image;
+pub(crate) use place::{ClusterPlace, Held};
 
 use crate::error::{Error, Result};
 use args::{LoadArgs, NameArgs, StatusArgs};
-use place::{ClusterPlace, Held};
 
 /// Time after which a cluster that was asked to end must be gone.
-const END: Duration = Duration::from_secs(60);
+pub(crate) const END: Duration = Duration::from_secs(60);
 
 /// Pause between two looks whether it is gone.
 const LOOK: Duration = Duration::from_millis(50);
@@ -53,7 +55,7 @@ fn on_one_thread(task: impl Future<Output = Result<()>>) -> Result<()> {
 }
 
 /// Finds Kubernetes, or builds it and tells how far that is.
-fn programs() -> Result<Programs> {
+pub(crate) fn programs() -> Result<Programs> {
     let (began, mut told) = (Instant::now(), None);
     let mut tell = |progress: Progress<'_>| {
         let how_far = match progress {
@@ -76,7 +78,7 @@ fn programs() -> Result<Programs> {
 }
 
 /// An error of the cluster as one of the command: it says already what was being done.
-fn failed(error: ambit_cluster::Error) -> Error {
+pub(crate) fn failed(error: ambit_cluster::Error) -> Error {
     Error::Invalid(error.to_string())
 }
 

@@ -85,7 +85,7 @@ impl ClusterPlace {
     }
 
     /// Whether it is ready, with this process as its owner: another one of its name may run already.
-    pub(super) fn is_ready(&self, owner: u32) -> bool {
+    pub(crate) fn is_ready(&self, owner: u32) -> bool {
         let is_owner = fs::read_to_string(&self.lock).is_ok_and(|text| text.trim() == owner.to_string());
         is_owner && UnixStream::connect(self.socket()).is_ok()
     }

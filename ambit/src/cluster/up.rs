@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ambit_cluster::cluster::{check, remove_remains};
 use ambit_cluster::programs::Programs;
+use ambit_cluster::temporary::remove_dead;
 use ambit_cluster::{Cluster, ClusterOptions};
 use tokio::net::UnixListener;
 
@@ -33,6 +34,9 @@ pub(super) fn run(args: &UpArgs) -> Result<()> {
         }
     };
     lock.name_owner(std::process::id())?;
+    for name in remove_dead() {
+        println!("what the cluster {name} left when it was killed is removed");
+    }
     // It belongs to the namespace that it is made in, so that the cluster is reached from there.
     let front = TcpListener::bind(("127.0.0.1", 0)).map_err(|cause| Error::io("listening on 127.0.0.1", cause))?;
     ambit_testbed::bed::enter().map_err(|error| Error::part("a private place for nodes and pods cannot be made", error))?;
@@ -88,7 +92,8 @@ async fn load_images(args: &UpArgs, place: &ClusterPlace, cluster: &Cluster, beg
     let tell = |name: &str| println!("  {:>5.1} s  image {name}", began.elapsed().as_secs_f64());
     if !args.bare {
         let own = place.directory.join("ambit.tar");
-        tokio::task::block_in_place(|| image::write(image::NAME, &[], &own))?;
+        let programs = tokio::task::block_in_place(|| image::write(image::NAME, &[], &own))?;
+        image::tell_what_is_missing(&programs);
         tell(&cluster.load(&own).await.map_err(super::failed)?);
         std::fs::remove_file(&own).map_err(|cause| Error::path("removing", &own, cause))?;
     }

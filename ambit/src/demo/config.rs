@@ -85,7 +85,7 @@ pub struct DemoArgs {
     /// Purchases per second that the client makes
     #[arg(long, default_value_t = 20.0)]
     pub rate: f64,
-    /// Unix socket on which to tell what this program sees of those it calls
+    /// Unix socket on which to tell what this program sees of those it calls; without one it is printed each second
     #[arg(long, env = "AMBIT_DEMO_STATS")]
     pub stats: Option<PathBuf>,
 }

@@ -89,7 +89,13 @@ impl Program {
 /// Runs the program that `args` asks for, with its statistics, until it is told to stop.
 pub async fn run(args: DemoArgs) -> Result<()> {
     let registry = Registry::new(args.name(), args.version.clone());
-    let stats = args.stats.clone().map(|path| registry.clone().serve(path));
+    let (path, told) = (args.stats.clone(), registry.clone());
+    let stats = async {
+        match path {
+            Some(path) => told.serve(path).await,
+            None => told.print().await,
+        }
+    };
     let program = Program { args, registry, started: Arc::default() };
     let role = async {
         match program.args.role {
@@ -103,12 +109,9 @@ pub async fn run(args: DemoArgs) -> Result<()> {
             Role::Storage => storage(&program).await,
         }
     };
-    match stats {
-        None => role.await,
-        Some(stats) => tokio::select! {
-            outcome = role => outcome,
-            outcome = stats => outcome,
-        },
+    tokio::select! {
+        outcome = role => outcome,
+        outcome = stats => outcome,
     }
 }
 

@@ -1,6 +1,7 @@
-//! What a program sees of the programs it calls, and the unix socket on which it tells.
+//! What a program sees of the programs it calls, and how it tells: on a unix socket, or in lines on its standard output.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +17,14 @@ use crate::error::{Error, Result};
 /// Longest latency told apart, in microseconds; longer ones are counted as this.
 const MAX_LATENCY_US: u64 = 60_000_000;
 
+/// What a line begins with that has counts.
+const LINE: &str = "counts ";
+
+/// Pause between two of them.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Everything that one program tells: its name, and one entry for each program it calls. All counts only grow.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProgramStats {
     /// Name in answers.
     pub name: String,
@@ -201,6 +208,27 @@ impl Registry {
         }
     }
 
+    /// Prints the counts each second if they are other than before; runs until dropped. For where nobody can connect, as in a
+    /// container, whose output anybody can read who may see its log.
+    ///
+    /// # Errors
+    /// If nothing can be written any more.
+    pub async fn print(self: Arc<Self>) -> Result<()> {
+        let mut told = None;
+        loop {
+            let now = self.snapshot();
+            if told.as_ref() != Some(&now) {
+                let line = line(&now);
+                // Whoever does not read them holds up nothing but them.
+                let written = tokio::task::spawn_blocking(move || std::io::stdout().write_all(line.as_bytes())).await;
+                let written = written.map_err(std::io::Error::other).flatten();
+                written.map_err(|cause| Error::io("printing the counts", cause))?;
+                told = Some(now);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Writes the counts as JSON to whoever connects to the unix socket at `path`; runs until dropped.
     ///
     /// # Errors
@@ -217,6 +245,15 @@ impl Registry {
             let _gone = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&text)).await;
         }
     }
+}
+
+fn line(stats: &ProgramStats) -> String {
+    format!("{LINE}{}\n", serde_json::to_string(stats).unwrap_or_default())
+}
+
+/// The counts in a line that [`Registry::print`] has printed; nothing if it is another line.
+pub fn of_line(line: &str) -> Option<ProgramStats> {
+    serde_json::from_str(line.strip_prefix(LINE)?.trim_end()).ok()
 }
 
 /// Reads what the program behind the socket at `path` tells.
@@ -263,6 +300,17 @@ mod tests {
         let old = EdgeStats { requests: 100, errors: 9, ..EdgeStats::default() };
         let new = EdgeStats { requests: 3, errors: 1, ..EdgeStats::default() };
         assert_eq!((new.since(&old).requests, new.since(&old).errors), (3, 1));
+    }
+
+    #[test]
+    fn the_counts_are_read_back_from_a_line() {
+        let registry = Registry::new("api".into(), "v1".into());
+        registry.edge("billing", 8080, "http").record(Duration::from_millis(1), Ok("v1"));
+        let told = registry.snapshot();
+        assert_eq!(of_line(&line(&told)), Some(told));
+        for other in ["counts", "counts {", "{\"name\": \"api\"}", ""] {
+            assert_eq!(of_line(other), None, "{other}");
+        }
     }
 
     #[tokio::test]

@@ -75,7 +75,7 @@ fn taken(events: Vec<Event>, config: MeshConfig) -> Arc<Shared> {
                 addresses
                     .extend(made.map(|made| resource(format!("{}/{}", host.namespace, host.name), type_url::ADDRESS, &made)));
             }
-            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } => {}
+            ChangedKey::Waypoint(_) | ChangedKey::Endpoints { .. } | ChangedKey::Clients(_) => {}
         }
     }
     let shared = Arc::new(Shared::default());

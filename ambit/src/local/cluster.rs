@@ -4,17 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gateway_api::gateways::Gateway;
+use istiod_lite::deploy::WAYPOINT_CLASS;
+use istiod_lite::index::label::DATAPLANE_MODE;
 use istiod_lite::source::{Event, NamespacedName, Object, ObjectKey};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 
-/// Label of namespaces and pods that says whether the mesh carries their traffic (wire contract, section 7).
-const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
-
 /// Annotation of pods: programs that must be installed on the machine, separated by commas.
 const PROGRAMS: &str = "local.ambit.dev/programs";
-
-/// Class of Gateways that ask for a waypoint.
-const WAYPOINT_CLASS: &str = "istio-waypoint";
 
 /// The objects of the watched directory that matter to a node.
 #[derive(Debug, Default)]

@@ -123,7 +123,8 @@ impl Protection {
 impl Seen {
     /// Learns what was at the other end: a waypoint in between, or the callee itself.
     fn reach(&mut self, pod: Option<NamespacedName>, identity: Option<&str>, topology: &Topology) {
-        match pod.filter(|pod| topology.pods.get(pod).is_some_and(|facts| facts.waypoint)) {
+        let waypoint = pod.filter(|pod| topology.pods.get(pod).is_some_and(|facts| facts.waypoint));
+        match waypoint.and_then(|pod| topology.workload(&pod)) {
             Some(waypoint) => self.via = Some(waypoint.to_string()),
             None => {
                 if let Some(identity) = identity {
@@ -184,6 +185,7 @@ impl Sightings {
             seen.protection.add(line.is_mutual_tls(), 1);
             let pod = line.get("dst.namespace").zip(line.get("dst.workload"));
             let pod = pod.map(|(namespace, name)| NamespacedName::new(namespace, name));
+            let pod = pod.and_then(|name| topology.pod_called(&name).cloned());
             seen.reach(pod, line.get("dst.identity"), topology);
         }
     }
@@ -191,7 +193,8 @@ impl Sightings {
     /// Takes in that `count` connections of a kind were opened, as the metrics of a node proxy say.
     pub fn take_opened(&mut self, sample: &Sample, count: u64, topology: &Topology) {
         let pod = |workload, namespace| {
-            sample.label(namespace).zip(sample.label(workload)).map(|(namespace, name)| NamespacedName::new(namespace, name))
+            let name = sample.label(namespace).zip(sample.label(workload));
+            topology.pod_called(&name.map(|(namespace, name)| NamespacedName::new(namespace, name))?).cloned()
         };
         let identity =
             |name| sample.label(name).map(|principal| format!("spiffe://{}", principal.trim_start_matches("spiffe://")));
@@ -243,9 +246,10 @@ impl Sightings {
 /// Which edge a line is about; nothing for the second half of a way through a waypoint, and for strangers.
 fn edge_of(line: &AccessLine, topology: &Topology) -> Option<EdgeKey> {
     let named = |workload: &str, namespace: &str| {
-        line.get(namespace).zip(line.get(workload)).map(|(namespace, name)| NamespacedName::new(namespace, name))
+        let name = line.get(namespace).zip(line.get(workload));
+        topology.pod_called(&name.map(|(namespace, name)| NamespacedName::new(namespace, name))?).cloned()
     };
-    let source = named("src.workload", "src.namespace").filter(|pod| topology.pods.contains_key(pod));
+    let source = named("src.workload", "src.namespace");
     let source = source.or_else(|| {
         let address = line.get("src.addr")?.parse::<std::net::SocketAddr>().ok()?;
         topology.pod_at(address.ip()).cloned()
@@ -291,7 +295,7 @@ pub struct Edge {
     pub source_identity: Option<String>,
     /// Verified SPIFFE id of the callee.
     pub destination_identity: Option<String>,
-    /// The waypoint pod in between, `namespace/name`.
+    /// The waypoint in between, `namespace/name`.
     pub via: Option<String>,
     /// Successful answers by version.
     pub versions: BTreeMap<String, u64>,

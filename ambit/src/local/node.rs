@@ -9,6 +9,7 @@ use ambit_node_agent::{
     status::{PodStatus, Statuses},
 };
 use ambit_testbed::{Node, Pod};
+use istiod_lite::index::label::DATAPLANE_MODE;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -118,7 +119,7 @@ impl NodeRuntime {
             ready: self.ztunnel.state().pid.is_some(),
             capture: Capture::Off,
         };
-        let labels = serde_json::json!({ "app": "ztunnel", "istio.io/dataplane-mode": "none" });
+        let labels = serde_json::json!({ "app": "ztunnel", DATAPLANE_MODE: "none" });
         let mut pod = objects::system_pod(&programs::ztunnel_name(node), &labels, "ztunnel", "istio-proxy", &report);
         pod["spec"]["hostNetwork"] = Value::Bool(true);
         pod

@@ -2,11 +2,9 @@
 
 use std::net::IpAddr;
 
+use istiod_lite::index::label::{DATAPLANE_MODE, GATEWAY_NAME, REDIRECTION, TUNNEL};
 use istiod_lite::source::NamespacedName;
 use serde_json::{Value, json};
-
-/// Annotation that says that a pod's traffic is captured (wire contract, section 5).
-const REDIRECTION: &str = "ambient.istio.io/redirection";
 
 /// Namespace of the mesh's own pods.
 pub const SYSTEM: &str = "istio-system";
@@ -118,16 +116,16 @@ pub fn system_pod(name: &NamespacedName, labels: &Value, service_account: &str, 
 /// Labels of a waypoint's pod: which Gateway it serves, that it speaks HBONE itself, and that nothing is captured.
 pub fn waypoint_labels(gateway: &str) -> Value {
     json!({
-        "gateway.networking.k8s.io/gateway-name": gateway,
-        "networking.istio.io/tunnel": "http",
-        "istio.io/dataplane-mode": "none",
+        GATEWAY_NAME: gateway,
+        TUNNEL: "http",
+        DATAPLANE_MODE: "none",
     })
 }
 
 /// The Service in front of a waypoint.
 pub fn waypoint_service(name: &NamespacedName, addresses: &[IpAddr]) -> Option<Value> {
     let mut service = service(name, addresses)?;
-    let labels = json!({ "gateway.networking.k8s.io/gateway-name": &*name.name });
+    let labels = json!({ GATEWAY_NAME: &*name.name });
     service["metadata"]["labels"] = labels.clone();
     service["spec"]["selector"] = labels;
     service["spec"]["ports"] = json!([{ "name": "mesh", "port": 15008, "targetPort": 15008, "appProtocol": "hbone" }]);

@@ -1,16 +1,18 @@
-//! Puts the edges of the mesh together: asks the programs, reads the proxies' logs and metrics.
+//! Puts the edges of a mesh together from what its programs count and what its proxies log and measure. Whoever looks at a mesh feeds
+//! it: [`Observer::look`] does for a local one, `ambit up --kubernetes` for a cluster.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use istiod_lite::source::NamespacedName;
 
-use super::access::Tail;
+use super::access::{AccessLine, Tail};
 use super::edges::{Edge, EdgeKey, Protection, Sightings};
 use super::hosts;
 use super::mesh::LocalMesh;
 use super::scrape;
 use super::topology::Topology;
-use crate::demo::stats::{self, EdgeStats};
+use crate::demo::stats::{self, EdgeStats, ProgramStats};
 
 /// Counter of connections that a node proxy opened (wire contract, section 7).
 const OPENED: &str = "istio_tcp_connections_opened_total";
@@ -36,17 +38,51 @@ pub struct Observer {
     sightings: Sightings,
     baseline: Told,
     told: Told,
-    topology: std::sync::Arc<Topology>,
+    topology: Arc<Topology>,
 }
 
 impl Observer {
-    /// Takes in everything new.
+    /// Takes in everything new of a local mesh.
     pub async fn look(&mut self, mesh: &LocalMesh) {
         let topology = mesh.topology().borrow().clone();
-        self.topology = topology.clone();
+        self.see(topology.clone());
         self.ask_programs(&topology).await;
         self.read_logs(&topology);
         self.read_metrics(mesh, &topology).await;
+    }
+
+    /// Takes in what runs where now: what comes next is read with it.
+    pub(crate) fn see(&mut self, topology: Arc<Topology>) {
+        self.topology = topology;
+    }
+
+    /// Takes in what the program in a pod tells.
+    pub(crate) fn take_counts(&mut self, pod: &NamespacedName, program: ProgramStats) {
+        let Some(source) = self.topology.workload(pod) else { return };
+        for edge in program.edges {
+            let destination = hosts::service_of(&edge.host, &pod.namespace);
+            let destination = destination.unwrap_or_else(|| NamespacedName::new("", edge.host.as_str()));
+            self.told.insert((EdgeKey { source: source.clone(), destination }, pod.clone()), edge);
+        }
+    }
+
+    /// Takes in a line of the access log of the proxy of this name in the mesh.
+    pub(crate) fn take_line(&mut self, proxy: &str, line: &AccessLine) {
+        self.sightings.take(proxy, line, &self.topology);
+    }
+
+    /// Takes in the metrics of a node proxy; `process` tells it from those before and after it on its node.
+    pub(crate) fn take_metrics(&mut self, process: &str, text: &str) {
+        let before = self.opened.entry(process.to_owned()).or_default();
+        for sample in scrape::samples(text, OPENED) {
+            let count = sample.value as u64;
+            let known = before.insert(sample.series(), count).unwrap_or(0);
+            // One that has become less is of a proxy that was started again.
+            let new = if count < known { count } else { count - known };
+            if new > 0 {
+                self.sightings.take_opened(&sample, new, &self.topology);
+            }
+        }
     }
 
     /// Forgets what was before: counts begin anew. Call it after [`Observer::look`].
@@ -110,24 +146,22 @@ impl Observer {
     }
 
     async fn ask_programs(&mut self, topology: &Topology) {
-        let pods: Vec<_> = topology.pods.iter().filter(|(_, facts)| facts.stats.exists()).collect();
-        let answers = futures::future::join_all(pods.iter().map(|(_, facts)| stats::read(&facts.stats))).await;
-        for ((pod, facts), answer) in pods.into_iter().zip(answers) {
-            let Ok(program) = answer else { continue };
-            let source = NamespacedName::new(pod.namespace.clone(), facts.workload.as_str());
-            for edge in program.edges {
-                let destination = hosts::service_of(&edge.host, &pod.namespace);
-                let destination = destination.unwrap_or_else(|| NamespacedName::new("", edge.host.as_str()));
-                self.told.insert((EdgeKey { source: source.clone(), destination }, pod.clone()), edge);
+        let sockets = topology.pods.iter().filter_map(|(pod, facts)| Some((pod, facts.stats.as_ref()?)));
+        let pods: Vec<_> = sockets.filter(|(_, path)| path.exists()).collect();
+        let answers = futures::future::join_all(pods.iter().map(|(_, path)| stats::read(path))).await;
+        for ((pod, _), answer) in pods.into_iter().zip(answers) {
+            if let Ok(program) = answer {
+                self.take_counts(pod, program);
             }
         }
     }
 
     fn read_logs(&mut self, topology: &Topology) {
         for proxy in &topology.proxies {
-            let tail = self.tails.entry(proxy.name.clone()).or_insert_with(|| Tail::new(proxy.access_log.clone()));
+            let Some(path) = &proxy.access_log else { continue };
+            let tail = self.tails.entry(proxy.name.clone()).or_insert_with(|| Tail::new(path.clone()));
             for line in tail.read() {
-                self.sightings.take(&proxy.name, &line, topology);
+                self.take_line(&proxy.name, &line);
             }
         }
     }
@@ -135,16 +169,8 @@ impl Observer {
     async fn read_metrics(&mut self, mesh: &LocalMesh, topology: &Topology) {
         for proxy in topology.proxies.iter().filter(|proxy| proxy.name.starts_with("ztunnel/")) {
             // A proxy that is dead or busy is asked again at the next look.
-            let Ok(text) = mesh.metrics(&proxy.name).await else { continue };
-            let before = self.opened.entry(proxy.name.clone()).or_default();
-            for sample in scrape::samples(&text, OPENED) {
-                let count = sample.value as u64;
-                let known = before.insert(sample.series(), count).unwrap_or(0);
-                // One that has become less is of a proxy that was started again.
-                let new = if count < known { count } else { count - known };
-                if new > 0 {
-                    self.sightings.take_opened(&sample, new, topology);
-                }
+            if let Ok(text) = mesh.metrics(&proxy.name).await {
+                self.take_metrics(&proxy.name, &text);
             }
         }
     }

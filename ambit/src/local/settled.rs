@@ -116,7 +116,7 @@ mod tests {
             service_account: "web".into(),
             node: "node-1".into(),
             addresses: vec!["10.244.1.2".parse().unwrap()],
-            stats: "/nowhere".into(),
+            stats: None,
             ready: true,
             enrolled: true,
             captured: true,

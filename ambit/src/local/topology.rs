@@ -9,7 +9,7 @@ use istiod_lite::source::NamespacedName;
 /// One pod that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFacts {
-    /// What people call it: its `app` label, else its name.
+    /// What people call it: its `app` label, else its owner's name, else its own.
     pub workload: String,
     /// Service account.
     pub service_account: String,
@@ -17,8 +17,8 @@ pub struct PodFacts {
     pub node: String,
     /// Addresses.
     pub addresses: Vec<IpAddr>,
-    /// Socket on which a demonstration program tells what it sees.
-    pub stats: PathBuf,
+    /// Socket on which a demonstration program tells what it sees, if it does so on this machine.
+    pub stats: Option<PathBuf>,
     /// Whether it serves, as its probes say.
     pub ready: bool,
     /// Whether the mesh is to carry its traffic.
@@ -36,8 +36,8 @@ pub struct PodFacts {
 pub struct ProxyFacts {
     /// Its name in the mesh: `ztunnel/node-1`, `waypoint/billing/waypoint`.
     pub name: String,
-    /// Its access log.
-    pub access_log: PathBuf,
+    /// Its access log, if that lies on this machine.
+    pub access_log: Option<PathBuf>,
 }
 
 /// What runs where at one moment.
@@ -47,6 +47,8 @@ pub struct Topology {
     pub nodes: Vec<String>,
     /// Pods by name.
     pub pods: BTreeMap<NamespacedName, PodFacts>,
+    /// What made pods of other names, by the name that proxies have for them, with one of the pods.
+    pub owners: BTreeMap<NamespacedName, NamespacedName>,
     /// Services with their addresses.
     pub services: BTreeMap<NamespacedName, Vec<IpAddr>>,
     /// Proxies.
@@ -60,6 +62,11 @@ impl Topology {
     pub fn workload(&self, pod: &NamespacedName) -> Option<NamespacedName> {
         let facts = self.pods.get(pod)?;
         Some(NamespacedName::new(pod.namespace.clone(), facts.workload.as_str()))
+    }
+
+    /// The pod that proxies call this: by its own name, or by that of what made it.
+    pub fn pod_called<'a>(&'a self, name: &'a NamespacedName) -> Option<&'a NamespacedName> {
+        if self.pods.contains_key(name) { Some(name) } else { self.owners.get(name) }
     }
 
     /// The pod with this address.
@@ -80,5 +87,35 @@ impl Topology {
         let found =
             pods.find(|(name, facts)| *name.namespace == *namespace && facts.service_account == account && !facts.waypoint);
         found.map(|(name, _)| name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_found_by_its_own_name_and_by_that_of_what_made_it() {
+        let (pod, deployment) = (NamespacedName::new("shop", "web-5d8f-x2"), NamespacedName::new("shop", "web"));
+        let facts = PodFacts {
+            workload: "web".into(),
+            service_account: "web".into(),
+            node: "node-1".into(),
+            addresses: Vec::new(),
+            stats: None,
+            ready: true,
+            enrolled: true,
+            captured: true,
+            waypoint: false,
+            services: Vec::new(),
+        };
+        let topology = Topology {
+            pods: BTreeMap::from([(pod.clone(), facts)]),
+            owners: BTreeMap::from([(deployment.clone(), pod.clone())]),
+            ..Topology::default()
+        };
+        assert_eq!(topology.pod_called(&pod), Some(&pod));
+        assert_eq!(topology.pod_called(&deployment), Some(&pod));
+        assert_eq!(topology.pod_called(&NamespacedName::new("data", "web")), None);
     }
 }

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::shown::Shown;
+use crate::error::{Error, Result};
 use crate::local::edges::Edge;
-use crate::local::topology::Topology;
-use crate::local::{LocalMesh, ProcessUse, Wire};
+use crate::local::{ProcessUse, Wire};
 
-/// One run of a local mesh.
+/// One run of a mesh.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// From the start of the program to everything being ready.
+    /// From the start of the program to everything being ready; the start of a cluster is part of it.
     pub ready_seconds: f64,
     /// How long it was observed after that.
     pub observed_seconds: f64,
@@ -21,8 +22,8 @@ pub struct Report {
     pub pods: Vec<PodReport>,
     /// Who talked to whom.
     pub edges: Vec<Edge>,
-    /// Traffic between the nodes, the start included.
-    pub wire: Wire,
+    /// Traffic between the nodes, the start included; nothing on a cluster whose wire nobody watches.
+    pub wire: Option<Wire>,
     /// Waypoints, `namespace/name`.
     pub waypoints: Vec<String>,
     /// The mesh's programs and the pods'.
@@ -48,7 +49,8 @@ pub struct PodReport {
 
 impl Report {
     /// Takes stock of a mesh.
-    pub fn of(mesh: &LocalMesh, topology: &Topology, edges: Vec<Edge>, ready: Duration, observed: Duration) -> Self {
+    pub(super) async fn of(mesh: &impl Shown, edges: Vec<Edge>, ready: Duration, observed: Duration) -> Self {
+        let topology = mesh.topology();
         let pods = topology.pods.iter().map(|(name, facts)| PodReport {
             name: name.to_string(),
             node: facts.node.clone(),
@@ -56,19 +58,24 @@ impl Report {
             enrolled: facts.enrolled,
             ready: facts.ready,
         });
-        let problems = mesh.problems();
-        let notices = mesh.notices().into_iter().chain(problems.iter().map(ToString::to_string));
         Self {
             ready_seconds: round(ready),
             observed_seconds: round(observed),
             nodes: topology.nodes.clone(),
             pods: pods.collect(),
             edges,
-            wire: mesh.wire(),
+            wire: mesh.wire().await,
             waypoints: topology.waypoints.iter().map(ToString::to_string).collect(),
-            processes: mesh.usage(),
-            notices: notices.collect(),
+            processes: mesh.usage().await,
+            notices: mesh.notices().await,
         }
+    }
+
+    /// Prints it as one JSON document.
+    pub(super) fn print(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|error| Error::part("writing the report", error))?;
+        println!("{text}");
+        Ok(())
     }
 }
 

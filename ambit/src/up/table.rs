@@ -18,8 +18,8 @@ pub struct Scene<'a> {
     pub window: Duration,
     /// Time since everything was ready.
     pub running: Duration,
-    /// Traffic between the nodes.
-    pub wire: Wire,
+    /// Traffic between the nodes, where it is watched.
+    pub wire: Option<Wire>,
     /// What is wrong with the directory, what was left out, which program died.
     pub notices: &'a [String],
     /// The watched directory.
@@ -35,18 +35,11 @@ impl Scene<'_> {
     pub fn draw(&self, width: usize) -> String {
         let mut text = String::new();
         let seconds = self.running.as_secs();
-        let wire = if self.wire.plaintext_marker_seen { "PLAINTEXT SEEN" } else { "no plaintext seen" };
-        line(
-            &mut text,
-            width,
-            &format!(
-                "Ambit · {:02}:{:02} · between the nodes: {} packets, {:.1} MB, {wire}",
-                seconds / 60,
-                seconds % 60,
-                self.wire.packets,
-                self.wire.bytes as f64 / 1e6,
-            ),
-        );
+        let wire = self.wire.map_or_else(String::new, |wire| {
+            let plain = if wire.plaintext_marker_seen { "PLAINTEXT SEEN" } else { "no plaintext seen" };
+            format!(" · between the nodes: {} packets, {:.1} MB, {plain}", wire.packets, wire.bytes as f64 / 1e6)
+        });
+        line(&mut text, width, &format!("Ambit · {:02}:{:02}{wire}", seconds / 60, seconds % 60));
         line(&mut text, width, "");
         self.edges(&mut text, width);
         self.refusals(&mut text, width);
@@ -225,7 +218,7 @@ mod tests {
             edges,
             window: Duration::from_secs(5),
             running: Duration::from_secs(65),
-            wire: Wire { packets: 1, bytes: 2_000_000, plaintext_marker_seen: false, unseen: 0 },
+            wire: Some(Wire { packets: 1, bytes: 2_000_000, plaintext_marker_seen: false, unseen: 0 }),
             notices: &["a notice".to_owned()],
             directory: Path::new("demo"),
             demo: true,

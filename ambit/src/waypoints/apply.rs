@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use istiod_lite::deploy::WAYPOINT_CLASS;
+use istiod_lite::index::label::{USE_WAYPOINT, USE_WAYPOINT_NAMESPACE};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use super::ApplyArgs;
 use super::cluster::{Cluster, failed};
-use super::gateway::{CLASS, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, label, manifest};
+use super::gateway::{label, manifest};
 use super::wait::until_ready;
 use crate::error::{Error, Result};
 
@@ -43,8 +45,9 @@ async fn gateway(cluster: &Cluster, args: &ApplyArgs) -> Result<()> {
     let name = format!("{}/{}", cluster.namespace, args.name);
     let gateways = cluster.gateways();
     let held = gateways.get_opt(&args.name).await.map_err(|error| failed("get gateways", &error))?;
-    if let Some(class) = held.as_ref().map(|held| &held.spec.gateway_class_name).filter(|class| *class != CLASS) {
-        let message = format!("Gateway {name} exists and is of class {class}, not {CLASS}; choose another name with --name NAME");
+    if let Some(class) = held.as_ref().map(|held| &held.spec.gateway_class_name).filter(|class| *class != WAYPOINT_CLASS) {
+        let message =
+            format!("Gateway {name} exists and is of class {class}, not {WAYPOINT_CLASS}; choose another name with --name NAME");
         return Err(Error::Invalid(message));
     }
     let parameters = PatchParams { force: args.overwrite, ..PatchParams::apply(FIELD_MANAGER) };

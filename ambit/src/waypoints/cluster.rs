@@ -1,10 +1,10 @@
 //! The cluster a subcommand works on, and what its API server answers in words.
 
 use gateway_api::gateways::Gateway;
+use istiod_lite::index::label::{GATEWAY_NAME, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::{Api, ListParams};
 
-use super::gateway::{GATEWAY_NAME, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE};
 use crate::error::{Error, Result};
 use crate::install::cluster::ClusterArgs;
 

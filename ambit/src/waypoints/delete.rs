@@ -1,10 +1,10 @@
 //! `ambit waypoint delete`.
 
+use istiod_lite::deploy::WAYPOINT_CLASS;
 use kube::api::DeleteParams;
 
 use super::DeleteArgs;
 use super::cluster::failed;
-use super::gateway::CLASS;
 use super::wait::until_gone;
 use crate::error::{Error, Result};
 
@@ -17,7 +17,7 @@ pub async fn run(args: DeleteArgs) -> Result<()> {
     for name in &args.names {
         let gateway = cluster.gateway(name).await?;
         let (class, label) = (&gateway.spec.gateway_class_name, format!("{}/{name}", cluster.namespace));
-        if class != CLASS {
+        if class != WAYPOINT_CLASS {
             return Err(Error::Invalid(format!("Gateway {label} is of class {class}, no waypoint; kubectl deletes it")));
         }
         let users = if args.force { Vec::new() } else { cluster.users(name).await? };

@@ -3,14 +3,10 @@
 use std::collections::BTreeMap;
 
 use gateway_api::gateways::Gateway;
+use istiod_lite::deploy::WAYPOINT_CLASS;
+use istiod_lite::index::label::WAYPOINT_FOR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
-
-pub const CLASS: &str = "istio-waypoint";
-pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
-pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
-pub const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
-pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// What goes through a waypoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -98,7 +94,7 @@ pub fn manifest(
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
         "metadata": metadata,
-        "spec": { "gatewayClassName": CLASS, "listeners": [listener] },
+        "spec": { "gatewayClassName": WAYPOINT_CLASS, "listeners": [listener] },
     })
 }
 

@@ -1,11 +1,12 @@
 //! `ambit waypoint list` and `ambit waypoint status`.
 
 use gateway_api::gateways::Gateway;
+use istiod_lite::deploy::WAYPOINT_CLASS;
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
 use super::cluster::failed;
-use super::gateway::{CLASS, Progress, addresses, progress, serves};
+use super::gateway::{Progress, addresses, progress, serves};
 use super::wait::{is_ready, trouble, until_ready};
 use super::{ListArgs, StatusArgs};
 use crate::error::{Error, Result};
@@ -14,7 +15,7 @@ pub async fn list(args: ListArgs) -> Result<()> {
     let cluster = args.cluster.connect().await?;
     let api: Api<Gateway> = if args.all_namespaces { Api::all(cluster.client.clone()) } else { cluster.gateways() };
     let mut gateways = api.list(&ListParams::default()).await.map_err(|error| failed("list gateways", &error))?.items;
-    gateways.retain(|gateway| gateway.spec.gateway_class_name == CLASS);
+    gateways.retain(|gateway| gateway.spec.gateway_class_name == WAYPOINT_CLASS);
     if args.json {
         let all: Vec<Value> = gateways.iter().map(as_json).collect();
         println!("{}", serde_json::to_string_pretty(&all).map_err(|error| Error::part("writing JSON", error))?);

@@ -7,7 +7,7 @@ fn pod(workload: &str, account: &str, address: &str, waypoint: bool) -> PodFacts
         service_account: account.into(),
         node: "node-1".into(),
         addresses: vec![address.parse().unwrap()],
-        stats: "/nowhere".into(),
+        stats: None,
         ready: true,
         enrolled: true,
         captured: true,

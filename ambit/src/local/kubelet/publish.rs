@@ -129,7 +129,7 @@ impl Kubelet {
                 service_account: wanted.plan.service_account.clone(),
                 node: runtime.node.clone(),
                 addresses: runtime.place.ips(),
-                stats: runtime.stats.clone(),
+                stats: Some(runtime.stats.clone()),
                 ready: runtime.is_ready(),
                 enrolled: wanted.enrolled,
                 captured: runtime.capture.state() == Capture::Enabled,
@@ -147,7 +147,7 @@ impl Kubelet {
     }
 
     fn proxy(&self, name: String) -> ProxyFacts {
-        ProxyFacts { access_log: self.programs.paths.access_log(&name), name }
+        ProxyFacts { access_log: Some(self.programs.paths.access_log(&name)), name }
     }
 
     fn services_of(&self, pod: &NamespacedName) -> Vec<NamespacedName> {

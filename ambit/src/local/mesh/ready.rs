@@ -47,8 +47,9 @@ impl LocalMesh {
         if let Some(unsettled) = self.unsettled(&topology).await {
             return Some(unsettled);
         }
-        for (name, facts) in topology.pods.iter().filter(|(_, facts)| facts.stats.exists()) {
-            if stats::read(&facts.stats).await.is_ok_and(|program| !program.started) {
+        for (name, facts) in &topology.pods {
+            let Some(stats) = facts.stats.as_ref().filter(|path| path.exists()) else { continue };
+            if stats::read(stats).await.is_ok_and(|program| !program.started) {
                 return Some(format!("the program in pod {name}"));
             }
         }
