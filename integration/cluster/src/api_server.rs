@@ -14,10 +14,11 @@ use kube::{Client, Config};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
+use crate::audit;
 use crate::control::{self, ApiServerArguments};
 use crate::daemon::Daemon;
 use crate::error::{Error, Result};
-use crate::loopback::{Ports, etcd_request};
+use crate::loopback::{self, Ports, etcd_request};
 use crate::manifests::{self, Channel};
 use crate::pki::{Authority, MASTERS, Signed};
 use crate::programs::{self, Programs, Progress};
@@ -38,6 +39,8 @@ pub struct ApiServerOptions {
     pub arguments: Vec<String>,
     /// More arguments of etcd.
     pub etcd_arguments: Vec<String>,
+    /// Writes down who asks for what: [`ApiServer::requests_of`].
+    pub audit: bool,
 }
 
 /// A running API server with its etcd.
@@ -68,11 +71,14 @@ impl ApiServer {
     ///
     /// # Errors
     /// A program is missing, or does not become ready.
-    pub async fn start_with(options: ApiServerOptions) -> Result<Self> {
+    pub async fn start_with(mut options: ApiServerOptions) -> Result<Self> {
         let programs = tokio::task::spawn_blocking(|| Programs::get(&mut tell)).await;
         let programs = programs.map_err(|error| Error::failed("building Kubernetes", error))??;
         let directory =
             tempfile::Builder::new().prefix("ambit-api-").tempdir().map_err(Error::io("making a temporary directory"))?;
+        if options.audit {
+            options.arguments.extend(audit::arguments(directory.path())?);
+        }
         let authority = Authority::create(&directory.path().join("pki"))?;
         let serving = authority
             .server("kube-apiserver", &["127.0.0.1".to_owned(), "localhost".to_owned(), "kubernetes.default.svc".to_owned()])?;
@@ -259,18 +265,8 @@ impl ApiServer {
     /// # Errors
     /// etcd does not answer.
     pub async fn compact(&self) -> Result<()> {
-        let failed = |report: String| Error::failed("compacting etcd", report);
-        // "AA==" is the key "\0", the first of all.
-        let range = etcd_request(self.ports.etcd, "POST", "/v3/kv/range", r#"{"key":"AA=="}"#)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        let answer: serde_json::Value = serde_json::from_str(&range).map_err(|_| failed(range.clone()))?;
-        let revision = answer["header"]["revision"].as_str().ok_or_else(|| failed(range.clone()))?;
-        let order = format!(r#"{{"revision":"{revision}","physical":true}}"#);
-        let done = etcd_request(self.ports.etcd, "POST", "/v3/kv/compaction", &order)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        if done.contains("\"error\"") { Err(failed(done)) } else { Ok(()) }
+        let port = self.ports.etcd;
+        loopback::compact(async |method, path, body| etcd_request(port, method, path, body).await).await
     }
 }
 

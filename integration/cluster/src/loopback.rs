@@ -54,8 +54,18 @@ impl Ports {
 
 /// Asks etcd over its JSON gateway.
 pub(crate) async fn etcd_request(port: u16, method: &str, path: &str, body: &str) -> io::Result<String> {
+    etcd_exchange(TcpStream::connect((Ipv4Addr::LOCALHOST, port)), method, path, body).await
+}
+
+/// The same over a connection that is made like this.
+pub(crate) async fn etcd_exchange(
+    connect: impl Future<Output = io::Result<TcpStream>>,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<String> {
     let ask = async {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        let mut stream = connect.await?;
         // An answer to HTTP/1.0 ends with the connection and has no chunks.
         let request = format!("{method} {path} HTTP/1.0\r\nHost: etcd\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         stream.write_all(request.as_bytes()).await?;
@@ -64,6 +74,18 @@ pub(crate) async fn etcd_request(port: u16, method: &str, path: &str, body: &str
         answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).ok_or_else(|| io::Error::other(answer.clone()))
     };
     tokio::time::timeout(PATIENCE, ask).await?
+}
+
+/// Has etcd, which `ask` asks for an answer to a method, a path and a body, forget all but the newest revision of everything.
+pub(crate) async fn compact(ask: impl AsyncFn(&str, &str, &str) -> io::Result<String>) -> Result<()> {
+    let failed = |report: String| Error::failed("compacting etcd", report);
+    // "AA==" is the key "\0", the first of all.
+    let range = ask("POST", "/v3/kv/range", r#"{"key":"AA=="}"#).await.map_err(|error| failed(error.to_string()))?;
+    let answer: serde_json::Value = serde_json::from_str(&range).map_err(|_| failed(range.clone()))?;
+    let revision = answer["header"]["revision"].as_str().ok_or_else(|| failed(range.clone()))?;
+    let order = format!(r#"{{"revision":"{revision}","physical":true}}"#);
+    let done = ask("POST", "/v3/kv/compaction", &order).await.map_err(|error| failed(error.to_string()))?;
+    if done.contains("\"error\"") { Err(failed(done)) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use ambit_cluster::image::Image;
 use ambit_cluster::programs::{self, Programs};
+use ambit_cluster::temporary::Temporary;
 use ambit_cluster::{Cluster, ClusterOptions, ProxyMode};
 use ambit_testbed::bed;
 use anyhow::{Context, ensure};
@@ -56,7 +57,13 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     // In the bed every program has the same number.
-    let cluster = format!("test-{}", std::process::id());
+    let place = match Temporary::of_this_process("test") {
+        Ok(place) => place,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
     // Made before the bed is entered: it is how this machine reaches the cluster.
     let front = match TcpListener::bind("127.0.0.1:0") {
         Ok(front) => front,
@@ -71,15 +78,15 @@ fn main() -> ExitCode {
     }
     let body = move || {
         let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(two_nodes(cluster, front)).map_err(|error| Failed::from(format!("{error:#}")))
+        runtime.block_on(two_nodes(place, front)).map_err(|error| Failed::from(format!("{error:#}")))
     };
     let name = "two nodes come up, their pods reach each other by name and through a service, and nothing is left";
     libtest_mimic::run(&arguments, vec![Trial::test(name, body)]).exit_code()
 }
 
-async fn two_nodes(name: String, front: TcpListener) -> anyhow::Result<()> {
+async fn two_nodes(place: Temporary, front: TcpListener) -> anyhow::Result<()> {
     let programs = Programs::get(&mut |_| {})?;
-    let directory = programs::cache_directory()?.join("cluster").join(&name);
+    let (name, directory) = (place.name.clone(), place.directory.clone());
     let options = ClusterOptions { name: name.clone(), nodes: 2, directory: directory.clone(), proxy: ProxyMode::default() };
     let began = Instant::now();
     let cluster =

@@ -1,6 +1,8 @@
 //! Somebody with a cluster: what they run, and what they wait for.
 
-use std::path::Path;
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ambit_cluster::Cluster;
@@ -10,6 +12,8 @@ use ambit_testbed::{
     wire::{Capture, Report},
 };
 use anyhow::{Context, ensure};
+
+use crate::load::Load;
 
 /// Packets between the nodes that are enough to say something about them: the demonstration sends some 600 a second.
 const ENOUGH: u64 = 3000;
@@ -26,11 +30,24 @@ const IN_A_ROW: usize = 20;
 /// Pause between two questions by kubectl.
 pub const PAUSE: Duration = Duration::from_millis(300);
 
+/// How far the mesh is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Nothing,
+    Begun,
+    Meshed,
+}
+
 /// Somebody with a cluster.
 pub struct User<'a> {
     pub cluster: &'a Cluster,
     /// For files. Gone with the cluster.
     pub directory: &'a Path,
+    /// The CRDs of the Gateway API.
+    pub definitions: &'a [PathBuf],
+    pub stage: &'a Cell<Stage>,
+    /// The load, once it was started.
+    pub load: &'a RefCell<Option<Arc<Load>>>,
     /// Told how far it is.
     pub tell: &'a (dyn Fn(&str) + Sync),
 }

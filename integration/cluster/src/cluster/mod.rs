@@ -4,6 +4,7 @@ mod ask;
 mod dns;
 mod front;
 mod images;
+mod outage;
 mod plane;
 mod ready;
 mod status;

@@ -18,7 +18,13 @@ use crate::pki::{Authority, MASTERS, Signed};
 use crate::programs::Programs;
 
 const PORT: u16 = 6443;
-const ETCD: (u16, u16) = (2379, 2380);
+pub(super) const ETCD: (u16, u16) = (2379, 2380);
+
+/// Names of the parts.
+pub(super) const STORE: &str = "etcd";
+pub(super) const SERVER: &str = "kube-apiserver";
+pub(super) const CONTROLLERS: &str = "kube-controller-manager";
+pub(super) const SCHEDULER: &str = "kube-scheduler";
 
 /// Names by which the API server is reached: in pods, and from outside through the front.
 const NAMES: [&str; 9] = [
@@ -96,8 +102,18 @@ impl ControlPlane {
 
     /// Starts everything, and returns when the API server is ready.
     pub(super) async fn start(&self) -> Result<()> {
+        self.start_etcd()?;
+        self.start_server().await
+    }
+
+    /// Starts etcd with what it held, if anything.
+    pub(super) fn start_etcd(&self) -> Result<()> {
         let data = self.directory.join("etcd");
-        self.spawn("etcd", &self.etcd, control::etcd(&data, ETCD.0, ETCD.1))?;
+        self.spawn(STORE, &self.etcd, control::etcd(&data, ETCD.0, ETCD.1))
+    }
+
+    /// Starts the API server, and once it is ready those who ask it.
+    pub(super) async fn start_server(&self) -> Result<()> {
         let arguments = ApiServerArguments {
             address: self.place.ip(),
             port: PORT,
@@ -107,14 +123,27 @@ impl ControlPlane {
             kubelets: Some(&self.kubelets),
             directory: &self.directory,
         };
-        self.spawn_part("kube-apiserver", arguments.list())?;
+        self.spawn_part(SERVER, arguments.list())?;
         self.await_server().await?;
         let url = self.url();
         let own = |part: &str| self.authority.kubeconfig(part, &url, &format!("system:{part}"), None);
-        let controllers = control::controller_manager(&self.authority, &own("kube-controller-manager")?);
-        self.spawn_part("kube-controller-manager", controllers)?;
-        self.spawn_part("kube-scheduler", control::scheduler(&own("kube-scheduler")?))?;
+        let controllers = control::controller_manager(&self.authority, &own(CONTROLLERS)?);
+        self.spawn_part(CONTROLLERS, controllers)?;
+        self.spawn_part(SCHEDULER, control::scheduler(&own(SCHEDULER)?))?;
         Ok(())
+    }
+
+    /// Kills these parts and waits until they are gone.
+    pub(super) async fn kill(&self, names: &[&str]) {
+        let is_one = |process: &mut Process| names.contains(&process.name());
+        let killed: Vec<_> =
+            self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).extract_if(.., is_one).collect();
+        for process in &killed {
+            process.kill_group();
+        }
+        for process in killed {
+            process.wait().await;
+        }
     }
 
     fn spawn_part(&self, name: &str, arguments: Vec<String>) -> Result<()> {
@@ -144,7 +173,7 @@ impl ControlPlane {
                 return Err(error);
             }
             if began.elapsed() > PATIENCE {
-                return Err(self.report("kube-apiserver", &format!("was not ready within {PATIENCE:?}")));
+                return Err(self.report(SERVER, &format!("was not ready within {PATIENCE:?}")));
             }
             tokio::time::sleep(ASK).await;
         }

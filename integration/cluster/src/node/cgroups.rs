@@ -43,7 +43,7 @@ fn hierarchies(root: &Path) -> Result<Vec<PathBuf>> {
 pub(crate) async fn remove(cluster: &str) -> Vec<PathBuf> {
     let began = Instant::now();
     loop {
-        let left = remove_now(Path::new(ROOT), cluster);
+        let left = remove_now(cluster);
         if left.is_empty() || began.elapsed() > PATIENCE {
             return left;
         }
@@ -51,7 +51,12 @@ pub(crate) async fn remove(cluster: &str) -> Vec<PathBuf> {
     }
 }
 
-fn remove_now(root: &Path, cluster: &str) -> Vec<PathBuf> {
+/// Removes what can be removed at once, and gives the rest.
+pub(crate) fn remove_now(cluster: &str) -> Vec<PathBuf> {
+    remove_below(Path::new(ROOT), cluster)
+}
+
+fn remove_below(root: &Path, cluster: &str) -> Vec<PathBuf> {
     let prefix = prefix(cluster);
     // The name of one cluster may begin with another's.
     let of_cluster = |path: &Path| {
@@ -85,7 +90,7 @@ mod tests {
             fs::create_dir_all(tree.join(group)).unwrap();
         }
         fs::write(tree.join("cgroup.procs"), "").unwrap();
-        assert_eq!(remove_now(root.path(), "one"), Vec::<PathBuf>::new());
+        assert_eq!(remove_below(root.path(), "one"), Vec::<PathBuf>::new());
         assert!(!tree.join("ambit-one-node-1").exists());
         for other in ["ambit-one-two-node-1", "ambit-one-node-1-node-1", "others"] {
             assert!(tree.join(other).exists(), "{other} is gone");
