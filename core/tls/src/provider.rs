@@ -1,9 +1,6 @@
 //! The cryptography: aws-lc-rs, TLS 1.3 with AES-GCM only.
 
-use std::{
-    sync::{Arc, LazyLock},
-    thread,
-};
+use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
@@ -18,16 +15,4 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
-}
-
-/// Has a thread make the source of random numbers ready. Before it gives the first one, the library gathers noise of the processor for
-/// some 20 ms: a program that starts does something else meanwhile, and only who needs a random number before waits.
-pub fn prepare() {
-    let first = || {
-        // Whoever needs one is told when there are none.
-        let _filled = provider().secure_random.fill(&mut [0; 1]);
-    };
-    if let Err(error) = thread::Builder::new().name("random".to_owned()).spawn(first) {
-        tracing::debug!(%error, "random numbers are made ready when they are needed");
-    }
 }
