@@ -8,7 +8,7 @@
 //! | [`mod@bench`], [`process`] | one sample of load, and what the proxies used for it |
 //! | [`control`], [`fairness`], [`growth`], [`storm`], [`start`], [`scale`], [`synthetic`], [`probe`] | what is not one load on one path |
 //! | [`figure`], [`goals`], [`results`], [`stats`] | what is measured, what is to be reached, and the samples |
-//! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`report`] tells a saved one, [`compare`] tells two apart |
+//! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`report`] tells a saved one, [`compare`] tells two apart, [`versus`] two programs |
 
 #![forbid(unsafe_code)]
 
@@ -42,3 +42,4 @@ pub mod stats;
 pub mod storm;
 pub mod synthetic;
 pub mod table;
+pub mod versus;

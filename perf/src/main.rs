@@ -12,6 +12,7 @@ use perf::{
     scale::{self, Scale},
     serve,
     session::Options,
+    versus::{self, Versus},
 };
 
 /// Measures what the mesh costs, beside no mesh and beside Envoy, on two local nodes and in one run.
@@ -22,6 +23,7 @@ use perf::{
   perf node --all --json new.json --html new.html    the node path, everything
   perf node --only ztunnel,envoy-tcp --rounds 3      two paths, for a first look
   perf compare old.json new.json                     what changed beyond the noise
+  perf versus perf-before                            an earlier build and this one, in turns
   perf load-check                                    the generator against wrk and iperf3
   perf quick                                         waypoints included, a few rounds
   perf scale                                         memory for 100,000 idle connections
@@ -62,6 +64,11 @@ Examples:
     /// Which figures of two runs differ by more than noise.
     #[command(after_help = "Example:\n  perf compare before.json after.json --fail")]
     Compare(Compare),
+    /// Which figures differ between an earlier build of this program and this one, run in turns.
+    #[command(after_help = "Examples:
+  perf versus perf-before
+  perf versus perf-before --fail --pairs 9 -- quick --only no-mesh,ztunnel --rounds 1 --seconds 0.5")]
+    Versus(Versus),
     /// A saved run as the table, and as a page or Markdown.
     #[command(after_help = "Example:\n  perf report run.json --html run.html --markdown run.md")]
     Report(Report),
@@ -106,6 +113,7 @@ fn main() -> anyhow::Result<()> {
         Command::Scale(scale) => runtime.block_on(scale::run(&scale)),
         Command::Control(_) => Ok(()),
         Command::Compare(files) => compare::run(&files),
+        Command::Versus(programs) => versus::run(&programs),
         Command::Report(saved) => report::run(&saved),
         Command::LoadCheck(check) => runtime.block_on(load_check::run(&check)),
         Command::Serve { port } => runtime.block_on(serve::run(&port)),
