@@ -1,0 +1,195 @@
+"""Runs the test programs that cargo has built, one after the other, and counts what passed. Its last line is the count.
+
+    cargo test --no-run --message-format=json-render-diagnostics ... >target/suites.json
+    python3 integration/suites.py target/suites.json
+
+Cargo would run them in the order of their names. Here those come last that need Kubernetes, which may still be built meanwhile, and what
+tries random input for as long as it is given runs beside the others, on the processor time that nobody else wants.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+# Longer than any suite may ever take: what hangs fails.
+PATIENCE = 1200
+
+# By package, the suites that begin once Kubernetes is built.
+ON_KUBERNETES = {
+    "ambit": {"handover", "install", "install_cni", "up_kubernetes", "waypoint"},
+    "ambit-cluster": {"api_server", "cluster"},
+    "ambit-integration": {"clients", "cluster", "ecosystem", "on_kubernetes", "up_kubernetes"},
+    "ambit-node-agent": {"kubernetes"},
+    "istiod-lite": {"api_server", "kubernetes_authority", "kubernetes_validation"},
+}
+
+# By package, the tests of the library that do so, by a part of their names.
+ON_KUBERNETES_IN_LIBRARY = {"ambit": "up::kubernetes::tests", "istiod-lite": "cluster_tests"}
+
+# The packages whose library has tests of random input, in modules of this name; so is a whole suite called.
+WITH_RANDOM = {"ambit-hbone", "ambit-tls", "ztunnel"}
+RANDOM = "fuzz"
+
+# Waits for Kubernetes, or builds it.
+KUBERNETES = ["target/debug/ambit", "cluster", "build"]
+KUBERNETES_PATIENCE = 2700
+
+RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;", re.MULTILINE)
+WELL = re.compile(r"^test .* \.\.\. ok$")
+SLOWEST = 12
+# So many lines of a suite that failed are told again at the end, where they are found.
+TOLD = 80
+
+
+class Suite:
+    """A test program, and what it said."""
+
+    def __init__(self, package, target, executable, directory, arguments=()):
+        self.package, self.target, self.executable, self.directory = package, target, executable, directory
+        self.arguments = list(arguments)
+        self.needs_kubernetes = target in ON_KUBERNETES.get(package, ())
+        self.output, self.status, self.seconds = "", -1, 0.0
+
+    def with_arguments(self, *arguments):
+        return Suite(self.package, self.target, self.executable, self.directory, arguments)
+
+    def on_kubernetes(self, part):
+        these = self.with_arguments(part)
+        these.needs_kubernetes = True
+        return these
+
+    @property
+    def name(self):
+        return " ".join([f"{self.package}/{self.target}", *self.arguments])
+
+    def run(self, niceness=0, tell=lambda line: None):
+        """Runs it to its end; `tell` gets each line that it prints."""
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [self.executable, *self.arguments],
+            cwd=self.directory,
+            env={**os.environ, "CARGO_MANIFEST_DIR": self.directory, "CARGO_PKG_NAME": self.package},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=lambda: stand_back(niceness),
+        )
+        timer = threading.Timer(PATIENCE, end, [process])
+        timer.daemon = True
+        timer.start()
+        lines = []
+        try:
+            for line in process.stdout:
+                lines.append(line)
+                tell(line)
+            self.status = process.wait()
+        finally:
+            timer.cancel()
+            if process.poll() is None:
+                end(process)
+        self.output, self.seconds = "".join(lines), time.monotonic() - began
+
+    def counts(self):
+        """How many passed, failed and were ignored; what ended badly, or without having counted, has one that failed."""
+        counted = [[int(number) for number in found] for found in RESULT.findall(self.output)]
+        passed, failed, ignored = map(sum, zip(*counted)) if counted else (0, 0, 0)
+        return passed, max(failed, int(self.status != 0 or not counted)), ignored
+
+
+def stand_back(niceness):
+    """Has everybody else come first; between sessions of processes, which share time among themselves, too where the kernel has that."""
+    if niceness:
+        os.nice(niceness)
+        try:
+            with open("/proc/self/autogroup", "w", encoding="ascii") as group:
+                group.write(str(niceness))
+        except OSError:
+            pass
+
+
+def end(process):
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def built(path):
+    """The test programs that cargo told of."""
+    suites = []
+    with open(path, encoding="utf-8") as messages:
+        for message in (json.loads(line) for line in messages if line.startswith("{")):
+            if message.get("reason") != "compiler-artifact" or not message["profile"]["test"] or not message.get("executable"):
+                continue
+            manifest = message["manifest_path"]
+            with open(manifest, encoding="utf-8") as text:
+                package = re.search(r'^name = "(.+)"', text.read(), re.MULTILINE).group(1)
+            target = message["target"]
+            name = target["name"] if target["kind"] == ["test"] else target["kind"][0]
+            suites.append(Suite(package, name, message["executable"], os.path.dirname(manifest)))
+    return sorted(suites, key=lambda suite: (suite.package, suite.target))
+
+
+def split(suites):
+    """Those that run one after the other, those on Kubernetes last; and those of random input."""
+    ordinary, random = [], []
+    for suite in suites:
+        part = ON_KUBERNETES_IN_LIBRARY.get(suite.package) if suite.target == "lib" else None
+        if suite.target == RANDOM:
+            random.append(suite)
+        elif suite.target == "lib" and suite.package in WITH_RANDOM:
+            ordinary.append(suite.with_arguments("--skip", RANDOM))
+            random.append(suite.with_arguments(RANDOM))
+        elif part:
+            ordinary += [suite.with_arguments("--skip", part), suite.on_kubernetes(part)]
+        else:
+            ordinary.append(suite)
+    return sorted(ordinary, key=lambda suite: suite.needs_kubernetes), random
+
+
+def say(text):
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def main():
+    ordinary, random = split(built(sys.argv[1]))
+    if not ordinary and not random:
+        sys.exit("there is nothing to run")
+    beside = threading.Thread(target=lambda: [suite.run(niceness=19) for suite in random], daemon=True)
+    beside.start()
+    built_already = False
+    for suite in ordinary:
+        if suite.needs_kubernetes and not built_already:
+            say("\n== Kubernetes\n")
+            subprocess.run(KUBERNETES, check=True, timeout=KUBERNETES_PATIENCE, stdin=subprocess.DEVNULL)
+            built_already = True
+        say(f"\n     Running {suite.name}\n")
+        suite.run(tell=say)
+    beside.join()
+    for suite in random:
+        say(f"\n     Ran beside the others: {suite.name}\n{suite.output}")
+    suites = ordinary + random
+    say("\n== result\nslowest, in seconds:\n")
+    for suite in sorted(suites, key=lambda suite: -suite.seconds)[:SLOWEST]:
+        say(f"  {suite.seconds:6.1f}  {suite.name}\n")
+    passed, failed, ignored = map(sum, zip(*(suite.counts() for suite in suites)))
+    for suite in suites:
+        if suite.counts()[1]:
+            say(f"failed: {suite.name} ({'exit code' if suite.status >= 0 else 'signal'} {abs(suite.status)})\n")
+            lines = [line for line in suite.output.splitlines() if not WELL.match(line)]
+            say("".join(f"  {line}\n" for line in lines[-TOLD:]))
+    say(f"{passed} passed, {failed} failed, {ignored} skipped\n")
+    sys.exit(int(failed > 0 or passed == 0))
+
+
+if __name__ == "__main__":
+    main()
