@@ -6,6 +6,7 @@ use ambit_api::ca::{IstioCertificateRequest, istio_certificate_service_client::I
 use ambit_identity::SpiffeId;
 use async_trait::async_trait;
 use prost_types::{Struct, Value, value::Kind};
+use tokio::time::Instant;
 use tonic::{Request, Status, transport::Channel};
 
 use crate::{
@@ -17,6 +18,8 @@ use crate::{
 /// Pauses before a request that did not reach the authority is made again, in milliseconds. While its replicas are replaced, connections still
 /// go to one that has gone, and whoever waits for the certificate would be refused for that.
 const AGAIN: [u64; 5] = [20, 80, 200, 300, 400];
+/// After this nothing is tried again: where packets are swallowed, each attempt takes seconds to fail.
+const AGAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// How certificates are asked for.
 #[derive(Debug, Clone)]
@@ -104,11 +107,11 @@ impl CaClient {
     }
 
     async fn ask(&self, request: &CertificateRequest, id: &SpiffeId) -> Result<Vec<String>, TlsError> {
-        let mut pauses = AGAIN.into_iter();
+        let (mut pauses, began) = (AGAIN.into_iter(), Instant::now());
         loop {
             match self.ask_once(request, id).await {
                 Ok(chain) => return Ok(chain),
-                Err(Unanswered { error, arrived: false }) => match pauses.next() {
+                Err(Unanswered { error, arrived: false }) => match pauses.next().filter(|_| began.elapsed() < AGAIN_WITHIN) {
                     // Not all at once, for many may have lost the same replica.
                     Some(pause) => tokio::time::sleep(Duration::from_millis(pause).mul_f64(0.5 + fastrand::f64())).await,
                     None => return Err(error),
@@ -123,7 +126,7 @@ impl CaClient {
         self.config.credentials.apply(call.metadata_mut()).await?;
         call.set_timeout(self.config.timeout);
         let mut client = IstioCertificateServiceClient::new(self.channel.clone());
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         // The deadline travels with the call, but a peer that hangs before answering anything must not hold us either.
         let answer = tokio::time::timeout(self.config.timeout, client.create_certificate(call))
             .await

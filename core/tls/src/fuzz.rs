@@ -1,5 +1,5 @@
 //! Certificates, requests, revocation lists and tokens that are like real ones. Nothing panics, nobody becomes somebody else by it, and
-//! what was not signed as it is is not believed.
+//! what was not signed as it is is not believed. And the first bytes of connections of others, of which a server name is read.
 
 use std::{sync::Arc, time::Duration};
 
@@ -73,6 +73,7 @@ fn nobody_becomes_somebody_else_by_bytes_that_were_changed() {
         a_revocation_list_that_was_changed_is_read_or_refused,
         a_token_that_was_changed_is_no_token,
         an_identity_that_is_read_reads_back_as_it_is_written,
+        crate::hello::tests::random_bytes,
     ]);
 }
 

@@ -4,6 +4,7 @@
 //!   authority, [`authority::LocalSource`] signs with an authority of this process, and [`source`] has those that somebody else renews.
 //! - [`SvidStore`]: keeps one per identity, renews it in the background, goes on with a valid one while the authority is away.
 //! - [`handshake`]: TLS 1.3 with mutual SPIFFE verification; [`PeerError`] says in one sentence why a peer was refused.
+//! - [`hello`]: the server name that somebody else's client begins with.
 //! - [`Stream`]: an established connection, whose records are sealed and opened in place.
 //! - [`authority`] and [`token`]: the authority's own side, and the service-account tokens it trusts.
 //! - [`control_plane`]: a verified gRPC channel to the control plane, and the token that goes with each call.
@@ -33,6 +34,7 @@ mod flags;
 #[cfg(test)]
 mod fuzz;
 pub mod handshake;
+pub mod hello;
 mod keeper;
 mod peer;
 mod provider;
@@ -54,7 +56,7 @@ pub use error::TlsError;
 pub use flags::ControlPlaneFlags;
 pub use handshake::{client_config, server_config};
 pub use peer::{PeerError, Presented, peer_identity};
-pub use provider::{prepare, provider};
+pub use provider::provider;
 pub use request::{CertificateRequest, PemSvid};
 pub use retire::{Retired, Retirements, follow_roots};
 pub use source::SvidSource;

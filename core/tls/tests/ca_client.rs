@@ -236,3 +236,23 @@ async fn a_connection_that_is_lost_before_the_answer_is_made_again() {
     assert_eq!(*CaClient::new(config).unwrap().issue(&api()).await.unwrap().id(), api());
     assert_eq!(bench.calls().len(), 1);
 }
+
+#[tokio::test]
+async fn an_authority_to_which_no_connection_comes_about_is_not_tried_again_and_again() {
+    let bench = Bench::start(|_| {}).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = bench.config(true);
+    config.control_plane.address = listener.local_addr().unwrap().to_string();
+    config.control_plane.connect_timeout = Duration::from_millis(2100);
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let accepted = Arc::clone(&held);
+    tokio::spawn(async move {
+        loop {
+            let (silent, _) = listener.accept().await.unwrap();
+            accepted.lock().unwrap().push(silent);
+        }
+    });
+    let error = CaClient::new(config).unwrap().issue(&web()).await.unwrap_err();
+    assert!(matches!(error, TlsError::Unreachable { .. }), "{error:?}");
+    assert_eq!(held.lock().unwrap().len(), 1, "one attempt has taken all the time that there was");
+}
