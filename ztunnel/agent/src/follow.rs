@@ -125,6 +125,11 @@ impl Node {
         }
     }
 
+    /// Whether pods are in the mesh by what was known once.
+    pub(crate) fn has_captured(&self) -> bool {
+        self.records().all().any(|record| record.captured)
+    }
+
     /// Whether a pod is to be in the mesh, as the source has it now; nothing if that is not known.
     fn wanted_now(&self, uid: &str) -> Option<bool> {
         self.source.pods().ok()?.iter().find(|facts| facts.uid == uid).and_then(|facts| self.wanted(facts))
@@ -223,7 +228,13 @@ impl Node {
         if self.records().all().any(|record| record.inode == netns.inode()) || self.agent().namespaces().contains(&netns) {
             return Ok(true);
         }
-        if !self.all_known(&self.source.pods()?) || self.wanted_now(uid) != Some(false) {
+        let pods = self.source.pods()?;
+        let Some(facts) = pods.iter().find(|facts| facts.uid == uid) else { return Ok(false) };
+        if !self.all_known(&pods) || self.wanted(facts) != Some(false) {
+            return Ok(false);
+        }
+        // Nothing is noted of it, so what is known may be older than the label by which it was captured.
+        if !self.excludes(facts) && !self.source.confirm(facts).await? {
             return Ok(false);
         }
         self.agent().free(&netns).await?;

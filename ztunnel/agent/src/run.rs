@@ -70,7 +70,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), E
     };
     let told = async {
         match &kubernetes {
-            Some(kubernetes) => _ = tokio::join!(kubernetes.follow(), kubernetes.tell(&node)),
+            Some(kubernetes) => _ = tokio::join!(kubernetes.follow(&node), kubernetes.tell(&node)),
             None => std::future::pending().await,
         }
     };

@@ -132,9 +132,10 @@ impl Kubernetes {
         }
     }
 
-    /// Keeps what is known as the API server has it, for ever.
-    pub async fn follow(&self) {
-        watch::follow(self).await;
+    /// Keeps what is known as the API server has it, for ever. When the node holds pods in the mesh, it does not begin with what the cache of
+    /// an API server has, which may be older than what they were captured by.
+    pub async fn follow(&self, node: &Node) {
+        watch::follow(self, node.has_captured()).await;
     }
 
     /// Tells the API server what becomes of the node's pods, for ever.

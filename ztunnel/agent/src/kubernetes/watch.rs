@@ -3,37 +3,49 @@
 //! `kube::runtime::watcher` is not used: it takes each line of a refusal for a failure of its own, waits without end for an answer that does
 //! not come, and asks again without a pause for a watch that ends as soon as it has begun.
 //! Rules: <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | `course` | what is asked for next, and from which version: decided without I/O |
+//! | `lines` | the lines of a watch |
+//! | `failure` | why the server could not be heard |
 
-use std::{fmt::Debug, io, pin::pin, time::Duration};
+mod course;
+mod failure;
+mod lines;
 
-use futures::{AsyncBufReadExt, StreamExt};
+use std::{fmt::Debug, time::Duration};
+
+use futures::AsyncBufRead;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Resource, ResourceExt,
-    api::{ListParams, WatchParams},
-    core::{PartialObjectMeta, Request, Status, WatchEvent},
+    api::WatchParams,
+    core::{PartialObjectMeta, Request, WatchEvent},
     runtime::watcher::Event,
 };
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 
-use super::{ANSWER, Kubernetes, chain, pauses::Pauses};
-
-/// How much is asked for at once.
-const PAGE: u32 = 500;
+use super::{ANSWER, Kubernetes, pauses::Pauses};
+use course::Course;
+use failure::Failure;
+use lines::Lines;
 
 /// How long is waited for what.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// A watch ends after this, and is asked for again.
+    /// A watch ends after this or, so that those of many nodes do not end at once, up to a third sooner, and is asked for again.
     watch: Duration,
     /// One that has not ended by then has a connection that died without a word.
     silence: Duration,
     /// One that ends sooner is a failure: the next one must not follow at once.
     short: Duration,
+    /// Before the next one is asked for, at most, when the server has ended one: it may be going, and all nodes then ask those that stay.
+    spread: Duration,
     /// So long the server may take to begin a watch.
     answer: Duration,
     /// And to give a page of a list: all nodes ask for it when the server is back.
@@ -49,25 +61,27 @@ const LIMITS: Limits = Limits {
     watch: Duration::from_secs(60),
     silence: Duration::from_secs(75),
     short: Duration::from_secs(1),
+    spread: Duration::from_millis(500),
     answer: ANSWER,
     page: Duration::from_secs(30),
     apart: Duration::from_secs(2),
     anew: Duration::from_secs(600),
 };
 
-/// Keeps what is known as the API server has it, for ever.
-pub(super) async fn follow(source: &Kubernetes) {
-    follow_within(source, LIMITS).await;
+/// Keeps what is known as the API server has it, for ever. `holds` says that something was done before by what it told.
+pub(super) async fn follow(source: &Kubernetes, holds: bool) {
+    follow_within(source, holds, LIMITS).await;
 }
 
-async fn follow_within(source: &Kubernetes, limits: Limits) {
+async fn follow_within(source: &Kubernetes, holds: bool, limits: Limits) {
     let of_node = Some(format!("spec.nodeName={}", source.node));
     let pods = Api::<Pod>::all(source.client.clone());
-    let mut pods = Keeper::new(source, (&source.doubted, limits), (pods, of_node), "pods", |event| {
+    let mut pods = Keeper::new((source, holds), (&source.doubted, limits), (pods, of_node), "pods", |event| {
         source.change(|store| store.pod(event));
     });
     let namespaces = Api::<PartialObjectMeta<Namespace>>::all(source.client.clone());
-    let mut namespaces = Keeper::new(source, (&source.doubted_namespaces, limits), (namespaces, None), "namespaces", |event| {
+    let doubted = &source.doubted_namespaces;
+    let mut namespaces = Keeper::new((source, holds), (doubted, limits), (namespaces, None), "namespaces", |event| {
         source.change(|store| store.namespace(event));
     });
     tokio::join!(pods.keep(), namespaces.keep());
@@ -83,14 +97,13 @@ struct Keeper<'a, K, F> {
     fields: Option<String>,
     what: &'static str,
     apply: F,
-    /// The version that is watched from; nothing when all is to be asked for.
-    from: Option<String>,
+    course: Course,
     /// When all may be asked for again, and when it is to be.
     again: (Instant, Instant),
     /// Whether it cannot be heard.
     failing: bool,
-    /// Whether the last failure was that of a version which is too old.
-    expired: bool,
+    /// Whether it has just said that what it was asked to go on from is of no use.
+    lost: bool,
     pauses: Pauses,
 }
 
@@ -100,20 +113,24 @@ where
     F: FnMut(Event<K>),
 {
     fn new(
-        source: &'a Kubernetes,
+        (source, holds): (&'a Kubernetes, bool),
         (doubted, limits): (&'a Notify, Limits),
         (api, fields): (Api<K>, Option<String>),
         what: &'static str,
         apply: F,
     ) -> Self {
         let again = (Instant::now(), Instant::now());
-        let (from, pauses) = (None, Pauses::new());
-        Self { source, doubted, limits, api, fields, what, apply, from, again, failing: false, expired: false, pauses }
+        let (course, pauses) = (Course::new(holds), Pauses::new());
+        Self { source, doubted, limits, api, fields, what, apply, course, again, failing: false, lost: false, pauses }
     }
 
     async fn keep(&mut self) {
         loop {
-            let told = match self.from.clone() {
+            // However often a watch is refused meanwhile.
+            if Instant::now() >= self.again.1 {
+                self.course.refresh();
+            }
+            let told = match self.course.watched().map(str::to_owned) {
                 None => self.list().await,
                 Some(from) => self.watch(&from).await,
             };
@@ -128,58 +145,51 @@ where
         sleep_until(self.again.0).await;
         let (begun, limits) = (Instant::now(), self.limits);
         (self.apply)(Event::Init);
-        let mut page = ListParams { field_selector: self.fields.clone(), limit: Some(PAGE), ..ListParams::default() };
+        let mut page = self.course.ask(self.fields.as_deref());
         let version = loop {
             let list = timeout(limits.page, self.api.list(&page)).await.map_err(|_| Failure::Late("a list", limits.page))??;
             list.items.into_iter().for_each(|object| (self.apply)(Event::InitApply(object)));
             page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
             if page.continue_token.is_none() {
-                break list.metadata.resource_version.filter(|version| !version.is_empty());
+                break list.metadata.resource_version;
             }
         };
-        self.from = Some(version.ok_or(Failure::NoVersion)?);
+        self.course.listed(version)?;
         self.again = (begun + limits.apart, begun + limits.anew.mul_f64(1.0 + fastrand::f64()));
         (self.apply)(Event::InitDone);
-        self.heard();
+        // Where a list is always answered, and nothing can be gone on from it, nothing is well.
+        if !self.lost {
+            self.heard();
+        }
         Ok(())
     }
 
     /// Hears of changes until the server ends that, or everything is to be asked for.
     async fn watch(&mut self, from: &str) -> Result<(), Failure> {
-        let Limits { watch, silence, short, answer, .. } = self.limits;
-        let ask = WatchParams {
-            field_selector: self.fields.clone(),
-            timeout: u32::try_from(watch.as_secs()).ok(),
-            ..WatchParams::default()
-        };
-        // Not by `Api::watch`, which does not look whether it is refused: each line of what is said then would be an event that is none. The
-        // API server writes a refusal in many lines to whoever asks for metadata alone.
-        let request = Request::new(self.api.resource_url());
-        let request = if K::metadata_api() { request.watch_metadata(&ask, from) } else { request.watch(&ask, from) };
-        let request = request.map_err(kube::Error::BuildRequest)?;
-        let begun = timeout(answer, self.source.client.request_stream(request)).await;
-        let mut told = pin!(begun.map_err(|_| Failure::Late("a watch", answer))??.lines());
+        let Limits { watch, silence, short, answer, spread, .. } = self.limits;
+        let asked = watch.mul_f64(1.0 - fastrand::f64() / 3.0);
+        let mut told = Lines::new(Box::pin(self.begin(from, asked, answer).await?), lines::LONGEST);
         let opened = Instant::now();
         loop {
-            let event = tokio::select! {
-                event = timeout_at(opened + silence, told.next()) => event.map_err(|_| Failure::Silent(silence))?,
+            let line = tokio::select! {
+                line = timeout_at(opened + silence, told.next()) => line.map_err(|_| Failure::Silent(silence))?,
                 () = self.doubted.notified() => {
                     tracing::info!(what = self.what, "what the API server told may be out of date, and is asked for anew");
-                    self.from = None;
+                    self.course.doubt();
                     return Ok(());
                 }
                 () = sleep_until(self.again.1) => {
-                    self.from = None;
+                    self.course.refresh();
                     return Ok(());
                 }
                 // A refusal would have come by now.
-                () = sleep_until(opened + short), if self.failing => {
-                    self.heard();
+                () = sleep_until(opened + short), if self.failing || self.lost => {
+                    self.goes_on();
                     continue;
                 }
             };
-            let (version, news) = match event {
-                Some(line) => match event_of::<K>(line)? {
+            let (version, news) = match line.map_err(Failure::Told)? {
+                Some(line) => match event_of::<K>(&line)? {
                     WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                         (object.resource_version(), Some(Event::Apply(object)))
                     }
@@ -188,16 +198,44 @@ where
                     WatchEvent::Error(status) => return Err(Failure::Refused(status)),
                 },
                 None if opened.elapsed() < short => return Err(Failure::Short),
-                None => return Ok(()),
+                None => {
+                    if opened.elapsed() < asked / 2 {
+                        sleep(spread.mul_f64(fastrand::f64())).await;
+                    }
+                    return Ok(());
+                }
             };
-            self.from = Some(version.filter(|version| !version.is_empty()).ok_or(Failure::NoVersion)?);
+            self.course.told(version)?;
             if let Some(news) = news {
                 (self.apply)(news);
-                self.heard();
+                self.goes_on();
                 // Each step takes it further: however often it ends, it is not in vain.
                 self.pauses.begin_anew();
             }
         }
+    }
+
+    /// Asks for changes.
+    ///
+    /// Not by `Api::watch`, which does not look whether it is refused: each line of what is said then would be an event that is none. The
+    /// API server writes a refusal in many lines to whoever asks for metadata alone.
+    async fn begin(&self, from: &str, asked: Duration, answer: Duration) -> Result<impl AsyncBufRead + use<K, F>, Failure> {
+        let ask = WatchParams {
+            field_selector: self.fields.clone(),
+            timeout: u32::try_from(asked.as_secs()).ok(),
+            ..WatchParams::default()
+        };
+        let request = Request::new(self.api.resource_url());
+        let request = if K::metadata_api() { request.watch_metadata(&ask, from) } else { request.watch(&ask, from) };
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        let begun = timeout(answer, self.source.client.request_stream(request)).await;
+        Ok(begun.map_err(|_| Failure::Late("a watch", answer))??)
+    }
+
+    /// A watch tells what there is.
+    fn goes_on(&mut self) {
+        self.lost = false;
+        self.heard();
     }
 
     /// The server tells what there is.
@@ -210,94 +248,30 @@ where
     /// Notes a failure, and waits for a while.
     async fn failed(&mut self, failure: &Failure) {
         let (what, why) = (self.what, failure.explained(self.what));
-        metrics::counter!("ambit_kubernetes_watch_failures_total", "what" => what).increment(1);
-        tracing::debug!(what, why, "the API server was asked in vain");
-        // Once, however long it takes.
-        if !std::mem::replace(&mut self.failing, true) {
-            let so = "the API server cannot be heard; pods stay as they are, and none of which nothing is known starts";
-            tracing::warn!(what, why, "{so}");
+        self.course.failed(failure);
+        // It answers, as it does after a while away: what it wants to be asked for must not wait as long as the last attempt did. If that
+        // ends so, too, it must.
+        let again = std::mem::replace(&mut self.lost, failure.is_usual());
+        if self.lost && !again {
+            tracing::debug!(what, why, "the API server is asked for everything");
+            self.pauses.begin_anew();
+        } else {
+            metrics::counter!("ambit_kubernetes_watch_failures_total", "what" => what).increment(1);
+            tracing::debug!(what, why, "the API server was asked in vain");
+            // Once, however long it takes.
+            if !std::mem::replace(&mut self.failing, true) {
+                let so = "the API server cannot be heard; pods stay as they are, and none of which nothing is known starts";
+                tracing::warn!(what, why, "{so}");
+            }
         }
         self.source.state().failed(what == "pods", why);
-        if failure.is_lasting() {
-            self.from = None;
-        }
-        // It answers, as it does after a while away: the list that it wants to be asked for must not wait as long as the last attempt did.
-        // If that ends so, too, it must.
-        let again = std::mem::replace(&mut self.expired, failure.is_expired());
-        if self.expired && !again {
-            self.pauses.begin_anew();
-        }
         self.pauses.again(false).await;
     }
 }
 
 /// The event that a line of a watch is.
-fn event_of<K: DeserializeOwned>(line: io::Result<String>) -> kube::Result<WatchEvent<K>> {
-    let line = line.map_err(kube::Error::ReadEvents)?;
-    serde_json::from_str(&line).map_err(kube::Error::SerdeError)
-}
-
-/// Why the server could not be heard.
-#[derive(Debug)]
-enum Failure {
-    /// It could not be asked, or refused it.
-    Client(kube::Error),
-    /// It ended a watch with this.
-    Refused(Box<Status>),
-    /// It does not answer in this time.
-    Late(&'static str, Duration),
-    /// A watch has not ended in this time.
-    Silent(Duration),
-    /// A watch ended as soon as it had begun.
-    Short,
-    /// What it told cannot be gone on from.
-    NoVersion,
-}
-
-impl From<kube::Error> for Failure {
-    fn from(error: kube::Error) -> Self {
-        Self::Client(error)
-    }
-}
-
-impl Failure {
-    /// What the API server said, if it is its answer that is the failure.
-    fn refused(&self) -> Option<&Status> {
-        match self {
-            Self::Client(kube::Error::Api(status)) => Some(status),
-            Self::Refused(status) => Some(status),
-            _ => None,
-        }
-    }
-
-    /// Whether it knows no longer what has changed since it was heard last.
-    fn is_expired(&self) -> bool {
-        self.refused().is_some_and(|status| status.code == 410)
-    }
-
-    /// Whether the version that is watched from is of no use any more: all is to be asked for anew.
-    fn is_lasting(&self) -> bool {
-        self.is_expired() || matches!(self, Self::NoVersion | Self::Client(kube::Error::SerdeError(_)))
-    }
-
-    /// What is wrong, and what to do about it where that is known.
-    fn explained(&self, what: &str) -> String {
-        match (self.refused(), self) {
-            (Some(status), _) if status.code == 403 => {
-                format!("{}; give the agent's service account the verbs list and watch for {what} (ClusterRole)", status.message)
-            }
-            (Some(status), _) if status.code == 401 => {
-                format!("{}; the agent's token or certificate is not accepted", status.message)
-            }
-            (Some(status), _) => status.message.clone(),
-            (None, Self::Refused(status)) => status.message.clone(),
-            (None, Self::Client(error)) => chain(error),
-            (None, Self::Late(asked, limit)) => format!("{asked} is not answered within {limit:?}"),
-            (None, Self::Silent(limit)) => format!("a watch that was to end earlier has not after {limit:?}"),
-            (None, Self::Short) => "a watch ends as soon as it has begun".to_owned(),
-            (None, Self::NoVersion) => "an answer has no resourceVersion".to_owned(),
-        }
-    }
+fn event_of<K: DeserializeOwned>(line: &[u8]) -> kube::Result<WatchEvent<K>> {
+    serde_json::from_slice(line).map_err(kube::Error::SerdeError)
 }
 
 #[cfg(test)]

@@ -82,8 +82,8 @@ impl World {
         let node = Arc::new(Node::start(agent, told, records, Vec::new(), before).await);
         let mut tasks = JoinSet::new();
         let (following, telling) = (Arc::clone(&source), Arc::clone(&source));
-        let (labels, pods) = (Arc::clone(&node), Arc::clone(&node));
-        let hearing = tasks.spawn(async move { following.follow().await });
+        let (labels, pods, held) = (Arc::clone(&node), Arc::clone(&node), Arc::clone(&node));
+        let hearing = tasks.spawn(async move { following.follow(&held).await });
         tasks.spawn(async move { telling.tell(&pods).await });
         tasks.spawn(async move { labels.follow().await });
         Ok(Self { api, source, node, directory, hearing, tasks })
@@ -96,8 +96,8 @@ impl World {
 
     /// The agent hears again.
     pub fn hear(&mut self) {
-        let following = Arc::clone(&self.source);
-        self.hearing = self.tasks.spawn(async move { following.follow().await });
+        let (following, held) = (Arc::clone(&self.source), Arc::clone(&self.node));
+        self.hearing = self.tasks.spawn(async move { following.follow(&held).await });
     }
 
     /// Gives the agent its role.

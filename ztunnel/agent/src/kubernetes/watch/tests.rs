@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use kube::{Client, Config};
+use kube::{Client, Config, core::Status};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -44,6 +44,12 @@ const EXPIRED: &str = concat!(
     "\n"
 );
 
+/// The first page of a list.
+const PAGE: &str =
+    r#"{"apiVersion":"v1","kind":"NamespaceList","metadata":{"resourceVersion":"6","continue":"more"},"items":[]}"#;
+const GONE: &str = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"The provided continue parameter is too old",
+    "reason":"Expired","code":410}"#;
+
 /// As the API server refuses to tell of metadata: in many lines.
 const FORBIDDEN: &str = r#"{
   "kind": "Status",
@@ -62,8 +68,8 @@ const FORBIDDEN: &str = r#"{
 /// What becomes of a request.
 #[derive(Debug, Clone)]
 enum Answer {
-    /// It is refused with this.
-    Refused(&'static str),
+    /// It is refused with this status and text.
+    Refused(&'static str, &'static str),
     /// It is answered with this, and that is all.
     Whole(String),
     /// It is answered with this, and what comes later.
@@ -121,14 +127,19 @@ impl World {
 
     /// Follows until something holds.
     async fn until(&self, limits: Limits, holds: impl Fn() -> bool) {
+        self.until_for(false, limits, holds).await;
+    }
+
+    /// The same for somebody who may have done something by what was told.
+    async fn until_for(&self, cautious: bool, limits: Limits, holds: impl Fn() -> bool) {
         let hold = async {
             while !holds() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                sleep(Duration::from_millis(20)).await;
             }
         };
         let follow = async {
             tokio::select! {
-                () = follow_within(&self.source, limits) => {}
+                () = follow_within(&self.source, cautious, limits) => {}
                 () = hold => {}
             }
         };
@@ -150,7 +161,7 @@ async fn serve(mut stream: TcpStream, decide: impl FnOnce(String) -> Answer) -> 
     let text = String::from_utf8_lossy(&request).into_owned();
     let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
     let (status, body, goes_on) = match decide(path) {
-        Answer::Refused(body) => ("403 Forbidden", body.to_owned(), false),
+        Answer::Refused(status, body) => (status, body.to_owned(), false),
         Answer::Whole(body) => ("200 OK", body, false),
         Answer::Begun(body) => ("200 OK", body, true),
         Answer::Never => return std::future::pending().await,
@@ -176,7 +187,7 @@ async fn a_request_that_is_never_answered_is_made_again() {
 async fn a_refusal_is_one_failure_whatever_its_form() {
     let world = World::start(|watch, before| match (watch, before) {
         (false, _) => whole(&[NO_NAMESPACES]),
-        (true, 0) => Answer::Refused(FORBIDDEN),
+        (true, 0) => Answer::Refused("403 Forbidden", FORBIDDEN),
         (true, _) => Answer::Begun(LABELLED.to_owned()),
     })
     .await;
@@ -200,15 +211,24 @@ async fn a_watch_that_says_nothing_and_does_not_end_is_made_again() {
 
 #[tokio::test]
 async fn a_watch_that_ends_as_soon_as_it_has_begun_is_made_again_after_a_pause() {
-    let world = World::start(|watch, _| whole(&[if watch { "" } else { NO_NAMESPACES }])).await;
-    let _for_ever = timeout(Duration::from_secs(3), follow_within(&world.source, LIMITS)).await;
-    // After 0, 0.5 to 0.75, and 1.5 to 2.25 seconds.
-    let watches = world.asked().iter().filter(|path| path.contains("watch=true")).count();
-    assert!((2..=3).contains(&watches), "{:?}", world.asked());
+    let begun = Arc::new(Mutex::new(Vec::new()));
+    let watches = Arc::clone(&begun);
+    let world = World::start(move |watch, _| {
+        if watch {
+            watches.lock().unwrap().push(Instant::now());
+        }
+        whole(&[if watch { "" } else { NO_NAMESPACES }])
+    })
+    .await;
+    // However long a busy machine takes to hear of the end.
+    let limits = Limits { short: PATIENCE, ..LIMITS };
+    world.until(limits, || begun.lock().unwrap().len() >= 2).await;
+    let pause = begun.lock().unwrap().windows(2).map(|two| two[1] - two[0]).min().unwrap();
+    assert!(pause >= Duration::from_millis(500), "{pause:?}: {:?}", world.asked());
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_from_what_was_told_last_and_from_a_list_when_that_is_too_old() {
+async fn a_watch_goes_on_from_what_was_told_last_and_from_a_list_that_is_not_older_when_that_is_too_old() {
     let world = World::start(|watch, before| match (watch, before) {
         (false, _) => whole(&[NO_NAMESPACES]),
         (true, 0) => whole(&[LABELLED, BOOKMARK]),
@@ -216,11 +236,43 @@ async fn a_watch_goes_on_from_what_was_told_last_and_from_a_list_when_that_is_to
         (true, _) => Answer::Begun(String::new()),
     })
     .await;
-    world.until(LIMITS, || world.asked().len() >= 5).await;
+    world.until(LIMITS, || world.asked().len() >= 6).await;
     let asked = world.asked();
     let version = |path: &String| path.split_once("resourceVersion=").map(|(_, version)| version.to_owned());
     let versions: Vec<Option<String>> = asked.iter().map(version).collect();
-    let [seven, nine] = ["7", "9"].map(|version| Some(version.to_owned()));
-    assert_eq!(versions, [None, seven.clone(), nine, None, seven], "{asked:?}");
-    assert!(!world.is_labelled(), "the second list does not have it");
+    let versions: Vec<Option<&str>> = versions.iter().map(Option::as_deref).collect();
+    let (any, since) = (Some("0&resourceVersionMatch=NotOlderThan"), Some("9&resourceVersionMatch=NotOlderThan"));
+    // The list that it gives is older than what was told: it is believed when it is that of the store, which has nothing newer.
+    assert_eq!(versions, [any, Some("7"), Some("9"), since, None, Some("7")], "{asked:?}");
+    assert!(asked[4].contains("limit=500"), "{asked:?}");
+    assert!(!world.is_labelled(), "the last list does not have it, though nobody told of its end");
+}
+
+#[tokio::test]
+async fn a_list_whose_next_page_is_gone_is_asked_for_as_a_whole() {
+    let world = World::start(|watch, before| match (watch, before) {
+        (false, 0) => whole(&[PAGE]),
+        (false, 1) => Answer::Refused("410 Gone", GONE),
+        (false, _) => whole(&[NO_NAMESPACES]),
+        (true, _) => Answer::Begun(LABELLED.to_owned()),
+    })
+    .await;
+    world.until_for(true, LIMITS, || world.is_labelled()).await;
+    let asked = world.asked();
+    assert!(asked[0].contains("limit=500") && !asked[0].contains("resourceVersion"), "not the store's: {asked:?}");
+    assert!(asked[1].contains("continue=more"), "{asked:?}");
+    assert!(!["limit", "continue", "resourceVersion"].iter().any(|part| asked[2].contains(part)), "{asked:?}");
+    assert!(asked[3].ends_with("resourceVersion=7"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_line_that_does_not_end_is_not_kept_and_everything_is_asked_for_instead() {
+    let world = World::start(|watch, before| match (watch, before) {
+        (false, _) => whole(&[NO_NAMESPACES]),
+        (true, 0) => Answer::Begun("x".repeat(lines::LONGEST + 1)),
+        (true, _) => Answer::Begun(LABELLED.to_owned()),
+    })
+    .await;
+    world.until(LIMITS, || world.is_labelled()).await;
+    assert_eq!(world.asked().len(), 4, "{:?}", world.asked());
 }
