@@ -8,7 +8,7 @@ use ambit_xds::client::{Credentials, DeltaClient, Subscription, Subscriptions, T
 use tokio::sync::watch;
 
 use crate::{
-    Config,
+    Config, Error,
     state::{
         self, Changes, Shared,
         kept::{InForce, Kept, Kind, Restored, keeping, put_in_force},
@@ -86,13 +86,45 @@ async fn patience(kept: Option<Arc<Kept>>, mut connected: watch::Receiver<bool>)
     let Some(kept) = kept else { return std::future::pending().await };
     // An error means that the client has ended, and the program with it.
     while connected.wait_for(|connected| !connected).await.is_ok() {
-        match tokio::time::timeout(PATIENCE, connected.wait_for(|connected| *connected)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => break,
-            Err(_) => return kept.used(),
+        let given_up = async {
+            tokio::time::sleep(PATIENCE).await;
+            // Another proxy of the node knows as much, and has certificates besides.
+            kept.alone().await;
+        };
+        tokio::select! {
+            answers = connected.wait_for(|connected| *connected) => {
+                if answers.is_err() {
+                    break;
+                }
+            }
+            () = given_up => {
+                if kept.used() {
+                    return;
+                }
+                break;
+            }
         }
     }
     std::future::pending().await
+}
+
+/// Completes, with what is wrong, when this program has to be started anew to serve: it has read a state that is not the last one.
+pub(crate) async fn outdated(kept: Option<Arc<Kept>>) -> Error {
+    match kept {
+        Some(kept) => Error::Outdated(kept.outdated().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when this proxy is to take the pods of the node: when it knows what it has to, or there is no other one that serves them meanwhile.
+/// One that took them before would refuse connections that the other one can carry, for as long as the control plane is away.
+pub(crate) async fn stand_by(kept: Option<Arc<Kept>>, state: Arc<Shared>) {
+    let Some(kept) = kept else { return };
+    let known = |_: &Shared, changes: Changes| (changes.addresses_synced && changes.policies_synced).then_some(());
+    tokio::select! {
+        _known = state.wait_for(Duration::MAX, known) => {}
+        () = kept.takes_over() => {}
+    }
 }
 
 /// Puts in force what an earlier run knew.

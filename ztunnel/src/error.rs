@@ -1,6 +1,6 @@
 //! What can go wrong in the node proxy itself, as opposed to what is wrong with one connection (a [`Refusal`](ambit_model::Refusal)).
 
-use std::io;
+use std::{io, path::PathBuf};
 
 /// A failure of the node proxy.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,12 @@ pub enum Error {
     /// The threads that carry connections cannot be started.
     #[error("start a worker: {0}")]
     Worker(#[source] io::Error),
+    /// The kept state that was read is not the last one, and the control plane does not answer.
+    #[error(
+        "{} was written by another proxy since it was read here, and the control plane does not answer: start this one anew, it then reads it",
+        .0.display()
+    )]
+    Outdated(PathBuf),
     /// The surroundings of the program cannot be set up.
     #[error(transparent)]
     Runtime(#[from] ambit_runtime::Error),

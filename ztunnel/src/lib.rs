@@ -2,7 +2,7 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | [`worker`] | the threads that carry connections |
+//! | [`worker`], [`turns`] | the threads that carry connections, and what new ones take of them |
 //! | [`node`] | pods come and go: the handover from the node agent, listeners in the pods' namespaces |
 //! | [`state`] | what the control plane sent |
 //! | [`outbound`] | connections that pods open |
@@ -38,6 +38,7 @@ pub mod state;
 pub mod telemetry;
 #[cfg(test)]
 mod test_support;
+pub mod turns;
 pub mod worker;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -70,7 +71,8 @@ const LAST_TASKS: Duration = Duration::from_secs(2);
 /// Runs the proxy until SIGTERM or SIGINT, then drains it.
 ///
 /// # Errors
-/// When a setting cannot be used, or a listener or the surroundings cannot be set up.
+/// When a setting cannot be used, or a listener or the surroundings cannot be set up; or when only a start anew can serve
+/// ([`Error::Outdated`]).
 pub async fn run(config: Config) -> Result<(), Error> {
     let source = config.control_plane.source(true)?;
     let target = Target::tls(&config.control_plane.xds_address, &config.control_plane.ca_root);
@@ -90,7 +92,6 @@ pub async fn run_with(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let mut checked = config.check()?;
-    ambit_tls::prepare();
     // Each connection takes two or more descriptors.
     match ambit_runtime::sys::raise_open_files() {
         Ok(limit) => {
@@ -119,6 +120,7 @@ pub async fn run_with(
         cluster: config.control_plane.cluster_id.clone(),
         near: Arc::new(local::Neighbours::new(config.same_node)),
         endpoints: Endpoints::new(Names::of_node(dns::Lookup::new(&config.dns_resolvers, config.dns_resolv_conf.clone()))),
+        turns: Arc::default(),
     };
     let telemetry = proxy.telemetry.clone();
     metrics.before_render(move || telemetry.report());
@@ -134,7 +136,8 @@ pub async fn run_with(
         .with_logging()
         .with_profiles()
         .with_readiness(ready.clone());
-    if let Some(kept) = discovery.kept() {
+    let kept = discovery.kept();
+    if let Some(kept) = kept.clone() {
         admin = admin.get("/kept_state", move |_| Reply::json(&kept.status()));
     }
     for (address, server) in [
@@ -148,14 +151,27 @@ pub async fn run_with(
     tasks.spawn(retire(Arc::clone(&workers)));
     tasks.spawn(follow_roots(config.control_plane.ca_root.clone(), proxy.certificates.clone()));
     let handover = node::client::run(config.zds_socket.clone(), Arc::clone(&pods), ready.task("pods of the node"), watch);
-    tasks.spawn(handover);
+    let stand_by = discovery::stand_by(kept.clone(), Arc::clone(&proxy.state));
+    tasks.spawn(async move {
+        stand_by.await;
+        handover.await;
+    });
     tasks.spawn(rest::give_back_at_rest(ready));
     tasks.spawn(expire(Arc::clone(&proxy)));
     tracing::info!(node = config.node, "the node proxy runs");
 
-    stop.await;
+    let ended = tokio::select! {
+        () = stop => Ok(()),
+        outdated = discovery::outdated(kept.clone()) => Err(outdated),
+    };
     trigger.begin();
-    pods.shutdown(proxy.limits.drain).await;
+    // The proxy that takes over keeps the state from now on.
+    let leave = async {
+        if let Some(kept) = kept {
+            kept.leave().await;
+        }
+    };
+    tokio::join!(leave, pods.shutdown(proxy.limits.drain));
     futures::future::join_all(workers.proxies().map(|proxy| proxy.pool.drain(LAST_TASKS))).await;
     trigger.drain(LAST_TASKS).await;
     proxy.telemetry.flush_spans(LAST_TASKS).await;
@@ -163,7 +179,7 @@ pub async fn run_with(
     proxy.certificates.shutdown();
     workers.stop();
     proxy.telemetry.flush();
-    Ok(())
+    ended
 }
 
 /// Where spans go, if there is a collector.

@@ -36,9 +36,10 @@ use crate::{
     sources::{self, Sources},
     state::{Changes, Shared},
     telemetry::Telemetry,
+    turns::Turns,
 };
 
-/// What the connections of one worker share. All but the tunnels is shared with the other workers too.
+/// What the connections of one worker share. All but the tunnels and the turns is shared with the other workers too.
 pub struct Proxy {
     /// What the control plane sent.
     pub state: Arc<Shared>,
@@ -58,6 +59,8 @@ pub struct Proxy {
     pub near: Arc<Neighbours>,
     /// What was seen of endpoints by all pods of this node.
     pub endpoints: Endpoints,
+    /// When connections begin, on this worker.
+    pub turns: Arc<Turns>,
 }
 
 /// A pod of this node whose traffic is captured.
@@ -116,7 +119,7 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// The same for another worker: it shares everything but the tunnels.
+    /// The same for another worker: it shares everything but the tunnels and the turns.
     #[must_use]
     pub fn with_own_tunnels(&self) -> Self {
         Self {
@@ -129,6 +132,7 @@ impl Proxy {
             places: Arc::clone(&self.places),
             near: Arc::clone(&self.near),
             endpoints: self.endpoints.clone(),
+            turns: Arc::default(),
         }
     }
 

@@ -55,6 +55,7 @@ pub(crate) fn proxy(log: &Path) -> Proxy {
         places: Arc::new(Semaphore::new(1)),
         near: Arc::default(),
         endpoints: Endpoints::default(),
+        turns: Arc::default(),
     }
 }
 

@@ -124,7 +124,10 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     let opened = tokio::select! {
         // A connection that stands is carried to its end, however soon that is: so its end is passed on.
         biased;
-        opened = open(&peer, &target, &mut record) => opened,
+        opened = async {
+            proxy.turns.next().await;
+            open(&peer, &target, &mut record).await
+        } => opened,
         () = incoming.abandoned() => {
             record.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer"));
             return None;

@@ -27,7 +27,10 @@ pub fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketA
 async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: SocketAddr) -> Option<Carrying> {
     let mut record = proxy.telemetry.begin(Direction::Inbound, from, INBOUND);
     let opened = match proxy.admit_from(&pod, &client, from.ip()) {
-        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|opened| (opened, places)),
+        Ok(places) => {
+            proxy.turns.next().await;
+            open(&proxy, &pod, &client, from, &mut record).await.map(|opened| (opened, places))
+        }
         Err(refusal) => Err(refusal),
     };
     let ((server, destination, workload), places) = match opened {

@@ -24,7 +24,9 @@ pub async fn run(path: PathBuf, pods: Arc<Pods>, ready: readiness::Task, drain: 
     let mut ready = Some(ready);
     let mut pause = RETRY.0;
     loop {
+        // First the drain: a proxy that ends while it stands by must not register.
         let ended = tokio::select! {
+            biased;
             () = drain.draining() => return,
             ended = session(&path, &pods, &mut ready) => ended,
         };
@@ -36,6 +38,7 @@ pub async fn run(path: PathBuf, pods: Arc<Pods>, ready: readiness::Task, drain: 
             Err(error) => tracing::debug!(%error, "no node agent"),
         }
         tokio::select! {
+            biased;
             () = drain.draining() => return,
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY.1),
         }

@@ -42,7 +42,10 @@ async fn establish(proxy: Arc<Proxy>, pod: Arc<Pod>, client: TcpStream, from: So
     let mut record = proxy.telemetry.begin(Direction::Outbound, from, OUTBOUND);
     record.from_identity(&pod.identity);
     let opened = match proxy.admit(&pod, &client) {
-        Ok(places) => open(&proxy, &pod, &client, from, &mut record).await.map(|taken| (taken, places)),
+        Ok(places) => {
+            proxy.turns.next().await;
+            open(&proxy, &pod, &client, from, &mut record).await.map(|taken| (taken, places))
+        }
         Err(refusal) => Err(refusal),
     };
     let (Taken { server, held }, places) = match opened {

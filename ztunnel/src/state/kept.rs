@@ -4,50 +4,64 @@
 //! there: it is first written when both types are known, replaced as a whole, and removed when it cannot be kept up to date. Without
 //! it everything waits for the control plane, as ever. Keys are not in it, they never leave the process: a proxy that starts needs
 //! the certificate authority to answer (one that is not part of the control plane that is away), and refuses until it does.
+//!
+//! Of two proxies, one that drains and one that takes over, one writes: the old one until it drains, then the new one all that it knows.
 
+mod contents;
 mod file;
 mod handler;
+mod keeper;
+mod turn;
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
-use ambit_api::type_url;
-use ambit_xds::{Any, Rejected, Resource};
+use ambit_xds::{Rejected, Resource};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 
-use super::Shared;
+use contents::{Base, age, restore};
 pub use file::Kind;
-use file::{MOST, Record};
 pub use handler::{InForce, keeping, put_in_force};
+use turn::Turn;
 
 /// The file in the directory that is given.
 const FILE: &str = "mesh-state";
-/// How long changes are gathered before the file is written; policies are written sooner.
-const GATHER: Duration = Duration::from_secs(1);
-const GATHER_POLICIES: Duration = Duration::from_millis(100);
-/// How often the age is looked at, and how often it is noted in the file that the state still holds.
-const LOOK: Duration = Duration::from_secs(5);
-const CONFIRM: Duration = Duration::from_secs(60);
-/// How far a clock may be set back between two runs before the age of a file is not known.
-const CLOCK_ERROR: Duration = Duration::from_mins(5);
+/// How often a proxy that stands by looks whether it is alone.
+const STAND_BY: Duration = Duration::from_millis(100);
 
 /// Keeps the state of one node.
 #[derive(Debug)]
 pub struct Kept {
     path: PathBuf,
     owner: String,
+    /// A state that the control plane has not stood behind for longer is of no use.
+    oldest: Duration,
     held: Mutex<Held>,
     changed: Notify,
+    outdated: Notify,
+    stage: watch::Sender<Stage>,
+}
+
+/// How far [`Kept::run`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Runs,
+    /// It is to end.
+    Leaves,
+    Left,
 }
 
 #[derive(Debug)]
 struct Held {
+    /// Whether this proxy writes, and no other one serves the node in its place. None when there can be no lock, or it was left to others.
+    turn: Option<Turn>,
+    base: Base,
     /// What the file does not have yet.
     pending: BTreeMap<(Kind, String), Change>,
     /// When the control plane last stood behind the state.
@@ -56,8 +70,15 @@ struct Held {
     in_use: bool,
     /// Whether the file is (or will be) the whole state.
     complete: bool,
-    /// Why nothing is kept any more.
+    /// Why nothing is kept any more. The turn stays: a proxy that stands by must not begin beside one that serves.
     broken: Option<String>,
+}
+
+impl Held {
+    /// Whether this one wrote when that was asked last.
+    fn writes(&self) -> bool {
+        self.broken.is_none() && self.turn.as_ref().is_some_and(Turn::was_mine)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +109,8 @@ pub struct Restored {
 pub struct Status {
     /// Where it is kept.
     pub file: PathBuf,
+    /// Whether this proxy writes it. Another one does that this one takes over from, or that takes over from this one.
+    pub writes: bool,
     /// Whether connections are decided by the file's state, because the control plane has not answered since the start.
     pub in_use: bool,
     /// How long ago the control plane stood behind the state.
@@ -103,29 +126,41 @@ impl Kept {
     /// that is older than `oldest` or damaged: then there is none.
     pub fn open(directory: &Path, owner: String, oldest: Duration) -> (Self, Option<Restored>) {
         let path = directory.join(FILE);
-        let prepared = file::prepare(directory).map_err(|error| format!("{}: {error}", directory.display()));
-        if let Err(reason) = &prepared {
+        // Before the file is read: from then on nobody else writes.
+        let asked = file::prepare(directory).and_then(|()| Turn::ask(directory));
+        let asked = asked.map_err(|error| format!("{}: {error}", directory.display()));
+        if let Err(reason) = &asked {
             tracing::error!(reason, "the state cannot be kept on disk");
         }
-        let restored = match prepared.clone().and_then(|()| restore(&path, &owner)) {
-            Ok(Some(restored)) if restored.age > oldest => {
+        let read = asked.as_ref().map_err(Clone::clone).and_then(|_| restore(&path, &owner));
+        let (restored, file) = match read {
+            Ok(Some((restored, _))) if restored.age > oldest => {
                 tracing::warn!(file = %path.display(), age_s = restored.age.as_secs(), "the kept state is too old to be used");
-                None
+                (None, None)
             }
-            Ok(restored) => restored,
+            Ok(read) => read.unzip(),
             Err(reason) => {
                 tracing::warn!(file = %path.display(), reason, "there is no kept state");
-                None
+                (None, None)
             }
         };
-        if restored.is_none() {
-            // What changes from now on must not be added to it.
+        let waits = asked.as_ref().is_ok_and(|turn| !turn.was_mine());
+        if restored.is_none() && !waits {
+            // It is of no use to anybody.
             let _gone = fs::remove_file(&path);
         }
+        let base = match file {
+            None => Base::Nothing,
+            Some(file) if waits => Base::Read(Arc::new(file)),
+            Some(_) => Base::Ours,
+        };
         let confirmed = SystemTime::now() - restored.as_ref().map_or(Duration::ZERO, |restored| restored.age);
-        let held =
-            Held { pending: BTreeMap::new(), confirmed, in_use: false, complete: restored.is_some(), broken: prepared.err() };
-        (Self { path, owner, held: Mutex::new(held), changed: Notify::new() }, restored)
+        let (turn, broken) = asked.map_or_else(|reason| (None, Some(reason)), |turn| (Some(turn), None));
+        let (pending, complete) = (BTreeMap::new(), restored.is_some());
+        let held = Held { turn, base, pending, confirmed, in_use: false, complete, broken };
+        let stage = watch::Sender::new(Stage::Runs);
+        let (held, changed, outdated) = (Mutex::new(held), Notify::new(), Notify::new());
+        (Self { path, owner, oldest, held, changed, outdated, stage }, restored)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -135,7 +170,7 @@ impl Kept {
     /// Notes what a handler has done with a batch.
     fn note(&self, kind: Kind, upserts: Vec<Resource>, removals: Vec<String>, rejected: &[Rejected]) {
         let mut held = self.held();
-        if held.broken.is_some() {
+        if held.turn.is_none() || held.broken.is_some() {
             return;
         }
         for name in removals {
@@ -156,13 +191,32 @@ impl Kept {
         self.changed.notify_one();
     }
 
-    /// Notes that connections are decided by the file's state from now on.
-    pub fn used(&self) {
+    /// Notes that connections are decided by the file's state from now on; `false` when that is too old by now, or when another proxy has
+    /// written it since it was read, so that what is known here could open what a policy has closed since: then this proxy is
+    /// [outdated](Self::outdated).
+    #[must_use]
+    pub fn used(&self) -> bool {
         let mut held = self.held();
+        if !held.base.is_current(&self.path) {
+            let why = "the control plane does not answer, and the proxy before has left a newer state than was read: a start anew reads it";
+            tracing::warn!(file = %self.path.display(), "{why}");
+            self.outdated.notify_one();
+            return false;
+        }
+        // The proxy before has noted there for how long the state still held.
+        if let Some(confirmed) = held.base.confirmed() {
+            held.confirmed = confirmed;
+        }
+        let age = age(held.confirmed);
+        if age > self.oldest {
+            let why = "the control plane does not answer, and the kept state has become too old to be used";
+            tracing::warn!(file = %self.path.display(), age_s = age.as_secs(), "{why}");
+            return false;
+        }
         if !std::mem::replace(&mut held.in_use, true) {
-            let age = age(held.confirmed);
             tracing::warn!(age_s = age.as_secs(), "the control plane does not answer: the kept state is in force");
         }
+        true
     }
 
     /// For the admin page.
@@ -171,6 +225,7 @@ impl Kept {
         let held = self.held();
         Status {
             file: self.path.clone(),
+            writes: held.writes(),
             in_use: held.in_use,
             age_seconds: age(held.confirmed).as_secs(),
             pending: held.pending.len(),
@@ -178,142 +233,29 @@ impl Kept {
         }
     }
 
-    /// Writes changes and shows the age, for as long as the program runs. The control plane stands behind the state while all of `answers`
-    /// are true: it is connected, and has answered for each type since the start.
-    pub async fn run(self: Arc<Self>, shared: Arc<Shared>, answers: [watch::Receiver<bool>; 3]) {
-        let mut confirmed_file = Instant::now();
-        loop {
-            tokio::select! {
-                () = self.changed.notified() => {}
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            self.flush(&shared).await;
-            if answers.iter().all(|answered| *answered.borrow()) {
-                let mut held = self.held();
-                (held.confirmed, held.in_use) = (SystemTime::now(), false);
-                drop(held);
-                if confirmed_file.elapsed() >= CONFIRM {
-                    confirmed_file = Instant::now();
-                    // Without it the state only looks older than it is.
-                    let _older = fs::File::options().write(true).open(&self.path).and_then(|f| f.set_modified(SystemTime::now()));
-                }
-            }
-            let status = self.status();
-            metrics::gauge!("ztunnel_kept_state_age_seconds").set(status.age_seconds as f64);
-            metrics::gauge!("ztunnel_kept_state_in_use").set(f64::from(u8::from(status.in_use)));
-            metrics::gauge!("ztunnel_kept_state_broken").set(f64::from(u8::from(status.broken.is_some())));
+    /// Completes when no other proxy keeps its state in this directory: then there is none that serves the node in place of this one.
+    pub async fn alone(&self) {
+        while !self.held().turn.as_mut().is_none_or(Turn::is_mine) {
+            tokio::time::sleep(STAND_BY).await;
         }
     }
 
-    /// Gathers for a moment and writes, once the state is whole.
-    async fn flush(self: &Arc<Self>, shared: &Shared) {
-        let gather = match self.held().pending.last_key_value() {
-            Some(((Kind::Policy, _), _)) => GATHER_POLICIES,
-            Some(_) => GATHER,
-            None => return,
-        };
-        tokio::time::sleep(gather).await;
-        let changes = shared.changes();
-        let pending = {
-            let mut held = self.held();
-            held.complete |= changes.addresses_synced && changes.policies_synced && !held.in_use;
-            if !held.complete || held.broken.is_some() {
-                return;
-            }
-            std::mem::take(&mut held.pending)
-        };
-        let (this, begun) = (Arc::clone(self), Instant::now());
-        let written = tokio::task::spawn_blocking(move || merge(&this.path, &this.owner, &pending)).await;
-        let failed = match written {
-            Ok(Ok(())) => None,
-            Ok(Err(reason)) => Some(reason),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(reason) = failed {
-            tracing::error!(file = %self.path.display(), reason, "the state can no longer be kept on disk");
-            // A state that is behind could open what a policy has closed since.
-            let _gone = fs::remove_file(&self.path);
-            let mut held = self.held();
-            held.pending.clear();
-            held.broken = Some(reason);
+    /// Completes when this proxy is to serve the node by what it has read: when it is [alone](Self::alone), and nobody has written
+    /// the file since. One that would not use its state must not take the pods from one that is started anew. Completes when it is to end, too.
+    pub async fn takes_over(&self) {
+        self.alone().await;
+        let current = self.held().base.is_current(&self.path);
+        if !current {
+            self.pause(Duration::MAX).await;
         }
-        self.rest(9 * begun.elapsed()).await;
     }
 
-    /// Waits, so that a large state that changes all the time costs a tenth of the time; policies do not wait.
-    async fn rest(&self, pause: Duration) {
-        let over = tokio::time::sleep(pause);
-        tokio::pin!(over);
-        loop {
-            tokio::select! {
-                () = &mut over => break,
-                () = self.changed.notified() => {
-                    if self.held().pending.keys().any(|(kind, _)| *kind == Kind::Policy) {
-                        break;
-                    }
-                }
-            }
-        }
-        // What came meanwhile is written next.
-        self.changed.notify_one();
+    /// Completes when the control plane does not answer, and another proxy has left a newer state than was read here: one that is
+    /// started anew reads it. Gives the file. For one who waits.
+    pub async fn outdated(&self) -> PathBuf {
+        self.outdated.notified().await;
+        self.path.clone()
     }
-}
-
-fn age(confirmed: SystemTime) -> Duration {
-    SystemTime::now().duration_since(confirmed).unwrap_or(Duration::ZERO)
-}
-
-fn read(path: &Path) -> Result<Option<(Vec<u8>, SystemTime)>, String> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    if metadata.len() > MOST {
-        return Err(format!("it has {} bytes", metadata.len()));
-    }
-    let confirmed = metadata.modified().map_err(|error| error.to_string())?;
-    Ok(Some((fs::read(path).map_err(|error| error.to_string())?, confirmed)))
-}
-
-fn restore(path: &Path, owner: &str) -> Result<Option<Restored>, String> {
-    let Some((bytes, confirmed)) = read(path)? else { return Ok(None) };
-    if confirmed > SystemTime::now() + CLOCK_ERROR {
-        return Err("it is from the future, so its age is not known: the clock was set back".to_owned());
-    }
-    let mut restored = Restored { addresses: Vec::new(), policies: Vec::new(), age: age(confirmed) };
-    for record in file::decode(&bytes, owner)? {
-        let (all, type_url) = match record.kind {
-            Kind::Address => (&mut restored.addresses, type_url::ADDRESS),
-            Kind::Policy => (&mut restored.policies, type_url::AUTHORIZATION),
-        };
-        let body = Any { type_url: type_url.to_owned(), value: record.body.to_vec() };
-        // A version is not held unless the resource was taken.
-        let version = if record.taken { record.version } else { "" };
-        all.push(Resource { name: record.name.to_owned(), version: version.to_owned(), body });
-    }
-    Ok(Some(restored))
-}
-
-/// The file with these changes.
-fn merge(path: &Path, owner: &str, pending: &BTreeMap<(Kind, String), Change>) -> Result<(), String> {
-    let before = read(path)?;
-    let before = before.as_ref().map_or(Ok(Vec::new()), |(bytes, _)| file::decode(bytes, owner))?;
-    let by_key = |record: &Record<'_>| pending.get(&(record.kind, record.name.to_owned()));
-    let stays = |record: &Record<'_>| match by_key(record) {
-        None => true,
-        Some(Change::Put { replaces: false, .. }) => record.taken,
-        Some(_) => false,
-    };
-    let stay: Vec<Record<'_>> = before.into_iter().filter(stays).collect();
-    let kept: std::collections::HashSet<(Kind, &str)> = stay.iter().map(|record| (record.kind, record.name)).collect();
-    let new = pending.iter().filter_map(|((kind, name), change)| match change {
-        Change::Put { taken, version, body, .. } if !kept.contains(&(*kind, name.as_str())) => {
-            Some(Record { kind: *kind, taken: *taken, name, version, body })
-        }
-        _ => None,
-    });
-    file::write(path, owner, stay.iter().copied().chain(new)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

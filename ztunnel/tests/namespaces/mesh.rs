@@ -66,7 +66,7 @@ impl Authenticate for Anyone {
     async fn caller(&self, _: &MetadataMap, _: Option<SocketAddr>) -> Result<(), Status> {
         Ok(())
     }
-    fn view(&self, (): &(), _: &ambit_xds::Node) -> Result<String, Status> {
+    async fn view(&self, (): &(), _: &ambit_xds::Node) -> Result<String, Status> {
         Ok(VIEW.to_owned())
     }
 }

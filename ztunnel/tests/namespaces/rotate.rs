@@ -29,6 +29,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         test("roots_change_under_load_and_no_connection_fails", roots),
         test("a_proxy_that_starts_without_the_control_plane_serves_whom_it_knew_and_opens_nothing", kept),
+        test("a_proxy_that_is_to_take_over_without_the_control_plane_stands_by_until_the_one_before_it_ends", stands_by),
         test("a_certificate_that_is_revoked_ends_its_connections_and_is_replaced", revoked),
         test("a_pod_that_comes_back_with_another_account_leaves_no_key_of_the_first", account),
     ]
@@ -181,6 +182,41 @@ async fn kept() -> anyhow::Result<()> {
     eventually(&mesh, "a new file", async || Ok(keeps(&mesh, 1, &["shop/no-other"]))).await?;
     eventually(&mesh, "the control plane", async || Ok(get(&mesh, 1, 15000, "/kept_state").await?.contains("\"in_use\": false")))
         .await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn stands_by() -> anyhow::Result<()> {
+    let mut mesh = Mesh::start_adding(|_, node| vec!["--state-dir".into(), node.join("state").into()]).await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    eventually(&mesh, "the state on disk", async || Ok(keeps(&mesh, 0, &["Pod/shop/web", "Pod/shop/api"]))).await?;
+    mesh.stop_control_plane().await;
+    let mut open = client.connect(to).await?;
+    open.write_all(b"from the first to ").await?;
+    let old = mesh.nodes[0].proxy.take().context("no proxy")?;
+    mesh.start_proxy(0).await?;
+    eventually(&mesh, "another proxy", async || Ok(mesh.program_log(0).contains("a kept state was read"))).await?;
+    // Longer than it waits for the control plane. It listens beside the old one as soon as it takes the pods.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        let answered = tokio::time::timeout(PATIENCE, call(&client, to, b"hello")).await;
+        answered.context("never answered")?.context("the proxy that is to stand by has a part of the connections")?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let proxies = *mesh.nodes[0].agent.proxies().borrow();
+    ensure!(proxies == 1, "{proxies} proxies have taken the pods");
+    open.write_all(b"the last").await?;
+    open.shutdown().await?;
+    let mut answer = String::new();
+    open.read_to_string(&mut answer).await?;
+    ensure!(answer.ends_with("from the first to the lastbye"), "{answer}");
+    old.stop(LONG).await;
+    call_until_it_works(&client, to, LONG).await?;
+    let shown = get(&mesh, 0, 15000, "/kept_state").await?;
+    ensure!(shown.contains("\"in_use\": true") && shown.contains("\"writes\": true"), "{shown}");
     mesh.bed.shutdown().await;
     Ok(())
 }

@@ -1,14 +1,19 @@
 use std::os::unix::fs::PermissionsExt;
 
-use ambit_api::{security, workload};
+use ambit_api::{security, type_url, workload};
 use ambit_model::policy::PolicyKey;
-use ambit_xds::client::Handler;
+use ambit_xds::{Any, client::Handler};
 use prost::Message;
 
 use super::*;
-use crate::state::{addresses, policies};
+use crate::{
+    discovery,
+    state::{Shared, addresses, policies},
+};
 
 const DAY: Duration = Duration::from_hours(24);
+/// For what has to come about on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn resource(type_url: &str, name: &str, version: &str, message: &impl Message) -> Resource {
     let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
@@ -101,6 +106,7 @@ async fn a_policy_that_could_not_be_read_denies_after_a_restart_too() {
     // A version of a policy that cannot be read leaves the one before it in force.
     first.take(Kind::Policy, vec![policy("good", "2", 9)], &[]);
     first.synced_and_written().await;
+    drop(first);
     let again = Proxy::start(home.path());
     assert!(again.versions.contains(&("shop/good".to_owned(), "1".to_owned())), "{:?}", again.versions);
     assert!(!again.versions.iter().any(|(name, _)| name == "shop/bad"), "it would not be sent again");
@@ -144,6 +150,7 @@ async fn half_a_state_is_never_written_and_a_damaged_or_old_or_foreign_one_is_no
     assert!(!path.exists(), "the policies are missing");
     first.synced_and_written().await;
     let whole = fs::read(&path).unwrap();
+    drop(first);
 
     let mut damaged = whole.clone();
     damaged[30] ^= 1;
@@ -162,14 +169,114 @@ async fn half_a_state_is_never_written_and_a_damaged_or_old_or_foreign_one_is_no
 
 #[tokio::test]
 async fn a_state_that_cannot_be_written_any_more_is_removed() {
+    for destroy in [|path: &Path| fs::write(path, b"nonsense"), |path: &Path| fs::remove_file(path)] {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(FILE);
+        let first = Proxy::start(home.path());
+        first.take(Kind::Address, vec![pod("web", "1")], &[]);
+        first.synced_and_written().await;
+        // With changes alone the policies would be missing.
+        destroy(&path).unwrap();
+        first.take(Kind::Policy, vec![policy("deny", "1", 1)], &[]);
+        first.synced_and_written().await;
+        let status = first.kept.status();
+        assert!(!path.exists() && status.broken.is_some() && !status.writes);
+        first.take(Kind::Policy, vec![policy("deny", "2", 1)], &[]);
+        first.synced_and_written().await;
+        assert!(!path.exists() && first.kept.status().pending == 0, "it goes on");
+        let second = Proxy::start(home.path());
+        assert!(!second.kept.status().writes, "the first one still serves, and has said that it does not");
+    }
+}
+
+/// The names of what is on disk, as a proxy that starts reads them.
+fn on_disk(home: &Path) -> Vec<String> {
+    let mut names: Vec<String> = Proxy::start(home).versions.into_iter().map(|(name, _)| name).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn of_two_proxies_the_one_that_takes_over_writes_once_the_other_drains_and_then_what_it_knows_itself() {
     let home = tempfile::tempdir().unwrap();
-    let path = home.path().join(FILE);
-    let first = Proxy::start(home.path());
-    first.take(Kind::Address, vec![pod("web", "1")], &[]);
-    first.synced_and_written().await;
-    // Something else has destroyed it: with changes alone the policies would be missing.
-    fs::write(&path, b"nonsense").unwrap();
-    first.take(Kind::Policy, vec![policy("deny", "1", 1)], &[]);
-    first.synced_and_written().await;
-    assert!(!path.exists() && first.kept.status().broken.is_some());
+    let old = Proxy::start(home.path());
+    old.take(Kind::Address, vec![pod("web", "1")], &[]);
+    old.take(Kind::Policy, vec![policy("deny", "1", 1)], &[]);
+    old.synced_and_written().await;
+
+    let new = Proxy::start(home.path());
+    assert!(new.restored && !new.kept.status().writes && old.kept.status().writes);
+    new.take(Kind::Address, vec![pod("api", "1")], &[]);
+    new.synced_and_written().await;
+    assert_eq!(on_disk(home.path()), ["shop/deny", "web"], "the old one still writes");
+    assert_eq!(new.kept.status().pending, 1);
+
+    // The old one was told of a policy that is taken back before the new one hears of it. What it has not written yet, it writes at its end.
+    let (_answers, answered) = watch::channel(false);
+    let [first, second, third] = [answered.clone(), answered.clone(), answered];
+    let run = tokio::spawn(Arc::clone(&old.kept).run(Arc::clone(&old.shared), [first, second, third]));
+    old.take(Kind::Policy, vec![policy("soon-gone", "1", 0)], &[]);
+    old.kept.leave().await;
+    run.await.unwrap();
+    assert_eq!(on_disk(home.path()), ["shop/deny", "shop/soon-gone", "web"]);
+    old.take(Kind::Policy, vec![policy("late", "1", 0)], &[]);
+    old.synced_and_written().await;
+    assert!(
+        !old.kept.status().writes && old.kept.status().pending == 0,
+        "what it hears while it drains is the new one's to write"
+    );
+
+    // As long as it does not know everything, what the old one has left is better.
+    new.shared.note(|changes| (changes.addresses_synced, changes.policies_synced) = (false, false));
+    new.kept.flush(&new.shared).await;
+    assert_eq!(on_disk(home.path()), ["shop/deny", "shop/soon-gone", "web"]);
+    assert!(!new.kept.used(), "it is not by what it read itself that anybody is let in");
+    new.synced_and_written().await;
+    assert_eq!(on_disk(home.path()), ["api", "shop/deny", "web"], "the new one does not know of the policy that is gone");
+    assert!(new.kept.status().writes);
+}
+
+#[tokio::test]
+async fn a_proxy_that_stood_by_while_the_state_was_written_anew_takes_no_pods_until_it_is_told_all_or_started_anew() {
+    let home = tempfile::tempdir().unwrap();
+    let old = Proxy::start(home.path());
+    old.take(Kind::Address, vec![pod("web", "1")], &[]);
+    old.synced_and_written().await;
+    let new = Proxy::start(home.path());
+    old.take(Kind::Policy, vec![policy("deny", "1", 1)], &[]);
+    old.synced_and_written().await;
+    drop(old);
+
+    new.kept.alone().await;
+    let stands_by = |proxy: &Proxy| Box::pin(discovery::stand_by(Some(Arc::clone(&proxy.kept)), Arc::clone(&proxy.shared)));
+    let mut waits = stands_by(&new);
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut waits).await.is_err(), "it would refuse everything");
+    assert!(!new.kept.used());
+    let file = tokio::time::timeout(PATIENCE, new.kept.outdated()).await.unwrap();
+    assert_eq!(file, home.path().join(FILE));
+    new.shared.note(|changes| (changes.addresses_synced, changes.policies_synced) = (true, true));
+    tokio::time::timeout(PATIENCE, waits).await.unwrap();
+    drop(new);
+
+    let again = Proxy::start(home.path());
+    tokio::time::timeout(PATIENCE, stands_by(&again)).await.unwrap();
+    assert!(again.kept.used(), "it has read what the first one has left");
+}
+
+#[tokio::test]
+async fn a_state_that_has_become_too_old_since_it_was_read_is_not_put_in_force() {
+    let home = tempfile::tempdir().unwrap();
+    let old = Proxy::start(home.path());
+    old.take(Kind::Address, vec![pod("web", "1")], &[]);
+    old.synced_and_written().await;
+    let new = Proxy::start(home.path());
+    assert!(new.restored);
+    let confirm = |ago: Duration| {
+        let file = fs::File::options().write(true).open(home.path().join(FILE)).unwrap();
+        file.set_modified(SystemTime::now() - ago).unwrap();
+    };
+    confirm(2 * DAY);
+    assert!(!new.kept.used());
+    confirm(DAY / 2);
+    assert!(new.kept.used() && new.kept.status().age_seconds >= (DAY / 2).as_secs());
 }
