@@ -10,7 +10,7 @@ use ambit_identity::SpiffeId;
 use ambit_model::route::{Rbac, RouteTable, StringMatch};
 use serde::Serialize;
 
-use super::{AppProtocol, MatchNode, Selection, ServiceInfo};
+use super::{FirstBytes, MatchNode, Selection, ServiceInfo};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -72,10 +72,11 @@ pub struct Inbound {
 impl Inbound {
     /// The chain for a destination, or that it depends on the first bytes. See [`MatchNode::select`].
     #[must_use]
-    pub fn select(&self, destination: SocketAddr, protocol: Option<Option<AppProtocol>>) -> Gate<'_> {
-        match self.matcher.select(destination, protocol) {
+    pub fn select(&self, destination: SocketAddr, seen: Option<&FirstBytes>) -> Gate<'_> {
+        match self.matcher.select(destination, seen) {
             Selection::Chain(name) => self.chains.get(name).map_or(Gate::Nothing, Gate::Chain),
             Selection::NeedsProtocol => Gate::NeedsProtocol,
+            Selection::NeedsServerName => Gate::NeedsServerName,
             Selection::Nothing => Gate::Nothing,
         }
     }
@@ -86,8 +87,10 @@ impl Inbound {
 pub enum Gate<'a> {
     /// To this filter chain.
     Chain(&'a Arc<Chain>),
-    /// It depends on the first bytes.
+    /// It depends on the protocol of the first bytes.
     NeedsProtocol,
+    /// It depends on the server name in them.
+    NeedsServerName,
     /// Nowhere.
     Nothing,
 }
@@ -95,7 +98,8 @@ pub enum Gate<'a> {
 /// A filter chain.
 #[derive(Debug, Clone, Serialize)]
 pub struct Chain {
-    /// Its name, `inbound-vip|<port>|<http|tcp>|<host>` for a service port; `<namespace>/<host>` for a host of a ServiceEntry.
+    /// Its name, `inbound-vip|<port>|<http|tcp>|<host>` for a service port; `<namespace>/<host>` for a host of a ServiceEntry. The
+    /// chain of a TLSRoute has the route's name before the host.
     pub name: Arc<str>,
     /// Rule sets on the connection.
     pub rbac: Vec<RbacFilter>,
@@ -198,6 +202,11 @@ mod tests {
         assert_eq!(service, ["api", "shop", "api.shop.svc.cluster.local"]);
         let host = named("inbound-vip|443|tcp|shop/www.example.com").unwrap();
         assert_eq!(host, ["www.example.com", "shop", "www.example.com"], "a host of a ServiceEntry");
+        assert_eq!(
+            named("inbound-vip|443|tcp|shop/route|api.shop.svc.cluster.local").unwrap(),
+            service,
+            "the chain of a TLSRoute"
+        );
         assert_eq!(named("direct-tcp|spiffe://cluster.local/ns/shop/sa/api"), None);
     }
 }

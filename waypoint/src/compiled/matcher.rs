@@ -19,6 +19,40 @@ pub enum AppProtocol {
     Http2,
 }
 
+/// What was found in the first bytes of a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FirstBytes {
+    /// What they are; `None` when they are not HTTP.
+    pub protocol: Option<AppProtocol>,
+    /// The server name in a ClientHello, in small letters.
+    pub server_name: Option<String>,
+}
+
+impl From<AppProtocol> for FirstBytes {
+    fn from(protocol: AppProtocol) -> Self {
+        Self { protocol: Some(protocol), server_name: None }
+    }
+}
+
+/// A test on a server name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NameTest {
+    /// It is this.
+    Exact(String),
+    /// It ends in this.
+    Suffix(String),
+}
+
+impl NameTest {
+    fn matches(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => name == exact,
+            Self::Suffix(suffix) => name.ends_with(suffix),
+        }
+    }
+}
+
 /// A node of the tree. A `None` leads nowhere.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,6 +82,13 @@ pub enum MatchNode {
         /// Any other one.
         otherwise: Option<Arc<MatchNode>>,
     },
+    /// By the server name that a TLS client begins with.
+    ServerName {
+        /// The tests; the first that matches counts.
+        names: Vec<(NameTest, Arc<MatchNode>)>,
+        /// Any other name, or none.
+        otherwise: Option<Arc<MatchNode>>,
+    },
 }
 
 /// Where a destination leads.
@@ -55,17 +96,18 @@ pub enum MatchNode {
 pub enum Selection<'a> {
     /// To this filter chain.
     Chain(&'a Arc<str>),
-    /// It depends on the first bytes.
+    /// It depends on the protocol of the first bytes.
     NeedsProtocol,
+    /// It depends on the server name in them.
+    NeedsServerName,
     /// Nowhere.
     Nothing,
 }
 
 impl MatchNode {
-    /// The filter chain for a destination. `protocol` is `None` before the first bytes were looked at, and `Some(None)` when they
-    /// are not HTTP.
+    /// The filter chain for a destination. `seen` is `None` before the first bytes were looked at.
     #[must_use]
-    pub fn select(&self, destination: SocketAddr, protocol: Option<Option<AppProtocol>>) -> Selection<'_> {
+    pub fn select(&self, destination: SocketAddr, seen: Option<&FirstBytes>) -> Selection<'_> {
         let (next, otherwise) = match self {
             Self::Chain(name) => return Selection::Chain(name),
             Self::Address { hosts, ranges, otherwise } => {
@@ -73,14 +115,21 @@ impl MatchNode {
                 (hosts.get(&ip).or_else(|| ranges.iter().find(|(net, _)| net.contains(&ip)).map(|(_, node)| node)), otherwise)
             }
             Self::Port { ports, otherwise } => (ports.get(&destination.port()), otherwise),
-            Self::Protocol { protocols, otherwise } => match protocol {
+            Self::Protocol { protocols, otherwise } => match seen {
                 None => return Selection::NeedsProtocol,
-                Some(seen) => (seen.and_then(|p| protocols.get(&p)), otherwise),
+                Some(seen) => (seen.protocol.and_then(|p| protocols.get(&p)), otherwise),
+            },
+            Self::ServerName { names, otherwise } => match seen {
+                None => return Selection::NeedsServerName,
+                Some(FirstBytes { server_name: None, .. }) => (None, otherwise),
+                Some(FirstBytes { server_name: Some(name), .. }) => {
+                    (names.iter().find(|(test, _)| test.matches(name)).map(|(_, node)| node), otherwise)
+                }
             },
         };
-        match next.map(|node| node.select(destination, protocol)) {
+        match next.map(|node| node.select(destination, seen)) {
             Some(Selection::Nothing) | None => {
-                otherwise.as_ref().map_or(Selection::Nothing, |node| node.select(destination, protocol))
+                otherwise.as_ref().map_or(Selection::Nothing, |node| node.select(destination, seen))
             }
             Some(found) => found,
         }

@@ -14,7 +14,7 @@ pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Protocol, ServiceInfo
 pub use listener::{
     Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };
-pub use matcher::{AppProtocol, MatchNode, Selection};
+pub use matcher::{AppProtocol, FirstBytes, MatchNode, NameTest, Selection};
 pub use retries::{Counted, Retries};
 
 /// Everything in force at one moment.

@@ -7,7 +7,7 @@ use std::sync::{
 
 use ambit_model::route::RetryBudget;
 
-/// Requests to a cluster that may be sent again, and those that are. Cloning shares the counts.
+/// Requests to a cluster that are under way, and how many of them for another time. Cloning shares the counts.
 #[derive(Debug, Clone, Default)]
 pub struct Retries(Arc<Counts>);
 
@@ -22,7 +22,7 @@ struct Counts {
 pub struct Counted(Retries, fn(&Counts) -> &AtomicUsize);
 
 impl Retries {
-    /// Counts a request.
+    /// Counts a request that is under way.
     #[must_use]
     pub fn request(&self) -> Counted {
         self.0.requests.fetch_add(1, Ordering::AcqRel);

@@ -10,10 +10,10 @@ use ambit_model::Reason;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
+use super::{Over, arrival::Expiry};
 use crate::{
-    http::Over,
+    compiled::Counted,
     observe::{InFlight, Record},
     upstream::Lease,
 };
@@ -36,8 +36,10 @@ pub struct Streaming {
     pub record: Record,
     /// Its place, and its end on the client's connection.
     pub hold: (InFlight, Over),
+    /// Its place among those of its cluster.
+    pub counted: Counted,
     /// When it must have ended.
-    pub deadline: Option<Pin<Box<Sleep>>>,
+    pub deadline: Option<Expiry>,
 }
 
 /// Why a body broke off.
@@ -101,7 +103,7 @@ impl Body for ResponseBody {
             && deadline.as_mut().poll(cx).is_ready()
         {
             streaming.record.reason = Reason::RequestTimeout;
-            streaming.lease = None;
+            (streaming.lease, streaming.deadline) = (None, None);
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
         match ready!(Pin::new(&mut streaming.inner).poll_frame(cx)) {

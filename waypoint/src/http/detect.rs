@@ -3,11 +3,12 @@
 use std::{future::poll_fn, io, time::Duration};
 
 use ambit_hbone::TunnelStream;
+use ambit_tls::hello::{Hello, client_hello};
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::Rewound;
-use crate::compiled::AppProtocol;
+use crate::compiled::{AppProtocol, FirstBytes};
 
 /// How HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -16,11 +17,20 @@ const LONGEST: usize = 8 * 1024;
 /// The longest method there is, by far.
 const LONGEST_METHOD: usize = 32;
 
+/// What the first bytes are looked at for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// HTTP of any version.
+    Protocol,
+    /// The name of the server in a ClientHello.
+    ServerName,
+}
+
 /// A connection with what was read of it.
 #[derive(Debug)]
 pub struct Detected {
-    /// What it is; `None` before it was looked at, or when it is not HTTP.
-    pub protocol: Option<AppProtocol>,
+    /// What was found; nothing before it was looked at.
+    pub seen: FirstBytes,
     prefix: Bytes,
     stream: TunnelStream,
 }
@@ -28,7 +38,7 @@ pub struct Detected {
 impl Detected {
     /// A connection that was not looked at yet.
     pub fn later(stream: TunnelStream) -> Self {
-        Self { protocol: None, prefix: Bytes::new(), stream }
+        Self { seen: FirstBytes::default(), prefix: Bytes::new(), stream }
     }
 
     /// The connection with its first bytes put back.
@@ -41,7 +51,7 @@ impl Detected {
     /// # Errors
     /// When the connection fails, or takes longer than `idle` to its first byte, or than `limit` from there to where it can be told.
     pub async fn version(mut self, idle: Duration, limit: Duration) -> io::Result<Option<Self>> {
-        if self.protocol.is_some() {
+        if self.seen.protocol.is_some() {
             return Ok(Some(self));
         }
         let mut seen = BytesMut::from(self.prefix);
@@ -59,32 +69,59 @@ impl Detected {
         if seen.is_empty() {
             return Ok(None);
         }
-        self.protocol = Some(if seen.starts_with(PREFACE) { AppProtocol::Http2 } else { AppProtocol::Http1 });
+        let protocol = if seen.starts_with(PREFACE) { AppProtocol::Http2 } else { AppProtocol::Http1 };
+        self.seen = protocol.into();
         self.prefix = seen.freeze();
         Ok(Some(self))
     }
 }
 
-/// Looks at the first bytes for at most `limit`. A client that stays silent, or that sends something else, is not HTTP.
+/// Looks at the first bytes for at most `limit`. A client that stays silent, or that sends something else, is not HTTP and names no server.
 ///
 /// # Errors
 /// When the connection fails.
-pub async fn within(mut stream: TunnelStream, limit: Duration) -> io::Result<Detected> {
-    let mut seen = BytesMut::new();
-    let look = async {
-        loop {
-            match guess(&seen) {
-                Guess::Is(protocol) => return Ok::<_, io::Error>(protocol),
-                Guess::More if seen.len() < LONGEST && read(&mut stream, &mut seen).await? => {}
-                Guess::More => return Ok(None),
+pub async fn within(mut stream: TunnelStream, look: Look, limit: Duration) -> io::Result<Detected> {
+    let mut read = BytesMut::new();
+    let looking = async {
+        match look {
+            Look::Protocol => {
+                Ok::<_, io::Error>(FirstBytes { protocol: protocol(&mut stream, &mut read).await?, server_name: None })
             }
+            Look::ServerName => Ok(FirstBytes { protocol: None, server_name: server_name(&mut stream, &mut read).await? }),
         }
     };
-    let protocol = match tokio::time::timeout(limit, look).await {
+    let seen = match tokio::time::timeout(limit, looking).await {
         Ok(result) => result?,
-        Err(_) => None,
+        Err(_) => FirstBytes::default(),
     };
-    Ok(Detected { protocol, prefix: seen.freeze(), stream })
+    Ok(Detected { seen, prefix: read.freeze(), stream })
+}
+
+async fn protocol(stream: &mut TunnelStream, seen: &mut BytesMut) -> io::Result<Option<AppProtocol>> {
+    loop {
+        match guess(seen) {
+            Guess::Is(protocol) => return Ok(protocol),
+            Guess::More if seen.len() < LONGEST && read(stream, seen).await? => {}
+            Guess::More => return Ok(None),
+        }
+    }
+}
+
+async fn server_name(stream: &mut TunnelStream, seen: &mut BytesMut) -> io::Result<Option<String>> {
+    loop {
+        match client_hello(seen) {
+            Hello::Of(name) => return Ok(name),
+            Hello::Other => return Ok(None),
+            // What is there is not read again before it can say more.
+            Hello::More(wanted) => {
+                while seen.len() < wanted {
+                    if !read(stream, seen).await? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Reads some more; false at the end.

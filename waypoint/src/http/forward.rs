@@ -7,20 +7,22 @@ use ambit_model::{
     route::{Action, ClusterWeight, Route, Upstream as Forwarding},
 };
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use hyper::body::Incoming;
-use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use hyper::body::{Body, Incoming};
+use tokio_util::{sync::DropGuard, task::TaskTracker};
 
 use super::{
     Over, Phase, ResponseBody,
     answer::{self, Style},
+    arrival::{Arrival, Expiry},
     body::Streaming,
     headers,
     mirror::{self, Copy},
-    retry, select, send, serve, upgrade,
+    retry, select,
+    send::Sender,
+    serve, upgrade,
 };
 use crate::{
-    compiled::{Chain, Cluster, HttpChain, Snapshot},
+    compiled::{Chain, Cluster, Counted, HttpChain, Snapshot},
     observe::{InFlight, Record},
     proxy::Proxy,
     terminate::Tunnel,
@@ -69,13 +71,20 @@ pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record:
             &Refusal::new(Reason::Internal, ""),
         );
     };
-    let deadline = forwarding.timeout.map(|limit| Instant::now() + limit);
-    let attempt = attempt(&exchange, forwarding, request, &mut record, hold.phase.clone());
-    let outcome = match deadline {
+    let timed = forwarding.timeout.is_some() || forwarding.retry.as_ref().is_some_and(|retry| retry.per_try.is_some());
+    let (arrival, arriving) = Arrival::new(!timed || request.body().is_end_stream(), &record.sent);
+    let mut deadline = forwarding.timeout.map(|limit| arrival.clone().expiry(limit));
+    let stuck = forwarding.timeout.map(|limit| arrival.clone().stuck(limit));
+    let passing = Passing { phase: hold.phase.clone(), arrival, arriving };
+    let attempt = attempt(&exchange, forwarding, request, &mut record, passing);
+    let late = |text: &str| Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, text)));
+    let outcome = match deadline.as_mut().zip(stuck) {
         None => attempt.await,
-        Some(deadline) => match tokio::time::timeout_at(deadline, attempt).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, "no response in time"))),
+        Some((deadline, stuck)) => tokio::select! {
+            biased;
+            outcome = attempt => outcome,
+            () = deadline => late("no response in time"),
+            () = stuck => late("no response in time, and nothing more of the request is passed on"),
         },
     };
     match outcome {
@@ -84,9 +93,17 @@ pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record:
     }
 }
 
+/// Who is to know how far a request has come.
+struct Passing {
+    phase: Option<Phase>,
+    arrival: Arrival,
+    arriving: Option<DropGuard>,
+}
+
 /// A response, with what is needed to finish it.
 struct Outcome {
     sent: Sent,
+    counted: Counted,
     weight: Arc<ClusterWeight>,
     /// The request's head, for placeholders in response headers.
     head: Request<()>,
@@ -100,7 +117,7 @@ async fn attempt(
     forwarding: &Forwarding,
     mut request: Request<Incoming>,
     record: &mut Record,
-    phase: Option<Phase>,
+    Passing { phase, arrival, arriving }: Passing,
 ) -> Result<Outcome, select::Refused> {
     let weight = choose(exchange, forwarding, record)?;
     let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight)?;
@@ -124,7 +141,7 @@ async fn attempt(
     };
     let (path, authority) = prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
     let sent = record.sent.clone();
-    let mut request = request.map(|body| RequestBody::new(body, sent, phase));
+    let mut request = request.map(|body| RequestBody::new(body, sent, phase, arriving));
     let proxy = &*exchange.proxy;
     let mirrors: Vec<_> =
         forwarding.mirrors.iter().filter(|mirror| upgrade.is_none() && mirror.takes(fastrand::u64(..))).collect();
@@ -134,14 +151,17 @@ async fn attempt(
         let head = self::head(&request);
         mirror::start(exchange, mirror, Copy { head, path: &path, authority, kept, version });
     }
+    let counted = cluster.retries.request();
+    let mut sender = Sender::new(proxy, &cluster, http2);
     let sent = match (retry, &kept) {
         (Some(policy), Some(kept)) => {
             let others = || endpoints(exchange, forwarding, &weight).map(|(_, candidates)| candidates);
-            retry::send(proxy, policy, &cluster, candidates, (request, kept), (record, http2), others).await
+            // Most requests have no such policy, and need no room for what it takes.
+            Box::pin(retry::send(&mut sender, policy, candidates, (request, kept), (record, &arrival), others)).await
         }
-        _ => send::send(proxy, &candidates, request, record, http2).await,
+        _ => sender.send(&candidates, request, record).await,
     };
-    Ok(Outcome { sent: sent.map_err(|failure| failure.refused)?, weight, head, upgrade, version })
+    Ok(Outcome { sent: sent.map_err(|failure| failure.refused)?, counted, weight, head, upgrade, version })
 }
 
 /// The cluster for this request.
@@ -226,9 +246,9 @@ fn respond(
     outcome: Outcome,
     mut record: Record,
     hold: Hold,
-    deadline: Option<Instant>,
+    deadline: Option<Expiry>,
 ) -> Response<ResponseBody> {
-    let Outcome { sent: Sent { mut response, lease }, weight, head, upgrade, version } = outcome;
+    let Outcome { sent: Sent { mut response, lease }, counted, weight, head, upgrade, version } = outcome;
     record.status = Some(response.status().as_u16());
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upstream = switched.then(|| hyper::upgrade::on(&mut response));
@@ -256,8 +276,6 @@ fn respond(
         return answer::refused(&mut record, exchange.style, StatusCode::BAD_GATEWAY, &refusal);
     }
     *response.version_mut() = version;
-    let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at)));
-    response.map(|inner| {
-        ResponseBody::streaming(Streaming { inner, lease: Some(lease), record, hold: (hold.place, hold.over), deadline })
-    })
+    let hold = (hold.place, hold.over);
+    response.map(|inner| ResponseBody::streaming(Streaming { inner, lease: Some(lease), record, hold, counted, deadline }))
 }

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ambit_model::{Refusal, route::Mirror};
+use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::BodyExt;
 use metrics::counter;
@@ -69,7 +70,7 @@ pub fn start(exchange: &Exchange, mirror: &Mirror, copy: Copy<'_>) {
     };
     let (proxy, kept, cluster) = (exchange.proxy.clone(), copy.kept, mirror.cluster.clone());
     exchange.proxy.mirrors.tasks.spawn(async move {
-        match tokio::time::timeout(TIME, send(&proxy, &candidates, request, &kept, http2)).await {
+        match tokio::time::timeout(TIME, send(&proxy, &candidates, request, kept, http2)).await {
             Ok(Ok(true)) => counter!(MIRRORED, "result" => "answered").increment(1),
             Ok(Ok(false)) => counter!(MIRRORED, "result" => "dropped").increment(1),
             Ok(Err(refusal)) => failed(&cluster, &refusal.to_string()),
@@ -96,8 +97,10 @@ fn prepared(exchange: &Exchange, mirror: &Mirror, copy: &Copy<'_>) -> Result<(Re
 }
 
 /// Sends a copy to one endpoint and reads the answer; `false` if there is no whole body to send.
-async fn send(proxy: &Proxy, candidates: &Candidates, head: Request<()>, kept: &Kept, http2: bool) -> Result<bool, Refusal> {
+async fn send(proxy: &Proxy, candidates: &Candidates, head: Request<()>, kept: Kept, http2: bool) -> Result<bool, Refusal> {
     let (Some(body), Some((to, _))) = (kept.passed().await, candidates.endpoints.first()) else { return Ok(false) };
+    // From here on the body is kept by what is sent of it.
+    drop(kept);
     let mut request: Request<RequestBody> = head.map(|()| body);
     let limit = candidates.connect_timeout;
     let mut checkout = proxy.http.checkout(proxy, to, http2, limit).await?;
@@ -117,8 +120,9 @@ async fn send(proxy: &Proxy, candidates: &Candidates, head: Request<()>, kept: &
     let mut body = sent.response.into_body();
     let mut left = READ;
     while let Some(frame) = body.frame().await {
-        let length = frame.ok().and_then(|frame| frame.into_data().ok()).map_or(0, |data| data.len());
-        match left.checked_sub(length) {
+        // A body that broke off may go on to say so for ever, and its connection carries nothing more.
+        let Ok(frame) = frame else { return Ok(true) };
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(rest) => left = rest,
             None => return Ok(true),
         }

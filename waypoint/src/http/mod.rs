@@ -2,6 +2,7 @@
 //! reaches an endpoint (`forward`).
 
 mod answer;
+mod arrival;
 mod body;
 pub mod detect;
 mod forward;

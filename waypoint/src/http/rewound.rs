@@ -28,6 +28,8 @@ const IDLE: u8 = 0;
 const RECEIVING: u8 = 1;
 const WAITING: u8 = 2;
 const UPGRADED: u8 = 3;
+/// It is answered, and its body still comes.
+const TRAILING: u8 = 4;
 
 /// Where the exchange on a connection of one request at a time stands.
 #[derive(Debug, Clone, Default)]
@@ -50,9 +52,14 @@ impl Phase {
         Over(self.clone())
     }
 
-    /// The request has come to its end. Of no effect when its answer already has.
+    /// The request has come to its end. Of no effect when all of the exchange already has.
     pub fn complete(&self) {
-        let _over = self.0.state.compare_exchange(RECEIVING, WAITING, Ordering::AcqRel, Ordering::Acquire);
+        let next = |state| match state {
+            RECEIVING => Some(WAITING),
+            TRAILING => Some(IDLE),
+            _ => None,
+        };
+        let _over = self.0.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
     }
 
     /// No more requests come: what follows is of another protocol.
@@ -76,7 +83,12 @@ pub struct Over(Phase);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        let ended = |state| (state != UPGRADED).then_some(IDLE);
+        let ended = |state| match state {
+            UPGRADED => None,
+            // What comes next is not the head of another request.
+            RECEIVING => Some(TRAILING),
+            _ => Some(IDLE),
+        };
         let _unless_upgraded = self.0.0.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, ended);
     }
 }
@@ -193,5 +205,29 @@ impl Side for Rewound {
 
     fn reset(&mut self) {
         self.stream.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_of_a_body_after_its_answer_is_not_taken_for_a_head() {
+        let phase = Phase::default();
+        let over = phase.begin(false);
+        drop(over);
+        assert!(phase.is(TRAILING));
+        phase.complete();
+        assert!(phase.is(IDLE));
+        let over = phase.begin(false);
+        phase.complete();
+        assert!(phase.is(WAITING));
+        drop(over);
+        assert!(phase.is(IDLE));
+        // A body that nobody read to its end.
+        drop(phase.begin(false));
+        let _over = phase.begin(true);
+        assert!(phase.is(WAITING));
     }
 }

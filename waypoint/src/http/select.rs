@@ -30,12 +30,14 @@ pub type Refused = (StatusCode, Refusal);
 pub fn chain(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Result<(Arc<Chain>, Arc<HttpChain>), Refused> {
     let gone = |text: &str| (StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::ListenerNotFound, text));
     let inbound = snapshot.inbound.as_ref().ok_or_else(|| gone("there is no inner listener"))?;
-    match inbound.select(tunnel.destination, Some(Some(protocol))) {
+    match inbound.select(tunnel.destination, Some(&protocol.into())) {
         Gate::Chain(chain) => match &chain.proxy {
             ChainProxy::Http(http) => Ok((chain.clone(), http.clone())),
             ChainProxy::Tcp(_) => Err(gone("the destination is no longer read as HTTP")),
         },
-        Gate::NeedsProtocol | Gate::Nothing => Err(gone("no filter chain takes the destination any more")),
+        Gate::NeedsProtocol | Gate::NeedsServerName | Gate::Nothing => {
+            Err(gone("no filter chain takes the destination any more"))
+        }
     }
 }
 

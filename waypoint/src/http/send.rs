@@ -5,12 +5,14 @@ use std::time::Duration;
 use ambit_model::{Reason, Refusal, route::Ended};
 use http::{Method, Request, StatusCode};
 use http_body::Body as _;
+use metrics::counter;
 
 use super::{forward::head, select::Refused};
 use crate::{
-    observe::Record,
+    compiled::{Cluster, Counted},
+    observe::{RETRIES, Record},
     proxy::Proxy,
-    upstream::{Candidates, Checkout, RequestBody, Sent, Unsent},
+    upstream::{Candidates, Destination, RequestBody, Sent, Unsent},
 };
 
 /// A try without a response.
@@ -23,58 +25,128 @@ pub struct Failure {
     pub request: Option<Request<RequestBody>>,
 }
 
-/// Tries the candidates until one has the request. The next is tried only while no byte of the request was sent, or when the request
-/// can be repeated and the connection at hand turned out to be closed.
-pub async fn send(
-    proxy: &Proxy,
-    candidates: &Candidates,
-    mut request: Request<RequestBody>,
-    record: &mut Record,
-    http2: bool,
-) -> Result<Sent, Box<Failure>> {
-    let repeatable = repeatable(&request);
-    let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
-    for (to, upstream) in &candidates.endpoints {
-        record.upstream = Some(upstream.clone());
-        let mut fresh = false;
-        // Each round either returns, goes on to the next endpoint, or closes one connection at hand for good.
+/// Sends one request to endpoints of a cluster. Whatever its route says of retries it may be sent once more, and never more than that:
+/// a connection at hand may have ended while nobody looked, which says nothing about the endpoint.
+pub struct Sender<'a> {
+    /// The shared state.
+    pub proxy: &'a Proxy,
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// The endpoints are spoken to in HTTP/2.
+    pub http2: bool,
+    /// The request has been sent once more for that reason; it is not again.
+    resent: bool,
+}
+
+impl<'a> Sender<'a> {
+    /// For a request that has not been sent.
+    pub fn new(proxy: &'a Proxy, cluster: &'a Cluster, http2: bool) -> Self {
+        Self { proxy, cluster, http2, resent: false }
+    }
+
+    /// One try: the next candidate is tried only while nothing of the request was sent.
+    pub async fn send(
+        &mut self,
+        candidates: &Candidates,
+        mut request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<Sent, Box<Failure>> {
+        let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
+        record.attempts += 1;
+        for (to, upstream) in &candidates.endpoints {
+            record.upstream = Some(upstream.clone());
+            let before = self.resent;
+            match self.to(to, candidates.connect_timeout, request, record).await {
+                Ok(sent) => return Ok(sent),
+                Err(Missed::Failed(failure)) => return Err(failure),
+                Err(Missed::Unreached(refusal, unsent)) => {
+                    // What was to be sent once more has not left.
+                    self.resent = before;
+                    (last, request) = (refusal, *unsent);
+                }
+            }
+        }
+        let refused = (StatusCode::SERVICE_UNAVAILABLE, last);
+        Err(Box::new(Failure { refused, ended: Some(Ended::Unreached), request: Some(request) }))
+    }
+
+    /// To one endpoint, and once more on a new connection if it was the connection at hand that failed.
+    async fn to(
+        &mut self,
+        to: &Destination,
+        limit: Duration,
+        mut request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<Sent, Missed> {
+        let proxy = self.proxy;
+        let http = &proxy.http;
+        let mut anew = false;
         loop {
-            let checkout = match fresh {
-                false => proxy.http.checkout(proxy, to, http2, candidates.connect_timeout).await,
-                true => proxy.http.fresh(proxy, to, http2, candidates.connect_timeout).await,
+            let checkout = match anew {
+                false => http.checkout(proxy, to, self.http2, limit).await,
+                true => http.fresh(proxy, to, self.http2, limit).await,
             };
             let checkout = match checkout {
                 Ok(checkout) => checkout,
                 Err(refusal) if refusal.reason.is_policy() => {
                     let refused = (StatusCode::SERVICE_UNAVAILABLE, refusal);
-                    return Err(Box::new(Failure { refused, ended: None, request: None }));
+                    return Err(Missed::Failed(Box::new(Failure { refused, ended: None, request: None })));
                 }
                 Err(refusal) => {
                     tracing::debug!(%refusal, "an endpoint is not reached");
-                    last = refusal;
-                    break;
+                    return Err(Missed::Unreached(refusal, Box::new(request)));
                 }
             };
-            let reused = !matches!(checkout, Checkout::Http1(_, false));
-            let again = (reused && !fresh && repeatable).then(|| head(&request));
-            match proxy.http.send(to, checkout, request).await {
+            let at_hand = checkout.at_hand;
+            let repeatable = is_repeatable(request.method());
+            // Only a request without a body is here to be sent once more.
+            let copy = at_hand && !self.resent && request.body().is_end_stream();
+            let copy = copy.then(|| head(&request).map(|()| RequestBody::empty()));
+            let mut unsent = match http.send(to, checkout, request).await {
                 Ok(sent) => return Ok(sent),
-                Err(mut unsent) => match (unsent.request.take(), again) {
-                    (Some(unsent), _) if reused && !fresh => {
-                        request = unsent;
-                        fresh = true;
-                    }
-                    (None, Some(head)) if record.sent() == 0 => {
-                        request = head.map(|()| RequestBody::empty());
-                        fresh = true;
-                    }
-                    (request, _) => return Err(failure(*unsent, request)),
-                },
-            }
+                Err(unsent) => unsent,
+            };
+            request = match (unsent.request.take(), copy) {
+                // Nothing of it has left.
+                (Some(back), _) if at_hand => back,
+                (None, Some(copy)) if self.once_more(unsent.refused, repeatable) => {
+                    record.attempts += 1;
+                    copy
+                }
+                (back, _) => return Err(Missed::Failed(failure(*unsent, back))),
+            };
+            anew = true;
         }
     }
-    let refused = (StatusCode::SERVICE_UNAVAILABLE, last);
-    Err(Box::new(Failure { refused, ended: Some(Ended::Unreached), request: Some(request) }))
+
+    /// Whether a request that has left may be sent once more on a new connection: one that was not looked at may (RFC 9113, section 8.7), and
+    /// one that may arrive twice. It takes no place of the cluster's budget: when an endpoint goes, all requests on its connections fail at
+    /// once, and each is sent once more at most.
+    fn once_more(&mut self, unseen: bool, repeatable: bool) -> bool {
+        if !unseen && !repeatable {
+            return false;
+        }
+        self.resent = true;
+        counter!(RETRIES, "result" => "resent").increment(1);
+        true
+    }
+
+    /// A place in the cluster's budget.
+    pub fn another(&self) -> Option<Counted> {
+        let place = self.cluster.retries.another(&self.cluster.retry_budget);
+        if place.is_none() {
+            counter!(RETRIES, "result" => "over_budget").increment(1);
+        }
+        place
+    }
+}
+
+/// How an endpoint did not answer.
+enum Missed {
+    /// No connection stands; nothing of the request was sent.
+    Unreached(Refusal, Box<Request<RequestBody>>),
+    /// The try is over.
+    Failed(Box<Failure>),
 }
 
 fn failure(unsent: Unsent, request: Option<Request<RequestBody>>) -> Box<Failure> {
@@ -93,8 +165,7 @@ pub fn late(limit: Duration) -> Box<Failure> {
 }
 
 /// Whether a request may be sent once more although it may have arrived: it changes nothing, or no more a second time
-/// (RFC 9110, section 9.2.2), and has no body.
-fn repeatable(request: &Request<RequestBody>) -> bool {
-    matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
-        && request.body().is_end_stream()
+/// (RFC 9110, section 9.2.2).
+fn is_repeatable(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
 }

@@ -43,7 +43,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
         () = silent(&tunnel.drain) => return,
     };
     let (Ok(Some(detected)), drain) = (detected, tunnel.drain.clone()) else { return };
-    let protocol = detected.protocol.unwrap_or(AppProtocol::Http1);
+    let protocol = detected.seen.protocol.unwrap_or(AppProtocol::Http1);
     let upgrades = TaskTracker::new();
     let mut stream = detected.into_stream();
     if protocol == AppProtocol::Http1 {
@@ -162,21 +162,17 @@ async fn handle(
     if !matches!(route.action, Action::Forward(_)) {
         record.service = chain.service();
     }
-    match &route.action {
-        Action::Forward(forwarding) => {
-            let policy = forwarding.cors.as_ref().filter(|_| http.cors);
-            let crossing = policy.map(|policy| policy.decide(&view(&request, &target)));
-            if let Some(Crossing::Answered(headers)) = crossing {
-                record.service = chain.service();
-                record.reason = Reason::Ok;
-                return answer::plain(&mut record, Style { grpc: false }, StatusCode::OK, String::new(), headers);
-            }
+    let policy = route.cors.as_ref().filter(|_| http.cors);
+    let crossing = policy.map(|policy| policy.decide(&view(&request, &target)));
+    if let Some(Crossing::Answered(headers)) = crossing {
+        record.service = chain.service();
+        record.reason = Reason::Ok;
+        return answer::plain(&mut record, Style { grpc: false }, StatusCode::OK, String::new(), headers);
+    }
+    let mut response = match &route.action {
+        Action::Forward(_) => {
             let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
-            let mut response = forward::forward(exchange, request, record, Hold { place, over, phase }).await;
-            if let Some(Crossing::Passed(headers)) = crossing {
-                response.headers_mut().extend(headers);
-            }
-            response
+            forward::forward(exchange, request, record, Hold { place, over, phase }).await
         }
         Action::Redirect(redirect) => {
             let location = redirect.location(&view(&request, &target), &route.when.path);
@@ -198,7 +194,11 @@ async fn handle(
             let response = answer::plain(&mut record, style, status, direct.body.clone(), headers);
             change_response(&route, &tunnel, &view(&request, &target), response)
         }
+    };
+    if let Some(Crossing::Passed(headers)) = crossing {
+        response.headers_mut().extend(headers);
     }
+    response
 }
 
 /// The service asked for, where no cluster was chosen that would tell.

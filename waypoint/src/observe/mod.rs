@@ -3,5 +3,9 @@
 mod record;
 mod telemetry;
 
-pub use record::{Record, Upstream};
+pub use record::{Given, Record, Upstream};
 pub use telemetry::{InFlight, Telemetry};
+
+/// Counts tries after the first, and those that were not made, by `result`: `retried` as the route says, `resent` on a new connection,
+/// `exhausted`, `over_budget`.
+pub const RETRIES: &str = "ambit_request_retries_total";

@@ -28,6 +28,15 @@ pub struct Upstream {
     pub namespace: Arc<str>,
 }
 
+/// Why a request was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Given {
+    /// It was sent as often as its route says.
+    Exhausted,
+    /// Too many requests to the cluster were under way for another time.
+    OverBudget,
+}
+
 /// What is known of one request or connection.
 #[derive(Debug)]
 pub struct Record {
@@ -57,6 +66,10 @@ pub struct Record {
     pub service: Option<ServiceInfo>,
     /// The endpoint reached.
     pub upstream: Option<Upstream>,
+    /// How often it was sent, or was to be.
+    pub attempts: u32,
+    /// Why it was not sent once more, where its route asks for that.
+    pub given: Option<Given>,
     /// What went wrong.
     pub error: Option<String>,
     /// Bytes from the client.
@@ -83,6 +96,8 @@ impl Record {
             cluster: None,
             service: None,
             upstream: None,
+            attempts: 0,
+            given: None,
             error: None,
             sent: Arc::default(),
             received: 0,

@@ -14,7 +14,7 @@ use ambit_model::Reason;
 use ambit_runtime::telemetry::{AccessLog, Admitted, Direction, Entry, InUse, Security, SeriesLimit, label, metric};
 use metrics::{Counter, Histogram, Label, SharedString, counter, histogram};
 
-use super::Record;
+use super::{Given, Record};
 
 /// Where records go.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ fn facts(record: &Record) -> impl std::hash::Hash + '_ {
     (
         (&peer.uri, &peer.workload, &peer.canonical_service, &peer.canonical_revision),
         (upstream, service),
-        (record.protocol, record.reason, record.status, record.grpc_status, record.request.is_some()),
+        (record.protocol, record.reason, record.given, record.status, record.grpc_status, record.request.is_some()),
     )
 }
 
@@ -164,6 +164,7 @@ fn entry(record: &Record) -> Entry<'_> {
     entry.status = record.status;
     entry.route = borrowed(&record.route);
     entry.cluster = borrowed(&record.cluster);
+    entry.attempts = (record.attempts > 1).then_some(record.attempts);
     entry.error = record.error.as_deref().map(Cow::Borrowed);
     entry
 }
@@ -204,7 +205,7 @@ fn labels(record: &Record) -> Vec<Label> {
         text(label::DESTINATION_SERVICE_NAMESPACE, service.map(|s| &*s.namespace)),
         Label::new(label::REQUEST_PROTOCOL, record.protocol),
         Label::new(label::CONNECTION_SECURITY_POLICY, security(record).as_str()),
-        Label::new(label::RESPONSE_FLAGS, flags(record.reason)),
+        Label::new(label::RESPONSE_FLAGS, flags(record.reason, record.given)),
         Label::new(label::REASON, record.reason.label()),
     ];
     if record.request.is_some() {
@@ -218,8 +219,21 @@ fn labels(record: &Record) -> Vec<Label> {
     labels
 }
 
-/// The short code that Envoy gives for the same outcome (`%RESPONSE_FLAGS%`).
-fn flags(reason: Reason) -> &'static str {
+/// The short codes that Envoy gives for the same outcome (`%RESPONSE_FLAGS%`), in its order.
+fn flags(reason: Reason, given: Option<Given>) -> SharedString {
+    let given = given.map(|given| match given {
+        Given::Exhausted => "URX",
+        Given::OverBudget => "UO",
+    });
+    match (flag(reason), given) {
+        (flag, None) => SharedString::const_str(flag),
+        ("-", Some(given)) => SharedString::const_str(given),
+        ("UPE", Some(given)) => SharedString::from_owned(format!("{given},UPE")),
+        (flag, Some(given)) => SharedString::from_owned(format!("{flag},{given}")),
+    }
+}
+
+fn flag(reason: Reason) -> &'static str {
     match reason {
         Reason::NoHealthyEndpoint => "UH",
         Reason::UpstreamRefused | Reason::UpstreamUnreachable | Reason::PeerIdentityMismatch | Reason::TunnelFailed => "UF",
@@ -231,5 +245,27 @@ fn flags(reason: Reason) -> &'static str {
         Reason::ClientReset => "DC",
         Reason::RequestLimit => "OM",
         _ => "-",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_those_of_envoy() {
+        let (exhausted, over) = (Some(Given::Exhausted), Some(Given::OverBudget));
+        for (reason, given, expected) in [
+            (Reason::Ok, None, "-"),
+            (Reason::Ok, exhausted, "URX"),
+            (Reason::Ok, over, "UO"),
+            (Reason::UpstreamReset, None, "UC"),
+            (Reason::UpstreamReset, exhausted, "UC,URX"),
+            (Reason::UpstreamRefused, exhausted, "UF,URX"),
+            (Reason::RequestTimeout, over, "UT,UO"),
+            (Reason::UpstreamProtocolError, exhausted, "URX,UPE"),
+        ] {
+            assert_eq!(&*flags(reason, given), expected, "{reason:?} {given:?}");
+        }
     }
 }

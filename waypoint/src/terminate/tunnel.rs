@@ -11,7 +11,10 @@ use super::Peer;
 use crate::{
     authz,
     compiled::{Chain, Gate, Proxy as ChainProxy, Snapshot},
-    http::{self as l7, detect},
+    http::{
+        self as l7,
+        detect::{self, Look},
+    },
     observe::Record,
     proxy::Proxy,
     tcp,
@@ -57,7 +60,7 @@ pub async fn open(proxy: Arc<Proxy>, peer: Arc<Peer>, incoming: Incoming, drain:
             }
             refuse(record, incoming, &refusal);
         }
-        Ok(Some(chain)) => match &chain.proxy {
+        Ok(Opening::Chain(chain)) => match &chain.proxy {
             ChainProxy::Http(_) => {
                 if let Some(stream) = accept(incoming) {
                     l7::serve(proxy, tunnel, detect::Detected::later(stream)).await;
@@ -65,17 +68,18 @@ pub async fn open(proxy: Arc<Proxy>, peer: Arc<Peer>, incoming: Incoming, drain:
             }
             ChainProxy::Tcp(tcp) => tcp::connect_then_accept(proxy.clone(), tunnel, chain.clone(), tcp, incoming).await,
         },
-        Ok(None) => {
+        Ok(Opening::Looking(look)) => {
             if let Some(stream) = accept(incoming) {
-                sniffed(proxy, tunnel, stream).await;
+                sniffed(proxy, tunnel, stream, look).await;
             }
         }
     }
 }
 
-/// The first bytes decide between HTTP and TCP. A client that is silent waits for the server to speak first, which is TCP.
-async fn sniffed(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, stream: TunnelStream) {
-    let detected = match detect::within(stream, proxy.limits.detect).await {
+/// The first bytes decide between HTTP and TCP, or between names of servers. A client that is silent waits for the server to speak first,
+/// which is TCP, and says no name.
+async fn sniffed(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, stream: TunnelStream, look: Look) {
+    let detected = match detect::within(stream, look, proxy.limits.detect).await {
         Ok(detected) => detected,
         Err(error) => {
             let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
@@ -84,7 +88,7 @@ async fn sniffed(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, stream: TunnelStream) {
         }
     };
     let snapshot = proxy.config.load_full();
-    let gate = snapshot.inbound.as_ref().map(|inbound| inbound.select(tunnel.destination, Some(detected.protocol)));
+    let gate = snapshot.inbound.as_ref().map(|inbound| inbound.select(tunnel.destination, Some(&detected.seen)));
     let chain = match gate {
         Some(Gate::Chain(chain)) => chain.clone(),
         _ => {
@@ -99,8 +103,17 @@ async fn sniffed(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, stream: TunnelStream) {
     }
 }
 
-/// The chain for a tunnel, after every rule that can be decided before its first byte; `None` when the first bytes must be seen.
-pub fn decide(snapshot: &Snapshot, tunnel: &Tunnel) -> Result<Option<Arc<Chain>>, Refusal> {
+/// What can be said of a tunnel before its first byte.
+#[derive(Debug)]
+pub enum Opening {
+    /// This chain takes it.
+    Chain(Arc<Chain>),
+    /// Its first bytes have to be looked at.
+    Looking(Look),
+}
+
+/// The chain for a tunnel, after every rule that can be decided before its first byte.
+pub fn decide(snapshot: &Snapshot, tunnel: &Tunnel) -> Result<Opening, Refusal> {
     let missing =
         |what: &str| Refusal::new(Reason::ConfigurationInvalid, format!("{what} has not been delivered or was rejected"));
     if snapshot.terminate.is_none() {
@@ -113,11 +126,12 @@ pub fn decide(snapshot: &Snapshot, tunnel: &Tunnel) -> Result<Option<Arc<Chain>>
     authz::connection(&host.rbac, tunnel)?;
     let inbound = snapshot.inbound.as_ref().ok_or_else(|| missing("the inner listener"))?;
     match inbound.select(tunnel.destination, None) {
-        Gate::NeedsProtocol => Ok(None),
+        Gate::NeedsProtocol => Ok(Opening::Looking(Look::Protocol)),
+        Gate::NeedsServerName => Ok(Opening::Looking(Look::ServerName)),
         Gate::Nothing => Err(Refusal::new(Reason::ListenerNotFound, format!("no filter chain takes {}", tunnel.destination))),
         Gate::Chain(chain) => {
             authz::connection(&chain.rbac, tunnel)?;
-            Ok(Some(chain.clone()))
+            Ok(Opening::Chain(chain.clone()))
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Reaching endpoints: which one, through a tunnel or in clear, on a connection at hand or a new one.
 
 mod dial;
+mod kept;
 mod pool;
 mod request;
 mod select;
 
 pub use dial::{Stream, open, reason_of};
+pub use kept::Kept;
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
-pub use request::{Kept, RequestBody};
+pub use request::RequestBody;
 pub use select::{Candidates, Destination, candidates};

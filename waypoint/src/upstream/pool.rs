@@ -74,10 +74,14 @@ struct Multiplexed {
 }
 
 /// A connection to send one request on.
-pub enum Checkout {
-    /// HTTP/1.1; `true` when it has carried a request before.
-    Http1(Http1, bool),
-    /// HTTP/2.
+pub struct Checkout {
+    connection: Connection,
+    /// It was at hand: its other end may be gone already.
+    pub at_hand: bool,
+}
+
+enum Connection {
+    Http1(Http1),
     Http2(Shares),
 }
 
@@ -114,7 +118,7 @@ pub struct Unsent {
     pub refusal: Refusal,
     /// The request, when not a byte of it was sent.
     pub request: Option<Request<RequestBody>>,
-    /// The endpoint gave it back unseen.
+    /// The endpoint said that it has not looked at it (RFC 9113, section 8.7).
     pub refused: bool,
 }
 
@@ -133,8 +137,8 @@ impl HttpPool {
     /// # Errors
     /// Why there is none.
     pub async fn checkout(&self, proxy: &Proxy, to: &Destination, http2: bool, limit: Duration) -> Result<Checkout, Refusal> {
-        if let Some(found) = self.at_hand(to, http2) {
-            return Ok(found);
+        if let Some(connection) = self.at_hand(to, http2) {
+            return Ok(Checkout { connection, at_hand: true });
         }
         self.fresh(proxy, to, http2, limit).await
     }
@@ -150,28 +154,29 @@ impl HttpPool {
             true => self.handshake_http2(to, stream, generation).await,
             false => self.handshake_http1(stream, generation).await,
         }
+        .map(|connection| Checkout { connection, at_hand: false })
         .map_err(|error| Refusal::new(Reason::UpstreamProtocolError, format!("{}: {error}", to.address)))
     }
 
-    fn at_hand(&self, to: &Destination, http2: bool) -> Option<Checkout> {
+    fn at_hand(&self, to: &Destination, http2: bool) -> Option<Connection> {
         let mut connections = self.connections();
         if http2 {
             let shared = connections.multiplexed.get_mut(to)?;
             shared.retain(|c| !c.sender.is_closed() && stays(c.carrier.as_ref()));
             let free = shared.iter().find(|c| c.in_flight.load(Ordering::Acquire) < SHARED)?;
             free.in_flight.fetch_add(1, Ordering::AcqRel);
-            return Some(Checkout::Http2(Shares(free.clone())));
+            return Some(Connection::Http2(Shares(free.clone())));
         }
         let waiting = connections.waiting.get_mut(to)?;
         while let Some((http1, since)) = waiting.pop() {
             if http1.sender.is_ready() && since.elapsed() < IDLE && stays(http1.carrier.as_ref()) {
-                return Some(Checkout::Http1(http1, true));
+                return Some(Connection::Http1(http1));
             }
         }
         None
     }
 
-    async fn handshake_http1(&self, stream: Stream, generation: u64) -> hyper::Result<Checkout> {
+    async fn handshake_http1(&self, stream: Stream, generation: u64) -> hyper::Result<Connection> {
         let carrier = stream.carrier();
         let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         self.shared.tasks.spawn(async move {
@@ -180,10 +185,10 @@ impl HttpPool {
             }
         });
         sender.ready().await?;
-        Ok(Checkout::Http1(Http1 { sender, generation, carrier }, false))
+        Ok(Connection::Http1(Http1 { sender, generation, carrier }))
     }
 
-    async fn handshake_http2(&self, to: &Destination, stream: Stream, generation: u64) -> hyper::Result<Checkout> {
+    async fn handshake_http2(&self, to: &Destination, stream: Stream, generation: u64) -> hyper::Result<Connection> {
         let carrier = stream.carrier();
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -205,7 +210,7 @@ impl HttpPool {
             connections.multiplexed.entry(to.clone()).or_default().push(connection.clone());
         }
         drop(connections);
-        Ok(Checkout::Http2(Shares(connection)))
+        Ok(Connection::Http2(Shares(connection)))
     }
 
     /// Sends a request and waits for the head of its response.
@@ -213,12 +218,12 @@ impl HttpPool {
     /// # Errors
     /// Why there is none, with the request when it can be sent elsewhere.
     pub async fn send(&self, to: &Destination, on: Checkout, request: Request<RequestBody>) -> Result<Sent, Box<Unsent>> {
-        match on {
-            Checkout::Http1(mut http1, _) => match http1.sender.try_send_request(request).await {
+        match on.connection {
+            Connection::Http1(mut http1) => match http1.sender.try_send_request(request).await {
                 Ok(response) => Ok(Sent { response, lease: Lease::Http1(self.clone(), to.clone(), Box::new(http1)) }),
                 Err(mut error) => Err(unsent(to, error.take_message(), error.error())),
             },
-            Checkout::Http2(place) => match place.0.sender.clone().try_send_request(request).await {
+            Connection::Http2(place) => match place.0.sender.clone().try_send_request(request).await {
                 Ok(response) => Ok(Sent { response, lease: Lease::Http2(place) }),
                 Err(mut error) => Err(unsent(to, error.take_message(), error.error())),
             },
@@ -277,7 +282,9 @@ fn unsent(to: &Destination, request: Option<Request<RequestBody>>, error: &hyper
     };
     let text = std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
     let http2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    let refused = http2.is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM));
+    // Of those under way a GOAWAY ends the ones that it says were not looked at; the others end with the connection.
+    let unseen = |error: &h2::Error| error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let refused = http2.is_some_and(|error| error.is_remote() && unseen(error));
     Box::new(Unsent { refusal: Refusal::new(reason, format!("{}: {text}", to.address)), request, refused })
 }
 

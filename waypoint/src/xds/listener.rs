@@ -193,9 +193,10 @@ fn inbound(mut listener: Listener) -> Compiled<Inbound> {
 }
 
 fn known_listener_filter(config: Option<listener_filter::ConfigType>) -> Compiled<()> {
-    const KNOWN: [&str; 2] = [
+    const KNOWN: [&str; 3] = [
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
         "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
     ];
     match config {
         Some(listener_filter::ConfigType::TypedConfig(any)) if KNOWN.contains(&type_of(&any)) => Ok(()),

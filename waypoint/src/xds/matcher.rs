@@ -29,7 +29,7 @@ use super::{
     rbac::range,
     read::{Compiled, Problem, Under, finish, number, required, type_of, unpack},
 };
-use crate::compiled::{AppProtocol, MatchNode};
+use crate::compiled::{AppProtocol, MatchNode, NameTest};
 
 const INPUTS: &str = "envoy.extensions.matching.common_inputs.network.v3.";
 const IP_MATCHER: &str = "xds.type.matcher.v3.IPMatcher";
@@ -63,6 +63,14 @@ enum Input {
     Address,
     Port,
     Protocol,
+    ServerName,
+}
+
+/// What a value is compared with.
+#[derive(Debug, Clone)]
+enum Test {
+    Exact(String),
+    Suffix(String),
 }
 
 fn input(config: Option<TypedExtensionConfig>) -> Compiled<Input> {
@@ -71,6 +79,7 @@ fn input(config: Option<TypedExtensionConfig>) -> Compiled<Input> {
         Some("DestinationIPInput") => Ok(Input::Address),
         Some("DestinationPortInput") => Ok(Input::Port),
         Some("ApplicationProtocolInput") => Ok(Input::Protocol),
+        Some("ServerNameInput") => Ok(Input::ServerName),
         _ => Err(Problem::new(format!("{} is not implemented", type_of(&any)))),
     }
 }
@@ -87,7 +96,31 @@ fn exact(input: Input, values: Vec<(String, Arc<MatchNode>)>, otherwise: Option<
             Ok(MatchNode::Port { ports: keyed(values, parse)?, otherwise })
         }
         Input::Protocol => Ok(MatchNode::Protocol { protocols: keyed(values, protocol)?, otherwise }),
+        Input::ServerName => {
+            let names = values.into_iter().map(|(name, node)| (NameTest::Exact(name), node)).collect();
+            Ok(MatchNode::ServerName { names, otherwise })
+        }
     }
+}
+
+/// Tests of a list, in its order, with where each leads.
+fn tests(input: Input, tests: Vec<(Test, Arc<MatchNode>)>, otherwise: Option<Arc<MatchNode>>) -> Compiled<MatchNode> {
+    if input == Input::ServerName {
+        let named = |test| match test {
+            Test::Exact(name) => NameTest::Exact(name),
+            Test::Suffix(suffix) => NameTest::Suffix(suffix),
+        };
+        let names = tests.into_iter().map(|(test, node)| (named(test), node)).collect();
+        return Ok(MatchNode::ServerName { names, otherwise });
+    }
+    let mut values = Vec::new();
+    for (test, node) in tests {
+        match test {
+            Test::Exact(text) => values.push((text, node)),
+            Test::Suffix(_) => return Err(Problem::new("only exact is implemented, but for server names")),
+        }
+    }
+    exact(input, values, otherwise)
 }
 
 fn keyed<K: Eq + std::hash::Hash>(
@@ -125,33 +158,34 @@ fn tree(tree: MatcherTree, otherwise: Option<Arc<MatchNode>>) -> Compiled<MatchN
     }
 }
 
-/// A list whose predicates all compare the same input with texts, which is a map written another way.
+/// A list whose predicates all compare the same input with texts, which is a map written another way, or a list of server names.
 fn list(list: MatcherList, otherwise: Option<Arc<MatchNode>>) -> Compiled<MatchNode> {
     let mut common = None;
     let mut values = Vec::new();
     for matcher in list.matchers {
         let node = on_match(required(matcher.on_match, "on_match")?)?;
-        let mut tests = Vec::new();
-        comparisons(required(matcher.predicate, "predicate")?, &mut tests).under("predicate")?;
-        for (input, text) in tests {
+        let mut compared = Vec::new();
+        comparisons(required(matcher.predicate, "predicate")?, &mut compared).under("predicate")?;
+        for (input, test) in compared {
             if *common.get_or_insert(input) != input {
                 return Err(Problem::new("a list over several inputs is not implemented"));
             }
-            values.push((text, node.clone()));
+            values.push((test, node.clone()));
         }
     }
-    exact(required(common, "matchers")?, values, otherwise)
+    tests(required(common, "matchers")?, values, otherwise)
 }
 
-fn comparisons(predicate: Predicate, into: &mut Vec<(Input, String)>) -> Compiled<()> {
+fn comparisons(predicate: Predicate, into: &mut Vec<(Input, Test)>) -> Compiled<()> {
     match required(predicate.match_type, "match_type")? {
         MatchType::SinglePredicate(SinglePredicate { input: config, matcher }) => {
             let Some(single_predicate::Matcher::ValueMatch(value)) = matcher else {
                 return Err(Problem::new("only value_match is implemented"));
             };
             match (value.ignore_case, value.match_pattern) {
-                (false, Some(MatchPattern::Exact(text))) => into.push((input(config)?, text)),
-                _ => return Err(Problem::new("only exact is implemented").under("value_match")),
+                (false, Some(MatchPattern::Exact(text))) => into.push((input(config)?, Test::Exact(text))),
+                (false, Some(MatchPattern::Suffix(text))) => into.push((input(config)?, Test::Suffix(text))),
+                _ => return Err(Problem::new("only exact and suffix are implemented").under("value_match")),
             }
             Ok(())
         }

@@ -13,8 +13,8 @@ use ambit_api::envoy::pb::envoy::config::{
     },
 };
 use ambit_model::route::{
-    Action, ClusterWeight, Cors, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest,
-    Redirect, Route, RouteMatch, RouteTable, Upstream, VirtualHost,
+    Action, ClusterWeight, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest, Redirect,
+    Route, RouteMatch, RouteTable, Upstream, VirtualHost,
 };
 
 use super::{
@@ -76,7 +76,7 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: b
     let when = matches(required(route.r#match.take(), "match")?).under("match")?;
     let cors = cors::per_filter(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
     let action = match required(route.action.take(), "action")? {
-        PbAction::Route(action) => Action::Forward(Box::new(upstream(action, cors).under("route")?)),
+        PbAction::Route(action) => Action::Forward(Box::new(upstream(action).under("route")?)),
         PbAction::Redirect(action) => Action::Redirect(Box::new(redirect(action).under("redirect")?)),
         PbAction::DirectResponse(action) => Action::Direct(direct(action).under("direct_response")?),
         PbAction::FilterAction(_) | PbAction::NonForwardingAction(_) => {
@@ -98,6 +98,7 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: b
         name,
         when,
         action,
+        cors,
         request_headers: chain(own.0, &host.0, &table.0),
         response_headers: chain(own.1, &host.1, &table.1),
         cluster_headers_last: specific_last,
@@ -126,7 +127,7 @@ fn matches(mut m: pb::RouteMatch) -> Compiled<RouteMatch> {
     Ok(RouteMatch { path: PathMatch { test, case_sensitive }, headers, query, grpc, peer })
 }
 
-fn upstream(mut action: pb::RouteAction, cors: Option<Cors>) -> Compiled<Upstream> {
+fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
     let clusters = match required(action.cluster_specifier.take(), "a cluster")? {
         route_action::ClusterSpecifier::Cluster(name) => vec![Arc::new(ClusterWeight {
             cluster: name.into(),
@@ -170,7 +171,7 @@ fn upstream(mut action: pb::RouteAction, cors: Option<Cors>) -> Compiled<Upstrea
         .collect::<Compiled<_>>()
         .under("request_mirror_policies")?;
     finish(&action)?;
-    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, cors })
+    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry })
 }
 
 fn weighted_clusters(mut weighted: pb::WeightedCluster) -> Compiled<Vec<Arc<ClusterWeight>>> {

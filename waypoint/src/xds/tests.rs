@@ -48,7 +48,7 @@ use http::HeaderMap;
 use prost::Message;
 
 use super::{Store, cluster, matcher, rbac, route, text};
-use crate::compiled::{AppProtocol, Selection};
+use crate::compiled::{AppProtocol, FirstBytes, Selection};
 
 fn any<M: Message>(name: &str, message: &M) -> Any {
     Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
@@ -244,8 +244,8 @@ fn a_list_of_ports_and_protocols_leads_to_chains() {
     };
     assert_eq!(name(node.select(at(80), None)), "eighty");
     assert_eq!(name(node.select(at(81), None)), "NeedsProtocol");
-    assert_eq!(name(node.select(at(81), Some(Some(AppProtocol::Http2)))), "http");
-    assert_eq!(name(node.select(at(81), Some(None))), "tcp");
+    assert_eq!(name(node.select(at(81), Some(&AppProtocol::Http2.into()))), "http");
+    assert_eq!(name(node.select(at(81), Some(&FirstBytes::default()))), "tcp");
     assert_eq!(name(node.select(at(82), None)), "blocked");
 
     let mixed = vec![
@@ -255,6 +255,65 @@ fn a_list_of_ports_and_protocols_leads_to_chains() {
     assert!(matcher::node(list(mixed, None)).unwrap_err().to_string().contains("several inputs"));
     let other = vec![(predicate("SourceIPInput", "::1"), chain_action("a"))];
     assert!(matcher::node(list(other, None)).unwrap_err().to_string().contains("SourceIPInput is not implemented"));
+}
+
+/// A predicate on the server name.
+fn server_name(pattern: string_matcher::MatchPattern) -> Predicate {
+    let mut predicate = predicate("ServerNameInput", "");
+    if let Some(MatchType::SinglePredicate(SinglePredicate {
+        matcher: Some(single_predicate::Matcher::ValueMatch(test)), ..
+    })) = &mut predicate.match_type
+    {
+        test.match_pattern = Some(pattern);
+    }
+    predicate
+}
+
+#[test]
+fn of_a_list_of_server_names_the_first_that_fits_counts() {
+    use string_matcher::MatchPattern::{Contains, Exact, Suffix};
+    let names = list(
+        vec![
+            (server_name(Exact("a.example".into())), chain_action("exact")),
+            (server_name(Suffix(".b.example".into())), chain_action("longer")),
+            (server_name(Suffix(".example".into())), chain_action("shorter")),
+        ],
+        Some(chain_action("blocked")),
+    );
+    let nested = OnMatch { on_match: Some(on_match::OnMatch::Matcher(Box::new(names))), ..Default::default() };
+    let node = matcher::node(list(vec![(predicate("DestinationPortInput", "443"), nested)], None)).unwrap();
+    let destination = SocketAddr::from(([10, 0, 0, 1], 443));
+    assert_eq!(node.select(destination, None), Selection::NeedsServerName);
+    for (name, chain) in [
+        (Some("a.example"), "exact"),
+        (Some("x.a.example"), "shorter"),
+        (Some("x.y.b.example"), "longer"),
+        (Some("b.example"), "shorter"),
+        (Some("example"), "blocked"),
+        (Some("b.other"), "blocked"),
+        (None, "blocked"),
+    ] {
+        let seen = FirstBytes { protocol: None, server_name: name.map(str::to_owned) };
+        assert_eq!(node.select(destination, Some(&seen)), Selection::Chain(&chain.into()), "{name:?}");
+    }
+    for (test, word) in [
+        (server_name(Contains("a".into())), "only exact and suffix"),
+        (predicate_ending("DestinationPortInput", "3"), "only exact"),
+    ] {
+        let problem = matcher::node(list(vec![(test, chain_action("a"))], None)).unwrap_err().to_string();
+        assert!(problem.contains(word), "{problem}");
+    }
+}
+
+fn predicate_ending(input: &str, value: &str) -> Predicate {
+    let mut named = server_name(string_matcher::MatchPattern::Suffix(value.into()));
+    let other = predicate(input, "");
+    if let (Some(MatchType::SinglePredicate(named)), Some(MatchType::SinglePredicate(other))) =
+        (&mut named.match_type, other.match_type)
+    {
+        named.input = other.input;
+    }
+    named
 }
 
 fn resource<M: Message>(name: &str, type_url: &str, message: &M) -> Resource {

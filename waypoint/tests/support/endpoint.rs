@@ -45,6 +45,8 @@ pub struct Seen {
     pub connections: AtomicUsize,
     /// Has its node proxy ask those who are connected to open no more tunnels there.
     pub leave: Notify,
+    /// Has a request to `/held` answered.
+    pub answer: Notify,
     /// Requests to `/flaky`.
     pub flaky: AtomicUsize,
     /// Method, target and host of each request.
@@ -176,13 +178,19 @@ async fn answer(
         // The answers that the request asks for, one to each time it comes, then 200.
         let turn = seen.flaky.fetch_add(1, Ordering::SeqCst);
         let answers = request.headers().get("x-answers").and_then(|answers| answers.to_str().ok()).unwrap_or_default();
-        let answer = answers.split(',').nth(turn).unwrap_or("200").to_owned();
+        let answer = answers.split(',').nth(turn).filter(|answer| !answer.is_empty()).unwrap_or("200").to_owned();
         let length = request.into_body().collect().await.expect("a body").to_bytes().len();
         assert!(answer != "reset", "the endpoint breaks the connection, as the test wants");
         return Ok(Response::builder().status(answer.as_str()).body(full(length.to_string())).expect("a response"));
     }
+    if path == "/held" {
+        seen.answer.notified().await;
+    }
     if path == "/slow" {
         tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    if path == "/slower" {
+        tokio::time::sleep(Duration::from_secs(10)).await;
     }
     if path == "/drip" || path == "/break" {
         let whole = path == "/drip";

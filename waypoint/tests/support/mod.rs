@@ -5,6 +5,7 @@
 pub mod client;
 pub mod endpoint;
 pub mod resources;
+pub mod scripted;
 
 use std::{
     net::SocketAddr,

@@ -11,7 +11,7 @@ use ambit_api::{
             config::{
                 cluster::v3::{CircuitBreakers, circuit_breakers::Thresholds},
                 core::v3::RuntimeFractionalPercent,
-                route::v3::{RetryPolicy, route::Action, route_action::RequestMirrorPolicy},
+                route::v3::{RedirectAction, RetryPolicy, route::Action, route_action::RequestMirrorPolicy},
             },
             extensions::filters::http::cors::v3::CorsPolicy,
             r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
@@ -68,10 +68,14 @@ async fn a_preflight_is_answered_by_the_waypoint_and_other_answers_say_who_may_r
         route.typed_per_filter_config = [("envoy.filters.http.cors".to_owned(), policy)].into();
         route
     };
+    let redirect = RedirectAction { host_redirect: "new.example".into(), ..Default::default() };
+    let moved =
+        resources::Route { action: Some(Action::Redirect(redirect)), ..resources::prefix_to("/moved", &service.cluster()) };
     mesh.route(
         &service,
         vec![
             resources::prefix_to("/plain", &service.cluster()),
+            with_policy(moved),
             with_policy(resources::prefix_to("/away", &nobody.cluster())),
             with_policy(resources::to(&service.cluster())),
         ],
@@ -85,7 +89,9 @@ async fn a_preflight_is_answered_by_the_waypoint_and_other_answers_say_who_may_r
         ["access-control-allow-origin: https://shop.example".to_owned(), "access-control-expose-headers: x-from".to_owned()];
     let (age, methods) = ("access-control-max-age: 5".to_owned(), "access-control-allow-methods: GET,PUT".to_owned());
     let preflight = vec![methods.clone(), allowed[0].clone(), allowed[1].clone(), age.clone()];
-    assert_eq!(ask("OPTIONS", "/", &[ORIGIN, ASKED]).await, (200, preflight, 0));
+    assert_eq!(ask("OPTIONS", "/", &[ORIGIN, ASKED]).await, (200, preflight.clone(), 0));
+    assert_eq!(ask("OPTIONS", "/moved", &[ORIGIN, ASKED]).await, (200, preflight, 0));
+    assert_eq!(ask("GET", "/moved", &[ORIGIN]).await, (301, allowed.to_vec(), 0), "a page may be led elsewhere");
     assert_eq!(ask("OPTIONS", "/", &[("origin", "https://evil.example"), ASKED]).await, (200, vec![methods, age], 0));
     assert_eq!(ask("GET", "/", &[ORIGIN]).await, (200, allowed.to_vec(), 1));
     assert_eq!(ask("OPTIONS", "/", &[ORIGIN]).await, (200, allowed.to_vec(), 1));
@@ -113,7 +119,6 @@ fn retrying(cluster: &str) -> resources::Route {
         retry_on: "connect-failure,reset,retriable-status-codes".into(),
         retriable_status_codes: vec![500, 503],
         num_retries: Some(UInt32Value { value: 2 }),
-        per_try_timeout: Some(ProtoDuration { seconds: 0, nanos: 150_000_000 }),
         ..Default::default()
     });
     route
@@ -143,16 +148,25 @@ async fn a_request_is_sent_again_with_its_body_as_often_as_the_route_says() {
         }
     }
     assert_eq!(mesh.proxy.kept_bodies.available_permits(), Limits::default().kept_bodies, "bodies are kept for ever");
+    mesh.logged(&["path=/flaky", "status=503", "attempts=3"]).await;
 }
 
 #[tokio::test]
 async fn each_try_has_its_time() {
     let (mesh, service, seen) = billing(43).await;
-    mesh.route(&service, vec![retrying(&service.cluster())]);
+    let mut route = retrying(&service.cluster());
+    let Some(Action::Route(action)) = &mut route.action else { panic!("a route that forwards") };
+    let policy = action.retry_policy.as_mut().unwrap();
+    policy.per_try_timeout = Some(ProtoDuration { seconds: 1, nanos: 0 });
+    mesh.route(&service, vec![route]);
+    // What a connection takes is no part of what is looked at here.
+    assert_eq!(once(&mesh, WEB, service.vip, asking("GET", "/", &[])).await.0, 200);
+    let before = seen.requests();
     let began = Instant::now();
-    let (status, headers, _) = once(&mesh, WEB, service.vip, asking("GET", "/slow", &[])).await;
-    assert_eq!((status, &headers["x-ambit-reason"], seen.requests()), (504, &"request_timeout".parse().unwrap(), 3));
-    assert!(began.elapsed() >= Duration::from_millis(3 * 150 + 25 + 50), "{:?}", began.elapsed());
+    let (status, headers, _) = once(&mesh, WEB, service.vip, asking("GET", "/slower", &[])).await;
+    assert_eq!((status, &headers["x-ambit-reason"]), (504, &"request_timeout".parse().unwrap()));
+    assert_eq!(seen.requests() - before, 3);
+    assert!(began.elapsed() >= Duration::from_millis(3 * 1000 + 25 + 50), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -264,6 +278,30 @@ async fn a_mirror_that_is_not_there_and_a_place_that_is_not_left_change_nothing(
     assert_eq!(once(&mesh, WEB, service.vip, asking("GET", "/", &[])).await.0, 200);
     assert!(tokio::time::timeout(Duration::from_millis(300), silent.accept()).await.is_err(), "a second copy");
     settled(&seen, 3).await;
+}
+
+#[tokio::test]
+async fn an_answer_of_a_mirror_that_breaks_off_ends_the_copy() {
+    let mesh = Mesh::start_with(52, Limits { mirrors: 1, ..Limits::default() }).await;
+    let service = Service { protocol: "http2", ..Service::http("billing", mesh.socket(100, 80)) };
+    mesh.serve(std::slice::from_ref(&service));
+    let seen = endpoint::start(&mesh, 1, "v1", super::BILLING).await;
+    let copies = endpoint::start(&mesh, 2, "copies", super::BILLING).await;
+    mesh.endpoints(&service.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), super::BILLING)]);
+    mesh.deliver(type_url::CLUSTER, vec![(COPIES.to_owned(), resources::cluster(COPIES, &service))]);
+    mesh.endpoints(COPIES, vec![Ep::Hbone(mesh.socket(2, HTTP), super::BILLING)]);
+    let policy = RequestMirrorPolicy { cluster: COPIES.into(), ..Default::default() };
+    mesh.route(&service, vec![mirrored(&service.cluster(), policy)]);
+    let began = Instant::now();
+    // The only place is given back, so that there is another copy.
+    while copies.requests() < 2 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} copies arrived", copies.requests());
+        let mut sender = super::http2(&mesh, WEB, service.vip).await;
+        let request = Request::get("http://billing.shop/break").body(Body::default()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(seen.requests() >= 2);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{Cors, Mirror, PathMatch, Pattern, RequestView, RetryPolicy, mutation::HeaderMutations};
+use super::{Mirror, PathMatch, Pattern, RequestView, RetryPolicy, mutation::HeaderMutations};
 
 /// What a route does with a request.
 #[derive(Debug, Clone, Serialize)]
@@ -96,8 +96,6 @@ pub struct Upstream {
     pub mirrors: Vec<Mirror>,
     /// When it is sent again.
     pub retry: Option<RetryPolicy>,
-    /// What pages of other origins may do.
-    pub cors: Option<Cors>,
 }
 
 impl Upstream {

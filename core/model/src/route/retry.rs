@@ -51,7 +51,7 @@ pub struct RetryPolicy {
     pub statuses: Vec<u16>,
     /// How often it is sent again at most.
     pub retries: u32,
-    /// The longest that one try may take to the head of its response; `None` for no limit.
+    /// The longest that one try may take to the head of its response, once the request has come whole; `None` for no limit.
     pub per_try: Option<Duration>,
     /// The least wait before the first retry; each further wait is twice as long.
     pub backoff: Duration,

@@ -147,14 +147,13 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
         timeout: None,
         mirrors: vec![],
         retry: None,
-        cors: None,
     }
 }
 
 fn route(name: &str, when: RouteMatch) -> std::sync::Arc<Route> {
     let action = Action::Forward(Box::new(upstream(&[(name, 1)])));
-    Route { name: name.into(), when, action, request_headers: vec![], response_headers: vec![], cluster_headers_last: true }
-        .into()
+    let (request_headers, response_headers) = (vec![], vec![]);
+    Route { name: name.into(), when, action, cors: None, request_headers, response_headers, cluster_headers_last: true }.into()
 }
 
 #[test]

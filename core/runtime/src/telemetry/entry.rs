@@ -107,6 +107,8 @@ pub struct Entry<'a> {
     pub route: Option<Cow<'a, str>>,
     /// Name of the cluster.
     pub cluster: Option<Cow<'a, str>>,
+    /// How often a request was sent, if more than once.
+    pub attempts: Option<u32>,
     /// What went wrong, in a sentence.
     pub error: Option<Cow<'a, str>>,
 }
@@ -138,6 +140,7 @@ impl<'a> Entry<'a> {
             status: None,
             route: None,
             cluster: None,
+            attempts: None,
             error: None,
         }
     }
@@ -159,6 +162,7 @@ impl Display for Entry<'_> {
         write!(out, " bytes_sent={} bytes_recv={}", self.bytes_sent, self.bytes_received)?;
         write!(out, " duration_ms={:.3} security={}", self.duration.as_secs_f64() * 1000.0, self.security.as_str())?;
         let status = self.status.map(|status| status.to_string());
+        let attempts = self.attempts.map(|attempts| attempts.to_string());
         let trace = self.trace.map(|trace| format!("{trace:032x}"));
         let optional = [
             ("trace", trace.as_deref()),
@@ -168,6 +172,7 @@ impl Display for Entry<'_> {
             ("status", status.as_deref()),
             ("route", self.route.as_deref()),
             ("cluster", self.cluster.as_deref()),
+            ("attempts", attempts.as_deref()),
             ("error", self.error.as_deref()),
         ];
         optional.into_iter().filter(|(_, value)| value.is_some()).try_for_each(|(name, value)| field(out, name, value))
@@ -210,6 +215,9 @@ impl Serialize for Entry<'_> {
         map.serialize_entry("security", self.security.as_str())?;
         if let Some(status) = self.status {
             map.serialize_entry("status", &status)?;
+        }
+        if let Some(attempts) = self.attempts {
+            map.serialize_entry("attempts", &attempts)?;
         }
         map.end()
     }

@@ -1,0 +1,115 @@
+//! When a request has come whole. Times that a route sets for its answer begin then, as Envoy's do: how long a client takes to send its
+//! request says nothing about who answers it.
+
+use std::{
+    future::pending,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// When nothing of a body has passed on for so long, its rest is not waited for any more: whoever answers may have stopped reading.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// Tells when a request has come whole, or is known not to. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Arrival(Option<Coming>);
+
+#[derive(Debug, Clone)]
+struct Coming {
+    ends: CancellationToken,
+    /// Bytes that have passed on.
+    passed: Arc<AtomicU64>,
+}
+
+/// The end of a time.
+pub type Expiry = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Arrival {
+    /// Of a request that has come already if `whole`, else when the guard is dropped; `passed` counts what has passed on of it.
+    pub fn new(whole: bool, passed: &Arc<AtomicU64>) -> (Self, Option<DropGuard>) {
+        let coming = (!whole).then(|| Coming { ends: CancellationToken::new(), passed: passed.clone() });
+        let guard = coming.as_ref().map(|coming| coming.ends.clone().drop_guard());
+        (Self(coming), guard)
+    }
+
+    /// Completes so long after the request has come whole.
+    pub async fn after(&self, limit: Duration) {
+        if let Some(coming) = &self.0 {
+            coming.ends.cancelled().await;
+        }
+        sleep(limit).await;
+    }
+
+    /// The same, on its own.
+    pub fn expiry(self, limit: Duration) -> Expiry {
+        Box::pin(async move { self.after(limit).await })
+    }
+
+    /// Completes so long after the rest of the request is not waited for any more, unless more of it passes on meanwhile. Of use before the
+    /// answer begins: later both sides may have reason to be silent.
+    pub fn stuck(self, limit: Duration) -> Expiry {
+        Box::pin(async move { self.unmoved(STALLED, limit).await })
+    }
+
+    async fn unmoved(&self, pause: Duration, limit: Duration) {
+        let Some(coming) = &self.0 else { return pending().await };
+        loop {
+            let before = coming.passed.load(Ordering::Relaxed);
+            sleep(pause).await;
+            if coming.passed.load(Ordering::Relaxed) != before {
+                continue;
+            }
+            sleep(limit).await;
+            if coming.passed.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use futures::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_time_begins_when_the_request_has_come_whole() {
+        const LIMIT: Duration = Duration::from_millis(20);
+        let passed = Arc::default();
+        Arrival::new(true, &passed).0.after(LIMIT).await;
+        let (arrival, guard) = Arrival::new(false, &passed);
+        let mut late = arrival.clone().expiry(LIMIT);
+        assert!(poll!(&mut late).is_pending());
+        sleep(3 * LIMIT).await;
+        assert!(poll!(&mut late).is_pending(), "it began before");
+        drop(guard);
+        late.await;
+        arrival.after(LIMIT).await;
+    }
+
+    #[tokio::test]
+    async fn a_request_of_which_nothing_more_passes_on_is_not_waited_for() {
+        const PART: Duration = Duration::from_millis(20);
+        let passed = Arc::default();
+        let (whole, _) = Arrival::new(true, &passed);
+        let mut never = whole.stuck(PART);
+        let (arrival, _guard) = Arrival::new(false, &passed);
+        let began = Instant::now();
+        let mut stuck = Box::pin(arrival.unmoved(PART, PART));
+        assert!(poll!(&mut stuck).is_pending());
+        passed.fetch_add(1, Ordering::Relaxed);
+        stuck.await;
+        assert!(began.elapsed() >= 3 * PART, "it did not begin anew: {:?}", began.elapsed());
+        assert!(poll!(&mut never).is_pending(), "of one that has come whole");
+    }
+}
