@@ -65,7 +65,7 @@ impl Authenticate for XdsAuthenticator {
         })
     }
 
-    fn view(&self, caller: &Caller, node: &Node) -> Result<String, Status> {
+    async fn view(&self, caller: &Caller, node: &Node) -> Result<String, Status> {
         let refused = |reason: String| {
             metrics::counter!("istiod_lite_discovery_streams_refused_total").increment(1);
             let reason = short(&reason);
@@ -76,7 +76,7 @@ impl Authenticate for XdsAuthenticator {
             Err(Status::permission_denied(reason))
         };
         if node_string(node, "GENERATOR") == Some("grpc") {
-            self.clients.enter(&self.mesh);
+            self.clients.enter(&self.mesh).await;
             return Ok(CLIENT_VIEW.to_owned());
         }
         match node.id.split('~').next().unwrap_or_default() {

@@ -65,7 +65,7 @@ impl Pusher {
                 key => nodes.add(&index, key),
             }
         }
-        pushed += self.clients.update(&index, of_clients);
+        self.clients.note(of_clients);
         pushed += whole.iter().map(|gateway| self.waypoint(&index, gateway)).sum::<usize>();
         let mut made = BTreeMap::new();
         for (gateway, services) in endpoints.into_iter().filter(|(gateway, _)| !whole.contains(gateway)) {

@@ -39,8 +39,16 @@ pub async fn read(mut source: impl Source, batches: mpsc::Sender<Batch>) -> Resu
     }
 }
 
-/// Applies batches and pushes what they change, until the reader ends.
-pub async fn follow(mesh: Arc<Mesh>, pusher: Pusher, mut batches: mpsc::Receiver<Batch>) {
+/// Applies batches and pushes what they change, until the reader ends. What gRPC clients see is made beside that.
+pub async fn follow(mesh: Arc<Mesh>, pusher: Pusher, batches: mpsc::Receiver<Batch>) {
+    let clients = pusher.clients();
+    tokio::select! {
+        () = push(&mesh, &pusher, batches) => {}
+        () = clients.keep(&mesh) => {}
+    }
+}
+
+async fn push(mesh: &Mesh, pusher: &Pusher, mut batches: mpsc::Receiver<Batch>) {
     // The first batch is the whole state: nobody waits for a second one.
     let mut earliest = None;
     while let Some(Batch { mut events, mut problems }) = batches.recv().await {
@@ -56,7 +64,7 @@ pub async fn follow(mesh: Arc<Mesh>, pusher: Pusher, mut batches: mpsc::Receiver
             tracing::warn!(%problem, "the input has a problem");
         }
         mesh.set_problems(problems);
-        pusher.apply(&mesh, events);
+        pusher.apply(mesh, events);
         mesh.advance();
         earliest = Some(Instant::now() + DEBOUNCE);
     }

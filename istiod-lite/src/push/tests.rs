@@ -1,25 +1,25 @@
 use std::sync::Arc;
 
-use ambit_api::type_url::{ADDRESS, AUTHORIZATION, ENDPOINT, LISTENER};
+use ambit_api::type_url::{ADDRESS, AUTHORIZATION, LISTENER};
 use ambit_xds::server::Cache;
 use tokio::sync::mpsc;
 
-use super::{CLIENT_VIEW, NODE_VIEW, Pusher, follow, read};
+use super::{NODE_VIEW, Pusher, follow, read};
 use crate::{
     index::MeshConfig,
     mesh::Mesh,
     source::{Event, Kind, NamespacedName, Object, ObjectKey, Problem, Source, SourceError},
 };
 
-fn mesh() -> Arc<Mesh> {
+pub(super) fn mesh() -> Arc<Mesh> {
     Arc::new(Mesh::new(MeshConfig::new("cluster.local".parse().unwrap(), "Kubernetes")))
 }
 
-fn object<T: serde::de::DeserializeOwned>(wrap: fn(Arc<T>) -> Object, value: serde_json::Value) -> Event {
+pub(super) fn object<T: serde::de::DeserializeOwned>(wrap: fn(Arc<T>) -> Object, value: serde_json::Value) -> Event {
     Event::Upsert(wrap(Arc::new(serde_json::from_value(value).unwrap())))
 }
 
-fn pod(name: &str, ip: &str) -> Event {
+pub(super) fn pod(name: &str, ip: &str) -> Event {
     object(
         Object::Pod,
         serde_json::json!({
@@ -50,7 +50,7 @@ fn gateway() -> Event {
     )
 }
 
-fn names(cache: &Cache, view: &str, type_url: &str) -> Vec<String> {
+pub(super) fn names(cache: &Cache, view: &str, type_url: &str) -> Vec<String> {
     cache.read(view, type_url, |content| content.entries().map(|entry| entry.name.to_string()).collect())
 }
 
@@ -85,30 +85,6 @@ fn the_view_of_a_waypoint_ends_with_its_gateway() {
     let key = ObjectKey { kind: Kind::Gateway, name: NamespacedName::new("shop", "gate") };
     pusher.apply(&mesh, vec![Event::Delete(key)]);
     assert!(cache.views().is_empty(), "{:?}", cache.views());
-}
-
-#[test]
-fn the_view_of_grpc_clients_is_made_when_one_comes_and_follows_from_then_on() {
-    let (mesh, cache) = (mesh(), Cache::new());
-    let pusher = Pusher::new(cache.clone());
-    let service = |ports: &[u16]| {
-        let ports: Vec<_> = ports.iter().map(|port| serde_json::json!({"port": port})).collect();
-        let spec = serde_json::json!({"clusterIP": "10.96.0.1", "ports": ports});
-        object(Object::Service, serde_json::json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": spec}))
-    };
-    pusher.apply(&mesh, vec![service(&[80])]);
-    assert_eq!(names(&cache, CLIENT_VIEW, LISTENER), [""; 0], "nobody wants it");
-    pusher.clients().enter(&mesh);
-    let listener = |port: u16| format!("web.shop.svc.cluster.local:{port}");
-    assert_eq!(names(&cache, CLIENT_VIEW, LISTENER), [listener(80)]);
-    assert_eq!(names(&cache, CLIENT_VIEW, ENDPOINT).len(), 2, "and the cluster that is none");
-    pusher.apply(&mesh, vec![service(&[80, 81])]);
-    assert_eq!(names(&cache, CLIENT_VIEW, LISTENER), [listener(80), listener(81)]);
-    pusher.apply(&mesh, vec![service(&[81])]);
-    assert_eq!(names(&cache, CLIENT_VIEW, LISTENER), [listener(81)]);
-    let key = ObjectKey { kind: Kind::Service, name: NamespacedName::new("shop", "web") };
-    pusher.apply(&mesh, vec![Event::Delete(key)]);
-    assert_eq!(names(&cache, CLIENT_VIEW, ENDPOINT), ["invalid-backend"]);
 }
 
 /// Gives one batch after the other, then waits for ever.

@@ -47,7 +47,7 @@ impl Authenticate for Anyone {
         Ok(())
     }
 
-    fn view(&self, (): &(), node: &Node) -> Result<String, Status> {
+    async fn view(&self, (): &(), node: &Node) -> Result<String, Status> {
         match node.id.split('~').collect::<Vec<_>>().as_slice() {
             ["waypoint", namespace, name] => Ok(waypoint_view(&NamespacedName::new(*namespace, *name))),
             _ => Ok(NODE_VIEW.to_owned()),

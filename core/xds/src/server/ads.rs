@@ -3,7 +3,13 @@
 //! A stream has no task of its own: its session runs when the transport asks for the next response, so a peer that does not read
 //! causes no work and holds no responses.
 
-use std::{collections::BTreeMap, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use ambit_api::envoy::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -40,11 +46,11 @@ pub trait Authenticate: Send + Sync + 'static {
         peer: Option<SocketAddr>,
     ) -> impl Future<Output = Result<Self::Caller, Refusal>> + Send;
 
-    /// The view that this caller gets as this node.
+    /// The view that this caller gets as this node. It may have to be made first.
     ///
     /// # Errors
     /// The refusal that the caller is sent.
-    fn view(&self, caller: &Self::Caller, node: &Node) -> Result<String, Refusal>;
+    fn view(&self, caller: &Self::Caller, node: &Node) -> impl Future<Output = Result<String, Refusal>> + Send;
 }
 
 /// Limits of the server.
@@ -265,7 +271,22 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
             return Ok(None);
         }
         let node = S::node(&mut first).ok_or_else(|| Refusal::invalid_argument("the first request names no node"))?;
-        let view = self.authenticate.view(&self.caller, &node)?;
+        let mut turn = turn.ok().and_then(Result::ok);
+        let view = {
+            let mut view = pin!(self.authenticate.view(&self.caller, &node));
+            match view.as_mut().now_or_never() {
+                Some(view) => view?,
+                None => {
+                    // What is made for this one holds nobody else up.
+                    drop(turn.take());
+                    let drained = self.drain.wait_for(|drain| *drain).map(|drained| drained.is_ok());
+                    tokio::select! {
+                        view = view => view?,
+                        true = drained => return Ok(None),
+                    }
+                }
+            }
+        };
         let changes = self.cache.watch(&view);
         let registered = self.status.register(node.id.clone(), self.peer, view.clone(), S::PROTOCOL);
         let age = self.config.max_age.mul_f64(0.9 + fastrand::f64() / 5.0);
@@ -279,7 +300,7 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
             drain: self.drain,
             registered,
             closes: Instant::now() + age,
-            turn: turn.ok().and_then(Result::ok),
+            turn,
         });
         tracing::info!(node = open.node, view = open.view, protocol = ?S::PROTOCOL, "a discovery session opened");
         open.take(first)?;

@@ -30,7 +30,7 @@ const VIEW: &str = "nodes";
 const TYPE: &str = "type/any";
 const OTHER: &str = "type/other";
 
-/// Lets in those with the token "good", as nodes whose id says that they are one.
+/// Lets in those with the token "good", as nodes whose id says that they are one. The view of one of them is never made.
 struct Gate;
 
 impl Authenticate for Gate {
@@ -43,7 +43,10 @@ impl Authenticate for Gate {
         }
     }
 
-    fn view(&self, (): &(), node: &Node) -> Result<String, Refusal> {
+    async fn view(&self, (): &(), node: &Node) -> Result<String, Refusal> {
+        if node.id == "node~waiting" {
+            std::future::pending::<()>().await;
+        }
         if node.id.starts_with("node~") { Ok(VIEW.to_owned()) } else { Err(Refusal::permission_denied("not a node")) }
     }
 }
@@ -352,4 +355,24 @@ async fn a_peer_that_does_not_read_costs_no_responses() {
     ask.send(ack).await.unwrap();
     let two = timeout(Duration::from_secs(10), responses.next()).await.unwrap().unwrap().unwrap();
     assert!(two.resources[0].value.starts_with(b"4949"), "what was skipped is never sent");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_view_that_is_being_made_holds_nobody_up_and_is_let_go() {
+    let cache = Cache::new();
+    cache.update(VIEW, TYPE, [change("a", "1")]);
+    let server = serve(&cache, ServerConfig { openings: 1, ..ServerConfig::default() }, "127.0.0.1:0").await;
+    let (ask, requests) = tokio::sync::mpsc::channel(4);
+    let first =
+        DiscoveryRequest { node: Some(node("node~waiting", &[])), type_url: TYPE.to_owned(), ..DiscoveryRequest::default() };
+    ask.send(first).await.unwrap();
+    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(requests));
+    request.metadata_mut().insert("authorization", "Bearer good".parse().unwrap());
+    let mut waiting = AggregatedDiscoveryServiceClient::new(dial(server.address));
+    let mut responses = waiting.stream_aggregated_resources(request).await.unwrap().into_inner();
+    assert!(timeout(Duration::from_millis(50), responses.next()).await.is_err(), "there is nothing for it yet");
+    client(server.address, "good").seen.becomes("a=1").await;
+    server.drain.send_replace(true);
+    let last = timeout(Duration::from_secs(10), responses.next()).await.unwrap();
+    assert!(last.is_none(), "{last:?}");
 }
