@@ -1,5 +1,7 @@
 //! What a cluster says of itself, as far as whoever asks may see it.
 
+mod admission;
+
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
@@ -19,6 +21,8 @@ use crate::install::{
     cluster::{failed, is_missing},
     kinds::KNOWN,
 };
+
+pub use admission::Webhooks;
 
 /// A node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,6 +62,10 @@ pub struct Facts {
     pub kube_proxy: Option<String>,
     /// Version of the Gateway API's CRDs; `Some(None)` when there are none.
     pub gateway_api: Option<Option<String>>,
+    /// Whether the API server has ValidatingAdmissionPolicies.
+    pub admission_policies: Option<bool>,
+    /// Webhooks of others that are asked about objects of the mesh.
+    pub webhooks: Option<Vec<Webhooks>>,
     /// The namespace of the mesh.
     pub namespace: String,
     /// What pod security lets run there; nothing when nothing is said.
@@ -91,6 +99,8 @@ pub async fn gather(client: &Client, namespace: &str) -> Result<Facts> {
         }),
         kube_proxy: proxy.and_then(|proxy| Some(mode(proxy.data?.get("config.conf")?))),
         gateway_api: gateway_api(client).await?,
+        admission_policies: admission::policies(client).await?,
+        webhooks: admission::webhooks(client).await?,
         namespace: namespace.to_owned(),
         pod_security: there.and_then(|there| there.metadata.labels?.remove("pod-security.kubernetes.io/enforce")),
     })

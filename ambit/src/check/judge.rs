@@ -91,6 +91,9 @@ fn one(requirement: &Requirement, facts: &Facts) -> Judged {
         "gateway-api" => gateway_api(facts),
         "pod-security" => pod_security(facts),
         "other-mesh" => other_mesh(facts),
+        "admission-policies" => admission_policies(facts),
+        "webhook-port" => on_nodes(facts, "no node can be seen", webhook_port),
+        "other-webhooks" => other_webhooks(facts),
         // A test sees to it that there is none.
         _ => warn("not checked", "report this as a bug"),
     }
@@ -221,6 +224,61 @@ fn other_mesh(facts: &Facts) -> Judged {
     let found: Vec<&str> =
         sets.iter().map(String::as_str).filter(|set| names.iter().any(|name| set.ends_with(&format!("/{name}")))).collect();
     if found.is_empty() { ok("none") } else { fail(found.join(", "), "remove what they are part of before `ambit install`") }
+}
+
+fn admission_policies(facts: &Facts) -> Judged {
+    match facts.admission_policies {
+        Some(true) => ok("they are there"),
+        Some(false) => fail(
+            "the API server does not have them",
+            "take admissionregistration.k8s.io out of its --runtime-config, or ambit install --set validation.policies=false",
+        ),
+        None => warn("it cannot be seen which kinds there are", "ask again as somebody who may ask for /apis"),
+    }
+}
+
+/// Where what is in the way is by default closed to what nobody has asked for: by a part of the kubelet's version, what it is and how it
+/// is opened.
+const FIREWALLS: [(&str, &str, &str); 2] = [
+    (
+        "-gke.",
+        "GKE, where private clusters have a firewall in between",
+        "a firewall rule from the control plane's range to the nodes",
+    ),
+    (
+        "-eks-",
+        "EKS, where security groups of the nodes may be in between",
+        "a rule from the cluster's security group to the nodes'",
+    ),
+];
+
+/// The way itself cannot be tried before somebody listens at its end.
+fn webhook_port(nodes: &[NodeFacts]) -> Judged {
+    match FIREWALLS.iter().find(|(mark, ..)| nodes.iter().any(|node| node.kubelet.contains(mark))) {
+        Some((_, found, rule)) => {
+            warn(format!("the nodes look like {found}"), format!("{rule}, TCP 15017; or --set validation.webhook=false"))
+        }
+        None => ok("nothing speaks against it; `kubectl apply --dry-run=server` of a broken policy shows it"),
+    }
+}
+
+fn other_webhooks(facts: &Facts) -> Judged {
+    let Some(webhooks) = &facts.webhooks else {
+        return warn("webhooks cannot be seen", "ask again as somebody who may list ValidatingWebhookConfigurations");
+    };
+    if webhooks.is_empty() {
+        return ok("none");
+    }
+    let names = webhooks.iter().map(|found| found.name.as_str()).collect::<Vec<_>>().join(", ");
+    // The Service by this name is about to be ours, and does not have their port.
+    let ours = format!("{}/istiod", facts.namespace);
+    if webhooks.iter().any(|found| found.blocks && found.services.contains(&ours)) {
+        return fail(
+            format!("{names}: they ask {ours} and refuse everything without an answer"),
+            "remove the Istio that they are part of, or kubectl delete validatingwebhookconfiguration of what it has left behind",
+        );
+    }
+    warn(names, "see that these let objects of the mesh pass")
 }
 
 #[cfg(test)]

@@ -68,6 +68,21 @@ pub const REQUIREMENTS: &[Requirement] = &[
         what: "no other mesh's parts of the same names",
         why: "two meshes would capture the same pods",
     },
+    Requirement {
+        id: "admission-policies",
+        what: "ValidatingAdmissionPolicies of the API server",
+        why: "labels of the mesh are checked by them; they are there since 1.30 unless somebody has switched them off",
+    },
+    Requirement {
+        id: "webhook-port",
+        what: "the API server reaches port 15017 of pods",
+        why: "objects are checked as they are written; behind a firewall, as of private clusters, each would be stored 3 s late and unchecked",
+    },
+    Requirement {
+        id: "other-webhooks",
+        what: "no other webhook judges the mesh's objects",
+        why: "Istio's has other rules, and one that was left behind refuses them all",
+    },
 ];
 
 /// The requirement with this name.

@@ -1,16 +1,20 @@
 //! What is wrong with one object by itself. Pure; objects are not held against each other.
 //!
 //! An error is what makes an object, or what is written in it, ignored, or does harm: it cannot be read, has no effect, or requests fail for
-//! it that were to be served. A warning is what is in force and means less, or more, than it seems to.
+//! it that were to be served. A warning is what is in force and means less, or more, than it seems to, and what has no effect here
+//! and may be meant for another mesh in the same cluster.
 
+use std::collections::HashSet;
+
+use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::gateways::Gateway;
 use serde_json::Value;
 
 use super::labels::labels;
 use crate::deploy::WAYPOINT_CLASS;
-use crate::index::label;
+use crate::index::{is_service, label};
 use crate::source::crd::{AuthorizationPolicy, MtlsMode, PeerAuthentication, PolicyAction};
-use crate::source::{Examined, FieldError, Kind, Object, examine, unheeding_parents};
+use crate::source::{Examined, FieldError, Kind, Object, TLS_INSTEAD, TLS_REFUSED, examine, unheeding_parents, unverified};
 use crate::status::{Verdict, faults, unusable};
 use crate::translate::authorization::unknown_at_l4;
 
@@ -26,7 +30,8 @@ pub(crate) struct Findings {
 impl Findings {
     /// Adds what was found besides. What a source takes with a warning, and is an error here, is said once.
     pub(crate) fn add(&mut self, further: Self) {
-        self.warnings.retain(|warning| !further.errors.contains(warning));
+        let errors: HashSet<&FieldError> = further.errors.iter().collect();
+        self.warnings.retain(|warning| !errors.contains(warning));
         self.errors.extend(further.errors);
         self.warnings.extend(further.warnings);
     }
@@ -77,10 +82,14 @@ pub(crate) fn beyond(object: &Object, root_namespace: &str) -> Findings {
             findings.errors = unheeding_parents(object);
             rules(object, &mut findings);
         }
-        // All that is to be said of a TLSRoute is that Services do not heed it.
         Object::TlsRoute(_) | Object::TcpRoute(_) => findings.errors = unheeding_parents(object),
         Object::AuthorizationPolicy(policy) => authorization(policy, root_namespace, &mut findings),
         Object::PeerAuthentication(policy) => peer_authentication(policy, &mut findings),
+        // Without targets it does nothing here, and may be meant for proxies of another mesh.
+        Object::RequestAuthentication(policy) if policy.spec.targets().next().is_some() => {
+            findings.errors.push(unverified(policy));
+        }
+        Object::BackendTlsPolicy(policy) => backend_tls_policy(policy, &mut findings),
         _ => {}
     }
     labels(object, &mut findings);
@@ -147,6 +156,14 @@ fn peer_authentication(policy: &PeerAuthentication, findings: &mut Findings) {
         if mtls.mode == MtlsMode::Disable {
             findings.warning(path, "DISABLE means PERMISSIVE: pods of the mesh are reached by mutual TLS all the same");
         }
+    }
+}
+
+/// Only a warning: it may be meant for another controller's Gateways.
+fn backend_tls_policy(policy: &BackendTlsPolicy, findings: &mut Findings) {
+    for (at, target) in policy.spec.target_refs.iter().enumerate().filter(|(_, target)| is_service(target)) {
+        let what = format!("{TLS_REFUSED} where Service {} has one; {TLS_INSTEAD}", target.name);
+        findings.warning(format!("spec.targetRefs[{at}]"), what);
     }
 }
 
@@ -227,6 +244,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_and_not_carried_out_is_refused_or_warned_of_where_it_may_be_anothers() {
+        let rules = "jwtRules: [{issuer: i}]";
+        refused(
+            Kind::RequestAuthentication,
+            &format!("{{targetRefs: [{{kind: Service, name: a}}], {rules}}}"),
+            "spec.jwtRules: tokens are not verified",
+        );
+        warned(Kind::RequestAuthentication, &format!("{{{rules}}}"), "spec: it has no effect: node proxies see connections");
+        warned(Kind::Telemetry, "{accessLogging: [{disabled: true}]}", "spec.accessLogging: it has no effect");
+        let to = |target: &str| {
+            format!("{{targetRefs: [{{{target}, name: a}}], validation: {{hostname: h, wellKnownCACertificates: System}}}}")
+        };
+        warned(
+            Kind::BackendTlsPolicy,
+            &to("group: '', kind: Service"),
+            "spec.targetRefs[0]: a waypoint begins no TLS to backends",
+        );
+        good(Kind::BackendTlsPolicy, &to("group: e.x, kind: Bucket"));
+        let (errors, _) = found(Kind::RequestAuthentication, "{jwtRules: [{fromHeaders: [{name: 'a b'}]}]}");
+        assert!(errors.iter().any(|error| error.starts_with("spec.jwtRules[0].issuer: must not be empty")), "{errors:?}");
+        assert!(errors.iter().any(|error| error.contains("\"a b\" is not a header name")), "{errors:?}");
+    }
+
+    #[test]
     fn rules_that_a_waypoint_would_answer_with_errors_are_refused() {
         let kind = Kind::HttpRoute;
         let route = |parent: &str, rule: &str| format!("{{parentRefs: [{{{parent}}}], rules: [{{{rule}}}]}}");
@@ -251,8 +292,11 @@ mod tests {
         let tcp = |namespace: &str| route(&format!("{SERVICE}, namespace: {namespace}"), backend);
         good(Kind::TcpRoute, &tcp("shop"));
         refused(Kind::TcpRoute, &tcp("bank"), "spec.parentRefs[0].namespace: a TCPRoute holds only for Services of its own");
-        let tls = format!("{{parentRefs: [{{{SERVICE}}}], hostnames: [a.example], rules: [{{{backend}}}]}}");
-        refused(Kind::TlsRoute, &tls, "use a TCPRoute");
+        let tls = |namespace: &str| {
+            format!("{{parentRefs: [{{{SERVICE}, namespace: {namespace}}}], hostnames: [a.example], rules: [{{{backend}}}]}}")
+        };
+        good(Kind::TlsRoute, &tls("shop"));
+        refused(Kind::TlsRoute, &tls("bank"), "a TLSRoute holds only for Services of its own");
     }
 
     #[test]

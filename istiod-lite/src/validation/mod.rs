@@ -9,14 +9,18 @@
 //! | `judge` | what is wrong with one object |
 //! | `labels` | what is wrong with its labels |
 //! | `review` | a review that the API server sends, and the answer |
+//! | `worse` | what a change makes worse, which alone is refused |
 //! | `serve` | HTTPS |
+//! | `lines` | how much of it is logged |
 //! | `bundle` | the roots by which the API server knows us, kept right by the leader |
 
 mod bundle;
 mod judge;
 mod labels;
+mod lines;
 mod review;
 mod serve;
+mod worse;
 
 pub use bundle::CONFIGURATION;
 pub(crate) use bundle::keep;

@@ -77,6 +77,8 @@ async fn labels_that_would_be_ignored_or_reach_nobody_are_refused_with_the_fix()
         labelled("ServiceEntry", "e", "istio.io/use-waypoint: w-1"),
         labelled("Gateway", "f", "istio.io/waypoint-for: all"),
         labelled("Gateway", "g", ""),
+        // What another controller means by it is its business.
+        labelled("Gateway", "h", "istio.io/waypoint-for: everybody").replace("istio-waypoint", "example"),
     ];
     assert_eq!(checked(&good.join("---\n")), (0, 0), "offline");
     bed.apply(&good.join("---\n")).await.good();

@@ -21,6 +21,16 @@ fn entry(kind: &str, name: &str, spec: &str) -> String {
     format!("apiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}\n")
 }
 
+fn of_tokens(spec: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: t, namespace: shop}}\nspec: {spec}\n"
+    )
+}
+
+const TELEMETRY: &str =
+    "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t, namespace: shop}\nspec: {tracing: [{}]}\n";
+const TO_BACKENDS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: b, namespace: shop}\n\
+                           spec: {targetRefs: [{group: '', kind: Service, name: a}], validation: {hostname: a.example, wellKnownCACertificates: System}}\n";
 const SERVICE: &str = "group: '', kind: Service, name: a";
 const TO_A: &str = "backendRefs: [{name: a, port: 80}]";
 const AUTHORIZED: &str = "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: b, port: 80}, http: {}}}], backendRefs: [{name: a, port: 80}]";
@@ -54,8 +64,14 @@ async fn what_would_be_ignored_or_do_harm_is_refused_and_passes_while_nobody_ans
     eventually("the roots again", async || bed.bundles().await.is_some()).await;
     eventually("a refusal again", async || !bed.try_out(&policy("p", BROKEN)).await.done).await;
 
+    let before = bed.bundles().await;
     control_plane.stop().await;
     bed.apply(&policy("late", BROKEN)).await.good();
+    // Whoever leads next: the roots are the cluster's, and nothing is waited for.
+    let control_plane = bed.control_plane(3600, 300).await;
+    eventually("a refusal by the next", async || !bed.try_out(&policy("p", BROKEN)).await.done).await;
+    assert_eq!(bed.bundles().await, before);
+    control_plane.stop().await;
 }
 
 async fn each_kind_is_judged(bed: &Bed) {
@@ -88,12 +104,35 @@ async fn each_kind_is_judged(bed: &Bed) {
             route("TCPRoute", "t", &format!("{SERVICE}, namespace: bank"), TO_A),
             "a TCPRoute holds only for Services of its own namespace",
         ),
+        (
+            of_tokens("{targetRefs: [{kind: Service, name: a}], jwtRules: [{issuer: x}]}"),
+            "spec.jwtRules: tokens are not verified: a waypoint refuses requests that bring one",
+        ),
         (gateway("w2", "istio-waypoint", "port: 80, protocol: HTTP"), "No listener has port 15008 and protocol HBONE"),
     ] {
         bed.try_out(&broken).await.refused(&["denied the request", part]);
     }
-    let warned = [policy("w", "[{to: [{operation: {methods: [GET]}}]}]"), format!("{peers}DISABLE}}}}\n")].join("---\n");
-    bed.try_out(&warned).await.warned(&["methods is not known at L4", "give targetRefs", "DISABLE means PERMISSIVE"]);
+    // Of an older version, too.
+    let older = route("HTTPRoute", "h", SERVICE, AUTHORIZED).replace("k8s.io/v1\n", "k8s.io/v1beta1\n");
+    assert!(older.contains("v1beta1"));
+    bed.try_out(&older).await.refused(&["denied the request", "filter ExternalAuth is not supported"]);
+    let warned = [
+        policy("w", "[{to: [{operation: {methods: [GET]}}]}]"),
+        format!("{peers}DISABLE}}}}\n"),
+        TO_BACKENDS.into(),
+        of_tokens("{jwtRules: [{issuer: x}]}"),
+        TELEMETRY.into(),
+    ]
+    .join("---\n");
+    let parts = [
+        "methods is not known at L4",
+        "give targetRefs",
+        "DISABLE means PERMISSIVE",
+        "a waypoint begins no TLS to backends",
+        "spec: it has no effect: node proxies see connections",
+        "spec.tracing: it has no effect, as no proxy heeds a Telemetry",
+    ];
+    bed.try_out(&warned).await.warned(&parts);
 }
 
 async fn what_is_others_is_left_to_them(bed: &Bed) {
@@ -108,6 +147,11 @@ async fn what_is_others_is_left_to_them(bed: &Bed) {
 async fn what_was_there_before_stays_and_goes(bed: &Bed) {
     bed.kubectl(&["label", "authorizationpolicy", "-n", "shop", "early", "a=b"], "").await.warned(&["10.0.0"]);
     bed.apply(&policy("early", "[{from: [{source: {ipBlocks: [10.1.1]}}]}]")).await.refused(&["10.1.1"]);
+    let moved = "[{from: [{source: {namespaces: [a]}}]}, {from: [{source: {ipBlocks: [10.0.0]}}]}]";
+    bed.apply(&policy("early", moved)).await.warned(&["spec.rules[1]", "10.0.0"]);
+    let status = r#"{"status": {"conditions": []}}"#;
+    let status = ["patch", "authorizationpolicy", "-n", "shop", "early", "--subresource=status", "--type=merge", "-p", status];
+    bed.kubectl(&status, "").await.good();
     let patch = |finalizers: &str| format!(r#"{{"metadata": {{"finalizers": {finalizers}}}}}"#);
     let (hold, free) = (patch(r#"["example.com/hold"]"#), patch("null"));
     let patched = |patch| ["patch", "authorizationpolicy", "-n", "shop", "early", "--type=merge", "-p", patch];

@@ -1,4 +1,5 @@
 use super::*;
+use crate::check::facts::Webhooks;
 
 fn good() -> Facts {
     let node = NodeFacts {
@@ -16,6 +17,8 @@ fn good() -> Facts {
         daemon_sets: Some(vec!["kube-system/kindnet".to_owned()]),
         kube_proxy: Some("iptables".to_owned()),
         gateway_api: Some(Some("v1.6.3".to_owned())),
+        admission_policies: Some(true),
+        webhooks: Some(Vec::new()),
         namespace: "istio-system".to_owned(),
         ..Facts::default()
     }
@@ -69,6 +72,23 @@ fn each_requirement_that_is_not_met_is_said_with_its_fix() {
         Level::Fail,
         "istio-system/ztunnel",
     );
+}
+
+#[test]
+fn what_stands_in_the_way_of_validation_is_said_with_its_fix() {
+    check(|facts| facts.admission_policies = Some(false), "admission-policies", Level::Fail, "--set validation.policies=false");
+    check(|facts| facts.admission_policies = None, "admission-policies", Level::Warn, "cannot be seen");
+    check(|facts| node(facts).kubelet = "v1.33.1-gke.1000".to_owned(), "webhook-port", Level::Warn, "TCP 15017");
+    check(|facts| node(facts).kubelet = "v1.33.1-eks-0d1".to_owned(), "webhook-port", Level::Warn, "security group");
+    let istios = |blocks, service: &str| {
+        let services = vec![service.to_owned()];
+        Some(vec![Webhooks { name: "istiod-default-validator".to_owned(), blocks, services }])
+    };
+    let name = "istiod-default-validator";
+    check(|facts| facts.webhooks = istios(true, "istio-system/istiod"), "other-webhooks", Level::Fail, name);
+    check(|facts| facts.webhooks = istios(false, "istio-system/istiod"), "other-webhooks", Level::Warn, name);
+    check(|facts| facts.webhooks = istios(true, "other/istiod"), "other-webhooks", Level::Warn, name);
+    check(|facts| facts.webhooks = None, "other-webhooks", Level::Warn, "cannot be seen");
 }
 
 /// The rows of the README's table are the requirements.
