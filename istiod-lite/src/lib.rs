@@ -18,6 +18,7 @@ pub mod push;
 mod retry;
 pub mod roots;
 mod serve;
+mod share;
 pub mod source;
 pub mod status;
 pub mod translate;

@@ -119,7 +119,8 @@ async fn slices_entries_and_routes_of_all_kinds_on_an_api_server_yield_what_they
     // The definitions that everybody has: some of the kinds in them are of this version alone.
     api.install_gateway_api(Channel::Standard).await.unwrap();
     let definitions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds");
-    let definitions = ["serviceentries.yaml", "workloadentries.yaml"].map(|file| definitions.join(file));
+    let definitions = ["requestauthentications", "serviceentries", "telemetries", "workloadentries"]
+        .map(|kind| definitions.join(format!("{kind}.yaml")));
     api.install_definitions(&definitions).await.unwrap();
     let mut watching = Watching::new(&api.client().await.unwrap(), Timing::default());
     watching.next().await;
@@ -135,7 +136,9 @@ async fn slices_entries_and_routes_of_all_kinds_on_an_api_server_yield_what_they
     api.apply(&derived).await.unwrap();
     let fresh = Watching::new(&api.client().await.unwrap(), Timing::default());
     for source in [fresh, watching] {
-        until_made(source, &wanted, |problems| problems.len() == 1 && problems[0].contains("TLSRoute shop/names")).await;
+        let told = ["RequestAuthentication shop/tokens", "Telemetry shop/quiet"];
+        let each = |problems: &[String]| told.iter().all(|part| problems.iter().any(|problem| problem.contains(part)));
+        until_made(source, &wanted, |problems| problems.len() == told.len() && each(problems)).await;
     }
 }
 

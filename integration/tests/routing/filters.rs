@@ -6,6 +6,7 @@ use ambit_integration::{SharedMesh, client::get, shared, suite::Suite, wait};
 use anyhow::ensure;
 use bytes::Bytes;
 use libtest_mimic::Trial;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{CLIENT, ECHO};
 
@@ -14,6 +15,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "pages of other origins may do what the route says, and preflights do not reach the service", cors),
         shared(mesh, "copies of requests reach every mirror, one each, and neither delay the request nor fail it", mirrors),
         shared(mesh, "a request is sent again as often as the route says, if it may arrive twice", retry),
+        shared(mesh, "the times of a route begin when the request has come whole", slow_client),
     ]
 }
 
@@ -145,6 +147,32 @@ async fn retry(suite: &Suite) -> anyhow::Result<()> {
         let counted = suite.client(CLIENT, ECHO, 80)?.send(counting).await?.echo()?.count;
         ensure!(counted == tries + 1, "{what}: asked {} times", counted - 1);
     }
+    Ok(())
+}
+
+/// The client takes longer than the route gives to its answer, and to each try.
+async fn slow_client(suite: &Suite) -> anyhow::Result<()> {
+    let ask = async |path: &str| {
+        let mut stream = suite.client(CLIENT, ECHO, 80)?.connect().await?;
+        let head =
+            format!("PUT {path} HTTP/1.1\r\nhost: echo\r\nx-key: slow {path}\r\ncontent-length: 8\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(b"half").await?;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        stream.write_all(b"half").await?;
+        let mut answer = Vec::new();
+        // An Envoy resets the tunnel right behind the last answer in it.
+        let ended = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"count\":1,"), "{path}: {answer}, {ended:?}");
+        anyhow::Ok(())
+    };
+    let (retried, timed) = tokio::join!(ask("/retry"), ask("/deadline"));
+    retried.and(timed)?;
+    // The time is over all the same.
+    let late = get("/deadline").header("x-key", "late").header("x-fail-first", 1).header("x-fail-with", "slow");
+    let answer = suite.client(CLIENT, ECHO, 80)?.send(late).await?;
+    ensure!(answer.status == 504, "{} {:?}", answer.status, answer.body);
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! What travels through a waypoint besides plain requests.
 
+use std::{sync::Arc, time::Duration};
+
 use ambit_integration::{SharedMesh, client::get, shared, suite::Suite};
 use anyhow::ensure;
 use bytes::Bytes;
@@ -16,6 +18,11 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "a protocol upgrade becomes a stream of bytes", upgrade),
         shared(mesh, "bytes of a TCP port are carried and its half-close is kept", tcp),
         shared(mesh, "a server that speaks first is heard", server_first),
+        shared(
+            mesh,
+            "the server name that a TLS client says decides where it goes, and any other name leads nowhere",
+            server_names,
+        ),
     ]
 }
 
@@ -87,5 +94,53 @@ async fn server_first(suite: &Suite) -> anyhow::Result<()> {
     let mut greeting = [0; 6];
     stream.read_exact(&mut greeting).await?;
     ensure!(&greeting == b"hello ", "{greeting:?}");
+    Ok(())
+}
+
+/// What a TLS client says first.
+fn client_hello(name: &'static str, said: bool) -> anyhow::Result<Vec<u8>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    config.enable_sni = said;
+    let mut hello = Vec::new();
+    rustls::ClientConnection::new(Arc::new(config), name.try_into()?)?.write_tls(&mut hello)?;
+    Ok(hello)
+}
+
+async fn server_names(suite: &Suite) -> anyhow::Result<()> {
+    // One of the backends speaks first; both send back what they are sent.
+    let (echoes, greets, nowhere) = (Some(false), Some(true), None);
+    for (name, said, expected) in [
+        ("echo.example", true, echoes),
+        ("greet.example", true, greets),
+        ("one.more.echo.example", true, greets),
+        ("other.example", true, nowhere),
+        ("echo.example.org", true, nowhere),
+        ("echo.example", false, nowhere),
+    ] {
+        let hello = client_hello(name, said)?;
+        let mut stream = suite.client(CLIENT, "shop/named", 443)?.connect().await?;
+        // It comes in parts, and the rest of what the client says follows at once.
+        let (begin, rest) = hello.split_at(hello.len() / 2);
+        stream.write_all(begin).await?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stream.write_all(&[rest, b"more"].concat()).await?;
+        // A client that closes its half at once meets an Envoy that still looks at what it said, and ends the connection.
+        let (sent, mut back) = ([&hello[..], b"more"].concat(), Vec::new());
+        let read = async {
+            while !back.ends_with(&sent) && stream.read_buf(&mut back).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(30), read).await?;
+        let Some(greeting) = expected else {
+            ensure!(back.is_empty(), "{name}: {} bytes came back", back.len());
+            continue;
+        };
+        ended?;
+        ensure!(back.ends_with(&sent), "{name}: {} of {} bytes came back", back.len(), sent.len());
+        ensure!(back.starts_with(b"hello ") == greeting, "{name} led to the other backend");
+        ensure!(greeting || back.len() == sent.len(), "{name}: more came back than was sent");
+    }
     Ok(())
 }

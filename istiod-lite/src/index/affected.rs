@@ -68,6 +68,8 @@ impl Index {
                 }
             }
             Object::AuthorizationPolicy(policy) => self.policy_affected(policy, &name, changed),
+            Object::RequestAuthentication(policy) => self.token_policy_affected(policy, &name, changed),
+            Object::BackendTlsPolicy(policy) => self.tls_policy_affected(policy, &name, changed),
             Object::PeerAuthentication(policy) => {
                 // What a namespace or the mesh says is inherited by the policies of single workloads.
                 for other in self.peer_authentications_under(&name) {
@@ -77,7 +79,7 @@ impl Index {
                 changed.insert(ChangedKey::Policy(static_strict_name(self)));
                 self.selected(&name, policy.spec.selector.as_ref(), changed);
             }
-            Object::ServiceAccount(_) => {}
+            Object::ServiceAccount(_) | Object::Telemetry(_) => {}
         }
     }
 
@@ -168,7 +170,7 @@ impl Index {
 
     /// The waypoints that a service is bound to, or that have a route to it from a service bound to them; and the services that gRPC
     /// clients reach it by.
-    fn waypoints_seeing(&self, service: &ServiceRef, changed: &mut Changed) {
+    pub(super) fn waypoints_seeing(&self, service: &ServiceRef, changed: &mut Changed) {
         match service {
             ServiceRef::Kubernetes(name) => {
                 changed.insert(ChangedKey::Clients(name.clone()));
@@ -185,7 +187,7 @@ impl Index {
         }
     }
 
-    fn waypoint_of_service(&self, service: &NamespacedName, changed: &mut Changed) {
+    pub(super) fn waypoint_of_service(&self, service: &NamespacedName, changed: &mut Changed) {
         if let Some(service) = self.objects().services.get(service) {
             add_waypoint(self.service_binding(service), changed);
         }

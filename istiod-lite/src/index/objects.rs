@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::tcproutes::TcpRoute;
@@ -15,6 +16,8 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::source::crd::networking::{ServiceEntry, WorkloadEntry};
+use crate::source::crd::telemetry::Telemetry;
+use crate::source::crd::tokens::RequestAuthentication;
 use crate::source::crd::{AuthorizationPolicy, PeerAuthentication};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey};
 
@@ -71,8 +74,11 @@ objects! {
     tls_routes: TlsRoute(TlsRoute),
     tcp_routes: TcpRoute(TcpRoute),
     reference_grants: ReferenceGrant(ReferenceGrant),
+    backend_tls_policies: BackendTlsPolicy(BackendTlsPolicy),
     authorization_policies: AuthorizationPolicy(AuthorizationPolicy),
     peer_authentications: PeerAuthentication(PeerAuthentication),
+    request_authentications: RequestAuthentication(RequestAuthentication),
+    telemetries: Telemetry(Telemetry),
 }
 
 /// The objects of one namespace, in the order of their names.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::tcproutes::TcpRoute;
+use gateway_api::experimental::tlsroutes::TlsRoute;
 use gateway_api::gateways::Gateway;
 use k8s_openapi::api::core::v1::{Pod, Service};
 
@@ -133,6 +134,13 @@ impl Index {
     pub fn tcp_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<TcpRoute>> {
         let routes = self.links.routes_by_service.get(service).filter(|route| route.kind == Kind::TcpRoute);
         routes.filter_map(|route| self.objects().tcp_routes.get(&route.name)).collect()
+    }
+
+    /// The TLSRoutes attached to a service.
+    #[must_use]
+    pub fn tls_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<TlsRoute>> {
+        let routes = self.links.routes_by_service.get(service).filter(|route| route.kind == Kind::TlsRoute);
+        routes.filter_map(|route| self.objects().tls_routes.get(&route.name)).collect()
     }
 
     /// The GRPCRoutes attached to a service.

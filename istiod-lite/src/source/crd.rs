@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 
 pub mod networking;
+pub mod telemetry;
+pub mod tokens;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde::{Deserialize, Serialize};

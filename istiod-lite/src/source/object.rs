@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use gateway_api::backendtlspolicies::BackendTlsPolicy;
 use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::tcproutes::TcpRoute;
@@ -15,6 +16,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::crd::networking::{ServiceEntry, WorkloadEntry};
+use super::crd::telemetry::Telemetry;
+use super::crd::tokens::RequestAuthentication;
 use super::crd::{AuthorizationPolicy, PeerAuthentication};
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
@@ -193,8 +196,11 @@ kinds! {
     TlsRoute(TlsRoute), "TLSRoute", "tlsroutes", "gateway.networking.k8s.io", ["v1", "v1alpha3", "v1alpha2"], true;
     TcpRoute(TcpRoute), "TCPRoute", "tcproutes", "gateway.networking.k8s.io", ["v1", "v1alpha2"], true;
     ReferenceGrant(ReferenceGrant), "ReferenceGrant", "referencegrants", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
+    BackendTlsPolicy(BackendTlsPolicy), "BackendTLSPolicy", "backendtlspolicies", "gateway.networking.k8s.io", ["v1", "v1alpha3"], true;
     AuthorizationPolicy(AuthorizationPolicy), "AuthorizationPolicy", "authorizationpolicies", "security.istio.io", ["v1", "v1beta1"], true;
     PeerAuthentication(PeerAuthentication), "PeerAuthentication", "peerauthentications", "security.istio.io", ["v1", "v1beta1"], true;
+    RequestAuthentication(RequestAuthentication), "RequestAuthentication", "requestauthentications", "security.istio.io", ["v1", "v1beta1"], true;
+    Telemetry(Telemetry), "Telemetry", "telemetries", "telemetry.istio.io", ["v1", "v1alpha1"], true;
 }
 
 impl Object {

@@ -6,7 +6,7 @@ use super::lines::join;
 use super::object::{Kind, Object};
 
 /// A field that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct FieldError {
     /// Its path, empty for the whole object.
     pub(crate) path: String,
@@ -23,6 +23,11 @@ impl FieldError {
     }
 }
 
+/// Unknown fields of one object that are listed.
+const MOST: usize = 1000;
+/// Characters of a key in a path, more than keys of labels may have: every field below it names it.
+const LONG: usize = 320;
+
 /// Reads an object of the kind. A wrong type is one error; unknown fields are reported all at once.
 pub(super) fn read(kind: Kind, value: Value) -> Result<Object, Vec<FieldError>> {
     match read_with_unknown(kind, value) {
@@ -32,7 +37,7 @@ pub(super) fn read(kind: Kind, value: Value) -> Result<Object, Vec<FieldError>> 
     }
 }
 
-/// Reads an object of the kind, and lists the fields that it has and we do not know.
+/// Reads an object of the kind, and lists the fields that it has and we do not know, the first of very many.
 pub(super) fn read_with_unknown(kind: Kind, mut value: Value) -> Result<(Object, Vec<FieldError>), FieldError> {
     if let Value::Object(fields) = &mut value {
         fields.remove("apiVersion");
@@ -45,7 +50,9 @@ pub(super) fn read_with_unknown(kind: Kind, mut value: Value) -> Result<(Object,
     let result = Object::deserialize(
         kind,
         serde_ignored::Deserializer::new(deserializer, &mut |path: serde_ignored::Path<'_>| {
-            unknown.push(FieldError::new(path_text(&path), "unknown field"));
+            if unknown.len() < MOST {
+                unknown.push(FieldError::new(path_text(&path), "unknown field"));
+            }
         }),
     );
     match result {
@@ -78,7 +85,29 @@ fn path_text(path: &serde_ignored::Path<'_>) -> String {
     match path {
         Path::Root => String::new(),
         Path::Seq { parent, index } => format!("{}[{index}]", path_text(parent)),
-        Path::Map { parent, key } => join(&path_text(parent), key),
+        Path::Map { parent, key } => {
+            let end = key.char_indices().nth(LONG).map_or(key.len(), |(end, _)| end);
+            join(&path_text(parent), key.get(..end).unwrap_or_default())
+        }
         Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => path_text(parent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    /// Under a key that is an object's whole size each of them would cost as much again.
+    #[test]
+    fn unknown_fields_take_no_more_memory_than_the_object() {
+        let fields: Map<String, Value> = (0..3 * MOST).map(|at| (format!("f{at:05}"), json!(1))).collect();
+        let object = json!({"metadata": {"name": "m"}, "spec": {"portLevelMtls": {"x".repeat(1 << 20): fields}}});
+        let (_, unknown) = read_with_unknown(Kind::PeerAuthentication, object).unwrap();
+        assert_eq!(unknown.len(), MOST);
+        let longest = unknown.iter().map(|error| error.path.len()).max().unwrap();
+        assert!(longest < LONG + 50, "{longest}");
+        assert!(unknown[0].path.ends_with("xx.f00000"), "{}", unknown[0].path);
     }
 }

@@ -13,6 +13,7 @@ pub(crate) mod rate;
 mod route;
 #[cfg(test)]
 mod tests;
+mod unsupported;
 mod writer;
 
 use serde_json::Value;
@@ -43,10 +44,10 @@ pub struct Condition {
     /// Generation of the object, where the source counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// For routes: the parent it is about, as `Kind namespace/name`.
+    /// For routes: the parent it is about, as `Kind namespace/name`; for BackendTLSPolicies the ancestor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
-    /// For routes: the reference to that parent, as the route has it.
+    /// The reference to that parent, as the route has it, or to that ancestor.
     #[serde(skip)]
     pub parent_ref: Option<Value>,
 }
@@ -101,6 +102,9 @@ pub(crate) fn speaks_of(kind: Kind) -> bool {
         kind,
         Kind::Service
             | Kind::AuthorizationPolicy
+            | Kind::RequestAuthentication
+            | Kind::BackendTlsPolicy
+            | Kind::Telemetry
             | Kind::HttpRoute
             | Kind::GrpcRoute
             | Kind::TlsRoute
@@ -121,6 +125,9 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
     match key.kind {
         Kind::Service => status.conditions = service(index, &key.name),
         Kind::AuthorizationPolicy => status.conditions = policy::authorization(index, &key.name),
+        Kind::RequestAuthentication => status.conditions = unsupported::request_authentication(index, &key.name),
+        Kind::BackendTlsPolicy => status.conditions = unsupported::backend_tls_policy(index, &key.name),
+        Kind::Telemetry => status.conditions = unsupported::telemetry(index, &key.name),
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => status.conditions = route::conditions(index, key),
         Kind::Gateway => gateway::gateway(index, &key.name, reports, &mut status)?,
         Kind::GatewayClass => status.conditions = gateway::class(index, &key.name)?,

@@ -10,8 +10,17 @@ use crate::source::Kind;
 
 /// How long a message may be, in bytes (the API allows 32 KiB; nobody reads more than this).
 const MESSAGE: usize = 4096;
-/// How many parents the status of a route may have (the schema of the Gateway API).
-const PARENTS: usize = 32;
+
+/// A list in a status in which each controller has entries of its own.
+struct Shared {
+    field: &'static str,
+    reference: &'static str,
+    /// How many entries there may be (the schemas of the Gateway API).
+    limit: usize,
+}
+
+const PARENTS: Shared = Shared { field: "parents", reference: "parentRef", limit: 32 };
+const ANCESTORS: Shared = Shared { field: "ancestors", reference: "ancestorRef", limit: 16 };
 
 /// The status fields to set, as a merge patch of `status`; `None` when all is said already. `now` is the time of
 /// transition for conditions whose status changes, in RFC 3339.
@@ -27,8 +36,9 @@ pub fn patch(held: Option<&Value>, wanted: &ObjectStatus, now: &str) -> Option<V
     let list = |field: &str| held.and_then(|held| held.get(field)).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     match wanted.object.kind {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
-            set("parents", parents(list("parents"), &wanted.conditions, now));
+            set(PARENTS.field, shared(&PARENTS, list(PARENTS.field), &wanted.conditions, now));
         }
+        Kind::BackendTlsPolicy => set(ANCESTORS.field, shared(&ANCESTORS, list(ANCESTORS.field), &wanted.conditions, now)),
         kind => set("conditions", merged(list("conditions"), own_types(kind), &wanted.conditions, now)),
     }
     if let Some(addresses) = &wanted.addresses {
@@ -46,6 +56,8 @@ fn own_types(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::Service => &["istio.io/WaypointBound"],
         Kind::AuthorizationPolicy => &["ZtunnelAccepted", "WaypointAccepted", "ResolvedRefs"],
+        Kind::RequestAuthentication => &["ZtunnelAccepted", "WaypointAccepted"],
+        Kind::Telemetry => &["Accepted"],
         Kind::Gateway => &["Accepted", "Programmed"],
         Kind::GatewayClass => &["Accepted"],
         _ => &[],
@@ -94,9 +106,9 @@ fn shortened(message: &str) -> &str {
     message.get(..end).unwrap_or_default()
 }
 
-/// The entries of a route's status: those of other controllers as they are, ours for each parent that the conditions
+/// The entries of a status: those of other controllers as they are, ours for each parent or ancestor that the conditions
 /// speak of, in their places as far as they have one.
-fn parents(held: &[Value], wanted: &[Condition], now: &str) -> Value {
+fn shared(list: &Shared, held: &[Value], wanted: &[Condition], now: &str) -> Value {
     let mut groups: Vec<(&Value, Vec<Condition>)> = Vec::new();
     for condition in wanted {
         let Some(parent) = &condition.parent_ref else { continue };
@@ -113,7 +125,7 @@ fn parents(held: &[Value], wanted: &[Condition], now: &str) -> Value {
             entries.push(entry.clone());
             continue;
         }
-        let group = groups.iter().find(|(parent, _)| entry.get("parentRef") == Some(*parent) && !done.contains(parent));
+        let group = groups.iter().find(|(parent, _)| entry.get(list.reference) == Some(*parent) && !done.contains(parent));
         if let Some((parent, conditions)) = group {
             let before = entry.get("conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             let of_ours: Vec<&str> = before.iter().filter_map(|value| value.get("type").and_then(Value::as_str)).collect();
@@ -124,9 +136,9 @@ fn parents(held: &[Value], wanted: &[Condition], now: &str) -> Value {
         }
     }
     for (parent, conditions) in &groups {
-        if !done.contains(parent) && entries.len() < PARENTS {
+        if !done.contains(parent) && entries.len() < list.limit {
             entries.push(json!({
-                "parentRef": parent,
+                list.reference: parent,
                 "controllerName": CONTROLLER,
                 "conditions": merged(&[], &[], conditions, now),
             }));

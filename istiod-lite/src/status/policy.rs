@@ -2,8 +2,8 @@
 
 use super::{Condition, account};
 use crate::index::{Binding, Index};
-use crate::source::crd::{AuthorizationPolicy, PolicyAction};
-use crate::source::{NamespacedName, Problem};
+use crate::source::crd::{AuthorizationPolicy, PolicyAction, PolicyTargetReference};
+use crate::source::{Kind, NamespacedName, Problem};
 use crate::translate::authorization::l4_policy;
 
 pub(super) fn authorization(index: &Index, name: &NamespacedName) -> Vec<Condition> {
@@ -17,13 +17,14 @@ pub(super) fn authorization(index: &Index, name: &NamespacedName) -> Vec<Conditi
 }
 
 /// What is said of a policy that cannot be read: what stands for it in the index is not what its author wrote.
-pub(super) fn unreadable(problem: &Problem) -> Condition {
+pub(super) fn unreadable(kind: Kind, problem: &Problem) -> Condition {
     let place = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
     let message = format!(
         "{place}{}. Until this is mended, its last good version holds, or without one the strictest it could be",
         problem.reason
     );
-    Condition::new("ZtunnelAccepted", false, "Invalid", message)
+    let of = if kind == Kind::RequestAuthentication { "WaypointAccepted" } else { "ZtunnelAccepted" };
+    Condition::new(of, false, "Invalid", message)
 }
 
 /// Whether the proxies that are to enforce a policy can.
@@ -46,27 +47,37 @@ fn accepted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) 
 
 /// A policy with targets holds once a waypoint serves each of them.
 fn targeted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) -> Condition {
-    let condition = |good, reason, message: String| Condition::new("WaypointAccepted", good, reason, message);
-    for target in policy.spec.targets() {
+    fault_of_targets(index, policy.spec.targets(), name)
+        .unwrap_or_else(|| Condition::new("WaypointAccepted", true, "Accepted", "Attached to the waypoints of its targets"))
+}
+
+/// What keeps a policy of this name from holding for its targets.
+pub(super) fn fault_of_targets<'a>(
+    index: &Index,
+    targets: impl Iterator<Item = &'a PolicyTargetReference>,
+    name: &NamespacedName,
+) -> Option<Condition> {
+    let fault = |reason, message: String| Some(Condition::new("WaypointAccepted", false, reason, message));
+    for target in targets {
         let key = NamespacedName::new(name.namespace.clone(), target.name.as_str());
         match target.kind.as_str() {
             "Service" => match index.objects().services.get(&key).map(|service| index.service_binding(service)) {
-                None => return condition(false, "TargetNotFound", format!("Service {key} does not exist")),
+                None => return fault("TargetNotFound", format!("Service {key} does not exist")),
                 Some(Binding::Bound { .. } | Binding::Unavailable { .. }) => {}
                 Some(Binding::None | Binding::OtherTraffic(_)) => {
                     let message = format!("Service {key} has no waypoint, so the policy has no effect on it");
-                    return condition(false, "AncestorNotBound", message);
+                    return fault("AncestorNotBound", message);
                 }
             },
             "Gateway" if index.waypoint(&key).is_none() => {
-                return condition(false, "TargetNotFound", format!("Gateway {key} does not exist or is not a waypoint"));
+                return fault("TargetNotFound", format!("Gateway {key} does not exist or is not a waypoint"));
             }
             "GatewayClass" if *name.namespace != *index.config().root_namespace => {
                 let message = format!("Only policies of namespace {} may target a GatewayClass", index.config().root_namespace);
-                return condition(false, "Invalid", message);
+                return fault("Invalid", message);
             }
             _ => {}
         }
     }
-    condition(true, "Accepted", "Attached to the waypoints of its targets".into())
+    None
 }

@@ -144,10 +144,10 @@ impl Writer {
             for key in keys {
                 let Some(object) = index.objects().get(key) else { continue };
                 let Some(mut wanted) = of(&index, key, Some(&reports)) else { continue };
-                if key.kind == Kind::AuthorizationPolicy
+                if matches!(key.kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication)
                     && let Some(problem) = unreadable(key)
                 {
-                    wanted.conditions = vec![policy::unreadable(problem)];
+                    wanted.conditions = vec![policy::unreadable(key.kind, problem)];
                 }
                 if patch(held(&object).as_ref(), &wanted, "").is_none() {
                     continue;
@@ -256,6 +256,9 @@ fn held(object: &Object) -> Option<Value> {
     let status = match object {
         Object::Service(service) => serde_json::to_value(service.status.as_ref()?),
         Object::AuthorizationPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
+        Object::RequestAuthentication(policy) => serde_json::to_value(policy.status.as_ref()?),
+        Object::BackendTlsPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
+        Object::Telemetry(telemetry) => serde_json::to_value(telemetry.status.as_ref()?),
         Object::HttpRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::GrpcRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::TlsRoute(route) => serde_json::to_value(route.status.as_ref()?),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::source::crd::tokens::{RequestAuthentication, RequestAuthenticationSpec};
 use crate::source::crd::{
     AuthorizationPolicy, AuthorizationPolicySpec, MtlsMode, MutualTls, PeerAuthentication, PeerAuthenticationSpec, PolicyAction,
     Rule,
@@ -18,7 +19,8 @@ use crate::source::validate::validate;
 pub(super) const CONSEQUENCE: &str = "the strictest policy holds for what it selects";
 
 /// The strictest policy for what the unreadable one selects, as far as that can be read, and for its whole namespace otherwise: one
-/// that denies everything, or demands mutual TLS; nothing that can be read is above it. `None` for other kinds, and for what only audits.
+/// that denies everything, or demands mutual TLS; nothing that can be read is above it. `None` for other kinds, for what only audits, and for
+/// a RequestAuthentication without targets, which holds nowhere.
 pub(super) fn stand_in(kind: Kind, value: &Value) -> Option<Object> {
     let metadata: ObjectMeta = Deserialize::deserialize(value.get("metadata")?).ok()?;
     match kind {
@@ -56,6 +58,27 @@ pub(super) fn stand_in(kind: Kind, value: &Value) -> Option<Object> {
             let spec =
                 PeerAuthenticationSpec { selector: part(value, "/spec/selector"), mtls, ..PeerAuthenticationSpec::default() };
             Some(Object::PeerAuthentication(Arc::new(PeerAuthentication { metadata, spec, status: None, stand_in: true })))
+        }
+        Kind::RequestAuthentication => {
+            let written = |field: &str| {
+                value.pointer(&format!("/spec/{field}")).is_some_and(|field| !field.is_null() && *field != json!([]))
+            };
+            if !written("targetRefs") && !written("targetRef") {
+                return None;
+            }
+            let spec = RequestAuthenticationSpec {
+                target_refs: part(value, "/spec/targetRefs").unwrap_or_default(),
+                target_ref: part(value, "/spec/targetRef"),
+                ..RequestAuthenticationSpec::default()
+            };
+            let read =
+                (!written("targetRefs") || !spec.target_refs.is_empty()) && (!written("targetRef") || spec.target_ref.is_some());
+            let made = |spec| {
+                let policy = RequestAuthentication { metadata: metadata.clone(), spec, status: None, stand_in: true };
+                Object::RequestAuthentication(Arc::new(policy))
+            };
+            let narrow = made(spec);
+            Some(if read && validate(&narrow).is_empty() { narrow } else { made(RequestAuthenticationSpec::default()) })
         }
         _ => None,
     }

@@ -3,6 +3,7 @@
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::Errors;
+use super::unsupported::{heedless, unverified};
 use crate::index::{ParentRef, asks_for_waypoint, entry_has_addresses, parent_refs};
 use crate::source::crd::networking::{Resolution, ServiceEntry};
 use crate::source::object::Object;
@@ -15,6 +16,8 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
         Object::EndpointSlice(object) => slice(object, &mut found),
         Object::ServiceEntry(object) => service_entry(object, &mut found),
         Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TlsRoute(_) | Object::TcpRoute(_) => route(object, &mut found),
+        Object::RequestAuthentication(policy) => found.0.push(unverified(policy)),
+        Object::Telemetry(telemetry) => found.0.extend(heedless(telemetry)),
         _ => {}
     }
     found.0
@@ -47,16 +50,16 @@ pub(crate) fn unheeding_parents(route: &Object) -> Vec<FieldError> {
 
 fn route(route: &Object, found: &mut Errors) {
     let own = route.metadata().namespace.as_deref().unwrap_or_default();
+    let connections = matches!(route, Object::TlsRoute(_) | Object::TcpRoute(_));
     for (index, parent) in parent_refs(route).iter().enumerate() {
         let ParentRef { group, kind, namespace, .. } = parent;
         let path = format!("spec.parentRefs[{index}]");
         match (*group, *kind) {
-            ("" | "core", "Service") if matches!(route, Object::TlsRoute(_)) => {
-                found
-                    .add(path, "a TLSRoute has no effect on a Service, as waypoints do not look at server names; use a TCPRoute");
-            }
-            ("" | "core", "Service") if matches!(route, Object::TcpRoute(_)) && namespace.is_some_and(|other| other != own) => {
-                let reason = "a TCPRoute holds only for Services of its own namespace: whose a connection is, is not known where it is spread";
+            ("" | "core", "Service") if connections && namespace.is_some_and(|other| other != own) => {
+                let kind = route.kind().as_str();
+                let reason = format!(
+                    "a {kind} holds only for Services of its own namespace: whose a connection is, is not known where it is spread"
+                );
                 found.add(format!("{path}.namespace"), reason);
             }
             ("networking.istio.io", kind) => found.add(path, format!("a {kind} has no routes; Services and Gateways have")),

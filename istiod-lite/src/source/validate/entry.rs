@@ -21,7 +21,7 @@ const PROTOCOLS: [&str; 9] = ["HTTP", "HTTPS", "HTTP2", "GRPC", "MONGO", "TCP", 
 
 pub(super) fn service(entry: &ServiceEntry, errors: &mut Errors) {
     let spec = &entry.spec;
-    errors.check(!spec.hosts.is_empty(), "spec.hosts", || "at least one is required".into());
+    let before = errors.0.len();
     errors.at_most(MAX_ITEMS, "spec.hosts", spec.hosts.len());
     errors.at_most(MAX_ITEMS, "spec.addresses", spec.addresses.len());
     errors.at_most(MAX_ITEMS, "spec.ports", spec.ports.len());
@@ -32,6 +32,11 @@ pub(super) fn service(entry: &ServiceEntry, errors: &mut Errors) {
     });
     let allocated = entry.status.as_ref().map_or(0, |status| status.addresses.len());
     errors.at_most(2 * MAX_ITEMS, "status.addresses", allocated);
+    if errors.0.len() > before {
+        // Each endpoint is held against each port: of what is too much the items are not looked at.
+        return;
+    }
+    errors.check(!spec.hosts.is_empty(), "spec.hosts", || "at least one is required".into());
     for (index, host) in spec.hosts.iter().enumerate() {
         let path = format!("spec.hosts[{index}]");
         errors.check(is_host(host), &path, || format!("{host:?} is no DNS name, nor one with the first label \"*\""));

@@ -9,6 +9,7 @@ mod route;
 mod slice;
 #[cfg(test)]
 mod tests;
+mod unsupported;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,6 +24,7 @@ use crate::index::parent_refs;
 
 pub(crate) use effect::unheeding_parents;
 pub(super) use effect::without_effect;
+pub(crate) use unsupported::{TLS_INSTEAD, TLS_REFUSED, TOKENS_INSTEAD, TOKENS_REFUSED, TOKENS_UNSEEN, heedless, unverified};
 
 /// All that is wrong with the values of an object.
 pub(super) fn validate(object: &Object) -> Vec<FieldError> {
@@ -43,11 +45,14 @@ pub(super) fn validate(object: &Object) -> Vec<FieldError> {
         Object::WorkloadEntry(object) => entry::workload(object, &mut errors),
         Object::AuthorizationPolicy(object) => policy::authorization(object, &mut errors),
         Object::PeerAuthentication(object) => policy::peer_authentication(object, &mut errors),
+        Object::RequestAuthentication(object) => policy::request_authentication(object, &mut errors),
+        Object::Telemetry(object) => policy::telemetry(object, &mut errors),
         Object::Namespace(_)
         | Object::Node(_)
         | Object::ServiceAccount(_)
         | Object::GatewayClass(_)
-        | Object::ReferenceGrant(_) => {}
+        | Object::ReferenceGrant(_)
+        | Object::BackendTlsPolicy(_) => {}
     }
     errors.0
 }

@@ -1,9 +1,15 @@
-//! Values of AuthorizationPolicy and PeerAuthentication.
+//! Values of AuthorizationPolicy, PeerAuthentication, RequestAuthentication and Telemetry.
 
 use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Errors;
-use crate::source::crd::{AuthorizationPolicy, Operation, PeerAuthentication, PolicyAction, Source, When};
+use super::route::header_name;
+use crate::source::crd::telemetry::Telemetry;
+use crate::source::crd::tokens::{JwtRule, RequestAuthentication};
+use crate::source::crd::{
+    AuthorizationPolicy, Operation, PeerAuthentication, PolicyAction, PolicyTargetReference, Source, When, WorkloadSelector,
+};
 
 /// Attributes a `when` may name as they are; those ending in `[` take a key in brackets.
 const ATTRIBUTES: &[&str] = &[
@@ -23,25 +29,7 @@ const KEYED_ATTRIBUTES: &[&str] = &["request.headers[", "request.auth.claims[", 
 
 pub(super) fn authorization(policy: &AuthorizationPolicy, errors: &mut Errors) {
     let spec = &policy.spec;
-    if spec.selector.is_some() && spec.targets().next().is_some() {
-        errors.add("spec.selector", "only one of selector and targetRefs may be given");
-    }
-    if spec.target_ref.is_some() && !spec.target_refs.is_empty() {
-        errors.add("spec.targetRef", "only one of targetRef and targetRefs may be given");
-    }
-    let several = spec.target_refs.iter().enumerate().map(|(index, target)| (format!("spec.targetRefs[{index}]"), target));
-    for (path, target) in several.chain(spec.target_ref.iter().map(|target| ("spec.targetRef".to_owned(), target))) {
-        if target.namespace.is_some() && target.namespace != policy.metadata.namespace {
-            errors.add(format!("{path}.namespace"), "must be the namespace of the policy");
-        }
-        let known = matches!(
-            (target.group.as_str(), target.kind.as_str()),
-            ("" | "core", "Service") | ("gateway.networking.k8s.io", "Gateway" | "GatewayClass")
-        );
-        errors.check(known, &format!("{path}.kind"), || {
-            format!("{} of group {:?} cannot be targeted; Service, Gateway and GatewayClass can", target.kind, target.group)
-        });
-    }
+    targets(&policy.metadata, spec.selector.as_ref(), &spec.target_refs, spec.target_ref.as_ref(), errors);
     if spec.action == PolicyAction::Custom && spec.provider.is_none() {
         errors.add("spec.provider", "required with the action CUSTOM");
     }
@@ -57,6 +45,69 @@ pub(super) fn authorization(policy: &AuthorizationPolicy, errors: &mut Errors) {
             condition(when, &format!("{path}.when[{index}]"), errors);
         }
     }
+}
+
+/// What a policy of any kind is attached to.
+fn targets(
+    metadata: &ObjectMeta,
+    selector: Option<&WorkloadSelector>,
+    several: &[PolicyTargetReference],
+    one: Option<&PolicyTargetReference>,
+    errors: &mut Errors,
+) {
+    if selector.is_some() && (one.is_some() || !several.is_empty()) {
+        errors.add("spec.selector", "only one of selector and targetRefs may be given");
+    }
+    if one.is_some() && !several.is_empty() {
+        errors.add("spec.targetRef", "only one of targetRef and targetRefs may be given");
+    }
+    let several = several.iter().enumerate().map(|(index, target)| (format!("spec.targetRefs[{index}]"), target));
+    for (path, target) in several.chain(one.map(|target| ("spec.targetRef".to_owned(), target))) {
+        if target.namespace.is_some() && target.namespace != metadata.namespace {
+            errors.add(format!("{path}.namespace"), "must be the namespace of the policy");
+        }
+        let known = matches!(
+            (target.group.as_str(), target.kind.as_str()),
+            ("" | "core", "Service") | ("gateway.networking.k8s.io", "Gateway" | "GatewayClass")
+        );
+        errors.check(known, &format!("{path}.kind"), || {
+            format!("{} of group {:?} cannot be targeted; Service, Gateway and GatewayClass can", target.kind, target.group)
+        });
+    }
+}
+
+pub(super) fn request_authentication(policy: &RequestAuthentication, errors: &mut Errors) {
+    let spec = &policy.spec;
+    targets(&policy.metadata, spec.selector.as_ref(), &spec.target_refs, spec.target_ref.as_ref(), errors);
+    for (index, rule) in spec.jwt_rules.iter().enumerate() {
+        jwt_rule(rule, &format!("spec.jwtRules[{index}]"), errors);
+    }
+}
+
+fn jwt_rule(rule: &JwtRule, path: &str, errors: &mut Errors) {
+    errors.check(!rule.issuer.is_empty(), &format!("{path}.issuer"), || "must not be empty".into());
+    errors.check(rule.jwks.is_empty() || rule.jwks_uri.is_empty(), &format!("{path}.jwks"), || {
+        "only one of jwks and jwksUri may be given".into()
+    });
+    for (index, header) in rule.from_headers.iter().enumerate() {
+        header_name(errors, &format!("{path}.fromHeaders[{index}].name"), &header.name);
+    }
+    for (field, names) in [("fromParams", &rule.from_params), ("fromCookies", &rule.from_cookies)] {
+        for (index, name) in names.iter().enumerate() {
+            errors.check(!name.is_empty(), &format!("{path}.{field}[{index}]"), || "must not be empty".into());
+        }
+    }
+    for (index, output) in rule.output_claim_to_headers.iter().enumerate() {
+        header_name(errors, &format!("{path}.outputClaimToHeaders[{index}].header"), &output.header);
+    }
+    if !rule.output_payload_to_header.is_empty() {
+        header_name(errors, &format!("{path}.outputPayloadToHeader"), &rule.output_payload_to_header);
+    }
+}
+
+pub(super) fn telemetry(telemetry: &Telemetry, errors: &mut Errors) {
+    let spec = &telemetry.spec;
+    targets(&telemetry.metadata, spec.selector.as_ref(), &spec.target_refs, spec.target_ref.as_ref(), errors);
 }
 
 fn source(source: &Source, path: &str, errors: &mut Errors) {

@@ -16,6 +16,8 @@ use super::{Errors, filter};
 
 /// The greatest weight a backend may have.
 const MAX_WEIGHT: i32 = 1_000_000;
+/// The longest regular expression: no field of the schemas takes more.
+const MAX_PATTERN: usize = 4096;
 
 pub(super) fn http(route: &HttpRoute, errors: &mut Errors) {
     for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
@@ -213,6 +215,10 @@ pub(super) fn backend_ref(errors: &mut Errors, path: &str, service: bool, port: 
 
 /// A regular expression, as a waypoint takes it; the syntax is that of RE2, which proxies use, but for Unicode details.
 fn pattern(errors: &mut Errors, path: &str, text: &str) {
+    if text.len() > MAX_PATTERN {
+        // Read, a character of it may be kilobytes; that it compiles to too much is found out only after that.
+        return errors.add(path, format!("must be at most {MAX_PATTERN} bytes"));
+    }
     let Err(error) = Pattern::new(text) else { return };
     // The library draws a picture of the place; its last line is the reason.
     let reason = error.to_string();

@@ -123,12 +123,12 @@ fn a_parent_that_a_route_cannot_have_is_told() {
     let tls = |parent: &str| route("TLSRoute", &format!("{{hostnames: [a.example.com], parentRefs: [{parent}], {rules}}}"));
     let tcp = |parent: &str| route("TCPRoute", &format!("{{parentRefs: [{parent}], {rules}}}"));
     assert_eq!(tls("{name: ingress}"), [""; 0], "another controller's Gateway may do it");
-    let no_names = "warning spec.parentRefs[0]: a TLSRoute has no effect on a Service, as waypoints do not look at server names; use a TCPRoute";
-    assert_eq!(tls("{group: '', kind: Service, name: a}"), [no_names]);
+    assert_eq!(tls("{group: '', kind: Service, name: a}"), [""; 0]);
     assert_eq!(tcp("{group: '', kind: Service, name: a}, {group: '', kind: Service, name: b, namespace: shop}"), [""; 0]);
     let elsewhere = "warning spec.parentRefs[0].namespace: a TCPRoute holds only for Services of its own namespace: whose a connection is, \
                      is not known where it is spread";
     assert_eq!(tcp("{group: '', kind: Service, name: a, namespace: other}"), [elsewhere]);
+    assert_eq!(tls("{group: '', kind: Service, name: a, namespace: other}"), [elsewhere.replace("TCPRoute", "TLSRoute")]);
     let entry = "warning spec.parentRefs[0]: a ServiceEntry has no routes; Services and Gateways have";
     for kind in ["HTTPRoute", "GRPCRoute"] {
         let found =

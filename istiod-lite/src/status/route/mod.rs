@@ -160,8 +160,9 @@ fn to_service(index: &Index, parent: &Parent, target: &NamespacedName, route: &O
         return Attachment::Refused("NoMatchingParent", format!("Service {target} has no such port"));
     }
     let own = route.metadata().namespace.as_deref().unwrap_or_default();
-    if matches!(route, Object::TcpRoute(_)) && *own != *target.namespace {
-        let message = format!("A TCPRoute holds only for Services of its own namespace, which {target} is not");
+    if matches!(route, Object::TlsRoute(_) | Object::TcpRoute(_)) && *own != *target.namespace {
+        let kind = route.kind().as_str();
+        let message = format!("A {kind} holds only for Services of its own namespace, which {target} is not");
         return Attachment::Refused("UnsupportedValue", message);
     }
     let rivals: Vec<(u16, String)> =

@@ -2,7 +2,7 @@
 
 use crate::index::{Index, ServicePort};
 use crate::source::{NamespacedName, Object};
-use crate::status::Condition;
+use crate::status::{Condition, unsupported::keeps_from};
 
 /// How many faults a message lists.
 const LISTED: usize = 5;
@@ -130,8 +130,10 @@ fn fault(
     let Some(wanted) = reference.port else {
         return Some(("BackendNotFound", format!("{place}: Service {target} needs a port")));
     };
-    if ServicePort::all_of(service).iter().any(|port| i32::from(port.port) == wanted) {
-        return None;
+    if let Some(port) = ServicePort::all_of(service).into_iter().find(|port| i32::from(port.port) == wanted) {
+        let requests = matches!(route, Object::HttpRoute(_) | Object::GrpcRoute(_));
+        let kept = if requests { keeps_from(index, &target, &port) } else { None };
+        return kept.map(|why| ("UnsupportedProtocol", format!("{place}: {why}")));
     }
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
     Some(match ports.iter().find(|port| port.port == wanted) {

@@ -29,8 +29,7 @@ impl Verdict {
                 Some(route) => verdict.requests(&route),
                 None => verdict.nothing("it says what no HTTPRoute can"),
             },
-            Object::TlsRoute(_) => verdict.nothing("waypoints do not look at server names; a TCPRoute spreads connections"),
-            Object::TcpRoute(_) => verdict.rules = 1,
+            Object::TlsRoute(_) | Object::TcpRoute(_) => verdict.rules = 1,
             _ => {}
         }
         verdict

@@ -136,3 +136,24 @@ fn a_long_message_is_cut_between_characters() {
     let now = patch(None, &wanted(Kind::GatewayClass, vec![long]), NOW).unwrap();
     assert_eq!(now["conditions"][0]["message"].as_str().unwrap(), "ä".repeat(2048));
 }
+
+#[test]
+fn entries_of_a_policys_ancestors_are_as_those_of_a_routes_parents() {
+    let ancestor = json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "shop", "name": "gate"});
+    let theirs = json!({"ancestorRef": ancestor, "controllerName": "example.com/gateway", "conditions": []});
+    let wanted = wanted(Kind::BackendTlsPolicy, vec![of_parent(&ancestor, condition("Accepted", false, "Invalid"))]);
+    let first = patch(Some(&json!({"ancestors": [theirs]})), &wanted, THEN).unwrap();
+    let ours = json!({
+        "ancestorRef": ancestor, "controllerName": "istio.io/mesh-controller",
+        "conditions": [written("Accepted", "False", "Invalid", THEN)],
+    });
+    assert_eq!(first, json!({"ancestors": [theirs, ours]}));
+    assert_eq!(patch(Some(&first), &wanted, NOW), None);
+    // 16 are as many as there may be.
+    let full = json!({"ancestors": vec![theirs; 16]});
+    assert_eq!(patch(Some(&full), &wanted, NOW), None);
+    let object = ObjectKey { kind: Kind::BackendTlsPolicy, name: NamespacedName::new("shop", "x") };
+    let nothing = ObjectStatus { object, conditions: Vec::new(), addresses: None, listeners: Vec::new() };
+    assert_eq!(patch(Some(&first), &nothing, NOW), Some(json!({"ancestors": [first["ancestors"][0]]})));
+    assert_eq!(patch(None, &nothing, NOW), None);
+}

@@ -276,7 +276,7 @@ fn of_several_kinds_on_one_port_the_route_that_does_not_hold_says_which_does() {
 }
 
 #[test]
-fn a_tcp_route_holds_on_ports_without_routes_for_requests_and_tls_routes_never() {
+fn a_tcp_route_holds_on_ports_without_other_routes() {
     let tcp = of_kind("TCPRoute", "t", "", "");
     assert_eq!(first(&tcp, &[(Kind::TcpRoute, "t")]), [ATTACHED]);
     let second = format!("{tcp}{}", of_kind("TCPRoute", "u", "", ""));
@@ -291,10 +291,31 @@ fn a_tcp_route_holds_on_ports_without_routes_for_requests_and_tls_routes_never()
     let elsewhere = of_kind("TCPRoute", "bank/t", "", "");
     let refused = "Accepted=False UnsupportedValue: A TCPRoute holds only for Services of its own namespace, which shop/a is not";
     assert_eq!(first(&elsewhere, &[(Kind::TcpRoute, "bank/t")]), [refused]);
-    let tls = of_kind("TLSRoute", "t", "", "hostnames: [a.example.com], ");
-    let none = "Accepted=False UnsupportedValue: waypoints do not look at server names; a TCPRoute spreads connections";
-    assert_eq!(first(&tls, &[(Kind::TlsRoute, "t")]), [none]);
     let on_gateway = tcp.replace("{group: '', kind: Service, name: a, namespace: shop}", "{name: gate}");
     let refused = "Accepted=False NotAllowedByListeners: Gateway shop/gate takes no TCPRoutes, but HTTPRoutes and GRPCRoutes";
     assert_eq!(first(&on_gateway, &[(Kind::TcpRoute, "t")]), [refused]);
+}
+
+#[test]
+fn tls_routes_hold_each_for_its_names_on_ports_without_routes_for_requests() {
+    let route = |name: &str, hosts: &str| of_kind("TLSRoute", name, "", &format!("hostnames: [{hosts}], "));
+    let one = route("one", "a.example.com, '*.example.com'");
+    assert_eq!(first(&one, &[(Kind::TlsRoute, "one")]), [ATTACHED]);
+    let other = format!("{one}{}", route("other", "a.example.com, b.example.com"));
+    assert_eq!(first(&other, &[(Kind::TlsRoute, "one"), (Kind::TlsRoute, "other")]), [ATTACHED, ATTACHED]);
+    let none_left = format!("{one}{}", route("two", "'*.example.com'"));
+    let conflicted = |by: &str| format!("Accepted=False Conflicted: {by} holds in its place on Service shop/a");
+    assert_eq!(first(&none_left, &[(Kind::TlsRoute, "two")]), [conflicted("TLSRoute shop/one")]);
+    let tcp = format!("{one}{}", of_kind("TCPRoute", "t", "", ""));
+    assert_eq!(first(&tcp, &[(Kind::TlsRoute, "one"), (Kind::TcpRoute, "t")]), [ATTACHED, &conflicted("TLSRoute shop/one")]);
+    let http = format!("{one}{}", of_kind("HTTPRoute", "h", "", ""));
+    assert_eq!(first(&http, &[(Kind::TlsRoute, "one"), (Kind::HttpRoute, "h")]), [&conflicted("HTTPRoute shop/h"), ATTACHED]);
+    let foreign = format!("{one}{}", of_kind("HTTPRoute", "bank/h", "", ""));
+    assert_eq!(first(&foreign, &[(Kind::HttpRoute, "bank/h")]), [conflicted("TLSRoute shop/one")]);
+    let elsewhere = route("bank/t", "a.example.com");
+    let refused = "Accepted=False UnsupportedValue: A TLSRoute holds only for Services of its own namespace, which shop/a is not";
+    assert_eq!(first(&elsewhere, &[(Kind::TlsRoute, "bank/t")]), [refused]);
+    let on_gateway = one.replace("{group: '', kind: Service, name: a, namespace: shop}", "{name: gate}");
+    let refused = "Accepted=False NotAllowedByListeners: Gateway shop/gate takes no TLSRoutes, but HTTPRoutes and GRPCRoutes";
+    assert_eq!(first(&on_gateway, &[(Kind::TlsRoute, "one")]), [refused]);
 }

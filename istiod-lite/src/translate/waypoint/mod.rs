@@ -141,15 +141,9 @@ impl<'a> Translation<'a> {
                 insert(&mut self.routes, configuration.name.clone(), &configuration);
             }
             if layers.contains(&Layer::Tcp) {
-                match port.attached.connections() {
+                match connection::backends(self.index, port) {
                     None => self.cluster(&port.chain(Layer::Tcp), &port.service, port.port.port, Layer::Tcp, port.port.protocol),
-                    Some(route) => {
-                        for backend in
-                            connection::backends(self.index, port, route).into_iter().filter_map(|(backend, _)| backend)
-                        {
-                            self.backend(&backend, Layer::Tcp);
-                        }
-                    }
+                    Some(backends) => backends.iter().for_each(|backend| self.backend(backend, Layer::Tcp)),
                 }
             }
             let before_tunnel = if port.spoken() == Spoken::Tcp { for_connections.clone() } else { Enforcement::default() };
@@ -158,8 +152,8 @@ impl<'a> Translation<'a> {
                 domains: port.addresses.iter().map(|address| authority(*address, port.port.port)).collect(),
                 enforcement: before_tunnel,
             });
-            let targets = connection::targets(self.index, port);
-            chains.push(ServicePortChains { port, for_requests, for_connections, targets });
+            let (targets, named) = (connection::targets(self.index, port), connection::named(self.index, port));
+            chains.push(ServicePortChains { port, for_requests, for_connections, targets, named });
         }
         self.chains.service(&chains);
     }
@@ -171,7 +165,21 @@ impl<'a> Translation<'a> {
             policies.extend(self.index.policies_of_service(service));
         }
         let place = Place { layer, port: port.map(|port| port.port.port), trust_domain: &self.trust_domain };
-        rbac::compile(&policies, place)
+        let mut enforcement = rbac::compile(&policies, place);
+        let mut of_tokens = self.index.token_policies_of_waypoint(&self.waypoint.name);
+        if let Some(ServiceRef::Kubernetes(service)) = port.map(|port| &port.service) {
+            of_tokens.extend(self.index.token_policies_of_service(service));
+        }
+        match layer {
+            Layer::Http => rbac::refuse_tokens(&of_tokens, &mut enforcement),
+            // Here the first bytes decide, and who sends them may make a request look like something else.
+            Layer::Tcp if port.is_none_or(|port| port.spoken() == Spoken::Unknown) => {
+                rbac::refuse_connections(&of_tokens, &mut enforcement);
+            }
+            // Said to be no requests: there is no token to look for.
+            Layer::Tcp => {}
+        }
+        enforcement
     }
 
     /// The clusters of all services that requests are routed to.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::index::{MeshConfig, ServiceRef};
+use crate::source::NamespacedName;
 
 /// The listener that ends HBONE, and the name of its route configuration.
 pub const CONNECT_TERMINATE: &str = "connect_terminate";
@@ -72,6 +73,11 @@ pub fn of_service(config: &MeshConfig, service: &ServiceRef) -> String {
 /// Name of the filter chain, route configuration and cluster of a service port; `service` is what [`of_service`] calls it.
 pub fn inbound_vip(port: u16, layer: Layer, service: &str) -> String {
     format!("inbound-vip|{port}|{layer}|{service}")
+}
+
+/// Name of the filter chain of a TLSRoute on a service port.
+pub fn inbound_name(port: u16, route: &NamespacedName, service: &str) -> String {
+    format!("inbound-vip|{port}|{}|{route}|{service}", Layer::Tcp)
 }
 
 /// Name of the filter chain for pods of one identity, reached by their own addresses.

@@ -45,12 +45,12 @@ impl ServedPort<'_> {
         inbound_vip(self.port.port, layer, &self.name)
     }
 
-    /// An HTTPRoute or GRPCRoute of the service's side makes a port HTTP, a TCPRoute one of bytes; else the declaration of the port
-    /// decides.
+    /// An HTTPRoute or GRPCRoute of the service's side makes a port HTTP, a TLSRoute or TCPRoute one of bytes; else the declaration of the
+    /// port decides.
     pub fn spoken(&self) -> Spoken {
         match self.port.protocol {
             _ if self.attached.speaks_http() => Spoken::Http,
-            _ if self.attached.connections().is_some() => Spoken::Tcp,
+            _ if !self.attached.names().is_empty() || self.attached.connections().is_some() => Spoken::Tcp,
             AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => Spoken::Http,
             AppProtocol::Tcp | AppProtocol::Tls => Spoken::Tcp,
             AppProtocol::Unknown => Spoken::Unknown,

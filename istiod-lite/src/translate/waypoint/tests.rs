@@ -18,6 +18,7 @@ use crate::source::{Directory, NamespacedName, Source as _};
 mod fields;
 mod of_all_kinds;
 mod orders;
+mod tokens;
 
 /// An index of the objects in some YAML.
 pub(super) fn index(yaml: &str) -> Index {

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{made, problems};
 use crate::index::{Index, MeshConfig};
-use crate::source::object::{Event, Kind, Object};
+use crate::source::crd::tokens::RequestAuthentication;
+use crate::source::object::{Event, Kind, NamespacedName, Object};
 use crate::source::testing::objects;
 use crate::translate::authorization::policies_of_pod;
 
@@ -125,4 +126,34 @@ spec: {selector: {matchLabels: {app: web}}, mtls: {mode: PERMISSIVE}, portLevelM
         index.apply(Event::Delete(key));
         assert_eq!(policies_of_pod(&index, pod), before, "after {spec}");
     }
+}
+
+#[test]
+fn a_request_authentication_that_cannot_be_read_refuses_every_request_to_its_targets() {
+    let kind = Kind::RequestAuthentication;
+    let service = json!({"group": "", "kind": "Service", "name": "a"});
+    let odd = json!([{"issuer": "i", "fromTheFuture": "x"}]);
+    let text = "
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: gate, namespace: shop}, spec: {gatewayClassName: istio-waypoint, listeners: []}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: a, namespace: shop}, spec: {ports: [{port: 80}]}}
+";
+    let mut index = Index::new(MeshConfig::new("cluster.local".parse().unwrap(), "Kubernetes"));
+    objects(text).into_iter().for_each(|object| _ = index.apply(Event::Upsert(object)));
+    let name = |name: &str| NamespacedName::new("shop", name);
+    for (spec, at_service, at_gateway) in [
+        (json!({"targetRefs": [service], "jwtRules": odd}), true, false),
+        (json!({"targetRef": service, "jwtRules": odd}), true, false),
+        // What it is for cannot be read either: all of the namespace.
+        (json!({"targetRefs": [{"kind": "Service", "name": "a", "moonPhase": "full"}]}), true, true),
+    ] {
+        let object = made(kind, &policy(spec.clone()), None).object.unwrap();
+        index.apply(Event::Upsert(object));
+        let holds = |policies: Vec<&std::sync::Arc<RequestAuthentication>>| policies.iter().any(|policy| policy.stand_in);
+        assert_eq!(holds(index.token_policies_of_service(&name("a"))), at_service, "{spec}");
+        assert_eq!(holds(index.token_policies_of_waypoint(&name("gate"))), at_gateway, "{spec}");
+        assert!(!holds(index.token_policies_of_service(&NamespacedName::new("bank", "a"))), "{spec}");
+    }
+    // Without targets it holds nowhere, be it readable or not.
+    assert_eq!(made(kind, &policy(json!({"jwtRules": odd})), None).object, None);
 }

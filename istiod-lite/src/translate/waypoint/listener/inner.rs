@@ -10,6 +10,7 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{
 };
 use ambit_api::envoy::pb::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::SharedWithUpstream;
 use ambit_api::envoy::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use ambit_api::envoy::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use ambit_api::envoy::pb::envoy::extensions::filters::network::set_filter_state::v3::Config as SetFilterState;
 use ambit_api::envoy::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use ambit_api::envoy::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
@@ -17,6 +18,7 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::tcp_proxy::v3::tc
 };
 use ambit_api::envoy::pb::envoy::r#type::v3::Int32Range;
 
+use super::super::connection::{Named, leads as leads_by_name};
 use super::super::names::{BLOCKED, DIRECT, Layer, MAIN_INTERNAL, ORIGINAL_DESTINATION, UPSTREAM_IDENTITY, direct};
 use super::super::rbac::{Enforcement, nothing_allowed};
 use super::super::route;
@@ -39,6 +41,8 @@ pub struct ServicePortChains<'a> {
     pub for_connections: Enforcement,
     /// The clusters that connections are spread over, with their weights; never empty.
     pub targets: Vec<(String, u32)>,
+    /// The chains that connections take by server name, in place of one for all of them.
+    pub named: Vec<Named>,
 }
 
 /// The filter chains with what leads to them.
@@ -49,6 +53,8 @@ pub struct Chains {
     /// Destination ports where the client's first bytes have to be looked at.
     sniffed: BTreeSet<u16>,
     sniff_all: bool,
+    /// Destination ports where the server name decides that a TLS client says first.
+    named: BTreeSet<u16>,
 }
 
 impl Chains {
@@ -57,16 +63,26 @@ impl Chains {
         let Some(first) = ports.first() else { return };
         let addresses = first.port.addresses.clone();
         let mut leads = Vec::new();
-        for ServicePortChains { port, for_requests, for_connections, targets } in ports {
+        for ServicePortChains { port, for_requests, for_connections, targets, named } in ports {
             for layer in port.layers() {
-                self.chains.push(match layer {
-                    Layer::Http => http_chain(port, for_requests),
-                    Layer::Tcp => tcp_chain(port, for_connections, targets),
-                });
+                match layer {
+                    Layer::Http => self.chains.push(http_chain(port, for_requests)),
+                    Layer::Tcp if named.is_empty() => {
+                        self.chains.push(tcp_chain(port.chain(Layer::Tcp), &port.host, for_connections, targets));
+                    }
+                    Layer::Tcp => {
+                        let chain = |of: &Named| tcp_chain(of.chain.clone(), &port.host, for_connections, &of.targets);
+                        self.chains.extend(named.iter().map(chain));
+                    }
+                }
             }
             let (http, tcp) = (port.chain(Layer::Http), port.chain(Layer::Tcp));
             let lead = match port.spoken() {
                 Spoken::Http => Lead::Chain(http),
+                Spoken::Tcp if !named.is_empty() => {
+                    self.named.insert(port.port.port);
+                    Lead::ServerName { names: leads_by_name(port), otherwise: BLOCKED.to_owned() }
+                }
                 Spoken::Tcp => Lead::Chain(tcp),
                 Spoken::Unknown => {
                     self.sniffed.insert(port.port.port);
@@ -93,9 +109,15 @@ pub fn inner(mut chains: Chains) -> Listener {
     chains.chains.push(blocked());
     let mut inspector = listener_filter("envoy.filters.listener.http_inspector", &HttpInspector::default());
     inspector.filter_disabled = (!chains.sniff_all).then(|| none_of(&chains.sniffed));
+    let mut listener_filters = vec![original_destination(), inspector];
+    if !chains.named.is_empty() {
+        let mut inspector = listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default());
+        inspector.filter_disabled = Some(none_of(&chains.named));
+        listener_filters.push(inspector);
+    }
     Listener {
-        listener_filters: vec![original_destination(), inspector],
-        // A client that waits for the server to speak is told from one that speaks HTTP by its silence.
+        listener_filters,
+        // A client that waits for the server to speak is told from one that speaks HTTP, or TLS, by its silence.
         listener_filters_timeout: seconds(1),
         continue_on_listener_filters_timeout: true,
         // An address matcher without ranges is invalid.
@@ -129,10 +151,9 @@ fn http_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
     FilterChain { name, filters: vec![filter], ..Default::default() }
 }
 
-fn tcp_chain(port: &ServedPort<'_>, enforcement: &Enforcement, targets: &[(String, u32)]) -> FilterChain {
-    let name = port.chain(Layer::Tcp);
+fn tcp_chain(name: String, host: &str, enforcement: &Enforcement, targets: &[(String, u32)]) -> FilterChain {
     let mut filters = network_rbac(&name, enforcement);
-    filters.push(tcp_proxy(&name, targets, &port.host));
+    filters.push(tcp_proxy(&name, targets, host));
     FilterChain { name, filters, ..Default::default() }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ambit_api::envoy::pb::envoy::extensions::matching::common_inputs::network::v3::{
-    ApplicationProtocolInput, DestinationIpInput, DestinationPortInput,
+    ApplicationProtocolInput, DestinationIpInput, DestinationPortInput, ServerNameInput,
 };
 use ambit_api::envoy::pb::google::protobuf::{StringValue, UInt32Value};
 use ambit_api::envoy::pb::xds::core::v3::{CidrRange, TypedExtensionConfig};
@@ -31,6 +31,13 @@ pub enum Lead {
         http: String,
         /// The chain for all else, silence included.
         tcp: String,
+    },
+    /// By the server name that a TLS client says first.
+    ServerName {
+        /// Names, which may begin with `*.`, each with its chain; the first that fits counts.
+        names: Vec<(String, String)>,
+        /// The chain for all else, silence included.
+        otherwise: String,
     },
 }
 
@@ -76,6 +83,13 @@ fn on_match(lead: Lead) -> OnMatch {
             };
             on_match::OnMatch::Matcher(Box::new(first_of(vec![matcher], Some(Lead::Chain(tcp)))))
         }
+        Lead::ServerName { names, otherwise } => {
+            let matchers = names.into_iter().map(|(name, chain)| FieldMatcher {
+                predicate: Some(is_named(&name)),
+                on_match: Some(on_match(Lead::Chain(chain))),
+            });
+            on_match::OnMatch::Matcher(Box::new(first_of(matchers.collect(), Some(Lead::Chain(otherwise)))))
+        }
     };
     OnMatch { on_match: Some(on_match), ..Default::default() }
 }
@@ -89,8 +103,20 @@ fn first_of(matchers: Vec<FieldMatcher>, otherwise: Option<Lead>) -> Matcher {
 }
 
 fn is<T: Message + Name>(name: &str, of: &T, value: &str) -> Predicate {
-    let exact = string_matcher::MatchPattern::Exact(value.into());
-    let matcher = StringMatcher { match_pattern: Some(exact), ..Default::default() };
+    compares(name, of, string_matcher::MatchPattern::Exact(value.into()))
+}
+
+/// A wildcard stands for one label or more (Gateway API, `TLSRoute.spec.hostnames`).
+fn is_named(name: &str) -> Predicate {
+    let pattern = match name.strip_prefix('*') {
+        Some(suffix) => string_matcher::MatchPattern::Suffix(suffix.into()),
+        None => string_matcher::MatchPattern::Exact(name.into()),
+    };
+    compares("server-name", &ServerNameInput {}, pattern)
+}
+
+fn compares<T: Message + Name>(name: &str, of: &T, pattern: string_matcher::MatchPattern) -> Predicate {
+    let matcher = StringMatcher { match_pattern: Some(pattern), ..Default::default() };
     let single = SinglePredicate { input: Some(input(name, of)), matcher: Some(single_predicate::Matcher::ValueMatch(matcher)) };
     Predicate { match_type: Some(MatchType::SinglePredicate(single)) }
 }

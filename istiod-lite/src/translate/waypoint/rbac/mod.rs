@@ -11,6 +11,9 @@ mod principal;
 mod term;
 #[cfg(test)]
 mod tests;
+mod token;
+#[cfg(test)]
+mod token_tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use crate::index::label;
 use crate::source::crd::{AuthorizationPolicy, PolicyAction, Rule};
 pub use principal::escape;
 use term::{Effect, Term, all_of, any_of};
+pub use token::{refuse as refuse_tokens, refuse_all as refuse_connections};
 
 /// Where rules are going to be evaluated.
 #[derive(Debug, Clone, Copy)]

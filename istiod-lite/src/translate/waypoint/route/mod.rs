@@ -26,6 +26,7 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 use gateway_api::experimental::tcproutes::{TcpRoute, TcpRouteParentRefs};
+use gateway_api::experimental::tlsroutes::{TlsRoute, TlsRouteParentRefs};
 
 use super::names::{self, Layer, inbound_vip};
 use super::scope::ServedPort;
@@ -61,6 +62,8 @@ pub struct Attached<'a> {
     producer: Vec<RequestRoute>,
     /// By the client's namespace.
     consumer: BTreeMap<String, Vec<RequestRoute>>,
+    /// For connections, by the server name that a TLS client says: all of the service's namespace, the oldest first.
+    names: Vec<&'a Arc<TlsRoute>>,
     /// For connections.
     connections: Option<&'a Arc<TcpRoute>>,
 }
@@ -69,7 +72,7 @@ impl<'a> Attached<'a> {
     /// The routes of a service port, on a waypoint.
     pub fn to(index: &'a Index, waypoint: &NamespacedName, port: &ServedPort<'_>) -> Self {
         let mut attached = Self::by_service(index, port);
-        if attached.producer.is_empty() && attached.connections.is_none() {
+        if attached.producer.is_empty() && attached.names.is_empty() && attached.connections.is_none() {
             // It holds for every client of every service of the waypoint, so the Gateway says whose routes it takes.
             let http = index.http_routes_of_gateway(waypoint).into_iter().map(RequestRoute::http);
             let grpc = index.grpc_routes_of_gateway(waypoint).into_iter().filter_map(|route| RequestRoute::grpc(route));
@@ -95,6 +98,7 @@ impl<'a> Attached<'a> {
                     attached.consumer.entry(namespace).or_default().push(route);
                 }
             }
+            attached.names = names_of(index, port, service);
             attached.connections = connections_of(index, port, service);
         }
         only_first_kind(&mut attached.producer);
@@ -108,13 +112,19 @@ impl<'a> Attached<'a> {
         !self.producer.is_empty()
     }
 
-    /// The route that spreads connections, on a port that has none for requests.
+    /// The routes that connections take by server name, on a port that has none for requests.
+    pub fn names(&self) -> &[&'a Arc<TlsRoute>] {
+        if self.producer.is_empty() { &self.names } else { &[] }
+    }
+
+    /// The route that spreads connections, on a port that has none for requests or server names.
     pub fn connections(&self) -> Option<&'a TcpRoute> {
-        self.connections.filter(|_| self.producer.is_empty()).map(|route| &**route)
+        self.connections.filter(|_| self.producer.is_empty() && self.names.is_empty()).map(|route| &**route)
     }
 }
 
-/// Of kinds on one port the one that says the most counts: GRPCRoutes before HTTPRoutes (GEP-1294), which go before TCPRoutes.
+/// Of kinds on one port the one that says the most counts: GRPCRoutes before HTTPRoutes (GEP-1294), these before TLSRoutes, and these
+/// before TCPRoutes.
 fn only_first_kind(routes: &mut Vec<RequestRoute>) {
     if routes.iter().any(|route| route.kind == Kind::GrpcRoute) {
         routes.retain(|route| route.kind == Kind::GrpcRoute);
@@ -140,6 +150,21 @@ fn connections_of<'a>(index: &'a Index, port: &ServedPort<'_>, service: &Namespa
         let created = route.metadata.creation_timestamp.as_ref().map(|time| time.0);
         (created.is_none(), created, NamespacedName::of(&route.metadata))
     })
+}
+
+/// The TLSRoutes of a port: those of the service's namespace, the oldest first, then by name.
+fn names_of<'a>(index: &'a Index, port: &ServedPort<'_>, service: &NamespacedName) -> Vec<&'a Arc<TlsRoute>> {
+    let mut routes = index.tls_routes_of_service(service);
+    routes.retain(|route| {
+        let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
+        let mut parents = route.spec.parent_refs.iter().flatten();
+        *namespace == *service.namespace && parents.any(|parent| is_parent(&parent.into(), namespace, port, service))
+    });
+    routes.sort_by_cached_key(|route| {
+        let created = route.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (created.is_none(), created, NamespacedName::of(&route.metadata))
+    });
+    routes
 }
 
 /// A parent reference of a route of any kind.
@@ -168,7 +193,7 @@ macro_rules! parent {
         }
     )+};
 }
-parent!(HttpRouteParentRefs, TcpRouteParentRefs);
+parent!(HttpRouteParentRefs, TlsRouteParentRefs, TcpRouteParentRefs);
 
 /// Whether a parent reference means this port of this service.
 fn is_parent(parent: &Parent<'_>, own_namespace: &str, port: &ServedPort<'_>, service: &NamespacedName) -> bool {
@@ -256,6 +281,9 @@ fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute],
 fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Route {
     let own = Backend { service: port.service.clone(), port: port.port.port };
     let route = Route { name: "default".into(), r#match: Some(any_path()), ..Default::default() };
+    if index.tls_policy_of(&own.service, &port.port).is_some() {
+        return Route { action: Some(Action::Route(to_cluster(names::INVALID_BACKEND.into()))), ..route };
+    }
     let action = Some(Action::Route(to_cluster(own.cluster(index, Layer::Http))));
     backends.insert(own);
     Route { action, ..route }
@@ -271,7 +299,7 @@ fn any_path() -> RouteMatch {
 }
 
 /// The port a backend reference of a route in `namespace` means, if it is valid: a service that exists, with that
-/// port, which the route may refer to. A consumer route may refer to its own parent without a grant; to another service
+/// port, which the route may refer to, and to which nobody asked for TLS if it is requests that are sent. A consumer route may refer to its own parent without a grant; to another service
 /// of that namespace it may not, since that one's policies are not enforced on the parent's port.
 pub fn resolve(index: &Index, parent: &ServiceRef, from: (Kind, &str), reference: Reference<'_>) -> Option<Backend> {
     if !matches!(reference.group, None | Some("" | "core")) || reference.kind.is_some_and(|kind| kind != "Service") {
@@ -282,8 +310,11 @@ pub fn resolve(index: &Index, parent: &ServiceRef, from: (Kind, &str), reference
     let port = u16::try_from(reference.port?).ok()?;
     let allowed = *parent == ServiceRef::Kubernetes(to.clone()) || index.may_refer(kind, namespace, &to);
     let service = ServiceRef::Kubernetes(to);
-    let has_port = index.service_ports(&service).iter().any(|candidate| candidate.port == port);
-    (has_port && allowed).then_some(Backend { service, port })
+    let found = index.service_ports(&service).into_iter().find(|candidate| candidate.port == port)?;
+    // What was asked to go on by TLS must not go on in clear. Of connections the client has done with as it wants.
+    let requests = matches!(kind, Kind::HttpRoute | Kind::GrpcRoute);
+    let in_clear = requests && index.tls_policy_of(&service, &found).is_some();
+    (allowed && !in_clear).then_some(Backend { service, port })
 }
 
 /// A backend reference of a route of any kind.

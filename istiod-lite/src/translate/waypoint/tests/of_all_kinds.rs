@@ -128,3 +128,46 @@ fn the_endpoints_of_a_service_alone_are_those_that_the_whole_has() {
         }
     }
 }
+
+#[test]
+fn tls_routes_lead_by_server_name_the_whole_name_first_then_the_longest_wildcard_and_all_else_nowhere() {
+    let listener = of_all_kinds("listeners", "main_internal");
+    let filters = listener["listener_filters"].as_array().unwrap();
+    let inspector = filters.iter().find(|filter| filter["name"] == "envoy.filters.listener.tls_inspector").unwrap();
+    assert_eq!(inspector["filter_disabled"]["not_match"]["destination_port_range"]["start"], 443, "{inspector}");
+    let of_address = |node: &Value| node["ranges"].to_string().contains("10.96.0.21");
+    let tree = &listener["filter_chain_matcher"]["matcher_tree"]["custom_match"]["typed_config"]["range_matchers"];
+    let ports = &tree.as_array().unwrap().iter().find(|node| of_address(node)).unwrap()["on_match"]["matcher"]["matcher_list"];
+    let names = &ports["matchers"][0]["on_match"]["matcher"];
+    let leads: Vec<(String, &str)> = names["matcher_list"]["matchers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|matcher| {
+            let test = matcher["predicate"]["single_predicate"]["value_match"].to_string();
+            (test, matcher["on_match"]["action"]["name"].as_str().unwrap())
+        })
+        .collect();
+    let chain = |route: &str| format!("inbound-vip|443|tcp|shop/{route}|named.shop.svc.cluster.local");
+    let (one, other) = (chain("names"), chain("others"));
+    let expected = [
+        (r#"{"exact":"a.example.com"}"#.to_owned(), one.as_str()),
+        (r#"{"exact":"b.example.com"}"#.to_owned(), other.as_str()),
+        (r#"{"suffix":".deep.example.com"}"#.to_owned(), one.as_str()),
+        (r#"{"suffix":".example.com"}"#.to_owned(), one.as_str()),
+    ];
+    assert_eq!(leads, expected);
+    assert_eq!(names["on_no_match"]["action"]["name"], "blocked");
+    assert!(!listener.to_string().contains("stolen"), "what another namespace says for its own clients holds for none");
+    let chains = listener["filter_chains"].as_array().unwrap();
+    let proxy = |name: &str| {
+        let chain = chains.iter().find(|chain| chain["name"] == name).unwrap_or_else(|| panic!("no chain {name}"));
+        chain["filters"].as_array().unwrap().last().unwrap()["typed_config"].clone()
+    };
+    let weighted = proxy(&one)["weighted_clusters"]["clusters"].to_string();
+    assert!(weighted.contains("db.shop") && weighted.contains("invalid-backend"), "{weighted}");
+    assert_eq!(proxy(&other)["cluster"], "inbound-vip|5432|tcp|db-new.shop.svc.cluster.local");
+    assert!(chains.iter().all(|chain| chain["name"] != "inbound-vip|443|tcp|named.shop.svc.cluster.local"));
+    // The other port is as it was.
+    assert!(chains.iter().any(|chain| chain["name"] == "inbound-vip|444|tcp|named.shop.svc.cluster.local"));
+}
