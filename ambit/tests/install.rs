@@ -121,7 +121,11 @@ async fn what_belongs_to_others_is_left_to_them() {
     let api = ApiServer::start().await.unwrap();
     let istios = "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system, labels: {pod-security.kubernetes.io/enforce: baseline}}\n---\n\
                   apiVersion: v1\nkind: Service\nmetadata: {name: istiod, namespace: istio-system, labels: {app.kubernetes.io/managed-by: Helm}}\n\
-                  spec: {ports: [{port: 15012}]}\n";
+                  spec: {ports: [{port: 15012}]}\n---\n\
+                  apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingWebhookConfiguration\nmetadata: {name: istiod-default-validator}\n\
+                  webhooks: [{name: validation.istio.io, sideEffects: None, admissionReviewVersions: [v1], \
+                  clientConfig: {service: {name: istiod, namespace: istio-system, path: /validate}}, \
+                  rules: [{apiGroups: [security.istio.io], apiVersions: ['*'], resources: ['*'], operations: [CREATE]}]}]\n";
     api.apply(istios).await.unwrap();
     let parts = ["Service istio-system/istiod belongs to Helm", "enforce=privileged"];
     refused(&api, &["install"], &parts);
@@ -129,6 +133,7 @@ async fn what_belongs_to_others_is_left_to_them() {
     let (code, said, _) = ambit(&api, &["check", "--pre"]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("fail  the mesh's namespace may run privileged pods"), "{said}");
+    assert!(said.contains("fail  no other webhook judges the mesh's objects: istiod-default-validator"), "{said}");
 }
 
 /// What would be lost with the mesh and is nowhere else stays, and so does what only looks like ours.
@@ -180,6 +185,8 @@ async fn the_cluster_is_checked_before() {
         "ok    who installs may",
         "warn  CRDs of the Gateway API, v1.2 or newer: they are not there",
         "the cluster has no nodes",
+        "ok    ValidatingAdmissionPolicies of the API server: they are there",
+        "ok    no other webhook judges the mesh's objects: none",
     ] {
         assert!(said.contains(line), "{line}:\n{said}");
     }

@@ -23,16 +23,10 @@ pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// How long a CRD may take until objects of its kind can be written.
 const ESTABLISHED: Duration = Duration::from_secs(30);
 
-/// API groups that every cluster has.
-const BUILT_IN: [&str; 7] = [
-    "",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "apps",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-];
+/// API groups that every cluster has, with all kinds of the chart.
+const BUILT_IN: [&str; 6] = ["", "apiextensions.k8s.io", "apps", "networking.k8s.io", "policy", "rbac.authorization.k8s.io"];
+/// One that every cluster has, and some without ValidatingAdmissionPolicies.
+const ADMISSION: &str = "admissionregistration.k8s.io";
 
 /// What an apply did to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,16 +112,19 @@ pub(super) async fn installed(client: &Client) -> Result<Vec<Name>> {
     Ok(found)
 }
 
-/// What is wrong when the cluster does not have one of these kinds: those of others, which an option of the chart asks for.
+/// What is wrong when the cluster does not have one of these kinds: those of others and of later versions, which an option of the chart asks for.
 pub(super) async fn unknown_kinds(client: &Client, wanted: &BTreeSet<Known>) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for known in wanted.iter().filter(|known| !BUILT_IN.contains(&known.group)) {
         match known.api(client, None).list(&ListParams::default().limit(1)).await {
             Ok(_) => {}
-            Err(error) if is_missing(&error) => wrong.push(format!(
-                "the cluster has no kind {} of {}\n  the fix: install its CRDs, or switch off the setting that asks for it",
-                known.kind, known.group
-            )),
+            Err(error) if is_missing(&error) => {
+                let fix = match known.group {
+                    ADMISSION => "Kubernetes 1.30 or later, or --set validation.policies=false",
+                    _ => "install its CRDs, or switch off the setting that asks for it",
+                };
+                wrong.push(format!("the cluster has no kind {} of {}\n  the fix: {fix}", known.kind, known.group));
+            }
             Err(error) => return Err(failed(&format!("listing {}", known.plural), error)),
         }
     }

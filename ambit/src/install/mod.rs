@@ -8,6 +8,7 @@
 //! | [`cluster`] | the cluster that is meant, and its answers |
 //! | `apply` | objects written, found again and deleted |
 //! | [`wait`] | until everything is ready |
+//! | `handover` | an installation goes to Helm, or comes from it |
 //! | `uninstall`, `enrolled`, `remains` | everything goes, once no pod is in the mesh any more, but for what is others' |
 //! | [`cni`] | the plugin in the chain of a node |
 
@@ -16,10 +17,11 @@ pub mod chart;
 pub mod cluster;
 pub mod cni;
 mod enrolled;
+mod handover;
 pub mod kinds;
-mod remains;
+pub(crate) mod remains;
 pub mod template;
-mod uninstall;
+pub(crate) mod uninstall;
 pub mod wait;
 
 use std::collections::BTreeSet;
@@ -33,7 +35,7 @@ pub use uninstall::{UninstallArgs, uninstall};
 
 use crate::error::{Error, Result};
 use apply::Done;
-use chart::{MANAGER, NAMESPACE, Release, values::Settings};
+use chart::{MANAGER, NAME, NAMESPACE, Release, values::Settings};
 use cluster::ClusterArgs;
 use kinds::{Known, Name};
 
@@ -51,9 +53,19 @@ pub struct SettingArgs {
     pub values: Vec<PathBuf>,
 }
 
-/// What `ambit install` and `ambit upgrade` are told.
+/// What `ambit install` is told.
 #[derive(Debug, Clone, clap::Args)]
 pub struct InstallArgs {
+    #[command(flatten)]
+    put: PutArgs,
+    /// Take over what Helm has installed, and forget its release, which must have no other charts; -f with what `helm get values` prints
+    #[arg(long)]
+    from_helm: bool,
+}
+
+/// What `ambit install` and `ambit upgrade` are told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PutArgs {
     #[command(flatten)]
     settings: SettingArgs,
     /// Print the objects as YAML, and do nothing
@@ -93,12 +105,23 @@ impl SettingArgs {
 ///
 /// # Errors
 /// When the settings are wrong, the cluster refuses something, or it is not ready in time.
-pub async fn install(args: InstallArgs) -> Result<()> {
+pub async fn install(InstallArgs { put: args, from_helm }: InstallArgs) -> Result<()> {
+    if from_helm && args.settings.values.is_empty() && args.settings.set.is_empty() {
+        return Err(Error::Invalid(format!(
+            "--from-helm forgets Helm's settings, and none are given\n  the fix: `helm get values {NAME} -n {NAMESPACE} -o yaml > FILE`, \
+             then --from-helm -f FILE (an empty file for the defaults)"
+        )));
+    }
     let settings = args.settings.over(Settings::default())?;
     if args.dry_run {
         return print(&settings);
     }
     let client = args.cluster.client().await?;
+    if from_helm {
+        // What is wrong with the settings is said before anything is written.
+        wanted(&settings)?;
+        handover::from_helm(&client).await?;
+    }
     put(&client, &args, &settings).await
 }
 
@@ -106,7 +129,7 @@ pub async fn install(args: InstallArgs) -> Result<()> {
 ///
 /// # Errors
 /// As [`install`], and when there is no installation.
-pub async fn upgrade(args: InstallArgs) -> Result<()> {
+pub async fn upgrade(args: PutArgs) -> Result<()> {
     let client = args.cluster.client().await?;
     let known = Name::new(config_map()?, Some(NAMESPACE), RECORD);
     let record = apply::get(&client, &known).await?.ok_or_else(|| Error::Missing {
@@ -166,7 +189,7 @@ fn wanted(settings: &Settings) -> Result<Vec<(Name, Value)>> {
     Ok(named)
 }
 
-async fn put(client: &Client, args: &InstallArgs, settings: &Settings) -> Result<()> {
+async fn put(client: &Client, args: &PutArgs, settings: &Settings) -> Result<()> {
     let wanted = wanted(settings)?;
     let mut before = Vec::new();
     for (name, _) in &wanted {
@@ -232,7 +255,9 @@ fn others(name: &Name, before: &DynamicObject) -> Option<String> {
     match apply::manager(before) {
         MANAGER => None,
         _ if is_shared(name) => None,
-        "Helm" => Some(format!("{name} belongs to Helm\n  the fix: `helm upgrade`, or `helm uninstall` before `ambit install`")),
+        handover::HELM => Some(format!(
+            "{name} belongs to Helm\n  the fix: `helm upgrade`, or `ambit install --from-helm -f FILE`, which takes it over"
+        )),
         other => {
             let other = if other.is_empty() { "somebody else" } else { other };
             Some(format!("{name} is there already and belongs to {other}\n  the fix: remove what it is part of"))

@@ -8,6 +8,7 @@ use kube::{
     api::{ApiResource, DynamicObject, ListParams},
 };
 
+use super::apply::MANAGED_BY;
 use super::cluster::{failed, is_missing};
 use crate::error::Result;
 
@@ -23,11 +24,14 @@ const DERIVED: [(&str, &str); 5] = [
     ("events.k8s.io", "Event"),
 ];
 
+/// Whose objects the control plane's are, by that label: it writes them again wherever they are missing.
+const CONTROL_PLANE: &str = "istiod-lite";
+
 /// Names the objects of all kinds in a namespace that are somebody's. What cannot be listed counts as such, for nobody knows what is lost.
 ///
 /// # Errors
 /// When the API server does not answer, or does not say what kinds there are.
-pub(super) async fn remains(client: &Client, namespace: &str) -> Result<Vec<String>> {
+pub(crate) async fn remains(client: &Client, namespace: &str) -> Result<Vec<String>> {
     let (lists, mut found) = kinds(client).await?;
     let mut seen = BTreeSet::new();
     for list in &lists {
@@ -93,15 +97,19 @@ async fn kinds(client: &Client) -> Result<(Vec<APIResourceList>, Vec<String>)> {
     Ok((lists, untold))
 }
 
-/// Whether an object is neither on its way out, nor part of another, nor made by Kubernetes in every namespace.
+/// Whether an object is neither on its way out, nor part of another, nor made by Kubernetes or the control plane in every namespace.
 fn is_somebodys(kind: &str, metadata: &ObjectMeta) -> bool {
     let in_every =
         matches!((kind, metadata.name.as_deref()), ("ServiceAccount", Some("default")) | ("ConfigMap", Some("kube-root-ca.crt")));
-    !in_every && metadata.deletion_timestamp.is_none() && metadata.owner_references.as_deref().unwrap_or_default().is_empty()
+    let by = metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
+    !in_every
+        && by.is_none_or(|by| by != CONTROL_PLANE)
+        && metadata.deletion_timestamp.is_none()
+        && metadata.owner_references.as_deref().unwrap_or_default().is_empty()
 }
 
 /// Why a namespace stays in which these objects are; nothing when there are none.
-pub(super) fn reason(namespace: &str, remains: &[String]) -> Option<String> {
+pub(crate) fn reason(namespace: &str, remains: &[String]) -> Option<String> {
     if remains.is_empty() {
         return None;
     }
@@ -127,6 +135,8 @@ mod tests {
         assert!(!somebodys("ServiceAccount", json!({"name": "default"})));
         assert!(!somebodys("ConfigMap", json!({"name": "kube-root-ca.crt"})));
         assert!(!somebodys("Pod", json!({"name": "p", "deletionTimestamp": "2026-01-01T00:00:00Z"})));
+        assert!(!somebodys("ConfigMap", json!({"name": "istio-ca-root-cert", "labels": {MANAGED_BY: CONTROL_PLANE}})));
+        assert!(somebodys("ConfigMap", json!({"name": "c", "labels": {MANAGED_BY: "Helm"}})));
         let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u"});
         assert!(!somebodys("Pod", json!({"name": "p", "ownerReferences": [owner]})));
     }

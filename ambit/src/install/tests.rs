@@ -14,7 +14,7 @@ fn name(kind: &str) -> Name {
 fn what_is_there_already_is_taken_only_when_it_is_ours() {
     let said = |kind: &str, labels: Value| others(&name(kind), &object(labels));
     assert_eq!(said("DaemonSet", json!({"app.kubernetes.io/managed-by": "ambit"})), None);
-    assert!(said("DaemonSet", json!({"app.kubernetes.io/managed-by": "Helm"})).unwrap().contains("helm uninstall"));
+    assert!(said("DaemonSet", json!({"app.kubernetes.io/managed-by": "Helm"})).unwrap().contains("--from-helm"));
     assert!(said("DaemonSet", json!({})).unwrap().contains("belongs to somebody else"));
     for shared in ["CustomResourceDefinition", "Namespace"] {
         assert_eq!(said(shared, json!({"app.kubernetes.io/managed-by": "Helm"})), None, "{shared} of others serves as well");

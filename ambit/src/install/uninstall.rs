@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use kube::{Client, api::ListParams};
+use kube::{
+    Client,
+    api::{DynamicObject, ListParams},
+};
 use tokio::time::Instant;
 
 use super::{
     apply,
-    chart::{MANAGER, NAMESPACE},
+    chart::{MANAGER, NAME, NAMESPACE},
     cluster::{ClusterArgs, failed, is_missing},
-    enrolled,
+    enrolled, handover,
     kinds::{Known, Name},
     remains,
 };
@@ -24,6 +27,9 @@ pub struct UninstallArgs {
     /// Take the label istio.io/dataplane-mode off namespaces and pods first; without this, there must be none
     #[arg(long)]
     unlabel: bool,
+    /// Leave what is installed to Helm, and print the settings for it: nothing is deleted or restarted
+    #[arg(long, conflicts_with_all = ["with_policies", "unlabel"])]
+    to_helm: bool,
     /// How many seconds the node agents may take to let the pods go
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     timeout: u64,
@@ -41,9 +47,11 @@ const MADE: [Known; 6] = [
     kind("ConfigMap", "", "v1", "configmaps"),
 ];
 /// Its issuers are in its own namespace alone: nobody else's Secrets are looked at.
-const SECRET: Known = kind("Secret", "", "v1", "secrets");
+pub(super) const SECRET: Known = kind("Secret", "", "v1", "secrets");
 /// Its label on all that it makes.
 const BY_CONTROL_PLANE: &str = "app.kubernetes.io/managed-by=istiod-lite";
+/// All that others make.
+const NOT_BY_CONTROL_PLANE: &str = "app.kubernetes.io/managed-by!=istiod-lite";
 /// By which its replicas agree who writes.
 const LEASE: &str = "istiod-lite-leader";
 
@@ -57,6 +65,10 @@ const fn kind(kind: &'static str, group: &'static str, version: &'static str, pl
 /// When there is no installation by this program, the cluster refuses something, or the agents do not end in time. Once more, it goes on.
 pub async fn uninstall(args: UninstallArgs) -> Result<()> {
     let client = args.cluster.client().await?;
+    if args.to_helm {
+        return handover::to_helm(&client).await;
+    }
+    by_us(&client).await?;
     let mut installed = apply::installed(&client).await?;
     if installed.is_empty() {
         return Err(Error::Missing {
@@ -110,6 +122,18 @@ pub async fn uninstall(args: UninstallArgs) -> Result<()> {
     Ok(())
 }
 
+/// Fails if anything is Helm's, which has taken over by itself, or of which a handover was interrupted: what is labelled as ours serves it.
+async fn by_us(client: &Client) -> Result<()> {
+    match handover::by_helm(client).await?.first() {
+        Some(theirs) => Err(Error::Missing {
+            missing: format!("{theirs} belongs to Helm"),
+            remedy: "`ambit uninstall --to-helm` leaves the rest to it, too; then `helm uninstall`. Or all of it: `ambit install --from-helm -f FILE`, then `ambit uninstall`"
+                .to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// What of others would be lost with a CRD or the namespace.
 async fn keeps(client: &Client, name: &Name, with_policies: bool) -> Result<Option<String>> {
     if name.kind == "Namespace" {
@@ -130,7 +154,8 @@ async fn gone(client: &Client, name: &Name) -> Result<()> {
 async fn ended(client: &Client, namespace: &str, part: &str, patience: Duration) -> Result<()> {
     let until = Instant::now() + patience;
     let pods = kind("Pod", "", "v1", "pods");
-    let selector = format!("app.kubernetes.io/name={part},{}", apply::ours());
+    // Pods do not say who manages them: that may change without them.
+    let selector = format!("app.kubernetes.io/name={part},app.kubernetes.io/part-of={NAME}");
     loop {
         let listed = pods.api(client, Some(namespace)).list(&ListParams::default().labels(&selector)).await;
         let left = listed.map_err(|error| failed("listing pods", error))?.items.len();
@@ -167,7 +192,7 @@ async fn made(client: &Client, namespace: &str) -> Result<()> {
 }
 
 /// Deletes those objects of a kind, in one namespace or all.
-async fn delete_all(client: &Client, known: Known, namespace: Option<&str>, which: &ListParams) -> Result<()> {
+pub(super) async fn delete_all(client: &Client, known: Known, namespace: Option<&str>, which: &ListParams) -> Result<()> {
     let listed = match known.api(client, namespace).list(which).await {
         Err(error) if is_missing(&error) => return Ok(()),
         listed => listed.map_err(|error| failed(&format!("listing {}", known.plural), error))?,
@@ -184,12 +209,19 @@ async fn delete_all(client: &Client, known: Known, namespace: Option<&str>, whic
     Ok(())
 }
 
-/// How many objects there are of the kind that a CRD defines.
+/// How many objects there are of the kind that a CRD of ours defines.
 async fn in_use(client: &Client, name: &Name) -> Result<usize> {
-    let Some(crd) = apply::get(client, name).await? else { return Ok(0) };
-    if apply::manager(&crd) != MANAGER {
-        return Ok(0);
+    match apply::get(client, name).await? {
+        Some(crd) if apply::manager(&crd) == MANAGER => objects_of(client, &crd).await,
+        _ => Ok(0),
     }
+}
+
+/// How many objects there are of the kind that a CRD defines: those on their way out, and those that the control plane makes, are none.
+///
+/// # Errors
+/// The API server does not list them.
+pub(crate) async fn objects_of(client: &Client, crd: &DynamicObject) -> Result<usize> {
     let text = |path: &str| crd.data.pointer(path).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
     let resource = kube::api::ApiResource {
         group: text("/spec/group"),
@@ -198,9 +230,10 @@ async fn in_use(client: &Client, name: &Name) -> Result<usize> {
         kind: text("/spec/names/kind"),
         plural: text("/spec/names/plural"),
     };
-    let api: kube::Api<kube::api::DynamicObject> = kube::Api::all_with(client.clone(), &resource);
-    match api.list_metadata(&ListParams::default()).await {
-        Ok(list) => Ok(list.items.len()),
+    let api: kube::Api<DynamicObject> = kube::Api::all_with(client.clone(), &resource);
+    let others = ListParams::default().labels(NOT_BY_CONTROL_PLANE);
+    match api.list_metadata(&others).await {
+        Ok(list) => Ok(list.items.iter().filter(|object| object.metadata.deletion_timestamp.is_none()).count()),
         Err(error) if is_missing(&error) => Ok(0),
         Err(error) => Err(failed(&format!("listing {}", resource.plural), error)),
     }

@@ -46,6 +46,8 @@ pub(super) const OTHERS: &[File] = chart!["dashboards/mesh.json",];
 pub const CRDS: &[(&str, &str)] = &[
     ("crds/authorizationpolicies.yaml", text!("crds/authorizationpolicies.yaml")),
     ("crds/peerauthentications.yaml", text!("crds/peerauthentications.yaml")),
+    ("crds/requestauthentications.yaml", text!("crds/requestauthentications.yaml")),
     ("crds/serviceentries.yaml", text!("crds/serviceentries.yaml")),
+    ("crds/telemetries.yaml", text!("crds/telemetries.yaml")),
     ("crds/workloadentries.yaml", text!("crds/workloadentries.yaml")),
 ];

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::cli::Cli;
 
+mod state;
 mod validation;
 
 /// Everything that can be switched on.
@@ -289,6 +290,7 @@ fn settings_that_the_chart_does_not_have_are_refused_by_name() {
         ("ztunnel.traceSample=true", vec!["true is no number or string"]),
         ("image.pullPolicy=Sometimes", vec!["is none of \"Always\""]),
         ("cni.confDir=etc/cni", vec!["does not match ^/"]),
+        ("ztunnel.stateDir=state", vec!["setting ztunnel.stateDir", "does not match"]),
         ("node.excludeNamespaces={a,B}", vec!["node.excludeNamespaces[1]"]),
         ("image.repository=", vec!["image.repository: it is empty"]),
         ("a=1,b=2", vec!["setting a:", "setting b:"]),

@@ -74,6 +74,9 @@ pub struct InstallCniArgs {
     /// Leave the plugin's program when the plugin is taken out of the chain, as CRI-O runs it to end pods that it has started with it
     #[arg(long)]
     keep_program: bool,
+    /// Directory in which the node proxy keeps its state; it is removed with the plugin
+    #[arg(long)]
+    proxy_state_dir: Option<PathBuf>,
     /// Take the plugin out of the chain and end
     #[arg(long)]
     remove: bool,
@@ -107,7 +110,7 @@ impl InstallCniArgs {
 pub async fn run(args: InstallCniArgs) -> Result<()> {
     let node = args.node();
     if args.remove {
-        return restore(&node);
+        return restore(&node, args.proxy_state_dir.as_deref());
     }
     let namespace = args.namespace.as_deref().unwrap_or_default();
     let daemon_set = args.daemon_set.as_deref().map(|name| DaemonSet::new(name, namespace));
@@ -136,7 +139,7 @@ pub async fn run(args: InstallCniArgs) -> Result<()> {
     trigger.begin();
     ended?;
     match &daemon_set {
-        Some(daemon_set) if daemon_set.uninstalled().await => restore(&node),
+        Some(daemon_set) if daemon_set.uninstalled().await => restore(&node, args.proxy_state_dir.as_deref()),
         _ => {
             tracing::info!("the plugin stays in the chain: pods that start wait for the next agent");
             Ok(())
@@ -144,10 +147,10 @@ pub async fn run(args: InstallCniArgs) -> Result<()> {
     }
 }
 
-fn restore(node: &Node) -> Result<()> {
+fn restore(node: &Node, state: Option<&Path>) -> Result<()> {
     let changed = node.restore()?;
     tracing::info!(files = ?changed, "the plugin is taken out of the chain");
-    Ok(())
+    state.map_or(Ok(()), node::remove_state)
 }
 
 /// Puts the plugin into the chain whenever it is not in it.

@@ -139,6 +139,27 @@ impl Node {
     }
 }
 
+/// Removes the directory in which the node proxy keeps its state, with what is in it.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_state(directory: &Path) -> Result<()> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match fs::remove_dir_all(directory) {
+            Ok(()) => {
+                tracing::info!("the state that the node proxy kept is removed");
+                return Ok(());
+            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // The proxy goes, too, and may just be writing.
+            Err(cause) if cause.kind() == io::ErrorKind::DirectoryNotEmpty && attempts < 5 => {}
+            Err(cause) => return Err(Error::path("removing", directory, cause)),
+        }
+    }
+}
+
 fn text(path: &Path) -> Result<String> {
     let failed = |cause| Error::path("reading", path, cause);
     let length = fs::metadata(path).map_err(failed)?.len();

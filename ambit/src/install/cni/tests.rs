@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use super::chain::{Plugin, came_of, chained, unchained, used};
-use super::node::{Look, Node};
+use super::node::{Look, Node, remove_state};
 
 fn plugin() -> Plugin {
     Plugin { socket: "/run/a.sock".to_owned(), timeout_seconds: 30, exclude_namespaces: vec!["kube-system".to_owned()] }
@@ -55,6 +55,20 @@ fn what_is_no_network_configuration_is_refused_and_never_written() {
 fn the_file_is_the_one_that_runtimes_use() {
     assert_eq!(used(["20-b.conflist", "10-a.conf", "05.txt", ".01.conf", "09.conflist.before-ambit"]), Some("10-a.conf"));
     assert_eq!(used(["README"]), None);
+}
+
+#[test]
+fn what_the_node_proxy_kept_is_removed_and_nothing_beside_it() {
+    let root = tempfile::tempdir().unwrap();
+    let (state, beside) = (root.path().join("state"), root.path().join("beside"));
+    fs::create_dir(&state).unwrap();
+    for file in [&beside, &state.join("mesh-state"), &state.join("mesh-state.lock")] {
+        fs::write(file, "x").unwrap();
+    }
+    remove_state(&state).unwrap();
+    assert!(!state.exists() && beside.exists());
+    remove_state(&state).expect("nothing is left to do");
+    assert!(remove_state(&beside).is_err(), "it is no directory");
 }
 
 #[test]

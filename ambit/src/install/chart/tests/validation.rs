@@ -38,6 +38,7 @@ fn the_api_server_asks_where_the_control_plane_answers() {
         assert_eq!((asked["path"].as_str(), &asked["port"]), (Some(validation::PATH), &port["port"]), "{name}");
         assert!(webhook["clientConfig"]["caBundle"].is_null(), "the control plane writes it, and nobody takes it away: {name}");
         assert_eq!((&webhook["failurePolicy"], &webhook["sideEffects"]), (&json!("Ignore"), &json!("None")), "{name}");
+        assert_eq!(webhook["matchPolicy"], "Equivalent", "{name}");
     }
     let role = |settings: &Settings| {
         let objects = rendered(settings);
@@ -92,4 +93,21 @@ fn every_policy_is_bound_and_only_what_is_merely_without_effect_is_let_pass() {
     assert!(policies.iter().all(|policy| policy["spec"]["failurePolicy"] == "Ignore"));
     let excluded = rendered(&settings("node.excludeNamespaces={kube-system,monitoring}"));
     assert!(excluded.iter().any(|object| object.to_string().contains("in ['kube-system', 'monitoring']")));
+}
+
+#[test]
+fn the_port_is_open_to_the_api_server_alone_where_its_address_is_known() {
+    let from = |assignments: &str| {
+        let objects = rendered(&settings(assignments));
+        let is_one = |object: &&Value| object["kind"] == "NetworkPolicy" && object["metadata"]["name"] == "istiod-lite";
+        let policy = objects.iter().find(is_one).unwrap();
+        let rules = policy["spec"]["ingress"].as_array().unwrap().clone();
+        rules.into_iter().find(|rule| rule["ports"][0]["port"] == 15017).map(|rule| rule["from"].clone())
+    };
+    assert_eq!(from("networkPolicies.enabled=true"), Some(Value::Null));
+    assert_eq!(from("networkPolicies.enabled=true,validation.webhook=false"), None);
+    assert_eq!(
+        from("networkPolicies.enabled=true,networkPolicies.apiServer={10.0.0.1/32,fd00::/64}"),
+        Some(json!([{"ipBlock": {"cidr": "10.0.0.1/32"}}, {"ipBlock": {"cidr": "fd00::/64"}}]))
+    );
 }
