@@ -13,7 +13,7 @@ use crate::demo::{self, DemoArgs};
 use crate::envoy;
 use crate::error::{Error, Result};
 use crate::explain::{self, ExplainArgs};
-use crate::install::{self, InstallArgs, UninstallArgs, cni};
+use crate::install::{self, InstallArgs, PutArgs, UninstallArgs, cni};
 use crate::up::{self, UpArgs};
 use crate::waypoints::{self, WaypointCommand};
 
@@ -55,7 +55,7 @@ enum Command {
     Install(Box<InstallArgs>),
     /// Brings an installation to this version, with the settings that it has
     #[command(after_help = "Example:\n  ambit upgrade --wait --set ztunnel.drainSeconds=60")]
-    Upgrade(Box<InstallArgs>),
+    Upgrade(Box<PutArgs>),
     /// Takes the mesh out of a cluster: pods are let go first, and nothing is left
     #[command(after_help = "Example:\n  ambit uninstall --unlabel")]
     Uninstall(UninstallArgs),

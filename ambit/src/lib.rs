@@ -12,6 +12,7 @@
 //! | [`install`] | `ambit install`: the chart in a cluster, and the CNI plugin on a node |
 //! | [`local`] | the local mesh: API server, kubelet and node agent of the test bed |
 //! | [`mod@print`] | how all of them print, also where nobody reads it |
+//! | `stop` | why a command that goes on and on ends |
 //! | [`up`] | `ambit up`: start the mesh, show it, report on it |
 //! | [`waypoints`] | `ambit waypoint apply`, `list`, `status` and `delete`: the waypoints of a cluster |
 
@@ -31,5 +32,6 @@ pub mod error;
 pub mod explain;
 pub mod install;
 pub mod local;
+mod stop;
 pub mod up;
 pub mod waypoints;

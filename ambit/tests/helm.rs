@@ -66,7 +66,12 @@ fn the_same(namespace: &str, assignments: &[&str]) {
 fn helm_renders_what_this_program_renders() {
     the_same("istio-system", &[]);
     the_same("istio-system", &["image.tag=1.2.3,image.pullSecrets=null", "mesh.trustDomain=example.org,istiod.replicas=1"]);
-    the_same("istio-system", &["networkPolicies.enabled=true,resourceQuota.enabled=true,dashboards.enabled=true"]);
+    the_same(
+        "istio-system",
+        &[
+            "networkPolicies.enabled=true,networkPolicies.apiServer={10.0.0.1/32,fd00::/64},resourceQuota.enabled=true,dashboards.enabled=true",
+        ],
+    );
     the_same("istio-system", &["podMonitors.enabled=true,podMonitors.labels.release=prometheus", "podMonitors.interval=1m"]);
     the_same(
         "istio-system",

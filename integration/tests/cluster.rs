@@ -3,13 +3,15 @@
 #[path = "common/left.rs"]
 mod left;
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ambit_cluster::image::Image;
 use ambit_integration::{run_here, suite, test};
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 /// A pod of the image of Ambit, which is to say its version and end, and one of an image that was loaded.
 const PODS: &str = concat!(
@@ -21,6 +23,19 @@ const PODS: &str = concat!(
     "containers": [{"name": "small", "image": "test.local/small:1", "imagePullPolicy": "Never", "args": ["echo", "loaded"]}]}}"#
 );
 
+/// Generous, since builds may go on beside it.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A process that is not left behind.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
 fn main() -> ExitCode {
     run_here(vec![
         test(
@@ -28,14 +43,15 @@ fn main() -> ExitCode {
             whole_life,
         ),
         test("of a cluster that does not run nothing is said to be there", no_cluster),
+        test("a cluster in the foreground ends when nobody reads what it says any more, and leaves nothing", async || unread()),
     ])
 }
 
-/// Runs the program with these arguments and waits for its end, patiently: builds may go on beside it.
+/// Runs the program with these arguments and waits for its end, patiently.
 async fn ambit(arguments: &[&str]) -> anyhow::Result<Output> {
     let (program, arguments) = (suite::program()?, arguments.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
     let run = move || Command::new(program).args(arguments).output();
-    Ok(tokio::time::timeout(Duration::from_secs(300), tokio::task::spawn_blocking(run)).await???)
+    Ok(tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(run)).await???)
 }
 
 async fn succeeds(arguments: &[&str]) -> anyhow::Result<String> {
@@ -52,6 +68,42 @@ async fn no_cluster() -> anyhow::Result<()> {
     let status = ambit(&["cluster", "status", "--name", &name]).await?;
     let said = String::from_utf8_lossy(&status.stderr);
     ensure!(!status.status.success() && said.contains("ambit cluster up --name"), "{said}");
+    Ok(())
+}
+
+fn unread() -> anyhow::Result<()> {
+    let name = format!("unread-{}", std::process::id());
+    let mut command = Command::new(suite::program()?);
+    command.args(["cluster", "up", "--bare", "--nodes", "1", "--name", &name]);
+    let mut child = Guarded(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
+    let mut said = BufReader::new(child.0.stdout.take().context("no output")?);
+    let (heard, hears) = mpsc::channel();
+    // Until one part runs; then nobody reads any more.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while !line.contains(" s  ") {
+            line.clear();
+            if said.read_line(&mut line).unwrap_or(0) == 0 {
+                return heard.send(false);
+            }
+        }
+        drop(said);
+        heard.send(true)
+    });
+    ensure!(hears.recv_timeout(PATIENCE).context("it says nothing")?, "it ended by itself");
+    let began = Instant::now();
+    let status = loop {
+        match child.0.try_wait()? {
+            Some(status) => break status,
+            None if began.elapsed() > PATIENCE => bail!("it goes on, though nobody reads what it says"),
+            None => std::thread::sleep(Duration::from_millis(100)),
+        }
+    };
+    let mut errors = String::new();
+    child.0.stderr.take().context("no errors")?.read_to_string(&mut errors)?;
+    ensure!(status.success() && errors.contains("nobody reads"), "{status}: {errors}");
+    let left = left::left_of(&name)?;
+    ensure!(left.is_empty(), "left: {left:?}");
     Ok(())
 }
 

@@ -14,7 +14,7 @@ const NAME: &str = "ambit";
 /// A command about a Kubernetes cluster on this machine.
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
-    /// Start a cluster, and keep it until Ctrl-C or `ambit cluster down`
+    /// Start a cluster, and keep it until Ctrl-C, `ambit cluster down`, or nobody reads what it says any more (`| head`)
     #[command(
         after_help = "Examples:\n  sudo ambit cluster up\n  sudo ambit cluster up --nodes 3 --for 10m\n  sudo ambit cluster up --background\n\n\
                       Its files, the kubeconfig too, are root's and in root's cache directory: run kubectl as root as well.\n\

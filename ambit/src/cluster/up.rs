@@ -15,6 +15,7 @@ use super::args::UpArgs;
 use super::place::{ClusterPlace, Held};
 use super::{control, image};
 use crate::error::{Error, Result};
+use crate::stop::Why;
 
 /// Time that the runtime gets for what is still running in the end.
 const LAST: Duration = Duration::from_millis(100);
@@ -49,7 +50,9 @@ pub(super) fn run(args: &UpArgs) -> Result<()> {
 }
 
 async fn session(args: &UpArgs, place: &ClusterPlace, programs: Programs, front: TcpListener) -> Result<()> {
-    let stop = ambit_runtime::signal::shutdown().map_err(|error| Error::part("waiting for signals", error))?;
+    // Also when whoever started it has gone (`ambit cluster up | head`), for nobody else would end it. What is to stay is for
+    // `--background`.
+    let stop = crate::stop::wanted()?;
     tokio::pin!(stop);
     // Of one that was killed.
     remove_remains(&place.name, &place.directory).await.map_err(super::failed)?;
@@ -64,7 +67,10 @@ async fn session(args: &UpArgs, place: &ClusterPlace, programs: Programs, front:
     let ready = |part: &str| println!("  {:>5.1} s  {part}", began.elapsed().as_secs_f64());
     let started = tokio::select! {
         started = Cluster::start(options, programs, front, &ready) => Some(started.map_err(super::failed)?),
-        _signal = &mut stop => None,
+        why = &mut stop => {
+            tell_end(why);
+            None
+        }
     };
     let Some(cluster) = started else {
         // What was started ends with what was dropped.
@@ -72,10 +78,15 @@ async fn session(args: &UpArgs, place: &ClusterPlace, programs: Programs, front:
     };
     let cluster = Arc::new(cluster);
     let outcome = tokio::select! {
-        outcome = keep(args, place, &cluster, &kubectl, began) => outcome,
-        _signal = &mut stop => Ok(()),
+        outcome = keep(args, place, &cluster, &kubectl, began) => {
+            println!("stopping ...");
+            outcome
+        }
+        why = &mut stop => {
+            tell_end(why);
+            Ok(())
+        }
     };
-    println!("stopping ...");
     match Arc::try_unwrap(cluster) {
         Ok(cluster) => cluster.stop().await.map_err(super::failed)?,
         // An order is still being carried out; it ends with this process.
@@ -85,6 +96,14 @@ async fn session(args: &UpArgs, place: &ClusterPlace, programs: Programs, front:
         }
     }
     outcome
+}
+
+/// Says why it ends, where that is read.
+fn tell_end(why: Why) {
+    match why {
+        Why::Asked => println!("{why}"),
+        Why::HangUp | Why::Unread => eprintln!("{why}"),
+    }
 }
 
 /// Makes images known to all nodes: that of this program, then those that were named.

@@ -251,6 +251,11 @@ fn line(stats: &ProgramStats) -> String {
     format!("{LINE}{}\n", serde_json::to_string(stats).unwrap_or_default())
 }
 
+/// Whether [`Registry::print`] may have printed this line.
+pub fn is_line(line: &str) -> bool {
+    line.starts_with(LINE)
+}
+
 /// The counts in a line that [`Registry::print`] has printed; nothing if it is another line.
 pub fn of_line(line: &str) -> Option<ProgramStats> {
     serde_json::from_str(line.strip_prefix(LINE)?.trim_end()).ok()

@@ -14,6 +14,11 @@ pub struct AccessLine {
 }
 
 impl AccessLine {
+    /// Whether this may be a line of an access log.
+    pub fn is_one(line: &str) -> bool {
+        line.split_once(' ').is_some_and(|(_, rest)| rest.starts_with("access "))
+    }
+
     /// Reads one line; nothing if it is not one of an access log.
     pub fn parse(line: &str) -> Option<Self> {
         let (time, rest) = line.trim_end().split_once(' ')?;

@@ -17,8 +17,24 @@ use crate::demo::stats::{self, EdgeStats, ProgramStats};
 /// Counter of connections that a node proxy opened (wire contract, section 7).
 const OPENED: &str = "istio_tcp_connections_opened_total";
 
-/// Counts of one edge as one pod tells them.
-type Told = BTreeMap<(EdgeKey, NamespacedName), EdgeStats>;
+/// Counts of one edge as one pod tells them, whichever of its programs did so.
+#[derive(Debug, Clone)]
+struct Counter {
+    /// What was told last, by a program that has counted from its start on.
+    last: EdgeStats,
+    /// All that was told, of this program and those before it.
+    total: EdgeStats,
+    /// Of that, what was before the reset.
+    before: EdgeStats,
+}
+
+impl Counter {
+    /// Takes in what is told now. Less than before is told by a program that was started again.
+    fn take(&mut self, now: EdgeStats) {
+        self.total.add(&now.since(&self.last));
+        self.last = now;
+    }
+}
 
 /// Counts of one edge up to a moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,8 +52,7 @@ pub struct Observer {
     tails: BTreeMap<String, Tail>,
     opened: BTreeMap<String, BTreeMap<String, u64>>,
     sightings: Sightings,
-    baseline: Told,
-    told: Told,
+    told: BTreeMap<(EdgeKey, NamespacedName), Counter>,
     topology: Arc<Topology>,
 }
 
@@ -62,7 +77,11 @@ impl Observer {
         for edge in program.edges {
             let destination = hosts::service_of(&edge.host, &pod.namespace);
             let destination = destination.unwrap_or_else(|| NamespacedName::new("", edge.host.as_str()));
-            self.told.insert((EdgeKey { source: source.clone(), destination }, pod.clone()), edge);
+            let at = (EdgeKey { source: source.clone(), destination }, pod.clone());
+            match self.told.get_mut(&at) {
+                Some(counter) => counter.take(edge),
+                None => _ = self.told.insert(at, Counter { last: edge.clone(), total: edge, before: EdgeStats::default() }),
+            }
         }
     }
 
@@ -88,7 +107,7 @@ impl Observer {
     /// Forgets what was before: counts begin anew. Call it after [`Observer::look`].
     pub fn reset(&mut self) {
         self.sightings.reset();
-        self.baseline = self.told.clone();
+        self.told.values_mut().for_each(|counter| counter.before = counter.total.clone());
     }
 
     /// All counts now, to measure from later with [`Observer::edges_since`].
@@ -128,19 +147,18 @@ impl Observer {
         edges.collect()
     }
 
-    /// Whether all pods of a workload are captured: the rules, which let nothing out in clear, are written before a pod counts as enrolled.
+    /// Whether all pods of a workload are captured, as far as somebody has seen that: a label alone does not make it so.
     fn is_captured(&self, workload: &NamespacedName) -> bool {
         let of = |name: &NamespacedName| self.topology.workload(name).as_ref() == Some(workload);
-        self.topology.pods.iter().filter(|(name, _)| of(name)).all(|(_, facts)| facts.enrolled)
+        self.topology.pods.iter().filter(|(name, _)| of(name)).all(|(_, facts)| facts.guarded)
     }
 
     /// What the programs counted since the reset, all pods of a workload together.
     fn counted(&self) -> BTreeMap<EdgeKey, EdgeStats> {
-        let nothing = EdgeStats::default();
         let mut edges: BTreeMap<EdgeKey, EdgeStats> = BTreeMap::new();
-        for (at, now) in &self.told {
-            let since = now.since(self.baseline.get(at).unwrap_or(&nothing));
-            edges.entry(at.0.clone()).and_modify(|edge| edge.add(&since)).or_insert(since);
+        for ((key, _), counter) in &self.told {
+            let since = counter.total.since(&counter.before);
+            edges.entry(key.clone()).and_modify(|edge| edge.add(&since)).or_insert(since);
         }
         edges
     }
@@ -175,3 +193,6 @@ impl Observer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

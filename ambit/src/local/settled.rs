@@ -120,6 +120,7 @@ mod tests {
             ready: true,
             enrolled: true,
             captured: true,
+            guarded: true,
             waypoint: false,
             services: vec![NamespacedName::new("shop", "web")],
         };

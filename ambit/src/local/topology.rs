@@ -25,6 +25,8 @@ pub struct PodFacts {
     pub enrolled: bool,
     /// Whether its node's proxy has it.
     pub captured: bool,
+    /// Whether the rules are known to be in force that let nothing out of it in clear; also if there is nothing yet that could go out.
+    pub guarded: bool,
     /// Whether it is a waypoint of the mesh, not a program of the user.
     pub waypoint: bool,
     /// Services that select it.
@@ -106,6 +108,7 @@ mod tests {
             ready: true,
             enrolled: true,
             captured: true,
+            guarded: true,
             waypoint: false,
             services: Vec::new(),
         };

@@ -17,7 +17,7 @@ const PATIENCE_KUBERNETES: Duration = Duration::from_secs(180);
 /// A whole mesh on this machine: two nodes, the demonstration, live.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Examples:\n  ambit up                          the demonstration, its files in ./ambit-demo\n  ambit up --for 20s --json         20 seconds of it as one JSON document\n  ambit up --manifests my-yaml/     your own Pods, Services, routes and policies\n  ambit up --waypoint envoy         with an unmodified Envoy as waypoint\n  sudo ambit up --kubernetes        the same on a real Kubernetes on this machine\n  ambit up --kubernetes --context try --manifests my-yaml/   on a cluster of yours"
+    after_help = "Examples:\n  ambit up                          the demonstration, its files in ./ambit-demo\n  ambit up --for 20s --json         20 seconds of it as one JSON document\n  ambit up --manifests my-yaml/     your own Pods, Services, routes and policies\n  ambit up --waypoint envoy         with an unmodified Envoy as waypoint\n  sudo ambit up --kubernetes        the same on a real Kubernetes on this machine\n  ambit up --kubernetes --context try --manifests my-yaml/   on a cluster of yours\n  ambit up --kubernetes --context try --remove   take out of it what one that was killed has left"
 )]
 pub struct UpArgs {
     /// Directory for the demonstration's files, which you may edit while it runs [default: ./ambit-demo; a temporary one with --json]
@@ -67,6 +67,9 @@ pub struct OnArgs {
     /// Another cluster: that of this context of the file, or of the one that kubectl finds
     #[arg(long, value_name = "NAME", requires = "kubernetes")]
     pub context: Option<String>,
+    /// Take out of the cluster what an `ambit up --kubernetes` that was killed has left in it, and do nothing else
+    #[arg(long, requires = "kubernetes", conflicts_with_all = ["manifests", "dir", "demo", "duration", "json"])]
+    pub remove: bool,
 }
 
 impl OnArgs {
@@ -128,6 +131,9 @@ mod tests {
             assert!(read(&words).unwrap_err().contains("--kubernetes"), "{words:?}");
             assert!(read(&[&["--kubernetes"][..], &words].concat()).is_ok(), "{words:?}");
         }
+        assert!(read(&["--remove"]).unwrap_err().contains("--kubernetes"));
+        assert!(read(&["--kubernetes", "--remove", "--context", "x"]).is_ok_and(|args| args.on.remove));
+        assert!(read(&["--kubernetes", "--remove", "--manifests", "x"]).unwrap_err().contains("--manifests"));
         let both = read(&["--kubernetes", "--cluster", "x", "--context", "y"]).unwrap_err();
         assert!(both.contains("--cluster") && both.contains("--context"), "{both}");
     }

@@ -11,6 +11,7 @@ fn pod(workload: &str, account: &str, address: &str, waypoint: bool) -> PodFacts
         ready: true,
         enrolled: true,
         captured: true,
+        guarded: true,
         waypoint,
         services: Vec::new(),
     }

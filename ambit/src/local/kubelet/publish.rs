@@ -133,6 +133,8 @@ impl Kubelet {
                 ready: runtime.is_ready(),
                 enrolled: wanted.enrolled,
                 captured: runtime.capture.state() == Capture::Enabled,
+                // The rules are written before its programs start.
+                guarded: wanted.enrolled,
                 waypoint: wanted.waypoint,
                 services: self.services_of(name),
             };

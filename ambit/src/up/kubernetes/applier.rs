@@ -1,4 +1,4 @@
-//! Makes the objects of a cluster what the files of a directory say, again and again, and takes all of it out in the end.
+//! Makes the objects of a cluster what the files of a directory say, again and again. What it is about to apply is in its [`Record`] before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -8,9 +8,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::documents::{Files, ObjectName, Objects, Room, Wanted};
-use super::objects::{AnyObjects, is_immutable, is_unknown};
-use super::unmet;
-use crate::error::{Error, Result};
+use super::objects::{AnyObjects, Taken, is_immutable, is_unknown};
+use super::record::{Record, references};
+use super::{removal, unmet};
 use crate::install::cluster::failed;
 
 /// Pause between two looks at the directory.
@@ -25,9 +25,6 @@ const CONDITIONS: Duration = Duration::from_secs(3);
 /// How long waypoints may take before what they serve starts without them.
 const WAYPOINTS: Duration = Duration::from_secs(90);
 
-/// How long what was deleted may take to be gone.
-const GONE: Duration = Duration::from_secs(120);
-
 /// How far it is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct State {
@@ -39,13 +36,6 @@ pub(super) struct State {
     pub notices: Vec<String>,
     /// What it waits for.
     pub waits_for: Option<String>,
-}
-
-/// What is in the cluster because of this program.
-struct Applied {
-    object: Value,
-    /// Whether it was not there before.
-    made: bool,
 }
 
 /// An object that was refused.
@@ -60,19 +50,43 @@ pub(super) struct Applier {
     objects: AnyObjects,
     files: Files,
     room: Room,
-    applied: BTreeMap<ObjectName, Applied>,
+    record: Record,
+    /// What was applied, as it was; of one that somebody who was killed has applied that is not known.
+    applied: BTreeMap<ObjectName, Value>,
     refused: BTreeMap<ObjectName, Refused>,
-    /// What was left alone, in words.
-    left: BTreeSet<String>,
+    /// What no file says any more and is not gone yet.
+    going: BTreeSet<ObjectName>,
+    /// What no file says any more and stays, in words.
+    stays: BTreeMap<ObjectName, String>,
+    /// Why it does nothing now.
+    halted: Option<String>,
     /// What the control plane says of the objects, and when it was asked.
     unmet: (Vec<String>, Option<Instant>),
     state: watch::Sender<State>,
 }
 
 impl Applier {
-    pub(super) fn new(objects: AnyObjects, files: Files, room: Room) -> Self {
-        let (applied, refused, left) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { objects, files, room, applied, refused, left, unmet: (Vec::new(), None), state: watch::Sender::default() }
+    /// One that goes on with what is in the record.
+    pub(super) fn new(objects: AnyObjects, files: Files, room: Room, record: Record) -> Self {
+        let applied = record.objects().into_iter().map(|name| (name, Value::Null)).collect();
+        Self {
+            objects,
+            files,
+            room,
+            record,
+            applied,
+            refused: BTreeMap::new(),
+            going: BTreeSet::new(),
+            stays: BTreeMap::new(),
+            halted: None,
+            unmet: (Vec::new(), None),
+            state: watch::Sender::default(),
+        }
+    }
+
+    /// What it did it with, and the record, in which all is that it has applied.
+    pub(super) fn into_parts(self) -> (AnyObjects, Record) {
+        (self.objects, self.record)
     }
 
     /// How far it is, now and later.
@@ -80,7 +94,7 @@ impl Applier {
         self.state.subscribe()
     }
 
-    /// Goes on until it is told to stop, between two objects. Whoever calls it takes it back, to end what it began.
+    /// Goes on until it is told to stop, between two objects. Whoever calls it takes it back, to take out what it applied.
     pub(super) async fn run(mut self, stop: CancellationToken) -> Self {
         let began = Instant::now();
         // What is in force before a program starts holds from its first connection on.
@@ -114,7 +128,8 @@ impl Applier {
             (_, namespace) => namespace.to_owned(),
         };
         let refused = self.refused.iter().map(|(name, refused)| format!("{name}: {}", refused.reason));
-        let notices = wanted.notices.iter().cloned().chain(refused).chain(self.left.iter().cloned());
+        let notices = wanted.notices.iter().cloned().chain(refused).chain(self.stays.values().cloned());
+        let notices = notices.chain(self.halted.iter().cloned());
         let state = State {
             complete,
             namespaces: wanted.objects.keys().map(namespace).collect(),
@@ -131,19 +146,27 @@ impl Applier {
     /// Makes the cluster more like what is wanted.
     async fn step(&mut self, wanted: &Wanted, workloads: bool, stop: &CancellationToken) {
         let gone: Vec<_> = self.applied.keys().rev().filter(|name| !wanted.objects.contains_key(*name)).cloned().collect();
+        self.refused.retain(|name, _| wanted.objects.contains_key(name));
+        self.stays.retain(|name, _| !wanted.objects.contains_key(name));
+        self.halted = self.write_down(wanted).await;
+        if self.halted.is_some() {
+            return;
+        }
+        self.forget_gone().await;
         for name in gone {
-            if stop.is_cancelled() {
-                return;
+            // What programs were guarded by stays until they have ended.
+            let guards = !name.is_workload() && self.going.iter().any(ObjectName::is_workload);
+            if guards || stop.is_cancelled() {
+                break;
             }
             self.take_out(&name).await;
         }
-        self.refused.retain(|name, _| wanted.objects.contains_key(name));
         for (name, object) in wanted.objects.iter().filter(|(name, _)| workloads || !name.is_workload()) {
             if stop.is_cancelled() {
                 return;
             }
             let refused = self.refused.get(name).filter(|refused| refused.object == *object && refused.at.elapsed() < AGAIN);
-            if refused.is_some() || self.applied.get(name).is_some_and(|applied| applied.object == *object) {
+            if refused.is_some() || self.applied.get(name).is_some_and(|applied| applied == object) {
                 continue;
             }
             match self.put(name, object).await {
@@ -155,47 +178,65 @@ impl Applier {
         }
     }
 
+    /// Writes down what is to be taken out some time. Without that nothing is applied; why, in words.
+    async fn write_down(&mut self, wanted: &Wanted) -> Option<String> {
+        let names: BTreeSet<_> =
+            self.applied.keys().chain(wanted.objects.keys()).chain(&self.going).chain(self.stays.keys()).collect();
+        let names = references(names);
+        let written = self.record.change(|content| content.objects = names).await;
+        written.err().map(|error| format!("nothing is applied: {error}"))
+    }
+
+    async fn forget_gone(&mut self) {
+        for name in self.going.clone() {
+            if self.objects.get(&name).await.is_ok_and(|found| found.is_none_or(|found| !self.objects.is_ours(&found))) {
+                self.going.remove(&name);
+            }
+        }
+    }
+
     /// Takes out what no file says any more.
     async fn take_out(&mut self, name: &ObjectName) {
-        if self.applied.get(name).is_some_and(|applied| !applied.made) {
-            self.left.insert(format!("{name} stays, as it was there before"));
-            self.applied.remove(name);
-            return;
-        }
-        match self.objects.delete(name).await {
-            Ok(()) => _ = self.applied.remove(name),
-            Err(error) if is_unknown(&error) => _ = self.applied.remove(name),
+        match removal::take_out(&mut self.objects, name).await {
+            Ok(Taken::Going) => _ = self.going.insert(name.clone()),
+            Ok(Taken::Gone) => {}
+            Ok(Taken::Theirs) => {
+                _ = self.stays.insert(name.clone(), format!("{name} stays, without what was added to it: it was there before"))
+            }
+            Ok(Taken::Stays(reason)) => _ = self.stays.insert(name.clone(), format!("{name} stays: {reason}")),
             // Tried again at the next look.
-            Err(_) => {}
+            Err(_) => return,
         }
+        self.applied.remove(name);
     }
 
     async fn put(&mut self, name: &ObjectName, object: &Value) -> Result<(), String> {
         let words = |error: kube::Error| match &error {
             error if is_unknown(error) => format!("the cluster has no kind {} of {}, or not yet", name.kind, name.api_version),
+            // The fix that `ambit install` has for it is none here.
+            kube::Error::Api(status) if status.code == 409 => {
+                format!("{}; take these fields out of the file, or the other one's change back", status.message)
+            }
             _ => failed("applying it", error).to_string(),
         };
         let before = self.objects.get(name).await.map_err(words)?;
-        let going = before.as_ref().is_some_and(|before| before.metadata.deletion_timestamp.is_some());
-        if going {
+        if before.as_ref().is_some_and(|before| before.metadata.deletion_timestamp.is_some()) {
             return Err("the one of before is still being deleted".to_owned());
         }
-        let made = match (self.applied.get(name), &before) {
-            (Some(applied), Some(_)) => applied.made,
-            (_, None) => true,
-            (None, Some(_)) => false,
-        };
-        match self.objects.apply(name, object).await {
+        match self.objects.apply(name, object, before.as_ref()).await {
             Ok(()) => {
-                self.left.retain(|left| !left.starts_with(&format!("{name} ")));
-                self.applied.insert(name.clone(), Applied { object: object.clone(), made });
+                self.applied.insert(name.clone(), object.clone());
                 Ok(())
             }
             // As somebody would who changes what a pod is: end it, and start another.
-            Err(error) if made && name.kind == "Pod" && before.is_some() && is_immutable(&error) => {
-                self.objects.delete(name).await.map_err(words)?;
-                Err("it is made anew".to_owned())
-            }
+            Err(error) if name.kind == "Pod" && is_immutable(&error) => match self.objects.take_out(name).await.map_err(words)? {
+                Taken::Going | Taken::Gone => {
+                    // Also if the file says again what it said before.
+                    self.applied.insert(name.clone(), Value::Null);
+                    Err("it is made anew".to_owned())
+                }
+                Taken::Theirs | Taken::Stays(_) => Err(words(error)),
+            },
             Err(error) => Err(words(error)),
         }
     }
@@ -227,44 +268,6 @@ impl Applier {
             }
         }
         sentences
-    }
-
-    /// Takes out everything that was not there before, and waits until it is gone.
-    ///
-    /// # Errors
-    /// The cluster refuses something, or something is not gone in time; the message names it.
-    pub(super) async fn remove(&mut self, mut tell: impl FnMut(&str)) -> Result<()> {
-        let (made, found): (Vec<_>, Vec<_>) = self.applied.iter().rev().partition(|(_, applied)| applied.made);
-        if !found.is_empty() {
-            let names: Vec<_> = found.iter().map(|(name, _)| name.to_string()).collect();
-            tell(&format!("there before, and left as they are now: {}", names.join(", ")));
-        }
-        let made: Vec<ObjectName> = made.into_iter().map(|(name, _)| name.clone()).collect();
-        for name in &made {
-            let deleted = self.objects.delete(name).await;
-            deleted
-                .or_else(|error| if is_unknown(&error) { Ok(()) } else { Err(error) })
-                .map_err(|error| failed(&format!("deleting {name}"), error))?;
-        }
-        let began = Instant::now();
-        for name in made.iter().rev() {
-            loop {
-                match self.objects.get(name).await {
-                    Ok(None) => break,
-                    Err(error) => return Err(failed(&format!("waiting for the end of {name}"), error)),
-                    Ok(Some(_)) if began.elapsed() > GONE => {
-                        return Err(Error::NotReady(format!(
-                            "{name} is not gone after {} s; all that was made is deleted",
-                            GONE.as_secs()
-                        )));
-                    }
-                    Ok(Some(_)) => tokio::time::sleep(LOOK).await,
-                }
-            }
-        }
-        self.applied.clear();
-        tell(&format!("{} objects deleted", made.len()));
-        Ok(())
     }
 }
 

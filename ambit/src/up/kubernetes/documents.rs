@@ -1,6 +1,7 @@
 //! The user's directory as objects for an API server: which files there are, what is in them, and what is changed to fit a cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -51,6 +52,17 @@ impl ObjectName {
         };
         let [api_version, namespace, name] = ["/apiVersion", "/metadata/namespace", "/metadata/name"].map(text);
         Self { rank, api_version, kind, namespace, name }
+    }
+
+    /// What is deleted together, in this order: what the rest is for, all else, definitions once there are no objects of them, and last
+    /// of all what all of it was in.
+    pub(super) fn stages() -> [RangeInclusive<u8>; 4] {
+        [WORKLOADS..=WORKLOADS, 2..=3, 1..=1, 0..=0]
+    }
+
+    /// Whether it belongs to one of them.
+    pub(super) fn is_of(&self, stage: &RangeInclusive<u8>) -> bool {
+        stage.contains(&self.rank)
     }
 
     /// Whether it runs programs.

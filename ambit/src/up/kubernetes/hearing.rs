@@ -1,54 +1,76 @@
 //! What containers say, read from their logs through the API server as they say it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
+use futures::AsyncBufRead;
+use istiod_lite::source::NamespacedName;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::SignedDuration;
 use kube::api::LogParams;
 use kube::{Api, Client};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::log::{Known, LINE, Mark, read_line, stamped};
 use super::scene::Speaker;
+use crate::demo::stats;
+use crate::local::access::AccessLine;
 
-/// Longest line that is read, bytes; the rest of a longer one is passed over.
-const LINE: u64 = 1 << 20;
+/// Bytes of lines that wait to be taken, of all logs together; more is not read meanwhile.
+const WAITING: u32 = 32 << 20;
 
-/// Lines that wait to be taken; more are not read meanwhile.
-const WAITING: usize = 4096;
+/// What a line that waits needs besides its text, bytes.
+const LINE_ITSELF: usize = 256;
 
-/// Pause until a log that ended is asked for again.
+/// Pause until a log that ended is asked for again, and the longest one, when it cannot be read.
 const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(15);
 
 /// Logs are asked for from so long before the line of before: the API server's clock has whole seconds.
-const OVERLAP: SignedDuration = SignedDuration::from_secs(2);
+const OVERLAP: Duration = Duration::from_secs(2);
 
 /// A line that somebody said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Line {
     pub speaker: Arc<Speaker>,
     pub text: String,
+    /// Its part of [`WAITING`].
+    _room: OwnedSemaphorePermit,
 }
+
+/// Why logs cannot be read, in words, by who says them.
+type Deaf = Arc<Mutex<BTreeMap<NamespacedName, String>>>;
 
 /// Who is listened to, and what they said.
 pub(super) struct Hearing {
     client: Client,
     /// What was said before is passed over.
-    since: Timestamp,
+    since: Instant,
     tasks: JoinSet<()>,
     listening: HashMap<Arc<Speaker>, AbortHandle>,
-    said: (mpsc::Sender<Line>, mpsc::Receiver<Line>),
+    said: (mpsc::UnboundedSender<Line>, mpsc::UnboundedReceiver<Line>),
+    room: Arc<Semaphore>,
+    deaf: Deaf,
+    /// Whether more was said than there was room for, the last time.
+    behind: bool,
 }
 
 impl Hearing {
     /// Listens to nobody yet; with a client that is patient with silence.
     pub(super) fn new(client: Client) -> Self {
-        let (tasks, listening, said) = (JoinSet::new(), HashMap::new(), mpsc::channel(WAITING));
-        Self { client, since: Timestamp::now(), tasks, listening, said }
+        Self {
+            client,
+            since: Instant::now(),
+            tasks: JoinSet::new(),
+            listening: HashMap::new(),
+            said: mpsc::unbounded_channel(),
+            room: Arc::new(Semaphore::new(WAITING as usize)),
+            deaf: Deaf::default(),
+            behind: false,
+        }
     }
 
     /// Listens to these and no others.
@@ -58,98 +80,137 @@ impl Hearing {
             let stays = speakers.contains(speaker);
             if !stays {
                 task.abort();
+                heard(&self.deaf, &speaker.pod);
             }
             stays
         });
         for speaker in speakers {
             if !self.listening.contains_key(speaker) {
                 let speaker = Arc::new(speaker.clone());
-                let pods = Api::namespaced(self.client.clone(), &speaker.pod.namespace);
-                let task = self.tasks.spawn(listen(pods, speaker.clone(), self.since, self.said.0.clone()));
+                let listener = Listener {
+                    pods: Api::namespaced(self.client.clone(), &speaker.pod.namespace),
+                    speaker: speaker.clone(),
+                    begin: self.since,
+                    said: self.said.0.clone(),
+                    room: self.room.clone(),
+                    deaf: self.deaf.clone(),
+                };
+                let task = self.tasks.spawn(listener.listen());
                 self.listening.insert(speaker, task);
             }
         }
     }
 
-    /// What was said since the last time, at most as much as can wait.
+    /// What was said since the last time.
     pub(super) fn take(&mut self) -> Vec<Line> {
-        std::iter::from_fn(|| self.said.1.try_recv().ok()).take(WAITING).collect()
+        self.behind = self.room.available_permits() < LINE as usize;
+        std::iter::from_fn(|| self.said.1.try_recv().ok()).collect()
+    }
+
+    /// What is not heard, in words.
+    pub(super) fn notices(&self) -> Vec<String> {
+        let behind = "more is logged than can be read: counts and refusals lag behind, and may miss some".to_owned();
+        let deaf = self.deaf.lock().unwrap_or_else(PoisonError::into_inner);
+        deaf.values().cloned().chain(self.behind.then_some(behind)).collect()
     }
 }
 
-/// Reads a log to its end again and again, each line once.
-async fn listen(pods: Api<Pod>, speaker: Arc<Speaker>, begin: Timestamp, said: mpsc::Sender<Line>) {
-    let mut last = begin;
-    loop {
-        let params = LogParams {
-            container: Some(speaker.container.clone()),
-            follow: true,
-            since_time: Some(last.checked_sub(OVERLAP).unwrap_or(last)),
-            timestamps: true,
-            ..LogParams::default()
-        };
-        if let Ok(log) = pods.log_stream(&speaker.pod.name, &params).await {
-            let mut log = pin!(log);
-            while let Ok(Some(line)) = read_line(&mut log).await {
-                let Some((at, text)) = stamped(&line) else { continue };
-                if at <= last {
-                    continue;
+fn heard(deaf: &Deaf, pod: &NamespacedName) {
+    deaf.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);
+}
+
+/// Reads one log to its end again and again, each line once.
+struct Listener {
+    pods: Api<Pod>,
+    speaker: Arc<Speaker>,
+    begin: Instant,
+    said: mpsc::UnboundedSender<Line>,
+    room: Arc<Semaphore>,
+    deaf: Deaf,
+}
+
+impl Listener {
+    async fn listen(self) {
+        let (mut mark, mut pause) = (None, AGAIN);
+        loop {
+            match self.pods.log_stream(&self.speaker.pod.name, &self.params(mark)).await {
+                Ok(log) => {
+                    heard(&self.deaf, &self.speaker.pod);
+                    pause = AGAIN;
+                    self.read(log, &mut mark).await;
                 }
-                last = at;
-                if said.send(Line { speaker: speaker.clone(), text: text.to_owned() }).await.is_err() {
-                    return;
+                // The container does not run, or not any more; who watches pods tells that.
+                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 404) => {}
+                Err(error) => {
+                    let reason = match &error {
+                        kube::Error::Api(status) => status.message.clone(),
+                        _ => error.to_string(),
+                    };
+                    let sentence =
+                        format!("the log of pod {} cannot be read, and what it tells is not shown: {reason}", self.speaker.pod);
+                    self.deaf.lock().unwrap_or_else(PoisonError::into_inner).insert(self.speaker.pod.clone(), sentence);
+                    pause = (pause * 2).min(AGAIN_AT_MOST);
                 }
             }
+            tokio::time::sleep(pause).await;
         }
-        tokio::time::sleep(AGAIN).await;
+    }
+
+    /// From where the log is asked for. By how long ago that is, not by the time here, which may be another one than there.
+    fn params(&self, mark: Option<Mark>) -> LogParams {
+        let overlap = SignedDuration::try_from(OVERLAP).unwrap_or(SignedDuration::ZERO);
+        LogParams {
+            container: Some(self.speaker.container.clone()),
+            follow: true,
+            since_time: mark.map(|mark| mark.at.checked_sub(overlap).unwrap_or(mark.at)),
+            since_seconds: mark.is_none().then(|| i64::try_from((self.begin.elapsed() + OVERLAP).as_secs()).unwrap_or(i64::MAX)),
+            timestamps: true,
+            ..LogParams::default()
+        }
+    }
+
+    async fn read(&self, log: impl AsyncBufRead, mark: &mut Option<Mark>) {
+        let mut log = pin!(log);
+        let mut known = Known::until(*mark);
+        while let Ok(Some(line)) = read_line(&mut log).await {
+            let Some((at, text)) = stamped(&line) else { continue };
+            if !known.is_new(at) {
+                continue;
+            }
+            *mark = Some(Mark::after(*mark, at));
+            // Whoever talks much of other things takes no room.
+            if !matters(&self.speaker, text) {
+                continue;
+            }
+            let size = u32::try_from(text.len() + LINE_ITSELF).unwrap_or(WAITING).min(WAITING);
+            let Ok(room) = self.room.clone().acquire_many_owned(size).await else { return };
+            let line = Line { speaker: self.speaker.clone(), text: text.to_owned(), _room: room };
+            if self.said.send(line).is_err() {
+                return;
+            }
+        }
     }
 }
 
-/// When a line was said, and the line.
-fn stamped(line: &str) -> Option<(Timestamp, &str)> {
-    let (at, text) = line.split_once(' ')?;
-    Some((at.parse().ok()?, text))
-}
-
-/// The next line, cut at [`LINE`]; nothing at the end. Bytes that are no text are replaced.
-async fn read_line(log: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Option<String>> {
-    let mut line = Vec::new();
-    (&mut *log).take(LINE).read_until(b'\n', &mut line).await?;
-    if line.is_empty() {
-        return Ok(None);
-    }
-    if line.pop_if(|last| *last == b'\n').is_none() {
-        // Too long, or the last one: what follows until the next line belongs to it.
-        let mut rest = Vec::new();
-        while (&mut *log).take(LINE).read_until(b'\n', &mut rest).await? > 0 && rest.last() != Some(&b'\n') {
-            rest.clear();
-        }
-    }
-    Ok(Some(String::from_utf8_lossy(&line).into_owned()))
+/// Whether somebody wants to know this.
+fn matters(speaker: &Speaker, text: &str) -> bool {
+    if speaker.proxy.is_some() { AccessLine::is_one(text) } else { stats::is_line(text) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn lines_are_read_one_by_one_and_a_line_without_end_is_cut() {
-        let long = "x".repeat(3 << 20);
-        let text = format!("one\n{long}\nthree");
-        let mut log = futures::io::Cursor::new(text.into_bytes());
-        let mut lines = Vec::new();
-        while let Some(line) = read_line(&mut log).await.unwrap() {
-            lines.push(line);
-        }
-        assert_eq!(lines.iter().map(String::len).collect::<Vec<_>>(), [3, 1 << 20, 5]);
-        assert_eq!((lines[0].as_str(), lines[2].as_str()), ("one", "three"));
-    }
-
     #[test]
-    fn the_time_of_a_line_is_read_as_the_runtime_writes_it() {
-        let (zulu, text) = stamped("2026-01-02T03:04:05.123456789Z 2026-01-02T03:04:05.1Z access a=b").unwrap();
-        assert_eq!(text, "2026-01-02T03:04:05.1Z access a=b");
-        assert_eq!(stamped("2026-01-02T04:04:05.123456789+01:00 x").unwrap().0, zulu);
-        assert!(stamped("no time").is_none() && stamped("").is_none());
+    fn of_what_is_said_only_what_is_shown_is_kept() {
+        let speaker = |proxy: Option<&str>| Speaker {
+            pod: NamespacedName::new("shop", "web"),
+            uid: "1".into(),
+            container: "web".into(),
+            proxy: proxy.map(str::to_owned),
+        };
+        assert!(matters(&speaker(Some("ztunnel/n")), "2026-01-02T03:04:05.1Z access direction=outbound reason=ok"));
+        assert!(!matters(&speaker(Some("ztunnel/n")), "2026-01-02T03:04:05.1Z INFO ztunnel: ready"));
+        assert!(matters(&speaker(None), "counts {}") && !matters(&speaker(None), "GET /"));
     }
 }

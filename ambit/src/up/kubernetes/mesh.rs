@@ -58,13 +58,20 @@ struct Seen {
     hearing: Hearing,
     scenery: Scenery,
     counts: BTreeMap<NamespacedName, ProgramStats>,
+    /// How often containers of pods, by their uid, had been started again when they were seen first.
+    restarts: BTreeMap<String, i32>,
 }
 
 impl ClusterMesh {
     /// Begins to look.
     pub(super) async fn new(parts: Parts) -> Self {
         let watches = Watches::start(&parts.patient);
-        let seen = Seen { hearing: Hearing::new(parts.patient.clone()), scenery: Scenery::default(), counts: BTreeMap::new() };
+        let seen = Seen {
+            hearing: Hearing::new(parts.patient.clone()),
+            scenery: Scenery::default(),
+            counts: BTreeMap::new(),
+            restarts: BTreeMap::new(),
+        };
         let wire = count(parts.place.as_ref()).await;
         Self { parts, watches, wire, seen: Mutex::new(seen) }
     }
@@ -104,7 +111,8 @@ impl ClusterMesh {
         if !applied.complete {
             return Some(applied.waits_for.unwrap_or_else(|| "the objects of the directory".to_owned()));
         }
-        unready(&self.seen())
+        let blind = self.watches.notices().into_iter().next();
+        blind.map(|notice| format!("the API server: {notice}")).or_else(|| unready(&self.seen()))
     }
 }
 
@@ -125,6 +133,13 @@ fn unready(seen: &Seen) -> Option<String> {
     let quiet =
         |speaker: &&Speaker| speaker.proxy.is_none() && seen.counts.get(&speaker.pod).is_none_or(|program| !program.started);
     seen.scenery.speakers.iter().find(quiet).map(|speaker| format!("the program in pod {}", speaker.pod))
+}
+
+/// Which containers were started again since `before`, in words.
+fn restarted(now: &BTreeMap<String, (String, i32)>, before: &BTreeMap<String, i32>) -> Vec<String> {
+    let since = |uid: &String, count: i32| count - before.get(uid).copied().unwrap_or(count);
+    let again = now.iter().map(|(uid, (name, count))| (name, since(uid, *count))).filter(|(_, count)| *count > 0);
+    again.map(|(name, count)| format!("{name} was started again {count} times")).collect()
 }
 
 async fn count(place: Option<&ClusterPlace>) -> Option<WireCount> {
@@ -159,6 +174,10 @@ impl Shown for ClusterMesh {
             }
             seen.counts.retain(|pod, _| scenery.topology.pods.contains_key(pod));
             seen.counts.iter().for_each(|(pod, program)| observer.take_counts(pod, program.clone()));
+            for (uid, (_, count)) in &scenery.restarts {
+                seen.restarts.entry(uid.clone()).or_insert(*count);
+            }
+            seen.restarts.retain(|uid, _| scenery.restarts.contains_key(uid));
             seen.scenery = scenery.clone();
         }
         let of_node = |speaker: &&Speaker| speaker.proxy.as_ref().is_some_and(|name| name.starts_with("ztunnel/"));
@@ -181,12 +200,16 @@ impl Shown for ClusterMesh {
 
     async fn notices(&self) -> Vec<String> {
         let mut notices = self.parts.applied.borrow().notices.clone();
-        notices.extend(self.seen().scenery.stuck.values().cloned());
+        notices.extend(self.watches.notices());
+        let seen = self.seen();
+        notices.extend(seen.scenery.stuck.values().cloned().chain(seen.hearing.notices()));
+        drop(seen);
         notices
     }
 
     fn deaths(&self) -> Vec<String> {
-        self.seen().scenery.deaths.clone()
+        let seen = self.seen();
+        restarted(&seen.scenery.restarts, &seen.restarts)
     }
 
     /// Nothing: the nodes of a cluster tell that to `kubectl top`.
@@ -212,6 +235,14 @@ impl ClusterMesh {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_often_something_was_started_again_before_is_not_told() {
+        let now =
+            BTreeMap::from([("1".to_owned(), ("ztunnel/node-1".to_owned(), 59)), ("2".to_owned(), ("shop/web".to_owned(), 4))]);
+        let before = BTreeMap::from([("1".to_owned(), 57), ("2".to_owned(), 4)]);
+        assert_eq!(restarted(&now, &before), ["ztunnel/node-1 was started again 2 times"]);
+    }
 
     #[test]
     fn what_crossed_the_wire_before_is_not_this_ones_business() {

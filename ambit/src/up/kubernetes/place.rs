@@ -37,19 +37,29 @@ pub(super) enum Target {
 }
 
 impl Target {
+    /// The one that is meant, unless it has to be started.
+    ///
+    /// # Errors
+    /// There is no place for clusters.
+    pub(super) fn running(args: &OnArgs) -> Result<Option<Self>> {
+        if let Some(other) = args.other() {
+            return Ok(Some(Self::Other(other)));
+        }
+        let place = ClusterPlace::of(&args.cluster)?;
+        // Who holds it is asked only: the process that is started takes it.
+        let held = matches!(place.hold()?, Held::Theirs(_));
+        Ok(held.then_some(Self::Running(place)))
+    }
+
     /// Finds out which is meant. Whatever is to be built for it is built, where that can be seen and interrupted.
     ///
     /// # Errors
     /// The machine, or the user, lacks something that a cluster needs.
     pub(super) fn find(args: &OnArgs) -> Result<Self> {
-        if let Some(other) = args.other() {
-            return Ok(Self::Other(other));
+        if let Some(running) = Self::running(args)? {
+            return Ok(running);
         }
         let place = ClusterPlace::of(&args.cluster)?;
-        // Who holds it is asked only: the process that is started takes it.
-        if let Held::Theirs(_) = place.hold()? {
-            return Ok(Self::Running(place));
-        }
         ambit_cluster::cluster::check().map_err(cluster::failed)?;
         cluster::programs()?;
         Ok(Self::Start(place, definitions()?))
@@ -179,6 +189,8 @@ impl Started {
 pub(super) fn ambit(words: &[&str], reach: &ClusterArgs) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(words).stdin(Stdio::null()).kill_on_drop(true);
+    // What goes on after a `kill -9` of this process would make again what is taken out meanwhile.
+    before_exec(command.as_std_mut(), vec![Step::DieWithParent, Step::UnblockSignals]);
     if let Some(file) = &reach.kubeconfig {
         command.arg("--kubeconfig").arg(file);
     }

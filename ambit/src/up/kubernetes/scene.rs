@@ -54,15 +54,15 @@ pub(super) struct Scenery {
     pub speakers: Vec<Speaker>,
     /// Why pods are not ready, in words.
     pub stuck: BTreeMap<NamespacedName, String>,
-    /// Which containers were started again, in words.
-    pub deaths: Vec<String>,
+    /// How often containers of each pod were started again, by its uid, with what it is called.
+    pub restarts: BTreeMap<String, (String, i32)>,
 }
 
 impl Everything {
     /// The view of these namespaces.
     pub(super) fn seen(&self, namespaces: &BTreeSet<String>) -> Scenery {
         let (mut topology, mut speakers) = (Topology::default(), Vec::new());
-        let (mut stuck, mut deaths) = (BTreeMap::new(), Vec::new());
+        let (mut stuck, mut restarts) = (BTreeMap::new(), BTreeMap::new());
         topology.nodes = self.nodes.iter().filter_map(|node| node.metadata.name.clone()).collect();
         topology.nodes.sort();
         for service in self.services.iter().filter(|service| is_in(service.metadata.namespace.as_ref(), namespaces)) {
@@ -84,15 +84,12 @@ impl Everything {
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
                 speakers.push(Speaker { pod: name.clone(), uid, container: container.name.clone(), proxy: proxy.clone() });
             }
-            let restarts: i32 = pod
-                .status
-                .iter()
-                .flat_map(|status| status.container_statuses.iter().flatten())
-                .map(|status| status.restart_count)
-                .sum();
-            if restarts > 0 {
-                deaths.push(format!("{} was started again {restarts} times", proxy.as_deref().unwrap_or(&name.to_string())));
-            }
+            let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+            let called = proxy.clone().unwrap_or_else(|| name.to_string());
+            restarts.insert(
+                pod.metadata.uid.clone().unwrap_or_default(),
+                (called, statuses.map(|status| status.restart_count).sum()),
+            );
             if let Some(proxy) = proxy {
                 topology.proxies.push(ProxyFacts { name: proxy, access_log: None });
             }
@@ -114,7 +111,7 @@ impl Everything {
             }
             topology.pods.insert(name, facts);
         }
-        Scenery { topology: Arc::new(topology), speakers, stuck, deaths }
+        Scenery { topology: Arc::new(topology), speakers, stuck, restarts }
     }
 
     fn facts_of(&self, pod: &Pod, in_enrolled: bool) -> PodFacts {
@@ -132,15 +129,19 @@ impl Everything {
                     !selector.is_empty() && selector.iter().all(|(key, value)| label(key).as_ref() == Some(value))
                 })
         };
+        // What its node's agent says of it, and not the label by which that is wanted.
+        let captured = annotations.and_then(|annotations| annotations.get(CAPTURED)).is_some_and(|state| state == "enabled");
+        let addresses = pod_addresses(pod);
         PodFacts {
             workload: workload.unwrap_or(name),
             service_account: pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
             node: node_of(pod).unwrap_or_default(),
-            addresses: pod_addresses(pod),
+            guarded: captured || addresses.is_empty(),
+            addresses,
             stats: None,
             ready: is_ready(pod),
             enrolled,
-            captured: annotations.and_then(|annotations| annotations.get(CAPTURED)).is_some_and(|state| state == "enabled"),
+            captured,
             waypoint,
             services: services_in_order(self.services.iter().filter(selects)),
         }
@@ -222,96 +223,4 @@ fn addresses_of(service: &Service) -> Vec<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn read<T: serde::de::DeserializeOwned>(value: serde_json::Value) -> Arc<T> {
-        Arc::new(serde_json::from_value(value).unwrap())
-    }
-
-    fn status(address: &str) -> serde_json::Value {
-        json!({"phase": "Running", "podIPs": [{"ip": address}], "conditions": [{"type": "Ready", "status": "True"}]})
-    }
-
-    fn everything() -> Everything {
-        let web = json!({
-            "metadata": {"name": "web-1", "namespace": "shop", "uid": "1", "labels": {"app": "web"}, "annotations": {CAPTURED: "enabled"}},
-            "spec": {"nodeName": "node-1", "serviceAccountName": "web", "containers": [{"name": "web", "command": ["ambit", "demo", "web"]}]},
-            "status": status("10.1.0.2"),
-        });
-        let waypoint = json!({
-            "metadata": {"name": "waypoint-5d8f-x2", "namespace": "shop", "uid": "2",
-                "labels": {CLASS: "istio-waypoint", GATEWAY: "waypoint", "pod-template-hash": "5d8f"},
-                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "waypoint-5d8f", "uid": "r", "controller": true}]},
-            "spec": {"nodeName": "node-1", "containers": [{"name": "istio-proxy"}]},
-            "status": status("10.1.0.3"),
-        });
-        let ztunnel = json!({
-            "metadata": {"name": "ztunnel-abc", "namespace": NAMESPACE, "uid": "3", "labels": {PART: "ztunnel"}},
-            "spec": {"nodeName": "node-1", "containers": [{"name": "ztunnel"}]},
-            "status": {"phase": "Running", "containerStatuses": [{"name": "ztunnel", "restartCount": 2, "ready": true, "image": "", "imageID": ""}]},
-        });
-        let stranger = json!({
-            "metadata": {"name": "other", "namespace": "elsewhere"}, "spec": {"containers": [{"name": "c"}]}, "status": status("10.1.0.9"),
-        });
-        Everything {
-            nodes: vec![read(json!({"metadata": {"name": "node-1"}}))],
-            namespaces: vec![read(json!({"metadata": {"name": "shop", "labels": {MODE: "ambient"}}}))],
-            pods: [web, waypoint, ztunnel, stranger].map(read).into(),
-            services: vec![read(json!({
-                "metadata": {"name": "web", "namespace": "shop"}, "spec": {"selector": {"app": "web"}, "clusterIPs": ["10.96.0.7", "fd96::7"]},
-            }))],
-        }
-    }
-
-    fn shop() -> Scenery {
-        everything().seen(&BTreeSet::from(["shop".to_owned()]))
-    }
-
-    #[test]
-    fn pods_proxies_and_services_of_the_namespaces_are_seen_and_no_others() {
-        let scenery = shop();
-        let topology = &scenery.topology;
-        let web = &topology.pods[&NamespacedName::new("shop", "web-1")];
-        assert!(web.enrolled && web.captured && web.ready && !web.waypoint, "{web:?}");
-        assert_eq!((web.workload.as_str(), web.services.as_slice()), ("web", &[NamespacedName::new("shop", "web")][..]));
-        assert_eq!(topology.pods.len(), 2, "{:?}", topology.pods);
-        assert_eq!(topology.services[&NamespacedName::new("shop", "web")].len(), 2);
-        assert_eq!(topology.waypoints, [NamespacedName::new("shop", "waypoint")]);
-        assert_eq!(scenery.deaths, ["ztunnel/node-1 was started again 2 times"]);
-    }
-
-    #[test]
-    fn a_waypoint_is_known_by_the_name_that_proxies_have_for_it_and_is_not_captured() {
-        let topology = shop().topology;
-        let pod = NamespacedName::new("shop", "waypoint-5d8f-x2");
-        assert_eq!(topology.pod_called(&NamespacedName::new("shop", "waypoint")), Some(&pod));
-        assert_eq!(topology.workload(&pod), Some(NamespacedName::new("shop", "waypoint")));
-        assert!(topology.pods[&pod].waypoint && !topology.pods[&pod].enrolled);
-    }
-
-    #[test]
-    fn the_proxies_and_the_programs_of_the_demonstration_are_listened_to() {
-        let speakers = shop().speakers;
-        let heard: Vec<_> = speakers.iter().map(|speaker| (&*speaker.container, speaker.proxy.as_deref())).collect();
-        assert_eq!(heard, [("web", None), ("istio-proxy", Some("waypoint/shop/waypoint")), ("ztunnel", Some("ztunnel/node-1"))]);
-    }
-
-    #[test]
-    fn a_pod_that_does_not_start_says_why() {
-        let mut everything = everything();
-        let mut pod = (*everything.pods[0]).clone();
-        pod.status = serde_json::from_value(json!({"phase": "Pending", "containerStatuses": [{
-            "name": "web", "ready": false, "restartCount": 0, "image": "", "imageID": "",
-            "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}},
-        }]}))
-        .unwrap();
-        everything.pods[0] = Arc::new(pod);
-        let scenery = everything.seen(&BTreeSet::from(["shop".to_owned()]));
-        let reason = &scenery.stuck[&NamespacedName::new("shop", "web-1")];
-        assert!(reason.contains("ErrImagePull"), "{reason}");
-        assert_eq!(scenery.speakers.len(), 2);
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! From nothing to the view, and back: what is started, installed and applied is taken out again, unless it was there before.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -12,15 +13,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::applier::Applier;
 use super::documents::{Files, ObjectName, Room};
+use super::ending;
 use super::mesh::{ClusterMesh, Parts};
 use super::objects::AnyObjects;
 use super::place::{self, Started, Target};
+use super::record::{Record, references};
+use super::removal::Left;
 use crate::error::{Error, Result};
 use crate::install::{
-    self,
     chart::{self, NAMESPACE},
-    cluster::{failed, no_cluster},
+    cluster::{ClusterArgs, failed, no_cluster},
 };
+use crate::stop::{self, Why};
 use crate::up::report::Report;
 use crate::up::viewer::Viewer;
 use crate::up::{UpArgs, Watched};
@@ -52,36 +56,51 @@ impl Teller {
 #[derive(Default)]
 struct Made {
     cluster: Option<Started>,
-    /// The definitions of the Gateway API.
-    definitions: Vec<ObjectName>,
-    installed: bool,
+    /// What was made in a cluster, until the applier has it.
+    record: Option<Record>,
     applier: Option<(JoinHandle<Applier>, CancellationToken)>,
 }
 
 /// Runs it to its end.
 pub(super) async fn run(args: &UpArgs, watched: &Watched, target: &Target) -> Result<()> {
-    let signal = || ambit_runtime::signal::shutdown().map_err(|error| Error::part("waiting for signals", error));
-    let (stop, teller) = (signal()?, Teller { began: Instant::now(), json: args.json });
+    let (stop, mut teller) = (stop::wanted()?, Teller { began: Instant::now(), json: args.json });
     tokio::pin!(stop);
     let mut made = Made::default();
-    let outcome = tokio::select! {
-        outcome = Box::pin(whole(args, watched, target, &teller, &mut made)) => outcome.map(Some),
-        _signal = &mut stop => Ok(None),
+    let (mut why, outcome) = tokio::select! {
+        outcome = Box::pin(whole(args, watched, target, &teller, &mut made)) => (None, outcome.map(Some)),
+        why = &mut stop => (Some(why), Ok(None)),
     };
-    teller.line("stopping ...");
-    // Whoever asks a second time does not want to wait for it.
-    let again = signal()?;
+    // An end that came of itself may be because nobody reads any more.
+    why = why.or_else(|| crate::print::is_unread().then_some(Why::Unread));
+    teller.json |= matches!(why, Some(Why::Unread | Why::HangUp));
+    let (left, again) = (Left::default(), stop::signalled()?);
+    teller.line(&why.unwrap_or(Why::Asked).to_string());
     let ended = tokio::select! {
-        ended = Box::pin(end(target, &teller, made)) => ended,
-        _signal = again => Err(Error::NotReady("interrupted while it was taken out of the cluster: what was not told is still there".to_owned())),
+        ended = Box::pin(end(target, &teller, made, &left)) => ended,
+        again = interrupted(again, &teller, why == Some(Why::Asked)) => again.and(Err(ending::abandoned(target, &left))),
     };
-    // The first thing that went wrong is the one to tell.
-    let report = outcome?;
-    ended?;
-    match report.filter(|_| args.json) {
-        Some(report) => report.print(),
-        None => Ok(()),
+    let printed = match outcome {
+        Ok(report) => report.filter(|_| args.json).map_or(Ok(()), |report| report.print()),
+        // The first thing that went wrong is the one to end with, but not the only one to tell.
+        Err(error) => {
+            if let Err(error) = ended {
+                eprintln!("ambit: {error}");
+            }
+            return Err(error);
+        }
+    };
+    ended.and(printed)
+}
+
+/// Completes when somebody does not want to wait for the end: who has asked for it asks again, another one knows by then what that means.
+async fn interrupted(first: impl Future<Output = Why>, teller: &Teller, asked: bool) -> Result<()> {
+    first.await;
+    if !asked {
+        let second = stop::signalled()?;
+        teller.line("it is being taken out already; Ctrl-C once more ends this at once, and leaves the rest");
+        second.await;
     }
+    Ok(())
 }
 
 /// Starts, installs, applies, waits, and shows until the time is over.
@@ -109,23 +128,15 @@ async fn whole(args: &UpArgs, watched: &Watched, target: &Target, teller: &Telle
         teller.tell(&format!("there is a cluster: {kubectl} get pods --all-namespaces"));
     }
 
-    let mut objects = AnyObjects::new(client.clone());
-    define(target, &mut objects, teller, made).await?;
-    if !is_installed(&client).await? {
-        made.installed = true;
-        let command = place::ambit(&["install", "--wait", "--timeout", INSTALL], &reach);
-        // What it waits for, not each object that it makes.
-        let part = |line: &str| ["DaemonSet ", "Deployment "].iter().any(|kind| line.starts_with(kind)) && line.contains(": ");
-        let tell = |line: &str| {
-            if part(line) {
-                teller.tell(line)
-            }
-        };
-        place::run("ambit install --wait", command, tell).await?;
-        teller.tell("ambit install --wait");
-    } else {
-        teller.tell("Ambit is installed already, and used as it is");
+    let record = made.record.insert(Record::open(&client, watched).await?);
+    if !record.objects().is_empty() || !record.definitions().is_empty() || record.content().installed {
+        teller.tell(
+            "an earlier one of this directory was killed: this one goes on with what that has left, and takes it out in the end",
+        );
     }
+    let mut objects = AnyObjects::new(client.clone(), record.owner());
+    define(target, &mut objects, teller, record).await?;
+    install(&client, &reach, teller, record).await?;
 
     let nodes = Api::<Node>::all(client.clone()).list_metadata(&ListParams::default()).await;
     let nodes = nodes.map_err(|error| failed("listing nodes", error))?;
@@ -133,7 +144,8 @@ async fn whole(args: &UpArgs, watched: &Watched, target: &Target, teller: &Telle
         nodes: nodes.items.into_iter().filter_map(|node| node.metadata.name).collect(),
         registries: target.place().is_none(),
     };
-    let applier = Applier::new(objects, Files::new(&watched.path), room);
+    let record = made.record.take().ok_or_else(|| Error::NotReady("nothing is written down".to_owned()))?;
+    let applier = Applier::new(objects, Files::new(&watched.path), room, record);
     let (applied, stop) = (applier.state(), CancellationToken::new());
     made.applier = Some((tokio::spawn(applier.run(stop.clone())), stop));
 
@@ -145,11 +157,13 @@ async fn whole(args: &UpArgs, watched: &Watched, target: &Target, teller: &Telle
 }
 
 /// Sees that the cluster knows the kinds of the Gateway API, if it is one of `ambit cluster`.
-async fn define(target: &Target, objects: &mut AnyObjects, teller: &Teller, made: &mut Made) -> Result<()> {
+async fn define(target: &Target, objects: &mut AnyObjects, teller: &Teller, record: &mut Record) -> Result<()> {
     let gateway = ObjectName::of(&json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway" }));
     let known = objects.has_kind(&gateway).await.map_err(|error| failed("looking for the Gateway API", error))?;
     let files = match target {
-        _ if known => return Ok(()),
+        // One that was killed may have made some of them.
+        _ if known && record.definitions().is_empty() => return Ok(()),
+        Target::Other(_) if known => return Ok(()),
         Target::Other(_) => {
             return Err(Error::Missing {
                 missing: "this cluster does not know the kinds of the Gateway API".to_owned(),
@@ -159,16 +173,42 @@ async fn define(target: &Target, objects: &mut AnyObjects, teller: &Teller, made
         Target::Start(_, files) => files.clone(),
         Target::Running(_) => tokio::task::block_in_place(place::definitions)?,
     };
+    let mut definitions = BTreeMap::new();
     for file in files {
         let text = std::fs::read_to_string(&file).map_err(|cause| Error::path("reading", &file, cause))?;
         let read = chart::documents(&file.display().to_string(), &text).map_err(|error| Error::Invalid(error.to_string()))?;
-        for object in read {
-            let name = ObjectName::of(&object);
-            objects.apply(&name, &object).await.map_err(|error| failed(&format!("applying {name}"), error))?;
-            made.definitions.push(name);
+        definitions.extend(read.into_iter().map(|object| (ObjectName::of(&object), object)));
+    }
+    record.change(|content| content.definitions = references(definitions.keys())).await?;
+    for (name, object) in &definitions {
+        let before = objects.get(name).await.map_err(|error| failed(&format!("reading {name}"), error))?;
+        // One of another version that is there serves somebody.
+        if before.as_ref().is_none_or(|before| objects.is_ours(before)) {
+            let applied = objects.apply(name, object, before.as_ref()).await;
+            applied.map_err(|error| failed(&format!("applying {name}"), error))?;
         }
     }
     teller.tell("the kinds of the Gateway API");
+    Ok(())
+}
+
+/// Installs Ambit, if there is none but what one that was killed began.
+async fn install(client: &Client, reach: &ClusterArgs, teller: &Teller, record: &mut Record) -> Result<()> {
+    if is_installed(client).await? && !record.content().installed {
+        teller.tell("Ambit is installed already, and used as it is");
+        return Ok(());
+    }
+    record.change(|content| content.installed = true).await?;
+    let command = place::ambit(&["install", "--wait", "--timeout", INSTALL], reach);
+    // What it waits for, not each object that it makes.
+    let part = |line: &str| ["DaemonSet ", "Deployment "].iter().any(|kind| line.starts_with(kind)) && line.contains(": ");
+    let tell = |line: &str| {
+        if part(line) {
+            teller.tell(line)
+        }
+    };
+    place::run("ambit install --wait", command, tell).await?;
+    teller.tell("ambit install --wait");
     Ok(())
 }
 
@@ -179,8 +219,8 @@ async fn is_installed(client: &Client) -> Result<bool> {
 }
 
 /// Takes out what was made. A cluster that was started for this takes all of it along.
-async fn end(target: &Target, teller: &Teller, made: Made) -> Result<()> {
-    let Made { cluster, definitions, installed, applier } = made;
+async fn end(target: &Target, teller: &Teller, made: Made, left: &Left) -> Result<()> {
+    let Made { cluster, record, applier } = made;
     if let Some((_, stop)) = &applier {
         stop.cancel();
     }
@@ -189,24 +229,17 @@ async fn end(target: &Target, teller: &Teller, made: Made) -> Result<()> {
         teller.tell("the cluster is gone");
         return Ok(());
     }
+    let tell = |what: &str| teller.tell(what);
     if let Some((applier, _)) = applier {
-        let mut applier = applier.await.map_err(|error| Error::part("stopping to apply", error))?;
-        teller.tell("what was applied is deleted; that takes as long as its pods take to end");
-        applier.remove(|what| teller.tell(what)).await?;
+        left.add("what was applied");
+        let applier = applier.await.map_err(|error| Error::part("stopping to apply", error))?;
+        left.remove("what was applied");
+        let (objects, record) = applier.into_parts();
+        ending::clear(target, objects, record, left, &tell).await
+    } else if let Some(record) = record {
+        let objects = AnyObjects::new(target.reach().client().await?, record.owner());
+        ending::clear(target, objects, record, left, &tell).await
+    } else {
+        Ok(())
     }
-    let reach = target.reach();
-    // Whoever interrupted it may have done so before anything was written.
-    if installed && install::is_there(&reach.client().await?).await? {
-        let uninstall = place::ambit(&["uninstall"], &reach);
-        place::run("ambit uninstall, so that Ambit stays installed", uninstall, |_| {}).await?;
-        teller.tell("ambit uninstall");
-    }
-    if !definitions.is_empty() {
-        let mut objects = AnyObjects::new(reach.client().await?);
-        for name in definitions.iter().rev() {
-            objects.delete(name).await.map_err(|error| failed(&format!("deleting {name}"), error))?;
-        }
-        teller.tell("the kinds of the Gateway API deleted");
-    }
-    Ok(())
 }
