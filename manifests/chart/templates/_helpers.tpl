@@ -17,6 +17,15 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
 {{- end -}}
 
+{{/* Labels of pods, without who manages them: an installation goes from `ambit` to Helm without a restart. Takes (list . NAME). */}}
+{{- define "ambit.pod-labels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/part-of: ambit
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+{{- end -}}
+
 {{/* What pods are found by; it never changes. Takes the name. */}}
 {{- define "ambit.selector" -}}
 app.kubernetes.io/name: {{ . }}
