@@ -94,8 +94,10 @@ impl User<'_> {
         self.in_the_mesh().await?;
         self.load.take();
         let wire = self.cluster.bed().capture([MARKER])?;
+        self.until_kept_on_every_node().await?;
         self.ambit(&["uninstall", "--unlabel"]).await?;
         (self.tell)("ambit uninstall --unlabel");
+        self.nothing_kept_on_any_node()?;
         let seen = self.crossed(&wire, wire.report()).await?;
         ensure!(seen.marker_v4 > 0 && seen.marker_v6 > 0, "the demonstration ended with the mesh: {seen:?}");
         (self.tell)(&format!("the demonstration goes on without the mesh: {seen:?}"));

@@ -1,8 +1,10 @@
 //! Everything of Ambit is replaced under load.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ambit_integration::wait;
+use anyhow::ensure;
 
 use crate::held::Held;
 use crate::load::KEPT;
@@ -16,8 +18,11 @@ const WAYPOINT_DRAIN: Duration = Duration::from_secs(25);
 /// For ever, as far as the test is concerned.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// What the image of Ambit is called to which all parts are upgraded.
+/// What the image of Ambit is called that is installed first, and what the one to which all parts are upgraded.
+const FIRST: &str = concat!("ghcr.io/ambit-mesh/ambit:", env!("CARGO_PKG_VERSION"));
 const NEXT: &str = "ghcr.io/ambit-mesh/ambit:next";
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/chart");
 
 impl User<'_> {
     /// Restarts all parts, one after the other.
@@ -57,16 +62,77 @@ impl User<'_> {
     /// Upgrades all parts at once to another image.
     pub async fn upgrade(&self) -> anyhow::Result<()> {
         let load = self.under_load().await?;
-        self.load_image(&["--name", NEXT]).await?;
+        let image = self.another_image().await?;
         let since = Instant::now();
-        let tag = NEXT.rsplit_once(':').map(|(_, tag)| format!("image.tag={tag}")).unwrap_or_default();
-        self.ambit(&["upgrade", "--wait", "--set", &tag]).await?;
+        self.ambit(&["upgrade", "--wait", "--set", &tag(image)]).await?;
         (self.tell)("ambit upgrade --wait");
-        for part in [CONTROL_PLANE, AGENTS, PROXIES, WAYPOINT] {
-            self.runs(part, NEXT).await?;
-        }
+        self.all_run(image).await?;
         self.takes_effect("v2").await?;
         load.judge(self, "ambit upgrade", since, |_| Some(DRAIN)).await
+    }
+
+    /// Leaves what is installed to Helm, which upgrades all parts at once to another image; then takes it back as it is.
+    pub async fn helm_upgrade(&self) -> anyhow::Result<()> {
+        let load = self.under_load().await?;
+        let image = self.another_image().await?;
+        self.no_old(PROXIES).await?;
+        let since = Instant::now();
+        let settings = self.directory.join("settings.yaml");
+        std::fs::write(&settings, self.ambit(&["uninstall", "--to-helm"]).await?)?;
+        let (settings, tag) = (settings.display().to_string(), tag(image));
+        let release = ["upgrade", "--install", "ambit", CHART, "--namespace", "istio-system", "--wait", "--timeout=180s"];
+        self.helm(&[&release[..], &["--values", &settings, "--set", &tag]].concat()).await?;
+        (self.tell)("helm upgrade --install --wait");
+        self.all_run(image).await?;
+        self.takes_effect("v1").await?;
+
+        let before = self.all_pods().await?;
+        self.ambit(&["install", "--from-helm", "--wait", "--values", &settings, "--set", &tag]).await?;
+        self.takes_effect("v2").await?;
+        let after = self.all_pods().await?;
+        ensure!(after.is_subset(&before), "ambit install --from-helm made new pods: {before:?}, then {after:?}");
+        // Connections through pods of the waypoint that were replaced before may end now.
+        let may_break = |held: &Held| Some(if held.waypoint { Duration::ZERO } else { DRAIN });
+        load.judge(self, "helm upgrade", since, may_break).await
+    }
+
+    /// An image of Ambit that no part runs.
+    async fn another_image(&self) -> anyhow::Result<&'static str> {
+        let runs = self.pods(CONTROL_PLANE, "{.spec.containers[0].image}").await?;
+        if runs.contains(NEXT) {
+            return Ok(FIRST);
+        }
+        self.load_image(&["--name", NEXT]).await?;
+        Ok(NEXT)
+    }
+
+    /// The pods of the installation, but for those that end.
+    async fn all_pods(&self) -> anyhow::Result<BTreeSet<String>> {
+        let mut all = BTreeSet::new();
+        for part in [CONTROL_PLANE, AGENTS, PROXIES] {
+            let pods = self.pods(part, "{.metadata.name} {.metadata.uid} {.metadata.deletionTimestamp}").await?;
+            all.extend(pods.into_iter().filter(|pod| pod.ends_with(' ')));
+        }
+        Ok(all)
+    }
+
+    /// Waits until all parts run this image.
+    async fn all_run(&self, image: &str) -> anyhow::Result<()> {
+        for part in [CONTROL_PLANE, AGENTS, PROXIES, WAYPOINT] {
+            self.runs(part, image).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no pod of a part is about to end.
+    async fn no_old(&self, part: Part) -> anyhow::Result<()> {
+        let look = async || {
+            tokio::time::sleep(PAUSE).await;
+            let ending = self.pods(part, "{.metadata.deletionTimestamp}").await.map_err(|error| error.to_string())?;
+            if ending.is_empty() { Ok(()) } else { Err(format!("{ending:?}")) }
+        };
+        wait::until(&format!("the end of the old pods of {}", part.owner), PATIENCE, look).await?;
+        Ok(())
     }
 
     /// Waits until all pods of a part run this image, but for those that end.
@@ -81,4 +147,10 @@ impl User<'_> {
         wait::until(&format!("the new image in {}", part.owner), PATIENCE, look).await?;
         Ok(())
     }
+}
+
+/// The setting of the chart by which all parts run an image.
+fn tag(image: &str) -> String {
+    let tag = image.rsplit_once(':').map_or(image, |(_, tag)| tag);
+    format!("image.tag={tag}")
 }

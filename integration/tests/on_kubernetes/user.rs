@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ambit_cluster::Cluster;
-use ambit_integration::{suite, wait};
+use ambit_integration::{suite, tools, wait};
 use ambit_testbed::{
     Command,
     wire::{Capture, Report},
@@ -112,12 +112,26 @@ impl User<'_> {
         Ok(())
     }
 
-    /// Runs the program where the API server is in reach.
-    pub async fn ambit(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let command = Command::new(suite::program()?).args(arguments).env("KUBECONFIG", self.cluster.kubeconfig_inside());
+    /// Runs the program where the API server is in reach, and gives what it prints.
+    pub async fn ambit(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.run(Command::new(suite::program()?).args(arguments)).await
+    }
+
+    /// The same with Helm.
+    pub async fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(tools::installed("helm")?).args(arguments);
+        for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            command = command.env(variable, self.directory.join("helm"));
+        }
+        self.run(command).await
+    }
+
+    async fn run(&self, command: Command) -> anyhow::Result<String> {
+        let command = command.env("KUBECONFIG", self.cluster.kubeconfig_inside());
+        let what = format!("{command:?}");
         let done = self.cluster.control_plane().run(command).await?;
-        ensure!(done.status.success(), "ambit {arguments:?} failed: {}{}", done.stdout, done.stderr);
-        Ok(())
+        ensure!(done.status.success(), "{what} failed: {}{}", done.stdout, done.stderr);
+        Ok(done.stdout)
     }
 
     /// What there is when something went wrong.
