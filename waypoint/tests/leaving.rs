@@ -10,23 +10,11 @@ use std::{
 use ambit_runtime::drain::Outcome;
 use http::Request;
 use support::{
-    Mesh, WEB,
+    BILLING, Mesh, WEB, billing,
     client::{Body, get, http1, http2, read},
     endpoint::{self, HTTP},
     resources::{Ep, Service},
 };
-
-const BILLING: &str = "spiffe://cluster.local/ns/shop/sa/billing";
-
-/// A mesh with the HTTP service `billing` of one endpoint.
-async fn billing(number: u8) -> (Mesh, Service, Arc<endpoint::Seen>) {
-    let mesh = Mesh::start(number).await;
-    let service = Service::http("billing", mesh.socket(100, 80));
-    mesh.serve(std::slice::from_ref(&service));
-    let seen = endpoint::start(&mesh, 1, "v1", BILLING).await;
-    mesh.endpoints(&service.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
-    (mesh, service, seen)
-}
 
 #[tokio::test]
 async fn a_client_that_keeps_its_connection_learns_from_an_answer_that_it_was_the_last() {

@@ -15,24 +15,12 @@ use http::Request;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use support::{
-    Limits, Mesh, WEB,
+    BILLING, Limits, Mesh, WEB, billing,
     client::{Body, get, http1, http2, once, read, tunnel, tunnel_to},
     endpoint::{self, BANNER, CLOSED, ECHO, HTTP},
     resources::{self, Ep, Service},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-const BILLING: &str = "spiffe://cluster.local/ns/shop/sa/billing";
-
-/// A mesh with the HTTP service `billing` of one endpoint.
-async fn billing(number: u8) -> (Mesh, Service, Arc<endpoint::Seen>) {
-    let mesh = Mesh::start(number).await;
-    let service = Service::http("billing", mesh.socket(100, 80));
-    mesh.serve(std::slice::from_ref(&service));
-    let seen = endpoint::start(&mesh, 1, "v1", BILLING).await;
-    mesh.endpoints(&service.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
-    (mesh, service, seen)
-}
 
 #[tokio::test]
 async fn requests_of_one_connection_share_a_connection_to_the_endpoint() {

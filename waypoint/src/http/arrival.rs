@@ -31,6 +31,23 @@ struct Coming {
 /// The end of a time.
 pub type Expiry = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+impl Coming {
+    /// Completes when nothing has passed for `pause`, nor for `limit` after that.
+    async fn unmoved(&self, pause: Duration, limit: Duration) {
+        loop {
+            let before = self.passed.load(Ordering::Relaxed);
+            sleep(pause).await;
+            if self.passed.load(Ordering::Relaxed) != before {
+                continue;
+            }
+            sleep(limit).await;
+            if self.passed.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+}
+
 impl Arrival {
     /// Of a request that has come already if `whole`, else when the guard is dropped; `passed` counts what has passed on of it.
     pub fn new(whole: bool, passed: &Arc<AtomicU64>) -> (Self, Option<DropGuard>) {
@@ -55,21 +72,10 @@ impl Arrival {
     /// Completes so long after the rest of the request is not waited for any more, unless more of it passes on meanwhile. Of use before the
     /// answer begins: later both sides may have reason to be silent.
     pub fn stuck(self, limit: Duration) -> Expiry {
-        Box::pin(async move { self.unmoved(STALLED, limit).await })
-    }
-
-    async fn unmoved(&self, pause: Duration, limit: Duration) {
-        let Some(coming) = &self.0 else { return pending().await };
-        loop {
-            let before = coming.passed.load(Ordering::Relaxed);
-            sleep(pause).await;
-            if coming.passed.load(Ordering::Relaxed) != before {
-                continue;
-            }
-            sleep(limit).await;
-            if coming.passed.load(Ordering::Relaxed) == before {
-                return;
-            }
+        match self.0 {
+            // Most requests: a future without state takes no memory.
+            None => Box::pin(pending()),
+            Some(coming) => Box::pin(async move { coming.unmoved(STALLED, limit).await }),
         }
     }
 }
@@ -105,7 +111,8 @@ mod tests {
         let mut never = whole.stuck(PART);
         let (arrival, _guard) = Arrival::new(false, &passed);
         let began = Instant::now();
-        let mut stuck = Box::pin(arrival.unmoved(PART, PART));
+        let coming = arrival.0.clone().unwrap();
+        let mut stuck = Box::pin(coming.unmoved(PART, PART));
         assert!(poll!(&mut stuck).is_pending());
         passed.fetch_add(1, Ordering::Relaxed);
         stuck.await;

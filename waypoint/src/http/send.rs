@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use ambit_model::{Reason, Refusal, route::Ended};
-use http::{Method, Request, StatusCode};
+use ambit_model::{
+    Reason, Refusal,
+    route::{Ended, may_leave_again},
+};
+use http::{Request, StatusCode};
 use http_body::Body as _;
 use metrics::counter;
 
@@ -98,7 +101,7 @@ impl<'a> Sender<'a> {
                 }
             };
             let at_hand = checkout.at_hand;
-            let repeatable = is_repeatable(request.method());
+            let method = request.method().clone();
             // Only a request without a body is here to be sent once more.
             let copy = at_hand && !self.resent && request.body().is_end_stream();
             let copy = copy.then(|| head(&request).map(|()| RequestBody::empty()));
@@ -109,7 +112,10 @@ impl<'a> Sender<'a> {
             request = match (unsent.request.take(), copy) {
                 // Nothing of it has left.
                 (Some(back), _) if at_hand => back,
-                (None, Some(copy)) if self.once_more(unsent.refused, repeatable) => {
+                // It takes no place of the cluster's budget: when an endpoint goes, all requests on its connections fail at once.
+                (None, Some(copy)) if may_leave_again(method.as_str(), unsent.refused) => {
+                    self.resent = true;
+                    counter!(RETRIES, "result" => "resent").increment(1);
                     record.attempts += 1;
                     copy
                 }
@@ -117,18 +123,6 @@ impl<'a> Sender<'a> {
             };
             anew = true;
         }
-    }
-
-    /// Whether a request that has left may be sent once more on a new connection: one that was not looked at may (RFC 9113, section 8.7), and
-    /// one that may arrive twice. It takes no place of the cluster's budget: when an endpoint goes, all requests on its connections fail at
-    /// once, and each is sent once more at most.
-    fn once_more(&mut self, unseen: bool, repeatable: bool) -> bool {
-        if !unseen && !repeatable {
-            return false;
-        }
-        self.resent = true;
-        counter!(RETRIES, "result" => "resent").increment(1);
-        true
     }
 
     /// A place in the cluster's budget.
@@ -162,10 +156,4 @@ fn failure(unsent: Unsent, request: Option<Request<RequestBody>>) -> Box<Failure
 pub fn late(limit: Duration) -> Box<Failure> {
     let refusal = Refusal::new(Reason::RequestTimeout, format!("no response within {limit:?}"));
     Box::new(Failure { refused: (StatusCode::GATEWAY_TIMEOUT, refusal), ended: Some(Ended::TimedOut), request: None })
-}
-
-/// Whether a request may be sent once more although it may have arrived: it changes nothing, or no more a second time
-/// (RFC 9110, section 9.2.2).
-fn is_repeatable(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
 }

@@ -26,14 +26,26 @@ use ambit_tls::{
 };
 use ambit_xds::{Any, Rejected, Resource, client::Subscriptions};
 use prost::Message;
+use resources::{Ep, Service};
 pub use waypoint::proxy::Limits;
 use waypoint::{observe::Telemetry, proxy::Proxy, terminate, xds::Store};
 
 pub const WAYPOINT: &str = "spiffe://cluster.local/ns/shop/sa/waypoint";
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+pub const BILLING: &str = "spiffe://cluster.local/ns/shop/sa/billing";
 
 pub fn id(text: &str) -> SpiffeId {
     text.parse().expect("an identity")
+}
+
+/// A mesh with the HTTP service `billing` of one endpoint.
+pub async fn billing(number: u8) -> (Mesh, Service, Arc<endpoint::Seen>) {
+    let mesh = Mesh::start(number).await;
+    let service = Service::http("billing", mesh.socket(100, 80));
+    mesh.serve(std::slice::from_ref(&service));
+    let seen = endpoint::start(&mesh, 1, "v1", BILLING).await;
+    mesh.endpoints(&service.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
+    (mesh, service, seen)
 }
 
 /// The mesh of one test. `number` makes its addresses its own.

@@ -25,5 +25,5 @@ pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTempl
 pub use path::{PathMatch, PathTest, normalize_path};
 pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
 pub use request::RequestView;
-pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy};
+pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy, may_leave_again};
 pub use table::{DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

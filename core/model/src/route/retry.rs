@@ -42,6 +42,13 @@ pub enum Ended {
     TimedOut,
 }
 
+/// Whether a request that has left, and failed with the connection at hand, may be sent once more, whatever its route says of retries: one that
+/// was not looked at may (RFC 9113, section 8.7), and one of a method that changes nothing, or no more a second time (RFC 9110, section 9.2.2).
+#[must_use]
+pub fn may_leave_again(method: &str, unseen: bool) -> bool {
+    unseen || matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
+}
+
 /// When a request is sent again, how often, and how long after (`envoy.config.route.v3.RetryPolicy`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RetryPolicy {
@@ -133,6 +140,16 @@ mod tests {
     fn policy(on: RetryOn) -> RetryPolicy {
         let (backoff, max_backoff) = (Duration::from_millis(25), Duration::from_millis(250));
         RetryPolicy { on, statuses: vec![500, 429], retries: 2, per_try: None, backoff, max_backoff }
+    }
+
+    #[test]
+    fn what_may_have_been_looked_at_leaves_again_only_if_it_does_no_more_a_second_time() {
+        for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"] {
+            assert!(may_leave_again(method, false), "{method}");
+        }
+        for method in ["POST", "PATCH", "CONNECT", "PURGE", "get"] {
+            assert!(!may_leave_again(method, false) && may_leave_again(method, true), "{method}");
+        }
     }
 
     #[test]
