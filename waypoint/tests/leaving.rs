@@ -2,18 +2,13 @@
 
 mod support;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use ambit_runtime::drain::Outcome;
 use http::Request;
 use support::{
-    BILLING, Mesh, WEB, billing,
+    WEB, billing,
     client::{Body, get, http1, http2, read},
-    endpoint::{self, HTTP},
-    resources::{Ep, Service},
 };
 
 #[tokio::test]

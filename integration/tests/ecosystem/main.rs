@@ -9,6 +9,8 @@ mod documented;
 mod http;
 mod issuer;
 mod load;
+#[path = "../common/phases.rs"]
+mod phases;
 mod prometheus;
 mod signals;
 mod user;
@@ -17,7 +19,6 @@ use std::cell::Cell;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use ambit_cluster::manifests::{Channel, gateway_api};
@@ -25,9 +26,10 @@ use ambit_cluster::programs::Programs;
 use ambit_cluster::temporary::Temporary;
 use ambit_cluster::{Cluster, ClusterOptions, ProxyMode};
 use anyhow::Context;
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Trial;
 use tokio::runtime::Runtime;
 
+use phases::Shared;
 use user::{Outside, User};
 
 /// What is made before the bed is entered, from which nothing can be downloaded.
@@ -51,16 +53,8 @@ struct World {
     scraped: Cell<bool>,
 }
 
-/// What the phases share.
-enum Shared {
-    Prepared(Box<anyhow::Result<Prepared>>),
-    Running(Box<World>),
-    /// Why no further phase begins.
-    Over(String),
-}
-
 fn main() -> ExitCode {
-    let shared = Arc::new(Mutex::new(Shared::Prepared(Box::new(prepare()))));
+    let shared: Shared<World> = Shared::new(prepare());
     let phases = vec![
         phase(
             &shared,
@@ -74,15 +68,7 @@ fn main() -> ExitCode {
             canary::promotes_and_rolls_back(user).await
         }),
     ];
-    let code = ambit_integration::run(phases);
-    if let Shared::Running(world) = take(&shared, "it has ended") {
-        let World { runtime, cluster, .. } = *world;
-        if let Err(error) = runtime.block_on(cluster.stop()) {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    }
-    code
+    shared.run(phases)
 }
 
 fn prepare() -> anyhow::Result<Prepared> {
@@ -95,54 +81,35 @@ fn prepare() -> anyhow::Result<Prepared> {
     })
 }
 
-/// What is shared, in whose place this reason is left.
-fn take(shared: &Mutex<Shared>, reason: &str) -> Shared {
-    std::mem::replace(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), Shared::Over(reason.to_owned()))
-}
-
 fn phase(
-    shared: &Arc<Mutex<Shared>>,
+    shared: &Shared<World>,
     name: &'static str,
     body: impl AsyncFnOnce(&User<'_>) -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
-    let shared = Arc::clone(shared);
-    Trial::test(name, move || {
-        let world = match take(&shared, &format!("this phase did not end: {name}")) {
-            Shared::Prepared(prepared) => World::start(*prepared),
-            Shared::Running(world) => Ok(world),
-            Shared::Over(reason) => Err(anyhow::anyhow!("{reason}")),
-        };
-        let failed = |error: anyhow::Error| {
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Shared::Over(format!("this phase has failed: {name}"));
-            Failed::from(format!("{error:?}"))
-        };
-        let world = world.map_err(&failed)?;
-        match world.runtime.block_on(world.run(name, body)) {
-            Ok(()) => *shared.lock().unwrap_or_else(PoisonError::into_inner) = Shared::Running(world),
-            Err(error) => {
-                let World { runtime, cluster, .. } = *world;
-                return Err(failed(match runtime.block_on(cluster.stop()) {
-                    Ok(()) => error,
-                    Err(left) => error.context(left.to_string()),
-                }));
-            }
-        }
-        Ok(())
-    })
+    shared.phase(name, move |world| world.runtime.block_on(world.run(name, body)))
 }
 
-impl World {
-    fn start(prepared: anyhow::Result<Prepared>) -> anyhow::Result<Box<Self>> {
-        let Prepared { place, programs, definitions, outside, front } = prepared?;
+impl phases::World for World {
+    type Prepared = Prepared;
+
+    fn start(prepared: Prepared) -> anyhow::Result<Self> {
+        let Prepared { place, programs, definitions, outside, front } = prepared;
         let (began, runtime) = (Instant::now(), Runtime::new()?);
         let (name, directory) = (place.name.clone(), place.directory.clone());
         let options = ClusterOptions { name, nodes: 2, directory, proxy: ProxyMode::default() };
         let tell = |what: &str| eprintln!("{:>6.1} s  {what}", began.elapsed().as_secs_f64());
         let cluster = runtime.block_on(Cluster::start(options, programs, front, &tell))?;
         let (meshed, scraped) = (Cell::new(false), Cell::new(false));
-        Ok(Box::new(Self { runtime, cluster, place, definitions, outside, began, meshed, scraped }))
+        Ok(Self { runtime, cluster, place, definitions, outside, began, meshed, scraped })
     }
 
+    fn stop(self) -> anyhow::Result<()> {
+        let Self { runtime, cluster, .. } = self;
+        runtime.block_on(cluster.stop()).map_err(Into::into)
+    }
+}
+
+impl World {
     async fn run(&self, name: &str, body: impl AsyncFnOnce(&User<'_>) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let Self { cluster, place, definitions, outside, began, meshed, scraped, .. } = self;
         let tell = |what: &str| eprintln!("{:>6.1} s  {what}", began.elapsed().as_secs_f64());

@@ -1,8 +1,8 @@
 //! A user's way with a real Kubernetes of two nodes: from nothing to a mesh that also configures clients of others, then everything of it is
-//! restarted, upgraded, killed or away under load, and out again. One cluster for all of it, so that its start is paid once: each phase goes on where the one before has left it, and none
-//! begins once one has failed. A phase that runs alone first goes the way into the mesh.
+//! restarted, upgraded, killed or away under load, and out again. One cluster for all of it, so that its start is paid once. A phase that runs
+//! alone first goes the way into the mesh.
 //!
-//! `AMBIT_API_AWAY_SECONDS` is how long the API server is away.
+//! `AMBIT_API_AWAY_SECONDS` is how long the API server is away; with `AMBIT_UPGRADES` everything is upgraded, too.
 
 mod ask;
 mod away;
@@ -10,6 +10,8 @@ mod held;
 mod load;
 mod nothing;
 mod parts;
+#[path = "../common/phases.rs"]
+mod phases;
 mod rolling;
 mod state;
 mod unmodified;
@@ -19,7 +21,7 @@ use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use ambit_cluster::manifests::{Channel, gateway_api};
@@ -27,10 +29,11 @@ use ambit_cluster::programs::Programs;
 use ambit_cluster::temporary::Temporary;
 use ambit_cluster::{Cluster, ClusterOptions, ProxyMode};
 use anyhow::Context;
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Trial;
 use tokio::runtime::Runtime;
 
 use load::Load;
+use phases::Shared;
 use user::{Stage, User};
 
 /// What is made before the bed is entered, from which nothing can be downloaded.
@@ -52,16 +55,8 @@ struct World {
     load: RefCell<Option<Arc<Load>>>,
 }
 
-/// What the phases share.
-enum Shared {
-    Prepared(anyhow::Result<Prepared>),
-    Running(Box<World>),
-    /// Why no further phase begins.
-    Over(String),
-}
-
 fn main() -> ExitCode {
-    let shared = Arc::new(Mutex::new(Shared::Prepared(prepare())));
+    let shared: Shared<World> = Shared::new(prepare());
     let mut phases = vec![
         phase(
             &shared,
@@ -102,15 +97,7 @@ fn main() -> ExitCode {
     }
     phases
         .push(phase(&shared, "ambit uninstall: the demonstration goes on without the mesh", async |user| user.uninstall().await));
-    let code = ambit_integration::run(phases);
-    if let Shared::Running(world) = take(&shared, "it has ended") {
-        let World { runtime, cluster, .. } = *world;
-        if let Err(error) = runtime.block_on(cluster.stop()) {
-            eprintln!("{error}");
-            return ExitCode::FAILURE;
-        }
-    }
-    code
+    shared.run(phases)
 }
 
 fn prepare() -> anyhow::Result<Prepared> {
@@ -122,54 +109,35 @@ fn prepare() -> anyhow::Result<Prepared> {
     })
 }
 
-/// What is shared, in whose place this reason is left.
-fn take(shared: &Mutex<Shared>, reason: &str) -> Shared {
-    std::mem::replace(&mut shared.lock().unwrap_or_else(PoisonError::into_inner), Shared::Over(reason.to_owned()))
-}
-
 fn phase(
-    shared: &Arc<Mutex<Shared>>,
+    shared: &Shared<World>,
     name: &'static str,
     body: impl AsyncFnOnce(&User<'_>) -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
-    let shared = Arc::clone(shared);
-    Trial::test(name, move || {
-        let world = match take(&shared, &format!("this phase did not end: {name}")) {
-            Shared::Prepared(prepared) => World::start(prepared),
-            Shared::Running(world) => Ok(world),
-            Shared::Over(reason) => Err(anyhow::anyhow!("{reason}")),
-        };
-        let failed = |error: anyhow::Error| {
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Shared::Over(format!("this phase has failed: {name}"));
-            Failed::from(format!("{error:?}"))
-        };
-        let world = world.map_err(&failed)?;
-        match world.runtime.block_on(world.run(name, body)) {
-            Ok(()) => *shared.lock().unwrap_or_else(PoisonError::into_inner) = Shared::Running(world),
-            Err(error) => {
-                let World { runtime, cluster, .. } = *world;
-                return Err(failed(match runtime.block_on(cluster.stop()) {
-                    Ok(()) => error,
-                    Err(left) => error.context(left.to_string()),
-                }));
-            }
-        }
-        Ok(())
-    })
+    shared.phase(name, move |world| world.runtime.block_on(world.run(name, body)))
 }
 
-impl World {
-    fn start(prepared: anyhow::Result<Prepared>) -> anyhow::Result<Box<Self>> {
-        let Prepared { place, programs, definitions, front } = prepared?;
+impl phases::World for World {
+    type Prepared = Prepared;
+
+    fn start(prepared: Prepared) -> anyhow::Result<Self> {
+        let Prepared { place, programs, definitions, front } = prepared;
         let (began, runtime) = (Instant::now(), Runtime::new()?);
         let (name, directory) = (place.name.clone(), place.directory.clone());
         let options = ClusterOptions { name, nodes: 2, directory, proxy: ProxyMode::default() };
         let tell = |what: &str| eprintln!("{:>6.1} s  {what}", began.elapsed().as_secs_f64());
         let cluster = runtime.block_on(Cluster::start(options, programs, front, &tell))?;
         let stage = Cell::new(Stage::Nothing);
-        Ok(Box::new(Self { runtime, cluster, place, definitions, began, stage, load: RefCell::default() }))
+        Ok(Self { runtime, cluster, place, definitions, began, stage, load: RefCell::default() })
     }
 
+    fn stop(self) -> anyhow::Result<()> {
+        let Self { runtime, cluster, .. } = self;
+        runtime.block_on(cluster.stop()).map_err(Into::into)
+    }
+}
+
+impl World {
     async fn run(&self, name: &str, body: impl AsyncFnOnce(&User<'_>) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let Self { cluster, place, definitions, began, stage, load, .. } = self;
         let tell = |what: &str| eprintln!("{:>6.1} s  {what}", began.elapsed().as_secs_f64());

@@ -25,6 +25,7 @@ use ambit_tls::{
     authority::{Authority, LocalSource},
 };
 use ambit_xds::{Any, Rejected, Resource, client::Subscriptions};
+use endpoint::HTTP;
 use prost::Message;
 use resources::{Ep, Service};
 pub use waypoint::proxy::Limits;
@@ -111,7 +112,7 @@ impl Mesh {
     }
 
     /// Delivers listeners, routes of tunnels, clusters for these services.
-    pub fn serve(&self, services: &[resources::Service]) {
+    pub fn serve(&self, services: &[Service]) {
         self.deliver(type_url::CLUSTER, resources::clusters(services));
         self.deliver(type_url::LISTENER, resources::listeners(services));
         self.deliver(type_url::ROUTE, vec![resources::authorities(services)]);
@@ -121,12 +122,12 @@ impl Mesh {
     }
 
     /// Delivers the routes of a service.
-    pub fn route(&self, service: &resources::Service, routes: Vec<ambit_api::envoy::pb::envoy::config::route::v3::Route>) {
+    pub fn route(&self, service: &Service, routes: Vec<ambit_api::envoy::pb::envoy::config::route::v3::Route>) {
         self.deliver(type_url::ROUTE, vec![resources::routes(&service.chain(), routes)]);
     }
 
     /// Delivers the endpoints of a cluster.
-    pub fn endpoints(&self, cluster: &str, endpoints: Vec<resources::Ep>) {
+    pub fn endpoints(&self, cluster: &str, endpoints: Vec<Ep>) {
         self.deliver(type_url::ENDPOINT, vec![resources::assignment(cluster, endpoints)]);
     }
 
