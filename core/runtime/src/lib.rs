@@ -11,6 +11,7 @@
 //! | [`profile`] | where processor time goes and who allocates, in the format of `pprof` |
 //! | [`readiness`] | named start-up tasks that must finish before the program is ready |
 //! | [`admin`] | a small HTTP/1.1 server for readiness, metrics and debug pages |
+//! | [`sysctl`] | settings of a network namespace, also from within a container |
 //! | [`telemetry`] | logging, the metrics recorder, label names, bounded series, the access log |
 //! | [`sys`] | the one place of the workspace with unsafe code |
 
@@ -27,6 +28,7 @@ pub mod signal;
 pub mod socket;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod sysctl;
 pub mod telemetry;
 
 pub use error::Error;

@@ -100,6 +100,8 @@ impl Load {
         let (mut askers, mut all) = (0, Vec::new());
         for caller in ["caller-1", "caller-2"] {
             let network = user.network(VARIABLE, &format!("shop/{caller}")).await?;
+            let left = network.run(|| std::fs::read_to_string("/proc/sys/net/ipv4/tcp_migrate_req"))??;
+            ensure!(left.trim() == "1", "{caller}: a proxy that ends does not leave what waits at its listeners to the next one");
             for way in WAYS {
                 let to = user.addresses(way.namespace, way.service).await?;
                 let (number, network, outcomes) = (askers, network.clone(), Arc::clone(&outcomes));

@@ -2,7 +2,7 @@
 //! restarted, upgraded, killed or away under load, and out again. One cluster for all of it, so that its start is paid once. A phase that runs
 //! alone first goes the way into the mesh.
 //!
-//! `AMBIT_API_AWAY_SECONDS` is how long the API server is away; with `AMBIT_UPGRADES` everything is upgraded, too.
+//! `AMBIT_API_AWAY_SECONDS` is how long the API server is away.
 
 mod ask;
 mod away;
@@ -57,7 +57,7 @@ struct World {
 
 fn main() -> ExitCode {
     let shared: Shared<World> = Shared::new(prepare());
-    let mut phases = vec![
+    let phases = vec![
         phase(
             &shared,
             "a cluster, ambit install, a label: what was in clear between the nodes is encrypted, and rules apply at once",
@@ -83,20 +83,12 @@ fn main() -> ExitCode {
             "replicas of the control plane are killed while they write status: traffic goes on, states converge",
             async |user| user.control_plane_killed().await,
         ),
+        phase(&shared, "ambit upgrade replaces all parts under load: no request fails", async |user| user.upgrade().await),
+        phase(&shared, "Helm takes over, replaces all parts under load and gives them back: no request fails", async |user| {
+            user.helm_upgrade().await
+        }),
+        phase(&shared, "ambit uninstall: the demonstration goes on without the mesh", async |user| user.uninstall().await),
     ];
-    // Not part of the whole yet: a request of a run in a few meets a reset that is not explained.
-    if std::env::var_os("AMBIT_UPGRADES").is_some() {
-        phases.extend([
-            phase(&shared, "ambit upgrade replaces all parts under load: no request fails", async |user| user.upgrade().await),
-            phase(
-                &shared,
-                "Helm takes over, replaces all parts under load and gives them back: no request fails",
-                async |user| user.helm_upgrade().await,
-            ),
-        ]);
-    }
-    phases
-        .push(phase(&shared, "ambit uninstall: the demonstration goes on without the mesh", async |user| user.uninstall().await));
     shared.run(phases)
 }
 

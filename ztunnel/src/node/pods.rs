@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use ambit_runtime::{
     drain::{self, Trigger},
     netns::NetNs,
     socket::{ListenOptions, PROXY_MARK, Stock, listen},
+    sysctl,
     telemetry::Direction,
 };
 use ambit_zds::protocol::PodInfo;
@@ -257,8 +258,10 @@ fn open(pod: &Pod, port: u16, place: &str) -> Result<TcpListener, Error> {
 /// Has the kernel give connections that are not accepted yet to another listener of the same port when theirs is closed (Linux 5.14,
 /// `tcp_migrate_req`): to the proxy that takes the place of this one. Where it cannot, those of that moment are reset.
 fn leave_connections(netns: &NetNs) {
-    let written = netns.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_migrate_req", "1"));
-    if let Err(error) = written.and_then(|written| written) {
-        tracing::debug!(%error, "connections that wait for a listener end with it");
+    static TOLD: Once = Once::new();
+    if let Err(error) = sysctl::set(netns, "ipv4/tcp_migrate_req", "1") {
+        TOLD.call_once(|| {
+            tracing::warn!(%error, "net.ipv4.tcp_migrate_req cannot be set in pods: when another proxy takes over, connections of that moment are reset");
+        });
     }
 }
