@@ -7,7 +7,7 @@ use ambit_runtime::{
     admin::{Reply, Server},
     drain,
     readiness::{Readiness, Task},
-    signal,
+    rest, signal,
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, metrics_handle},
 };
@@ -89,6 +89,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(follow_roots(control_plane.ca_root.clone(), certificates.clone()));
     tasks.spawn(retire(proxy.clone()));
     tasks.spawn(sweep(proxy.http.clone()));
+    tasks.spawn(rest::give_back_at_rest(readiness.clone()));
     let config_dump = store.clone();
     let admin = Server::new()
         .with_readiness(readiness.clone())

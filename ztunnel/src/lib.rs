@@ -32,7 +32,6 @@ pub mod node;
 pub mod outbound;
 pub mod peer;
 pub mod proxy;
-mod rest;
 pub mod sources;
 pub mod state;
 pub mod telemetry;
@@ -46,7 +45,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ambit_hbone::{Pool, PoolConfig};
 use ambit_runtime::{
     admin::{Reply, Server},
-    drain, readiness, signal,
+    drain, readiness, rest, signal,
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, SeriesLimit, Spans, metrics_handle},
 };

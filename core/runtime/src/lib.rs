@@ -10,6 +10,7 @@
 //! | [`signal`] | wait for SIGTERM or SIGINT |
 //! | [`profile`] | where processor time goes and who allocates, in the format of `pprof` |
 //! | [`readiness`] | named start-up tasks that must finish before the program is ready |
+//! | [`rest`] | give memory back when there is nothing to do |
 //! | [`admin`] | a small HTTP/1.1 server for readiness, metrics and debug pages |
 //! | [`sysctl`] | settings of a network namespace, also from within a container |
 //! | [`telemetry`] | logging, the metrics recorder, label names, bounded series, the access log |
@@ -24,6 +25,7 @@ mod error;
 pub mod netns;
 pub mod profile;
 pub mod readiness;
+pub mod rest;
 pub mod signal;
 pub mod socket;
 #[allow(unsafe_code)]

@@ -57,7 +57,8 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
         let over = phase.begin(protocol == AppProtocol::Http1 && request.body().is_end_stream());
         let told = (protocol == AppProtocol::Http1).then(|| phase.clone());
         let (proxy, tunnel, upgrades) = (proxy.clone(), tunnel.clone(), upgrades.clone());
-        async move {
+        // What a request needs is gone with it: a connection that waits for its next one keeps no room for that.
+        Box::pin(async move {
             let drain = tunnel.drain.clone();
             let mut response = handle(proxy, tunnel, protocol, upgrades, (over, told), request).await;
             let last = protocol == AppProtocol::Http1 && drain.is_draining();
@@ -65,7 +66,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let result = match protocol {
         AppProtocol::Http1 => {

@@ -1,10 +1,10 @@
-//! A proxy that rests gives memory back: what start-up needed, and what a load has left behind.
+//! A program that rests gives memory back: what start-up needed, and what a load has left behind.
 
 use std::time::Duration;
 
-use ambit_runtime::{clock, readiness::Readiness, sys};
+use crate::{clock, readiness::Readiness, sys};
 
-/// How often it is looked whether the proxy rests.
+/// How often it is looked whether the program rests.
 const LOOK: Duration = Duration::from_secs(1);
 /// It rests when it has used less than this between two looks: a few thousand idle tunnels that are asked whether they still stand need
 /// less. Who carries a little all the time does not rest: what is given back would be needed at once.
@@ -15,8 +15,8 @@ const FIRST: When = When { looks: 2, work: Duration::from_millis(20), pause: 0 }
 /// connections that open and then are idle take twice that.
 const LATER: When = When { looks: 3, work: Duration::from_millis(50), pause: 5 };
 
-/// Gives memory back whenever the proxy has worked and rests again; the first time when it is ready and rests.
-pub(crate) async fn give_back_at_rest(ready: Readiness) {
+/// Gives memory back whenever the program has worked and rests again; the first time when it is ready and rests. Goes on for ever.
+pub async fn give_back_at_rest(ready: Readiness) {
     ready.ready().await;
     let mut rest = Rest::since(Duration::ZERO, FIRST);
     loop {
