@@ -6,11 +6,14 @@ mod again;
 mod filters;
 #[path = "traffic/heads.rs"]
 mod heads;
+#[path = "traffic/refused.rs"]
+mod refused;
 mod support;
 
 use std::{sync::Arc, time::Duration};
 
 use ambit_api::{envoy::pb::envoy::config::rbac::v3 as rbac, type_url};
+use ambit_runtime::telemetry::metrics_handle;
 use http::Request;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -54,6 +57,12 @@ async fn requests_of_one_connection_share_a_connection_to_the_endpoint() {
     ] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
+    // The log names the pod; counted it is as what made it, and under its service.
+    let metrics = metrics_handle().unwrap().render();
+    let counted: Vec<&str> = metrics.lines().filter(|line| line.starts_with("istio_requests_total{")).collect();
+    let labels = ["destination_workload=\"billing-v1\"", "destination_canonical_service=\"payments\"", "response_code=\"200\""];
+    assert!(counted.iter().any(|line| labels.iter().all(|label| line.contains(label))), "{counted:#?}");
+    assert!(!metrics.contains("destination_workload=\"billing\""), "pods are counted one by one");
 }
 
 #[tokio::test]

@@ -47,6 +47,7 @@ use ambit_runtime::{
     admin::{Reply, Server},
     drain, readiness, rest, signal,
     socket::{ListenOptions, listen},
+    sys,
     telemetry::{AccessLog, Destination, SeriesLimit, Spans, metrics_handle},
 };
 use ambit_tls::{Retirements, StoreConfig, SvidSource, SvidStore, follow_roots};
@@ -54,13 +55,14 @@ use ambit_xds::client::Target;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 
 pub use config::Config;
+use config::Limits;
 use descriptors::Descriptors;
 use discovery::Discovery;
 use endpoints::{Endpoints, Names};
 pub use error::Error;
 use node::pods::Pods;
 use proxy::Proxy;
-use state::Shared;
+use state::{Shared, kept::Kept};
 use telemetry::Telemetry;
 use worker::Workers;
 
@@ -91,14 +93,7 @@ pub async fn run_with(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let mut checked = config.check()?;
-    // Each connection takes two or more descriptors.
-    match ambit_runtime::sys::raise_open_files() {
-        Ok(limit) => {
-            checked.limits.descriptors = Descriptors::of(limit);
-            tracing::debug!(limit, "open files");
-        }
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
+    raise_open_files(&mut checked.limits);
     ambit_hbone::limit_unread(checked.limits.buffered);
     let mut tasks = Tasks::default();
     let mut metrics = metrics_handle()?;
@@ -163,6 +158,13 @@ pub async fn run_with(
         () = stop => Ok(()),
         outdated = discovery::outdated(kept.clone()) => Err(outdated),
     };
+    end(trigger, kept, &pods, &workers, tasks).await;
+    ended
+}
+
+/// Has connections end, and then what they need.
+async fn end(trigger: drain::Trigger, kept: Option<Arc<Kept>>, pods: &Pods, workers: &Workers, tasks: Tasks) {
+    let proxy = &workers.first().proxy;
     trigger.begin();
     // The proxy that takes over keeps the state from now on.
     let leave = async {
@@ -178,7 +180,17 @@ pub async fn run_with(
     proxy.certificates.shutdown();
     workers.stop();
     proxy.telemetry.flush();
-    ended
+}
+
+/// Each connection takes two or more descriptors.
+fn raise_open_files(limits: &mut Limits) {
+    match sys::raise_open_files() {
+        Ok(limit) => {
+            limits.descriptors = Descriptors::of(limit);
+            tracing::debug!(limit, "open files");
+        }
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
 }
 
 /// Where spans go, if there is a collector.

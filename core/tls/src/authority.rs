@@ -6,7 +6,7 @@ mod material;
 
 pub use facts::{CertificateFacts, certificates};
 pub use local::LocalSource;
-pub use material::{Material, Part, Unusable};
+pub use material::{Material, Part, Unusable, blocks};
 
 use std::{
     fmt,

@@ -77,7 +77,7 @@ impl Issuer {
         };
         let own = read(Part::Certificate, &material.certificate)?;
         let anchor = read(Part::Roots, authority.root_pem())?;
-        let roots = super::blocks(authority.bundle_pem());
+        let roots = authority::blocks(authority.bundle_pem());
         let digests = read(Part::Roots, authority.bundle_pem())?;
         let roots: Vec<_> =
             digests.into_iter().zip(roots).map(|(facts, pem)| RootCertificate { sha256: facts.sha256, pem }).collect();

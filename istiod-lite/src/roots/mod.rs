@@ -91,13 +91,3 @@ impl RootsConfig {
         Self { namespace: namespace.into(), trust_domain, life, margin: Duration::from_mins(5) }
     }
 }
-
-/// The certificates of a PEM text, each for itself.
-fn blocks(pem: &str) -> Vec<String> {
-    const END: &str = "-----END CERTIFICATE-----";
-    let whole = |block: &str| {
-        let begin = block.find("-----BEGIN CERTIFICATE-----")?;
-        Some(format!("{}{END}\n", block.get(begin..)?))
-    };
-    pem.split(END).filter_map(whole).collect()
-}

@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
+mod attachment;
 pub mod networking;
 pub mod telemetry;
 pub mod tokens;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde::{Deserialize, Serialize};
+
+pub use attachment::Attachment;
 
 /// Who may, or may not, talk to what.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -59,9 +62,15 @@ pub struct AuthorizationPolicySpec {
 }
 
 impl AuthorizationPolicySpec {
+    /// What it holds for.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment<'_> {
+        Attachment { selector: self.selector.as_ref(), several: &self.target_refs, one: self.target_ref.as_ref() }
+    }
+
     /// All target references, in either form.
     pub fn targets(&self) -> impl Iterator<Item = &PolicyTargetReference> {
-        self.target_refs.iter().chain(self.target_ref.as_ref())
+        self.attachment().targets()
     }
 }
 

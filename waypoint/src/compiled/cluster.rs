@@ -10,7 +10,7 @@ use ambit_identity::SpiffeId;
 use ambit_model::route::RetryBudget;
 use serde::Serialize;
 
-use super::Retries;
+use super::{Retries, WorkloadNames};
 
 /// The protocol spoken to a cluster's endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -115,7 +115,7 @@ pub struct Endpoint {
     /// Its share among the others.
     pub weight: u32,
     /// The workload, for logs and metrics.
-    pub workload: Arc<str>,
+    pub workload: WorkloadNames,
     /// Its namespace.
     pub namespace: Arc<str>,
     /// Whether it takes requests.

@@ -3,6 +3,7 @@
 mod cluster;
 mod listener;
 mod matcher;
+mod names;
 mod retries;
 
 use std::{collections::HashMap, sync::Arc};
@@ -15,6 +16,7 @@ pub use listener::{
     Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };
 pub use matcher::{AppProtocol, FirstBytes, MatchNode, NameTest, Selection};
+pub use names::WorkloadNames;
 pub use retries::{Counted, Retries};
 
 /// Everything in force at one moment.

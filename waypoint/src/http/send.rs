@@ -1,6 +1,6 @@
 //! One try of a request: the endpoints in turn until one has it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
@@ -9,13 +9,14 @@ use ambit_model::{
 use http::{Request, StatusCode};
 use http_body::Body as _;
 use metrics::counter;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{forward::head, select::Refused};
 use crate::{
     compiled::{Cluster, Counted},
     observe::{RETRIES, Record},
     proxy::Proxy,
-    upstream::{Candidates, Destination, RequestBody, Sent, Unsent},
+    upstream::{Candidates, Destination, Kept, RequestBody, Sent, Unsent},
 };
 
 /// A try without a response.
@@ -56,34 +57,32 @@ impl<'a> Sender<'a> {
     ) -> Result<Sent, Box<Failure>> {
         let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
         record.attempts += 1;
+        let before = self.resent;
         for (to, upstream) in &candidates.endpoints {
             record.upstream = Some(upstream.clone());
-            let before = self.resent;
-            match self.to(to, candidates.connect_timeout, request, record).await {
+            // What is sent for the second time is not to meet another connection that is over.
+            let anew = self.resent != before;
+            match self.to(to, candidates.connect_timeout, request, record, anew).await {
                 Ok(sent) => return Ok(sent),
                 Err(Missed::Failed(failure)) => return Err(failure),
-                Err(Missed::Unreached(refusal, unsent)) => {
-                    // What was to be sent once more has not left.
-                    self.resent = before;
-                    (last, request) = (refusal, *unsent);
-                }
+                Err(Missed::Unreached(refusal, unsent)) => (last, request) = (refusal, *unsent),
             }
         }
         let refused = (StatusCode::SERVICE_UNAVAILABLE, last);
         Err(Box::new(Failure { refused, ended: Some(Ended::Unreached), request: Some(request) }))
     }
 
-    /// To one endpoint, and once more on a new connection if it was the connection at hand that failed.
+    /// To one endpoint, on a new connection if it is to be `anew`, and once more on one if it was the connection at hand that failed.
     async fn to(
         &mut self,
         to: &Destination,
         limit: Duration,
         mut request: Request<RequestBody>,
         record: &mut Record,
+        mut anew: bool,
     ) -> Result<Sent, Missed> {
         let proxy = self.proxy;
         let http = &proxy.http;
-        let mut anew = false;
         loop {
             let checkout = match anew {
                 false => http.checkout(proxy, to, self.http2, limit).await,
@@ -101,23 +100,26 @@ impl<'a> Sender<'a> {
                 }
             };
             let at_hand = checkout.at_hand;
-            let method = request.method().clone();
-            // Only a request without a body is here to be sent once more.
-            let copy = at_hand && !self.resent && request.body().is_end_stream();
-            let copy = copy.then(|| head(&request).map(|()| RequestBody::empty()));
+            let may = at_hand && !self.resent;
+            let spare = may.then(|| Spare::of(&mut request, self.http2, &proxy.kept_bodies)).flatten();
             let mut unsent = match http.send(to, checkout, request).await {
                 Ok(sent) => return Ok(sent),
                 Err(unsent) => unsent,
             };
-            request = match (unsent.request.take(), copy) {
+            let back = unsent.request.take();
+            let again = match spare.filter(|_| back.is_none()) {
+                Some(spare) => spare.request(unsent.refused, limit).await,
+                None => None,
+            };
+            request = match (back, again) {
                 // Nothing of it has left.
                 (Some(back), _) if at_hand => back,
                 // It takes no place of the cluster's budget: when an endpoint goes, all requests on its connections fail at once.
-                (None, Some(copy)) if may_leave_again(method.as_str(), unsent.refused) => {
+                (None, Some(again)) => {
                     self.resent = true;
                     counter!(RETRIES, "result" => "resent").increment(1);
                     record.attempts += 1;
-                    copy
+                    again
                 }
                 (back, _) => return Err(Missed::Failed(failure(*unsent, back))),
             };
@@ -132,6 +134,38 @@ impl<'a> Sender<'a> {
             counter!(RETRIES, "result" => "over_budget").increment(1);
         }
         place
+    }
+}
+
+/// What a request that has left could be sent once more from.
+struct Spare {
+    head: Request<()>,
+    /// `None` for a request without one.
+    body: Option<Kept>,
+}
+
+impl Spare {
+    /// Of a request that is about to leave; `None` if it could not be.
+    fn of(request: &mut Request<RequestBody>, http2: bool, room: &Arc<Semaphore>) -> Option<Self> {
+        let body = match request.body().is_end_stream() {
+            true => None,
+            false if http2 => Some(request.body_mut().spare(room)?),
+            // An endpoint cannot say of a request of HTTP/1 that it has not looked at it.
+            false => return None,
+        };
+        Some(Self { head: head(request), body })
+    }
+
+    /// The request, if it may leave again; it waits up to `limit` for its body, which the connection that failed still has.
+    async fn request(self, unseen: bool, limit: Duration) -> Option<Request<RequestBody>> {
+        if !may_leave_again(self.head.method().as_str(), self.body.is_some(), unseen) {
+            return None;
+        }
+        let body = match &self.body {
+            None => RequestBody::empty(),
+            Some(kept) => timeout(limit, kept.resumed()).await.ok()??,
+        };
+        Some(self.head.map(|()| body))
     }
 }
 

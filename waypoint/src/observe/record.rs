@@ -13,7 +13,10 @@ use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, policy::PolicyKey};
 
 use super::Telemetry;
-use crate::{compiled::ServiceInfo, terminate::Peer};
+use crate::{
+    compiled::{ServiceInfo, WorkloadNames},
+    terminate::Peer,
+};
 
 /// The endpoint that was reached.
 #[derive(Debug, Clone)]
@@ -23,7 +26,7 @@ pub struct Upstream {
     /// Its identity, unless it was reached in clear.
     pub identity: Option<SpiffeId>,
     /// Its workload.
-    pub workload: Arc<str>,
+    pub workload: WorkloadNames,
     /// Its namespace.
     pub namespace: Arc<str>,
 }

@@ -117,7 +117,8 @@ impl Telemetry {
 /// Everything that [`labels`] is made of.
 fn facts(record: &Record) -> impl std::hash::Hash + '_ {
     let peer = &record.peer;
-    let upstream = record.upstream.as_ref().map(|u| (&u.workload, &u.namespace, &u.identity));
+    let upstream = record.upstream.as_ref();
+    let upstream = upstream.map(|u| (u.workload.workload_name(), u.workload.canonical_name(), &u.namespace, &u.identity));
     let service = record.service.as_ref().map(|s| (&s.host, &s.namespace, &s.name));
     (
         (&peer.uri, &peer.workload, &peer.canonical_service, &peer.canonical_revision),
@@ -185,7 +186,8 @@ fn labels(record: &Record) -> Vec<Label> {
     let source_namespace = record.peer.identity.as_ref().map(|id| id.namespace().as_str());
     let source = record.peer.workload.as_deref();
     let upstream = record.upstream.as_ref();
-    let workload = upstream.map(|u| &*u.workload);
+    // Pods come and go, and what made them stays: lines of the log name the pod.
+    let (workload, canonical) = upstream.map(|u| (u.workload.workload_name(), u.workload.canonical_name())).unzip();
     let namespace = upstream.map(|u| &*u.namespace).or(record.service.as_ref().map(|s| &*s.namespace));
     let destination_principal = upstream.and_then(|u| u.identity.as_ref()).map(|id| id.to_string());
     let service = record.service.as_ref();
@@ -197,7 +199,7 @@ fn labels(record: &Record) -> Vec<Label> {
         text(label::SOURCE_WORKLOAD_NAMESPACE, source_namespace),
         text(label::SOURCE_PRINCIPAL, principal.as_deref()),
         text(label::DESTINATION_WORKLOAD, workload),
-        text(label::DESTINATION_CANONICAL_SERVICE, workload),
+        text(label::DESTINATION_CANONICAL_SERVICE, canonical),
         text(label::DESTINATION_WORKLOAD_NAMESPACE, namespace),
         text(label::DESTINATION_PRINCIPAL, destination_principal.as_deref()),
         text(label::DESTINATION_SERVICE, service.map(|s| &*s.host)),

@@ -11,8 +11,12 @@ use http::HeaderMap;
 use http_body::Frame;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// The longest body that is kept, in bytes (Envoy's default buffer). A request with a longer one is sent once.
+use super::request::Streaming;
+
+/// The longest body that is kept where a route has use for it, in bytes (Envoy's default buffer). A request with a longer one is sent once.
 pub const LONGEST: usize = 1 << 20;
+/// The longest start of a body that is kept in case the endpoint gives its request back unseen, in bytes.
+pub const SHORT: usize = 64 << 10;
 /// What a trailer takes besides its text, in bytes.
 const FIELD: usize = 192;
 /// The longest piece in which a body is sent once more, so that a slow reader does not have all of it waiting on its connection.
@@ -39,6 +43,8 @@ enum State {
     Passing(Part),
     /// The end has passed, and everything before it is here.
     Whole(Again),
+    /// Where it passed nobody reads it any more: what has passed, and where the rest comes from.
+    Back(Part, Box<Streaming>),
     /// It was too much, or broke off.
     Lost,
 }
@@ -48,6 +54,8 @@ enum State {
 struct Part {
     data: Vec<u8>,
     trailers: Option<HeaderMap>,
+    /// How much is kept at most, in bytes.
+    most: usize,
     /// Where there may be more room, in bytes.
     room: Arc<Semaphore>,
     /// What is used of it.
@@ -88,9 +96,9 @@ impl Kept {
         Self::new(State::Lost)
     }
 
-    /// Of a body that is about to pass, as long as there is `room` (in bytes, for all bodies together).
-    pub(super) fn passing(room: &Arc<Semaphore>) -> (Self, Keeper) {
-        let part = Part { data: Vec::new(), trailers: None, room: room.clone(), taken: None };
+    /// Of a body that is about to pass, up to `most` bytes and as long as there is `room` (in bytes, for all bodies together).
+    pub(super) fn passing(room: &Arc<Semaphore>, most: usize) -> (Self, Keeper) {
+        let part = Part { data: Vec::new(), trailers: None, most, room: room.clone(), taken: None };
         let kept = Self::new(State::Passing(part));
         let keeper = Keeper(Arc::downgrade(&kept.0));
         (kept, keeper)
@@ -100,6 +108,21 @@ impl Kept {
     pub(super) fn whole(&self) -> Option<Again> {
         match &*self.0.state() {
             State::Whole(again) => Some(again.clone()),
+            State::Passing(_) | State::Back(..) | State::Lost => None,
+        }
+    }
+
+    /// What has passed of the body, and where the rest comes from, as soon as nobody reads it any more where it passed; `None` when what
+    /// has passed was too much to keep. Only one can have a rest.
+    pub(super) async fn back(&self) -> Option<(Again, Option<Box<Streaming>>)> {
+        self.ended().await;
+        let mut state = self.0.state();
+        match replace(&mut *state, State::Lost) {
+            State::Back(part, rest) => Some((part.done(), Some(rest))),
+            State::Whole(again) => {
+                *state = State::Whole(again.clone());
+                Some((again, None))
+            }
             State::Passing(_) | State::Lost => None,
         }
     }
@@ -135,16 +158,22 @@ impl Shared {
 }
 
 impl Keeper {
-    /// A part of the body passes.
-    pub fn add(&self, frame: &Frame<Bytes>) {
-        let Some(shared) = self.0.upgrade() else { return };
+    /// What it fills, if anybody still wants it.
+    pub fn kept(&self) -> Option<Kept> {
+        self.0.upgrade().map(Kept)
+    }
+
+    /// A part of the body passes. Says whether what comes after it is to be kept too.
+    pub fn add(&self, frame: &Frame<Bytes>) -> bool {
+        let Some(shared) = self.0.upgrade() else { return false };
         let fits = match &mut *shared.state() {
             State::Passing(part) => part.add(frame),
-            State::Whole(_) | State::Lost => true,
+            State::Whole(_) | State::Back(..) | State::Lost => return false,
         };
         if !fits {
             shared.lose();
         }
+        fits
     }
 
     /// The end has passed.
@@ -152,13 +181,26 @@ impl Keeper {
         let Some(shared) = self.0.upgrade() else { return };
         let mut state = shared.state();
         *state = match replace(&mut *state, State::Lost) {
-            State::Passing(Part { data, trailers, taken, .. }) => {
-                State::Whole(Again { data: Bytes::from_owner(Held { data, _taken: taken }), trailers })
-            }
+            State::Passing(part) => State::Whole(part.done()),
             ended => ended,
         };
         drop(state);
         shared.ended.notify_waiters();
+    }
+
+    /// Nobody reads the body any more where it passed, and its end has not come: the rest is for whoever wants it.
+    pub fn back(self, rest: Box<Streaming>) {
+        let Some(shared) = self.0.upgrade() else { return };
+        let mut state = shared.state();
+        let (now, unwanted) = match replace(&mut *state, State::Lost) {
+            State::Passing(part) => (State::Back(part, rest), None),
+            ended => (ended, Some(rest)),
+        };
+        *state = now;
+        drop(state);
+        shared.ended.notify_waiters();
+        // Not with the lock.
+        drop(unwanted);
     }
 }
 
@@ -194,8 +236,8 @@ impl Part {
         if length <= now {
             return true;
         }
-        let grown = (2 * now).min(LONGEST).max(length);
-        if length > LONGEST || !self.take(grown - now) {
+        let grown = (2 * now).min(self.most).max(length);
+        if length > self.most || !self.take(grown - now) {
             return false;
         }
         self.data.reserve_exact(grown - self.data.len());
@@ -212,6 +254,12 @@ impl Part {
             None => self.taken = Some(permit),
         }
         true
+    }
+
+    /// Nothing is added to it any more.
+    fn done(self) -> Again {
+        let Self { data, trailers, taken, .. } = self;
+        Again { data: Bytes::from_owner(Held { data, _taken: taken }), trailers }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The body of a request on its way, for the first time or once more.
 
 use std::{
+    mem::replace,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::sync::DropGuard;
 
-use super::kept::{Again, Keeper, Kept, LONGEST};
+use super::kept::{Again, Keeper, Kept, LONGEST, SHORT};
 use crate::http::Phase;
 
 /// The body of a request on its way: counts what passes.
@@ -27,22 +28,27 @@ enum Kind {
     Empty,
     Streaming(Box<Streaming>),
     Again(Again),
+    /// What has passed before, then the rest as it comes.
+    Resumed(Again, Box<Streaming>),
 }
 
+/// A body as it comes from the client.
 #[derive(Debug)]
-struct Streaming {
+pub(super) struct Streaming {
     inner: Incoming,
     sent: Arc<AtomicU64>,
     phase: Option<Phase>,
     /// Dropped once it has come whole, or does not come any more.
     arriving: Option<DropGuard>,
     keeping: Option<Keeper>,
+    /// It was asked for what comes next: the head of its request was taken to be sent.
+    begun: bool,
 }
 
 impl RequestBody {
     /// Counts into `sent`, and tells `phase` and whoever `arriving` guards of its end.
     pub fn new(inner: Incoming, sent: Arc<AtomicU64>, phase: Option<Phase>, arriving: Option<DropGuard>) -> Self {
-        Self(Kind::Streaming(Box::new(Streaming { inner, sent, phase, arriving, keeping: None })))
+        Self(Kind::Streaming(Box::new(Streaming { inner, sent, phase, arriving, keeping: None, begun: false })))
     }
 
     /// A body without bytes.
@@ -55,13 +61,33 @@ impl RequestBody {
         if self.is_end_stream() {
             return Kept::nothing();
         }
+        let kept = match &mut self.0 {
+            Kind::Streaming(streaming) => streaming.keep(room, LONGEST),
+            _ => None,
+        };
+        kept.unwrap_or_else(Kept::lost)
+    }
+
+    /// Keeps the start of it, if nobody does yet, in case the endpoint gives the request back unseen. `None` when it is too long for that,
+    /// or was on its way before.
+    pub fn spare(&mut self, room: &Arc<Semaphore>) -> Option<Kept> {
         match &mut self.0 {
-            Kind::Streaming(streaming) if streaming.inner.size_hint().lower() <= LONGEST as u64 => {
-                let (kept, keeper) = Kept::passing(room);
-                streaming.keeping = Some(keeper);
-                kept
-            }
-            _ => Kept::lost(),
+            Kind::Streaming(streaming) => streaming.keep(room, SHORT),
+            Kind::Empty | Kind::Again(_) | Kind::Resumed(..) => None,
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Kind::Streaming(streaming) = &mut self.0 else { return };
+        // Of a request whose body was not begun it is not known whether its head is still to be sent, whatever is said of its connection.
+        if !streaming.begun {
+            return;
+        }
+        let Some(keeper) = streaming.keeping.take() else { return };
+        if let Kind::Streaming(rest) = replace(&mut self.0, Kind::Empty) {
+            keeper.back(rest);
         }
     }
 }
@@ -73,7 +99,17 @@ impl Kept {
         self.whole().map(|again| RequestBody(Kind::Again(again)))
     }
 
-    /// The same, as soon as nothing more of it comes.
+    /// The body once more, as soon as it is not read any more by the connection that it was given to, which has failed: what has passed of
+    /// it, and the rest as it comes. `None` when too much has passed to be kept, or it is not known that it was to be sent at all.
+    pub async fn resumed(&self) -> Option<RequestBody> {
+        let (before, rest) = self.back().await?;
+        Some(RequestBody(match rest {
+            Some(rest) => Kind::Resumed(before, rest),
+            None => Kind::Again(before),
+        }))
+    }
+
+    /// The same as [`Kept::again`], as soon as nothing more of it comes.
     pub async fn passed(&self) -> Option<RequestBody> {
         self.ended().await;
         self.again()
@@ -81,14 +117,32 @@ impl Kept {
 }
 
 impl Streaming {
+    /// Keeps up to `most` bytes of what passes, or goes on with what is kept already.
+    fn keep(&mut self, room: &Arc<Semaphore>, most: usize) -> Option<Kept> {
+        if let Some(kept) = self.keeping.as_ref().and_then(Keeper::kept) {
+            return Some(kept);
+        }
+        if self.begun || self.inner.size_hint().lower() > most as u64 {
+            return None;
+        }
+        let (kept, keeper) = Kept::passing(room, most);
+        self.keeping = Some(keeper);
+        Some(kept)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.begun = true;
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        self.passed(&frame);
+        Poll::Ready(frame)
+    }
+
     fn passed(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>) {
         if let Some(Ok(frame)) = frame {
             if let Some(data) = frame.data_ref() {
                 self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
             }
-            if let Some(keeping) = &self.keeping {
-                keeping.add(frame);
-            }
+            self.keeping.take_if(|keeping| !keeping.add(frame));
         }
         // A body whose length is known may not be read beyond its last byte.
         if frame.is_none() || self.inner.is_end_stream() {
@@ -110,12 +164,12 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
-            Kind::Streaming(streaming) => {
-                let frame = std::task::ready!(Pin::new(&mut streaming.inner).poll_frame(cx));
-                streaming.passed(&frame);
-                Poll::Ready(frame)
-            }
+            Kind::Streaming(streaming) => streaming.poll(cx),
             Kind::Again(again) => Poll::Ready(again.part().map(Ok)),
+            Kind::Resumed(before, rest) => match before.part() {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => rest.poll(cx),
+            },
         }
     }
 
@@ -124,6 +178,7 @@ impl Body for RequestBody {
             Kind::Empty => true,
             Kind::Streaming(streaming) => streaming.inner.is_end_stream(),
             Kind::Again(again) => again.is_end(),
+            Kind::Resumed(before, rest) => before.is_end() && rest.inner.is_end_stream(),
         }
     }
 
@@ -132,6 +187,8 @@ impl Body for RequestBody {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Streaming(streaming) => streaming.inner.size_hint(),
             Kind::Again(again) => again.length().map_or_else(SizeHint::new, SizeHint::with_exact),
+            // Its request has a head already, which says its length if the client did.
+            Kind::Resumed(..) => SizeHint::new(),
         }
     }
 }
@@ -143,7 +200,7 @@ mod tests {
     #[test]
     fn what_is_sent_again_says_its_length() {
         let room = Arc::new(Semaphore::new(1000));
-        let (kept, keeper) = Kept::passing(&room);
+        let (kept, keeper) = Kept::passing(&room, LONGEST);
         keeper.add(&Frame::data(Bytes::from_static(b"onetwo")));
         keeper.complete();
         let mut again = kept.again().unwrap();

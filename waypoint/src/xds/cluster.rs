@@ -30,7 +30,7 @@ use super::{
     read::{Compiled, Problem, Under, duration, finish, number, port, required, type_of, unpack},
     retry, tls,
 };
-use crate::compiled::{Cluster, Discovery, Endpoint, Endpoints, Protocol, Retries, ServiceInfo, Target};
+use crate::compiled::{Cluster, Discovery, Endpoint, Endpoints, Protocol, Retries, ServiceInfo, Target, WorkloadNames};
 
 /// Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -173,7 +173,7 @@ fn endpoint(mut endpoint: LbEndpoint) -> Compiled<Endpoint> {
     host.hostname.clear();
     finish(&host)?;
     finish(&endpoint)?;
-    let (namespace, workload) = metadata.filter_metadata.get(AMBIT).map(|fields| named(fields, "workload")).unwrap_or_default();
+    let (namespace, workload) = metadata.filter_metadata.get(AMBIT).map(workload).unwrap_or_default();
     Ok(Endpoint { target, weight, workload, namespace, healthy })
 }
 
@@ -224,6 +224,14 @@ fn named(fields: &Struct, key: &str) -> (Arc<str>, Arc<str>) {
     let name = text(fields, key).unwrap_or_default();
     let (namespace, name) = name.split_once('/').unwrap_or((text(fields, "namespace").unwrap_or_default(), name));
     (namespace.into(), name.into())
+}
+
+/// The workload that an endpoint is, and its namespace. What is not said is as what is said before it.
+fn workload(fields: &Struct) -> (Arc<str>, WorkloadNames) {
+    let (namespace, name) = named(fields, "workload");
+    let workload_name = text(fields, "workload_name").unwrap_or(&name);
+    let canonical_name = text(fields, "canonical_name").unwrap_or(workload_name);
+    (namespace, WorkloadNames::new(&name, workload_name, canonical_name))
 }
 
 /// The service a cluster stands for. Its host is the last part of the cluster's name unless it is given.

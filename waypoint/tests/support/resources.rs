@@ -485,7 +485,12 @@ pub fn assignment(cluster: &str, endpoints: Vec<Ep>) -> (String, ClusterLoadAssi
                         endpoint_id: address.to_string(),
                         address_name_specifier: Some(AddressNameSpecifier::ServerListenerName("connect_originate".into())),
                     }),
-                    metadata(&[("identity", identity), ("workload", "shop/billing")]),
+                    metadata(&[
+                        ("identity", identity),
+                        ("workload", "shop/billing"),
+                        ("workload_name", "billing-v1"),
+                        ("canonical_name", "payments"),
+                    ]),
                 ),
                 Ep::Clear(address) => (
                     address::Address::SocketAddress(SocketAddress {

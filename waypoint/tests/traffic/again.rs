@@ -58,7 +58,7 @@ async fn check(number: u8, retries: Option<u32>, cases: &[Case]) {
             assert_eq!(once(&mesh, WEB, service.vip, asking("GET")).await.0, 200, "{method} {acts:?}");
         }
         let (got, ..) = once(&mesh, WEB, service.vip, asking(method)).await;
-        assert_eq!((got, seen.load(Ordering::SeqCst)), (*status, *came), "{method} {acts:?}");
+        assert_eq!((got, seen.requests()), (*status, *came), "{method} {acts:?}");
     }
 }
 
@@ -102,7 +102,8 @@ fn hurried(cluster: &str) -> resources::Route {
     route
 }
 
-async fn answered(stream: &mut TunnelStream) -> String {
+/// The head of an answer.
+pub(super) async fn answered(stream: &mut TunnelStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());

@@ -43,10 +43,11 @@ pub enum Ended {
 }
 
 /// Whether a request that has left, and failed with the connection at hand, may be sent once more, whatever its route says of retries: one that
-/// was not looked at may (RFC 9113, section 8.7), and one of a method that changes nothing, or no more a second time (RFC 9110, section 9.2.2).
+/// was not looked at may (RFC 9113, section 8.7), and one without a body of a method that changes nothing, or no more a second time (RFC 9110,
+/// section 9.2.2). One with a body, of which something may have been looked at, is for a route to say.
 #[must_use]
-pub fn may_leave_again(method: &str, unseen: bool) -> bool {
-    unseen || matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
+pub fn may_leave_again(method: &str, body: bool, unseen: bool) -> bool {
+    unseen || (!body && matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"))
 }
 
 /// When a request is sent again, how often, and how long after (`envoy.config.route.v3.RetryPolicy`).
@@ -145,10 +146,13 @@ mod tests {
     #[test]
     fn what_may_have_been_looked_at_leaves_again_only_if_it_does_no_more_a_second_time() {
         for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"] {
-            assert!(may_leave_again(method, false), "{method}");
+            assert!(may_leave_again(method, false, false), "{method}");
+            assert!(!may_leave_again(method, true, false) && may_leave_again(method, true, true), "{method} with a body");
         }
         for method in ["POST", "PATCH", "CONNECT", "PURGE", "get"] {
-            assert!(!may_leave_again(method, false) && may_leave_again(method, true), "{method}");
+            for body in [false, true] {
+                assert!(!may_leave_again(method, body, false) && may_leave_again(method, body, true), "{method}");
+            }
         }
     }
 

@@ -189,8 +189,9 @@ impl Link {
     }
 }
 
-/// Each certificate of a text, as text.
-fn blocks(pem: &str) -> Vec<String> {
+/// The certificates of a PEM text, each for itself, without what stands between them. They are not read.
+#[must_use]
+pub fn blocks(pem: &str) -> Vec<String> {
     let whole = |block: &str| block.split_once(END).map(|(body, _)| format!("{BEGIN}{body}{END}\n"));
     pem.split(BEGIN).skip(1).filter_map(whole).collect()
 }

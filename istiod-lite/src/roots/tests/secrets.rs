@@ -6,12 +6,12 @@ use std::{
 };
 
 use ambit_identity::TrustDomain;
-use ambit_tls::authority::{Authority, Material};
+use ambit_tls::authority::{Authority, Material, blocks};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::api::ObjectMeta;
 
 use crate::roots::{
-    CACERTS, ROTATE, RootsConfig, STATE, blocks,
+    CACERTS, ROTATE, RootsConfig, STATE,
     issuer::{Issuer, Origin, unix},
     report::Report,
     rotation::{Facts, Held, Phase, Plugged},

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{PolicyStatus, PolicyTargetReference, WorkloadSelector};
+use super::{Attachment, PolicyStatus, PolicyTargetReference, WorkloadSelector};
 
 /// What proxies are to record. None of it is heeded, so that of its parts only their number is read.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -41,4 +41,12 @@ pub struct TelemetrySpec {
     /// Lines of the access log.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub access_logging: Vec<Value>,
+}
+
+impl TelemetrySpec {
+    /// What it holds for.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment<'_> {
+        Attachment { selector: self.selector.as_ref(), several: &self.target_refs, one: self.target_ref.as_ref() }
+    }
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use super::{PolicyStatus, PolicyTargetReference, WorkloadSelector};
+use super::{Attachment, PolicyStatus, PolicyTargetReference, WorkloadSelector};
 
 /// Which tokens (JWTs) of requests are believed, and where they are. A request with another token is to be refused, one without any is not.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -40,9 +40,15 @@ pub struct RequestAuthenticationSpec {
 }
 
 impl RequestAuthenticationSpec {
+    /// What it holds for.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment<'_> {
+        Attachment { selector: self.selector.as_ref(), several: &self.target_refs, one: self.target_ref.as_ref() }
+    }
+
     /// All target references, in either form.
     pub fn targets(&self) -> impl Iterator<Item = &PolicyTargetReference> {
-        self.target_refs.iter().chain(self.target_ref.as_ref())
+        self.attachment().targets()
     }
 }
 

@@ -7,9 +7,7 @@ use super::Errors;
 use super::route::header_name;
 use crate::source::crd::telemetry::Telemetry;
 use crate::source::crd::tokens::{JwtRule, RequestAuthentication};
-use crate::source::crd::{
-    AuthorizationPolicy, Operation, PeerAuthentication, PolicyAction, PolicyTargetReference, Source, When, WorkloadSelector,
-};
+use crate::source::crd::{Attachment, AuthorizationPolicy, Operation, PeerAuthentication, PolicyAction, Source, When};
 
 /// Attributes a `when` may name as they are; those ending in `[` take a key in brackets.
 const ATTRIBUTES: &[&str] = &[
@@ -29,7 +27,7 @@ const KEYED_ATTRIBUTES: &[&str] = &["request.headers[", "request.auth.claims[", 
 
 pub(super) fn authorization(policy: &AuthorizationPolicy, errors: &mut Errors) {
     let spec = &policy.spec;
-    targets(&policy.metadata, spec.selector.as_ref(), &spec.target_refs, spec.target_ref.as_ref(), errors);
+    targets(&policy.metadata, spec.attachment(), errors);
     if spec.action == PolicyAction::Custom && spec.provider.is_none() {
         errors.add("spec.provider", "required with the action CUSTOM");
     }
@@ -48,21 +46,15 @@ pub(super) fn authorization(policy: &AuthorizationPolicy, errors: &mut Errors) {
 }
 
 /// What a policy of any kind is attached to.
-fn targets(
-    metadata: &ObjectMeta,
-    selector: Option<&WorkloadSelector>,
-    several: &[PolicyTargetReference],
-    one: Option<&PolicyTargetReference>,
-    errors: &mut Errors,
-) {
+fn targets(metadata: &ObjectMeta, attachment: Attachment<'_>, errors: &mut Errors) {
+    let Attachment { selector, several, one } = attachment;
     if selector.is_some() && (one.is_some() || !several.is_empty()) {
         errors.add("spec.selector", "only one of selector and targetRefs may be given");
     }
     if one.is_some() && !several.is_empty() {
         errors.add("spec.targetRef", "only one of targetRef and targetRefs may be given");
     }
-    let several = several.iter().enumerate().map(|(index, target)| (format!("spec.targetRefs[{index}]"), target));
-    for (path, target) in several.chain(one.map(|target| ("spec.targetRef".to_owned(), target))) {
+    for (path, target) in attachment.placed_targets() {
         if target.namespace.is_some() && target.namespace != metadata.namespace {
             errors.add(format!("{path}.namespace"), "must be the namespace of the policy");
         }
@@ -78,7 +70,7 @@ fn targets(
 
 pub(super) fn request_authentication(policy: &RequestAuthentication, errors: &mut Errors) {
     let spec = &policy.spec;
-    targets(&policy.metadata, spec.selector.as_ref(), &spec.target_refs, spec.target_ref.as_ref(), errors);
+    targets(&policy.metadata, spec.attachment(), errors);
     for (index, rule) in spec.jwt_rules.iter().enumerate() {
         jwt_rule(rule, &format!("spec.jwtRules[{index}]"), errors);
     }
@@ -106,8 +98,7 @@ fn jwt_rule(rule: &JwtRule, path: &str, errors: &mut Errors) {
 }
 
 pub(super) fn telemetry(telemetry: &Telemetry, errors: &mut Errors) {
-    let spec = &telemetry.spec;
-    targets(&telemetry.metadata, spec.selector.as_ref(), &spec.target_refs, spec.target_ref.as_ref(), errors);
+    targets(&telemetry.metadata, telemetry.spec.attachment(), errors);
 }
 
 fn source(source: &Source, path: &str, errors: &mut Errors) {

@@ -15,10 +15,11 @@ use super::scope::LookedUp;
 use super::wire::ordered::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, Metadata, Struct};
 use super::wire::{string_kind, u32_value};
 use crate::index::{Endpoint, EndpointHealth, Index, ServiceRef};
+use crate::translate::origin::Origin;
 
 /// The endpoints of a service port. Without any that is ready the assignment is empty, and Envoy answers 503.
 pub fn assignment(index: &Index, cluster: &str, service: &ServiceRef, port: u16) -> ClusterLoadAssignment {
-    of_endpoints(cluster, &usable(index, service), port)
+    of_endpoints(index, cluster, &usable(index, service), port)
 }
 
 /// All that may be asked for of a service: the endpoints of each port, under the name of the cluster of each layer.
@@ -27,7 +28,7 @@ pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<ClusterLoadAssign
     let mut all = Vec::new();
     for port in index.service_ports(service) {
         for layer in [Layer::Http, Layer::Tcp] {
-            all.push(of_endpoints(&inbound_vip(port.port, layer, &name), &endpoints, port.port));
+            all.push(of_endpoints(index, &inbound_vip(port.port, layer, &name), &endpoints, port.port));
         }
     }
     all
@@ -46,16 +47,25 @@ pub fn usable(index: &Index, service: &ServiceRef) -> Vec<Endpoint> {
     endpoints
 }
 
-fn of_endpoints(cluster: &str, endpoints: &[Endpoint], port: u16) -> ClusterLoadAssignment {
-    let lb_endpoints: Vec<LbEndpoint> = endpoints.iter().filter_map(|endpoint| lb_endpoint(endpoint, port)).collect();
+fn of_endpoints(index: &Index, cluster: &str, endpoints: &[Endpoint], port: u16) -> ClusterLoadAssignment {
+    let lb_endpoints: Vec<LbEndpoint> = endpoints.iter().filter_map(|endpoint| lb_endpoint(index, endpoint, port)).collect();
     let endpoints = if lb_endpoints.is_empty() { Vec::new() } else { vec![LocalityLbEndpoints { locality: None, lb_endpoints }] };
     ClusterLoadAssignment { cluster_name: cluster.into(), endpoints }
 }
 
 /// A workload by the first of its addresses; `None` when it has no such port.
-fn lb_endpoint(endpoint: &Endpoint, service_port: u16) -> Option<LbEndpoint> {
+fn lb_endpoint(index: &Index, endpoint: &Endpoint, service_port: u16) -> Option<LbEndpoint> {
     let target = SocketAddr::new(*endpoint.addresses.first()?, *endpoint.ports.get(&service_port)?);
     let mut own = BTreeMap::from([("workload".to_owned(), string_kind(endpoint.workload.to_string()))]);
+    if let Some(Origin { name, canonical_name, .. }) = origin(index, endpoint) {
+        // As the workload has them that node proxies are sent, but only what is not said before.
+        if canonical_name != name {
+            own.insert("canonical_name".to_owned(), string_kind(canonical_name));
+        }
+        if *name != *endpoint.workload.name {
+            own.insert("workload_name".to_owned(), string_kind(name));
+        }
+    }
     let mut filter_metadata = BTreeMap::new();
     let address = if endpoint.hbone {
         own.insert("identity".to_owned(), string_kind(endpoint.identity.to_string()));
@@ -71,6 +81,12 @@ fn lb_endpoint(endpoint: &Endpoint, service_port: u16) -> Option<LbEndpoint> {
         metadata: Some(Metadata { filter_metadata }),
         load_balancing_weight: endpoint.weight.and_then(u32_value),
     })
+}
+
+/// What a pod belongs to; `None` for what is no pod, even if one has its name.
+fn origin(index: &Index, endpoint: &Endpoint) -> Option<Origin> {
+    let pod = index.objects().pods.get(&endpoint.workload)?;
+    (endpoint.uid == index.config().pod_uid(&endpoint.workload)).then(|| Origin::of(pod))
 }
 
 fn one(key: &str, value: impl Into<String>) -> Struct {

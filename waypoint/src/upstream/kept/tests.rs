@@ -9,8 +9,10 @@ fn data(bytes: impl Into<Bytes>) -> Frame<Bytes> {
 /// Of a body of which these parts have passed.
 fn of(parts: &[&'static str], room: usize) -> (Kept, Keeper, Arc<Semaphore>) {
     let room = Arc::new(Semaphore::new(room));
-    let (kept, keeper) = Kept::passing(&room);
-    parts.iter().for_each(|part| keeper.add(&data(*part)));
+    let (kept, keeper) = Kept::passing(&room, LONGEST);
+    for part in parts {
+        keeper.add(&data(*part));
+    }
     (kept, keeper, room)
 }
 
@@ -82,6 +84,18 @@ fn a_body_that_is_too_much_is_let_go_at_once() {
     keeper.add(&data(vec![b'x'; LONGEST - 3]));
     keeper.complete();
     assert_eq!(text(kept.whole().unwrap()).0.len(), LONGEST);
+}
+
+#[test]
+fn less_is_kept_where_less_is_wanted() {
+    let room = Arc::new(Semaphore::new(1 << 24));
+    let (kept, keeper) = Kept::passing(&room, SHORT);
+    assert!(keeper.add(&data(vec![b'x'; SHORT - 1])) && keeper.add(&data("y")));
+    assert_eq!(room.available_permits(), (1 << 24) - SHORT);
+    assert!(!keeper.add(&data("z")), "what comes is still wanted");
+    assert_eq!(room.available_permits(), 1 << 24);
+    drop(keeper);
+    assert!(kept.whole().is_none());
 }
 
 #[test]

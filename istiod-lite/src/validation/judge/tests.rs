@@ -1,0 +1,165 @@
+//! One object at a time, and what is found in it.
+
+use super::*;
+
+const ROOT: &str = "istio-system";
+
+fn value(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+/// What is found in an object of namespace `shop`: errors and warnings, as `path: reason`.
+fn found(kind: Kind, spec: &str) -> (Vec<String>, Vec<String>) {
+    let version = kind.versions()[0];
+    let object = format!(
+        "{{apiVersion: {}/{version}, kind: {}, metadata: {{name: o, namespace: shop}}, spec: {spec}}}",
+        kind.group(),
+        kind.as_str()
+    );
+    let findings = judge(kind, value(&object), ROOT);
+    let texts = |found: Vec<FieldError>| found.into_iter().map(|found| format!("{}: {}", found.path, found.reason)).collect();
+    (texts(findings.errors), texts(findings.warnings))
+}
+
+#[track_caller]
+fn refused(kind: Kind, spec: &str, part: &str) {
+    let (errors, _) = found(kind, spec);
+    assert!(errors.len() == 1 && errors[0].contains(part), "{spec}: {errors:#?}");
+}
+
+#[track_caller]
+fn warned(kind: Kind, spec: &str, part: &str) {
+    let (errors, warnings) = found(kind, spec);
+    assert!(errors.is_empty() && warnings.len() == 1 && warnings[0].contains(part), "{spec}: {errors:#?} {warnings:#?}");
+}
+
+#[track_caller]
+fn good(kind: Kind, spec: &str) {
+    assert_eq!(found(kind, spec), (Vec::new(), Vec::new()), "{spec}");
+}
+
+#[test]
+fn policies_that_would_be_ignored_or_deny_what_nobody_meant_are_refused() {
+    let kind = Kind::AuthorizationPolicy;
+    good(kind, "{rules: [{from: [{source: {principals: [cluster.local/ns/a/sa/b]}}], to: [{operation: {ports: ['80']}}]}]}");
+    refused(kind, "{rules: [{from: [{source: {ipBlocks: [10.0.0]}}]}]}", "spec.rules[0].from[0].source.ipBlocks[0]: \"10.0.0\"");
+    refused(kind, "{ruls: []}", "spec.ruls: unknown field");
+    refused(kind, "{action: AUDIT}", "spec.action: AUDIT has no effect");
+    refused(kind, "{action: CUSTOM, provider: {name: p}}", "use ALLOW or DENY");
+    let class = "{targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio-waypoint}]}";
+    refused(kind, class, "spec.targetRefs[0].kind: only policies of namespace istio-system");
+    let in_root = value(&format!("{{metadata: {{name: o, namespace: {ROOT}}}, spec: {class}}}"));
+    assert_eq!(judge(kind, in_root, ROOT), Findings::default());
+}
+
+#[test]
+fn what_a_node_proxy_cannot_judge_is_warned_of() {
+    let kind = Kind::AuthorizationPolicy;
+    let rules = "rules: [{to: [{operation: {methods: [GET]}}]}]";
+    warned(
+        kind,
+        &format!("{{{rules}}}"),
+        "spec.rules[0].to: methods is not known at L4: the entry never matches; give targetRefs",
+    );
+    good(kind, &format!("{{targetRefs: [{{kind: Service, name: a}}], {rules}}}"));
+    let odd = value("{metadata: {name: o, namespace: shop, annotations: {istio.io/dry-run: 'yes'}}, spec: {}}");
+    let found = judge(kind, odd, ROOT);
+    assert!(found.errors.is_empty() && found.warnings[0].reason.contains("the policy is enforced"), "{found:?}");
+    warned(Kind::PeerAuthentication, "{mtls: {mode: DISABLE}}", "spec.mtls.mode: DISABLE means PERMISSIVE");
+    good(Kind::PeerAuthentication, "{mtls: {mode: STRICT}}");
+    refused(Kind::PeerAuthentication, "{portLevelMtls: {'80': {mode: STRICT}}}", "needs a selector");
+}
+
+#[test]
+fn what_is_read_and_not_carried_out_is_refused_or_warned_of_where_it_may_be_anothers() {
+    let rules = "jwtRules: [{issuer: i}]";
+    refused(
+        Kind::RequestAuthentication,
+        &format!("{{targetRefs: [{{kind: Service, name: a}}], {rules}}}"),
+        "spec.jwtRules: tokens are not verified",
+    );
+    warned(Kind::RequestAuthentication, &format!("{{{rules}}}"), "spec: it has no effect: node proxies see connections");
+    warned(Kind::Telemetry, "{accessLogging: [{disabled: true}]}", "spec.accessLogging: it has no effect");
+    let to = |target: &str| {
+        format!("{{targetRefs: [{{{target}, name: a}}], validation: {{hostname: h, wellKnownCACertificates: System}}}}")
+    };
+    warned(Kind::BackendTlsPolicy, &to("group: '', kind: Service"), "spec.targetRefs[0]: a waypoint begins no TLS to backends");
+    good(Kind::BackendTlsPolicy, &to("group: e.x, kind: Bucket"));
+    let (errors, _) = found(Kind::RequestAuthentication, "{jwtRules: [{fromHeaders: [{name: 'a b'}]}]}");
+    assert!(errors.iter().any(|error| error.starts_with("spec.jwtRules[0].issuer: must not be empty")), "{errors:?}");
+    assert!(errors.iter().any(|error| error.contains("\"a b\" is not a header name")), "{errors:?}");
+}
+
+#[test]
+fn rules_that_a_waypoint_would_answer_with_errors_are_refused() {
+    let kind = Kind::HttpRoute;
+    let route = |parent: &str, rule: &str| format!("{{parentRefs: [{{{parent}}}], rules: [{{{rule}}}]}}");
+    const SERVICE: &str = "group: '', kind: Service, name: a";
+    let backend = "backendRefs: [{name: a, port: 80}]";
+    good(kind, &route(SERVICE, backend));
+    let auth = "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: b, port: 80}}}]";
+    refused(
+        kind,
+        &route(SERVICE, &format!("{auth}, {backend}")),
+        "spec.rules[0]: filter ExternalAuth is not supported; a waypoint",
+    );
+    refused(
+        kind,
+        &route(SERVICE, "matches: [{path: {type: RegularExpression, value: '(?=a)'}}]"),
+        "\"(?=a)\" is not a regular expression",
+    );
+    refused(kind, &route("group: networking.istio.io, kind: ServiceEntry, name: a", backend), "a ServiceEntry has no routes");
+    warned(kind, &route(SERVICE, &format!("sessionPersistence: {{}}, {backend}")), "sessionPersistence: has no effect");
+    warned(kind, &route(SERVICE, &format!("{backend}, colour: red")), "spec.rules[0].colour: unknown field, without effect");
+
+    let tcp = |namespace: &str| route(&format!("{SERVICE}, namespace: {namespace}"), backend);
+    good(Kind::TcpRoute, &tcp("shop"));
+    refused(Kind::TcpRoute, &tcp("bank"), "spec.parentRefs[0].namespace: a TCPRoute holds only for Services of its own");
+    let tls = |namespace: &str| {
+        format!("{{parentRefs: [{{{SERVICE}, namespace: {namespace}}}], hostnames: [a.example], rules: [{{{backend}}}]}}")
+    };
+    good(Kind::TlsRoute, &tls("shop"));
+    refused(Kind::TlsRoute, &tls("bank"), "a TLSRoute holds only for Services of its own");
+}
+
+#[test]
+fn gateways_that_can_be_no_waypoint_are_refused() {
+    let gateway = |listeners: &str| format!("{{gatewayClassName: istio-waypoint, listeners: [{listeners}]}}");
+    const HBONE: &str = "{name: mesh, port: 15008, protocol: HBONE}";
+    good(Kind::Gateway, &gateway(HBONE));
+    refused(Kind::Gateway, &gateway("{name: http, port: 80, protocol: HTTP}"), "spec.listeners: No listener has port 15008");
+    let addressed = format!("{{gatewayClassName: istio-waypoint, addresses: [{{value: 10.0.0.1}}], listeners: [{HBONE}]}}");
+    refused(Kind::Gateway, &addressed, "remove spec.addresses");
+    warned(
+        Kind::Gateway,
+        &gateway(&format!("{HBONE}, {{name: http, port: 80, protocol: HTTP}}")),
+        "spec.listeners[1]: Listener http: a waypoint speaks HBONE",
+    );
+}
+
+#[test]
+fn entries_are_judged_as_the_control_plane_reads_them() {
+    refused(Kind::ServiceEntry, "{hosts: [a.example], resolution: DYNAMIC_DNS}", "DYNAMIC_DNS is not supported; DNS looks up");
+    good(Kind::ServiceEntry, "{hosts: [a.example], ports: [{number: 80, name: http}], resolution: DNS}");
+    refused(Kind::WorkloadEntry, "{address: '127.0.0.1'}", "is an address of no other machine");
+}
+
+#[test]
+fn routes_and_gateways_of_other_controllers_are_their_business() {
+    let route = |parent: &str| value(&format!("{{spec: {{parentRefs: [{{name: a, {parent}}}]}}}}"));
+    for (parent, ours) in [
+        ("group: '', kind: Service", true),
+        ("group: core, kind: Service", true),
+        ("group: networking.istio.io, kind: ServiceEntry", true),
+        ("kind: Gateway", false),
+        ("kind: Service", false),
+        ("group: example.com, kind: Mesh", false),
+    ] {
+        assert_eq!(concerns(Kind::HttpRoute, &route(parent)), ours, "{parent}");
+    }
+    assert!(!concerns(Kind::GrpcRoute, &value("{spec: {}}")));
+    for (class, ours) in [("istio-waypoint", true), ("nginx", false)] {
+        assert_eq!(concerns(Kind::Gateway, &value(&format!("{{spec: {{gatewayClassName: {class}}}}}"))), ours, "{class}");
+    }
+    assert!(concerns(Kind::AuthorizationPolicy, &value("{}")));
+}
