@@ -23,7 +23,7 @@ use crate::waypoints::{self, WaypointCommand};
     name = "ambit",
     version,
     about = "A Kubernetes service mesh without sidecars",
-    after_help = "Examples:\n  ambit up                     a whole mesh on this machine, live\n  ambit up --for 20s --json    the same for 20 seconds, as one JSON document\n  sudo ambit up --kubernetes   the same on a real Kubernetes on this machine\n  ambit explain connection --dir my-yaml/ --from shop/web-1 --to api:8080\n  ambit check my-yaml/         what is wrong with it, by file and line\n  ambit check --pre && ambit install --wait\n  ambit ztunnel --help         the settings of the node proxy"
+    after_help = "Examples:\n  ambit up                     a whole mesh on this machine, live\n  ambit up --for 20s --json    the same for 20 seconds, as one JSON document\n  sudo ambit up --kubernetes   the same on a real Kubernetes on this machine\n  ambit explain connection --dir my-yaml/ --from shop/web-1 --to api:8080\n  ambit explain request --dir my-yaml/ --from shop/web-1 GET http://api:8080/\n  ambit check my-yaml/         what is wrong with it, by file and line\n  ambit check --pre && ambit install --wait\n  ambit ztunnel --help         the settings of the node proxy"
 )]
 pub struct Cli {
     #[command(subcommand)]

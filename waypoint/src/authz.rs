@@ -27,15 +27,20 @@ pub fn request(filters: &[RbacFilter], tunnel: &Tunnel, request: RequestView<'_>
     decide(filters, tunnel, Some(request))
 }
 
-fn decide(filters: &[RbacFilter], tunnel: &Tunnel, request: Option<RequestView<'_>>) -> Result<(), Refusal> {
-    let subject = Subject {
+/// Who asks, and for what, as rules see it.
+pub(crate) fn subject<'a>(tunnel: &'a Tunnel, request: Option<RequestView<'a>>) -> Subject<'a> {
+    Subject {
         principal: tunnel.peer.uri.as_deref(),
         remote_ip: Some(tunnel.peer.address.ip()),
         direct_remote_ip: Some(tunnel.peer.address.ip()),
         destination_ip: Some(tunnel.destination.ip()),
         destination_port: tunnel.destination.port(),
         request,
-    };
+    }
+}
+
+fn decide(filters: &[RbacFilter], tunnel: &Tunnel, request: Option<RequestView<'_>>) -> Result<(), Refusal> {
+    let subject = subject(tunnel, request);
     for filter in filters {
         if let Some(shadow) = &filter.shadow
             && let Err(refusal) = ask(shadow, &subject)
@@ -49,7 +54,8 @@ fn decide(filters: &[RbacFilter], tunnel: &Tunnel, request: Option<RequestView<'
     Ok(())
 }
 
-fn ask(rules: &Rbac, subject: &Subject<'_>) -> Result<(), Refusal> {
+/// Decides by one rule set.
+pub(crate) fn ask(rules: &Rbac, subject: &Subject<'_>) -> Result<(), Refusal> {
     match evaluate(rules, subject) {
         Verdict::Allowed(_) => Ok(()),
         Verdict::DeniedBy(rule) => Err(refusal(Reason::PolicyDeniedExplicit, rule, String::new())),
@@ -105,7 +111,7 @@ fn others(rules: &Rbac, closest: &str) -> String {
 }
 
 /// Reads `ns[<namespace>]-policy[<name>]-rule[<index>]`, the form the control plane names rules in.
-fn named(rule: &str) -> Option<(PolicyKey, Option<usize>)> {
+pub(crate) fn named(rule: &str) -> Option<(PolicyKey, Option<usize>)> {
     let (namespace, rest) = rule.strip_prefix("ns[")?.split_once("]-policy[")?;
     let (name, rest) = rest.split_once(']')?;
     let index = rest.strip_prefix("-rule[").and_then(|r| r.strip_suffix(']')).and_then(|i| i.parse().ok());

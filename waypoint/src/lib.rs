@@ -10,6 +10,7 @@ mod authz;
 pub mod compiled;
 mod config;
 mod error;
+pub mod explain;
 pub mod http;
 pub mod observe;
 pub mod proxy;

@@ -16,7 +16,7 @@ use ambit_xds::client::{Credentials, Subscriptions, Target};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    Config, Error,
+    Config, Error, explain,
     observe::Telemetry,
     proxy::{Limits, Proxy},
     terminate,
@@ -90,11 +90,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(retire(proxy.clone()));
     tasks.spawn(sweep(proxy.http.clone()));
     tasks.spawn(rest::give_back_at_rest(readiness.clone()));
-    let config_dump = store.clone();
+    let (config_dump, explained) = (store.clone(), store.clone());
     let admin = Server::new()
         .with_readiness(readiness.clone())
         .with_metrics(metrics.clone())
-        .get("/config_dump", move |_| Reply::json(&*config_dump.snapshot()));
+        .get("/config_dump", move |_| Reply::json(&*config_dump.snapshot()))
+        .get_aside("/explain", move |query| explain::page(&explained.snapshot(), query));
     tasks.spawn(admin.run(bind(config.admin)?, admin_watch.clone()));
     tasks.spawn(Server::new().with_metrics(metrics).run(bind(config.metrics)?, admin_watch.clone()));
     tasks.spawn(Server::new().with_readiness(readiness).run(bind(config.ready)?, admin_watch));

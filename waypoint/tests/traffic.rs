@@ -2,6 +2,8 @@
 
 #[path = "traffic/again.rs"]
 mod again;
+#[path = "traffic/explained.rs"]
+mod explained;
 #[path = "traffic/filters.rs"]
 mod filters;
 #[path = "traffic/heads.rs"]

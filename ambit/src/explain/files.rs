@@ -1,41 +1,91 @@
-//! The mesh that a directory of YAML describes: read and translated as the control plane does, taken as a node proxy does.
+//! The mesh that a directory of YAML describes: read and translated as the control plane does, taken as a node proxy and a waypoint do.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::waypoint::compiled::Snapshot;
+use ::waypoint::xds::Store;
 use ambit_api::type_url;
-use ambit_model::explain::{self, Question, StateAlone};
-use ambit_xds::client::Handler;
-use ambit_xds::{Any, Resource};
-use istiod_lite::index::{ChangedKey, Index, MeshConfig};
-use istiod_lite::source::{Directory, Event, Problem, Source};
-use istiod_lite::translate::{authorization, external, workload};
+use ambit_model::explain::{self, Question, StateAlone, Step};
+use ambit_xds::client::{Handler, Subscriptions};
+use ambit_xds::{Any, Rejected, Resource};
+use istiod_lite::index::{ChangedKey, Index, MeshConfig, label};
+use istiod_lite::source::{Directory, Event, NamespacedName, Problem, Source};
+use istiod_lite::translate::{authorization, external, waypoint, workload};
 use prost::Message;
 use ztunnel::state::{self, Shared};
 
-use super::args::ConnectionArgs;
+use super::args::Source as Of;
 use super::{Answer, assumed};
 use crate::error::{Error, Result};
 
-/// Answers from the files of `directory`.
-///
-/// # Errors
-/// When they cannot be read, or one of them has an error: then what it would say is not known, and no answer is better than a wrong one.
-pub(super) async fn answer(args: &ConnectionArgs, directory: &Path) -> Result<Answer> {
-    if !directory.is_dir() {
-        return Err(Error::Invalid(format!("{} is not a directory", directory.display())));
+/// What a directory says, as the parts of the mesh take it.
+pub(super) struct World {
+    index: Index,
+    shared: Arc<Shared>,
+    assumed: Vec<String>,
+}
+
+impl World {
+    /// Reads the files of `directory`.
+    ///
+    /// # Errors
+    /// When they cannot be read, or one of them has an error: then what it would say is not known, and no answer is better than a wrong one.
+    pub(super) async fn read(of: &Of, directory: &Path) -> Result<Self> {
+        if !directory.is_dir() {
+            return Err(Error::Invalid(format!("{} is not a directory", directory.display())));
+        }
+        let beside = tempfile::tempdir().map_err(|cause| Error::io("making a temporary directory", cause))?;
+        let assumed = assumed::complete(read(vec![directory.to_owned()]).await?, beside.path().to_owned())?;
+        let events = read(vec![directory.to_owned(), beside.path().to_owned()]).await?;
+        let (index, shared) = taken(events, MeshConfig::new(of.trust_domain.clone(), of.cluster_id.clone()));
+        Ok(Self { index, shared, assumed })
     }
-    let question = Question::new(&args.from, &args.to).map_err(|error| Error::Invalid(error.to_string()))?;
-    let beside = tempfile::tempdir().map_err(|cause| Error::io("making a temporary directory", cause))?;
-    let assumed = assumed::complete(read(vec![directory.to_owned()]).await?, beside.path().to_owned())?;
-    let events = read(vec![directory.to_owned(), beside.path().to_owned()]).await?;
-    let shared = taken(events, MeshConfig::new(args.trust_domain.clone(), args.cluster_id.clone()));
-    let explained = shared.read(|mesh| explain::connection(mesh, &StateAlone, &question));
-    let mut explained = explained.map_err(|error| Error::Invalid(error.to_string()))?;
-    explained.assumed = assumed;
-    let explanation = serde_json::to_value(&explained).map_err(|error| Error::part("writing the answer", error))?;
-    Ok(Answer { explanation, text: explained.to_string() })
+
+    /// Explains the connection from `from` to `to`.
+    ///
+    /// # Errors
+    /// When it is not known who they are.
+    pub(super) fn connection(&self, from: &str, to: &str) -> Result<Answer> {
+        let invalid = |error: explain::Unanswerable| Error::Invalid(error.to_string());
+        let question = Question::new(from, to).map_err(invalid)?;
+        let mut explained = self.shared.read(|mesh| explain::connection(mesh, &StateAlone, &question)).map_err(invalid)?;
+        explained.assumed.clone_from(&self.assumed);
+        let explanation = serde_json::to_value(&explained).map_err(|error| Error::part("writing the answer", error))?;
+        Ok(Answer { explanation, text: explained.to_string() })
+    }
+
+    /// The Gateway of a waypoint's pod, `namespace/name` both.
+    pub(super) fn gateway(&self, pod: &str) -> Option<NamespacedName> {
+        let (namespace, name) = pod.split_once('/')?;
+        let labels = self.index.objects().pods.get(&NamespacedName::new(namespace, name))?.metadata.labels.as_ref()?;
+        Some(NamespacedName::new(namespace, labels.get(label::GATEWAY_NAME)?.as_str()))
+    }
+
+    /// What the waypoint of this Gateway has in force, and what of it it rejects.
+    pub(super) fn waypoint(&self, gateway: &NamespacedName) -> Option<(Arc<Snapshot>, Vec<Rejected>)> {
+        let resources = waypoint::translate(&self.index, gateway)?;
+        let store = Store::new(Subscriptions::new());
+        let mut rejected = Vec::new();
+        // In the order in which each is needed: what nothing refers to is let go.
+        for (type_url, resources) in [
+            (type_url::CLUSTER, resources.clusters),
+            (type_url::ENDPOINT, resources.endpoints),
+            (type_url::LISTENER, resources.listeners),
+            (type_url::ROUTE, resources.routes),
+        ] {
+            let named = |(name, body)| Resource { name, version: String::new(), body };
+            rejected.extend(store.apply(type_url, resources.into_iter().map(named).collect(), Vec::new()));
+        }
+        Some((store.snapshot(), rejected))
+    }
+
+    /// What the proxy of an endpoint decides about a tunnel of the waypoint whose pod this is.
+    pub(super) fn beyond(&self, waypoint: &str, endpoint: SocketAddr) -> Option<Step> {
+        self.shared.read(|mesh| explain::beyond(mesh, &StateAlone, waypoint, endpoint))
+    }
 }
 
 async fn read(directories: Vec<PathBuf>) -> Result<Vec<Event>> {
@@ -47,8 +97,8 @@ async fn read(directories: Vec<PathBuf>) -> Result<Vec<Event>> {
     if wrong.is_empty() { Ok(events) } else { Err(Error::Invalid(wrong.join("\n"))) }
 }
 
-/// What a node proxy makes of the resources that follow from these objects.
-fn taken(events: Vec<Event>, config: MeshConfig) -> Arc<Shared> {
+/// The objects, and what a node proxy makes of the resources that follow from them.
+fn taken(events: Vec<Event>, config: MeshConfig) -> (Index, Arc<Shared>) {
     let mut index = Index::new(config);
     let changed: BTreeSet<ChangedKey> = events.into_iter().flat_map(|event| index.apply(event)).collect();
     let (mut addresses, mut policies) = (Vec::new(), Vec::new());
@@ -82,7 +132,7 @@ fn taken(events: Vec<Event>, config: MeshConfig) -> Arc<Shared> {
     // What cannot be taken refuses, as it does in a node proxy.
     let _rejected = state::policies(Arc::clone(&shared)).apply(policies, Vec::new());
     let _rejected = state::addresses(Arc::clone(&shared)).apply(addresses, Vec::new());
-    shared
+    (index, shared)
 }
 
 fn resource(name: String, type_url: &str, message: &impl Message) -> Resource {

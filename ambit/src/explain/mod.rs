@@ -1,16 +1,18 @@
-//! `ambit explain connection`: would the mesh carry a connection, and why, from files or from a running node proxy.
+//! `ambit explain`: would the mesh carry a connection, what becomes of a request, and why, from files or from running proxies.
 //!
 //! | module | purpose |
 //! |---|---|
 //! | [`args`] | the command line |
 //! | `files` | the mesh that a directory of YAML describes |
 //! | `assumed` | what an API server and kubelets would add to it |
-//! | `live` | the same question to a running node proxy |
+//! | `live` | the same question to a running node proxy or waypoint |
+//! | `request` | what becomes of a request: the connection that it needs, and what the waypoint on its way decides |
 
 pub mod args;
 mod assumed;
 mod files;
 mod live;
+mod request;
 
 use std::process::ExitCode;
 
@@ -21,8 +23,9 @@ pub(crate) use live::get;
 
 use crate::error::{Error, Result};
 use args::{ConnectionArgs, Topic};
+use files::World;
 
-/// The exit code of a connection that the mesh refuses.
+/// The exit code of what the mesh refuses.
 const REFUSED: u8 = 1;
 /// The exit code when there is no answer, as of a command line that cannot be used.
 const CANNOT_SAY: u8 = 2;
@@ -33,11 +36,13 @@ struct Answer {
     text: String,
 }
 
-/// Answers, and says with the exit code whether the connection is allowed (0), refused (1), or neither can be said (2).
+/// Answers, and says with the exit code whether it is allowed (0), refused (1), or neither can be said (2).
 pub async fn run(args: ExplainArgs) -> ExitCode {
-    let Topic::Connection(args) = args.topic;
-    let answered = answer(&args).await;
-    match answered.and_then(|answer| print(&args, &answer)) {
+    let (json, answered) = match args.topic {
+        Topic::Connection(args) => (args.of.json, connection(&args).await),
+        Topic::Request(args) => (args.of.json, request::answer(&args).await),
+    };
+    match answered.and_then(|answer| print(json, &answer)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("ambit: {error}");
@@ -46,15 +51,15 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
     }
 }
 
-async fn answer(args: &ConnectionArgs) -> Result<Answer> {
-    match &args.dir {
-        Some(directory) => files::answer(args, directory).await,
-        None => live::answer(args).await,
+async fn connection(args: &ConnectionArgs) -> Result<Answer> {
+    match &args.of.dir {
+        Some(directory) => World::read(&args.of, directory).await?.connection(&args.from, &args.to),
+        None => live::connection(&args.of.ztunnel, &args.from, &args.to).await,
     }
 }
 
-fn print(args: &ConnectionArgs, answer: &Answer) -> Result<u8> {
-    if args.json {
+fn print(json: bool, answer: &Answer) -> Result<u8> {
+    if json {
         let text = serde_json::to_string_pretty(&answer.explanation).map_err(|error| Error::part("writing the answer", error))?;
         println!("{text}");
     } else {

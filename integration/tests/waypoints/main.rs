@@ -3,6 +3,7 @@
 
 mod child;
 mod client;
+mod explained;
 mod mesh;
 mod objects;
 mod policy;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         let mut suite = Suite { driver, families, mesh: held, runtime, trials: Vec::new() };
         routing::tests(&mut suite);
         policy::tests(&mut suite);
+        explained::tests(&mut suite);
         streams::tests(&mut suite);
         trials.append(&mut suite.trials);
         meshes.push(mesh);

@@ -123,16 +123,7 @@ async fn attempt(
     let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight)?;
     record.service = candidates.service.take();
     let version = request.version();
-    let wanted = headers::upgrade(request.headers());
-    if let Some(name) = &wanted
-        && !exchange.http.upgrades.contains(name)
-        && name != "h2c"
-    {
-        let text = format!("an upgrade to {name} is not passed on");
-        return Err((StatusCode::FORBIDDEN, Refusal::new(Reason::RequestInvalid, text)));
-    }
-    // An offer of HTTP/2 in clear may be ignored (RFC 9110, section 7.8), and always is.
-    let wanted = wanted.filter(|name| exchange.http.upgrades.contains(name));
+    let wanted = select::upgrade(&exchange.http, request.headers())?;
     let upgrade = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let http2 = upgrade.is_none() && candidates.protocol.is_http2(version);
     let head = match changes_headers(exchange, &weight) {
@@ -167,8 +158,7 @@ async fn attempt(
 /// The cluster for this request.
 fn choose(exchange: &Exchange, forwarding: &Forwarding, record: &mut Record) -> Result<Arc<ClusterWeight>, select::Refused> {
     let Some(weight) = forwarding.choose(fastrand::u64(..)) else {
-        let refusal = Refusal::new(Reason::BackendInvalid, format!("route {} has no cluster with a weight", exchange.route.name));
-        return Err((StatusCode::INTERNAL_SERVER_ERROR, refusal));
+        return Err(select::nowhere(&exchange.route));
     };
     record.cluster = Some(weight.cluster.clone());
     Ok(weight.clone())
@@ -179,10 +169,7 @@ fn endpoints(
     forwarding: &Forwarding,
     weight: &ClusterWeight,
 ) -> Result<(Arc<Cluster>, Candidates), select::Refused> {
-    let Some(cluster) = exchange.snapshot.clusters.get(&weight.cluster) else {
-        let status = StatusCode::from_u16(forwarding.cluster_not_found).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        return Err((status, Refusal::new(Reason::BackendInvalid, format!("there is no cluster {}", weight.cluster))));
-    };
+    let cluster = select::cluster(&exchange.snapshot, forwarding, weight)?;
     candidates(&exchange.snapshot, cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref())
         .map(|candidates| (cluster.clone(), candidates))
         .map_err(|refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal))

@@ -4,13 +4,14 @@ use std::{borrow::Cow, sync::Arc};
 
 use ambit_model::{
     Reason, Refusal,
-    route::{RequestView, Route, RouteTable, normalize_path},
+    route::{ClusterWeight, RequestView, Route, RouteTable, Upstream as Forwarding, normalize_path},
 };
-use http::{Request, StatusCode, Version, header};
+use http::{HeaderMap, Request, StatusCode, Version, header};
 
+use super::headers;
 use crate::{
     authz,
-    compiled::{AppProtocol, Chain, Gate, HttpChain, Proxy as ChainProxy, Routes, Snapshot},
+    compiled::{AppProtocol, Chain, Cluster, Gate, HttpChain, Proxy as ChainProxy, Routes, Snapshot},
     terminate::Tunnel,
 };
 
@@ -103,6 +104,34 @@ pub fn route(
         let text = format!("{} {} matches no route of {}", view.method, view.path(), table.name);
         (StatusCode::NOT_FOUND, Refusal::new(Reason::RouteNotFound, text))
     })
+}
+
+/// The upgrade that a request asks for, if it is passed on.
+pub fn upgrade(http: &HttpChain, fields: &HeaderMap) -> Result<Option<String>, Refused> {
+    let Some(name) = headers::upgrade(fields) else { return Ok(None) };
+    // An offer of HTTP/2 in clear may be ignored (RFC 9110, section 7.8), and always is.
+    match http.upgrades.contains(&name) {
+        true => Ok(Some(name)),
+        false if name == "h2c" => Ok(None),
+        false => {
+            let text = format!("an upgrade to {name} is not passed on");
+            Err((StatusCode::FORBIDDEN, Refusal::new(Reason::RequestInvalid, text)))
+        }
+    }
+}
+
+/// The cluster of a share of requests.
+pub fn cluster<'a>(snapshot: &'a Snapshot, forwarding: &Forwarding, weight: &ClusterWeight) -> Result<&'a Arc<Cluster>, Refused> {
+    snapshot.clusters.get(&weight.cluster).ok_or_else(|| {
+        let status = StatusCode::from_u16(forwarding.cluster_not_found).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        (status, Refusal::new(Reason::BackendInvalid, format!("there is no cluster {}", weight.cluster)))
+    })
+}
+
+/// What a request is refused with whose route sends nothing anywhere.
+pub fn nowhere(route: &Route) -> Refused {
+    let text = format!("route {} has no cluster with a weight", route.name);
+    (StatusCode::INTERNAL_SERVER_ERROR, Refusal::new(Reason::BackendInvalid, text))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{Peer, refused, tunnel};
-use crate::{observe::Record, proxy::Proxy};
+use crate::{compiled::Snapshot, observe::Record, proxy::Proxy};
 
 /// Accepts tunnels until the drain begins, then waits for those that are open (the drain's deadline cuts them).
 pub async fn accept_loop(proxy: Arc<Proxy>, listener: TcpListener, drain: Watch) {
@@ -73,12 +73,7 @@ async fn serve(
         .await
         .map_err(|error| Refusal::new(peer_reason(&error), error.to_string()))?;
     let peer = Peer::new(from, Some(identity));
-    if let Some(terminate) = &proxy.config.load().terminate {
-        let uri = peer.uri.as_deref().unwrap_or_default();
-        if !terminate.peers.is_empty() && !terminate.peers.iter().any(|test| test.matches(uri)) {
-            return Err(Refusal::new(Reason::PeerTrustDomain, format!("{uri} passes none of the listener's tests")));
-        }
-    }
+    known(&proxy.config.load(), &peer)?;
     let peer = Arc::new(peer);
     let handler = {
         let (proxy, peer, drain) = (proxy.clone(), peer.clone(), drain.clone());
@@ -102,6 +97,16 @@ async fn serve(
             Ok(())
         }
     }
+}
+
+/// Whether the listener takes tunnels of this peer.
+pub fn known(snapshot: &Snapshot, peer: &Peer) -> Result<(), Refusal> {
+    let Some(terminate) = &snapshot.terminate else { return Ok(()) };
+    let uri = peer.uri.as_deref().unwrap_or_default();
+    if !terminate.peers.is_empty() && !terminate.peers.iter().any(|test| test.matches(uri)) {
+        return Err(Refusal::new(Reason::PeerTrustDomain, format!("{uri} passes none of the listener's tests")));
+    }
+    Ok(())
 }
 
 /// Why a handshake failed, as a reason code.

@@ -5,6 +5,8 @@ mod peer;
 mod refused;
 mod tunnel;
 
+pub(crate) use accept::known;
 pub use accept::{accept_loop, peer_reason};
 pub use peer::Peer;
+pub(crate) use tunnel::decide;
 pub use tunnel::{Tunnel, reason_headers, refuse};

@@ -11,3 +11,4 @@ pub use kept::Kept;
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
 pub use request::RequestBody;
 pub use select::{Candidates, Destination, candidates};
+pub(crate) use select::{TRIES, in_turn, resolve};

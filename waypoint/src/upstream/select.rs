@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How many endpoints are tried before a request is given up.
-const TRIES: usize = 3;
+pub(crate) const TRIES: usize = 3;
 
 /// Where a connection goes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,11 +50,24 @@ pub fn candidates(
     original: SocketAddr,
     identity: Option<&SpiffeId>,
 ) -> Result<Candidates, Refusal> {
+    in_turn(snapshot, cluster, original, identity, cluster.turn.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The same for who comes at this turn. Looking at it takes nobody's turn.
+///
+/// # Errors
+/// As [`candidates`].
+pub(crate) fn in_turn(
+    snapshot: &Snapshot,
+    cluster: &Arc<Cluster>,
+    original: SocketAddr,
+    identity: Option<&SpiffeId>,
+    turn: usize,
+) -> Result<Candidates, Refusal> {
     if matches!(cluster.discovery, Discovery::OriginalDestination) {
         return Err(Refusal::new(Reason::BackendInvalid, format!("cluster {} is no place for requests", cluster.name)));
     }
     let endpoints = snapshot.endpoints_of(cluster).unwrap_or_default();
-    let turn = cluster.turn.fetch_add(1, Ordering::Relaxed);
     let mut found = Vec::with_capacity(TRIES.min(endpoints.ready()));
     for endpoint in endpoints.order(turn, fastrand::u64(..)).take(TRIES) {
         found.push(resolve(endpoint, original, identity)?);
@@ -70,7 +83,12 @@ pub fn candidates(
     })
 }
 
-fn resolve(endpoint: &Endpoint, original: SocketAddr, identity: Option<&SpiffeId>) -> Result<(Destination, Upstream), Refusal> {
+/// Where this endpoint is reached, and what is logged of it.
+pub(crate) fn resolve(
+    endpoint: &Endpoint,
+    original: SocketAddr,
+    identity: Option<&SpiffeId>,
+) -> Result<(Destination, Upstream), Refusal> {
     let destination = match &endpoint.target {
         Target::Hbone { address, identity } => Destination { address: *address, identity: Some(identity.clone()) },
         Target::Clear { address } => Destination { address: *address, identity: None },

@@ -117,7 +117,8 @@ pub(super) fn beyond(state: &MeshState, around: &dyn Surroundings, waypoint: &Wo
     steps
 }
 
-fn from_waypoint(
+/// What the proxy of `workload` decides about a tunnel of the waypoint; nothing when there is none before it.
+pub(super) fn from_waypoint(
     state: &MeshState,
     around: &dyn Surroundings,
     waypoint: &Workload,

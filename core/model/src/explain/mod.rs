@@ -9,14 +9,16 @@ mod leaving;
 mod name;
 mod planned;
 mod policies;
+pub mod request;
 mod text;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ambit_identity::SpiffeId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    address::NetworkAddress,
     arrive::Knowledge,
     plan::{Observed, Unobserved},
     reason::{Reason, Refusal},
@@ -112,6 +114,14 @@ pub enum Stage {
     Policy,
     /// What is decided after a waypoint has taken it.
     Beyond,
+    /// Which listener and filter chain of a waypoint take it.
+    Chain,
+    /// Which route takes a request.
+    Route,
+    /// What the route does with it.
+    Action,
+    /// Which endpoints it may go to.
+    Endpoint,
 }
 
 /// One decision.
@@ -132,21 +142,29 @@ pub struct Step {
 }
 
 impl Step {
-    fn new(stage: Stage, says: impl Into<String>) -> Self {
+    /// A decision without grounds so far.
+    #[must_use]
+    pub fn new(stage: Stage, says: impl Into<String>) -> Self {
         Self { stage, says: says.into(), because: Vec::new(), refusal: None, doubt: None }
     }
 
-    fn because(mut self, ground: impl Into<String>) -> Self {
+    /// The same with one more ground.
+    #[must_use]
+    pub fn because(mut self, ground: impl Into<String>) -> Self {
         self.because.push(ground.into());
         self
     }
 
-    fn refused(mut self, refusal: Refusal) -> Self {
+    /// The same as a refusal.
+    #[must_use]
+    pub fn refused(mut self, refusal: Refusal) -> Self {
         self.refusal = Some(refusal);
         self
     }
 
-    fn doubted(mut self, doubt: impl Into<String>) -> Self {
+    /// The same as one that depends on what is not known.
+    #[must_use]
+    pub fn doubted(mut self, doubt: impl Into<String>) -> Self {
         self.doubt = Some(doubt.into());
         self
     }
@@ -175,6 +193,9 @@ pub struct Way {
     pub dial: Option<SocketAddr>,
     /// How the bytes go there.
     pub carriage: Carriage,
+    /// What the waypoint is asked for, when it goes through one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// What comes of it.
     pub verdict: Verdict,
     /// The reason code: `ok` when it is allowed, none when it is not known.
@@ -183,6 +204,17 @@ pub struct Way {
     pub policy: Option<String>,
     /// The decisions on this way, in their order.
     pub steps: Vec<Step>,
+}
+
+/// A tunnel as a waypoint is asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The identity that the client proves.
+    pub identity: SpiffeId,
+    /// The address that it comes from.
+    pub address: IpAddr,
+    /// The authority of the CONNECT.
+    pub destination: SocketAddr,
 }
 
 /// What would happen to a connection.
@@ -238,6 +270,15 @@ pub fn connection(state: &MeshState, around: &dyn Surroundings, question: &Quest
     Ok(Explanation { from, to: question.to(), verdict, reason, steps, ways, assumed: Vec::new() })
 }
 
+/// What the proxy of `endpoint` decides about a tunnel of `waypoint` (`namespace/name` of its pod), whatever was asked of the waypoint; nothing
+/// when they are not of the mesh, or no proxy decides there.
+#[must_use]
+pub fn beyond(state: &MeshState, around: &dyn Surroundings, waypoint: &str, endpoint: SocketAddr) -> Option<Step> {
+    let waypoint = state.workloads().find(|workload| name::full_name(workload) == waypoint)?;
+    let workload = state.workload_at(&NetworkAddress::new(waypoint.network.clone(), endpoint.ip()))?;
+    arriving::from_waypoint(state, around, waypoint, workload, endpoint.port())
+}
+
 /// What all ways have in common.
 fn altogether(ways: &[Way]) -> (Verdict, Option<Reason>) {
     let Some(first) = ways.first() else { return (Verdict::Unknown, None) };
@@ -265,7 +306,7 @@ impl Way {
             (Some(_), None) => (Verdict::Unknown, None),
         };
         let policy = refusal.and_then(|refusal| refusal.policy.as_ref()).map(ToString::to_string);
-        Self { to: None, dial: None, carriage, verdict, reason, policy, steps: Vec::new() }
+        Self { to: None, dial: None, carriage, asked: None, verdict, reason, policy, steps: Vec::new() }
     }
 
     /// What the first proxy that decides logs: what is decided beyond a waypoint it does not see.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use super::{Carriage, Certificate, Stage, Step, Surroundings, Way, arriving, leaving::by_the_kernel, name::full_name};
+use super::{Asked, Carriage, Certificate, Stage, Step, Surroundings, Way, arriving, leaving::by_the_kernel, name::full_name};
 use crate::{
     address::NetworkAddress,
     plan::{self, Hbone, Hop, Plan, Request, Verdict},
@@ -106,8 +106,10 @@ fn tunnel(state: &MeshState, around: &dyn Surroundings, request: Request<'_>, pl
         (Hop::Waypoint, Some(workload)) => steps.extend(arriving::beyond(state, around, workload, plan)),
         (_, None) => {}
     }
-    let carriage = if plan.hop == Hop::Waypoint { Carriage::Waypoint } else { Carriage::Hbone };
-    Way::of(workload, Some(plan.dial), carriage, steps)
+    let through_a_waypoint = plan.hop == Hop::Waypoint;
+    let carriage = if through_a_waypoint { Carriage::Waypoint } else { Carriage::Hbone };
+    let asked = Asked { identity: source.identity.clone(), address: from, destination: plan.authority };
+    Way { asked: through_a_waypoint.then_some(asked), ..Way::of(workload, Some(plan.dial), carriage, steps) }
 }
 
 /// What both sides prove to each other.

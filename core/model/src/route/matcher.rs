@@ -95,8 +95,8 @@ pub enum StringTest {
 /// A test on a text (`envoy.type.matcher.v3.StringMatcher`).
 #[derive(Debug, Clone, Serialize)]
 pub struct StringMatch {
-    test: StringTest,
-    ignore_case: bool,
+    pub(super) test: StringTest,
+    pub(super) ignore_case: bool,
 }
 
 impl StringMatch {

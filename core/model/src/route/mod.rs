@@ -13,6 +13,7 @@ mod rbac;
 mod request;
 mod retry;
 mod table;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -26,4 +27,4 @@ pub use path::{PathMatch, PathTest, normalize_path};
 pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
 pub use request::RequestView;
 pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy, may_leave_again};
-pub use table::{DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};
+pub use table::{Difference, DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

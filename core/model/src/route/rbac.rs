@@ -155,6 +155,12 @@ impl RbacPolicy {
         self.fits_client(subject) && self.fits_request(subject)
     }
 
+    /// What about the subject does not fit; `None` when it matches.
+    #[must_use]
+    pub fn differs(&self, subject: &Subject<'_>) -> Option<Misfit> {
+        (!self.matches(subject)).then(|| self.misfit(subject))
+    }
+
     /// For a subject that does not match.
     fn misfit(&self, subject: &Subject<'_>) -> Misfit {
         match (self.fits_client(subject), self.fits_request(subject)) {
@@ -174,7 +180,7 @@ impl RbacPolicy {
 }
 
 impl Permission {
-    fn matches(&self, subject: &Subject<'_>) -> bool {
+    pub(crate) fn matches(&self, subject: &Subject<'_>) -> bool {
         match self {
             Self::Any => true,
             Self::And(all) => all.iter().all(|p| p.matches(subject)),
@@ -191,7 +197,7 @@ impl Permission {
 }
 
 impl Principal {
-    fn matches(&self, subject: &Subject<'_>) -> bool {
+    pub(crate) fn matches(&self, subject: &Subject<'_>) -> bool {
         match self {
             Self::Any => true,
             Self::And(all) => all.iter().all(|p| p.matches(subject)),

@@ -38,7 +38,7 @@ impl DomainMatch {
     }
 
     /// How well it matches: exact first, then the longest suffix, then the longest prefix, then any. `None`: not at all.
-    fn rank(&self, host: &str) -> Option<(u8, usize)> {
+    pub(crate) fn rank(&self, host: &str) -> Option<(u8, usize)> {
         match self {
             Self::Exact(h) => (h == host).then_some((3, h.len())),
             Self::Suffix(s) => (host.len() > s.len() && host.ends_with(s.as_str())).then_some((2, s.len())),
@@ -67,12 +67,42 @@ impl RouteMatch {
     /// Whether the request passes. `peer` is the client's SPIFFE id, if it has proven one.
     #[must_use]
     pub fn matches(&self, request: &RequestView<'_>, peer: Option<&str>) -> bool {
-        self.path.matches(request.path())
-            && self.headers.iter().all(|h| h.matches(request))
-            && self.query.iter().all(|q| q.matches(request))
-            && (!self.grpc || is_grpc(request))
-            && self.peer.iter().all(|(test, invert)| peer.is_some_and(|p| test.matches(p)) != *invert)
+        self.difference(request, peer).is_none()
     }
+
+    /// The first part that the request does not pass; `None` when it passes all.
+    #[must_use]
+    pub fn difference(&self, request: &RequestView<'_>, peer: Option<&str>) -> Option<Difference<'_>> {
+        if !self.path.matches(request.path()) {
+            return Some(Difference::Path(&self.path));
+        }
+        if let Some(header) = self.headers.iter().find(|h| !h.matches(request)) {
+            return Some(Difference::Header(header));
+        }
+        if let Some(query) = self.query.iter().find(|q| !q.matches(request)) {
+            return Some(Difference::Query(query));
+        }
+        if self.grpc && !is_grpc(request) {
+            return Some(Difference::Grpc);
+        }
+        let differs = |(test, invert): &&(StringMatch, bool)| peer.is_some_and(|p| test.matches(p)) == *invert;
+        self.peer.iter().find(differs).map(|(test, invert)| Difference::Peer(test, *invert))
+    }
+}
+
+/// The part of a [`RouteMatch`] that a request does not pass.
+#[derive(Debug, Clone, Copy)]
+pub enum Difference<'a> {
+    /// The path.
+    Path(&'a PathMatch),
+    /// A header, or the method (`:method`).
+    Header(&'a HeaderMatch),
+    /// A query parameter.
+    Query(&'a QueryMatch),
+    /// It is no gRPC request.
+    Grpc,
+    /// The client; the test is turned around when `true`.
+    Peer(&'a StringMatch, bool),
 }
 
 /// Whether the request is a gRPC call (`application/grpc` or `application/grpc+…`).
@@ -155,12 +185,24 @@ impl RouteTable {
         host.routes.iter().find(|route| route.when.matches(request, peer))
     }
 
-    fn host(&self, authority: &str) -> Option<&VirtualHost> {
+    /// The virtual host that fits best.
+    pub(crate) fn host(&self, authority: &str) -> Option<&VirtualHost> {
         if let [only] = self.hosts.as_slice()
             && only.domains.contains(&DomainMatch::Any)
         {
             return Some(only);
         }
+        let host = self.compared(authority);
+        let best = |v: &VirtualHost| v.domains.iter().filter_map(|d| d.rank(&host)).max();
+        self.hosts
+            .iter()
+            .filter_map(|v| best(v).map(|rank| (rank, v)))
+            .reduce(|a, b| if b.0 > a.0 { b } else { a })
+            .map(|(_, v)| v)
+    }
+
+    /// The host of a request as domains are compared with it.
+    pub(crate) fn compared(&self, authority: &str) -> String {
         let mut host = authority.to_ascii_lowercase();
         if self.ignore_port
             && let Some((name, port)) = host.rsplit_once(':')
@@ -169,11 +211,6 @@ impl RouteTable {
         {
             host.truncate(name.len());
         }
-        let best = |v: &VirtualHost| v.domains.iter().filter_map(|d| d.rank(&host)).max();
-        self.hosts
-            .iter()
-            .filter_map(|v| best(v).map(|rank| (rank, v)))
-            .reduce(|a, b| if b.0 > a.0 { b } else { a })
-            .map(|(_, v)| v)
+        host
     }
 }

@@ -1,4 +1,6 @@
-//! `ambit explain connection` as a user runs it, on the demonstration's files.
+//! `ambit explain connection` as a user runs it, on the demonstration's files; requests beside it.
+
+mod request;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

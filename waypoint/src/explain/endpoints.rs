@@ -1,0 +1,83 @@
+//! The endpoints of a cluster, and how each stands now.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
+
+use ambit_identity::SpiffeId;
+use ambit_model::{Refusal, explain::Step};
+use serde::Serialize;
+
+use crate::{
+    compiled::{Cluster, Endpoint, Snapshot},
+    upstream::{in_turn, resolve},
+};
+
+/// How many endpoints are named; the document has [`KEPT`].
+const NAMED: usize = 8;
+/// How many endpoints of a cluster are told at most.
+const KEPT: usize = 64;
+
+/// An endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EndpointSaid {
+    /// `namespace/name` of its workload, as far as it is known.
+    pub workload: String,
+    /// Its address.
+    pub address: SocketAddr,
+    /// The identity that it must prove; none when it is reached in clear.
+    pub identity: Option<SpiffeId>,
+    /// 0 first.
+    pub priority: u32,
+    /// It may be chosen now.
+    pub usable: bool,
+}
+
+/// The endpoints of a cluster, and why none of them may be used, if so. It takes nobody's turn.
+pub(super) fn of(
+    snapshot: &Snapshot,
+    cluster: &Arc<Cluster>,
+    original: SocketAddr,
+    identity: Option<&SpiffeId>,
+) -> (Vec<EndpointSaid>, Option<Refusal>) {
+    let all = snapshot.endpoints_of(cluster).unwrap_or_default();
+    let usable: Vec<&Arc<Endpoint>> = all.order(0, 0).collect();
+    let said = |(priority, endpoint): &(u32, Arc<Endpoint>)| {
+        let (destination, _) = resolve(endpoint, original, identity).ok()?;
+        let workload = match (&*endpoint.namespace, &*endpoint.workload) {
+            (_, "") => String::new(),
+            (namespace, name) => format!("{namespace}/{name}"),
+        };
+        let usable = usable.iter().any(|usable| Arc::ptr_eq(usable, endpoint));
+        let (address, identity) = (destination.address, destination.identity);
+        Some(EndpointSaid { workload, address, identity, priority: *priority, usable })
+    };
+    let endpoints = all.all.iter().filter_map(said).take(KEPT).collect();
+    let turn = cluster.turn.load(Ordering::Relaxed);
+    (endpoints, in_turn(snapshot, cluster, original, identity, turn).err())
+}
+
+/// What it is called.
+pub(super) fn name_of(endpoint: &EndpointSaid) -> String {
+    match endpoint.workload.as_str() {
+        "" => endpoint.address.to_string(),
+        name => format!("{name} at {}", endpoint.address),
+    }
+}
+
+/// `step` with the endpoints as its grounds.
+pub(super) fn told(mut step: Step, endpoints: &[EndpointSaid]) -> Step {
+    for endpoint in endpoints.iter().take(NAMED) {
+        let proves = match &endpoint.identity {
+            Some(identity) => format!("HBONE, must prove {identity}"),
+            None => "in plain text".to_owned(),
+        };
+        let usable = if endpoint.usable { "" } else { ", not used now: it is not ready, or of a later priority" };
+        step = step.because(format!("{}: {proves}{usable}", name_of(endpoint)));
+    }
+    match endpoints.len().saturating_sub(NAMED) {
+        0 => step,
+        more => step.because(format!("{more} more endpoints (--json has them)")),
+    }
+}

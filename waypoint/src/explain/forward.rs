@@ -1,0 +1,228 @@
+//! Where a request goes by its route: what is changed on the way, the clusters with their shares, and their endpoints.
+
+use std::sync::Arc;
+
+use ambit_model::{
+    Reason, Refusal,
+    explain::{Stage, Step, Verdict},
+    route::{ClusterWeight, Crossing, Mirror, Upstream as Forwarding},
+};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::{
+    Explanation, Routed,
+    endpoints::{self, EndpointSaid, name_of, told},
+    words,
+};
+use crate::{
+    compiled::{Chain, Cluster, Protocol, Snapshot, TcpChain},
+    http::select,
+    terminate::Tunnel,
+    upstream::TRIES,
+};
+
+/// A cluster that the request may be sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClusterSaid {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its share …
+    pub weight: u64,
+    /// … out of this.
+    pub of: u64,
+    /// What comes of requests that it gets.
+    pub verdict: Verdict,
+    /// The reason code: `ok` when there is an endpoint.
+    pub reason: Reason,
+    /// The status that is answered when there is none.
+    pub status: Option<u16>,
+    /// The endpoints, at most 64.
+    pub endpoints: Vec<EndpointSaid>,
+}
+
+/// A share of a cluster, of requests or connections.
+struct Share<'a> {
+    name: &'a Arc<str>,
+    weight: u64,
+    of: u64,
+}
+
+impl Explanation {
+    /// A request that its route sends on.
+    pub(super) fn forwarded(&mut self, routed: Routed<'_>, forwarding: &Forwarding, crossing: Option<Crossing>) {
+        let Routed { snapshot, tunnel, chain, http, route, view, version } = routed;
+        let of: u64 = forwarding.clusters.iter().map(|share| u64::from(share.weight)).sum();
+        let chosen: Vec<&Arc<ClusterWeight>> = forwarding.clusters.iter().filter(|share| share.weight > 0).collect();
+        let Some(first) = chosen.first() else {
+            let (status, refusal) = select::nowhere(route);
+            let _end: Option<()> = self.refuse(Step::new(Stage::Action, "it is sent nowhere"), Some(status), refusal);
+            return;
+        };
+        let says = match chosen.as_slice() {
+            [only] => format!("it goes to the cluster {}", only.cluster),
+            several => format!("it goes to one of {} clusters by chance", several.len()),
+        };
+        let mut step = Step::new(Stage::Action, says);
+        if forwarding.clusters.len() > 1 {
+            for share in &forwarding.clusters {
+                step = step.because(format!("{} has {} of {of}", share.cluster, share.weight));
+            }
+        }
+        step = on_the_way(step, routed, forwarding, first);
+        if let Some(Crossing::Passed(headers)) =
+            crossing.filter(|crossing| matches!(crossing, Crossing::Passed(map) if !map.is_empty()))
+        {
+            let names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
+            step = step.because(format!("its response is given {} (CORS)", names.join(", ")));
+        }
+        step = step.because(words::limit(forwarding.timeout));
+        step = step.because(match &forwarding.retry {
+            Some(policy) => words::retries(policy),
+            None => "it is not sent again after a failure, but to another endpoint while none has seen it".to_owned(),
+        });
+        let upgrade = select::upgrade(http, view.headers);
+        if let Ok(Some(upgrade)) = &upgrade {
+            step = step.because(format!("an upgrade to {upgrade} is passed on: no retries, and no copies"));
+        }
+        self.steps.push(step);
+        for share in chosen {
+            let told = Share { name: &share.cluster, weight: u64::from(share.weight), of };
+            match select::cluster(snapshot, forwarding, share) {
+                Ok(cluster) => self.cluster(snapshot, tunnel, chain, &told, cluster, Some(version)),
+                Err((status, refusal)) => self.no_cluster(&told, Some(status), refusal),
+            }
+        }
+        self.altogether();
+        if let Err((status, refusal)) = upgrade
+            && self.verdict != Verdict::Refused
+        {
+            let _end: Option<()> = self.refuse(Step::new(Stage::Admission, "its upgrade is refused"), Some(status), refusal);
+        }
+    }
+
+    /// A connection that is carried byte by byte.
+    pub(super) fn carried(&mut self, snapshot: &Snapshot, tunnel: &Tunnel, chain: &Chain, tcp: &TcpChain) {
+        let of: u64 = tcp.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        for (name, weight) in tcp.clusters.iter().filter(|(_, weight)| *weight > 0) {
+            let told = Share { name, weight: u64::from(*weight), of };
+            match snapshot.clusters.get(name) {
+                Some(cluster) => self.cluster(snapshot, tunnel, chain, &told, cluster, None),
+                None => {
+                    let refusal = Refusal::new(Reason::BackendInvalid, format!("there is no cluster {name}"));
+                    self.no_cluster(&told, None, refusal);
+                }
+            }
+        }
+        if of == 0 {
+            let refusal = Refusal::new(Reason::BackendInvalid, "no cluster has a weight");
+            let _end: Option<()> = self.refuse(Step::new(Stage::Action, "it is sent nowhere"), None, refusal);
+            return;
+        }
+        self.altogether();
+    }
+
+    fn cluster(
+        &mut self,
+        snapshot: &Snapshot,
+        tunnel: &Tunnel,
+        chain: &Chain,
+        share: &Share<'_>,
+        cluster: &Arc<Cluster>,
+        version: Option<http::Version>,
+    ) {
+        let identity = chain.upstream_identity.as_ref();
+        let (endpoints, refusal) = endpoints::of(snapshot, cluster, tunnel.destination, identity);
+        match refusal {
+            None => {
+                self.steps.push(chosen(cluster, &endpoints, version));
+                self.clusters.push(share.said(Verdict::Allowed, Reason::Ok, None, endpoints));
+            }
+            Some(refusal) => {
+                let status = version.map(|_| StatusCode::SERVICE_UNAVAILABLE);
+                let step = told(Step::new(Stage::Endpoint, format!("{} has no endpoint to send to", share.name)), &endpoints);
+                self.clusters.push(share.said(Verdict::Refused, refusal.reason, status, endpoints));
+                self.steps.push(step.because(refusal.to_string()).refused(refusal));
+            }
+        }
+    }
+
+    fn no_cluster(&mut self, share: &Share<'_>, status: Option<StatusCode>, refusal: Refusal) {
+        self.clusters.push(share.said(Verdict::Refused, refusal.reason, status, Vec::new()));
+        let step = Step::new(Stage::Endpoint, format!("{} is not there", share.name)).because(refusal.to_string());
+        self.steps.push(step.refused(refusal));
+    }
+
+    /// What all clusters have in common.
+    fn altogether(&mut self) {
+        let Some(first) = self.clusters.first() else { return };
+        let end = |cluster: &ClusterSaid| (cluster.verdict, cluster.reason, cluster.status);
+        if self.clusters.iter().all(|cluster| end(cluster) == end(first)) {
+            (self.verdict, self.reason, self.status) = (first.verdict, Some(first.reason), first.status);
+        } else {
+            (self.verdict, self.reason, self.status) = (Verdict::Unknown, None, None);
+            if let Some(step) = self.steps.iter_mut().find(|step| step.stage == Stage::Action) {
+                step.doubt = Some("which cluster is chosen, and they do not all end alike".to_owned());
+            }
+        }
+    }
+}
+
+impl Share<'_> {
+    fn said(&self, verdict: Verdict, reason: Reason, status: Option<StatusCode>, endpoints: Vec<EndpointSaid>) -> ClusterSaid {
+        let status = status.map(|status| status.as_u16());
+        ClusterSaid { name: self.name.clone(), weight: self.weight, of: self.of, verdict, reason, status, endpoints }
+    }
+}
+
+/// What is changed on the way, and who gets copies.
+fn on_the_way(mut step: Step, routed: Routed<'_>, forwarding: &Forwarding, weight: &ClusterWeight) -> Step {
+    let Routed { tunnel, route, view, .. } = routed;
+    if let Some(rewrite) = &forwarding.path {
+        step = step.because(format!("the path becomes {:?}", rewrite.apply(&view, &route.when.path)));
+    }
+    let of_one = if forwarding.clusters.len() > 1 { format!(" (for {})", weight.cluster) } else { String::new() };
+    if let Some(host) = weight.host.as_ref().or(forwarding.host.as_ref()) {
+        step = step.because(format!("the host becomes {:?}{of_one}", host.0));
+    }
+    let mut headers = view.headers.clone();
+    for changes in route.request_changes(&weight.request_headers) {
+        changes.apply(&mut headers, &view, tunnel.peer.uri.as_deref());
+    }
+    for change in words::changes(view.headers, &headers) {
+        step = step.because(format!("{change}{of_one}"));
+    }
+    if let Some(change) = words::to_response(route.response_changes(&weight.response_headers)) {
+        step = step.because(format!("{change}{of_one}"));
+    }
+    for Mirror { cluster, of, copied, .. } in &forwarding.mirrors {
+        step = step.because(format!("{copied} of {of} requests are copied to {cluster}"));
+    }
+    step
+}
+
+/// The step for a cluster that has endpoints.
+fn chosen(cluster: &Cluster, endpoints: &[EndpointSaid], version: Option<http::Version>) -> Step {
+    let usable = endpoints.iter().filter(|endpoint| endpoint.usable).count();
+    let spoken = match (version, cluster.protocol) {
+        (None, _) => "bytes",
+        (Some(_), Protocol::Http1) => "HTTP/1.1",
+        (Some(_), Protocol::Http2) => "HTTP/2",
+        (Some(version), Protocol::Downstream) if version == http::Version::HTTP_2 => "HTTP/2, as the client",
+        (Some(_), Protocol::Downstream) => "HTTP/1.1, as the client",
+    };
+    let which = match endpoints.iter().filter(|endpoint| endpoint.usable).collect::<Vec<_>>().as_slice() {
+        [only] => name_of(only),
+        _ => format!("one of {usable} endpoints"),
+    };
+    let mut step = told(Step::new(Stage::Endpoint, format!("{}: {spoken} to {which}", cluster.name)), endpoints);
+    if usable > 1 {
+        let tries = usable.min(TRIES);
+        step = step.because(format!("requests go round by weight; {tries} are tried when they cannot be reached"));
+    }
+    step = step.because(format!("a connection must stand within {:?}", cluster.connect_timeout));
+    match version {
+        Some(_) => step.because(words::budget(&cluster.retry_budget)),
+        None => step,
+    }
+}

@@ -1,0 +1,284 @@
+//! Why a request goes where it goes: the decisions that are made for each request, asked for in their order on a configuration in force, with
+//! their grounds. Nothing is decided here, nothing is sent, and nobody's turn is taken: `terminate`, `http::select`, `authz` and `upstream`
+//! are asked.
+//!
+//! An answer ends where the request leaves: what the proxy of an endpoint or the application makes of it is not known here.
+
+mod endpoints;
+mod forward;
+mod page;
+mod policies;
+mod question;
+mod words;
+
+use std::sync::Arc;
+
+use ambit_model::{
+    Reason, Refusal,
+    explain::{
+        Stage, Step, Verdict,
+        request::{HostConsidered, routing},
+    },
+    route::{Action, Crossing, RequestView, Route, RouteTable},
+};
+use http::{StatusCode, Version};
+use serde::Serialize;
+
+use crate::{
+    authz,
+    compiled::{AppProtocol, Chain, FirstBytes, Gate, HttpChain, Proxy, Routes, Snapshot, TcpChain},
+    http::{select, view},
+    terminate::{self, Tunnel},
+};
+
+pub use endpoints::EndpointSaid;
+pub use forward::ClusterSaid;
+pub use page::page;
+pub use policies::PolicySaid;
+pub use question::{Question, request};
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Whether it is sent on, or answered here with success.
+    pub verdict: Verdict,
+    /// The reason code: `ok` when it is sent on, none when it depends on the cluster that is chosen.
+    pub reason: Option<Reason>,
+    /// The status, when it is answered here.
+    pub status: Option<u16>,
+    /// The policy that refused it, or came closest to allowing it.
+    pub policy: Option<String>,
+    /// The filter chain.
+    pub chain: Option<Arc<str>>,
+    /// The route.
+    pub route: Option<Arc<str>>,
+    /// Each virtual host of the route table, and each route that was looked at.
+    pub hosts: Vec<HostConsidered>,
+    /// Each rule that was asked, up to the rule set that refused.
+    pub policies: Vec<PolicySaid>,
+    /// The clusters that it may be sent to.
+    pub clusters: Vec<ClusterSaid>,
+    /// The decisions in their order.
+    pub steps: Vec<Step>,
+}
+
+/// What is decided about a request by the configuration of `snapshot`.
+#[must_use]
+pub fn explain(snapshot: &Snapshot, question: &Question) -> Explanation {
+    let mut told = Explanation {
+        verdict: Verdict::Allowed,
+        reason: Some(Reason::Ok),
+        status: None,
+        policy: None,
+        chain: None,
+        route: None,
+        hosts: Vec::new(),
+        policies: Vec::new(),
+        clusters: Vec::new(),
+        steps: Vec::new(),
+    };
+    // What ends it has said so.
+    let _ended = told.walk(snapshot, question);
+    told
+}
+
+/// What goes with each decision after the route.
+#[derive(Clone, Copy)]
+struct Routed<'a> {
+    snapshot: &'a Snapshot,
+    tunnel: &'a Tunnel,
+    chain: &'a Chain,
+    http: &'a HttpChain,
+    route: &'a Route,
+    view: RequestView<'a>,
+    version: Version,
+}
+
+impl Explanation {
+    /// `None` where the request ends.
+    fn walk(&mut self, snapshot: &Snapshot, question: &Question) -> Option<()> {
+        let tunnel = question.tunnel();
+        self.tunnel(snapshot, &tunnel)?;
+        let (chain, http) = self.filter_chain(snapshot, &tunnel, question.protocol())?;
+        let target = match select::target(&question.request, &http) {
+            Ok(target) => target,
+            Err(refused) => {
+                return self.refuse(Step::new(Stage::Admission, "the request is not taken"), Some(refused.0), refused.1);
+            }
+        };
+        let sent = question.request.uri().path_and_query().map_or("", |sent| sent.as_str());
+        if sent != target.path_and_query {
+            let step = Step::new(Stage::Admission, format!("the path is read as {:?}", target.path_and_query));
+            self.steps.push(step.because("paths are brought to their normal form before any rule sees them"));
+        }
+        let view = view(&question.request, &target);
+        let route = self.routed(snapshot, &tunnel, &chain, &http, view)?;
+        let version = question.request.version();
+        let routed = Routed { snapshot, tunnel: &tunnel, chain: &chain, http: &http, route: &route, view, version };
+        self.act(routed)
+    }
+
+    /// Ends it with this refusal.
+    fn refuse<T>(&mut self, step: Step, status: Option<StatusCode>, refusal: Refusal) -> Option<T> {
+        self.verdict = Verdict::Refused;
+        self.reason = Some(refusal.reason);
+        self.status = status.map(|status| status.as_u16());
+        self.policy = refusal.policy.as_ref().map(ToString::to_string);
+        let because = refusal.to_string();
+        let mut step = step.refused(refusal);
+        step.because.insert(0, because);
+        self.steps.push(step);
+        None
+    }
+
+    /// Ends it with an answer that is no refusal.
+    fn answer<T>(&mut self, step: Step, status: StatusCode) -> Option<T> {
+        self.status = Some(status.as_u16());
+        self.steps.push(step);
+        None
+    }
+
+    fn tunnel(&mut self, snapshot: &Snapshot, tunnel: &Tunnel) -> Option<()> {
+        if let Err(refusal) = terminate::known(snapshot, &tunnel.peer) {
+            return self.refuse(Step::new(Stage::Identity, "the waypoint does not take the client's identity"), None, refusal);
+        }
+        let decided = terminate::decide(snapshot, tunnel);
+        let verb = if decided.is_ok() { "takes" } else { "refuses" };
+        let mut step = Step::new(Stage::Chain, format!("the waypoint {verb} a tunnel for {}", tunnel.destination));
+        if let Some(host) = snapshot.authorities.as_ref().and_then(|authorities| authorities.get(tunnel.destination)) {
+            step = step.because(format!("the listener connect_terminate knows the address as {}", host.name));
+            let said = policies::told(&host.rbac, &authz::subject(tunnel, None));
+            step = self.policies_said(step, said);
+        }
+        match decided {
+            Ok(_) => {
+                self.steps.push(step);
+                Some(())
+            }
+            Err(refusal) => self.refuse(step, None, refusal),
+        }
+    }
+
+    fn filter_chain(
+        &mut self,
+        snapshot: &Snapshot,
+        tunnel: &Tunnel,
+        protocol: AppProtocol,
+    ) -> Option<(Arc<Chain>, Arc<HttpChain>)> {
+        let seen: FirstBytes = protocol.into();
+        let gate = |seen: Option<&FirstBytes>| snapshot.inbound.as_ref().map(|inbound| inbound.select(tunnel.destination, seen));
+        let looked = matches!(gate(None), Some(Gate::NeedsProtocol | Gate::NeedsServerName));
+        if let Some(Gate::Chain(chain)) = gate(Some(&seen))
+            && let Proxy::Tcp(tcp) = &chain.proxy
+        {
+            return self.bytes(snapshot, tunnel, chain, tcp);
+        }
+        match select::chain(snapshot, tunnel, protocol) {
+            Ok((chain, http)) => {
+                let step = Step::new(Stage::Chain, format!("its requests are for the filter chain {}", chain.name));
+                let by = if looked { "address, its port, and that HTTP is spoken" } else { "address and its port" };
+                self.steps.push(step.because(format!("main_internal chooses by the destination's {by}")));
+                self.chain = Some(chain.name.clone());
+                Some((chain, http))
+            }
+            Err((status, refusal)) => {
+                self.refuse(Step::new(Stage::Chain, "no filter chain takes its requests"), Some(status), refusal)
+            }
+        }
+    }
+
+    /// A connection that is not read: rules on requests do not hold for it.
+    fn bytes<T>(&mut self, snapshot: &Snapshot, tunnel: &Tunnel, chain: &Chain, tcp: &TcpChain) -> Option<T> {
+        self.chain = Some(chain.name.clone());
+        let step = Step::new(Stage::Chain, format!("the filter chain {} carries the connection byte by byte", chain.name));
+        self.steps.push(step.because("the port is not one of HTTP: routes, methods, paths and headers are not looked at"));
+        let step = Step::new(Stage::Policy, "policies on the connection");
+        let step = self.policies_said(step, policies::told(&chain.rbac, &authz::subject(tunnel, None)));
+        if let Err(refusal) = authz::connection(&chain.rbac, tunnel) {
+            return self.refuse(step, None, refusal);
+        }
+        self.steps.push(step);
+        self.carried(snapshot, tunnel, chain, tcp);
+        None
+    }
+
+    fn routed(
+        &mut self,
+        snapshot: &Snapshot,
+        tunnel: &Tunnel,
+        chain: &Chain,
+        http: &HttpChain,
+        view: RequestView<'_>,
+    ) -> Option<Arc<Route>> {
+        let decided = select::route(snapshot, tunnel, chain, http, view);
+        let by_policy = |refusal: &Refusal| !matches!(refusal.reason, Reason::RouteNotFound | Reason::ConfigurationInvalid);
+        let denied = decided.as_ref().err().is_some_and(|(_, refusal)| by_policy(refusal));
+        let mut said = policies::told(&chain.rbac, &authz::subject(tunnel, None));
+        said.extend(policies::told(&http.rbac, &authz::subject(tunnel, Some(view))));
+        let says = match (denied, said.is_empty()) {
+            (true, _) => "policies refuse it",
+            (false, true) => "no policy holds here",
+            (false, false) => "policies let it pass",
+        };
+        let step = self.policies_said(Step::new(Stage::Policy, says), said);
+        let decided = match decided {
+            Err((status, refusal)) if denied => return self.refuse(step, Some(status), refusal),
+            decided => decided,
+        };
+        self.steps.push(step);
+        let table: Option<&RouteTable> = match &http.routes {
+            Routes::Inline(table) => Some(table),
+            Routes::Named(name) => snapshot.routes.get(name).map(|table| &**table),
+        };
+        let considered = table.map(|table| routing(table, &view, tunnel.peer.uri.as_deref()).hosts).unwrap_or_default();
+        let says = match &decided {
+            Ok(route) => format!("the route {} takes it", words::named(&route.name)),
+            Err(_) => "no route takes it".to_owned(),
+        };
+        let step = words::considered(Step::new(Stage::Route, says), table.map(|table| table.name.as_str()), &considered);
+        self.hosts = considered;
+        match decided {
+            Ok(route) => {
+                self.route = Some(route.name.clone());
+                self.steps.push(step);
+                Some(route)
+            }
+            Err((status, refusal)) => self.refuse(step, Some(status), refusal),
+        }
+    }
+
+    fn policies_said(&mut self, step: Step, said: Vec<PolicySaid>) -> Step {
+        let step = policies::grounds(step, &said);
+        self.policies.extend(said);
+        step
+    }
+
+    fn act(&mut self, routed: Routed<'_>) -> Option<()> {
+        let Routed { route, view, http, .. } = routed;
+        let crossing = route.cors.as_ref().filter(|_| http.cors).map(|policy| policy.decide(&view));
+        if matches!(crossing, Some(Crossing::Answered(_))) {
+            let step = Step::new(Stage::Action, "the waypoint answers the preflight itself");
+            return self.answer(step.because("it asks what a page of another origin may do (CORS)"), StatusCode::OK);
+        }
+        match &route.action {
+            Action::Forward(forwarding) => {
+                self.forwarded(routed, forwarding, crossing);
+                Some(())
+            }
+            Action::Redirect(redirect) => {
+                let location = redirect.location(&view, &route.when.path);
+                let step = Step::new(Stage::Action, format!("the waypoint sends the client to {location}"));
+                self.answer(step, StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND))
+            }
+            Action::Direct(direct) => {
+                let status = StatusCode::from_u16(direct.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let step = Step::new(Stage::Action, format!("the route answers by itself, with {}", status.as_u16()));
+                if status.as_u16() < 400 {
+                    self.reason = Some(Reason::RouteDirectResponse);
+                    return self.answer(step, status);
+                }
+                self.refuse(step, Some(status), Refusal::new(Reason::RouteDirectResponse, direct.body.clone()))
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `/explain` of the admin pages: the question as the query of an address, answered from the configuration in force. It is served on the
+//! loopback device only, and no header of a request can ask it: what is refused, and by which policy, is nobody's business but the mesh's.
+
+use ambit_runtime::admin::{Query, Reply};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::{Explanation, Question, explain, request};
+use crate::compiled::Snapshot;
+
+const USAGE: &str = "ask for /explain?identity=SPIFFE-ID&address=IP&destination=IP:PORT&method=GET&host=HOST&path=/PATH&headers=NAME:VALUE \
+                     (percent-encoded; %0A between headers; http2= for a client that speaks HTTP/2)";
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    explanation: Explanation,
+}
+
+#[derive(Debug, Serialize)]
+struct NoAnswer {
+    error: String,
+}
+
+/// Answers the page.
+#[must_use]
+pub fn page(snapshot: &Snapshot, query: &Query) -> Reply {
+    match question(query) {
+        Ok(question) => Reply::json(&Answer { explanation: explain(snapshot, &question) }),
+        Err(error) => Reply::json(&NoAnswer { error }).status(StatusCode::BAD_REQUEST),
+    }
+}
+
+fn question(query: &Query) -> Result<Question, String> {
+    let text = |name: &str| match query.get(name).map(decoded) {
+        Some(Some(value)) => Ok(value),
+        Some(None) => Err(format!("{name} is not percent-encoded text")),
+        None => Err(USAGE.to_owned()),
+    };
+    let headers = match query.get("headers") {
+        None => Vec::new(),
+        Some(_) => text("headers")?.lines().map(header).collect::<Result<Vec<_>, _>>()?,
+    };
+    let bad = |name: &str, error: &dyn std::fmt::Display| format!("{name}: {error}");
+    let request = request(&text("method")?, &text("host")?, &text("path")?, &headers, query.get("http2").is_some())?;
+    Ok(Question {
+        identity: text("identity")?.parse().map_err(|error| bad("identity", &error))?,
+        address: text("address")?.parse().map_err(|error| bad("address", &error))?,
+        destination: text("destination")?.parse().map_err(|error| bad("destination", &error))?,
+        request,
+    })
+}
+
+/// Reads `name: value`.
+fn header(line: &str) -> Result<(String, String), String> {
+    let (name, value) = line.split_once(':').ok_or_else(|| format!("{line:?} is not of the form NAME:VALUE"))?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// Undoes percent-encoding (RFC 3986, section 2.1).
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digit = |letter: &u8| char::from(*letter).to_digit(16);
+                bytes.push(u8::try_from(digit(high)? * 16 + digit(low)?).ok()?);
+                after
+            }
+            (b'%', _) => return None,
+            (letter, after) => {
+                bytes.push(*letter);
+                after
+            }
+        };
+    }
+    String::from_utf8(bytes).ok()
+}

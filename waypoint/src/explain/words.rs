@@ -1,0 +1,122 @@
+//! What is decided, in words.
+
+use std::time::Duration;
+
+use ambit_model::{
+    explain::{Step, request::HostConsidered},
+    route::{HeaderMutations, RetryBudget, RetryOn, RetryPolicy},
+};
+use http::{HeaderMap, HeaderName};
+
+/// How many virtual hosts that were not chosen are named, and routes that were not taken.
+const NAMED: usize = 8;
+
+/// A name that may be empty.
+pub(super) fn named(name: &str) -> &str {
+    if name.is_empty() { "without a name" } else { name }
+}
+
+/// `step` with what was looked at as its grounds.
+pub(super) fn considered(mut step: Step, table: Option<&str>, hosts: &[HostConsidered]) -> Step {
+    let table = table.unwrap_or_default();
+    for host in hosts.iter().filter(|host| !host.chosen).take(NAMED) {
+        step = step.because(match &host.differs {
+            Some(differs) => format!("the virtual host {} is not for it: {differs}", host.name),
+            None => format!("the virtual host {} fits its host less exactly than another", host.name),
+        });
+    }
+    let Some(chosen) = hosts.iter().find(|host| host.chosen) else {
+        return if hosts.is_empty() { step } else { step.because(format!("no virtual host of {table} is for its host")) };
+    };
+    step = step.because(format!("the virtual host {} of {table} is for its host", chosen.name));
+    let left = chosen.routes.iter().filter_map(|route| Some((route, route.differs.as_ref()?)));
+    for (route, differs) in left.clone().take(NAMED) {
+        step = step.because(format!("the route {} is not for it: {differs}", named(&route.name)));
+    }
+    if let more @ 1.. = left.count().saturating_sub(NAMED) {
+        step = step.because(format!("{more} more routes are not for it (--json has them all)"));
+    }
+    match chosen.after {
+        0 => step,
+        after => step.because(format!("the first that matches counts: {after} after it are not looked at")),
+    }
+}
+
+/// A time, or none.
+pub(super) fn limit(limit: Option<Duration>) -> String {
+    match limit {
+        Some(limit) => format!("the response must end within {limit:?} of the end of the request"),
+        None => "no limit of time is set for the response".to_owned(),
+    }
+}
+
+/// When a request is sent again.
+pub(super) fn retries(policy: &RetryPolicy) -> String {
+    let RetryPolicy { retries, per_try, backoff, max_backoff, .. } = policy;
+    let per_try = per_try.map_or(String::new(), |limit| format!(", each try within {limit:?} to the head of its response"));
+    let times = if *retries == 1 { "once".to_owned() } else { format!("up to {retries} times") };
+    format!(
+        "it is sent again {times} on {}{per_try}; between tries are at least {backoff:?}, doubled each time up to {max_backoff:?}",
+        conditions(&policy.on, &policy.statuses).join(", ")
+    )
+}
+
+fn conditions(on: &RetryOn, statuses: &[u16]) -> Vec<String> {
+    let named = [
+        (on.unreached, "connect-failure"),
+        (on.refused, "refused-stream"),
+        (on.reset_before_request, "reset-before-request"),
+        (on.reset, "reset"),
+        (on.server_errors, "5xx"),
+        (on.gateway_errors, "gateway-error"),
+        (on.conflicts, "retriable-4xx"),
+    ];
+    let mut conditions: Vec<String> = named.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect();
+    if on.statuses {
+        conditions.extend(statuses.iter().map(u16::to_string));
+    }
+    if conditions.is_empty() {
+        conditions.push("nothing".to_owned());
+    }
+    conditions
+}
+
+/// How many requests to a cluster may be sent again at once.
+pub(super) fn budget(budget: &RetryBudget) -> String {
+    match budget {
+        RetryBudget::Count(count) => format!("at most {count} of its requests are sent again at once"),
+        RetryBudget::Share { percent, least } => {
+            format!("at most {percent}% of its requests are sent again at once, and {least} in any case")
+        }
+    }
+}
+
+/// What became of header fields.
+pub(super) fn changes(before: &HeaderMap, after: &HeaderMap) -> Vec<String> {
+    let values = |map: &HeaderMap, name: &HeaderName| -> Vec<String> {
+        map.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
+    };
+    let removed = before.keys().filter(|name| !after.contains_key(*name)).map(|name| format!("the header {name} is removed"));
+    let set = after.keys().filter_map(|name| {
+        let now = values(after, name);
+        (now != values(before, name)).then(|| format!("the header {name} becomes {:?}", now.join(", ")))
+    });
+    removed.chain(set).collect()
+}
+
+/// Changes of header fields that are not there yet.
+pub(super) fn to_response<'a>(changes: impl Iterator<Item = &'a HeaderMutations>) -> Option<String> {
+    let (mut set, mut removed) = (Vec::new(), Vec::new());
+    for change in changes {
+        removed.extend(change.remove.iter().map(|name| name.as_str().to_owned()));
+        set.extend(change.set.iter().map(|option| option.name.as_str().to_owned()));
+    }
+    let mut parts = Vec::new();
+    if !set.is_empty() {
+        parts.push(format!("sets {}", set.join(", ")));
+    }
+    if !removed.is_empty() {
+        parts.push(format!("removes {}", removed.join(", ")));
+    }
+    (!parts.is_empty()).then(|| format!("of its response it {}", parts.join(" and ")))
+}
