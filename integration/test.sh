@@ -78,7 +78,7 @@ install_packages
 if [ "$#" -eq 0 ]; then check_go; fi
 install_tools
 programs=(integration/programs.sh h2spec xds-client helm)
-# 4 minutes on a new machine, when suites.py asks for what is still missing.
+# 4 minutes on a new machine. The suites that need one wait for it: suites.py asks once more.
 if [ "$#" -eq 0 ]; then beside target/programs.log "${programs[@]}"; fi
 
 packages=(--workspace)

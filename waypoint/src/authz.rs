@@ -6,6 +6,8 @@ use ambit_model::{
     route::{Closest, Misfit, Rbac, RequestView, Subject, Verdict, evaluate},
 };
 
+use serde_json::Value;
+
 use crate::{compiled::RbacFilter, terminate::Tunnel};
 
 /// How many policies that did not come closest a refusal names.
@@ -16,19 +18,24 @@ const LISTED: usize = 5;
 /// # Errors
 /// With the rule that denies it, or the one that came closest to allowing it.
 pub fn connection(filters: &[RbacFilter], tunnel: &Tunnel) -> Result<(), Refusal> {
-    decide(filters, tunnel, None)
+    decide(filters, tunnel, None, None)
 }
 
-/// Decides about a request.
+/// Decides about a request, of which its token says `metadata`.
 ///
 /// # Errors
 /// As [`connection`].
-pub fn request(filters: &[RbacFilter], tunnel: &Tunnel, request: RequestView<'_>) -> Result<(), Refusal> {
-    decide(filters, tunnel, Some(request))
+pub fn request(
+    filters: &[RbacFilter],
+    tunnel: &Tunnel,
+    request: RequestView<'_>,
+    metadata: Option<&Value>,
+) -> Result<(), Refusal> {
+    decide(filters, tunnel, Some(request), metadata)
 }
 
 /// Who asks, and for what, as rules see it.
-pub(crate) fn subject<'a>(tunnel: &'a Tunnel, request: Option<RequestView<'a>>) -> Subject<'a> {
+pub(crate) fn subject<'a>(tunnel: &'a Tunnel, request: Option<RequestView<'a>>, metadata: Option<&'a Value>) -> Subject<'a> {
     Subject {
         principal: tunnel.peer.uri.as_deref(),
         remote_ip: Some(tunnel.peer.address.ip()),
@@ -36,11 +43,17 @@ pub(crate) fn subject<'a>(tunnel: &'a Tunnel, request: Option<RequestView<'a>>) 
         destination_ip: Some(tunnel.destination.ip()),
         destination_port: tunnel.destination.port(),
         request,
+        metadata,
     }
 }
 
-fn decide(filters: &[RbacFilter], tunnel: &Tunnel, request: Option<RequestView<'_>>) -> Result<(), Refusal> {
-    let subject = subject(tunnel, request);
+fn decide(
+    filters: &[RbacFilter],
+    tunnel: &Tunnel,
+    request: Option<RequestView<'_>>,
+    metadata: Option<&Value>,
+) -> Result<(), Refusal> {
+    let subject = subject(tunnel, request, metadata);
     for filter in filters {
         if let Some(shadow) = &filter.shadow
             && let Err(refusal) = ask(shadow, &subject)
@@ -77,7 +90,8 @@ fn refusal(reason: Reason, rule: &str, detail: String) -> Refusal {
 
 /// What the rule that came closest does not fit.
 fn misfit(closest: Closest<'_>, subject: &Subject<'_>) -> String {
-    let client = subject.principal.unwrap_or("a peer without identity");
+    let token = if subject.metadata.is_some() { " with its token" } else { "" };
+    let client = format!("{}{token}", subject.principal.unwrap_or("a peer without identity"));
     let asked = match &subject.request {
         Some(request) => format!("{} {}", request.method, request.path()),
         None => format!("port {}", subject.destination_port),
@@ -142,8 +156,15 @@ mod tests {
 
     fn said(rules: &Rbac, destination_port: u16) -> String {
         let principal = Some("spiffe://td/ns/shop/sa/web");
-        let (remote_ip, direct_remote_ip, destination_ip) = (None, None, None);
-        let subject = Subject { principal, remote_ip, direct_remote_ip, destination_ip, destination_port, request: None };
+        let subject = Subject {
+            principal,
+            remote_ip: None,
+            direct_remote_ip: None,
+            destination_ip: None,
+            destination_port,
+            request: None,
+            metadata: None,
+        };
         ask(rules, &subject).unwrap_err().to_string()
     }
 

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod authn;
 mod authz;
 pub mod compiled;
 mod config;

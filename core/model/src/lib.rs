@@ -8,6 +8,7 @@
 //! * [`authorize::authorize`] decides whether a peer may connect.
 //! * [`resolve::resolve`] decides what the name of a service resolves to.
 //! * [`route`] decides what happens to an HTTP request.
+//! * [`jwt`] decides which token of a request is believed.
 //! * [`reason::Reason`] is the code of every outcome.
 
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ pub mod arrive;
 pub mod authorize;
 pub mod convert;
 pub mod explain;
+pub mod jwt;
 pub mod plan;
 pub mod policy;
 pub mod reason;

@@ -124,6 +124,8 @@ reasons! {
     RequestTimeout => "request_timeout",
     /// The request breaks its protocol.
     RequestInvalid => "request_invalid",
+    /// The request brings a token that is not believed.
+    TokenInvalid => "token_invalid",
     /// The request or its headers are larger than is allowed.
     RequestTooLarge => "request_too_large",
     /// No listener takes this destination.

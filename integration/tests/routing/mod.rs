@@ -6,6 +6,7 @@ mod filters;
 mod matches;
 mod outcomes;
 mod protocols;
+mod tokens;
 
 use ambit_integration::SharedMesh;
 use libtest_mimic::Trial;
@@ -25,6 +26,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         filters::tests(mesh),
         protocols::tests(mesh),
         access::tests(mesh),
+        tokens::tests(mesh),
         change::tests(mesh),
     ]
     .into_iter()

@@ -1,5 +1,5 @@
-//! Status of what is read and not carried out: RequestAuthentications, BackendTLSPolicies and Telemetries. Each says what happens in its
-//! place and what to write instead, in the words of validation.
+//! Status of what is not carried out, or not all of it: RequestAuthentications, BackendTLSPolicies and Telemetries. Each says what happens in
+//! its place and what to write instead, in the words of validation.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,20 @@ use serde_json::{Value, json};
 
 use super::{Condition, policy};
 use crate::index::{Binding, Index, ServicePort, ServiceRef, is_service};
-use crate::source::{NamespacedName, TLS_INSTEAD, TLS_REFUSED, TOKENS_INSTEAD, TOKENS_REFUSED, TOKENS_UNSEEN, heedless};
+use crate::source::{NamespacedName, TLS_INSTEAD, TLS_REFUSED, heedless, unverified};
 
 /// What is said of a RequestAuthentication.
 pub(super) fn request_authentication(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(policy) = index.objects().request_authentications.get(name) else { return Vec::new() };
+    let faults: Vec<String> = unverified(policy).into_iter().map(|fault| format!("{}: {}", fault.path, fault.reason)).collect();
     if policy.spec.targets().next().is_none() {
-        let message = sentence(&format!("{TOKENS_UNSEEN}; {TOKENS_INSTEAD}"));
-        return vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", message)];
+        return vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", faults.join("; "))];
     }
-    let unsupported = || {
-        let message = sentence(&format!("{TOKENS_REFUSED}; {TOKENS_INSTEAD}"));
-        Condition::new("WaypointAccepted", false, "UnsupportedValue", message)
+    let at_waypoints = || match faults.is_empty() {
+        true => Condition::new("WaypointAccepted", true, "Accepted", "Attached to the waypoints of its targets"),
+        false => Condition::new("WaypointAccepted", false, "UnsupportedValue", faults.join("; ")),
     };
-    vec![policy::fault_of_targets(index, policy.spec.targets(), name).unwrap_or_else(unsupported)]
+    vec![policy::fault_of_targets(index, policy.spec.targets(), name).unwrap_or_else(at_waypoints)]
 }
 
 /// What is said of a BackendTLSPolicy: for each waypoint that serves one of its Services, and nothing where none does, for it may be

@@ -87,7 +87,7 @@ pub(crate) fn beyond(object: &Object, root_namespace: &str) -> Findings {
         Object::PeerAuthentication(policy) => peer_authentication(policy, &mut findings),
         // Without targets it does nothing here, and may be meant for proxies of another mesh.
         Object::RequestAuthentication(policy) if policy.spec.targets().next().is_some() => {
-            findings.errors.push(unverified(policy));
+            findings.errors.extend(unverified(policy));
         }
         Object::BackendTlsPolicy(policy) => backend_tls_policy(policy, &mut findings),
         _ => {}

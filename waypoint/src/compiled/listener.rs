@@ -7,7 +7,10 @@ use std::{
 };
 
 use ambit_identity::SpiffeId;
-use ambit_model::route::{Rbac, RouteTable, StringMatch};
+use ambit_model::{
+    jwt::JwtAuthentication,
+    route::{Rbac, RouteTable, StringMatch},
+};
 use serde::Serialize;
 
 use super::{FirstBytes, MatchNode, Selection, ServiceInfo};
@@ -176,6 +179,8 @@ pub enum Routes {
 pub struct HttpChain {
     /// The routes.
     pub routes: Routes,
+    /// Whose tokens are believed, before any rule is asked.
+    pub jwt: Option<Arc<JwtAuthentication>>,
     /// Rule sets on each request, in order.
     pub rbac: Vec<RbacFilter>,
     /// What routes say of CORS holds.

@@ -19,6 +19,7 @@ use ambit_model::{
         Stage, Step, Verdict,
         request::{HostConsidered, routing},
     },
+    jwt::{Changed, Verified},
     route::{Action, Crossing, RequestView, Route, RouteTable},
 };
 use http::{StatusCode, Version};
@@ -27,7 +28,10 @@ use serde::Serialize;
 use crate::{
     authz,
     compiled::{AppProtocol, Chain, FirstBytes, Gate, HttpChain, Proxy, Routes, Snapshot, TcpChain},
-    http::{select, view},
+    http::{
+        select::{self, Tokens},
+        view,
+    },
     terminate::{self, Tunnel},
 };
 
@@ -112,7 +116,9 @@ impl Explanation {
             self.steps.push(step.because("paths are brought to their normal form before any rule sees them"));
         }
         let view = view(&question.request, &target);
-        let route = self.routed(snapshot, &tunnel, &chain, &http, view)?;
+        let (route, changed) = self.routed(snapshot, &tunnel, &chain, &http, view)?;
+        // From here on it is what its tokens have made of it.
+        let view = select::seen(view, changed.as_ref());
         let version = question.request.version();
         let routed = Routed { snapshot, tunnel: &tunnel, chain: &chain, http: &http, route: &route, view, version };
         self.act(routed)
@@ -147,7 +153,7 @@ impl Explanation {
         let mut step = Step::new(Stage::Chain, format!("the waypoint {verb} a tunnel for {}", tunnel.destination));
         if let Some(host) = snapshot.authorities.as_ref().and_then(|authorities| authorities.get(tunnel.destination)) {
             step = step.because(format!("the listener connect_terminate knows the address as {}", host.name));
-            let said = policies::told(&host.rbac, &authz::subject(tunnel, None));
+            let said = policies::told(&host.rbac, &authz::subject(tunnel, None, None));
             step = self.policies_said(step, said);
         }
         match decided {
@@ -193,7 +199,7 @@ impl Explanation {
         let step = Step::new(Stage::Chain, format!("the filter chain {} carries the connection byte by byte", chain.name));
         self.steps.push(step.because("the port is not one of HTTP: routes, methods, paths and headers are not looked at"));
         let step = Step::new(Stage::Policy, "policies on the connection");
-        let step = self.policies_said(step, policies::told(&chain.rbac, &authz::subject(tunnel, None)));
+        let step = self.policies_said(step, policies::told(&chain.rbac, &authz::subject(tunnel, None, None)));
         if let Err(refusal) = authz::connection(&chain.rbac, tunnel) {
             return self.refuse(step, None, refusal);
         }
@@ -209,13 +215,20 @@ impl Explanation {
         chain: &Chain,
         http: &HttpChain,
         view: RequestView<'_>,
-    ) -> Option<Arc<Route>> {
+    ) -> Option<(Arc<Route>, Option<Changed>)> {
         let decided = select::route(snapshot, tunnel, chain, http, view);
         let by_policy = |refusal: &Refusal| !matches!(refusal.reason, Reason::RouteNotFound | Reason::ConfigurationInvalid);
         let denied = decided.as_ref().err().is_some_and(|(_, refusal)| by_policy(refusal));
-        let mut said = policies::told(&chain.rbac, &authz::subject(tunnel, None));
-        said.extend(policies::told(&http.rbac, &authz::subject(tunnel, Some(view))));
+        let mut said = policies::told(&chain.rbac, &authz::subject(tunnel, None, None));
+        // A token that is not believed refuses the request before rules on requests are asked.
+        let tokens = select::tokens(http, &view).ok();
+        if let Some(Tokens { verified, changed }) = &tokens {
+            let seen = select::seen(view, changed.as_ref());
+            let metadata = verified.as_ref().and_then(Verified::metadata);
+            said.extend(policies::told(&http.rbac, &authz::subject(tunnel, Some(seen), metadata)));
+        }
         let says = match (denied, said.is_empty()) {
+            (true, _) if tokens.is_none() => "its token is not believed",
             (true, _) => "policies refuse it",
             (false, true) => "no policy holds here",
             (false, false) => "policies let it pass",
@@ -232,16 +245,16 @@ impl Explanation {
         };
         let considered = table.map(|table| routing(table, &view, tunnel.peer.uri.as_deref()).hosts).unwrap_or_default();
         let says = match &decided {
-            Ok(route) => format!("the route {} takes it", words::named(&route.name)),
+            Ok((route, _)) => format!("the route {} takes it", words::named(&route.name)),
             Err(_) => "no route takes it".to_owned(),
         };
         let step = words::considered(Step::new(Stage::Route, says), table.map(|table| table.name.as_str()), &considered);
         self.hosts = considered;
         match decided {
-            Ok(route) => {
+            Ok((route, changed)) => {
                 self.route = Some(route.name.clone());
                 self.steps.push(step);
-                Some(route)
+                Some((route, changed))
             }
             Err((status, refusal)) => self.refuse(step, Some(status), refusal),
         }

@@ -1,6 +1,9 @@
 //! `/explain` of the admin pages: the question as the query of an address, answered from the configuration in force. It is served on the
 //! loopback device only, and no header of a request can ask it: what is refused, and by which policy, is nobody's business but the mesh's.
 
+use std::net::{IpAddr, SocketAddr};
+
+use ambit_identity::SpiffeId;
 use ambit_runtime::admin::{Query, Reply};
 use http::StatusCode;
 use serde::Serialize;
@@ -43,9 +46,9 @@ fn question(query: &Query) -> Result<Question, String> {
     let bad = |name: &str, error: &dyn std::fmt::Display| format!("{name}: {error}");
     let request = request(&text("method")?, &text("host")?, &text("path")?, &headers, query.get("http2").is_some())?;
     Ok(Question {
-        identity: text("identity")?.parse().map_err(|error| bad("identity", &error))?,
-        address: text("address")?.parse().map_err(|error| bad("address", &error))?,
-        destination: text("destination")?.parse().map_err(|error| bad("destination", &error))?,
+        identity: text("identity")?.parse::<SpiffeId>().map_err(|error| bad("identity", &error))?,
+        address: text("address")?.parse::<IpAddr>().map_err(|error| bad("address", &error))?,
+        destination: text("destination")?.parse::<SocketAddr>().map_err(|error| bad("destination", &error))?,
         request,
     })
 }

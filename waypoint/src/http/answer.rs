@@ -1,6 +1,6 @@
 //! Answers the waypoint gives itself. gRPC clients get them as a gRPC status, as Envoy gives its local replies.
 
-use ambit_model::Refusal;
+use ambit_model::{Reason, Refusal};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -17,10 +17,11 @@ pub struct Style {
 /// A refusal: `status`, its reason and policy in headers, and a short text.
 pub fn refused(record: &mut Record, style: Style, status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
     record.refused(refusal);
-    let text = match refusal.reason.is_policy() && status == StatusCode::FORBIDDEN {
+    let text = match refusal.reason {
         // Envoy's words, which clients know.
-        true => "RBAC: access denied".to_owned(),
-        false => refusal.reason.sentence().trim().trim_end_matches('.').to_lowercase(),
+        reason if reason.is_policy() && status == StatusCode::FORBIDDEN => "RBAC: access denied".to_owned(),
+        Reason::TokenInvalid => refusal.detail.clone(),
+        reason => reason.sentence().trim().trim_end_matches('.').to_lowercase(),
     };
     plain(record, style, status, text, crate::terminate::reason_headers(refusal))
 }

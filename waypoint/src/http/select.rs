@@ -4,13 +4,14 @@ use std::{borrow::Cow, sync::Arc};
 
 use ambit_model::{
     Reason, Refusal,
+    jwt::{Changed, Verified},
     route::{ClusterWeight, RequestView, Route, RouteTable, Upstream as Forwarding, normalize_path},
 };
 use http::{HeaderMap, Request, StatusCode, Version, header};
 
 use super::headers;
 use crate::{
-    authz,
+    authn, authz,
     compiled::{AppProtocol, Chain, Cluster, Gate, HttpChain, Proxy as ChainProxy, Routes, Snapshot},
     terminate::Tunnel,
 };
@@ -82,17 +83,20 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
     Ok(Target { authority: authority.to_owned(), path_and_query })
 }
 
-/// Applies the chain's rules, and finds the route.
+/// Looks at the tokens of a request, applies the chain's rules, and finds the route; with what of the request is another afterwards. Rules
+/// see it as it then is. The route is that of the request as it came, as in Envoy, which looks for it first.
 pub fn route(
     snapshot: &Snapshot,
     tunnel: &Tunnel,
     chain: &Chain,
     http: &HttpChain,
     view: RequestView<'_>,
-) -> Result<Arc<Route>, Refused> {
+) -> Result<(Arc<Route>, Option<Changed>), Refused> {
     let denied = |refusal| (StatusCode::FORBIDDEN, refusal);
     authz::connection(&chain.rbac, tunnel).map_err(denied)?;
-    authz::request(&http.rbac, tunnel, view).map_err(denied)?;
+    let Tokens { verified, changed } = tokens(http, &view)?;
+    authz::request(&http.rbac, tunnel, seen(view, changed.as_ref()), verified.as_ref().and_then(Verified::metadata))
+        .map_err(denied)?;
     let table: &RouteTable = match &http.routes {
         Routes::Inline(table) => table,
         Routes::Named(name) => snapshot.routes.get(name).ok_or_else(|| {
@@ -100,10 +104,34 @@ pub fn route(
             (StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::ConfigurationInvalid, text))
         })?,
     };
-    table.select(&view, tunnel.peer.uri.as_deref()).cloned().ok_or_else(|| {
+    let route = table.select(&view, tunnel.peer.uri.as_deref()).cloned().ok_or_else(|| {
         let text = format!("{} {} matches no route of {}", view.method, view.path(), table.name);
         (StatusCode::NOT_FOUND, Refusal::new(Reason::RouteNotFound, text))
-    })
+    })?;
+    Ok((route, changed))
+}
+
+/// What the tokens of a request say, and what of it is another once they were looked at.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    /// Nothing where the chain looks at none.
+    pub verified: Option<Verified>,
+    pub changed: Option<Changed>,
+}
+
+/// Looks at the tokens of a request, if the chain does.
+pub fn tokens(http: &HttpChain, view: &RequestView<'_>) -> Result<Tokens, Refused> {
+    let verified = http.jwt.as_deref().map(|jwt| authn::request(jwt, view)).transpose()?;
+    let changed = verified.as_ref().and_then(|verified| verified.changed(view));
+    Ok(Tokens { verified, changed })
+}
+
+/// The request as rules see it, with what its tokens have changed.
+pub fn seen<'a>(view: RequestView<'a>, changed: Option<&'a Changed>) -> RequestView<'a> {
+    match changed {
+        Some(Changed { headers, path_and_query }) => RequestView { headers, path_and_query, ..view },
+        None => view,
+    }
 }
 
 /// The upgrade that a request asks for, if it is passed on.
@@ -141,6 +169,7 @@ mod tests {
     fn chain() -> HttpChain {
         HttpChain {
             routes: Routes::Named("shop".into()),
+            jwt: None,
             rbac: Vec::new(),
             cors: false,
             upgrades: Vec::new(),

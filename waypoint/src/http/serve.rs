@@ -25,6 +25,7 @@ use super::{
     select,
 };
 use crate::{
+    authn,
     compiled::{AppProtocol, ServiceInfo, Snapshot},
     observe::Record,
     proxy::Proxy,
@@ -136,7 +137,7 @@ async fn handle(
     protocol: AppProtocol,
     upgrades: TaskTracker,
     (over, phase): (Over, Option<Phase>),
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let style = Style { grpc: is_grpc(request.headers()) };
     let kind = if style.grpc { "grpc" } else { "http" };
@@ -149,16 +150,24 @@ async fn handle(
     let chosen = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
         let target = select::target(&request, &http)?;
         let view = view(&request, &target);
-        let route = select::route(&snapshot, &tunnel, &chain, &http, view)?;
-        Ok((chain, http, target, route))
+        let (route, changed) = select::route(&snapshot, &tunnel, &chain, &http, view)?;
+        Ok((chain, http, target, route, changed))
     });
-    let (chain, http, target, route) = match chosen {
+    let (chain, http, mut target, route, changed) = match chosen {
         Ok(chosen) => chosen,
         Err((status, refusal)) => {
             record.service = asked_for(&snapshot, &tunnel, protocol);
-            return answer::refused(&mut record, style, status, &refusal);
+            let mut response = answer::refused(&mut record, style, status, &refusal);
+            if refusal.reason == Reason::TokenInvalid {
+                authn::challenge(&request, &mut response);
+            }
+            return response;
         }
     };
+    if let Some(changed) = changed {
+        *request.headers_mut() = changed.headers;
+        target.path_and_query = changed.path_and_query;
+    }
     record.route = Some(route.name.clone());
     if !matches!(route.action, Action::Forward(_)) {
         record.service = chain.service();

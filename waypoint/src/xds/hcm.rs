@@ -11,9 +11,10 @@ use ambit_api::envoy::pb::envoy::{
         },
     },
 };
+use ambit_model::jwt::JwtAuthentication;
 
 use super::{
-    chain, cors,
+    chain, cors, jwt,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route,
 };
@@ -32,7 +33,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::RouteConfig(table) => Routes::Inline(Arc::new(route::table(table).under("route_config")?)),
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
-    let (rbac, cors) = filters(take(&mut config.http_filters)).under("http_filters")?;
+    let Filters { jwt, rbac, cors } = filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
         .map(|mut upgrade| {
@@ -50,7 +51,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     let merge_slashes = take(&mut config.merge_slashes);
     let max_header_bytes = number(config.max_request_headers_kb.take()).unwrap_or(MAX_HEADERS_KB) as usize * 1024;
     finish(&config)?;
-    Ok(HttpChain { routes, rbac, cors, upgrades, normalize_path, merge_slashes, max_header_bytes })
+    Ok(HttpChain { routes, jwt, rbac, cors, upgrades, normalize_path, merge_slashes, max_header_bytes })
 }
 
 /// Clears what has no bearing on what happens to a request, and what is set to the value we act by anyway.
@@ -99,10 +100,20 @@ pub fn over_ads(source: Option<ConfigSource>) -> Compiled<()> {
     }
 }
 
-/// The rule sets in order, and whether what routes say of CORS holds; the router must be the last filter.
-fn filters(filters: Vec<HttpFilter>) -> Compiled<(Vec<RbacFilter>, bool)> {
-    let mut rbac = Vec::new();
-    let (mut routed, mut crossing) = (false, false);
+/// The filters of requests, in the order in which they are asked.
+#[derive(Default)]
+struct Filters {
+    jwt: Option<Arc<JwtAuthentication>>,
+    /// The rule sets in order.
+    rbac: Vec<RbacFilter>,
+    /// Whether what routes say of CORS holds.
+    cors: bool,
+}
+
+/// Reads the filters; the router must be the last.
+fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
+    let mut read = Filters::default();
+    let mut routed = false;
     for mut filter in filters {
         let at = take(&mut filter.name);
         if take(&mut filter.disabled) {
@@ -117,12 +128,17 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<(Vec<RbacFilter>, bool)> {
             return Err(Problem::new("a filter after the router").under(at));
         }
         match type_of(&any) {
+            // Rules would not know yet what a token says, and a preflight would be answered before anybody asked.
+            jwt::FILTER if read.cors || !read.rbac.is_empty() || read.jwt.is_some() => {
+                return Err(Problem::new("tokens after rules, CORS or other tokens are not implemented").under(at));
+            }
+            jwt::FILTER => read.jwt = Some(Arc::new(jwt::filter(unpack(&any, jwt::FILTER)?).under(at)?)),
             // A preflight would be answered before anybody asked whether it may be made.
-            RBAC if crossing => return Err(Problem::new("rules after CORS are not implemented").under(at)),
-            RBAC => rbac.push(chain::http_rbac(unpack(&any, RBAC)?).under(at)?),
+            RBAC if read.cors => return Err(Problem::new("rules after CORS are not implemented").under(at)),
+            RBAC => read.rbac.push(chain::http_rbac(unpack(&any, RBAC)?).under(at)?),
             cors::FILTER => {
                 cors::filter(&at, &any).under(&at)?;
-                crossing = true;
+                read.cors = true;
             }
             ROUTER => {
                 let mut router: Router = unpack(&any, ROUTER)?;
@@ -138,5 +154,5 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<(Vec<RbacFilter>, bool)> {
     if !routed {
         return Err(Problem::new("there is no router"));
     }
-    Ok((rbac, crossing))
+    Ok(read)
 }

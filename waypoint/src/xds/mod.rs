@@ -8,6 +8,7 @@ mod chain;
 mod cluster;
 mod cors;
 mod hcm;
+mod jwt;
 mod listener;
 mod matcher;
 mod mirror;

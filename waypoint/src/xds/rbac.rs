@@ -4,9 +4,9 @@ use std::mem::take;
 
 use ambit_api::envoy::pb::envoy::config::{
     core::v3::CidrRange,
-    rbac::v3::{self as pb, permission::Rule, principal::Identifier},
+    rbac::v3::{self as pb, MetadataSource, SourcedMetadata, permission::Rule, principal::Identifier},
 };
-use ambit_model::route::{Permission, Principal, Rbac, RbacAction, RbacPolicy};
+use ambit_model::route::{MetadataMatch, Permission, Principal, Rbac, RbacAction, RbacPolicy};
 use ipnet::IpNet;
 
 use super::{
@@ -81,10 +81,18 @@ fn principal(principal: pb::Principal) -> Compiled<Principal> {
         Identifier::RemoteIp(range) => Principal::RemoteIp(net(&range)?),
         Identifier::Header(test) => Principal::Header(text::header(test).under("header")?),
         Identifier::UrlPath(test) => Principal::Path(text::path(test).under("url_path")?),
-        Identifier::Metadata(_) => return Err(Problem::new("metadata is not implemented")),
-        Identifier::SourcedMetadata(_) => return Err(Problem::new("sourced_metadata is not implemented")),
+        Identifier::Metadata(test) => Principal::Metadata(text::metadata(test).under("metadata")?),
+        Identifier::SourcedMetadata(sourced) => Principal::Metadata(dynamic(sourced).under("sourced_metadata")?),
         Identifier::Custom(_) => return Err(Problem::new("custom is not implemented")),
     })
+}
+
+/// A test on what is known of the request, not of its route.
+fn dynamic(sourced: SourcedMetadata) -> Compiled<MetadataMatch> {
+    if sourced.metadata_source != MetadataSource::Dynamic as i32 {
+        return Err(Problem::new("a metadata_source other than DYNAMIC is not implemented"));
+    }
+    text::metadata(required(sourced.metadata_matcher, "metadata_matcher")?)
 }
 
 /// A range of addresses. Envoy takes a missing length for 0.

@@ -20,7 +20,8 @@ use ambit_api::{
             },
             extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy},
             r#type::matcher::v3::{
-                FilterStateMatcher, RegexMatcher, StringMatcher, filter_state_matcher, string_matcher::MatchPattern,
+                FilterStateMatcher, MetadataMatcher, RegexMatcher, StringMatcher, ValueMatcher, filter_state_matcher,
+                string_matcher::MatchPattern, value_matcher::MatchPattern as ValueTest,
             },
         },
         google::protobuf::{Any, StringValue},
@@ -42,7 +43,7 @@ use ambit_api::{
     },
     type_url,
 };
-use ambit_model::route::RequestView;
+use ambit_model::{jwt, route::RequestView};
 use ambit_xds::{Resource, client::Subscriptions};
 use http::HeaderMap;
 use prost::Message;
@@ -168,6 +169,13 @@ fn a_field_that_is_not_implemented_is_named_with_its_place() {
     check_rejected(host, &["virtual_hosts[v]", "retry_policy is not implemented"]);
 }
 
+/// A test on metadata of a filter, or of the route.
+fn of_metadata(filter: &str, metadata_source: i32, test: ValueTest) -> rbac_pb::principal::Identifier {
+    let value = Some(ValueMatcher { match_pattern: Some(test) });
+    let metadata_matcher = Some(MetadataMatcher { filter: filter.into(), value, ..Default::default() });
+    rbac_pb::principal::Identifier::SourcedMetadata(rbac_pb::SourcedMetadata { metadata_matcher, metadata_source })
+}
+
 #[test]
 fn rules_with_something_unknown_in_them_are_rejected_whole() {
     let rules = |rule, identifier| rbac_pb::Rbac {
@@ -184,12 +192,17 @@ fn rules_with_something_unknown_in_them_are_rejected_whole() {
     };
     use rbac_pb::{permission::Rule, principal::Identifier};
     assert!(rbac::rules(rules(Rule::Any(true), Identifier::Any(true))).is_ok());
+    let of_token = of_metadata(jwt::METADATA, 0, ValueTest::StringMatch(exact("x")));
+    assert!(rbac::rules(rules(Rule::Any(true), of_token)).is_ok());
     let nested = Rule::NotRule(Box::new(rbac_pb::Permission { rule: Some(Rule::SourcedMetadata(Default::default())) }));
     let other_state = FilterStateMatcher { key: "other".into(), ..Default::default() };
     for (rule, identifier, word) in [
         (nested, Identifier::Any(true), "sourced_metadata"),
         (Rule::Any(true), Identifier::FilterState(other_state), "\"other\""),
         (Rule::Any(true), Identifier::Custom(Default::default()), "custom"),
+        (Rule::Any(true), of_metadata("envoy.lb", 0, ValueTest::PresentMatch(true)), "filter \"envoy.lb\""),
+        (Rule::Any(true), of_metadata(jwt::METADATA, 1, ValueTest::StringMatch(exact("x"))), "metadata_source"),
+        (Rule::Any(true), of_metadata(jwt::METADATA, 0, ValueTest::PresentMatch(true)), "value: present_match"),
         (Rule::DestinationPort(70_000), Identifier::Any(true), "70000"),
     ] {
         let problem = rbac::rules(rules(rule, identifier)).unwrap_err().to_string();

@@ -11,13 +11,17 @@ use ambit_api::envoy::pb::envoy::{
         },
     },
     r#type::matcher::v3::{
-        FilterStateMatcher, PathMatcher, RegexMatchAndSubstitute, RegexMatcher, StringMatcher, filter_state_matcher,
-        path_matcher, string_matcher::MatchPattern,
+        FilterStateMatcher, MetadataMatcher, PathMatcher, RegexMatchAndSubstitute, RegexMatcher, StringMatcher, ValueMatcher,
+        filter_state_matcher, list_matcher, metadata_matcher::path_segment::Segment, path_matcher, string_matcher::MatchPattern,
+        value_matcher,
     },
 };
-use ambit_model::route::{
-    AppendAction, HeaderMatch, HeaderMutations, HeaderOption, HeaderTest, HeaderValueTemplate, PathMatch, PathTest, Pattern,
-    QueryMatch, QueryTest, StringMatch, StringTest,
+use ambit_model::{
+    jwt,
+    route::{
+        AppendAction, HeaderMatch, HeaderMutations, HeaderOption, HeaderTest, HeaderValueTemplate, MetadataMatch, PathMatch,
+        PathTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest, ValueMatch,
+    },
 };
 
 use super::read::{Compiled, Problem, Under, boolean, finish, required};
@@ -97,6 +101,36 @@ pub fn peer(matcher: FilterStateMatcher) -> Compiled<StringMatch> {
         filter_state_matcher::Matcher::StringMatch(test) => string(test).under("string_match"),
         filter_state_matcher::Matcher::AddressMatch(_) => Err(Problem::new("address_match is not implemented")),
     }
+}
+
+/// A test on what a token says, the one thing that filters find out.
+pub fn metadata(matcher: MetadataMatcher) -> Compiled<MetadataMatch> {
+    if matcher.filter != jwt::METADATA {
+        return Err(Problem::new(format!("filter {:?} is not implemented", matcher.filter)));
+    }
+    let key = |segment: Option<Segment>| required(segment, "key").map(|Segment::Key(key)| key);
+    let path = matcher.path.into_iter().map(|part| key(part.segment)).collect::<Compiled<Vec<_>>>().under("path")?;
+    let value = value(required(matcher.value, "value")?).under("value")?;
+    Ok(MetadataMatch { path, value, invert: matcher.invert })
+}
+
+fn value(matcher: ValueMatcher) -> Compiled<ValueMatch> {
+    use value_matcher::MatchPattern as Test;
+    Ok(match required(matcher.match_pattern, "match_pattern")? {
+        Test::StringMatch(test) => ValueMatch::Text(string(test).under("string_match")?),
+        Test::ListMatch(list) => {
+            let list_matcher::MatchPattern::OneOf(test) = required(list.match_pattern, "one_of").under("list_match")?;
+            ValueMatch::OneOf(Box::new(value(*test).under("list_match")?))
+        }
+        Test::OrMatch(several) => {
+            let tests = several.value_matchers.into_iter().map(value).collect::<Compiled<Vec<_>>>();
+            ValueMatch::Any(tests.under("or_match")?)
+        }
+        Test::NullMatch(_) => return Err(Problem::new("null_match is not implemented")),
+        Test::DoubleMatch(_) => return Err(Problem::new("double_match is not implemented")),
+        Test::BoolMatch(_) => return Err(Problem::new("bool_match is not implemented")),
+        Test::PresentMatch(_) => return Err(Problem::new("present_match is not implemented")),
+    })
 }
 
 fn header_option(mut option: HeaderValueOption) -> Compiled<HeaderOption> {

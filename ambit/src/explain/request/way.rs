@@ -69,8 +69,10 @@ impl Way {
         self.verdict = text("verdict").unwrap_or_else(|| "unknown".to_owned());
         (self.reason, self.policy) = (text("reason"), text("policy"));
         self.status = decided["status"].as_u64();
-        for told in ["steps", "verdict", "reason", "status", "policy"] {
-            decided.as_object_mut().and_then(|parts| parts.remove(told));
+        if let Some(parts) = decided.as_object_mut() {
+            for told in ["steps", "verdict", "reason", "status", "policy"] {
+                parts.remove(told);
+            }
         }
         self.decided = Some(decided);
     }

@@ -6,6 +6,7 @@
 mod action;
 mod cors;
 mod matcher;
+mod metadata;
 mod mirror;
 mod mutation;
 mod path;
@@ -21,6 +22,7 @@ mod tests;
 pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, Upstream};
 pub use cors::{Cors, Crossing};
 pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest};
+pub use metadata::{MetadataMatch, ValueMatch};
 pub use mirror::Mirror;
 pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTemplate, TemplatePart};
 pub use path::{PathMatch, PathTest, normalize_path};

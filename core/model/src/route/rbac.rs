@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
+use serde_json::Value;
 
-use super::{HeaderMatch, PathMatch, RequestView, StringMatch};
+use super::{HeaderMatch, MetadataMatch, PathMatch, RequestView, StringMatch};
 
 /// Who asks, and for what.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,8 @@ pub struct Subject<'a> {
     pub destination_port: u16,
     /// The request; `None` for a connection that is not read as HTTP.
     pub request: Option<RequestView<'a>>,
+    /// What is known of it by its token, in [`crate::jwt::METADATA`].
+    pub metadata: Option<&'a Value>,
 }
 
 /// What a rule set does with what matches it.
@@ -82,6 +85,8 @@ pub enum Principal {
     Header(HeaderMatch),
     /// The path without its query.
     Path(PathMatch),
+    /// What the request's token says.
+    Metadata(MetadataMatch),
 }
 
 /// One named rule: who may ask what.
@@ -210,6 +215,7 @@ impl Principal {
             Self::DirectRemoteIp(net) => subject.direct_remote_ip.is_some_and(|ip| net.contains(&ip)),
             Self::Header(test) => subject.request.is_some_and(|r| test.matches(&r)),
             Self::Path(test) => subject.request.is_some_and(|r| test.matches(r.path())),
+            Self::Metadata(test) => test.matches(subject.metadata),
         }
     }
 }

@@ -334,6 +334,7 @@ fn subject<'a>(principal: Option<&'a str>, request: Option<RequestView<'a>>) -> 
         destination_ip: "10.96.0.7".parse().ok(),
         destination_port: 8080,
         request,
+        metadata: None,
     }
 }
 

@@ -1,6 +1,9 @@
 //! Tests in words, as explanations tell them: `begins with "/v2"`, or `does not begin with "/v2"` where the test is turned around.
 
-use super::{DomainMatch, HeaderMatch, HeaderTest, PathMatch, PathTest, QueryMatch, QueryTest, StringMatch, StringTest};
+use super::{
+    DomainMatch, HeaderMatch, HeaderTest, MetadataMatch, PathMatch, PathTest, QueryMatch, QueryTest, StringMatch, StringTest,
+    ValueMatch,
+};
 
 fn word<'a>(holds: bool, yes: &'a str, no: &'a str) -> &'a str {
     if holds { yes } else { no }
@@ -45,6 +48,26 @@ impl HeaderMatch {
             HeaderTest::Range(from, to) => {
                 format!("{} a number from {from} to below {to}", word(holds, "is", "is not"))
             }
+        }
+    }
+}
+
+impl MetadataMatch {
+    pub(crate) fn in_words(&self, holds: bool) -> String {
+        match (&self.value, holds != self.invert) {
+            (ValueMatch::Text(text), holds) => text.in_words(holds),
+            (value, true) => value.in_words(),
+            (value, false) => format!("is not one that {}", value.in_words()),
+        }
+    }
+}
+
+impl ValueMatch {
+    fn in_words(&self) -> String {
+        match self {
+            Self::Text(text) => text.in_words(true),
+            Self::OneOf(test) => format!("has one that {}", test.in_words()),
+            Self::Any(tests) => tests.iter().map(Self::in_words).collect::<Vec<_>>().join(" or "),
         }
     }
 }

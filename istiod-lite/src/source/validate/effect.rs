@@ -3,7 +3,7 @@
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::Errors;
-use super::unsupported::{heedless, unverified};
+use super::unsupported::{heedless, unused_keys, unverified};
 use crate::index::{ParentRef, asks_for_waypoint, entry_has_addresses, parent_refs};
 use crate::source::crd::networking::{Resolution, ServiceEntry};
 use crate::source::object::Object;
@@ -16,7 +16,10 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
         Object::EndpointSlice(object) => slice(object, &mut found),
         Object::ServiceEntry(object) => service_entry(object, &mut found),
         Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TlsRoute(_) | Object::TcpRoute(_) => route(object, &mut found),
-        Object::RequestAuthentication(policy) => found.0.push(unverified(policy)),
+        Object::RequestAuthentication(policy) => {
+            found.0.extend(unverified(policy));
+            found.0.extend(unused_keys(policy));
+        }
         Object::Telemetry(telemetry) => found.0.extend(heedless(telemetry)),
         _ => {}
     }

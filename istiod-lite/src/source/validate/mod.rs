@@ -24,7 +24,7 @@ use crate::index::parent_refs;
 
 pub(crate) use effect::unheeding_parents;
 pub(super) use effect::without_effect;
-pub(crate) use unsupported::{TLS_INSTEAD, TLS_REFUSED, TOKENS_INSTEAD, TOKENS_REFUSED, TOKENS_UNSEEN, heedless, unverified};
+pub(crate) use unsupported::{TLS_INSTEAD, TLS_REFUSED, heedless, keys_of, unverified};
 
 /// All that is wrong with the values of an object.
 pub(super) fn validate(object: &Object) -> Vec<FieldError> {

@@ -1,29 +1,62 @@
 //! What is said of kinds that are read and not carried out: what happens in their place, and what to write instead. Validation and status say
 //! the same.
 
+use ambit_model::jwt::Keys;
+
 use crate::source::crd::telemetry::Telemetry;
-use crate::source::crd::tokens::RequestAuthentication;
+use crate::source::crd::tokens::{JwtRule, RequestAuthentication};
 use crate::source::typed::FieldError;
 
-/// What becomes of requests where a RequestAuthentication holds.
-pub(crate) const TOKENS_REFUSED: &str =
-    "tokens are not verified: a waypoint refuses requests that bring one, and rules on their claims never allow";
 /// Why a RequestAuthentication without targets has no effect.
-pub(crate) const TOKENS_UNSEEN: &str =
-    "it has no effect: node proxies see connections, not requests, and what has no targetRefs is for no waypoint";
-/// What to do in place of a RequestAuthentication.
-pub(crate) const TOKENS_INSTEAD: &str = "take it out, have tokens verified by the services, or by the gateway through which they come, and name callers of the mesh by principals in an AuthorizationPolicy";
+const TOKENS_UNSEEN: &str = "it has no effect: node proxies see connections, not requests, and what has no targetRefs is for no waypoint; give targetRefs to Services with a waypoint, or to the waypoint's Gateway";
+/// What becomes of the tokens of an issuer without keys.
+const NOT_BELIEVED: &str = "no token of this issuer is believed, and requests that bring one are refused";
 /// What becomes of requests where a BackendTLSPolicy holds.
 pub(crate) const TLS_REFUSED: &str = "a waypoint begins no TLS to backends, and answers requests with 500";
 /// What to do in place of a BackendTLSPolicy.
 pub(crate) const TLS_INSTEAD: &str = "have clients speak TLS themselves, which passes as it is, or leave it to the mesh, in which pods are reached by mutual TLS; a sectionName leaves other ports alone";
 
 /// Why a RequestAuthentication is not what its author thinks it is.
-pub(crate) fn unverified(policy: &RequestAuthentication) -> FieldError {
-    match policy.spec.targets().next() {
-        Some(_) => FieldError::new("spec.jwtRules", format!("{TOKENS_REFUSED}; {TOKENS_INSTEAD}")),
-        None => FieldError::new("spec", format!("{TOKENS_UNSEEN}; {TOKENS_INSTEAD}")),
+pub(crate) fn unverified(policy: &RequestAuthentication) -> Vec<FieldError> {
+    if policy.spec.targets().next().is_none() {
+        return vec![FieldError::new("spec", TOKENS_UNSEEN)];
     }
+    let rules = policy.spec.jwt_rules.iter().enumerate();
+    rules
+        .filter_map(|(index, rule)| {
+            let (field, why) = keys_of(rule).err()?;
+            Some(FieldError::new(format!("spec.jwtRules[{index}].{field}"), format!("{why}: {NOT_BELIEVED}")))
+        })
+        .collect()
+}
+
+/// The keys of an issuer, or the field for which there are none and why.
+pub(crate) fn keys_of(rule: &JwtRule) -> Result<Keys, (&'static str, String)> {
+    if rule.issuer.is_empty() {
+        return Err(("issuer", "whose tokens these are is not said".into()));
+    }
+    if rule.jwks.is_empty() {
+        let field = if rule.jwks_uri.is_empty() { "jwks" } else { "jwksUri" };
+        return Err((field, "keys are not fetched from anywhere, give them in jwks".into()));
+    }
+    let keys = Keys::parse(&rule.jwks).map_err(|error| ("jwks", error.to_string()))?;
+    match keys.unusable() {
+        [(place, why), ..] if keys.is_empty() => Err(("jwks", format!("none of its keys can be used, as keys[{place}]: {why}"))),
+        _ if keys.is_empty() => Err(("jwks", "it has no keys".into())),
+        _ => Ok(keys),
+    }
+}
+
+/// The keys of a RequestAuthentication that are left out beside others that are used.
+pub(super) fn unused_keys(policy: &RequestAuthentication) -> Vec<FieldError> {
+    let rules = policy.spec.jwt_rules.iter().enumerate();
+    let keys = rules.filter_map(|(index, rule)| Some((index, keys_of(rule).ok()?)));
+    keys.flat_map(|(index, keys)| {
+        let path = format!("spec.jwtRules[{index}].jwks");
+        let unused = keys.unusable().iter();
+        unused.map(|(place, why)| FieldError::new(path.clone(), format!("keys[{place}] is not used: {why}"))).collect::<Vec<_>>()
+    })
+    .collect()
 }
 
 /// The parts of a Telemetry, which no proxy heeds, each with what to use instead.

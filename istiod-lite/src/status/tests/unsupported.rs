@@ -37,15 +37,23 @@ fn check(kind: Kind, spec: &str, expected: &[&str]) {
 }
 
 #[test]
-fn a_request_authentication_says_that_no_token_is_believed_or_what_its_targets_lack() {
+fn a_request_authentication_says_whose_tokens_are_not_believed_or_what_its_targets_lack() {
     let kind = Kind::RequestAuthentication;
-    let target = |name: &str| format!("{{targetRefs: [{{group: '', kind: Service, name: {name}}}], jwtRules: [{{issuer: i}}]}}");
-    check(kind, &target("a"), &["WaypointAccepted=False UnsupportedValue: Tokens are not verified: a waypoint refuses requests"]);
+    let of_rules =
+        |name: &str, rules: &str| format!("{{targetRefs: [{{group: '', kind: Service, name: {name}}}], jwtRules: [{rules}]}}");
+    let target = |name: &str| of_rules(name, "{issuer: i}");
+    let key = r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    let good = format!(r#"{{issuer: i, jwks: '{{"keys": [{key}]}}'}}"#);
+    check(kind, &of_rules("a", &good), &["WaypointAccepted=True Accepted: Attached to the waypoints of its targets"]);
+    let fetched = format!("{good}, {{issuer: j, jwksUri: 'https://j/keys'}}");
+    let not_believed = "WaypointAccepted=False UnsupportedValue: spec.jwtRules[1].jwksUri: keys are not fetched from anywhere";
+    check(kind, &of_rules("a", &fetched), &[not_believed]);
+    check(kind, &target("a"), &["WaypointAccepted=False UnsupportedValue: spec.jwtRules[0].jwks: keys are not fetched"]);
     check(kind, &target("gone"), &["WaypointAccepted=False TargetNotFound: Service shop/gone does not exist"]);
     check(kind, &target("plain"), &["WaypointAccepted=False AncestorNotBound: Service shop/plain has no waypoint"]);
     let selected = "{selector: {matchLabels: {app: a}}, jwtRules: [{issuer: i}]}";
     for spec in [selected, "{}"] {
-        check(kind, spec, &["ZtunnelAccepted=False UnsupportedValue: It has no effect: node proxies see connections"]);
+        check(kind, spec, &["ZtunnelAccepted=False UnsupportedValue: spec: it has no effect: node proxies see connections"]);
     }
 }
 

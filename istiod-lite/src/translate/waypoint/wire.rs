@@ -125,6 +125,7 @@ pub mod ordered {
     use ambit_api::envoy::pb::envoy::config::core::v3::Locality;
     use ambit_api::envoy::pb::envoy::config::endpoint::v3::Endpoint;
     use ambit_api::envoy::pb::envoy::config::rbac::v3::Policy;
+    use ambit_api::envoy::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtProvider, RequirementRule};
     use ambit_api::envoy::pb::google::protobuf::{UInt32Value, Value};
     use prost::Message;
 
@@ -150,6 +151,17 @@ pub mod ordered {
     pub struct RbacPerRoute {
         #[prost(message, optional, tag = "2")]
         pub rbac: Option<HttpRbac>,
+    }
+
+    /// `envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication`
+    #[derive(Clone, PartialEq, Message)]
+    pub struct JwtAuthentication {
+        #[prost(btree_map = "string, message", tag = "1")]
+        pub providers: BTreeMap<String, JwtProvider>,
+        #[prost(message, repeated, tag = "2")]
+        pub rules: Vec<RequirementRule>,
+        #[prost(bool, tag = "4")]
+        pub bypass_cors_preflight: bool,
     }
 
     /// `envoy.extensions.filters.network.rbac.v3.RBAC`

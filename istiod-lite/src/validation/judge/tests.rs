@@ -1,5 +1,3 @@
-//! One object at a time, and what is found in it.
-
 use super::*;
 
 const ROOT: &str = "istio-system";
@@ -73,10 +71,20 @@ fn what_a_node_proxy_cannot_judge_is_warned_of() {
 #[test]
 fn what_is_read_and_not_carried_out_is_refused_or_warned_of_where_it_may_be_anothers() {
     let rules = "jwtRules: [{issuer: i}]";
-    refused(
-        Kind::RequestAuthentication,
-        &format!("{{targetRefs: [{{kind: Service, name: a}}], {rules}}}"),
-        "spec.jwtRules: tokens are not verified",
+    let to_a = |rule: &str| format!("{{targetRefs: [{{kind: Service, name: a}}], jwtRules: [{{issuer: i, {rule}}}]}}");
+    let kind = Kind::RequestAuthentication;
+    refused(kind, &to_a("jwksUri: 'https://i/keys'"), "spec.jwtRules[0].jwksUri: keys are not fetched from anywhere");
+    refused(kind, &to_a(""), "spec.jwtRules[0].jwks: keys are not fetched from anywhere, give them in jwks: no token");
+    refused(kind, &to_a("jwks: '{}'"), "spec.jwtRules[0].jwks: no JSON object with a list of keys");
+    let secret = r#"{"kty": "oct", "k": "AA"}"#;
+    let refusal = "spec.jwtRules[0].jwks: none of its keys can be used, as keys[0]: it is a secret: no token of this issuer";
+    refused(kind, &to_a(&format!(r#"jwks: '{{"keys": [{secret}]}}'"#)), refusal);
+    let key = r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    good(kind, &to_a(&format!(r#"jwks: '{{"keys": [{key}]}}'"#)));
+    warned(
+        kind,
+        &to_a(&format!(r#"jwks: '{{"keys": [{key}, {secret}]}}'"#)),
+        "spec.jwtRules[0].jwks: keys[1] is not used: it is a secret",
     );
     warned(Kind::RequestAuthentication, &format!("{{{rules}}}"), "spec: it has no effect: node proxies see connections");
     warned(Kind::Telemetry, "{accessLogging: [{disabled: true}]}", "spec.accessLogging: it has no effect");

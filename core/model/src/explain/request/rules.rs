@@ -187,6 +187,11 @@ impl Test for Principal {
             }
             Self::Header(test) => Differs::header(test, subject.request.as_ref(), holds),
             Self::Path(test) => path(test, subject, holds),
+            Self::Metadata(test) => {
+                let field = format!("token's {}", test.path.last().map_or("claims", String::as_str));
+                let seen = test.found(subject.metadata).map(|seen| seen.as_str().map_or_else(|| seen.to_string(), str::to_owned));
+                Differs::new(field, test.in_words(holds), seen)
+            }
             _ => anything(holds),
         }
     }

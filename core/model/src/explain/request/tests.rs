@@ -236,6 +236,7 @@ fn what_rules_are_said_to_be_is_what_they_decide_for_random_rules_and_requests()
             destination_ip: None,
             destination_port: dice.of(&[80, 81]),
             request: Some(request),
+            metadata: None,
         };
         let said = rulings(&rbac, &subject);
         let first = said.iter().find(|said| said.matches).map(|said| said.rule.as_str());
@@ -340,6 +341,7 @@ fn a_rule_that_does_not_match_says_which_of_its_parts_and_what_there_is() {
         destination_ip: None,
         destination_port: 80,
         request: Some(view(method)),
+        metadata: None,
     };
     let own = Some("spiffe://td/ns/shop/sa/web");
     let rbac = Rbac { action: RbacAction::Allow, policies: vec![rule(vec![methods, not_admin])] };

@@ -12,6 +12,8 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_m
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 
+use ambit_model::jwt::METADATA;
+
 use super::super::rbac::Enforcement;
 use super::super::route::cors;
 use super::super::wire::ordered::HttpRbac;
@@ -30,16 +32,18 @@ pub enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// A connection manager for requests to a service: authorization, then CORS, then the router. The filter for CORS is there whether a
+/// A connection manager for requests to a service: tokens, authorization, then CORS, then the router. The filter for CORS is there whether a
 /// route has anything to say for it or not: a listener that changes ends connections.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
-    let rules = [&enforcement.deny, &enforcement.allow].into_iter().flatten();
-    let mut http_filters: Vec<HttpFilter> = rules
-        .map(|rules| {
-            let rbac = HttpRbac { rules: Some(rules.clone()) };
-            http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
-        })
-        .collect();
+    let tokens = enforcement
+        .tokens
+        .iter()
+        .map(|tokens| http_filter(METADATA, any_as("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication", tokens)));
+    let mut http_filters: Vec<HttpFilter> = tokens.collect();
+    http_filters.extend([&enforcement.deny, &enforcement.allow].into_iter().flatten().map(|rules| {
+        let rbac = HttpRbac { rules: Some(rules.clone()) };
+        http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
+    }));
     http_filters.push(http_filter(cors::FILTER, any(&Cors::default())));
     http_filters.push(router());
     let manager = HttpConnectionManager {

@@ -187,7 +187,7 @@ fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterCh
 }
 
 fn blocked() -> FilterChain {
-    let refuse_all = Enforcement { allow: Some(nothing_allowed()), deny: None };
+    let refuse_all = Enforcement { allow: Some(nothing_allowed()), ..Default::default() };
     let mut filters = network_rbac(BLOCKED, &refuse_all);
     filters.push(tcp_proxy(BLOCKED, &[(BLOCKED.to_owned(), 1)], "-"));
     FilterChain { name: BLOCKED.into(), filters, ..Default::default() }

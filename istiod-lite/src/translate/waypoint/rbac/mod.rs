@@ -6,6 +6,9 @@
 //! more. An ALLOW policy that can match nothing is sent as one such rule, keyed without a rule, so that a refusal can
 //! name it. CUSTOM asks for a provider that this mesh does not have, so what it matches is denied.
 
+mod claim;
+#[cfg(test)]
+mod claim_tests;
 mod permission;
 mod principal;
 mod term;
@@ -22,12 +25,12 @@ use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{Policy, permission::Rule as PermissionRule, principal::Identifier};
 
 use super::names::Layer;
-use super::wire::ordered::Rules;
+use super::wire::ordered::{JwtAuthentication, Rules};
 use crate::index::label;
 use crate::source::crd::{AuthorizationPolicy, PolicyAction, Rule};
 pub use principal::escape;
 use term::{Effect, Term, all_of, any_of};
-pub use token::{refuse as refuse_tokens, refuse_all as refuse_connections};
+pub use token::{refuse_all as refuse_connections, verify as verify_tokens};
 
 /// Where rules are going to be evaluated.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,8 @@ pub struct Place<'a> {
 /// The rules in force at one place; `None` where no policy of that action holds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Enforcement {
+    /// Refuse requests whose token is not believed.
+    pub tokens: Option<JwtAuthentication>,
     /// Refuse what any of these matches.
     pub deny: Option<Rules>,
     /// Refuse what none of these matches.

@@ -8,8 +8,8 @@ use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher
 use super::super::names::Layer;
 use super::super::wire::{header_is, matches, regex};
 use super::principal::{address_in, escape};
-use super::term::{Term, all_of, field, pattern};
-use super::{Condition, Context};
+use super::term::{Combine, Term, all_of, field, pattern};
+use super::{Condition, Context, claim};
 use crate::source::crd::{Operation, When};
 
 pub fn boxed(rule: Rule) -> Permission {
@@ -37,7 +37,19 @@ impl Context<'_> {
             let valid = !name.is_empty() && !name.starts_with(':');
             return Condition::Permission(self.of_request(values, not_values, |value| valid.then(|| header(&name, value))));
         }
+        if let Some(keys) = when.key.strip_prefix("request.auth.claims") {
+            let path = claim::path(keys);
+            let is = |value: &str| path.as_deref().and_then(|path| claim::is(path, value));
+            return Condition::Principal(self.of_request(values, not_values, is));
+        }
         match when.key.as_str() {
+            "request.auth.principal" => Condition::Principal(self.of_request(values, not_values, claim::principal)),
+            "request.auth.audiences" => {
+                Condition::Principal(self.of_request(values, not_values, |value| claim::is(&["aud"], value)))
+            }
+            "request.auth.presenter" => {
+                Condition::Principal(self.of_request(values, not_values, |value| claim::is(&["azp"], value)))
+            }
             "source.ip" => Condition::Principal(field(effect, values, not_values, address_in)),
             "source.namespace" => Condition::Principal(field(effect, values, not_values, |value| self.namespace_is(value))),
             "source.principal" => Condition::Principal(field(effect, values, not_values, |value| self.principal(value))),
@@ -48,7 +60,12 @@ impl Context<'_> {
     }
 
     /// A field of HTTP requests; unknown on a connection.
-    fn of_request(&self, values: &[String], not_values: &[String], compile: impl Fn(&str) -> Option<Term<Rule>>) -> Term<Rule> {
+    pub(super) fn of_request<T: Combine>(
+        &self,
+        values: &[String],
+        not_values: &[String],
+        compile: impl Fn(&str) -> Option<Term<T>>,
+    ) -> Term<T> {
         let absent = values.is_empty() && not_values.is_empty();
         if self.place.layer == Layer::Tcp && !absent {
             return self.effect.unknown();

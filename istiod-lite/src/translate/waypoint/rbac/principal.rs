@@ -8,8 +8,8 @@ use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPatte
 use ipnet::IpNet;
 
 use super::super::wire::{matches, peer_is, regex, u32_value};
-use super::Context;
 use super::term::{Effect, Term, all_of, field};
+use super::{Context, claim};
 use crate::source::crd::Source;
 
 pub fn boxed(identifier: Identifier) -> Principal {
@@ -19,13 +19,13 @@ pub fn boxed(identifier: Identifier) -> Principal {
 impl Context<'_> {
     /// All that one `source` asks.
     pub(super) fn source(&self, source: &Source) -> Term<Identifier> {
-        let unknown =
-            [&source.request_principals, &source.not_request_principals, &source.remote_ip_blocks, &source.not_remote_ip_blocks];
+        let unknown = [&source.remote_ip_blocks, &source.not_remote_ip_blocks];
         let known = [
             field(self.effect, &source.principals, &source.not_principals, |value| self.principal(value)),
             field(self.effect, &source.namespaces, &source.not_namespaces, |value| self.namespace_is(value)),
             field(self.effect, &source.service_accounts, &source.not_service_accounts, |value| self.account_is(value)),
             field(self.effect, &source.ip_blocks, &source.not_ip_blocks, address_in),
+            self.of_request(&source.request_principals, &source.not_request_principals, claim::principal),
         ];
         let unknown = unknown.iter().filter(|values| !values.is_empty()).map(|_| Effect::unknown(self.effect));
         all_of(known.into_iter().chain(unknown))

@@ -57,8 +57,6 @@ fn an_empty_rule_matches_everything() {
 #[test]
 fn what_cannot_be_expressed_never_lets_more_through() {
     let unknown = [
-        r#"{"from": [{"source": {"requestPrincipals": ["*"]}}]}"#,
-        r#"{"from": [{"source": {"notRequestPrincipals": ["*"]}}]}"#,
         r#"{"from": [{"source": {"remoteIpBlocks": ["10.0.0.0/8"]}}]}"#,
         r#"{"from": [{"source": {"ipBlocks": ["not an address"]}}]}"#,
         r#"{"from": [{"source": {"notIpBlocks": ["not an address"]}}]}"#,
@@ -67,7 +65,11 @@ fn what_cannot_be_expressed_never_lets_more_through() {
         r#"{"to": [{"operation": {"notPorts": ["eighty"]}}]}"#,
         r#"{"to": [{"operation": {"paths": ["/{*}x"]}}]}"#,
         r#"{"to": [{"operation": {"notPaths": ["/{name}"]}}]}"#,
-        r#"{"when": [{"key": "request.auth.claims[iss]", "values": ["x"]}]}"#,
+        r#"{"when": [{"key": "request.auth.claims", "values": ["x"]}]}"#,
+        r#"{"when": [{"key": "request.auth.claims[]", "values": ["x"]}]}"#,
+        r#"{"when": [{"key": "request.auth.claims[a]b]", "values": ["x"]}]}"#,
+        r#"{"when": [{"key": "request.auth.claims[a].b", "notValues": ["x"]}]}"#,
+        r#"{"when": [{"key": "request.auth.subject", "values": ["x"]}]}"#,
         r#"{"when": [{"key": "request.headers[:path]", "values": ["/x"]}]}"#,
         r#"{"when": [{"key": "experimental.nonsense", "notValues": ["x"]}]}"#,
     ];
@@ -95,6 +97,23 @@ fn attributes_of_requests_are_unknown_on_connections() {
         assert!(matches_nothing(allow.allow.as_ref()), "ALLOW {field}");
         let deny = check(Layer::Tcp, &format!(r#"{{"action": "DENY", "rules": [{rule}]}}"#));
         assert!(matches_all(deny.deny.as_ref()), "DENY {field}");
+    }
+}
+
+#[test]
+fn what_a_token_says_is_unknown_on_connections() {
+    let source = |field: &str| format!(r#"{{"from": [{{"source": {{"{field}": ["*"]}}}}]}}"#);
+    let when = |key: &str| format!(r#"{{"when": [{{"key": "request.auth.{key}", "values": ["x"]}}]}}"#);
+    let sources = ["requestPrincipals", "notRequestPrincipals"].map(source);
+    let conditions = ["principal", "audiences", "presenter", "claims[a]"].map(when);
+    for rule in sources.iter().chain(&conditions) {
+        let allow = check(Layer::Tcp, &format!(r#"{{"rules": [{rule}]}}"#));
+        assert!(matches_nothing(allow.allow.as_ref()), "ALLOW {rule}");
+        let deny = check(Layer::Tcp, &format!(r#"{{"action": "DENY", "rules": [{rule}]}}"#));
+        assert!(matches_all(deny.deny.as_ref()), "DENY {rule}");
+        let allow = check(Layer::Http, &format!(r#"{{"rules": [{rule}]}}"#));
+        assert!(!matches_nothing(allow.allow.as_ref()), "{rule}");
+        assert_ne!(keys(allow.allow.as_ref()), None, "{rule}");
     }
 }
 

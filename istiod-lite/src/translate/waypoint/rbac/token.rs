@@ -1,60 +1,70 @@
-//! RequestAuthentications. Nobody here can verify a token, so every token counts as one that is not valid, which is to be refused; a request
-//! without one passes, as it does where tokens are verified. Headers in which the service would be told what a token says are refused from
-//! clients, who could say anything.
+//! RequestAuthentications. Their rules become providers of Envoy's filter for tokens: a request without a token passes, one with a token
+//! that no rule believes is refused. A rule whose keys are not known becomes a provider without any, which believes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ambit_api::envoy::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
-use ambit_api::envoy::pb::envoy::config::rbac::v3::{
-    Policy,
-    permission::{Rule, Set},
-    principal::Identifier,
+use ambit_api::envoy::pb::envoy::config::rbac::v3::{Policy, permission::Rule, principal::Identifier};
+use ambit_api::envoy::pb::envoy::config::route::v3::{RouteMatch, route_match::PathSpecifier};
+use ambit_api::envoy::pb::envoy::extensions::filters::http::jwt_authn::v3::{
+    JwtClaimToHeader, JwtHeader, JwtProvider, JwtRequirement, JwtRequirementAndList, JwtRequirementOrList, RequirementRule,
+    jwt_provider::{JwksSourceSpecifier, NormalizePayload},
+    jwt_requirement::RequiresType,
+    requirement_rule::RequirementType,
 };
-use ambit_api::envoy::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
-use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 
-use super::super::wire::{header_is, matches};
-use super::{Enforcement, empty, permission, principal};
+use super::super::wire::ordered::JwtAuthentication;
+use super::{Enforcement, claim::PAYLOAD, empty, permission, principal};
 use crate::source::crd::tokens::{JwtRule, RequestAuthentication};
+use crate::source::keys_of;
 
-/// The pseudo-header with the path and the query.
-const PATH: &str = ":path";
+/// Claims whose text is a list, whatever a rule says.
+const LISTS: [&str; 2] = ["scope", "permission"];
 
-/// Adds to what is refused of requests what these ask for.
-pub fn refuse(policies: &[&Arc<RequestAuthentication>], enforcement: &mut Enforcement) {
+/// Adds to what is asked of requests what these ask for.
+pub fn verify(policies: &[&Arc<RequestAuthentication>], enforcement: &mut Enforcement) {
+    let mut providers = BTreeMap::new();
+    let mut names = Vec::new();
     for policy in policies {
-        let rules = match policy.stand_in {
-            true => vec![everything()],
-            false => policy.spec.jwt_rules.iter().map(brings).collect(),
-        };
-        deny(policy, rules, enforcement);
+        if policy.stand_in {
+            refuse(policy, enforcement);
+        }
+        for (index, rule) in policy.spec.jwt_rules.iter().enumerate() {
+            let name = format!("{}-rule[{index}]", key(policy));
+            // One that targets both a service and its waypoint is there twice.
+            if providers.insert(name.clone(), provider(rule)).is_none() {
+                names.push(name);
+            }
+        }
     }
+    if names.is_empty() {
+        return;
+    }
+    let everything = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
+    let rule =
+        RequirementRule { r#match: Some(everything), requirement_type: Some(RequirementType::Requires(requirement(&names))) };
+    enforcement.tokens = Some(JwtAuthentication { providers, rules: vec![rule], bypass_cors_preflight: true });
 }
 
 /// Refuses all connections for which one of these asks for anything: where the first bytes decide whether requests are looked at, bytes that
 /// do not look like one could still bring a token.
 pub fn refuse_all(policies: &[&Arc<RequestAuthentication>], enforcement: &mut Enforcement) {
     for policy in policies.iter().filter(|policy| policy.stand_in || !policy.spec.jwt_rules.is_empty()) {
-        deny(policy, vec![everything()], enforcement);
+        refuse(policy, enforcement);
     }
 }
 
-fn everything() -> Vec<Rule> {
-    vec![Rule::Any(true)]
-}
-
-/// Refuses what any of the rules says.
-fn deny(policy: &RequestAuthentication, rules: Vec<Vec<Rule>>, enforcement: &mut Enforcement) {
-    for (index, rules) in rules.into_iter().enumerate() {
-        let refused = Policy {
-            permissions: rules.into_iter().map(permission::boxed).collect(),
-            principals: vec![principal::boxed(Identifier::Any(true))],
-            ..Default::default()
-        };
-        let deny = enforcement.deny.get_or_insert_with(|| empty(Action::Deny));
-        deny.policies.insert(format!("{}-rule[{index}]", key(policy)), refused);
-    }
+/// Refuses everything.
+fn refuse(policy: &RequestAuthentication, enforcement: &mut Enforcement) {
+    let refused = Policy {
+        permissions: vec![permission::boxed(Rule::Any(true))],
+        principals: vec![principal::boxed(Identifier::Any(true))],
+        ..Default::default()
+    };
+    let deny = enforcement.deny.get_or_insert_with(|| empty(Action::Deny));
+    deny.policies.insert(format!("{}-rule[0]", key(policy)), refused);
 }
 
 /// A name that no AuthorizationPolicy can have, so that a refusal says what it is by.
@@ -64,62 +74,45 @@ fn key(policy: &RequestAuthentication) -> String {
     format!("ns[{namespace}]-policy[request_authentication_{name}]")
 }
 
-/// The request has something where the rule looks for a token, or where it tells the service of one. Values may be any bytes, which an
-/// expression does not match as a whole; so only parts of them are looked for.
-fn brings(rule: &JwtRule) -> Vec<Rule> {
-    let mut rules = Vec::new();
-    // Where a token is when the rule does not say.
-    if rule.from_headers.is_empty() && rule.from_params.is_empty() && rule.from_cookies.is_empty() {
-        rules.push(any_case("authorization", "Bearer "));
-        rules.extend(parameter("access_token"));
-    }
-    rules.extend(rule.from_headers.iter().map(|header| match header.prefix.as_str() {
-        "" => present(&header.name),
-        prefix => any_case(&header.name, prefix),
-    }));
-    rules.extend(rule.from_params.iter().flat_map(|name| parameter(name)));
-    rules.extend(rule.from_cookies.iter().flat_map(|name| cookie(name)));
-    let told = rule.output_claim_to_headers.iter().map(|output| &output.header);
-    rules.extend(told.chain([&rule.output_payload_to_header]).filter(|name| !name.is_empty()).map(|name| present(name)));
-    rules
-}
-
-/// In any of several headers of the name, which are one text here, and in any case, for there are services that do not mind.
-fn any_case(header: &str, text: &str) -> Rule {
-    let text = StringMatcher { ignore_case: true, ..matches(MatchPattern::Contains(text.into())) };
-    Rule::Header(header_is(header.to_ascii_lowercase(), text))
-}
-
-fn looks_like(header: &str, pattern: MatchPattern) -> Rule {
-    Rule::Header(header_is(header, matches(pattern)))
-}
-
-/// A parameter of the query, and any query with a character of its name written as `%61`: what decodes to the name has one. Those who have
-/// no reason to hide a name do not write letters so.
-fn parameter(name: &str) -> Vec<Rule> {
-    let mut rules: Vec<Rule> =
-        ["?", "&"].map(|before| looks_like(PATH, MatchPattern::Contains(format!("{before}{name}=")))).into();
-    let bytes: BTreeSet<u8> = name.bytes().collect();
-    let encoded: Vec<_> = bytes.iter().map(|byte| permission::boxed(any_case(PATH, &format!("%{byte:02X}")))).collect();
-    if !encoded.is_empty() {
-        let query = permission::boxed(looks_like(PATH, MatchPattern::Contains("?".into())));
-        let encoded = permission::boxed(Rule::OrRules(Set { rules: encoded }));
-        rules.push(Rule::AndRules(Set { rules: vec![query, encoded] }));
-    }
-    rules
-}
-
-/// A cookie, in any of several headers, which a comma joins.
-fn cookie(name: &str) -> Vec<Rule> {
-    let first = MatchPattern::Prefix(format!("{name}="));
-    let further = [" ", ";", ","].map(|before| MatchPattern::Contains(format!("{before}{name}=")));
-    [first].into_iter().chain(further).map(|pattern| looks_like("cookie", pattern)).collect()
-}
-
-fn present(header: &str) -> Rule {
-    Rule::Header(HeaderMatcher {
-        name: header.to_ascii_lowercase(),
-        header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+fn provider(rule: &JwtRule) -> JwtProvider {
+    // Without what of a set of keys is a secret, or is used by nobody: an Envoy would take it.
+    let keys = keys_of(rule).unwrap_or_default().to_jwks();
+    let jwks = DataSource { specifier: Some(Specifier::InlineString(keys)), ..Default::default() };
+    let header = |name: &str, prefix: &str| JwtHeader { name: name.to_ascii_lowercase(), value_prefix: prefix.into() };
+    let told = rule.output_claim_to_headers.iter().filter(|told| !told.header.is_empty() && !told.claim.is_empty());
+    let lists = LISTS.iter().map(|name| (*name).to_owned()).chain(rule.space_delimited_claims.iter().cloned());
+    JwtProvider {
+        issuer: rule.issuer.clone(),
+        audiences: rule.audiences.clone(),
+        forward: rule.forward_original_token,
+        from_headers: rule.from_headers.iter().map(|from| header(&from.name, &from.prefix)).collect(),
+        from_params: rule.from_params.clone(),
+        from_cookies: rule.from_cookies.clone(),
+        forward_payload_header: rule.output_payload_to_header.to_ascii_lowercase(),
+        payload_in_metadata: PAYLOAD.into(),
+        normalize_payload_in_metadata: Some(NormalizePayload { space_delimited_claims: lists.collect() }),
+        claim_to_headers: told
+            .map(|told| JwtClaimToHeader {
+                header_name: told.header.to_ascii_lowercase(),
+                claim_name: told.claim.clone(),
+                ..Default::default()
+            })
+            .collect(),
+        jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(jwks)),
         ..Default::default()
-    })
+    }
+}
+
+/// A token of one of the providers where it looks for them; where several look at the same places, of any of these; or none at all.
+fn requirement(names: &[String]) -> JwtRequirement {
+    let this = |requires_type| JwtRequirement { requires_type: Some(requires_type) };
+    let any = |requirements| this(RequiresType::RequiresAny(JwtRequirementOrList { requirements }));
+    let of = |name: &String| this(RequiresType::ProviderName(name.clone()));
+    let missing = || this(RequiresType::AllowMissing(Default::default()));
+    let or_none = |name: &String| any(vec![of(name), missing()]);
+    if let [only] = names {
+        return or_none(only);
+    }
+    let all = JwtRequirementAndList { requirements: names.iter().map(or_none).collect() };
+    any(names.iter().map(of).chain([this(RequiresType::RequiresAll(all))]).collect())
 }

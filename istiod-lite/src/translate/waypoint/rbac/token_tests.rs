@@ -1,105 +1,128 @@
-//! What is refused for a RequestAuthentication, judged as a waypoint and Envoy judge it: by parts of the bytes of a header.
+//! What is sent for a RequestAuthentication.
 
 use std::sync::Arc;
 
+use ambit_api::envoy::pb::envoy::config::core::v3::data_source::Specifier;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::permission::Rule;
-use ambit_api::envoy::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
-use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use ambit_api::envoy::pb::envoy::extensions::filters::http::jwt_authn::v3::{
+    JwtProvider, JwtRequirement, jwt_provider::JwksSourceSpecifier, jwt_requirement::RequiresType,
+    requirement_rule::RequirementType,
+};
 
-use super::{Enforcement, refuse_connections, refuse_tokens};
+use super::super::wire::ordered::JwtAuthentication;
+use super::{Enforcement, refuse_connections, verify_tokens};
 use crate::source::crd::tokens::RequestAuthentication;
 
-fn refused(policy: RequestAuthentication) -> Enforcement {
+const KEY: &str = r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+
+fn asked(policies: &[RequestAuthentication]) -> Enforcement {
     let mut enforcement = Enforcement::default();
-    refuse_tokens(&[&Arc::new(policy)], &mut enforcement);
+    let policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
+    verify_tokens(&policies.iter().collect::<Vec<_>>(), &mut enforcement);
     enforcement
 }
 
-fn policy(rule: &str) -> RequestAuthentication {
-    let text = format!(r#"{{"metadata": {{"name": "t", "namespace": "shop"}}, "spec": {{"jwtRules": [{rule}]}}}}"#);
+fn policy(rules: &str) -> RequestAuthentication {
+    let text = format!(r#"{{"metadata": {{"name": "t", "namespace": "shop"}}, "spec": {{"jwtRules": [{rules}]}}}}"#);
     serde_json::from_str(&text).unwrap()
 }
 
-/// Whether a request with this header, a pseudo-header among them, is refused for this rule.
-fn refuses(rule: &str, header: (&str, &[u8])) -> bool {
-    let deny = refused(policy(rule)).deny.unwrap();
-    let permissions = &deny.policies["ns[shop]-policy[request_authentication_t]-rule[0]"].permissions;
-    permissions.iter().any(|permission| holds(permission.rule.as_ref().unwrap(), header))
+/// A rule with these keys.
+fn rule(issuer: &str, keys: &[&str]) -> String {
+    let jwks = serde_json::to_string(&format!(r#"{{"keys": [{}]}}"#, keys.join(", "))).unwrap();
+    format!(r#"{{"issuer": "{issuer}", "jwks": {jwks}}}"#)
 }
 
-fn holds(rule: &Rule, (name, value): (&str, &[u8])) -> bool {
-    let header = match rule {
-        Rule::AndRules(set) => return set.rules.iter().all(|one| holds(one.rule.as_ref().unwrap(), (name, value))),
-        Rule::OrRules(set) => return set.rules.iter().any(|one| holds(one.rule.as_ref().unwrap(), (name, value))),
-        Rule::Header(header) => header,
+fn keys(provider: &JwtProvider) -> serde_json::Value {
+    let Some(JwksSourceSpecifier::LocalJwks(source)) = &provider.jwks_source_specifier else { panic!("{provider:?}") };
+    let Some(Specifier::InlineString(text)) = &source.specifier else { panic!("{source:?}") };
+    serde_json::from_str::<serde_json::Value>(text).unwrap()["keys"].clone()
+}
+
+fn only(tokens: &JwtAuthentication) -> &JwtProvider {
+    assert_eq!(tokens.providers.len(), 1);
+    &tokens.providers["ns[shop]-policy[request_authentication_t]-rule[0]"]
+}
+
+/// A requirement in few letters.
+fn shown(requirement: &JwtRequirement) -> String {
+    let list = |all: &[JwtRequirement]| all.iter().map(shown).collect::<Vec<_>>().join(" ");
+    match requirement.requires_type.as_ref().unwrap() {
+        RequiresType::ProviderName(name) => name.rsplit("]-").next().unwrap().to_owned(),
+        RequiresType::RequiresAny(any) => format!("any({})", list(&any.requirements)),
+        RequiresType::RequiresAll(all) => format!("all({})", list(&all.requirements)),
+        RequiresType::AllowMissing(_) => "none".to_owned(),
         other => panic!("{other:?}"),
-    };
-    let passes = match header.header_match_specifier.as_ref().unwrap() {
-        HeaderMatchSpecifier::PresentMatch(present) => *present,
-        HeaderMatchSpecifier::StringMatch(test) => {
-            let case = |bytes: &[u8]| if test.ignore_case { bytes.to_ascii_lowercase() } else { bytes.to_vec() };
-            let value = case(value);
-            match test.match_pattern.as_ref().unwrap() {
-                MatchPattern::Prefix(text) => value.starts_with(&case(text.as_bytes())),
-                MatchPattern::Contains(text) => value.windows(text.len()).any(|part| part == case(text.as_bytes())),
-                other => panic!("{other:?} may not match what is not UTF-8"),
-            }
-        }
-        other => panic!("{other:?}"),
-    };
-    header.name == name && passes
+    }
+}
+
+fn required(tokens: &JwtAuthentication) -> String {
+    let [rule] = &tokens.rules[..] else { panic!("one rule") };
+    let Some(RequirementType::Requires(requirement)) = &rule.requirement_type else { panic!("{rule:?}") };
+    shown(requirement)
 }
 
 #[test]
-fn a_token_where_the_rule_looks_for_it_is_refused_and_nothing_else_is() {
-    let anywhere = r#"{"issuer": "i"}"#;
-    let told = r#"{"issuer": "i", "fromHeaders": [{"name": "X-Token", "prefix": "J.W "}, {"name": "x-bare"}], "fromParams": ["t"], "fromCookies": ["s"]}"#;
-    let tells =
-        r#"{"issuer": "i", "outputPayloadToHeader": "X-Claims", "outputClaimToHeaders": [{"header": "X-Sub", "claim": "sub"}]}"#;
-    for (rule, (name, value), expected) in [
-        (anywhere, ("authorization", &b"Bearer a.b.c"[..]), true),
-        (anywhere, ("authorization", &b"bearer a.b.c"[..]), true),
-        (anywhere, ("authorization", &b"Basic YTpi,Bearer a.b.c"[..]), true),
-        (anywhere, ("authorization", &b"Basic YTpi"[..]), false),
-        (anywhere, ("authorization", &b"\xff,Bearer a.b.c"[..]), true),
-        (anywhere, (":path", &b"/x?access_token=a.b.c"[..]), true),
-        (anywhere, (":path", &b"/x?y=1&access_token=a.b.c&z=2"[..]), true),
-        (anywhere, (":path", &b"/x?access%5ftoken=a.b.c"[..]), true),
-        (anywhere, (":path", &b"/x?y=1&\xff=2&%61ccess_token=a.b.c"[..]), true),
-        (anywhere, (":path", &b"/x%61?y=%20%2F%C3%A9"[..]), true),
-        (anywhere, (":path", &b"/%61x"[..]), false),
-        (anywhere, (":path", &b"/x?y=%20%2F%C3%A9"[..]), false),
-        (anywhere, (":path", &b"/access_token=a?my_access_token=b"[..]), false),
-        (anywhere, ("x-bare", &b"a"[..]), false),
-        (told, ("authorization", &b"Bearer a.b.c"[..]), false),
-        (told, ("x-token", &b"J.W a"[..]), true),
-        (told, ("x-token", &b"JxW a"[..]), false),
-        (told, ("x-bare", &b""[..]), true),
-        (told, ("x-bare", &b"\xff"[..]), true),
-        (told, (":path", &b"/?t=a"[..]), true),
-        (told, (":path", &b"/?access_token=a"[..]), false),
-        (told, ("cookie", &b"s=a"[..]), true),
-        (told, ("cookie", &b"a=b; s=a"[..]), true),
-        (told, ("cookie", &b"a=b;s=a"[..]), true),
-        (told, ("cookie", &b"a=\xff,s=a"[..]), true),
-        (told, ("cookie", &b"xs=a; ys=b"[..]), false),
-        // A client must not say what only a verified token says.
-        (tells, ("x-claims", &b"{}"[..]), true),
-        (tells, ("x-sub", &b"root"[..]), true),
-        (tells, ("authorization", &b"Bearer a"[..]), true),
+fn each_rule_is_a_provider_and_no_token_is_needed() {
+    let one = asked(&[policy(&rule("i", &[KEY]))]).tokens.unwrap();
+    assert!(one.bypass_cors_preflight);
+    assert_eq!(required(&one), "any(rule[0] none)");
+    let two = asked(&[policy(&format!("{}, {}", rule("i", &[KEY]), rule("j", &[KEY])))]).tokens.unwrap();
+    assert_eq!(required(&two), "any(rule[0] rule[1] all(any(rule[0] none) any(rule[1] none)))");
+    // One that is there twice, for the service and for its waypoint, is asked for once.
+    let twice = asked(&[policy(&rule("i", &[KEY])), policy(&rule("i", &[KEY]))]).tokens.unwrap();
+    assert_eq!(twice, one);
+    assert_eq!(asked(&[policy("")]), Enforcement::default());
+}
+
+#[test]
+fn a_provider_has_what_its_rule_says() {
+    let text = r#"{"issuer": "i", "audiences": ["a"], "forwardOriginalToken": true, "fromHeaders": [{"name": "X-Token", "prefix": "J.W "}],
+        "fromParams": ["t"], "fromCookies": ["s"], "outputPayloadToHeader": "X-Claims", "spaceDelimitedClaims": ["groups"],
+        "outputClaimToHeaders": [{"header": "X-Sub", "claim": "sub"}, {"header": "", "claim": "sub"}, {"header": "x", "claim": ""}]}"#;
+    let tokens = asked(&[policy(text)]).tokens.unwrap();
+    let provider = only(&tokens);
+    assert_eq!((provider.issuer.as_str(), provider.forward, &provider.audiences[..]), ("i", true, &["a".to_owned()][..]));
+    assert_eq!(provider.from_headers.len(), 1);
+    assert_eq!((provider.from_headers[0].name.as_str(), provider.from_headers[0].value_prefix.as_str()), ("x-token", "J.W "));
+    assert_eq!((&provider.from_params[..], &provider.from_cookies[..]), (&["t".to_owned()][..], &["s".to_owned()][..]));
+    assert_eq!((provider.forward_payload_header.as_str(), provider.payload_in_metadata.as_str()), ("x-claims", "payload"));
+    assert_eq!(provider.claim_to_headers.len(), 1, "Envoy would reject the others");
+    assert_eq!(
+        (provider.claim_to_headers[0].header_name.as_str(), provider.claim_to_headers[0].claim_name.as_str()),
+        ("x-sub", "sub")
+    );
+    let lists = &provider.normalize_payload_in_metadata.as_ref().unwrap().space_delimited_claims;
+    assert_eq!(lists[..], ["scope", "permission", "groups"]);
+}
+
+#[test]
+fn only_public_keys_are_sent_and_without_any_that_are_known_no_token_is_believed() {
+    let secret = r#"{"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}"#;
+    let private = KEY.replace("\"x\"", "\"d\": \"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A\", \"kid\": \"k\", \"x\"");
+    let tokens = asked(&[policy(&rule("i", &[secret, &private]))]).tokens.unwrap();
+    let sent = keys(only(&tokens));
+    let expected = r#"[{"kty": "OKP", "kid": "k", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]"#;
+    assert_eq!(sent, serde_json::from_str::<serde_json::Value>(expected).unwrap());
+    for keyless in [
+        rule("i", &[]),
+        rule("i", &[secret]),
+        rule("", &[KEY]),
+        r#"{"issuer": "i"}"#.to_owned(),
+        r#"{"issuer": "i", "jwks": "nonsense"}"#.to_owned(),
+        r#"{"issuer": "i", "jwksUri": "https://i/keys"}"#.to_owned(),
     ] {
-        let shown = String::from_utf8_lossy(value);
-        assert_eq!(refuses(rule, (name, value)), expected, "{rule} {name}: {shown}");
+        let tokens = asked(&[policy(&keyless)]).tokens.unwrap();
+        assert_eq!(keys(only(&tokens)), serde_json::json!([]), "{keyless}");
     }
 }
 
 #[test]
-fn without_a_rule_nothing_is_refused_and_in_place_of_what_cannot_be_read_everything() {
-    let none = serde_json::from_str(r#"{"metadata": {"name": "t", "namespace": "shop"}}"#).unwrap();
-    assert_eq!(refused(none), Enforcement::default());
-    let deny = refused(RequestAuthentication { stand_in: true, ..policy("") }).deny.unwrap();
+fn in_place_of_what_cannot_be_read_everything_is_refused() {
+    let enforcement = asked(&[RequestAuthentication { stand_in: true, ..policy("") }]);
+    let deny = enforcement.deny.unwrap();
     assert!(deny.policies.values().all(|policy| policy.permissions[0].rule == Some(Rule::Any(true))));
-    assert_eq!(deny.policies.len(), 1);
+    assert_eq!((deny.policies.len(), enforcement.tokens), (1, None));
 }
 
 #[test]

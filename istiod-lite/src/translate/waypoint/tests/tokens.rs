@@ -1,4 +1,4 @@
-//! Which filter chains refuse tokens, of a waypoint for Services and for pods.
+//! Which filter chains look at tokens, of a waypoint for Services and for pods.
 
 use serde_json::Value;
 
@@ -35,37 +35,33 @@ spec:
 "#;
 
 #[test]
-fn bytes_that_may_be_a_request_do_not_get_around_the_refusal_of_tokens() {
+fn tokens_are_looked_at_before_any_rule_and_bytes_that_may_be_a_request_do_not_get_around_it() {
+    const NAME: &str = "ns[shop]-policy[request_authentication_tokens]-rule[0]";
     let resources = of_waypoint(INPUT);
     let (_, listener) = resources.listeners.iter().find(|(name, _)| name == "main_internal").unwrap();
     let listener = render(listener);
     let chains = listener["filter_chains"].as_array().unwrap();
-    for (name, refused) in [
-        ("inbound-vip|80|http|api.shop.svc.cluster.local", Some("header")),
-        ("inbound-vip|81|http|api.shop.svc.cluster.local", Some("header")),
-        ("inbound-vip|81|tcp|api.shop.svc.cluster.local", Some("any")),
+    for (name, verified, refused) in [
+        ("inbound-vip|80|http|api.shop.svc.cluster.local", true, false),
+        ("inbound-vip|81|http|api.shop.svc.cluster.local", true, false),
+        ("inbound-vip|81|tcp|api.shop.svc.cluster.local", false, true),
         // Its owner says that there are no requests.
-        ("inbound-vip|82|tcp|api.shop.svc.cluster.local", None),
-        ("direct-http|spiffe://cluster.local/ns/shop/sa/api", Some("header")),
-        ("direct-tcp|spiffe://cluster.local/ns/shop/sa/api", Some("any")),
+        ("inbound-vip|82|tcp|api.shop.svc.cluster.local", false, false),
+        ("direct-http|spiffe://cluster.local/ns/shop/sa/api", true, false),
+        ("direct-tcp|spiffe://cluster.local/ns/shop/sa/api", false, true),
     ] {
         let chain = chains.iter().find(|chain| chain["name"] == name).unwrap_or_else(|| panic!("no {name}"));
         let filters = chain["filters"].as_array().unwrap();
-        let of_requests = filters.iter().filter_map(|filter| filter["typed_config"]["http_filters"].as_array()).flatten();
-        let rules: Vec<&Value> = filters
-            .iter()
-            .chain(of_requests)
-            .map(|filter| &filter["typed_config"]["rules"])
-            .filter(|rules| !rules.is_null())
-            .collect();
-        let first = rules.iter().map(|rules| {
-            assert_eq!(rules["action"], "DENY", "{name}");
-            &rules["policies"]["ns[shop]-policy[request_authentication_tokens]-rule[0]"]["permissions"][0]
-        });
-        let first: Vec<&Value> = first.collect();
-        match refused {
-            None => assert!(first.is_empty(), "{name}: {first:?}"),
-            Some(by) => assert!(first.len() == 1 && !first[0][by].is_null(), "{name}: {first:?}"),
-        }
+        let of_requests: Vec<&Value> =
+            filters.iter().filter_map(|filter| filter["typed_config"]["http_filters"].as_array()).flatten().collect();
+        let first = of_requests.first().map(|filter| filter["name"] == "envoy.filters.http.jwt_authn");
+        assert_eq!(first.unwrap_or(false), verified, "{name}: {of_requests:?}");
+        let provider = of_requests.first().map(|filter| &filter["typed_config"]["providers"][NAME]["issuer"]);
+        assert!(!verified || provider.is_some_and(|issuer| issuer == "https://issuer.example"), "{name}: {provider:?}");
+        let denies = |filter: &Value| {
+            let rules = &filter["typed_config"]["rules"];
+            rules["action"] == "DENY" && rules["policies"][NAME]["permissions"][0]["any"] == true
+        };
+        assert_eq!(filters.iter().chain(of_requests).any(denies), refused, "{name}");
     }
 }
