@@ -20,7 +20,6 @@ use crate::{
     observe::Telemetry,
     proxy::{Limits, Proxy},
     terminate,
-    upstream::HttpPool,
     xds::{self, Store},
 };
 
@@ -88,7 +87,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(first_certificate(certificates.clone(), identity.clone(), certificate_task));
     tasks.spawn(follow_roots(control_plane.ca_root.clone(), certificates.clone()));
     tasks.spawn(retire(proxy.clone()));
-    tasks.spawn(sweep(proxy.http.clone()));
+    tasks.spawn(sweep(proxy.clone()));
     tasks.spawn(rest::give_back_at_rest(readiness.clone()));
     let (config_dump, explained) = (store.clone(), store.clone());
     let admin = Server::new()
@@ -147,11 +146,15 @@ async fn retire(proxy: Arc<Proxy>) {
     }
 }
 
-/// Closes connections to endpoints that wait too long, for as long as the program runs.
-async fn sweep(pool: HttpPool) {
+/// Closes connections to endpoints that wait too long and lets endpoints return to clusters that nobody asks for, for as long as the
+/// program runs.
+async fn sweep(proxy: Arc<Proxy>) {
     loop {
         tokio::time::sleep(SWEEP).await;
-        pool.sweep();
+        proxy.http.sweep();
+        for cluster in proxy.config.load().clusters.values() {
+            cluster.live.look(cluster);
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod filters;
 mod heads;
 #[path = "traffic/refused.rs"]
 mod refused;
+#[path = "traffic/resilience.rs"]
+mod resilience;
 mod support;
 
 use std::{sync::Arc, time::Duration};

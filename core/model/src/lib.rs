@@ -9,6 +9,7 @@
 //! * [`resolve::resolve`] decides what the name of a service resolves to.
 //! * [`route`] decides what happens to an HTTP request.
 //! * [`jwt`] decides which token of a request is believed.
+//! * [`balance`] decides which endpoint takes it, and which one takes none for a while.
 //! * [`reason::Reason`] is the code of every outcome.
 
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ pub mod address;
 pub mod admit;
 pub mod arrive;
 pub mod authorize;
+pub mod balance;
 pub mod convert;
 pub mod explain;
 pub mod jwt;

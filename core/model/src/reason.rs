@@ -148,6 +148,8 @@ reasons! {
     MemoryLimit => "memory_limit",
     /// Too many requests in flight.
     RequestLimit => "request_limit",
+    /// The cluster has as many connections or requests as it may have.
+    ClusterOverloaded => "cluster_overloaded",
     /// The proxy is shutting down.
     Draining => "draining",
     /// The proxy has no certificate for this workload.

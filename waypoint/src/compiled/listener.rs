@@ -185,6 +185,8 @@ pub struct HttpChain {
     pub rbac: Vec<RbacFilter>,
     /// What routes say of CORS holds.
     pub cors: bool,
+    /// Answers tell what Envoy tells of itself, where a client may act by it (`x-envoy-overloaded`).
+    pub envoy_headers: bool,
     /// Upgrades that are passed on, in lower case (`websocket`).
     pub upgrades: Vec<String>,
     /// Paths are brought to their normal form before anything looks at them.

@@ -11,7 +11,7 @@ use std::{collections::HashMap, sync::Arc};
 use ambit_model::route::RouteTable;
 use serde::Serialize;
 
-pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Protocol, ServiceInfo, Target};
+pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, ServiceInfo, Target};
 pub use listener::{
     Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };

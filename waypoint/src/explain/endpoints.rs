@@ -1,17 +1,14 @@
 //! The endpoints of a cluster, and how each stands now.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use ambit_identity::SpiffeId;
-use ambit_model::{Refusal, explain::Step};
+use ambit_model::{Reason, Refusal, explain::Step};
 use serde::Serialize;
 
 use crate::{
     compiled::{Cluster, Endpoint, Snapshot},
-    upstream::{in_turn, resolve},
+    upstream::{Destination, destination, takes_requests},
 };
 
 /// How many endpoints are named; the document has [`KEPT`].
@@ -41,21 +38,27 @@ pub(super) fn of(
     original: SocketAddr,
     identity: Option<&SpiffeId>,
 ) -> (Vec<EndpointSaid>, Option<Refusal>) {
-    let all = snapshot.endpoints_of(cluster).unwrap_or_default();
-    let usable: Vec<&Arc<Endpoint>> = all.order(0, 0).collect();
-    let said = |(priority, endpoint): &(u32, Arc<Endpoint>)| {
-        let (destination, _) = resolve(endpoint, original, identity).ok()?;
+    if let Err(refusal) = takes_requests(cluster) {
+        return (Vec::new(), Some(refusal));
+    }
+    let (all, usable) = (snapshot.endpoints_of(cluster).unwrap_or_default(), cluster.live.usable());
+    let said = |(priority, endpoint): (u32, &Arc<Endpoint>)| {
+        let Destination { address, identity } = destination(endpoint, original, identity).ok()?;
         let workload = match (&*endpoint.namespace, &*endpoint.workload) {
             (_, "") => String::new(),
             (namespace, name) => format!("{namespace}/{name}"),
         };
         let usable = usable.iter().any(|usable| Arc::ptr_eq(usable, endpoint));
-        let (address, identity) = (destination.address, destination.identity);
-        Some(EndpointSaid { workload, address, identity, priority: *priority, usable })
+        Some(EndpointSaid { workload, address, identity, priority, usable })
     };
-    let endpoints = all.all.iter().filter_map(said).take(KEPT).collect();
-    let turn = cluster.turn.load(Ordering::Relaxed);
-    (endpoints, in_turn(snapshot, cluster, original, identity, turn).err())
+    let each = all.localities.iter().flat_map(|locality| locality.endpoints.iter().map(|endpoint| (locality.priority, endpoint)));
+    let endpoints: Vec<_> = each.filter_map(said).take(KEPT).collect();
+    let unreachable = || usable.iter().find_map(|endpoint| destination(endpoint, original, identity).err());
+    let refusal = match usable.is_empty() {
+        true => Some(Refusal::new(Reason::NoHealthyEndpoint, format!("cluster {}", cluster.name))),
+        false => unreachable(),
+    };
+    (endpoints, refusal)
 }
 
 /// What it is called.
@@ -73,7 +76,7 @@ pub(super) fn told(mut step: Step, endpoints: &[EndpointSaid]) -> Step {
             Some(identity) => format!("HBONE, must prove {identity}"),
             None => "in plain text".to_owned(),
         };
-        let usable = if endpoint.usable { "" } else { ", not used now: it is not ready, or of a later priority" };
+        let usable = if endpoint.usable { "" } else { ", not used now: it is not ready, ejected, or of a later priority" };
         step = step.because(format!("{}: {proves}{usable}", name_of(endpoint)));
     }
     match endpoints.len().saturating_sub(NAMED) {

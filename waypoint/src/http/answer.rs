@@ -50,6 +50,31 @@ pub fn plain(record: &mut Record, style: Style, status: StatusCode, text: String
     response
 }
 
+/// The status of an answer as an endpoint is judged by it: for an answer to a gRPC call that consists of its status, the one that goes with
+/// that (so does Envoy).
+pub fn status<B>(response: &Response<B>) -> u16 {
+    let grpc = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
+    grpc.map_or(response.status().as_u16(), http_status)
+}
+
+/// The HTTP status for a gRPC status, the reverse of the mapping below (`google.rpc.Code`).
+fn http_status(grpc: u16) -> u16 {
+    match grpc {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
 /// The gRPC status for an HTTP status ("HTTP to gRPC Status Code Mapping" of the gRPC documentation).
 fn grpc_status(status: StatusCode) -> u16 {
     match status.as_u16() {

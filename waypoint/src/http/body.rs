@@ -114,7 +114,9 @@ impl Body for ResponseBody {
             Some(Err(error)) => {
                 streaming.record.reason = Reason::UpstreamReset;
                 streaming.record.error = Some(error.to_string());
-                streaming.lease = None;
+                if let Some(lease) = streaming.lease.take() {
+                    lease.broke();
+                }
                 Poll::Ready(Some(Err(error.into())))
             }
             Some(Ok(frame)) => {

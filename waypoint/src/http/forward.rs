@@ -83,13 +83,22 @@ pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record:
         Some((deadline, stuck)) => tokio::select! {
             biased;
             outcome = attempt => outcome,
-            () = deadline => late("no response in time"),
+            () = deadline => {
+                record.timed_out();
+                late("no response in time")
+            }
             () = stuck => late("no response in time, and nothing more of the request is passed on"),
         },
     };
     match outcome {
         Ok(outcome) => respond(exchange, outcome, record, hold, deadline),
-        Err((status, refusal)) => answer::refused(&mut record, exchange.style, status, &refusal),
+        Err((status, refusal)) => {
+            let mut response = answer::refused(&mut record, exchange.style, status, &refusal);
+            if refusal.reason == Reason::ClusterOverloaded && exchange.http.envoy_headers {
+                response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+            }
+            response
+        }
     }
 }
 
@@ -170,7 +179,7 @@ fn endpoints(
     weight: &ClusterWeight,
 ) -> Result<(Arc<Cluster>, Candidates), select::Refused> {
     let cluster = select::cluster(&exchange.snapshot, forwarding, weight)?;
-    candidates(&exchange.snapshot, cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref())
+    candidates(cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref())
         .map(|candidates| (cluster.clone(), candidates))
         .map_err(|refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal))
 }
@@ -255,7 +264,8 @@ fn respond(
         if let Some(phase) = &hold.phase {
             phase.upgraded();
         }
-        exchange.upgrades.spawn(upgrade::carry(client, upstream, record, hold.place, exchange.tunnel.drain.clone()));
+        let held = (hold.place, lease.connected(), lease, counted);
+        exchange.upgrades.spawn(upgrade::carry(client, upstream, record, held, exchange.tunnel.drain.clone()));
         return response.map(|_| ResponseBody::local(bytes::Bytes::new()));
     }
     if switched {

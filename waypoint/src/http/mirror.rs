@@ -88,7 +88,7 @@ fn failed(cluster: &str, reason: &str) {
 fn prepared(exchange: &Exchange, mirror: &Mirror, copy: &Copy<'_>) -> Result<(Request<()>, Candidates, bool), String> {
     let snapshot = &exchange.snapshot;
     let cluster = snapshot.clusters.get(&mirror.cluster).ok_or("there is no such cluster")?;
-    let candidates = candidates(snapshot, cluster, exchange.tunnel.destination, None).map_err(|refusal| refusal.to_string())?;
+    let candidates = candidates(cluster, exchange.tunnel.destination, None).map_err(|refusal| refusal.to_string())?;
     let http2 = candidates.protocol.is_http2(copy.version);
     let mut request = super::forward::head(&copy.head);
     let authority = mirror.authority(copy.authority);
@@ -98,15 +98,15 @@ fn prepared(exchange: &Exchange, mirror: &Mirror, copy: &Copy<'_>) -> Result<(Re
 
 /// Sends a copy to one endpoint and reads the answer; `false` if there is no whole body to send.
 async fn send(proxy: &Proxy, candidates: &Candidates, head: Request<()>, kept: Kept, http2: bool) -> Result<bool, Refusal> {
-    let (Some(body), Some((to, _))) = (kept.passed().await, candidates.endpoints.first()) else { return Ok(false) };
+    let (Some(body), Some(to)) = (kept.passed().await, candidates.endpoints.first()) else { return Ok(false) };
     // From here on the body is kept by what is sent of it.
     drop(kept);
     let mut request: Request<RequestBody> = head.map(|()| body);
-    let limit = candidates.connect_timeout;
-    let mut checkout = proxy.http.checkout(proxy, to, http2, limit).await?;
+    let cluster = &candidates.cluster;
+    let mut checkout = proxy.http.checkout(proxy, cluster, to, http2, false).await?;
     let mut again = true;
     let sent = loop {
-        match proxy.http.send(to, checkout, request).await {
+        match proxy.http.send(&to.to, checkout, request).await {
             Ok(sent) => break sent,
             // The connection at hand was closed meanwhile.
             Err(mut unsent) => match unsent.request.take() {
@@ -115,7 +115,7 @@ async fn send(proxy: &Proxy, candidates: &Candidates, head: Request<()>, kept: K
             },
         }
         again = false;
-        checkout = proxy.http.fresh(proxy, to, http2, limit).await?;
+        checkout = proxy.http.checkout(proxy, cluster, to, http2, true).await?;
     };
     let mut body = sent.response.into_body();
     let mut left = READ;

@@ -18,5 +18,6 @@ mod upgrade;
 pub use body::ResponseBody;
 pub use mirror::Mirrors;
 pub use rewound::{Over, Phase, Rewound};
+pub use send::unreached;
 pub use serve::serve;
 pub(crate) use serve::view;

@@ -77,7 +77,10 @@ async fn one(
         Some(limit) => tokio::select! {
             biased;
             outcome = attempt => outcome,
-            () = arrival.after(limit) => Err(send::late(limit)),
+            () = arrival.after(limit) => {
+                record.timed_out();
+                Err(send::late(limit))
+            }
             () = arrival.clone().stuck(limit) => Err(send::late(limit)),
         },
     }

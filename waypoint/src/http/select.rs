@@ -172,6 +172,7 @@ mod tests {
             jwt: None,
             rbac: Vec::new(),
             cors: false,
+            envoy_headers: false,
             upgrades: Vec::new(),
             normalize_path: true,
             merge_slashes: false,

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
+    balance::Outcome,
     route::{Ended, may_leave_again},
 };
 use http::{Request, StatusCode};
@@ -11,12 +12,12 @@ use http_body::Body as _;
 use metrics::counter;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{forward::head, select::Refused};
+use super::{answer, forward::head, select::Refused};
 use crate::{
     compiled::{Cluster, Counted},
     observe::{RETRIES, Record},
     proxy::Proxy,
-    upstream::{Candidates, Destination, Kept, RequestBody, Sent, Unsent},
+    upstream::{Candidate, Candidates, Kept, RequestBody, Sent, Unsent},
 };
 
 /// A try without a response.
@@ -58,11 +59,11 @@ impl<'a> Sender<'a> {
         let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
         record.attempts += 1;
         let before = self.resent;
-        for (to, upstream) in &candidates.endpoints {
-            record.upstream = Some(upstream.clone());
+        for to in &candidates.endpoints {
+            record.upstream = Some(to.upstream.clone());
             // What is sent for the second time is not to meet another connection that is over.
             let anew = self.resent != before;
-            match self.to(to, candidates.connect_timeout, request, record, anew).await {
+            match self.to(&candidates.cluster, to, request, record, anew).await {
                 Ok(sent) => return Ok(sent),
                 Err(Missed::Failed(failure)) => return Err(failure),
                 Err(Missed::Unreached(refusal, unsent)) => (last, request) = (refusal, *unsent),
@@ -75,8 +76,8 @@ impl<'a> Sender<'a> {
     /// To one endpoint, on a new connection if it is to be `anew`, and once more on one if it was the connection at hand that failed.
     async fn to(
         &mut self,
-        to: &Destination,
-        limit: Duration,
+        cluster: &Arc<Cluster>,
+        to: &Candidate,
         mut request: Request<RequestBody>,
         record: &mut Record,
         mut anew: bool,
@@ -84,31 +85,35 @@ impl<'a> Sender<'a> {
         let proxy = self.proxy;
         let http = &proxy.http;
         loop {
-            let checkout = match anew {
-                false => http.checkout(proxy, to, self.http2, limit).await,
-                true => http.fresh(proxy, to, self.http2, limit).await,
-            };
-            let checkout = match checkout {
+            let checkout = match http.checkout(proxy, cluster, to, self.http2, anew).await {
                 Ok(checkout) => checkout,
-                Err(refusal) if refusal.reason.is_policy() => {
+                // Another endpoint would be no better.
+                Err(refusal) if refusal.reason.is_policy() || refusal.reason == Reason::ClusterOverloaded => {
                     let refused = (StatusCode::SERVICE_UNAVAILABLE, refusal);
                     return Err(Missed::Failed(Box::new(Failure { refused, ended: None, request: None })));
                 }
                 Err(refusal) => {
                     tracing::debug!(%refusal, "an endpoint is not reached");
+                    cluster.note(&to.host, unreached(refusal.reason));
                     return Err(Missed::Unreached(refusal, Box::new(request)));
                 }
             };
             let at_hand = checkout.at_hand;
             let may = at_hand && !self.resent;
             let spare = may.then(|| Spare::of(&mut request, self.http2, &proxy.kept_bodies)).flatten();
-            let mut unsent = match http.send(to, checkout, request).await {
-                Ok(sent) => return Ok(sent),
+            record.awaiting = cluster.outliers.is_some().then(|| (cluster.clone(), to.host.clone()));
+            let sent = http.send(&to.to, checkout, request).await;
+            record.awaiting = None;
+            let mut unsent = match sent {
+                Ok(sent) => {
+                    cluster.note(&to.host, Outcome::Status(answer::status(&sent.response)));
+                    return Ok(sent);
+                }
                 Err(unsent) => unsent,
             };
             let back = unsent.request.take();
             let again = match spare.filter(|_| back.is_none()) {
-                Some(spare) => spare.request(unsent.refused, limit).await,
+                Some(spare) => spare.request(unsent.refused, cluster.connect_timeout).await,
                 None => None,
             };
             request = match (back, again) {
@@ -121,7 +126,10 @@ impl<'a> Sender<'a> {
                     record.attempts += 1;
                     again
                 }
-                (back, _) => return Err(Missed::Failed(failure(*unsent, back))),
+                (back, _) => {
+                    cluster.note(&to.host, Outcome::Failed);
+                    return Err(Missed::Failed(failure(*unsent, back)));
+                }
             };
             anew = true;
         }
@@ -175,6 +183,14 @@ enum Missed {
     Unreached(Refusal, Box<Request<RequestBody>>),
     /// The try is over.
     Failed(Box<Failure>),
+}
+
+/// How it ended for an endpoint to which no connection stood for this reason.
+pub fn unreached(reason: Reason) -> Outcome {
+    match reason {
+        Reason::UpstreamTimeout => Outcome::TimedOut,
+        _ => Outcome::Failed,
+    }
 }
 
 fn failure(unsent: Unsent, request: Option<Request<RequestBody>>) -> Box<Failure> {

@@ -13,10 +13,10 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::observe::{InFlight, Record};
+use crate::observe::Record;
 
-/// Carries the bytes of an upgraded connection to their end; the drain's deadline cuts it.
-pub async fn carry(client: OnUpgrade, upstream: OnUpgrade, mut record: Record, place: InFlight, drain: Watch) {
+/// Carries the bytes of an upgraded connection to their end, and holds what it is to hold until then; the drain's deadline cuts it.
+pub async fn carry<H>(client: OnUpgrade, upstream: OnUpgrade, mut record: Record, held: H, drain: Watch) {
     let sent = record.sent.clone();
     let received = AtomicU64::new(0);
     match tokio::try_join!(client, upstream) {
@@ -38,7 +38,7 @@ pub async fn carry(client: OnUpgrade, upstream: OnUpgrade, mut record: Record, p
             record.received = received.load(Ordering::Relaxed);
         }
     }
-    drop((record, place));
+    drop((record, held));
 }
 
 /// One side: counts what is read from it, and remembers whether it was the one that failed.

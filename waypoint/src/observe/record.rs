@@ -10,12 +10,13 @@ use std::{
 };
 
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, policy::PolicyKey};
+use ambit_model::{Reason, Refusal, balance::Outcome, policy::PolicyKey};
 
 use super::Telemetry;
 use crate::{
-    compiled::{ServiceInfo, WorkloadNames},
+    compiled::{Cluster, ServiceInfo, WorkloadNames},
     terminate::Peer,
+    upstream::Host,
 };
 
 /// The endpoint that was reached.
@@ -73,6 +74,8 @@ pub struct Record {
     pub attempts: u32,
     /// Why it was not sent once more, where its route asks for that.
     pub given: Option<Given>,
+    /// The endpoint whose answer is awaited, where it matters how that ends.
+    pub awaiting: Option<(Arc<Cluster>, Arc<Host>)>,
     /// What went wrong.
     pub error: Option<String>,
     /// Bytes from the client.
@@ -101,6 +104,7 @@ impl Record {
             upstream: None,
             attempts: 0,
             given: None,
+            awaiting: None,
             error: None,
             sent: Arc::default(),
             received: 0,
@@ -112,6 +116,13 @@ impl Record {
         self.reason = refusal.reason;
         self.policy.clone_from(&refusal.policy);
         self.error = Some(refusal.to_string());
+    }
+
+    /// The answer that is awaited did not come in time.
+    pub fn timed_out(&mut self) {
+        if let Some((cluster, host)) = self.awaiting.take() {
+            cluster.note(&host, Outcome::TimedOut);
+        }
     }
 
     /// Bytes from the client so far.

@@ -246,6 +246,7 @@ fn flag(reason: Reason) -> &'static str {
         Reason::BackendInvalid => "NC",
         Reason::ClientReset => "DC",
         Reason::RequestLimit => "OM",
+        Reason::ClusterOverloaded => "UO",
         _ => "-",
     }
 }
@@ -262,6 +263,7 @@ mod tests {
             (Reason::Ok, exhausted, "URX"),
             (Reason::Ok, over, "UO"),
             (Reason::UpstreamReset, None, "UC"),
+            (Reason::ClusterOverloaded, None, "UO"),
             (Reason::UpstreamReset, exhausted, "UC,URX"),
             (Reason::UpstreamRefused, exhausted, "UF,URX"),
             (Reason::RequestTimeout, over, "UT,UO"),

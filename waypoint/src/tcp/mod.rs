@@ -6,16 +6,16 @@ use ambit_hbone::{
     Incoming,
     copy::{Counters, EndedBy, Side, TcpSide, join},
 };
-use ambit_model::{Reason, Refusal};
+use ambit_model::{Reason, Refusal, balance::Outcome};
 
 use crate::{
     authz,
     compiled::{Chain, TcpChain},
-    http::detect::Detected,
+    http::{detect::Detected, unreached},
     observe::Record,
     proxy::Proxy,
     terminate::{Tunnel, refuse},
-    upstream::{Stream, candidates, open},
+    upstream::{Connected, Stream, candidates, open},
 };
 
 /// Connects to an endpoint and only then opens the tunnel, so that a client learns at once when there is no endpoint
@@ -56,34 +56,50 @@ pub async fn carry<S: Side>(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, chain: Arc<C
     }
 }
 
-async fn connect(proxy: &Proxy, tunnel: &Tunnel, chain: &Chain, tcp: &TcpChain, record: &mut Record) -> Result<Stream, Refusal> {
+/// A connection to an endpoint, with its place among those of its cluster.
+type Upstream = (Stream, Connected);
+
+async fn connect(
+    proxy: &Proxy,
+    tunnel: &Tunnel,
+    chain: &Chain,
+    tcp: &TcpChain,
+    record: &mut Record,
+) -> Result<Upstream, Refusal> {
     let name = tcp.choose(fastrand::u64(..)).ok_or_else(|| Refusal::new(Reason::BackendInvalid, "no cluster has a weight"))?;
     record.cluster = Some(name.clone());
     let snapshot = proxy.config.load_full();
     let cluster =
         snapshot.clusters.get(name).ok_or_else(|| Refusal::new(Reason::BackendInvalid, format!("there is no cluster {name}")))?;
-    let mut found = candidates(&snapshot, cluster, tunnel.destination, chain.upstream_identity.as_ref())?;
+    let mut found = candidates(cluster, tunnel.destination, chain.upstream_identity.as_ref())?;
     record.service = found.service.take();
     let mut last = Refusal::new(Reason::NoHealthyEndpoint, "");
-    for (to, upstream) in &found.endpoints {
-        match open(proxy, to, tunnel.passed_on.clone(), found.connect_timeout).await {
+    for candidate in &found.endpoints {
+        let place = cluster.connection(&candidate.host)?;
+        match open(proxy, &candidate.to, tunnel.passed_on.clone(), cluster.connect_timeout).await {
             Ok(stream) => {
-                record.upstream = Some(upstream.clone());
-                return Ok(stream);
+                // What is said in it is not read.
+                cluster.note(&candidate.host, Outcome::Status(200));
+                record.upstream = Some(candidate.upstream.clone());
+                return Ok((stream, place));
             }
             Err(refusal) if refusal.reason.is_policy() => return Err(refusal),
-            Err(refusal) => last = refusal,
+            Err(refusal) => {
+                cluster.note(&candidate.host, unreached(refusal.reason));
+                last = refusal;
+            }
         }
     }
     Err(last)
 }
 
-async fn pump<S: Side>(client: S, upstream: Stream, mut record: Record) {
+async fn pump<S: Side>(client: S, (upstream, place): Upstream, mut record: Record) {
     let counters = Counters::default();
     let outcome = match upstream {
         Stream::Tunnel(upstream) => join(client, upstream, &counters).await,
         Stream::Clear(upstream) => join(client, TcpSide::from(upstream), &counters).await,
     };
+    drop(place);
     record.sent.store(outcome.received, Ordering::Relaxed);
     record.received = outcome.sent;
     record.reason = match &outcome.ended_by {

@@ -2,13 +2,15 @@
 
 mod dial;
 mod kept;
+mod live;
 mod pool;
 mod request;
 mod select;
 
 pub use dial::{Stream, open, reason_of};
 pub use kept::Kept;
+pub use live::{Connected, Host, Live, Pending, Place, UnderWay};
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
 pub use request::RequestBody;
-pub use select::{Candidates, Destination, candidates};
-pub(crate) use select::{TRIES, in_turn, resolve};
+pub use select::{Candidate, Candidates, Destination, candidates};
+pub(crate) use select::{TRIES, destination, takes_requests};

@@ -1,5 +1,8 @@
 //! HTTP connections to endpoints: HTTP/1.1 ones wait for their next request, HTTP/2 ones are shared.
 
+mod checkout;
+mod lease;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -19,8 +22,9 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
-use super::{Destination, RequestBody, Stream, open};
-use crate::proxy::Proxy;
+pub use self::lease::Lease;
+use self::lease::Leased;
+use super::{Connected, Destination, RequestBody, Stream, UnderWay};
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -78,6 +82,7 @@ pub struct Checkout {
     connection: Connection,
     /// It was at hand: its other end may be gone already.
     pub at_hand: bool,
+    under_way: UnderWay,
 }
 
 enum Connection {
@@ -94,14 +99,6 @@ impl Drop for Shares {
             *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     }
-}
-
-/// What a response holds until it has been read.
-pub enum Lease {
-    /// The connection goes back to wait.
-    Http1(HttpPool, Destination, Box<Http1>),
-    /// The place on a shared connection is given up.
-    Http2(Shares),
 }
 
 /// A response, with what it holds.
@@ -132,32 +129,6 @@ impl HttpPool {
         self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection at hand or a new one, which stands within `limit`.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn checkout(&self, proxy: &Proxy, to: &Destination, http2: bool, limit: Duration) -> Result<Checkout, Refusal> {
-        if let Some(connection) = self.at_hand(to, http2) {
-            return Ok(Checkout { connection, at_hand: true });
-        }
-        self.fresh(proxy, to, http2, limit).await
-    }
-
-    /// A new connection, which stands within `limit`.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn fresh(&self, proxy: &Proxy, to: &Destination, http2: bool, limit: Duration) -> Result<Checkout, Refusal> {
-        let generation = self.connections().generation;
-        let stream = open(proxy, to, http::HeaderMap::new(), limit).await?;
-        match http2 {
-            true => self.handshake_http2(to, stream, generation).await,
-            false => self.handshake_http1(stream, generation).await,
-        }
-        .map(|connection| Checkout { connection, at_hand: false })
-        .map_err(|error| Refusal::new(Reason::UpstreamProtocolError, format!("{}: {error}", to.address)))
-    }
-
     fn at_hand(&self, to: &Destination, http2: bool) -> Option<Connection> {
         let mut connections = self.connections();
         if http2 {
@@ -176,19 +147,27 @@ impl HttpPool {
         None
     }
 
-    async fn handshake_http1(&self, stream: Stream, generation: u64) -> hyper::Result<Connection> {
+    /// The connection keeps its `place` until it has ended.
+    async fn handshake_http1(&self, stream: Stream, generation: u64, place: Connected) -> hyper::Result<Connection> {
         let carrier = stream.carrier();
         let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         self.shared.tasks.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to an endpoint ended");
             }
+            drop(place);
         });
         sender.ready().await?;
         Ok(Connection::Http1(Http1 { sender, generation, carrier }))
     }
 
-    async fn handshake_http2(&self, to: &Destination, stream: Stream, generation: u64) -> hyper::Result<Connection> {
+    async fn handshake_http2(
+        &self,
+        to: &Destination,
+        stream: Stream,
+        generation: u64,
+        place: Connected,
+    ) -> hyper::Result<Connection> {
         let carrier = stream.carrier();
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -201,6 +180,7 @@ impl HttpPool {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to an endpoint ended");
             }
+            drop(place);
         });
         sender.ready().await?;
         let (in_flight, idle_since) = (AtomicUsize::new(1), Mutex::new(Instant::now()));
@@ -218,16 +198,18 @@ impl HttpPool {
     /// # Errors
     /// Why there is none, with the request when it can be sent elsewhere.
     pub async fn send(&self, to: &Destination, on: Checkout, request: Request<RequestBody>) -> Result<Sent, Box<Unsent>> {
-        match on.connection {
+        let Checkout { connection, under_way, .. } = on;
+        let (response, connection) = match connection {
             Connection::Http1(mut http1) => match http1.sender.try_send_request(request).await {
-                Ok(response) => Ok(Sent { response, lease: Lease::Http1(self.clone(), to.clone(), Box::new(http1)) }),
-                Err(mut error) => Err(unsent(to, error.take_message(), error.error())),
+                Ok(response) => (response, Leased::Http1(self.clone(), to.clone(), Box::new(http1))),
+                Err(mut error) => return Err(unsent(to, error.take_message(), error.error())),
             },
             Connection::Http2(place) => match place.0.sender.clone().try_send_request(request).await {
-                Ok(response) => Ok(Sent { response, lease: Lease::Http2(place) }),
-                Err(mut error) => Err(unsent(to, error.take_message(), error.error())),
+                Ok(response) => (response, Leased::Http2(place)),
+                Err(mut error) => return Err(unsent(to, error.take_message(), error.error())),
             },
-        }
+        };
+        Ok(Sent { response, lease: Lease { connection, under_way } })
     }
 
     /// Closes connections that have waited too long. Run it now and then.
@@ -286,23 +268,4 @@ fn unsent(to: &Destination, request: Option<Request<RequestBody>>, error: &hyper
     let unseen = |error: &h2::Error| error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
     let refused = http2.is_some_and(|error| error.is_remote() && unseen(error));
     Box::new(Unsent { refusal: Refusal::new(reason, format!("{}: {text}", to.address)), request, refused })
-}
-
-impl Lease {
-    /// The response has been read: the connection may carry the next request.
-    pub fn release(self) {
-        let Self::Http1(pool, to, mut http1) = self else { return };
-        if http1.sender.is_ready() {
-            return pool.wait(&to, *http1);
-        }
-        if http1.sender.is_closed() {
-            return;
-        }
-        let again = pool.clone();
-        pool.shared.tasks.spawn(async move {
-            if let Ok(Ok(())) = tokio::time::timeout(SETTLE, http1.sender.ready()).await {
-                again.wait(&to, *http1);
-            }
-        });
-    }
 }

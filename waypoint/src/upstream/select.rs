@@ -1,16 +1,13 @@
 //! Which endpoints a request or connection may go to, in the order to try them.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal};
 
+use super::{Host, Place};
 use crate::{
-    compiled::{Cluster, Discovery, Endpoint, Protocol, ServiceInfo, Snapshot, Target},
+    compiled::{Cluster, Discovery, Endpoint, Protocol, ServiceInfo, Target},
     observe::Upstream,
 };
 
@@ -26,17 +23,28 @@ pub struct Destination {
     pub identity: Option<SpiffeId>,
 }
 
+/// An endpoint to try.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Where it is.
+    pub to: Destination,
+    /// What the record says of it.
+    pub upstream: Upstream,
+    /// What goes on at it.
+    pub host: Arc<Host>,
+}
+
 /// The endpoints to try.
 #[derive(Debug)]
 pub struct Candidates {
+    /// The cluster they belong to.
+    pub cluster: Arc<Cluster>,
     /// The service they belong to.
     pub service: Option<ServiceInfo>,
     /// What is spoken to them.
     pub protocol: Protocol,
-    /// The longest a connection may take to stand.
-    pub connect_timeout: Duration,
     /// In this order.
-    pub endpoints: Vec<(Destination, Upstream)>,
+    pub endpoints: Vec<Candidate>,
 }
 
 /// The endpoints of a cluster for one request or connection to `original`, whose filter chain names `identity` for direct
@@ -44,52 +52,49 @@ pub struct Candidates {
 ///
 /// # Errors
 /// When there is none that may be used.
-pub fn candidates(
-    snapshot: &Snapshot,
-    cluster: &Arc<Cluster>,
-    original: SocketAddr,
-    identity: Option<&SpiffeId>,
-) -> Result<Candidates, Refusal> {
-    in_turn(snapshot, cluster, original, identity, cluster.turn.fetch_add(1, Ordering::Relaxed))
-}
-
-/// The same for who comes at this turn. Looking at it takes nobody's turn.
-///
-/// # Errors
-/// As [`candidates`].
-pub(crate) fn in_turn(
-    snapshot: &Snapshot,
-    cluster: &Arc<Cluster>,
-    original: SocketAddr,
-    identity: Option<&SpiffeId>,
-    turn: usize,
-) -> Result<Candidates, Refusal> {
-    if matches!(cluster.discovery, Discovery::OriginalDestination) {
-        return Err(Refusal::new(Reason::BackendInvalid, format!("cluster {} is no place for requests", cluster.name)));
-    }
-    let endpoints = snapshot.endpoints_of(cluster).unwrap_or_default();
-    let mut found = Vec::with_capacity(TRIES.min(endpoints.ready()));
-    for endpoint in endpoints.order(turn, fastrand::u64(..)).take(TRIES) {
-        found.push(resolve(endpoint, original, identity)?);
-    }
-    if found.is_empty() {
+pub fn candidates(cluster: &Arc<Cluster>, original: SocketAddr, identity: Option<&SpiffeId>) -> Result<Candidates, Refusal> {
+    takes_requests(cluster)?;
+    let endpoints = cluster.live.choose(cluster, TRIES, |place| resolve(place, original, identity))?;
+    if endpoints.is_empty() {
         return Err(Refusal::new(Reason::NoHealthyEndpoint, format!("cluster {}", cluster.name)));
     }
-    Ok(Candidates {
-        service: cluster.service.clone(),
-        protocol: cluster.protocol,
-        connect_timeout: cluster.connect_timeout,
-        endpoints: found,
-    })
+    Ok(Candidates { cluster: cluster.clone(), service: cluster.service.clone(), protocol: cluster.protocol, endpoints })
 }
 
-/// Where this endpoint is reached, and what is logged of it.
-pub(crate) fn resolve(
+/// Whether a cluster is one of endpoints for requests.
+///
+/// # Errors
+/// When it is not.
+pub(crate) fn takes_requests(cluster: &Cluster) -> Result<(), Refusal> {
+    match cluster.discovery {
+        Discovery::OriginalDestination => {
+            Err(Refusal::new(Reason::BackendInvalid, format!("cluster {} is no place for requests", cluster.name)))
+        }
+        Discovery::Eds(_) | Discovery::Static(_) => Ok(()),
+    }
+}
+
+fn resolve(Place { endpoint, host }: &Place, original: SocketAddr, identity: Option<&SpiffeId>) -> Result<Candidate, Refusal> {
+    let to = destination(endpoint, original, identity)?;
+    let upstream = Upstream {
+        address: to.address,
+        identity: to.identity.clone(),
+        workload: endpoint.workload.clone(),
+        namespace: endpoint.namespace.clone(),
+    };
+    Ok(Candidate { to, upstream, host: host.clone() })
+}
+
+/// Where this endpoint is reached.
+///
+/// # Errors
+/// When it is no place for requests.
+pub(crate) fn destination(
     endpoint: &Endpoint,
     original: SocketAddr,
     identity: Option<&SpiffeId>,
-) -> Result<(Destination, Upstream), Refusal> {
-    let destination = match &endpoint.target {
+) -> Result<Destination, Refusal> {
+    Ok(match &endpoint.target {
         Target::Hbone { address, identity } => Destination { address: *address, identity: Some(identity.clone()) },
         Target::Clear { address } => Destination { address: *address, identity: None },
         Target::OriginalDestination => match identity {
@@ -102,12 +107,5 @@ pub(crate) fn resolve(
                 format!("the internal listener {listener} is no place for requests"),
             ));
         }
-    };
-    let upstream = Upstream {
-        address: destination.address,
-        identity: destination.identity.clone(),
-        workload: endpoint.workload.clone(),
-        namespace: endpoint.namespace.clone(),
-    };
-    Ok((destination, upstream))
+    })
 }

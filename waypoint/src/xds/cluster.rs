@@ -1,18 +1,13 @@
 //! Clusters (`envoy.config.cluster.v3.Cluster`) and their endpoints.
 
-use std::{
-    mem::take,
-    net::SocketAddr,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Duration,
-};
+use std::{mem::take, net::SocketAddr, sync::Arc, time::Duration};
 
 use ambit_api::envoy::pb::{
     envoy::{
         config::{
             cluster::v3::{
                 self as pb,
-                cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, TransportSocketMatch},
+                cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, TransportSocketMatch},
             },
             core::v3::{
                 Address, HealthStatus, Metadata, TransportSocket, address, envoy_internal_address::AddressNameSpecifier,
@@ -24,13 +19,18 @@ use ambit_api::envoy::pb::{
     },
     google::protobuf::{Any, Struct, value::Kind},
 };
+use ambit_model::balance::{OVERPROVISIONING, Standing};
 
 use super::{
+    balance,
     hcm::over_ads,
     read::{Compiled, Problem, Under, duration, finish, number, port, required, type_of, unpack},
     retry, tls,
 };
-use crate::compiled::{Cluster, Discovery, Endpoint, Endpoints, Protocol, Retries, ServiceInfo, Target, WorkloadNames};
+use crate::{
+    compiled::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, Retries, ServiceInfo, Target, WorkloadNames},
+    upstream::Live,
+};
 
 /// Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,18 +46,15 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     cluster.cleanup_interval = None;
     let connect_timeout = cluster.connect_timeout.take().map(duration).transpose().under("connect_timeout")?;
     let discovery = discovery(&mut cluster, &name)?;
-    match LbPolicy::try_from(take(&mut cluster.lb_policy)) {
-        Ok(LbPolicy::RoundRobin | LbPolicy::ClusterProvided) => {}
-        Ok(other) => return Err(Problem::new(format!("{} is not implemented", other.as_str_name())).under("lb_policy")),
-        Err(_) => return Err(Problem::new("lb_policy is not implemented")),
-    }
+    let balance = balance::rules(&mut cluster)?;
+    let outliers = cluster.outlier_detection.take().map(balance::outliers).transpose().under("outlier_detection")?;
     let mut protocol = Protocol::Http1;
     for (key, any) in take(&mut cluster.typed_extension_protocol_options) {
         protocol = self::protocol(&any).under(format!("typed_extension_protocol_options[{key}]"))?;
     }
     let tunnels = matches!(discovery, Discovery::OriginalDestination);
     sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take(), tunnels)?;
-    let retry_budget = retry::budget(cluster.circuit_breakers.take()).under("circuit_breakers")?;
+    let (retry_budget, limits) = retry::thresholds(cluster.circuit_breakers.take()).under("circuit_breakers")?;
     let service = cluster.metadata.take().and_then(|m| service(&m, &name));
     finish(&cluster)?;
     Ok(Cluster {
@@ -66,7 +63,10 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
         protocol,
         connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         service,
-        turn: Arc::new(AtomicUsize::new(0)),
+        balance,
+        outliers,
+        limits,
+        live: Arc::new(Live::default()),
         retry_budget,
         retries: Retries::default(),
     })
@@ -145,20 +145,24 @@ fn sockets(matches: Vec<TransportSocketMatch>, own: Option<TransportSocket>, tun
 /// The endpoints with the name they are discovered under.
 pub fn endpoints(mut assignment: ClusterLoadAssignment) -> Compiled<(Arc<str>, Endpoints)> {
     let name: Arc<str> = take(&mut assignment.cluster_name).into();
-    let mut all = Vec::new();
+    let mut overprovisioning = OVERPROVISIONING;
+    if let Some(mut policy) = assignment.policy.take() {
+        overprovisioning = number(policy.overprovisioning_factor.take()).unwrap_or(OVERPROVISIONING);
+        finish(&policy).under("policy")?;
+    }
+    let mut localities = Vec::new();
     for (index, mut locality) in take(&mut assignment.endpoints).into_iter().enumerate() {
-        // Where endpoints are and how near are hints for other policies than ours.
+        // Where endpoints are is a hint for other policies than ours.
         locality.locality = None;
-        locality.load_balancing_weight = None;
         locality.metadata = None;
-        let priority = take(&mut locality.priority);
-        for endpoint in take(&mut locality.lb_endpoints) {
-            all.push((priority, Arc::new(self::endpoint(endpoint).under(format!("endpoints[{index}]"))?)));
-        }
+        let (priority, weight) = (take(&mut locality.priority), number(locality.load_balancing_weight.take()).unwrap_or(0));
+        let endpoints = take(&mut locality.lb_endpoints).into_iter().map(|endpoint| self::endpoint(endpoint).map(Arc::new));
+        let endpoints = endpoints.collect::<Compiled<_>>().under(format!("endpoints[{index}]"))?;
         finish(&locality).under(format!("endpoints[{index}]"))?;
+        localities.push(Locality { priority, weight, endpoints });
     }
     finish(&assignment)?;
-    Ok((name, Endpoints::new(all)))
+    Ok((name, Endpoints { localities, overprovisioning }))
 }
 
 fn endpoint(mut endpoint: LbEndpoint) -> Compiled<Endpoint> {
@@ -167,14 +171,17 @@ fn endpoint(mut endpoint: LbEndpoint) -> Compiled<Endpoint> {
         return Err(Problem::new("only endpoint is implemented"));
     };
     let weight = number(endpoint.load_balancing_weight.take()).unwrap_or(1);
-    let status = HealthStatus::try_from(take(&mut endpoint.health_status));
-    let healthy = matches!(status, Ok(HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded));
+    let standing = match HealthStatus::try_from(take(&mut endpoint.health_status)) {
+        Ok(HealthStatus::Unknown | HealthStatus::Healthy) => Standing::Healthy,
+        Ok(HealthStatus::Degraded) => Standing::Degraded,
+        _ => Standing::Unhealthy,
+    };
     let target = target(required(host.address.take(), "address")?, &metadata)?;
     host.hostname.clear();
     finish(&host)?;
     finish(&endpoint)?;
     let (namespace, workload) = metadata.filter_metadata.get(AMBIT).map(workload).unwrap_or_default();
-    Ok(Endpoint { target, weight, workload, namespace, healthy })
+    Ok(Endpoint { target, weight, workload, namespace, standing })
 }
 
 fn target(address: Address, metadata: &Metadata) -> Compiled<Target> {

@@ -33,6 +33,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::RouteConfig(table) => Routes::Inline(Arc::new(route::table(table).under("route_config")?)),
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
+    let envoy_headers = config.http_filters.iter().any(tells_of_itself);
     let Filters { jwt, rbac, cors } = filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
@@ -51,7 +52,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     let merge_slashes = take(&mut config.merge_slashes);
     let max_header_bytes = number(config.max_request_headers_kb.take()).unwrap_or(MAX_HEADERS_KB) as usize * 1024;
     finish(&config)?;
-    Ok(HttpChain { routes, jwt, rbac, cors, upgrades, normalize_path, merge_slashes, max_header_bytes })
+    Ok(HttpChain { routes, jwt, rbac, cors, envoy_headers, upgrades, normalize_path, merge_slashes, max_header_bytes })
 }
 
 /// Clears what has no bearing on what happens to a request, and what is set to the value we act by anyway.
@@ -97,6 +98,14 @@ pub fn over_ads(source: Option<ConfigSource>) -> Compiled<()> {
     match source.and_then(|s| s.config_source_specifier) {
         Some(ConfigSourceSpecifier::Ads(_)) | Some(ConfigSourceSpecifier::Self_(_)) => Ok(()),
         _ => Err(Problem::new("only ads is implemented")),
+    }
+}
+
+/// Whether this is the router, and it is not to keep headers of its own to itself.
+fn tells_of_itself(filter: &HttpFilter) -> bool {
+    match &filter.config_type {
+        Some(ConfigType::TypedConfig(any)) => unpack::<Router>(any, ROUTER).is_ok_and(|router| !router.suppress_envoy_headers),
+        _ => false,
     }
 }
 

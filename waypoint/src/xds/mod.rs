@@ -4,6 +4,7 @@
 //! force before stays (house invariants 3 and 4).
 
 mod authority;
+mod balance;
 mod chain;
 mod cluster;
 mod cors;

@@ -1,4 +1,4 @@
-//! When requests are sent again (`envoy.config.route.v3.RetryPolicy`), and how many at once.
+//! When requests are sent again (`envoy.config.route.v3.RetryPolicy`), and how many there may be at once.
 
 use std::{mem::take, time::Duration};
 
@@ -6,7 +6,10 @@ use ambit_api::envoy::pb::envoy::config::{
     cluster::v3::{CircuitBreakers, circuit_breakers::Thresholds},
     route::v3 as pb,
 };
-use ambit_model::route::{RetryBudget, RetryOn, RetryPolicy};
+use ambit_model::{
+    balance::Limits,
+    route::{RetryBudget, RetryOn, RetryPolicy},
+};
 
 use super::read::{Compiled, Problem, Under, duration, finish, number, required};
 
@@ -54,27 +57,36 @@ fn conditions(text: &str) -> Compiled<RetryOn> {
     Ok(on)
 }
 
-/// What a cluster says of retries; of requests and connections nothing may be said but for the priority that all of them have.
-pub fn budget(breakers: Option<CircuitBreakers>) -> Compiled<RetryBudget> {
-    let Some(mut breakers) = breakers else { return Ok(RetryBudget::default()) };
-    let mut budget = RetryBudget::default();
+/// How many retries, and how much of everything else, a cluster bears at once; all requests have the one priority.
+pub fn thresholds(breakers: Option<CircuitBreakers>) -> Compiled<(RetryBudget, Limits)> {
+    let mut found = Default::default();
+    let Some(mut breakers) = breakers else { return Ok(found) };
     for threshold in take(&mut breakers.thresholds) {
-        budget = self::threshold(threshold).under("thresholds")?;
+        found = self::threshold(threshold).under("thresholds")?;
     }
     finish(&breakers)?;
-    Ok(budget)
+    Ok(found)
 }
 
-fn threshold(mut threshold: Thresholds) -> Compiled<RetryBudget> {
+fn threshold(mut threshold: Thresholds) -> Compiled<(RetryBudget, Limits)> {
     let most = number(threshold.max_retries.take());
     let share = threshold.retry_budget.take();
+    let or = Limits::default();
+    let limits = Limits {
+        connections: number(threshold.max_connections.take()).unwrap_or(or.connections),
+        pending: number(threshold.max_pending_requests.take()).unwrap_or(or.pending),
+        requests: number(threshold.max_requests.take()).unwrap_or(or.requests),
+    };
+    // What Envoy's own statistics show.
+    threshold.track_remaining = false;
     finish(&threshold)?;
-    Ok(match share {
+    let budget = match share {
         // Envoy's defaults.
         Some(share) => RetryBudget::Share {
             percent: share.budget_percent.map_or(20.0, |percent| percent.value),
             least: number(share.min_retry_concurrency).unwrap_or(3),
         },
         None => most.map_or_else(RetryBudget::default, RetryBudget::Count),
-    })
+    };
+    Ok((budget, limits))
 }

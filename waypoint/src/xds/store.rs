@@ -82,7 +82,12 @@ impl Store {
         held.routes.retain(|name, _| routes.contains(&**name));
         held.authorities.retain(|name, _| routes.contains(&**name));
         held.endpoints.retain(|name, _| endpoints.contains(&**name));
-        self.published.store(Arc::new(held.snapshot()));
+        let snapshot = held.snapshot();
+        // First, so that no request meets a cluster without its endpoints.
+        for cluster in snapshot.clusters.values() {
+            cluster.live.follow(cluster, snapshot.endpoints_of(cluster));
+        }
+        self.published.store(Arc::new(snapshot));
         self.wanted.set(type_url::ROUTE, routes);
         self.wanted.set(type_url::ENDPOINT, endpoints);
         rejected
@@ -132,7 +137,7 @@ impl Held {
             }
             Part::Cluster(mut cluster) => {
                 if let Some(before) = self.clusters.get(&key) {
-                    cluster.turn = before.turn.clone();
+                    cluster.live = before.live.clone();
                     cluster.retries = before.retries.clone();
                 }
                 self.clusters.insert(key, Arc::new(*cluster));

@@ -198,10 +198,10 @@ async fn what_is_not_implemented_of_retries_is_rejected_by_name() {
         assert!(rejected[0].reason.contains("retry_policy") && rejected[0].reason.contains(reason), "{rejected:?}");
     }
     let mut cluster = resources::cluster(&service.cluster(), &service);
-    let limit = Thresholds { max_requests: Some(UInt32Value { value: 9 }), ..Default::default() };
+    let limit = Thresholds { max_connection_pools: Some(UInt32Value { value: 9 }), ..Default::default() };
     cluster.circuit_breakers = Some(CircuitBreakers { thresholds: vec![limit], ..Default::default() });
     let rejected = mesh.offer(type_url::CLUSTER, vec![(service.cluster(), cluster)]);
-    assert!(rejected[0].reason.contains("circuit_breakers.thresholds: max_requests is not implemented"), "{rejected:?}");
+    assert!(rejected[0].reason.contains("circuit_breakers.thresholds: max_connection_pools is not implemented"), "{rejected:?}");
 }
 
 /// A route to a cluster with a mirror.

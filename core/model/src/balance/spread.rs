@@ -1,0 +1,243 @@
+//! The endpoints of a cluster, sorted out by priority, locality and health: what a request chooses from.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Counts, Group, PANIC_THRESHOLD, Policy, group::mixed, shares::shares};
+
+/// Whether an endpoint takes requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It does.
+    #[default]
+    Healthy,
+    /// Only those that the healthy ones do not bear.
+    Degraded,
+    /// It does not, unless so few do that all are tried.
+    Unhealthy,
+}
+
+/// An endpoint.
+#[derive(Debug, Clone)]
+pub struct Member<T> {
+    /// What is chosen.
+    pub item: T,
+    /// Its share among the others, at least 1.
+    pub weight: u32,
+    /// Whether it takes requests.
+    pub standing: Standing,
+}
+
+/// Endpoints of one place and priority.
+#[derive(Debug, Clone)]
+pub struct Locality<T> {
+    /// 0 is tried first.
+    pub priority: u32,
+    /// Its share among the localities of its priority.
+    pub weight: u32,
+    /// Its endpoints.
+    pub members: Vec<Member<T>>,
+}
+
+/// How a cluster's requests are spread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rules {
+    /// Which endpoint.
+    pub policy: Policy,
+    /// In a hundred: with fewer endpoints to use than this, all of a priority's are used.
+    pub panic_threshold: u32,
+    /// Localities have shares of their own (`locality_weighted_lb_config`).
+    pub by_locality: bool,
+}
+
+impl Default for Rules {
+    /// What Envoy does where nothing is said.
+    fn default() -> Self {
+        Self { policy: Policy::default(), panic_threshold: PANIC_THRESHOLD, by_locality: false }
+    }
+}
+
+/// What requests are spread over, at one moment.
+#[derive(Debug, Clone)]
+pub struct Spread<T> {
+    parts: Vec<Part<T>>,
+}
+
+/// The healthy or the degraded endpoints of a priority.
+#[derive(Debug, Clone)]
+struct Part<T> {
+    /// In a hundred requests.
+    load: u32,
+    /// Each with the sum of the weights up to it.
+    groups: Vec<(Group<T>, f64)>,
+}
+
+impl<T> Default for Spread<T> {
+    fn default() -> Self {
+        Self { parts: Vec::new() }
+    }
+}
+
+impl<T: Clone> Spread<T> {
+    /// Sorts out the endpoints; `factor` is how much more a priority bears than it has endpoints, in a hundred.
+    #[must_use]
+    pub fn new(localities: &[Locality<T>], rules: &Rules, factor: u32) -> Self {
+        let mut levels: BTreeMap<u32, Vec<&Locality<T>>> = BTreeMap::new();
+        for locality in localities {
+            levels.entry(locality.priority).or_default().push(locality);
+        }
+        let counts: Vec<_> = levels.values().map(|level| Counts::of(level)).collect();
+        let shares = shares(&counts, factor, rules.panic_threshold);
+        let by = rules.by_locality.then_some(factor);
+        let (mut parts, mut degraded) = (Vec::new(), Vec::new());
+        for (level, share) in levels.values().zip(shares) {
+            if share.panic {
+                parts.push(Part::new(level, share.healthy + share.degraded, None, |_| true));
+                continue;
+            }
+            parts.push(Part::new(level, share.healthy, by, |standing| standing == Standing::Healthy));
+            degraded.push(Part::new(level, share.degraded, by, |standing| standing == Standing::Degraded));
+        }
+        parts.append(&mut degraded);
+        parts.retain(|part| part.load > 0);
+        Self { parts }
+    }
+}
+
+impl<T> Spread<T> {
+    /// The endpoints from which the policy chooses for a request; `random` is spread over its whole range. Allocates nothing. `None`, or an
+    /// empty group, when no endpoint may be used.
+    #[must_use]
+    pub fn choose(&self, random: u64) -> Option<&Group<T>> {
+        let mut point = (random % 100) as u32;
+        let chosen = self.parts.iter().find(|part| match point.checked_sub(part.load) {
+            Some(rest) => {
+                point = rest;
+                false
+            }
+            None => true,
+        });
+        chosen?.group(random)
+    }
+
+    /// All that may be chosen.
+    pub fn members(&self) -> impl Iterator<Item = &T> {
+        self.parts.iter().flat_map(|part| &part.groups).flat_map(|(group, _)| group.order(0))
+    }
+}
+
+impl<T: Clone> Part<T> {
+    /// The endpoints of these localities that `may` take requests; by locality where `factor` is given.
+    fn new(localities: &[&Locality<T>], load: u32, factor: Option<u32>, may: impl Fn(Standing) -> bool) -> Self {
+        let group = |localities: &[&Locality<T>]| {
+            let members = localities.iter().flat_map(|locality| &locality.members).filter(|member| may(member.standing));
+            Group::new(members.map(|member| (member.item.clone(), member.weight)))
+        };
+        let mut groups = Vec::new();
+        let mut sum = 0.0;
+        for locality in localities.iter().filter(|locality| factor.is_some() && locality.weight > 0) {
+            let group = group(&[*locality]);
+            if !group.is_empty() {
+                // What a locality lacks beyond what it bears its share loses.
+                let there = group.len() as f64 / locality.members.len() as f64;
+                sum += f64::from(locality.weight) * (there * f64::from(factor.unwrap_or(100)) / 100.0).min(1.0);
+                groups.push((group, sum));
+            }
+        }
+        if groups.is_empty() {
+            groups.push((group(localities), 1.0));
+        }
+        Self { load, groups }
+    }
+}
+
+impl<T> Part<T> {
+    fn group(&self, random: u64) -> Option<&Group<T>> {
+        if let [(only, _)] = self.groups.as_slice() {
+            return Some(only);
+        }
+        let (last, total) = self.groups.last()?;
+        // Not the number that chose the part: its low digits are settled.
+        let point = mixed(random) as f64 / u64::MAX as f64 * total;
+        Some(self.groups.iter().find(|(_, sum)| point < *sum).map_or(last, |(group, _)| group))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::OVERPROVISIONING;
+
+    const UP: Standing = Standing::Healthy;
+    const DOWN: Standing = Standing::Unhealthy;
+
+    /// A locality whose endpoints are called by their place, from `name` on.
+    fn locality(priority: u32, weight: u32, name: u32, standings: &[Standing]) -> Locality<u32> {
+        let members = (name..).zip(standings).map(|(item, standing)| Member { item, weight: 1, standing: *standing }).collect();
+        Locality { priority, weight, members }
+    }
+
+    /// How many of 10,000 requests each endpoint takes.
+    fn taken(localities: &[Locality<u32>], rules: &Rules) -> BTreeMap<u32, u32> {
+        let spread = Spread::new(localities, rules, OVERPROVISIONING);
+        let mut taken = BTreeMap::new();
+        for turn in 0..10_000_usize {
+            let random = mixed(turn as u64);
+            let group = spread.choose(random).unwrap();
+            if let Some(item) = group.order(group.first(rules.policy, turn, random, |_| 0)).next() {
+                *taken.entry(*item).or_default() += 1;
+            }
+        }
+        taken
+    }
+
+    fn near(taken: &BTreeMap<u32, u32>, expected: &[(u32, u32)]) {
+        assert_eq!(taken.keys().copied().collect::<Vec<_>>(), expected.iter().map(|(item, _)| *item).collect::<Vec<_>>());
+        for (item, count) in expected {
+            assert!(taken[item].abs_diff(*count) < 400, "{item}: {taken:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_priority_is_used_when_those_before_it_bear_too_little() {
+        let rules = Rules::default();
+        near(&taken(&[locality(1, 0, 10, &[UP]), locality(0, 0, 0, &[DOWN, DOWN])], &rules), &[(10, 10_000)]);
+        near(&taken(&[locality(0, 0, 0, &[UP, DOWN]), locality(1, 0, 10, &[UP])], &rules), &[(0, 7000), (10, 3000)]);
+        near(&taken(&[locality(0, 0, 0, &[UP, UP]), locality(1, 0, 10, &[UP])], &rules), &[(0, 5000), (1, 5000)]);
+    }
+
+    #[test]
+    fn below_the_threshold_all_are_tried_and_without_one_only_the_healthy() {
+        let few = [locality(0, 0, 0, &[UP, DOWN, DOWN])];
+        let third = 3333;
+        near(&taken(&few, &Rules::default()), &[(0, third), (1, third), (2, third)]);
+        let never = Rules { panic_threshold: 0, ..Rules::default() };
+        near(&taken(&few, &never), &[(0, 10_000)]);
+        assert!(taken(&[locality(0, 0, 0, &[DOWN, DOWN])], &never).is_empty());
+        let spread = Spread::<u32>::new(&[], &Rules::default(), OVERPROVISIONING);
+        assert!(spread.choose(7).is_none(), "nothing was delivered yet");
+        assert_eq!(PANIC_THRESHOLD, 50);
+    }
+
+    #[test]
+    fn localities_have_shares_only_where_the_cluster_says_so() {
+        let both = [locality(0, 3, 0, &[UP]), locality(0, 1, 10, &[UP, UP, UP])];
+        near(&taken(&both, &Rules::default()), &[(0, 2500), (10, 2500), (11, 2500), (12, 2500)]);
+        let by = Rules { by_locality: true, ..Rules::default() };
+        near(&taken(&both, &by), &[(0, 7500), (10, 833), (11, 833), (12, 833)]);
+        // One that has lost half of its endpoints bears 70 in a hundred of its share: 0.7 to 1.
+        let half = [locality(0, 1, 0, &[UP, DOWN]), locality(0, 1, 10, &[UP, UP])];
+        near(&taken(&half, &by), &[(0, 4118), (10, 2941), (11, 2941)]);
+        // One without a weight is sent nothing, unless no other is there.
+        near(&taken(&[locality(0, 0, 0, &[UP]), locality(0, 2, 10, &[UP])], &by), &[(10, 10_000)]);
+        near(&taken(&[locality(0, 0, 0, &[UP])], &by), &[(0, 10_000)]);
+    }
+
+    #[test]
+    fn degraded_ones_are_sent_what_the_healthy_do_not_bear() {
+        let some = [locality(0, 0, 0, &[UP, Standing::Degraded])];
+        near(&taken(&some, &Rules::default()), &[(0, 7000), (1, 3000)]);
+    }
+}

@@ -1,0 +1,148 @@
+//! What goes on in a cluster: its endpoints with the requests under way at each, which of them are ejected, and how much of it is in use.
+//! It outlives the cluster's configuration, so that an endpoint which stays is met as it was when something else changes.
+
+mod breakers;
+mod host;
+mod outliers;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use ambit_model::balance::{Locality, Member, Rules, Spread, Standing};
+use arc_swap::ArcSwap;
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+
+use self::breakers::Breakers;
+pub use self::{
+    breakers::{Connected, Pending, UnderWay},
+    host::Host,
+};
+use crate::compiled::{Cluster, Endpoint, Endpoints, Target};
+
+/// What goes on in a cluster.
+#[derive(Debug)]
+pub struct Live {
+    began: Instant,
+    /// Where the next request's round begins.
+    turn: AtomicUsize,
+    spread: ArcSwap<Spread<Place>>,
+    known: Mutex<Known>,
+    /// When it is looked next which endpoints return, in milliseconds since the beginning.
+    due: AtomicU64,
+    breakers: Breakers,
+}
+
+/// An endpoint, and what goes on at it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// What goes on.
+    pub host: Arc<Host>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    hosts: HashMap<Target, Arc<Host>>,
+    endpoints: Arc<Endpoints>,
+    rules: Rules,
+    /// Endpoints may be ejected.
+    ejects: bool,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            turn: AtomicUsize::default(),
+            spread: ArcSwap::default(),
+            known: Mutex::default(),
+            due: AtomicU64::default(),
+            breakers: Breakers::default(),
+        }
+    }
+}
+
+impl Live {
+    /// Takes over what is configured now. The endpoints that were there before keep what is known of them.
+    pub fn follow(&self, cluster: &Cluster, endpoints: Option<Arc<Endpoints>>) {
+        let endpoints = endpoints.unwrap_or_default();
+        let mut known = self.known();
+        let same = Arc::ptr_eq(&known.endpoints, &endpoints) && known.rules == cluster.balance;
+        let acquitted = std::mem::replace(&mut known.ejects, cluster.outliers.is_some()) && !known.ejects;
+        if acquitted {
+            known.hosts.values().for_each(|host| host.acquit());
+        }
+        if same && !acquitted {
+            return;
+        }
+        let before = std::mem::take(&mut known.hosts);
+        for endpoint in endpoints.localities.iter().flat_map(|locality| &locality.endpoints) {
+            let host = || before.get(&endpoint.target).cloned().unwrap_or_else(|| Arc::new(Host::new(endpoint.target.clone())));
+            known.hosts.entry(endpoint.target.clone()).or_insert_with(host);
+        }
+        known.endpoints = endpoints;
+        known.rules.clone_from(&cluster.balance);
+        self.spread(&known);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sorts out the endpoints anew.
+    fn spread(&self, known: &Known) {
+        let member = |endpoint: &Arc<Endpoint>| {
+            let host = known.hosts.get(&endpoint.target)?.clone();
+            let standing = if host.is_ejected() { Standing::Unhealthy } else { endpoint.standing };
+            Some(Member { item: Place { endpoint: endpoint.clone(), host }, weight: endpoint.weight, standing })
+        };
+        let localities: Vec<_> = known
+            .endpoints
+            .localities
+            .iter()
+            .map(|locality| Locality {
+                priority: locality.priority,
+                weight: locality.weight,
+                // One without a share is none.
+                members: locality.endpoints.iter().filter(|endpoint| endpoint.weight > 0).filter_map(member).collect(),
+            })
+            .collect();
+        self.spread.store(Arc::new(Spread::new(&localities, &known.rules, known.endpoints.overprovisioning)));
+    }
+
+    /// The endpoints that may be chosen now. Looking at them takes nobody's turn.
+    pub(crate) fn usable(&self) -> Vec<Arc<Endpoint>> {
+        self.spread.load().members().map(|place| place.endpoint.clone()).collect()
+    }
+
+    /// Endpoints for a request, the one that the policy chooses and then those after it, at most `most`.
+    pub fn choose<R, E>(&self, cluster: &Cluster, most: usize, each: impl FnMut(&Place) -> Result<R, E>) -> Result<Vec<R>, E> {
+        self.look(cluster);
+        let (turn, random) = (self.turn.fetch_add(1, Ordering::Relaxed), fastrand::u64(..));
+        let spread = self.spread.load();
+        let Some(group) = spread.choose(random) else { return Ok(Vec::new()) };
+        let first = group.first(cluster.balance.policy, turn, fastrand::u64(..), |place| place.host.under_way());
+        group.order(first).take(most).map(each).collect()
+    }
+}
+
+impl Serialize for Live {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let hosts: Vec<_> = self.known().hosts.values().cloned().collect();
+        let mut shown = serializer.serialize_struct("Live", 4)?;
+        shown.serialize_field("connections", &self.breakers.connections())?;
+        shown.serialize_field("pending", &self.breakers.waiting())?;
+        shown.serialize_field("requests", &self.breakers.requests())?;
+        shown.serialize_field("endpoints", &hosts.iter().map(|host| host.shown(self.began.elapsed())).collect::<Vec<_>>())?;
+        shown.end()
+    }
+}

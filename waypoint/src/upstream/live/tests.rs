@@ -1,0 +1,197 @@
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use ambit_model::{
+    Reason,
+    balance::{Enforced, Limits, Outcome, OutlierDetection},
+};
+
+use super::*;
+use crate::compiled::{self, Discovery, Protocol, Retries};
+
+const NONE: Limits = Limits { connections: 0, pending: 0, requests: 0 };
+
+fn cluster(live: &Arc<Live>, outliers: Option<OutlierDetection>, limits: Limits) -> Arc<Cluster> {
+    Arc::new(Cluster {
+        name: "shop".into(),
+        discovery: Discovery::Static(Arc::default()),
+        protocol: Protocol::Http1,
+        connect_timeout: Duration::from_secs(1),
+        service: None,
+        balance: Rules::default(),
+        outliers,
+        limits,
+        live: live.clone(),
+        retry_budget: Default::default(),
+        retries: Retries::default(),
+    })
+}
+
+/// Endpoints on these ports.
+fn endpoints(ports: &[u16]) -> Option<Arc<Endpoints>> {
+    let endpoint = |port: &u16| {
+        let target = Target::Clear { address: SocketAddr::from(([10, 0, 0, 1], *port)) };
+        let (workload, namespace) = ("".into(), "".into());
+        Arc::new(Endpoint { target, weight: 1, workload, namespace, standing: Standing::Healthy })
+    };
+    let locality = compiled::Locality { priority: 0, weight: 0, endpoints: ports.iter().map(endpoint).collect() };
+    Some(Arc::new(Endpoints { localities: vec![locality], ..Endpoints::default() }))
+}
+
+fn port(place: &Place) -> u16 {
+    let Target::Clear { address } = &place.endpoint.target else { panic!("in clear") };
+    address.port()
+}
+
+/// The ports that 30 requests begin with.
+fn used(cluster: &Cluster) -> BTreeSet<u16> {
+    let choose = |_| cluster.live.choose(cluster, 1, |place| Ok::<_, ()>(port(place))).unwrap();
+    (0..30).flat_map(choose).collect()
+}
+
+fn host(cluster: &Cluster, wanted: u16) -> Arc<Host> {
+    let all = cluster.live.choose(cluster, 9, |place| Ok::<_, ()>((port(place), place.host.clone()))).unwrap();
+    all.into_iter().find(|(port, _)| *port == wanted).unwrap().1
+}
+
+/// Two failures in a row, half of the endpoints.
+fn outliers(base_time: Duration) -> OutlierDetection {
+    OutlierDetection {
+        server_errors: Enforced { failures: 2, percent: 100 },
+        interval: Duration::from_millis(10),
+        base_time,
+        max_time: base_time,
+        max_percent: 50,
+        ..OutlierDetection::default()
+    }
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[test]
+fn an_endpoint_stays_ejected_while_others_come_and_go_and_is_forgotten_once_it_has_left() {
+    let live = Arc::new(Live::default());
+    let cluster = cluster(&live, Some(outliers(LONG)), NONE);
+    live.follow(&cluster, endpoints(&[1, 2]));
+    assert_eq!(used(&cluster), [1, 2].into());
+    let first = host(&cluster, 1);
+    for outcome in [Outcome::Status(500), Outcome::Status(200), Outcome::Failed] {
+        cluster.note(&first, outcome);
+    }
+    assert_eq!(used(&cluster), [1, 2].into(), "not in a row");
+    cluster.note(&first, Outcome::TimedOut);
+    assert_eq!(used(&cluster), [2].into());
+    cluster.note(&host(&cluster, 2), Outcome::Failed);
+    cluster.note(&host(&cluster, 2), Outcome::Failed);
+    assert_eq!(used(&cluster), [2].into(), "more than half would be ejected");
+    live.follow(&cluster, endpoints(&[1, 2, 3]));
+    assert_eq!(used(&cluster), [2, 3].into());
+    assert!(serde_json::to_string(&live).unwrap().contains(r#""ejected":"consecutive_5xx""#));
+    live.follow(&cluster, endpoints(&[2, 3]));
+    cluster.note(&first, Outcome::Failed);
+    cluster.note(&first, Outcome::Failed);
+    live.follow(&cluster, endpoints(&[1, 2, 3]));
+    assert_eq!(used(&cluster), [1, 2, 3].into());
+}
+
+#[test]
+fn without_outlier_detection_nobody_is_ejected_any_more() {
+    let live = Arc::new(Live::default());
+    let (with, without) = (cluster(&live, Some(outliers(LONG)), NONE), cluster(&live, None, NONE));
+    let both = endpoints(&[1, 2]);
+    live.follow(&with, both.clone());
+    let first = host(&with, 1);
+    with.note(&first, Outcome::Failed);
+    with.note(&first, Outcome::Failed);
+    assert_eq!(used(&with), [2].into());
+    live.follow(&without, both.clone());
+    assert_eq!(used(&without), [1, 2].into());
+    without.note(&first, Outcome::Failed);
+    without.note(&first, Outcome::Failed);
+    assert_eq!(used(&without), [1, 2].into());
+    live.follow(&with, both);
+    assert_eq!(used(&with), [1, 2].into());
+}
+
+#[test]
+fn an_endpoint_returns_when_its_time_is_over() {
+    let live = Arc::new(Live::default());
+    let cluster = cluster(&live, Some(outliers(Duration::from_millis(30))), NONE);
+    live.follow(&cluster, endpoints(&[1, 2]));
+    let first = host(&cluster, 1);
+    let began = Instant::now();
+    cluster.note(&first, Outcome::Failed);
+    cluster.note(&first, Outcome::Failed);
+    while used(&cluster) != [1, 2].into() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it does not return");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(30));
+    cluster.note(&first, Outcome::Failed);
+    assert!(!first.is_ejected(), "what failed before is forgotten");
+}
+
+#[test]
+fn who_succeeds_far_more_rarely_than_the_others_is_ejected_at_the_end_of_an_interval() {
+    let live = Arc::new(Live::default());
+    let rules = OutlierDetection { server_errors: Enforced { failures: 0, percent: 100 }, ..outliers(LONG) };
+    let cluster = cluster(&live, Some(rules), NONE);
+    live.follow(&cluster, endpoints(&[1, 2, 3, 4, 5, 6]));
+    let hosts: Vec<_> = (1..=6).map(|port| (port, host(&cluster, port))).collect();
+    let began = Instant::now();
+    while used(&cluster).contains(&3) {
+        for (port, host) in &hosts {
+            (0..100).for_each(|n| cluster.note(host, Outcome::Status(if *port == 3 && n % 2 == 0 { 500 } else { 200 })));
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "it is not ejected");
+    }
+    assert_eq!(used(&cluster), [1, 2, 4, 5, 6].into());
+}
+
+#[test]
+fn each_limit_holds_and_what_is_given_back_can_be_taken_again() {
+    let live = Arc::new(Live::default());
+    let cluster = cluster(&live, None, Limits { connections: 2, pending: 1, requests: 1 });
+    live.follow(&cluster, endpoints(&[1, 2]));
+    let (one, two) = (host(&cluster, 1), host(&cluster, 2));
+    for _ in 0..3 {
+        let _pending = cluster.pending().unwrap();
+        assert_eq!(cluster.pending().unwrap_err().reason, Reason::ClusterOverloaded);
+        let _request = cluster.under_way(&one).unwrap();
+        assert_eq!(cluster.under_way(&two).unwrap_err().reason, Reason::ClusterOverloaded);
+        assert_eq!((one.under_way(), two.under_way()), (1, 0));
+        let _first = cluster.another_connection(&one, false).unwrap();
+        let _second = cluster.another_connection(&one, false).unwrap();
+        assert!(cluster.another_connection(&one, false).is_none());
+        let _third = cluster.another_connection(&two, false).expect("each endpoint may have one");
+        assert!(cluster.another_connection(&two, false).is_none());
+        assert_eq!(cluster.connection(&two).unwrap_err().reason, Reason::ClusterOverloaded);
+        let shown = serde_json::to_string(&live).unwrap();
+        assert!(shown.contains(r#""connections":3,"pending":1,"requests":1"#), "{shown}");
+    }
+    assert_eq!(one.under_way(), 0);
+    let carried = cluster.connection(&one).unwrap();
+    assert_eq!(one.under_way(), 1);
+    drop(carried);
+    assert_eq!(one.under_way(), 0);
+    let shown = serde_json::to_string(&live).unwrap();
+    assert!(shown.contains(r#""connections":0,"pending":0,"requests":0"#), "{shown}");
+}
+
+#[tokio::test]
+async fn who_waits_is_told_when_a_connection_ends() {
+    let live = Arc::new(Live::default());
+    let cluster = cluster(&live, None, Limits { connections: 1, ..Limits::default() });
+    live.follow(&cluster, endpoints(&[1]));
+    let host = host(&cluster, 1);
+    let connection = cluster.another_connection(&host, false).unwrap();
+    let mut freed = pin!(live.slot());
+    assert!(!freed.as_mut().enable() && cluster.another_connection(&host, false).is_none());
+    drop(connection);
+    tokio::time::timeout(Duration::from_secs(30), freed).await.expect("nobody is told");
+    assert!(cluster.another_connection(&host, false).is_some());
+}

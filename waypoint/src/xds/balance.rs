@@ -1,0 +1,163 @@
+//! How a cluster's requests are spread over its endpoints, and which of them are ejected (`envoy.config.cluster.v3.OutlierDetection`).
+
+use std::{mem::take, time::Duration};
+
+use ambit_api::envoy::pb::{
+    envoy::config::cluster::v3::{
+        self as pb,
+        cluster::{CommonLbConfig, LbConfig, LbPolicy, common_lb_config::LocalityConfigSpecifier},
+    },
+    google::protobuf::{Duration as ProtoDuration, UInt32Value},
+};
+use ambit_model::balance::{Enforced, OutlierDetection, PANIC_THRESHOLD, Policy, Rules, SuccessRate};
+
+use super::read::{Compiled, Problem, Under, boolean, duration, finish, number};
+
+/// Envoy's default, and the fewest that it takes.
+const CHOICES: u32 = 2;
+
+/// What a cluster says of load balancing, but for what its kind of discovery says.
+pub fn rules(cluster: &mut pb::Cluster) -> Compiled<Rules> {
+    let policy = policy(take(&mut cluster.lb_policy), cluster.lb_config.take())?;
+    let common = cluster.common_lb_config.take().unwrap_or_default();
+    common_rules(common, policy).under("common_lb_config")
+}
+
+fn policy(policy: i32, config: Option<LbConfig>) -> Compiled<Policy> {
+    let policy = LbPolicy::try_from(policy).map_err(|_| Problem::new("lb_policy is not implemented"))?;
+    match (policy, config) {
+        (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config))) => {
+            finish(&config).under("round_robin_lb_config")?;
+            Ok(Policy::RoundRobin)
+        }
+        (LbPolicy::RoundRobin | LbPolicy::ClusterProvided, None) => Ok(Policy::RoundRobin),
+        (LbPolicy::Random, None) => Ok(Policy::Random),
+        (LbPolicy::LeastRequest, None) => Ok(Policy::LeastRequest { choices: CHOICES }),
+        (LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(mut config))) => {
+            let choices = number(config.choice_count.take()).unwrap_or(CHOICES);
+            finish(&config).under("least_request_lb_config")?;
+            if choices < CHOICES {
+                return Err(
+                    Problem::new(format!("choice_count: {choices} is less than {CHOICES}")).under("least_request_lb_config")
+                );
+            }
+            Ok(Policy::LeastRequest { choices })
+        }
+        (LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::LeastRequest | LbPolicy::ClusterProvided, Some(_)) => {
+            Err(Problem::new("lb_config of another lb_policy is not implemented"))
+        }
+        (other, _) => Err(Problem::new(format!("{} is not implemented", other.as_str_name())).under("lb_policy")),
+    }
+}
+
+fn common_rules(mut common: CommonLbConfig, policy: Policy) -> Compiled<Rules> {
+    let panic_threshold = match common.healthy_panic_threshold.take() {
+        None => PANIC_THRESHOLD,
+        Some(percent) if (0.0..=100.0).contains(&percent.value) => percent.value.round() as u32,
+        Some(percent) => return Err(Problem::new(format!("{} is no percentage", percent.value)).under("healthy_panic_threshold")),
+    };
+    let by_locality = match common.locality_config_specifier.take() {
+        None => false,
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
+            return Err(Problem::new("zone_aware_lb_config is not implemented"));
+        }
+    };
+    finish(&common)?;
+    Ok(Rules { policy, panic_threshold, by_locality })
+}
+
+/// Which endpoints are ejected.
+pub fn outliers(mut said: pb::OutlierDetection) -> Compiled<OutlierDetection> {
+    let or = OutlierDetection::default();
+    let server_errors = enforced(
+        (said.consecutive_5xx.take(), said.enforcing_consecutive_5xx.take()),
+        or.server_errors,
+        "enforcing_consecutive_5xx",
+    )?;
+    let gateway_failures = enforced(
+        (said.consecutive_gateway_failure.take(), said.enforcing_consecutive_gateway_failure.take()),
+        or.gateway_failures,
+        "enforcing_consecutive_gateway_failure",
+    )?;
+    let local_failures = enforced(
+        (said.consecutive_local_origin_failure.take(), said.enforcing_consecutive_local_origin_failure.take()),
+        or.local_failures,
+        "enforcing_consecutive_local_origin_failure",
+    )?;
+    let base_time = time(said.base_ejection_time.take(), or.base_time, "base_ejection_time")?;
+    // Envoy's default is no less than the least there is.
+    let max_time = time(said.max_ejection_time.take(), or.max_time.max(base_time), "max_ejection_time")?;
+    let rules = OutlierDetection {
+        server_errors,
+        gateway_failures,
+        local_failures,
+        split: take(&mut said.split_external_local_origin_errors),
+        success_rate: success_rate(&mut said, or.success_rate)?,
+        interval: time(said.interval.take(), or.interval, "interval")?,
+        base_time,
+        max_time,
+        max_jitter: said
+            .max_ejection_time_jitter
+            .take()
+            .map(duration)
+            .transpose()
+            .under("max_ejection_time_jitter")?
+            .unwrap_or_default(),
+        max_percent: percent(said.max_ejection_percent.take(), or.max_percent, "max_ejection_percent")?,
+        always_one: boolean(said.always_eject_one_host.take(), false),
+    };
+    // Endpoints are not probed, so that no probe brings one back.
+    said.successful_active_health_check_uneject_host = None;
+    if said.enforcing_failure_percentage.is_none_or(|percent| percent.value == 0)
+        && said.enforcing_failure_percentage_local_origin.is_none_or(|percent| percent.value == 0)
+    {
+        // It would only be counted.
+        said.enforcing_failure_percentage = None;
+        said.enforcing_failure_percentage_local_origin = None;
+        said.failure_percentage_threshold = None;
+        said.failure_percentage_minimum_hosts = None;
+        said.failure_percentage_request_volume = None;
+    }
+    finish(&said)?;
+    if max_time < base_time {
+        return Err(Problem::new("is less than base_ejection_time").under("max_ejection_time"));
+    }
+    Ok(rules)
+}
+
+fn success_rate(said: &mut pb::OutlierDetection, or: SuccessRate) -> Compiled<SuccessRate> {
+    Ok(SuccessRate {
+        enforcing: percent(said.enforcing_success_rate.take(), or.enforcing, "enforcing_success_rate")?,
+        enforcing_local: percent(
+            said.enforcing_local_origin_success_rate.take(),
+            or.enforcing_local,
+            "enforcing_local_origin_success_rate",
+        )?,
+        minimum_hosts: number(said.success_rate_minimum_hosts.take()).unwrap_or(or.minimum_hosts),
+        request_volume: number(said.success_rate_request_volume.take()).unwrap_or(or.request_volume),
+        stdev_factor: number(said.success_rate_stdev_factor.take()).unwrap_or(or.stdev_factor),
+    })
+}
+
+fn enforced((failures, enforcing): (Option<UInt32Value>, Option<UInt32Value>), or: Enforced, name: &str) -> Compiled<Enforced> {
+    Ok(Enforced { failures: number(failures).unwrap_or(or.failures), percent: percent(enforcing, or.percent, name)? })
+}
+
+fn percent(value: Option<UInt32Value>, or: u32, name: &str) -> Compiled<u32> {
+    match number(value).unwrap_or(or) {
+        percent @ 0..=100 => Ok(percent),
+        percent => Err(Problem::new(format!("{percent} is no percentage")).under(name)),
+    }
+}
+
+/// A length of time, which is not nothing.
+fn time(value: Option<ProtoDuration>, or: Duration, name: &str) -> Compiled<Duration> {
+    match value.map(duration).transpose().under(name)?.unwrap_or(or) {
+        time if time.is_zero() => Err(Problem::new("is nothing").under(name)),
+        time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+use ambit_api::envoy::pb::envoy::{config::core::v3::RuntimeDouble, r#type::v3::Percent};
+
+use super::*;
+
+fn check(change: impl FnOnce(&mut pb::Cluster), expected: Rules) {
+    let mut cluster = pb::Cluster::default();
+    change(&mut cluster);
+    assert_eq!(rules(&mut cluster).unwrap(), expected);
+    assert_eq!(cluster, pb::Cluster::default(), "nothing of it is left over");
+}
+
+fn check_rejected(change: impl FnOnce(&mut pb::Cluster), words: &str) {
+    let mut cluster = pb::Cluster::default();
+    change(&mut cluster);
+    let outliers = cluster.outlier_detection.take().map(outliers).transpose().map(|_| ());
+    let problem = rules(&mut cluster).map(|_| ()).and(outliers).unwrap_err().to_string();
+    assert!(problem.contains(words), "{words} is not in {problem}");
+}
+
+fn common(change: impl FnOnce(&mut CommonLbConfig)) -> Option<CommonLbConfig> {
+    let mut common = CommonLbConfig::default();
+    change(&mut common);
+    Some(common)
+}
+
+const fn value(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+fn seconds(seconds: i64) -> Option<ProtoDuration> {
+    Some(ProtoDuration { seconds, nanos: 0 })
+}
+
+#[test]
+fn each_policy_of_load_balancing_is_compiled() {
+    let with = |policy| Rules { policy, ..Rules::default() };
+    check(|_| {}, Rules { policy: Policy::RoundRobin, panic_threshold: 50, by_locality: false });
+    check(|c| c.lb_policy = LbPolicy::Random as i32, with(Policy::Random));
+    check(|c| c.lb_policy = LbPolicy::LeastRequest as i32, with(Policy::LeastRequest { choices: 2 }));
+    check(
+        |c| {
+            c.lb_policy = LbPolicy::LeastRequest as i32;
+            let config = pb::cluster::LeastRequestLbConfig { choice_count: value(5), ..Default::default() };
+            c.lb_config = Some(LbConfig::LeastRequestLbConfig(config));
+        },
+        with(Policy::LeastRequest { choices: 5 }),
+    );
+    check(
+        |c| {
+            c.common_lb_config = common(|common| {
+                common.healthy_panic_threshold = Some(Percent { value: 32.6 });
+                common.locality_config_specifier = Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default()));
+            });
+        },
+        Rules { policy: Policy::RoundRobin, panic_threshold: 33, by_locality: true },
+    );
+}
+
+#[test]
+fn what_is_not_implemented_of_load_balancing_is_rejected_by_name() {
+    let least = |config| Some(LbConfig::LeastRequestLbConfig(config));
+    let of_least = |change: fn(&mut pb::cluster::LeastRequestLbConfig)| {
+        move |c: &mut pb::Cluster| {
+            let mut config = Default::default();
+            change(&mut config);
+            (c.lb_policy, c.lb_config) = (LbPolicy::LeastRequest as i32, least(config));
+        }
+    };
+    check_rejected(|c| c.lb_policy = LbPolicy::RingHash as i32, "lb_policy: RING_HASH is not implemented");
+    check_rejected(|c| c.lb_policy = LbPolicy::Maglev as i32, "lb_policy: MAGLEV is not implemented");
+    check_rejected(|c| c.lb_config = least(Default::default()), "lb_config of another lb_policy is not implemented");
+    check_rejected(of_least(|config| config.choice_count = value(1)), "least_request_lb_config: choice_count: 1 is less than 2");
+    check_rejected(
+        of_least(|config| config.active_request_bias = Some(RuntimeDouble::default())),
+        "least_request_lb_config: active_request_bias is not implemented",
+    );
+    check_rejected(
+        |c| {
+            let config = pb::cluster::RoundRobinLbConfig { slow_start_config: Some(Default::default()) };
+            c.lb_config = Some(LbConfig::RoundRobinLbConfig(config));
+        },
+        "round_robin_lb_config: slow_start_config is not implemented",
+    );
+    let zones = || common(|c| c.locality_config_specifier = Some(LocalityConfigSpecifier::ZoneAwareLbConfig(Default::default())));
+    check_rejected(|c| c.common_lb_config = zones(), "common_lb_config: zone_aware_lb_config is not implemented");
+    let merged = || common(|c| c.update_merge_window = seconds(1));
+    check_rejected(|c| c.common_lb_config = merged(), "common_lb_config: update_merge_window is not implemented");
+    let many = || common(|c| c.healthy_panic_threshold = Some(Percent { value: 101.0 }));
+    check_rejected(|c| c.common_lb_config = many(), "healthy_panic_threshold: 101 is no percentage");
+}
+
+#[test]
+fn outlier_detection_has_the_defaults_of_envoy() {
+    assert_eq!(outliers(pb::OutlierDetection::default()).unwrap(), OutlierDetection::default());
+    let long = pb::OutlierDetection { base_ejection_time: seconds(400), ..Default::default() };
+    assert_eq!(outliers(long).unwrap().max_time, Duration::from_secs(400));
+    let said = pb::OutlierDetection {
+        consecutive_gateway_failure: value(7),
+        enforcing_consecutive_gateway_failure: value(100),
+        consecutive_5xx: value(0),
+        enforcing_success_rate: value(0),
+        max_ejection_percent: value(100),
+        always_eject_one_host: Some(Default::default()),
+        interval: seconds(1),
+        enforcing_failure_percentage: value(0),
+        ..Default::default()
+    };
+    let or = OutlierDetection::default();
+    let expected = OutlierDetection {
+        server_errors: Enforced { failures: 0, ..or.server_errors },
+        gateway_failures: Enforced { failures: 7, percent: 100 },
+        success_rate: SuccessRate { enforcing: 0, ..or.success_rate },
+        max_percent: 100,
+        interval: Duration::from_secs(1),
+        ..or
+    };
+    assert_eq!(outliers(said).unwrap(), expected);
+}
+
+#[test]
+fn what_is_not_implemented_of_outlier_detection_is_rejected_by_name() {
+    type Change = fn(&mut pb::OutlierDetection);
+    let cases: [(Change, &str); 7] = [
+        (|o| o.enforcing_failure_percentage = value(1), "enforcing_failure_percentage is not implemented"),
+        (|o| o.detect_degraded_hosts = Some(Default::default()), "detect_degraded_hosts is not implemented"),
+        (|o| o.monitors = vec![Default::default()], "monitors is not implemented"),
+        (|o| o.enforcing_consecutive_5xx = value(101), "enforcing_consecutive_5xx: 101 is no percentage"),
+        (|o| o.max_ejection_percent = value(200), "max_ejection_percent: 200 is no percentage"),
+        (|o| o.interval = seconds(0), "interval: is nothing"),
+        (|o| o.max_ejection_time = seconds(29), "max_ejection_time: is less than base_ejection_time"),
+    ];
+    for (change, words) in cases {
+        let mut said = pb::OutlierDetection::default();
+        change(&mut said);
+        check_rejected(|c| c.outlier_detection = Some(said), words);
+    }
+}
