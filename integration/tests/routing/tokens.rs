@@ -221,6 +221,10 @@ async fn places(client: &Client, issuer: &Signer, other: &Signer) -> anyhow::Res
         ("/first/open", vec![("x-later", own.as_str())], 401),
         ("/first/open", vec![("x-later", of_later.as_str())], 401),
         ("/first/any", vec![("authorization", bearer.as_str()), ("x-token", prefixed.as_str())], 200),
+        // One that is good does not stand for one that is not.
+        ("/first/any", vec![("authorization", bearer.as_str()), ("x-token", "JWT x")], 401),
+        ("/first/any", vec![("authorization", "Bearer x"), ("x-token", prefixed.as_str())], 401),
+        ("/first/any", vec![("authorization", bearer.as_str()), ("x-later", "x")], 401),
     ] {
         let answer = ask(client, path, &headers).await?;
         ensure!(answer.status == status, "{path} {headers:?}: {}", answer.status);

@@ -86,15 +86,18 @@ fn name_if_any<S: Serializer>(name: &Option<HeaderName>, serializer: S) -> Resul
 impl JwtAuthentication {
     /// Looks at the tokens of a request at `now`, in seconds since 1970.
     ///
-    /// Headers in which a service is told of tokens are taken out of every request, for clients could write anything there.
+    /// Headers in which a service is told of tokens, and those it may take for them, are taken out of every request, for clients could write
+    /// anything there.
     ///
     /// # Errors
     /// With what was wrong about the last token that was looked at. All tokens that a provider looks for must hold: a service may take
     /// another than the one that did.
     pub fn decide(&self, request: &RequestView<'_>, now: u64) -> Result<Verified, NotBelieved<'_>> {
         let mut verified = Verified::default();
-        for header in self.providers.iter().flat_map(Provider::told_in).filter(|name| request.headers.contains_key(*name)) {
-            verified.remove(header);
+        for told in self.providers.iter().flat_map(Provider::told_in) {
+            for name in request.headers.keys().filter(|name| alike(name, told)) {
+                verified.remove(name);
+            }
         }
         if !(self.bypass_preflight && is_preflight(request)) {
             verified.join(self.meet(&self.requirement, request, now)?);
@@ -158,6 +161,12 @@ impl JwtAuthentication {
         }
         if found == 0 { Err(unknown(Why::Missing)) } else { Ok(verified) }
     }
+}
+
+/// Whether a service may take one header for the other: there are those that tell no `_` from a `-` (CGI, RFC 3875, section 4.1.18).
+fn alike(one: &HeaderName, other: &HeaderName) -> bool {
+    let (one, other) = (one.as_str().as_bytes(), other.as_str().as_bytes());
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| a == b || matches!((a, b), (b'_', b'-') | (b'-', b'_')))
 }
 
 /// Cross-origin requests of a browser are preceded by one that says what is to be asked (Fetch, section 3.2.2).

@@ -18,7 +18,7 @@ pub use token::MAX_TOKEN_BYTES;
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
 
 use crate::route::RequestView;
@@ -159,6 +159,9 @@ impl Verified {
         for name in &self.removed {
             headers.remove(name);
         }
+        if headers.contains_key(header::CONNECTION) {
+            keep(&self.added, &mut headers);
+        }
         for (name, value) in &self.added {
             headers.append(name, value.clone());
         }
@@ -193,5 +196,23 @@ impl Verified {
         }
         self.added.extend(other.added);
         self.parameters.extend(other.parameters);
+    }
+}
+
+/// Takes the names of what is told out of `Connection`: a client that writes them there wants it taken away again on the way to the service
+/// (RFC 9110, section 7.6.1).
+fn keep(told: &[(HeaderName, HeaderValue)], headers: &mut HeaderMap) {
+    let is_told = |name: &&str| told.iter().any(|(told, _)| told.as_str().eq_ignore_ascii_case(name));
+    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    let (of_told, others): (Vec<&str>, Vec<&str>) = lines.flat_map(|line| line.split(',')).map(str::trim).partition(is_told);
+    if of_told.is_empty() {
+        return;
+    }
+    let others = HeaderValue::from_str(&others.join(", "));
+    headers.remove(header::CONNECTION);
+    if let Ok(others) = others
+        && !others.is_empty()
+    {
+        headers.insert(header::CONNECTION, others);
     }
 }

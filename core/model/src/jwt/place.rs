@@ -35,22 +35,21 @@ impl Place {
         vec![Self::Header(header::AUTHORIZATION, "Bearer ".to_owned()), Self::Parameter("access_token".to_owned())]
     }
 
-    /// What is there: of a header all values, of a parameter and a cookie the first.
+    /// All that is there, for a service may take another than the first.
     pub(super) fn tokens<'a>(&self, request: &RequestView<'a>) -> Vec<Cow<'a, str>> {
         match self {
             Self::Header(name, prefix) => {
                 let values = request.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
                 values.filter_map(|value| behind(prefix, value)).collect()
             }
-            Self::Parameter(wanted) => parameters(request.path_and_query)
-                .find(|(_, name, _)| name == wanted)
-                .map(|(.., value)| value)
-                .into_iter()
-                .collect(),
+            Self::Parameter(wanted) => {
+                let found = parameters(request.path_and_query).filter(|(_, name, _)| name == wanted);
+                found.map(|(.., value)| value).collect()
+            }
             Self::Cookie(wanted) => {
                 let lines = request.headers.get_all(header::COOKIE).iter();
-                let found = lines.map(|line| String::from_utf8_lossy(line.as_bytes())).find_map(|line| cookie(&line, wanted));
-                found.map(Cow::Owned).into_iter().collect()
+                let lines = lines.map(|line| String::from_utf8_lossy(line.as_bytes()));
+                lines.flat_map(|line| cookies(&line, wanted)).map(Cow::Owned).collect()
             }
         }
     }
@@ -71,13 +70,12 @@ fn behind<'a>(prefix: &str, value: Cow<'a, str>) -> Option<Cow<'a, str>> {
     Some(if token.is_empty() { value } else { Cow::Owned(token) })
 }
 
-/// The value of a cookie in one header.
-fn cookie(line: &str, wanted: &str) -> Option<String> {
-    let mut pairs = line.split(';').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.find(|(name, _)| name.trim() == wanted)?;
-    let value = value.trim();
-    let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-    Some(bare.unwrap_or(value).to_owned())
+/// The values of a cookie in one header.
+fn cookies(line: &str, wanted: &str) -> Vec<String> {
+    let pairs = line.split(';').filter_map(|pair| pair.split_once('='));
+    let values = pairs.filter(|(name, _)| name.trim() == wanted).map(|(_, value)| value.trim());
+    let bare = |value: &str| value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value).to_owned();
+    values.map(bare).collect()
 }
 
 /// The parameters of the query: each as it is written, and its name and value decoded.

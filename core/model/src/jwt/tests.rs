@@ -29,16 +29,11 @@ fn provider(name: &str, issuer: &str, keys: &str) -> Provider {
     }
 }
 
-/// As the control plane asks for it: each provider, or all of them with none.
+/// As the control plane asks for it, of providers that look at the same places: a token of any, or none.
 fn asking(providers: Vec<Provider>) -> JwtAuthentication {
-    let each = |one: usize| Requirement::Any(vec![Requirement::Provider(one), Requirement::AllowMissing(vec![one])]);
-    let requirement = match providers.len() {
-        1 => each(0),
-        several => {
-            let all = Requirement::All((0..several).map(each).collect());
-            Requirement::Any((0..several).map(Requirement::Provider).chain([all]).collect())
-        }
-    };
+    let all: Vec<usize> = (0..providers.len()).collect();
+    let of = all.iter().copied().map(Requirement::Provider);
+    let requirement = Requirement::Any(of.chain([Requirement::AllowMissing(all.clone())]).collect());
     JwtAuthentication { providers, requirement, bypass_preflight: true }
 }
 
@@ -226,13 +221,39 @@ fn a_token_is_of_one_provider_and_not_verified_with_the_keys_of_another() {
     for (signer, issuer, expected) in [
         (&one, "i1", Ok(())),
         (&two, "i2", Ok(())),
-        // Both look at the same place, and the first does not know who made it.
-        (&one, "i2", Err(Why::Issuer)),
+        // Both look at the same place.
+        (&one, "i2", Err(Why::Signature)),
         (&two, "i1", Err(Why::Signature)),
         (&one, "i3", Err(Why::Issuer)),
     ] {
         let token = signer.token(&with(json!({ "iss": issuer })));
         assert_eq!(bearing(&authentication, &token).map(drop), expected, "{issuer}");
+    }
+}
+
+#[test]
+fn one_good_token_does_not_stand_for_another_that_another_provider_looks_for() {
+    let (one, two) = (Signer::p256(), Signer::p256());
+    let places = vec![Place::Header(HeaderName::from_static("x-two"), String::new())];
+    let other = Provider { places, ..provider("two", "i2", &two.jwks()) };
+    let mut authentication = asking(vec![provider("one", "i1", &one.jwks()), other]);
+    let each = |one: usize| Requirement::Any(vec![Requirement::Provider(one), Requirement::AllowMissing(vec![one])]);
+    authentication.requirement = Requirement::All(vec![each(0), each(1)]);
+    let bearer = |signer: &Signer| format!("Bearer {}", signer.token(&with(json!({ "iss": "i1" }))));
+    let (good, bad) = (bearer(&one), bearer(&two));
+    let [good_two, bad_two] = [&two, &one].map(|signer| signer.token(&with(json!({ "iss": "i2" }))));
+    for (first, second, expected) in [
+        (None, None, Ok(())),
+        (Some(&good), None, Ok(())),
+        (None, Some(&good_two), Ok(())),
+        (Some(&good), Some(&good_two), Ok(())),
+        (Some(&good), Some(&bad_two), Err(Why::Signature)),
+        (Some(&bad), Some(&good_two), Err(Why::Signature)),
+        (None, Some(&bad_two), Err(Why::Signature)),
+    ] {
+        let pairs = [first.map(|value| ("authorization", value.as_str())), second.map(|value| ("x-two", value.as_str()))];
+        let pairs: Vec<_> = pairs.into_iter().flatten().collect();
+        assert_eq!(decide(&authentication, "/", &pairs).map(drop), expected, "{pairs:?}");
     }
 }
 

@@ -43,6 +43,10 @@ fn tokens_are_found_where_the_provider_says_and_nowhere_else() {
         // All of them must hold.
         (&authentication, "/?t=x", vec![("x-bare", token.clone())], Some(false)),
         (&authentication, &format!("/?t={token}"), vec![("x-bare", "x".into())], Some(false)),
+        (&authentication, &format!("/?t={token}&t=x"), vec![], Some(false)),
+        (&authentication, &format!("/?t=x&%74={token}"), vec![], Some(false)),
+        (&authentication, "/", vec![("cookie", format!("session={token}; session=x"))], Some(false)),
+        (&authentication, "/", vec![("cookie", format!("session={token}")), ("cookie", "session=x".into())], Some(false)),
         (&usual, "/", vec![("authorization", format!("Bearer {token}")), ("authorization", "Bearer x".into())], Some(false)),
         (&usual, "/", vec![("authorization", "Bearer x".into()), ("authorization", format!("Bearer {token}"))], Some(false)),
     ] {
@@ -136,6 +140,27 @@ fn the_service_is_told_what_the_provider_says_and_a_client_cannot_tell_it() {
         (changed.path_and_query.as_str(), changed.headers["authorization"].to_str().unwrap()),
         (path.as_str(), value.as_str())
     );
+}
+
+#[test]
+fn a_client_neither_takes_away_nor_imitates_what_the_service_is_told() {
+    let signer = Signer::p256();
+    let told = ClaimHeader { header: HeaderName::from_static("x-sub"), claim: "sub".into() };
+    let provider = Provider { claim_headers: vec![told], ..provider("p", ISSUER, &signer.jwks()) };
+    let authentication = asking(vec![provider]);
+    let value = format!("Bearer {}", signer.token(&claims()));
+    for (connection, expected) in [("close, X-Sub , x-other", Some("close, x-other")), ("x-sub", None), ("Close", Some("Close"))]
+    {
+        let asked = headers(&[("authorization", &value), ("connection", connection), ("x_sub", "root"), ("x_other", "1")]);
+        let request = view("GET", "/", &asked);
+        let changed = authentication.decide(&request, NOW).unwrap().changed(&request).unwrap();
+        let left = headers(&[("x_other", "1"), ("x-sub", "ann")]);
+        let connection = changed.headers.get("connection").map(|value| value.to_str().unwrap());
+        assert_eq!(connection, expected);
+        let mut changed = changed.headers;
+        changed.remove("connection");
+        assert_eq!(changed, left);
+    }
 }
 
 #[test]

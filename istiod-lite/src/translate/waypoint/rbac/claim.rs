@@ -28,11 +28,13 @@ pub fn is(claim: &[&str], value: &str) -> Option<Term<Identifier>> {
     Some(Term::Is(of_payload(claim, ValueMatcher { match_pattern: Some(value_matcher::MatchPattern::OrMatch(either)) })))
 }
 
-/// `ISSUER/SUBJECT`, with a star at either end or alone. The last slash is the one between them, as an issuer is a URL.
+/// `ISSUER/SUBJECT`, with a star at either end or alone, or one at the beginning and one for the subject. The last slash is the one between
+/// them, as an issuer is a URL.
 pub fn principal(value: &str) -> Option<Term<Identifier>> {
     let (exactly, anything) = (|text: &str| MatchPattern::Exact(text.into()), || wanted("*"));
     let (issuer, subject) = match (value.rsplit_once('/'), value.strip_prefix('*'), value.strip_suffix('*')) {
         (None, Some(""), _) => (anything(), anything()),
+        (Some((issuer, "*")), Some(_), _) => (wanted(issuer), anything()),
         (Some((issuer, subject)), Some(_), _) => (wanted(issuer), exactly(subject)),
         (None, Some(end), _) => (anything(), MatchPattern::Suffix(end.into())),
         (Some((issuer, "*")), None, Some(_)) => (exactly(issuer), anything()),

@@ -56,6 +56,8 @@ fn a_request_principal_is_an_issuer_and_a_subject_with_a_star_at_either_end() {
         ("https://i.example/an*", "payload.iss=https://i.example payload.sub=an…"),
         ("*/ann", "payload.iss=/.+/ payload.sub=ann"),
         ("*.example/ann", "payload.iss=….example payload.sub=ann"),
+        ("*/*", "payload.iss=/.+/ payload.sub=/.+/"),
+        ("*.example/*", "payload.iss=….example payload.sub=/.+/"),
         ("*ann", "payload.iss=/.+/ payload.sub=…ann"),
         ("i*", "payload.iss=i… payload.sub=/.+/"),
         ("i/", "payload.iss=i payload.sub="),

@@ -1,7 +1,7 @@
 //! RequestAuthentications. Their rules become providers of Envoy's filter for tokens: a request without a token passes, one with a token
 //! that no rule believes is refused. A rule whose keys are not known becomes a provider without any, which believes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ambit_api::envoy::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
@@ -26,25 +26,27 @@ const LISTS: [&str; 2] = ["scope", "permission"];
 /// Adds to what is asked of requests what these ask for.
 pub fn verify(policies: &[&Arc<RequestAuthentication>], enforcement: &mut Enforcement) {
     let mut providers = BTreeMap::new();
-    let mut names = Vec::new();
+    let mut groups = Vec::new();
     for policy in policies {
         if policy.stand_in {
             refuse(policy, enforcement);
         }
         for (index, rule) in policy.spec.jwt_rules.iter().enumerate() {
             let name = format!("{}-rule[{index}]", key(policy));
+            let provider = provider(rule);
+            let places = places(&provider);
             // One that targets both a service and its waypoint is there twice.
-            if providers.insert(name.clone(), provider(rule)).is_none() {
-                names.push(name);
+            if providers.insert(name.clone(), provider).is_none() {
+                groups = joined(groups, (places, vec![name]));
             }
         }
     }
-    if names.is_empty() {
+    if groups.is_empty() {
         return;
     }
     let everything = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
-    let rule =
-        RequirementRule { r#match: Some(everything), requirement_type: Some(RequirementType::Requires(requirement(&names))) };
+    let requirement_type = Some(RequirementType::Requires(requirement(&groups)));
+    let rule = RequirementRule { r#match: Some(everything), requirement_type };
     enforcement.tokens = Some(JwtAuthentication { providers, rules: vec![rule], bypass_cors_preflight: true });
 }
 
@@ -103,16 +105,46 @@ fn provider(rule: &JwtRule) -> JwtProvider {
     }
 }
 
-/// A token of one of the providers where it looks for them; where several look at the same places, of any of these; or none at all.
-fn requirement(names: &[String]) -> JwtRequirement {
-    let this = |requires_type| JwtRequirement { requires_type: Some(requires_type) };
-    let any = |requirements| this(RequiresType::RequiresAny(JwtRequirementOrList { requirements }));
-    let of = |name: &String| this(RequiresType::ProviderName(name.clone()));
-    let missing = || this(RequiresType::AllowMissing(Default::default()));
-    let or_none = |name: &String| any(vec![of(name), missing()]);
-    if let [only] = names {
-        return or_none(only);
+/// A place in a request: a header, a parameter of the query or a cookie, by its name.
+type Place = (&'static str, String);
+/// Providers that look for tokens in places which they share, by their names.
+type Group = (BTreeSet<Place>, Vec<String>);
+
+/// Where a provider looks for tokens.
+fn places(provider: &JwtProvider) -> BTreeSet<Place> {
+    let headers = provider.from_headers.iter().map(|from| ("header", from.name.clone()));
+    let parameters = provider.from_params.iter().map(|name| ("parameter", name.clone()));
+    let cookies = provider.from_cookies.iter().map(|name| ("cookie", name.clone()));
+    let said: BTreeSet<Place> = headers.chain(parameters).chain(cookies).collect();
+    match said.is_empty() {
+        true => [("header", "authorization".to_owned()), ("parameter", "access_token".to_owned())].into(),
+        false => said,
     }
-    let all = JwtRequirementAndList { requirements: names.iter().map(or_none).collect() };
-    any(names.iter().map(of).chain([this(RequiresType::RequiresAll(all))]).collect())
+}
+
+/// With one more, which is joined with those that it shares a place with.
+fn joined(groups: Vec<Group>, one: Group) -> Vec<Group> {
+    let (sharing, mut others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(places, _)| !places.is_disjoint(&one.0));
+    let mut all = Group::default();
+    for (places, names) in sharing.into_iter().chain([one]) {
+        all.0.extend(places);
+        all.1.extend(names);
+    }
+    others.push(all);
+    others
+}
+
+/// Of the providers that look at the same places a token of any, or none at all; and so wherever any looks. One good token is not enough
+/// where there is another for which other providers look.
+fn requirement(groups: &[Group]) -> JwtRequirement {
+    let this = |requires_type| JwtRequirement { requires_type: Some(requires_type) };
+    let of_each = |(_, names): &Group| {
+        let of = names.iter().map(|name| this(RequiresType::ProviderName(name.clone())));
+        let requirements = of.chain([this(RequiresType::AllowMissing(Default::default()))]).collect();
+        this(RequiresType::RequiresAny(JwtRequirementOrList { requirements }))
+    };
+    if let [only] = groups {
+        return of_each(only);
+    }
+    this(RequiresType::RequiresAll(JwtRequirementAndList { requirements: groups.iter().map(of_each).collect() }))
 }

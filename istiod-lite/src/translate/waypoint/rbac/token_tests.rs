@@ -68,11 +68,41 @@ fn each_rule_is_a_provider_and_no_token_is_needed() {
     assert!(one.bypass_cors_preflight);
     assert_eq!(required(&one), "any(rule[0] none)");
     let two = asked(&[policy(&format!("{}, {}", rule("i", &[KEY]), rule("j", &[KEY])))]).tokens.unwrap();
-    assert_eq!(required(&two), "any(rule[0] rule[1] all(any(rule[0] none) any(rule[1] none)))");
+    assert_eq!(required(&two), "any(rule[0] rule[1] none)");
     // One that is there twice, for the service and for its waypoint, is asked for once.
     let twice = asked(&[policy(&rule("i", &[KEY])), policy(&rule("i", &[KEY]))]).tokens.unwrap();
     assert_eq!(twice, one);
     assert_eq!(asked(&[policy("")]), Enforcement::default());
+}
+
+#[test]
+fn a_good_token_does_not_stand_for_another_that_other_rules_look_for() {
+    for (rules, expected) in [
+        (&["", r#""fromHeaders": [{"name": "x"}]"#][..], "all(any(rule[0] none) any(rule[1] none))"),
+        // A header is one, whatever is before its token.
+        (
+            &[r#""fromHeaders": [{"name": "X", "prefix": "a "}]"#, r#""fromHeaders": [{"name": "x"}]"#],
+            "any(rule[0] rule[1] none)",
+        ),
+        (&["", r#""fromParams": ["access_token"]"#], "any(rule[0] rule[1] none)"),
+        (&[r#""fromParams": ["t"]"#, r#""fromCookies": ["t"]"#], "all(any(rule[0] none) any(rule[1] none))"),
+        // The third looks where each of the others does.
+        (
+            &[r#""fromParams": ["t"]"#, r#""fromCookies": ["t"]"#, r#""fromParams": ["t"], "fromCookies": ["t"]"#],
+            "any(rule[0] rule[1] rule[2] none)",
+        ),
+        (
+            &[r#""fromParams": ["t"]"#, r#""fromCookies": ["t"]"#, r#""fromParams": ["t"]"#],
+            "all(any(rule[1] none) any(rule[0] rule[2] none))",
+        ),
+    ] {
+        let rule = |places: &&str| match *places {
+            "" => r#"{"issuer": "i"}"#.to_owned(),
+            places => format!(r#"{{"issuer": "i", {places}}}"#),
+        };
+        let rules: Vec<String> = rules.iter().map(rule).collect();
+        assert_eq!(required(&asked(&[policy(&rules.join(", "))]).tokens.unwrap()), expected, "{rules:?}");
+    }
 }
 
 #[test]
