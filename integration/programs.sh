@@ -18,6 +18,8 @@ build() { # NAME PACKAGE TOOLCHAIN MINUTES GO
     flock 9
     version=$(find "integration/$name" -name 'go.*' -o -name '*.go' | LC_ALL=C sort | xargs cat | sha256sum | cut -c -16)
     if [ "$(cat "$tools/$name-version" 2>/dev/null)" = "$version" ] && [ -x "$tools/bin/$name" ]; then return; fi
+    # An older one would be tested in its place if this one cannot be built.
+    rm -f "$tools/bin/$name" "$tools/$name-version"
     (cd "integration/$name" && GOTOOLCHAIN=$toolchain GOWORK=off GOFLAGS='' CGO_ENABLED=0 timeout --foreground --kill-after=60 "$((minutes * 60))" \
         go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$tools/bin/$name" "$package" 9>&-) ||
         fail "$name cannot be built, or not within $minutes minutes: that needs Go $go or later and the Go module index"

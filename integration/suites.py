@@ -76,6 +76,10 @@ SLOWEST = 20
 TOLD = 80
 
 
+# The test programs that run now.
+RUNNING = set()
+
+
 class Suite:
     """A test program, and what it said."""
 
@@ -113,6 +117,7 @@ class Suite:
             start_new_session=True,
             preexec_fn=(lambda: stand_back(niceness)) if niceness else None,
         )
+        RUNNING.add(process)
         timer = threading.Timer(PATIENCE, end, [process])
         timer.daemon = True
         timer.start()
@@ -129,6 +134,7 @@ class Suite:
             timer.cancel()
             if process.poll() is None:
                 end(process)
+            RUNNING.discard(process)
         self.output, self.seconds = "".join(lines), time.monotonic() - began
 
     def counts(self):
@@ -153,6 +159,13 @@ def end(process):
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def end_all(number, _frame):
+    """Ends with all that runs: each suite is in a session of its own, which no signal to this program reaches."""
+    for process in list(RUNNING):
+        end(process)
+    os._exit(128 + number)
 
 
 def built(path):
@@ -232,6 +245,8 @@ def run_together(suites):
 
 
 def main():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end_all)
     alone, together, alone_on_kubernetes, random = split(built(sys.argv[1]))
     suites = alone + together + alone_on_kubernetes + random
     if not suites:

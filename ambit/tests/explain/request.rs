@@ -116,7 +116,7 @@ fn an_endpoint_that_refuses_the_waypoint_refuses_the_request() {
     let (code, told) = demo.json("shop/api-1", &["GET", BILLING]);
     assert_eq!((code, &told["verdict"]), (2, &"unknown".into()), "one of two versions refuses: {told:#}");
     let (code, told) = demo.json("shop/api-1", &["GET", "http://billing-v1.billing:8080/"]);
-    assert_eq!((code, &told["reason"]), (1, &"policy_denied_explicit".into()), "{told:#}");
+    assert_eq!((code, &told["reason"], &told["status"]), (1, &"policy_denied_explicit".into(), &503.into()), "{told:#}");
 }
 
 #[test]

@@ -79,7 +79,10 @@ impl Explanation {
         step = step.because(words::limit(forwarding.timeout));
         step = step.because(match &forwarding.retry {
             Some(policy) => words::retries(policy),
-            None => "it is not sent again after a failure, but to another endpoint while none has seen it".to_owned(),
+            None => {
+                "no policy sends it again: only if no endpoint has looked at it, or once if it has no body and may arrive twice"
+                    .to_owned()
+            }
         });
         let upgrade = select::upgrade(http, view.headers);
         if let Ok(Some(upgrade)) = &upgrade {

@@ -24,6 +24,7 @@ use ambit_model::{
 };
 use http::{StatusCode, Version};
 use serde::Serialize;
+use tracing::dispatcher::{Dispatch, with_default};
 
 use crate::{
     authz,
@@ -81,8 +82,8 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Explanation {
         clusters: Vec::new(),
         steps: Vec::new(),
     };
-    // What ends it has said so.
-    let _ended = told.walk(snapshot, question);
+    // What ends it has said so. Nothing is logged: a dry run would tell of a request that nobody has made.
+    let _ended = with_default(&Dispatch::none(), || told.walk(snapshot, question));
     told
 }
 
@@ -219,16 +220,17 @@ impl Explanation {
         let decided = select::route(snapshot, tunnel, chain, http, view);
         let by_policy = |refusal: &Refusal| !matches!(refusal.reason, Reason::RouteNotFound | Reason::ConfigurationInvalid);
         let denied = decided.as_ref().err().is_some_and(|(_, refusal)| by_policy(refusal));
-        let mut said = policies::told(&chain.rbac, &authz::subject(tunnel, None, None));
-        // A token that is not believed refuses the request before rules on requests are asked.
-        let tokens = select::tokens(http, &view).ok();
-        if let Some(Tokens { verified, changed }) = &tokens {
+        let connection = authz::subject(tunnel, None, None);
+        let mut said = policies::told(&chain.rbac, &connection);
+        // What refuses comes before what is not asked any more: rules on the connection, then tokens, then rules on requests.
+        let tokens = policies::let_pass(&chain.rbac, &connection).then(|| select::tokens(http, &view));
+        if let Some(Ok(Tokens { verified, changed })) = &tokens {
             let seen = select::seen(view, changed.as_ref());
             let metadata = verified.as_ref().and_then(Verified::metadata);
             said.extend(policies::told(&http.rbac, &authz::subject(tunnel, Some(seen), metadata)));
         }
         let says = match (denied, said.is_empty()) {
-            (true, _) if tokens.is_none() => "its token is not believed",
+            (true, _) if matches!(tokens, Some(Err(_))) => "its token is not believed",
             (true, _) => "policies refuse it",
             (false, true) => "no policy holds here",
             (false, false) => "policies let it pass",

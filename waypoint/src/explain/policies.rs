@@ -49,6 +49,11 @@ pub(super) fn told(filters: &[RbacFilter], subject: &Subject<'_>) -> Vec<PolicyS
     said
 }
 
+/// Whether none of `filters` refuses `subject`.
+pub(super) fn let_pass(filters: &[RbacFilter], subject: &Subject<'_>) -> bool {
+    filters.iter().filter_map(|filter| filter.rules.as_ref()).all(|rules| authz::ask(rules, subject).is_ok())
+}
+
 fn of(rules: &Rbac, subject: &Subject<'_>, dry_run: bool) -> Vec<PolicySaid> {
     let mut decided = false;
     let said = rulings(rules, subject).into_iter().map(|said| {

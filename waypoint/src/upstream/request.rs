@@ -143,6 +143,9 @@ impl Streaming {
                 self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
             }
             self.keeping.take_if(|keeping| !keeping.add(frame));
+        } else if frame.is_some() {
+            // What broke off has no rest: asked once more, it would seem to have ended there.
+            self.keeping = None;
         }
         // A body whose length is known may not be read beyond its last byte.
         if frame.is_none() || self.inner.is_end_stream() {
@@ -150,7 +153,7 @@ impl Streaming {
                 phase.complete();
             }
             self.arriving = None;
-            if let Some(keeping) = self.keeping.take().filter(|_| !matches!(frame, Some(Err(_)))) {
+            if let Some(keeping) = self.keeping.take() {
                 keeping.complete();
             }
         }

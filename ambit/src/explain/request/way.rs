@@ -80,7 +80,7 @@ impl Way {
     /// Whether the proxies of the endpoints let the waypoint in. What they refuse the waypoint answers with 503.
     pub(super) fn beyond(&mut self, world: &World, pod: &str) {
         let Some(decided) = self.decided.take() else { return };
-        let (mut let_in, mut refused) = (0, 0);
+        let (mut let_in, mut refused, mut in_part) = (0, 0, 0);
         for cluster in list(&decided["clusters"]).filter(|cluster| cluster["verdict"] == "allowed") {
             let usable =
                 list(&cluster["endpoints"]).filter(|endpoint| endpoint["usable"] == true && !endpoint["identity"].is_null());
@@ -91,20 +91,24 @@ impl Way {
             let_in += usize::from(refusing.is_none());
             // One that lets the waypoint in says what there is to say.
             if let Some(step) = steps.get(refusing.unwrap_or(0)) {
-                let others = steps.iter().filter(|other| other.refusal.is_some()).count();
+                let refusals = steps.iter().filter(|other| other.refusal.is_some()).count();
                 let mut step = step.clone();
-                if refusing.is_some() && others < steps.len() {
+                in_part += usize::from(refusing.is_some() && refusals < steps.len());
+                // Where none refuses, what is not known of one says so itself.
+                if (1..steps.len()).contains(&refusals) {
                     (step.refusal, step.doubt) =
-                        (None, Some(format!("{others} of {} endpoints refuse the waypoint", steps.len())));
+                        (None, Some(format!("{refusals} of {} endpoints refuse the waypoint", steps.len())));
                 }
                 self.steps.extend(serde_json::to_value(step).ok());
             }
         }
         if refused > 0 && self.verdict == "allowed" {
             let ended = Self::ending(None, self.steps.clone());
-            let all = let_in == 0;
+            let all = let_in + in_part == 0;
             self.verdict = if all { ended.verdict } else { "unknown".to_owned() };
             (self.reason, self.policy) = if all { (ended.reason, ended.policy) } else { (None, None) };
+            // Of a connection that is carried byte by byte there is no answer.
+            self.status = (all && decided["route"].is_string()).then_some(503);
         }
         self.decided = Some(decided);
     }

@@ -96,11 +96,12 @@ fn joined(parts: Vec<Differs>) -> Differs {
     let mut parts = parts.into_iter();
     let Some(mut first) = parts.next() else { return nothing() };
     for part in parts {
-        if part.field == first.field && part.seen == first.seen {
-            first.wanted = format!("{} or {}", first.wanted, part.wanted);
-        } else {
-            first.wanted = format!("{} or the {} {}", first.wanted, part.field, part.wanted);
+        // In place: a rule may have thousands of parts.
+        first.wanted.push_str(" or ");
+        if part.field != first.field || part.seen != first.seen {
+            first.wanted.extend(["the ", part.field.as_str(), " "]);
         }
+        first.wanted.push_str(&part.wanted);
     }
     first
 }
