@@ -65,7 +65,7 @@ install_flagger() {
 
 install_prometheus() { # Debian's, without its service
     [ -x "$tools/bin/prometheus" ] && return
-    local system
+    local system download=(apt-get download -qq -o APT::Sandbox::User=root prometheus) # the user _apt cannot write into a directory of root
     if system=$(command -v prometheus); then
         ln -s "$system" "$tools/bin/prometheus"
         return
@@ -73,7 +73,7 @@ install_prometheus() { # Debian's, without its service
     command -v apt-get >/dev/null || fail "please install Prometheus, and put it into PATH"
     rm -rf "$kinds/prometheus"
     mkdir "$kinds/prometheus"
-    (cd "$kinds/prometheus" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg-deb -x prometheus_*.deb .) ||
+    (cd "$kinds/prometheus" && { "${download[@]}" || { apt-get update -qq && "${download[@]}"; }; } && dpkg-deb -x prometheus_*.deb .) ||
         fail "Prometheus cannot be had from the packages of this system: install it, and put it into PATH"
     cp "$kinds/prometheus/usr/bin/prometheus" "$tools/bin/prometheus"
     rm -rf "$kinds/prometheus"

@@ -50,7 +50,7 @@ pub struct RequestArgs {
     /// The method, as GET
     #[arg(value_name = "METHOD")]
     pub method: String,
-    /// What it asks for: http://HOST[:PORT]/PATH, with the service as the pod would write it
+    /// What it asks for: `http://HOST[:PORT]/PATH`, with the service as the pod would write it
     #[arg(value_name = "URL")]
     pub url: String,
     /// A header of the request; `host` takes the place of the URL's

@@ -20,9 +20,9 @@ use crate::user::{PATIENCE, PAUSE, User};
 /// Where pods take tunnels.
 const HBONE: u16 = 15008;
 
-/// A pod of which nothing is there before the renewal.
+/// A pod of an identity that its node has no certificate for before the renewal.
 const LATE: &str = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "late", "namespace": "shop", "labels": {"app": "orders"}}, "spec": {
-    "nodeName": "node-2", "containers": [{"name": "orders", "image": "ghcr.io/ambit-mesh/ambit:0.1.0",
+    "nodeName": "node-2", "serviceAccountName": "late", "containers": [{"name": "orders", "image": "ghcr.io/ambit-mesh/ambit:0.1.0",
         "command": ["ambit", "demo", "billing", "--name", "orders", "--downstream", "storage=http://storage.data:8080"],
         "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}]}}"#;
 

@@ -103,7 +103,7 @@ async fn send(proxy: &Proxy, candidates: &Candidates, head: Request<()>, kept: K
     drop(kept);
     let mut request: Request<RequestBody> = head.map(|()| body);
     let cluster = &candidates.cluster;
-    let mut checkout = proxy.http.checkout(proxy, cluster, to, http2, false).await?;
+    let mut checkout = proxy.http.checkout(proxy, cluster, to, http2, false, || {}).await?;
     let mut again = true;
     let sent = loop {
         match proxy.http.send(&to.to, checkout, request).await {
@@ -115,7 +115,7 @@ async fn send(proxy: &Proxy, candidates: &Candidates, head: Request<()>, kept: K
             },
         }
         again = false;
-        checkout = proxy.http.checkout(proxy, cluster, to, http2, true).await?;
+        checkout = proxy.http.checkout(proxy, cluster, to, http2, true, || {}).await?;
     };
     let mut body = sent.response.into_body();
     let mut left = READ;

@@ -85,7 +85,13 @@ impl<'a> Sender<'a> {
         let proxy = self.proxy;
         let http = &proxy.http;
         loop {
-            let checkout = match http.checkout(proxy, cluster, to, self.http2, anew).await {
+            let awaited = || cluster.outliers.is_some().then(|| (cluster.clone(), to.host.clone()));
+            // Also while it is connected to, as the request's time may be shorter than the one for that.
+            let checkout = http.checkout(proxy, cluster, to, self.http2, anew, || record.awaiting = awaited()).await;
+            if checkout.is_err() {
+                record.awaiting = None;
+            }
+            let checkout = match checkout {
                 Ok(checkout) => checkout,
                 // Another endpoint would be no better.
                 Err(refusal) if refusal.reason.is_policy() || refusal.reason == Reason::ClusterOverloaded => {
@@ -101,12 +107,14 @@ impl<'a> Sender<'a> {
             let at_hand = checkout.at_hand;
             let may = at_hand && !self.resent;
             let spare = may.then(|| Spare::of(&mut request, self.http2, &proxy.kept_bodies)).flatten();
-            record.awaiting = cluster.outliers.is_some().then(|| (cluster.clone(), to.host.clone()));
+            record.awaiting = awaited();
             let sent = http.send(&to.to, checkout, request).await;
             record.awaiting = None;
             let mut unsent = match sent {
                 Ok(sent) => {
-                    cluster.note(&to.host, Outcome::Status(answer::status(&sent.response)));
+                    if cluster.outliers.is_some() {
+                        cluster.note(&to.host, Outcome::Status(answer::status(&sent.response)));
+                    }
                     return Ok(sent);
                 }
                 Err(unsent) => unsent,

@@ -74,7 +74,7 @@ pub struct Record {
     pub attempts: u32,
     /// Why it was not sent once more, where its route asks for that.
     pub given: Option<Given>,
-    /// The endpoint whose answer is awaited, where it matters how that ends.
+    /// The endpoint whose connection or answer is awaited, where it matters how that ends.
     pub awaiting: Option<(Arc<Cluster>, Arc<Host>)>,
     /// What went wrong.
     pub error: Option<String>,

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::lease::Lease;
 use self::lease::Leased;
-use super::{Connected, Destination, RequestBody, Stream, UnderWay};
+use super::{Connected, Destination, Host, RequestBody, Stream, UnderWay};
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -41,6 +41,8 @@ pub struct Http1 {
     /// Of the pool when it was made.
     generation: u64,
     carrier: Option<Carrier>,
+    /// Whose place it has. Requests of other clusters with the same endpoint go on it, too.
+    owner: Arc<Host>,
 }
 
 /// Whether a connection may carry a further request: the proxy at its other end may be about to be replaced, and will cut it then.
@@ -75,6 +77,8 @@ struct Multiplexed {
     carrier: Option<Carrier>,
     in_flight: AtomicUsize,
     idle_since: Mutex<Instant>,
+    /// As above.
+    owner: Arc<Host>,
 }
 
 /// A connection to send one request on.
@@ -91,12 +95,20 @@ enum Connection {
 }
 
 /// A place on a shared connection.
-pub struct Shares(Arc<Multiplexed>);
+pub struct Shares {
+    on: Arc<Multiplexed>,
+    /// The request is of another cluster than the connection.
+    lent: bool,
+}
 
 impl Drop for Shares {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *self.0.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if self.on.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.on.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        // Those who wait in the request's own cluster are told by the end of the request.
+        if self.lent {
+            self.on.owner.tell(true);
         }
     }
 }
@@ -129,14 +141,14 @@ impl HttpPool {
         self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at_hand(&self, to: &Destination, http2: bool) -> Option<Connection> {
+    fn at_hand(&self, to: &Destination, host: &Arc<Host>, http2: bool) -> Option<Connection> {
         let mut connections = self.connections();
         if http2 {
             let shared = connections.multiplexed.get_mut(to)?;
             shared.retain(|c| !c.sender.is_closed() && stays(c.carrier.as_ref()));
             let free = shared.iter().find(|c| c.in_flight.load(Ordering::Acquire) < SHARED)?;
             free.in_flight.fetch_add(1, Ordering::AcqRel);
-            return Some(Connection::Http2(Shares(free.clone())));
+            return Some(Connection::Http2(Shares { on: free.clone(), lent: !Arc::ptr_eq(&free.owner, host) }));
         }
         let waiting = connections.waiting.get_mut(to)?;
         while let Some((http1, since)) = waiting.pop() {
@@ -149,7 +161,7 @@ impl HttpPool {
 
     /// The connection keeps its `place` until it has ended.
     async fn handshake_http1(&self, stream: Stream, generation: u64, place: Connected) -> hyper::Result<Connection> {
-        let carrier = stream.carrier();
+        let (carrier, owner) = (stream.carrier(), place.host().clone());
         let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         self.shared.tasks.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
@@ -158,7 +170,7 @@ impl HttpPool {
             drop(place);
         });
         sender.ready().await?;
-        Ok(Connection::Http1(Http1 { sender, generation, carrier }))
+        Ok(Connection::Http1(Http1 { sender, generation, carrier, owner }))
     }
 
     async fn handshake_http2(
@@ -168,7 +180,7 @@ impl HttpPool {
         generation: u64,
         place: Connected,
     ) -> hyper::Result<Connection> {
-        let carrier = stream.carrier();
+        let (carrier, owner) = (stream.carrier(), place.host().clone());
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
@@ -184,13 +196,13 @@ impl HttpPool {
         });
         sender.ready().await?;
         let (in_flight, idle_since) = (AtomicUsize::new(1), Mutex::new(Instant::now()));
-        let connection = Arc::new(Multiplexed { sender, carrier, in_flight, idle_since });
+        let connection = Arc::new(Multiplexed { sender, carrier, in_flight, idle_since, owner });
         let mut connections = self.connections();
         if generation == connections.generation {
             connections.multiplexed.entry(to.clone()).or_default().push(connection.clone());
         }
         drop(connections);
-        Ok(Connection::Http2(Shares(connection)))
+        Ok(Connection::Http2(Shares { on: connection, lent: false }))
     }
 
     /// Sends a request and waits for the head of its response.
@@ -204,7 +216,7 @@ impl HttpPool {
                 Ok(response) => (response, Leased::Http1(self.clone(), to.clone(), Box::new(http1))),
                 Err(mut error) => return Err(unsent(to, error.take_message(), error.error())),
             },
-            Connection::Http2(place) => match place.0.sender.clone().try_send_request(request).await {
+            Connection::Http2(place) => match place.on.sender.clone().try_send_request(request).await {
                 Ok(response) => (response, Leased::Http2(place)),
                 Err(mut error) => return Err(unsent(to, error.take_message(), error.error())),
             },
@@ -242,7 +254,9 @@ impl HttpPool {
         self.shared.tasks.wait().await;
     }
 
-    fn wait(&self, to: &Destination, http1: Http1) {
+    /// Has the connection wait for its next request, and tells who waits for it: of the cluster that it was made for and of the one whose
+    /// request, to `host`, it has carried.
+    fn wait(&self, to: &Destination, http1: Http1, host: &Arc<Host>) {
         let mut connections = self.connections();
         if http1.generation < connections.generation || !stays(http1.carrier.as_ref()) {
             return;
@@ -252,6 +266,11 @@ impl HttpPool {
             None => connections.waiting.entry(to.clone()).or_default(),
         };
         if waiting.len() < WAITING {
+            // They find it there when they look, which they cannot before the lock is let go.
+            http1.owner.tell(false);
+            if !Arc::ptr_eq(&http1.owner, host) {
+                host.tell(false);
+            }
             waiting.push((http1, Instant::now()));
         }
     }

@@ -8,7 +8,10 @@ use std::{
 
 use ambit_api::{
     envoy::pb::{
-        envoy::config::cluster::v3::{CircuitBreakers, Cluster, OutlierDetection, circuit_breakers::Thresholds},
+        envoy::config::{
+            cluster::v3::{CircuitBreakers, Cluster, OutlierDetection, circuit_breakers::Thresholds},
+            route::v3::route::Action,
+        },
         google::protobuf::{Duration as ProtoDuration, UInt32Value},
     },
     type_url,
@@ -149,6 +152,28 @@ async fn an_endpoint_that_is_not_reached_is_ejected_too() {
 }
 
 #[tokio::test]
+async fn an_endpoint_to_which_no_connection_stands_before_the_time_of_a_request_is_over_is_ejected() {
+    let mesh = Mesh::start(77).await;
+    let service = Service::http("billing", mesh.socket(100, 80));
+    mesh.serve(std::slice::from_ref(&service));
+    configured(&mesh, &service, |cluster| {
+        let outliers = ejecting(3_600_000).unwrap();
+        let rules = OutlierDetection { consecutive_5xx: number(1), max_ejection_percent: number(100), ..outliers };
+        cluster.outlier_detection = Some(rules);
+    });
+    let mut route = resources::to(&service.cluster());
+    let Some(Action::Route(action)) = &mut route.action else { panic!("a route") };
+    action.timeout = millis(200);
+    mesh.route(&service, vec![route]);
+    // Nobody speaks there, and connecting may take five seconds.
+    let _silent = tokio::net::TcpListener::bind(mesh.socket(1, waypoint::HBONE_PORT)).await.unwrap();
+    mesh.endpoints(&service.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
+    assert_eq!(statuses(&mesh, &service, 1).await, BTreeMap::from([(504, 1)]));
+    let shown = shown(&mesh, &service).to_string();
+    assert!(shown.contains(r#""ejected":"consecutive_5xx""#), "{shown}");
+}
+
+#[tokio::test]
 async fn beyond_the_requests_that_a_cluster_bears_they_are_refused_until_one_has_ended_or_its_client_has_left() {
     let (mesh, service, seen) = billing(73).await;
     configured(&mesh, &service, |cluster| {
@@ -210,6 +235,40 @@ async fn a_request_waits_for_a_connection_and_those_beyond_who_may_wait_are_refu
     seen.answer.notify_one();
     assert_eq!(held.await.unwrap(), 200);
     assert_eq!(statuses(&mesh, &service, 2).await, BTreeMap::from([(200, 2)]));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_is_told_when_a_request_of_another_service_with_the_same_endpoint_has_left_it() {
+    let mesh = Arc::new(Mesh::start(76).await);
+    let service = Service { protocol: "http2", ..Service::http("billing", mesh.socket(100, 80)) };
+    let other = Service { protocol: "http2", ..Service::http("orders", mesh.socket(101, 80)) };
+    mesh.serve(&[service.clone(), other.clone()]);
+    configured(&mesh, &service, |cluster| {
+        cluster.circuit_breakers = limited(Thresholds { max_connections: number(1), ..Default::default() });
+    });
+    let seen = endpoint::start(&mesh, 1, "v1", BILLING).await;
+    for service in [&service, &other] {
+        mesh.endpoints(&service.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
+    }
+    // The connection of the one service is full of requests to the other.
+    assert_eq!(statuses(&mesh, &service, 1).await, BTreeMap::from([(200, 1)]));
+    until("the place is not given back", || shown(&mesh, &service)["requests"] == 0).await;
+    let mut sender = http2(&mesh, WEB, other.vip).await;
+    for _ in 0..100 {
+        let request = Request::get("http://billing.shop/held").body(Body::default()).unwrap();
+        tokio::spawn(sender.send_request(request));
+    }
+    until("the requests do not come", || seen.requests() == 101).await;
+    assert_eq!(seen.tunnels(), 1, "they go on the one connection");
+    let waiting = {
+        let (mesh, service) = (mesh.clone(), service.clone());
+        tokio::spawn(async move { statuses(&mesh, &service, 1).await })
+    };
+    until("the request does not wait", || shown(&mesh, &service)["pending"] == 1).await;
+    seen.answer.notify_one();
+    until("it waits for ever", || waiting.is_finished()).await;
+    assert_eq!(waiting.await.unwrap(), BTreeMap::from([(200, 1)]));
+    assert_eq!(seen.tunnels(), 1);
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ pub fn service(name: &str, service: &str, layer: Layer, protocol: AppProtocol) -
     ];
     if layer == Layer::Http {
         protocol_options(&mut cluster, &upstream_protocol(protocol));
-        cluster.circuit_breakers = Some(retry_budget());
+        cluster.circuit_breakers = limits(Some(retry_budget()));
     }
     let fields = entry("service", string_kind(service));
     let filter_metadata = entry(AMBIT_METADATA, Struct { fields });
@@ -73,14 +73,25 @@ pub fn service(name: &str, service: &str, layer: Layer, protocol: AppProtocol) -
 
 /// Requests that are under way for another time are a share of all, so that a service that fails is not asked many times as often. It is
 /// said whether a route has retries or not: a cluster that changes loses its connections.
-fn retry_budget() -> cluster::CircuitBreakers {
-    let budget = RetryBudget {
+fn retry_budget() -> RetryBudget {
+    RetryBudget {
         budget_percent: Some(Percent { value: RETRY_PERCENT }),
         min_retry_concurrency: u32_value(MIN_RETRIES),
         ..Default::default()
+    }
+}
+
+/// Connections and requests without a limit (so does Istio): those that proxies have where nothing is said are soon reached by WebSockets,
+/// streams and bytes, and nobody asked for them.
+fn limits(retry_budget: Option<RetryBudget>) -> Option<cluster::CircuitBreakers> {
+    let thresholds = Thresholds {
+        max_connections: u32_value(u32::MAX),
+        max_pending_requests: u32_value(u32::MAX),
+        max_requests: u32_value(u32::MAX),
+        retry_budget,
+        ..Default::default()
     };
-    let thresholds = Thresholds { retry_budget: Some(budget), ..Default::default() };
-    cluster::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+    Some(cluster::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() })
 }
 
 /// The clusters every waypoint has.
@@ -141,7 +152,7 @@ fn internal(name: &str, listener: &str) -> cluster::Cluster {
 }
 
 fn named(name: &str) -> cluster::Cluster {
-    cluster::Cluster { name: name.into(), connect_timeout: seconds(5), ..Default::default() }
+    cluster::Cluster { name: name.into(), connect_timeout: seconds(5), circuit_breakers: limits(None), ..Default::default() }
 }
 
 /// Services that declare HTTP/2 are spoken to in it; all others in the protocol of the client.

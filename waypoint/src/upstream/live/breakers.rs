@@ -11,7 +11,7 @@ use metrics::counter;
 use tokio::sync::{Notify, futures::Notified};
 
 use super::{Host, Live};
-use crate::compiled::Cluster;
+use crate::compiled::{Cluster, Target};
 
 /// Counts what was refused because so much of its cluster was in use, by `limit`.
 const OVERFLOWS: &str = "ambit_cluster_overflows_total";
@@ -42,6 +42,11 @@ impl Breakers {
 
 /// One more, unless there are as many already.
 fn take(count: &AtomicUsize, most: u32) -> bool {
+    // Without a limit there is nothing to compare, and nobody tries again because another one was quicker.
+    if most == u32::MAX {
+        count.fetch_add(1, Ordering::AcqRel);
+        return true;
+    }
     let more = |count: usize| (count < most as usize).then_some(count + 1);
     count.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
 }
@@ -132,7 +137,7 @@ impl Live {
     /// One who waited goes on, and may have been told of more than it takes: the next one looks.
     pub fn next(&self, host: &Host, http2: bool) {
         self.breakers.freed.notify_one();
-        host.freed(http2).notify_one();
+        host.tell(http2);
     }
 }
 
@@ -142,14 +147,26 @@ impl Host {
         self.freed(http2).notified()
     }
 
-    /// A connection of one request at a time waits for its next one.
-    pub fn told_free(&self) {
-        self.freed(false).notify_one();
+    /// One who waits for a connection at hand looks for it. Where connections lead to many addresses all do: what is free may be for the
+    /// last of them.
+    pub fn tell(&self, http2: bool) {
+        match self.target {
+            Target::OriginalDestination => self.freed(http2).notify_waiters(),
+            _ => self.freed(http2).notify_one(),
+        }
     }
 
     /// There is a connection that several may share.
     pub fn told_shared(&self) {
         self.freed(true).notify_waiters();
+    }
+}
+
+impl Connected {
+    /// Whose it is.
+    #[must_use]
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
     }
 }
 
@@ -196,6 +213,6 @@ impl Drop for UnderWay {
         self.host.under_way.fetch_sub(1, Ordering::AcqRel);
         self.cluster.live.breakers.requests.fetch_sub(1, Ordering::AcqRel);
         // On a shared connection there is a place.
-        self.host.freed(true).notify_one();
+        self.host.tell(true);
     }
 }

@@ -64,18 +64,20 @@ impl Live {
     pub fn look(&self, cluster: &Cluster) {
         let Some(rules) = &cluster.outliers else { return };
         let now = self.began.elapsed();
-        if millis(now) < self.due.load(Ordering::Acquire) {
+        // Nor later than the interval is now: it may have been longer when this was set.
+        let later = |due: u64| millis(now) < due && due <= millis(now + rules.interval);
+        if later(self.due.load(Ordering::Acquire)) {
             return;
         }
         let known = self.known();
         let due = self.due.load(Ordering::Acquire);
-        if millis(now) < due {
+        if later(due) {
             return;
         }
         self.due.store(millis(now + rules.interval), Ordering::Release);
         let intervals = match due {
             0 => 0,
-            due => (millis(now) - due).checked_div(millis(rules.interval)).unwrap_or(0).saturating_add(1),
+            due => millis(now).saturating_sub(due).checked_div(millis(rules.interval)).unwrap_or(0).saturating_add(1),
         };
         if self.pass(cluster, rules, &known, now, u32::try_from(intervals).unwrap_or(u32::MAX)) {
             self.spread(&known);

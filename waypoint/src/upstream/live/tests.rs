@@ -136,6 +136,21 @@ fn an_endpoint_returns_when_its_time_is_over() {
 }
 
 #[test]
+fn an_interval_that_has_become_shorter_holds_at_once() {
+    let live = Arc::new(Live::default());
+    let soon = outliers(Duration::from_millis(1));
+    let rarely = OutlierDetection { interval: LONG, ..soon.clone() };
+    let (before, after) = (cluster(&live, Some(rarely), NONE), cluster(&live, Some(soon), NONE));
+    live.follow(&before, endpoints(&[1, 2]));
+    let first = host(&before, 1);
+    before.note(&first, Outcome::Failed);
+    before.note(&first, Outcome::Failed);
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(used(&before), [2].into());
+    assert_eq!(used(&after), [1, 2].into());
+}
+
+#[test]
 fn who_succeeds_far_more_rarely_than_the_others_is_ejected_at_the_end_of_an_interval() {
     let live = Arc::new(Live::default());
     let rules = OutlierDetection { server_errors: Enforced { failures: 0, percent: 100 }, ..outliers(LONG) };

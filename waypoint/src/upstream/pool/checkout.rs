@@ -21,7 +21,7 @@ enum Found {
 
 impl HttpPool {
     /// A connection at hand, if it is not to be made `anew`, or a new one. Where the cluster has as many as it may have, the request waits
-    /// for one.
+    /// for one. `connects` is called before one is made.
     ///
     /// # Errors
     /// Why there is none.
@@ -32,8 +32,9 @@ impl HttpPool {
         to: &Candidate,
         http2: bool,
         anew: bool,
+        connects: impl FnOnce(),
     ) -> Result<Checkout, Refusal> {
-        if !anew && let Some(connection) = self.at_hand(&to.to, http2) {
+        if !anew && let Some(connection) = self.at_hand(&to.to, &to.host, http2) {
             return self.begin(cluster, to, connection, true);
         }
         let pending = cluster.pending()?;
@@ -41,7 +42,10 @@ impl HttpPool {
         cluster.live.next(&to.host, http2);
         let (connection, at_hand) = match found {
             Found::AtHand(connection) => (connection, true),
-            Found::Place(place) => (self.fresh(proxy, cluster, to, http2, place).await?, false),
+            Found::Place(place) => {
+                connects();
+                (self.fresh(proxy, cluster, to, http2, place).await?, false)
+            }
         };
         drop(pending);
         self.begin(cluster, to, connection, at_hand)
@@ -58,7 +62,7 @@ impl HttpPool {
             if let Some(place) = cluster.another_connection(&to.host, http2) {
                 return Found::Place(place);
             }
-            if let Some(connection) = self.at_hand(&to.to, http2) {
+            if let Some(connection) = self.at_hand(&to.to, &to.host, http2) {
                 return Found::AtHand(connection);
             }
             tokio::select! {
@@ -73,9 +77,12 @@ impl HttpPool {
         match cluster.under_way(&to.host) {
             Ok(under_way) => Ok(Checkout { connection, at_hand, under_way }),
             Err(refusal) => {
-                if let Connection::Http1(http1) = connection {
-                    self.wait(&to.to, http1);
-                    to.host.told_free();
+                match connection {
+                    Connection::Http1(http1) => self.wait(&to.to, http1, &to.host),
+                    Connection::Http2(place) => {
+                        drop(place);
+                        to.host.tell(true);
+                    }
                 }
                 Err(refusal)
             }

@@ -28,8 +28,7 @@ impl Lease {
         };
         drop(under_way);
         if http1.sender.is_ready() {
-            pool.wait(&to, *http1);
-            return host.told_free();
+            return pool.wait(&to, *http1, &host);
         }
         if http1.sender.is_closed() {
             return;
@@ -37,8 +36,7 @@ impl Lease {
         let again = pool.clone();
         pool.shared.tasks.spawn(async move {
             if let Ok(Ok(())) = tokio::time::timeout(SETTLE, http1.sender.ready()).await {
-                again.wait(&to, *http1);
-                host.told_free();
+                again.wait(&to, *http1, &host);
             }
         });
     }

@@ -267,7 +267,12 @@ fn host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>) -> VirtualHost {
 }
 
 fn under(path: &str) -> RouteMatch {
-    let path = PathMatch { test: PathTest::PathSeparatedPrefix(path.to_owned()), case_sensitive: true };
+    let test = match path {
+        // Elements begin behind a slash, so everything is under no path but by characters.
+        "/" => PathTest::Prefix(path.to_owned()),
+        _ => PathTest::PathSeparatedPrefix(path.to_owned()),
+    };
+    let path = PathMatch { test, case_sensitive: true };
     RouteMatch { path, headers: Vec::new(), query: Vec::new(), grpc: false, peer: Vec::new() }
 }
 
@@ -352,6 +357,6 @@ fn a_rule_that_does_not_match_says_which_of_its_parts_and_what_there_is() {
     ] {
         assert_eq!(rbac.policies[0].differs(&subject), Some(misfit));
         let rulings = rulings(&rbac, &subject);
-        assert_eq!(rulings[0].differs.as_ref().unwrap().to_string(), format!("it asks that the {said}"));
+        assert_eq!(rulings[0].differs.as_ref().unwrap().to_string(), format!("it asks that {said}"));
     }
 }

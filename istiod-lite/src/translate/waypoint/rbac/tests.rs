@@ -103,7 +103,7 @@ fn attributes_of_requests_are_unknown_on_connections() {
 #[test]
 fn what_a_token_says_is_unknown_on_connections() {
     let source = |field: &str| format!(r#"{{"from": [{{"source": {{"{field}": ["*"]}}}}]}}"#);
-    let when = |key: &str| format!(r#"{{"when": [{{"key": "request.auth.{key}", "values": ["x"]}}]}}"#);
+    let when = |key: &str| format!(r#"{{"when": [{{"key": "request.auth.{key}", "values": ["i/x"]}}]}}"#);
     let sources = ["requestPrincipals", "notRequestPrincipals"].map(source);
     let conditions = ["principal", "audiences", "presenter", "claims[a]"].map(when);
     for rule in sources.iter().chain(&conditions) {

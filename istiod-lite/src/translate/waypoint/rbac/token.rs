@@ -1,5 +1,5 @@
 //! RequestAuthentications. Their rules become providers of Envoy's filter for tokens: a request without a token passes, one with a token
-//! that no rule believes is refused. A rule whose keys are not known becomes a provider without any, which believes nothing.
+//! that no rule believes is refused. A rule whose keys are not known becomes a provider with a key that signs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +22,10 @@ use crate::source::keys_of;
 
 /// Claims whose text is a list, whatever a rule says.
 const LISTS: [&str; 2] = ["scope", "permission"];
+
+/// A set with a key of which nobody has the other half, for Envoy takes none without a key: the point of P-256 whose x is the SHA-256 of
+/// `Ambit: nobody has the other half of this key`, and the smaller y.
+const NOBODYS: &str = r#"{"keys":[{"crv":"P-256","kty":"EC","x":"_pjeJNip2A2gvu34Y1bqh6A9bgq1XtmlWl_hUL8jgfo","y":"UgXgnsrxkBnwPNk6xtXDIfEJHINtizF9HjYXz1AKcS8"}]}"#;
 
 /// Adds to what is asked of requests what these ask for.
 pub fn verify(policies: &[&Arc<RequestAuthentication>], enforcement: &mut Enforcement) {
@@ -78,7 +82,7 @@ fn key(policy: &RequestAuthentication) -> String {
 
 fn provider(rule: &JwtRule) -> JwtProvider {
     // Without what of a set of keys is a secret, or is used by nobody: an Envoy would take it.
-    let keys = keys_of(rule).unwrap_or_default().to_jwks();
+    let keys = keys_of(rule).map_or_else(|_| NOBODYS.to_owned(), |keys| keys.to_jwks());
     let jwks = DataSource { specifier: Some(Specifier::InlineString(keys)), ..Default::default() };
     let header = |name: &str, prefix: &str| JwtHeader { name: name.to_ascii_lowercase(), value_prefix: prefix.into() };
     let told = rule.output_claim_to_headers.iter().filter(|told| !told.header.is_empty() && !told.claim.is_empty());

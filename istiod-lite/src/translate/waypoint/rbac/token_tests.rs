@@ -143,7 +143,12 @@ fn only_public_keys_are_sent_and_without_any_that_are_known_no_token_is_believed
         r#"{"issuer": "i", "jwksUri": "https://i/keys"}"#.to_owned(),
     ] {
         let tokens = asked(&[policy(&keyless)]).tokens.unwrap();
-        assert_eq!(keys(only(&tokens)), serde_json::json!([]), "{keyless}");
+        // Envoy takes no set without a key.
+        let nobodys = serde_json::json!([{
+            "kty": "EC", "crv": "P-256",
+            "x": "_pjeJNip2A2gvu34Y1bqh6A9bgq1XtmlWl_hUL8jgfo", "y": "UgXgnsrxkBnwPNk6xtXDIfEJHINtizF9HjYXz1AKcS8",
+        }]);
+        assert_eq!(keys(only(&tokens)), nobodys, "{keyless}");
     }
 }
 
