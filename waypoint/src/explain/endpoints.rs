@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, explain::Step};
+use ambit_model::{Refusal, explain::Step};
 use serde::Serialize;
 
 use crate::{
     compiled::{Cluster, Endpoint, Snapshot},
-    upstream::{Destination, destination, takes_requests},
+    upstream::{Destination, destination, none_usable, takes_requests},
 };
 
 /// How many endpoints are named; the document has [`KEPT`].
@@ -55,7 +55,7 @@ pub(super) fn of(
     let endpoints: Vec<_> = each.filter_map(said).take(KEPT).collect();
     let unreachable = || usable.iter().find_map(|endpoint| destination(endpoint, original, identity).err());
     let refusal = match usable.is_empty() {
-        true => Some(Refusal::new(Reason::NoHealthyEndpoint, format!("cluster {}", cluster.name))),
+        true => Some(none_usable(cluster)),
         false => unreachable(),
     };
     (endpoints, refusal)

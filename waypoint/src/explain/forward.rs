@@ -221,7 +221,7 @@ fn chosen(cluster: &Cluster, endpoints: &[EndpointSaid], version: Option<http::V
     let mut step = told(Step::new(Stage::Endpoint, format!("{}: {spoken} to {which}", cluster.name)), endpoints);
     if usable > 1 {
         let tries = usable.min(TRIES);
-        step = step.because(format!("requests go round by weight; {tries} are tried when they cannot be reached"));
+        step = step.because(format!("{}; {tries} are tried when they cannot be reached", cluster.balance.policy.in_words()));
     }
     step = step.because(format!("a connection must stand within {:?}", cluster.connect_timeout));
     match version {

@@ -13,4 +13,4 @@ pub use live::{Connected, Host, Live, Pending, Place, UnderWay};
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
 pub use request::RequestBody;
 pub use select::{Candidate, Candidates, Destination, candidates};
-pub(crate) use select::{TRIES, destination, takes_requests};
+pub(crate) use select::{TRIES, destination, none_usable, takes_requests};

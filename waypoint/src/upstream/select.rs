@@ -56,9 +56,14 @@ pub fn candidates(cluster: &Arc<Cluster>, original: SocketAddr, identity: Option
     takes_requests(cluster)?;
     let endpoints = cluster.live.choose(cluster, TRIES, |place| resolve(place, original, identity))?;
     if endpoints.is_empty() {
-        return Err(Refusal::new(Reason::NoHealthyEndpoint, format!("cluster {}", cluster.name)));
+        return Err(none_usable(cluster));
     }
     Ok(Candidates { cluster: cluster.clone(), service: cluster.service.clone(), protocol: cluster.protocol, endpoints })
+}
+
+/// Why nothing is sent to a cluster of whose endpoints none may be used.
+pub(crate) fn none_usable(cluster: &Cluster) -> Refusal {
+    Refusal::new(Reason::NoHealthyEndpoint, format!("cluster {}", cluster.name))
 }
 
 /// Whether a cluster is one of endpoints for requests.

@@ -19,6 +19,20 @@ pub enum Policy {
     },
 }
 
+impl Policy {
+    /// Which endpoint takes a request, as the beginning of a sentence.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        match self {
+            Self::RoundRobin => "requests go round by weight".to_owned(),
+            Self::Random => "requests go to any at random, whatever its weight".to_owned(),
+            Self::LeastRequest { choices } => format!(
+                "requests go to the one of {choices} at random with the fewest under way; where weights differ, at random by weight and load"
+            ),
+        }
+    }
+}
+
 /// Endpoints among which the policy chooses.
 #[derive(Debug, Clone)]
 pub struct Group<T> {
