@@ -43,10 +43,15 @@ PROGRAMS = {
     "ztunnel/namespaces": ["h2spec"],
 }
 
-# By name, the suites on Kubernetes that mostly wait, for an API server of their own, and measure no time: on ports and in directories that
-# nobody else has. So many run at a time, the longest first.
+# By name, the suites that mostly wait, and measure no time: in network namespaces of their own, or on Kubernetes for an API server of their
+# own, on ports and in directories that nobody else has. So many run at a time, the longest first.
 AT_A_TIME = 2
 BESIDE_EACH_OTHER = [
+    "ambit-node-agent/capture",
+    "ambit-integration/routing_envoy",
+    "ambit-integration/waypoints",
+    "ambit-integration/policy_up",
+    "ambit-integration/routing_ours",
     "istiod-lite/lib cluster_tests",
     "istiod-lite/kubernetes_authority",
     "istiod-lite/kubernetes_validation",
@@ -184,25 +189,42 @@ def built(path):
     return sorted(suites, key=lambda suite: (suite.package, suite.target))
 
 
-def split(suites):
-    """Those without Kubernetes, which run one after the other, those with programs of others last; those on Kubernetes that run beside each
-    other, the longest first, and the others on Kubernetes; and those of random input."""
-    ordinary, random = [], []
-    for suite in suites:
-        part = ON_KUBERNETES_IN_LIBRARY.get(suite.package) if suite.target == "lib" else None
-        if suite.target == RANDOM:
-            random.append(suite)
-        elif suite.target == "lib" and suite.package in WITH_RANDOM:
-            ordinary.append(suite.with_arguments("--skip", RANDOM))
-            random.append(suite.with_arguments(RANDOM))
-        elif part:
-            ordinary += [suite.with_arguments("--skip", part), suite.on_kubernetes(part)]
-        else:
-            ordinary.append(suite)
-    alone = sorted(ordinary, key=lambda suite: bool(suite.programs))
-    kubernetes = [suite for suite in alone if suite.needs_kubernetes]
-    together = sorted((suite for suite in kubernetes if suite.name in BESIDE_EACH_OTHER), key=lambda suite: BESIDE_EACH_OTHER.index(suite.name))
-    return [suite for suite in alone if not suite.needs_kubernetes], together, [suite for suite in kubernetes if suite not in together], random
+class Plan:
+    """Which suites run when."""
+
+    def __init__(self, suites):
+        self.random, ordinary = [], []
+        for suite in suites:
+            part = ON_KUBERNETES_IN_LIBRARY.get(suite.package) if suite.target == "lib" else None
+            if suite.target == RANDOM:
+                self.random.append(suite)
+            elif suite.target == "lib" and suite.package in WITH_RANDOM:
+                ordinary.append(suite.with_arguments("--skip", RANDOM))
+                self.random.append(suite.with_arguments(RANDOM))
+            elif part:
+                ordinary += [suite.with_arguments("--skip", part), suite.on_kubernetes(part)]
+            else:
+                ordinary.append(suite)
+        # First what needs nothing that may still be built, then what needs programs of others, last what needs Kubernetes.
+        ordinary.sort(key=lambda suite: bool(suite.programs))
+        self.beside, self.alone = self.those(ordinary, kubernetes=False)
+        self.beside_on_kubernetes, self.alone_on_kubernetes = self.those(ordinary, kubernetes=True)
+
+    @staticmethod
+    def those(suites, kubernetes):
+        """Those with or without Kubernetes: that run beside each other, and that run alone."""
+        these = [suite for suite in suites if suite.needs_kubernetes == kubernetes]
+        beside = [suite for suite in these if suite.name in BESIDE_EACH_OTHER]
+        beside.sort(key=lambda suite: BESIDE_EACH_OTHER.index(suite.name))
+        return beside, [suite for suite in these if suite not in beside]
+
+    @property
+    def on_kubernetes(self):
+        return self.beside_on_kubernetes + self.alone_on_kubernetes
+
+    @property
+    def suites(self):
+        return self.beside + self.alone + self.on_kubernetes + self.random
 
 
 def say(text):
@@ -247,19 +269,20 @@ def run_together(suites):
 def main():
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end_all)
-    alone, together, alone_on_kubernetes, random = split(built(sys.argv[1]))
-    suites = alone + together + alone_on_kubernetes + random
+    plan = Plan(built(sys.argv[1]))
+    suites = plan.suites
     if not suites:
         sys.exit("there is nothing to run")
-    beside = threading.Thread(target=lambda: [suite.run(niceness=19) for suite in random], daemon=True)
-    beside.start()
-    run_alone(alone)
-    if together or alone_on_kubernetes:
+    random = threading.Thread(target=lambda: [suite.run(niceness=19) for suite in plan.random], daemon=True)
+    random.start()
+    run_together(plan.beside)
+    run_alone(plan.alone)
+    if plan.on_kubernetes:
         bring("Kubernetes", BUILD_KUBERNETES)
-    run_together(together)
-    run_alone(alone_on_kubernetes)
-    beside.join()
-    for suite in random:
+    run_together(plan.beside_on_kubernetes)
+    run_alone(plan.alone_on_kubernetes)
+    random.join()
+    for suite in plan.random:
         say(f"\n     Ran beside the others: {suite.name}\n{suite.output}")
     say("\n== result\nslowest, in seconds, and how much of them a processor was busy, as far as its processes were waited for:\n")
     for suite in sorted(suites, key=lambda suite: -suite.seconds)[:SLOWEST]:

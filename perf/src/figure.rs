@@ -147,6 +147,17 @@ pub const STORM_GROWTH: Figure = less("storm_growth", "storm: memory in its last
 /// The most memory that the proxies had during the storm.
 pub const STORM_MEMORY: Figure = less("storm_memory", "storm: most memory of the proxies, MB (PSS)");
 
+/// Memory of a waypoint by itself with 5,000 routes.
+pub const ROUTES_MEMORY: Figure = less("routes_memory", "memory of the waypoint with 5,000 routes, MB (PSS)");
+/// CPU per request on 16 connections with 5,000 routes, against none.
+pub const ROUTES_CPU: Figure = less("routes_cpu", "CPU per request, 5,000 routes ÷ none");
+/// From a route's change to the first answer that differs, beside 3,000 routes and under load.
+pub const ROUTE_CHANGE_P50: Figure = less("route_change_p50", "p50 ms until a changed route holds");
+/// The same of one in a hundred.
+pub const ROUTE_CHANGE_P99: Figure = less("route_change_p99", "p99 ms until a changed route holds");
+/// Requests that failed meanwhile.
+pub const ROUTE_CHANGE_ERRORS: Figure = less("route_change_errors", "requests that failed while a route changed");
+
 /// All of them, in the order of the report.
 #[must_use]
 pub fn all() -> Vec<Figure> {
@@ -166,6 +177,7 @@ pub fn all() -> Vec<Figure> {
     all.extend([GROWTH_CONNECTIONS, GROWTH_IDLE, GROWTH_WORKLOADS, GROWTH_WORKLOADS_NEW, GROWTH_POLICIES]);
     all.extend([GROWTH_POLICIES_NEW, GROWTH_PODS, GROWTH_PODS_NEW]);
     all.extend([STORM_RATE, STORM_ERRORS, STORM_P99, STORM_GROWTH, STORM_MEMORY]);
+    all.extend([ROUTES_MEMORY, ROUTES_CPU, ROUTE_CHANGE_P50, ROUTE_CHANGE_P99, ROUTE_CHANGE_ERRORS]);
     all
 }
 

@@ -1,4 +1,4 @@
-//! What the node path is to reach, and whether it does.
+//! What the node path and the L7 path are to reach, and whether it does.
 
 use serde::{Deserialize, Serialize};
 
@@ -38,12 +38,14 @@ pub struct Outcome {
     pub reached: bool,
 }
 
-/// All goals of the node path.
+/// All goals of the node path and of the L7 path.
 #[must_use]
 pub fn all() -> Vec<Goal> {
     let envoy = |figure, limit| Goal { ours: "ztunnel", against: Some("envoy-tcp"), figure, limit };
     let local = |figure, limit| Goal { ours: "same-node", against: Some("no-mesh-local"), figure, limit };
     let alone = |figure, limit| Goal { ours: "ztunnel", against: None, figure, limit };
+    let l7 = |figure, limit| Goal { ours: "waypoint", against: Some("envoy-waypoint"), figure, limit };
+    let waypoint = |figure, limit| Goal { ours: "waypoint", against: None, figure, limit };
     let [one, sixteen, many] = REQUESTS;
     let [stream, streams] = BULK;
     vec![
@@ -83,6 +85,16 @@ pub fn all() -> Vec<Goal> {
         alone(figure::GROWTH_PODS_NEW, 1.3),
         alone(figure::STORM_GROWTH, 1.1),
         alone(figure::STORM_ERRORS, 0.0),
+        l7(sixteen.rate, 2.0),
+        l7(many.rate, 2.0),
+        l7(figure::PACED_P99, 0.5),
+        l7(sixteen.cpu, 0.5),
+        l7(many.cpu, 0.5),
+        l7(figure::MEMORY_IDLE, 0.2),
+        l7(figure::ROUTES_MEMORY, 0.1),
+        waypoint(figure::ROUTES_CPU, 1.3),
+        waypoint(figure::ROUTE_CHANGE_P99, 50.0),
+        waypoint(figure::ROUTE_CHANGE_ERRORS, 0.0),
     ]
 }
 

@@ -2,11 +2,11 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | [`quick`], [`node`] | the runs; [`session`] is what they have in common |
+//! | [`quick`], [`node`], [`waypoint`] | the runs; [`session`] is what they have in common |
 //! | [`paths`], [`rig`], [`manifests`], [`envoy`] | what is compared, and how it is started |
 //! | [`load`], [`serve`] | client and server, as they run in pods; [`load_check`] holds them against others |
 //! | [`mod@bench`], [`process`] | one sample of load, and what the proxies used for it |
-//! | [`control`], [`fairness`], [`growth`], [`storm`], [`start`], [`scale`], [`synthetic`], [`probe`] | what is not one load on one path |
+//! | [`control`], [`fairness`], [`growth`], [`routes`], [`storm`], [`start`], [`scale`], [`synthetic`], [`probe`] | what is not one load on one path |
 //! | [`figure`], [`goals`], [`results`], [`stats`] | what is measured, what is to be reached, and the samples |
 //! | [`document`], [`table`], [`markdown`], [`html`] | the run as a file, for a terminal, for the documentation, as a page; [`report`] tells a saved one, [`compare`] tells two apart, [`versus`] two programs |
 
@@ -34,6 +34,7 @@ pub mod quick;
 pub mod report;
 pub mod results;
 pub mod rig;
+pub mod routes;
 pub mod scale;
 pub mod serve;
 pub mod session;
@@ -43,3 +44,4 @@ pub mod storm;
 pub mod synthetic;
 pub mod table;
 pub mod versus;
+pub mod waypoint;

@@ -13,6 +13,7 @@ use perf::{
     serve,
     session::Options,
     versus::{self, Versus},
+    waypoint::{self, Waypoint},
 };
 
 /// Measures what the mesh costs, beside no mesh and beside Envoy, on two local nodes and in one run.
@@ -26,6 +27,7 @@ use perf::{
   perf versus perf-before                            an earlier build and this one, in turns
   perf load-check                                    the generator against wrk and iperf3
   perf quick                                         waypoints included, a few rounds
+  perf waypoint                                      the L7 path, many routes included
   perf scale                                         memory for 100,000 idle connections
   perf control                                       the control plane of a large mesh
 
@@ -47,6 +49,11 @@ enum Command {
   perf node --only ztunnel,envoy-tcp --rounds 3 --seconds 1
   perf node --storm --skip-rounds --only ztunnel")]
     Node(Node),
+    /// The L7 path: ztunnel, waypoint, ztunnel, our waypoint beside Envoy; with 5,000 routes, and while one changes.
+    #[command(after_help = "Examples:
+  perf waypoint --json run.json --html run.html
+  perf waypoint --skip-rounds")]
+    Waypoint(Waypoint),
     /// What 100,000 idle connections and 10,000 workloads take of memory.
     #[command(
         after_help = "Each proxy needs a descriptor for each connection: raise the limit first (ulimit -Hn), or there are fewer connections.
@@ -82,6 +89,9 @@ Examples:
         #[arg(long, default_values_t = [8080])]
         port: Vec<u16>,
     },
+    /// All subscribers of `control`, told on standard input what to do.
+    #[command(hide = true)]
+    Subscribers,
     /// One sample of load, as it runs in a pod; prints it as JSON.
     #[command(hide = true, subcommand)]
     Load(load::Kind),
@@ -96,22 +106,25 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Quick(_) | Command::Node(_) | Command::Scale(_)) {
+    if matches!(cli.command, Command::Quick(_) | Command::Node(_) | Command::Waypoint(_) | Command::Scale(_)) {
         ambit_testbed::bed::enter()?;
     }
     if matches!(cli.command, Command::Serve { .. } | Command::Load(_)) {
         ambit_runtime::sys::raise_open_files()?;
     }
-    if let Command::Control(control) = &cli.command {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    if matches!(cli.command, Command::Control(_) | Command::Subscribers) {
         // As the control plane runs.
-        return tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(control::run(control));
+        runtime = tokio::runtime::Builder::new_multi_thread();
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime.enable_all().build()?;
     match cli.command {
         Command::Quick(options) => runtime.block_on(quick::run(&options)),
         Command::Node(node) => runtime.block_on(node::run(&node)),
+        Command::Waypoint(waypoint) => runtime.block_on(waypoint::run(&waypoint)),
         Command::Scale(scale) => runtime.block_on(scale::run(&scale)),
-        Command::Control(_) => Ok(()),
+        Command::Control(control) => runtime.block_on(control::run(&control)),
+        Command::Subscribers => runtime.block_on(control::serve()),
         Command::Compare(files) => compare::run(&files),
         Command::Versus(programs) => versus::run(&programs),
         Command::Report(saved) => report::run(&saved),

@@ -30,6 +30,9 @@ impl Path {
     /// Those of the quick run, waypoints included.
     pub const QUICK: [Self; 5] = [Self::NoMesh, Self::Ztunnel, Self::EnvoyTcp, Self::Waypoint, Self::EnvoyWaypoint];
 
+    /// Those of the L7 path.
+    pub const L7: [Self; 3] = [Self::NoMesh, Self::Waypoint, Self::EnvoyWaypoint];
+
     /// The comparisons that are made, ours first.
     #[must_use]
     pub fn comparisons() -> Vec<Comparison> {

@@ -43,8 +43,8 @@ pub struct Options {
     pub envoy: Option<PathBuf>,
 }
 
-/// How long the proxies are left alone before their memory without load is looked at.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long the proxies are left alone before their memory without load is looked at: on a slow machine it takes a while until they rest.
+const SETTLE: Duration = Duration::from_secs(12);
 
 /// A run that has begun.
 pub struct Session {

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::Duration,
 };
 
 use ambit_api::{
@@ -15,6 +15,7 @@ use ambit_api::{
 };
 use anyhow::Context;
 use bytes::{Buf, Bytes};
+use nix::time::{ClockId, clock_gettime};
 use prost::{
     Message,
     encoding::{DecodeContext, decode_key, decode_varint, skip_field},
@@ -28,41 +29,51 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+use super::herd::Report;
+
 /// Bytes that may be under way to a subscriber: tens of thousands of resources come in one response.
 const WINDOW: u32 = 1 << 20;
 
 /// What all subscribers saw.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Seen {
-    began: Instant,
-    /// Responses with a resource or a removal in them.
-    pub responses: AtomicU64,
-    /// Resources and removals.
-    pub resources: AtomicU64,
+    responses: AtomicU64,
+    resources: AtomicU64,
     /// First answers: one for each type of each stream.
-    pub firsts: AtomicU64,
-    /// When the last response came, in nanoseconds since the beginning.
+    firsts: AtomicU64,
+    /// When the last response came, as [`monotonic`] tells.
     last: AtomicU64,
     /// Streams that ended though nobody wanted them to.
-    pub lost: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Seen {
     /// Nothing yet.
     pub fn new() -> Arc<Self> {
-        let none = || AtomicU64::new(0);
-        Arc::new(Self { began: Instant::now(), responses: none(), resources: none(), firsts: none(), last: none(), lost: none() })
+        Arc::default()
     }
 
-    /// Now, as [`Seen::last`] counts.
-    pub fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    /// How many first answers have come, one for each type of each stream.
+    pub fn firsts(&self) -> u64 {
+        self.firsts.load(Ordering::Acquire)
     }
 
-    /// When the last response came.
-    pub fn last(&self) -> u64 {
-        self.last.load(Ordering::Acquire)
+    /// Whether a stream ended though nobody wanted it to.
+    pub fn has_lost_one(&self) -> bool {
+        self.lost.load(Ordering::Acquire) > 0
     }
+
+    /// All of it. What a response holds is counted before the response is.
+    pub fn report(&self) -> Report {
+        let responses = self.responses.load(Ordering::Acquire);
+        Report { responses, resources: self.resources.load(Ordering::Acquire), last: self.last.load(Ordering::Acquire) }
+    }
+}
+
+/// Nanoseconds of the clock that is the same for all processes, 0 where there is none.
+pub fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What a subscriber asks for.
@@ -74,10 +85,11 @@ pub struct Asks {
 
 impl Asks {
     /// A node proxy that has `addresses` already; without any it is sent all.
-    pub fn ztunnel(number: usize, addresses: impl Iterator<Item = (String, String)>) -> Self {
-        let id = format!("ztunnel~10.0.0.1~ztunnel-{number}.istio-system~istio-system.svc.cluster.local");
-        let address = DeltaDiscoveryRequest { initial_resource_versions: addresses.collect(), ..wildcard(&id, ADDRESS) };
-        Self { first: [address.encode_to_vec().into(), wildcard(&id, AUTHORIZATION).encode_to_vec().into()].into() }
+    pub fn ztunnel(addresses: Vec<(String, String)>) -> Self {
+        const ID: &str = "ztunnel~10.0.0.1~ztunnel.istio-system~istio-system.svc.cluster.local";
+        let address =
+            DeltaDiscoveryRequest { initial_resource_versions: addresses.into_iter().collect(), ..wildcard(ID, ADDRESS) };
+        Self { first: [address.encode_to_vec().into(), wildcard(ID, AUTHORIZATION).encode_to_vec().into()].into() }
     }
 
     /// A waypoint.
@@ -132,7 +144,7 @@ async fn follow(to: SocketAddr, asks: Asks, seen: &Seen) -> anyhow::Result<()> {
         let response = Looked::at(response?)?;
         if response.resources > 0 {
             seen.resources.fetch_add(response.resources, Ordering::AcqRel);
-            seen.last.fetch_max(seen.now(), Ordering::AcqRel);
+            seen.last.fetch_max(monotonic(), Ordering::AcqRel);
             seen.responses.fetch_add(1, Ordering::AcqRel);
         }
         let ack = DeltaDiscoveryRequest {

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use ambit_runtime::socket::{ListenOptions, listen};
 use ambit_xds::{
     Node,
     server::{AdsServer, Authenticate, Cache, ServerConfig},
@@ -13,7 +14,6 @@ use istiod_lite::{
     source::{Event, NamespacedName, Problem, Source, SourceError},
 };
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -74,7 +74,8 @@ impl Plane {
     /// # Errors
     /// When it cannot listen, or the trust domain is none.
     pub async fn start() -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        // As the program itself does: a thousand that come at once have to be let in.
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), &ListenOptions::default())?;
         let address = listener.local_addr()?;
         let cache = Cache::new();
         let mesh = Arc::new(Mesh::new(MeshConfig::new("cluster.local".parse()?, "Kubernetes")));

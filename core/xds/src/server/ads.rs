@@ -1,4 +1,4 @@
-//! The aggregated discovery service: the session state machines over tonic streams.
+//! The aggregated discovery service: the session state machines over gRPC streams.
 //!
 //! A stream has no task of its own: its session runs when the transport asks for the next response, so a peer that does not read
 //! causes no work and holds no responses.
@@ -13,23 +13,25 @@ use std::{
 
 use ambit_api::envoy::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
 };
 use futures::{FutureExt as _, Stream, stream};
+use prost::Message;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tonic::{Request, Response, Status as Refusal, Streaming, metadata::MetadataMap};
+use tonic::{Request, Status as Refusal, metadata::MetadataMap};
 
-use super::{Cache, DeltaSession, Nack, Protocol, SotwSession, Status, TypeStatus, status::Registered};
+use super::{
+    Cache, DeltaSession, Nack, Protocol, SotwSession, Status, TypeStatus,
+    status::Registered,
+    turns::{Turn, Turns},
+    wire::{AdsService, Requests},
+};
 use crate::{Node, XdsError};
 
 /// How long a response waits for the answer to one that it depends on.
 const HOLD: Duration = Duration::from_secs(1);
-
-/// How long a stream waits for its turn to begin.
-const TURN: Duration = Duration::from_secs(30);
 
 /// Decides who may see what.
 pub trait Authenticate: Send + Sync + 'static {
@@ -66,6 +68,8 @@ pub struct ServerConfig {
     /// So many streams at a time say what they have and are sent the rest of what there is. After a restart every proxy comes at once,
     /// each with a request and a response of some megabytes.
     pub openings: usize,
+    /// How long one of these may take before the next one begins beside it.
+    pub opening: Duration,
 }
 
 impl Default for ServerConfig {
@@ -75,6 +79,7 @@ impl Default for ServerConfig {
             first_request: Duration::from_secs(10),
             max_request: 32 << 20,
             openings: 16,
+            opening: Duration::from_secs(30),
         }
     }
 }
@@ -86,14 +91,14 @@ pub struct AdsServer<A> {
     status: Status,
     config: ServerConfig,
     drain: watch::Receiver<bool>,
-    turns: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl<A: Authenticate> AdsServer<A> {
     /// Serves `cache` to whom `authenticate` lets in.
     #[must_use]
     pub fn new(cache: Cache, authenticate: A, config: ServerConfig, drain: watch::Receiver<bool>) -> Self {
-        let turns = Arc::new(Semaphore::new(config.openings));
+        let turns = Turns::new(config.openings, config.opening);
         Self { cache, authenticate: Arc::new(authenticate), status: Status::default(), config, drain, turns }
     }
 
@@ -105,12 +110,19 @@ impl<A: Authenticate> AdsServer<A> {
 
     /// As a service of a tonic server.
     #[must_use]
-    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        let limit = self.config.max_request;
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(limit).max_encoding_message_size(usize::MAX)
+    pub fn into_service(self) -> AdsService<A> {
+        AdsService::new(self)
     }
 
-    async fn open<S: Session>(&self, request: Request<Streaming<S::Request>>) -> Result<Responses<S::Response>, Refusal> {
+    pub(super) fn max_request(&self) -> usize {
+        self.config.max_request
+    }
+
+    /// A stream whose requests these are.
+    pub(super) async fn open<S: Session>(
+        &self,
+        request: Request<Requests<S::Request>>,
+    ) -> Result<Responses<S::Response>, Refusal> {
         let peer = request.remote_addr();
         let (metadata, _, requests) = request.into_parts();
         let caller = self.authenticate.caller(&metadata, peer).await?;
@@ -123,38 +135,25 @@ impl<A: Authenticate> AdsServer<A> {
             peer: peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string()),
             caller,
             requests,
-            turns: Arc::clone(&self.turns),
+            turns: self.turns.clone(),
         };
         Ok(Box::pin(stream::unfold(State::Opening::<A, S>(Box::new(opening)), State::step)))
     }
 }
 
-type Responses<R> = Pin<Box<dyn Stream<Item = Result<R, Refusal>> + Send>>;
+pub(super) type Responses<R> = Pin<Box<dyn Stream<Item = Result<Due<R>, Refusal>> + Send>>;
 
-#[tonic::async_trait]
-impl<A: Authenticate> AggregatedDiscoveryService for AdsServer<A> {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Refusal> {
-        Ok(Response::new(self.open::<SotwSession>(request).await?))
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Refusal> {
-        Ok(Response::new(self.open::<DeltaSession>(request).await?))
-    }
+/// A response on its way to the transport, which takes it whole, long before the peer has read it.
+pub(super) struct Due<R> {
+    pub(super) response: R,
+    /// Lasts until the response has left.
+    pub(super) turn: Option<Turn>,
 }
 
 /// What the two variants of the protocol have in common.
-trait Session: Default + Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+pub(super) trait Session: Default + Send + 'static {
+    type Request: Message + Default + 'static;
+    type Response: Message + 'static;
     const PROTOCOL: Protocol;
     fn node(request: &mut Self::Request) -> Option<Node>;
     fn request(&mut self, request: Self::Request) -> Result<(), XdsError>;
@@ -211,8 +210,8 @@ struct Opening<A: Authenticate, S: Session> {
     drain: watch::Receiver<bool>,
     peer: String,
     caller: A::Caller,
-    requests: Streaming<S::Request>,
-    turns: Arc<Semaphore>,
+    requests: Requests<S::Request>,
+    turns: Turns,
 }
 
 /// A stream that is being served.
@@ -221,13 +220,13 @@ struct Open<S: Session> {
     cache: Cache,
     view: String,
     node: String,
-    requests: Streaming<S::Request>,
+    requests: Requests<S::Request>,
     changes: watch::Receiver<u64>,
     drain: watch::Receiver<bool>,
     registered: Registered,
     closes: Instant,
     /// Held until the peer has all that there was when it came.
-    turn: Option<OwnedSemaphorePermit>,
+    turn: Option<Turn>,
 }
 
 enum State<A: Authenticate, S: Session> {
@@ -238,7 +237,7 @@ enum State<A: Authenticate, S: Session> {
 
 impl<A: Authenticate, S: Session> State<A, S> {
     /// The next response of the stream and what comes after it; `None` ends the stream in order.
-    async fn step(self) -> Option<(Result<S::Response, Refusal>, Self)> {
+    async fn step(self) -> Option<(Result<Due<S::Response>, Refusal>, Self)> {
         let mut open = match self {
             Self::Opening(opening) => match opening.first_request().await {
                 Ok(open) => open?,
@@ -248,7 +247,7 @@ impl<A: Authenticate, S: Session> State<A, S> {
             Self::Closed => return None,
         };
         match open.next().await {
-            Ok(Some(response)) => Some((Ok(response), Self::Open(open))),
+            Ok(Some(response)) => Some((Ok(Due { response, turn: open.turn.clone() }), Self::Open(open))),
             Ok(None) => None,
             Err(refusal) => Some((Err(refusal), Self::Closed)),
         }
@@ -257,21 +256,24 @@ impl<A: Authenticate, S: Session> State<A, S> {
 
 impl<A: Authenticate, S: Session> Opening<A, S> {
     async fn first_request(mut self: Box<Self>) -> Result<Option<Box<Open<S>>>, Refusal> {
-        // One that is stuck does not keep the others out for ever.
-        let turn = timeout(TURN, Arc::clone(&self.turns).acquire_owned());
+        let silent = |_| Refusal::deadline_exceeded("no request came on this stream");
         let drained = self.drain.wait_for(|drain| *drain).map(|drained| drained.is_ok());
+        let turn = async {
+            // Who says nothing has no turn: some of them, one after the other, would keep everybody else out.
+            timeout(self.config.first_request, self.requests.begun()).await.map_err(silent)??;
+            Ok::<_, Refusal>(self.turns.next().await)
+        };
         let turn = tokio::select! {
-            turn = turn => turn,
+            turn = turn => turn?,
             true = drained => return Ok(None),
         };
-        let first = timeout(self.config.first_request, self.requests.message()).await;
-        let first = first.map_err(|_| Refusal::deadline_exceeded("no request came on this stream"))??;
+        let first = timeout(self.config.first_request, self.requests.message()).await.map_err(silent)??;
         let Some(mut first) = first else { return Ok(None) };
         if *self.drain.borrow() {
             return Ok(None);
         }
         let node = S::node(&mut first).ok_or_else(|| Refusal::invalid_argument("the first request names no node"))?;
-        let mut turn = turn.ok().and_then(Result::ok);
+        let mut turn = Some(turn);
         let view = {
             let mut view = pin!(self.authenticate.view(&self.caller, &node));
             match view.as_mut().now_or_never() {
@@ -324,7 +326,7 @@ impl<S: Session> Open<S> {
                 self.registered.update(self.session.status());
                 return Ok(Some(response));
             }
-            // All that is due was taken by the transport: somebody else may come.
+            // All that is due was taken by the transport: somebody else may come once that has left.
             drop(self.turn.take());
             if self.session.is_lost() {
                 tracing::info!(node = self.node, view = self.view, "a discovery session fell too far behind and begins anew");

@@ -80,8 +80,7 @@ impl DeltaSession {
             state.wildcard = request.resource_names_subscribe.is_empty();
             state.compare_all = true;
             state.owed = true;
-            let versions = request.initial_resource_versions.into_iter();
-            state.held = Held::Listed(versions.map(|(name, version)| (name.into(), version.into())).collect());
+            state.held = Held::Told(request.initial_resource_versions);
         }
         state.subscribe(request.resource_names_subscribe, first);
         state.unsubscribe(request.resource_names_unsubscribe);
@@ -255,13 +254,10 @@ impl TypeState {
         for name in names {
             if name == WILDCARD {
                 self.wildcard = false;
-                match &mut self.held {
-                    Held::Listed(names) => names.retain(|name, _| self.names.contains(&**name)),
+                if !self.held.retain(|name| self.names.contains(name)) {
                     // What of them the peer has is not known by name, so it is sent them again.
-                    Held::All(_) => {
-                        self.held = Held::default();
-                        self.asked.extend(self.names.iter().map(|name| (name.clone(), true)));
-                    }
+                    self.held = Held::default();
+                    self.asked.extend(self.names.iter().map(|name| (name.clone(), true)));
                 }
                 continue;
             }
@@ -289,11 +285,24 @@ impl TypeState {
         let mut absent: Vec<String> = Vec::new();
         let changed = if self.compare_all { None } else { content.changed_since(self.seen) };
         match changed {
-            Some(names) => names.iter().for_each(|name| self.compare(content, name, &mut send, &mut gone)),
+            Some(names) => {
+                for name in &names {
+                    self.compare(content.get(name), name, &mut send, &mut gone);
+                }
+            }
             None => {
-                let Held::Listed(held) = &self.held else { return None };
-                content.entries().for_each(|entry| self.compare(content, &entry.name, &mut send, &mut gone));
-                gone.extend(held.keys().filter(|name| content.get(name).is_none()).cloned());
+                if matches!(self.held, Held::All(_)) {
+                    return None;
+                }
+                let mut known = 0;
+                for entry in content.entries() {
+                    known += usize::from(self.compare(Some(entry), &entry.name, &mut send, &mut gone));
+                }
+                // Who comes back has hardly anything that is gone.
+                if known < self.held.len() {
+                    let names = self.held.names().unwrap_or_default().into_iter();
+                    gone.extend(names.filter(|name| content.get(name).is_none()).map(Arc::from));
+                }
             }
         }
         for (name, again) in std::mem::take(&mut self.asked) {
@@ -317,33 +326,46 @@ impl TypeState {
             self.held.remove(&name);
             absent.push(name.to_string());
         }
+        let count = content.entries().len();
+        let all = self.wildcard && (count > LISTED || matches!(self.held, Held::All(_)));
         let mut resources = Vec::with_capacity(send.len());
         for (name, entry) in send {
             self.deferred.remove(&name);
-            let before = self.held.insert(name, Arc::clone(&entry.version));
+            let before = if all { self.held.may_have(&name) } else { self.held.insert(name, Arc::clone(&entry.version)) };
             resources.push((entry, before));
         }
-        let count = content.entries().len();
-        if self.wildcard && (count > LISTED || matches!(self.held, Held::All(_))) {
+        if all {
             self.held = Held::All(count);
+        } else if let Held::Told(names) = &mut self.held {
+            let names = std::mem::take(names).into_iter();
+            self.held = Held::Listed(names.map(|(name, version)| (name.into(), version.into())).collect());
         }
         Some((resources, absent))
     }
 
-    fn compare(&self, content: &View, name: &Arc<str>, send: &mut BTreeMap<Arc<str>, Arc<Entry>>, gone: &mut BTreeSet<Arc<str>>) {
-        match content.get(name).filter(|entry| self.wants(entry)) {
+    /// Whether the peer may have the resource of this name; what it lacks of it, or has though it is gone, is noted.
+    fn compare(
+        &self,
+        entry: Option<&Arc<Entry>>,
+        name: &Arc<str>,
+        send: &mut BTreeMap<Arc<str>, Arc<Entry>>,
+        gone: &mut BTreeSet<Arc<str>>,
+    ) -> bool {
+        let held = self.held.version(name);
+        match entry.filter(|entry| self.wants(entry)) {
             Some(entry) => {
-                if !self.held.is(name, &entry.version) {
+                if held != Some(Some(&*entry.version)) {
                     send.insert(Arc::clone(name), Arc::clone(entry));
                 }
             }
             // Gone, or no longer found by the alias that the peer asked for.
             None => {
-                if self.held.may_have(name) {
+                if held.is_some() {
                     gone.insert(Arc::clone(name));
                 }
             }
         }
+        held.is_some()
     }
 }
 

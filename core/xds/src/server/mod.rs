@@ -9,9 +9,12 @@ mod sotw;
 mod status;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod wire;
 
 pub use ads::{AdsServer, Authenticate, ServerConfig};
 pub use cache::{Cache, Change, Entry, View, Writer};
 pub use delta::DeltaSession;
 pub use sotw::SotwSession;
 pub use status::{Nack, Protocol, SessionStatus, Status, TypeStatus};
+pub use wire::AdsService;

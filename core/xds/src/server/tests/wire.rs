@@ -376,3 +376,26 @@ async fn who_waits_for_a_view_that_is_being_made_holds_nobody_up_and_is_let_go()
     let last = timeout(Duration::from_secs(10), responses.next()).await.unwrap();
     assert!(last.is_none(), "{last:?}");
 }
+
+#[tokio::test]
+async fn who_does_not_read_what_it_asked_for_keeps_the_others_out_for_a_while_only() {
+    const LONG: usize = 4 << 20;
+    let cache = Cache::new();
+    // More than may be under way to one that does not read, which is 2 MB of a stream by the client's settings.
+    cache.update(VIEW, TYPE, [change("a", &"1".repeat(LONG))]);
+    let config = ServerConfig { openings: 1, opening: Duration::from_millis(500), ..ServerConfig::default() };
+    let server = serve(&cache, config, "127.0.0.1:0").await;
+    let (ask, requests) = tokio::sync::mpsc::channel(4);
+    let first =
+        DiscoveryRequest { node: Some(node("node~stuck", &[])), type_url: TYPE.to_owned(), ..DiscoveryRequest::default() };
+    ask.send(first).await.unwrap();
+    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(requests));
+    request.metadata_mut().insert("authorization", "Bearer good".parse().unwrap());
+    let mut stuck = AggregatedDiscoveryServiceClient::new(dial(server.address));
+    let _unread = stuck.stream_aggregated_resources(request).await.unwrap().into_inner();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let other = client(server.address, "good");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(other.seen.held.lock().unwrap().is_empty(), "one begins at a time");
+    other.seen.becomes(&format!("a={}", "1".repeat(LONG))).await;
+}

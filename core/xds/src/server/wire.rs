@@ -1,0 +1,246 @@
+//! The discovery service on the wire: gRPC over HTTP/2 (PROTOCOL-HTTP2 of gRPC), by hand.
+//!
+//! tonic's codec keeps the buffer of the longest message of a stream, in either direction, as long as the stream lasts. Here the first
+//! response, and the first request of a peer that comes back, are tens of megabytes, and the stream lasts for half an hour: a
+//! thousand node proxies had the control plane keep 20 GB.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
+use prost::Message;
+use tonic::{
+    Status,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+    metadata::{GRPC_CONTENT_TYPE, MetadataMap},
+    server::NamedService,
+};
+
+use super::{
+    AdsServer, DeltaSession, SotwSession,
+    ads::{Authenticate, Due, Responses, Session},
+    turns::Turn,
+};
+
+const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+
+/// Before each message: whether it is compressed, and its length.
+const HEAD: usize = 5;
+
+/// The service, for a tonic server.
+pub struct AdsService<A>(Arc<AdsServer<A>>);
+
+impl<A> AdsService<A> {
+    pub(super) fn new(server: AdsServer<A>) -> Self {
+        Self(Arc::new(server))
+    }
+}
+
+impl<A> Clone for AdsService<A> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<A> NamedService for AdsService<A> {
+    const NAME: &'static str = NAME;
+}
+
+impl<A: Authenticate> Service<http::Request<Body>> for AdsService<A> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<http::Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move {
+            let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(NAME));
+            Ok(match method {
+                Some("/DeltaAggregatedResources") => answer::<_, DeltaSession>(&server, request).await,
+                Some("/StreamAggregatedResources") => answer::<_, SotwSession>(&server, request).await,
+                _ => Status::unimplemented(format!("there is no {}", request.uri().path())).into_http(),
+            })
+        })
+    }
+}
+
+async fn answer<A: Authenticate, S: Session>(server: &AdsServer<A>, request: http::Request<Body>) -> http::Response<Body> {
+    let (parts, body) = request.into_parts();
+    let requests = Requests { body, buffered: Vec::new(), longest: server.max_request(), message: PhantomData };
+    let request = tonic::Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests);
+    match server.open::<S>(request).await {
+        Ok(responses) => {
+            let mut response = http::Response::new(Body::new(Encoded { responses, ended: false }));
+            response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+            response
+        }
+        Err(refusal) => refusal.into_http(),
+    }
+}
+
+/// What a peer asks, message by message.
+#[derive(Debug)]
+pub(super) struct Requests<R> {
+    body: Body,
+    buffered: Vec<u8>,
+    longest: usize,
+    message: PhantomData<fn() -> R>,
+}
+
+impl<R: Message + Default> Requests<R> {
+    /// The next request; `None` when the peer has no more. Nothing is lost when this is dropped before it is done.
+    ///
+    /// # Errors
+    /// When it is compressed, too long or not one, or the connection broke.
+    pub(super) async fn message(&mut self) -> Result<Option<R>, Status> {
+        loop {
+            if let Some(request) = cut(&mut self.buffered, self.longest)? {
+                return Ok(Some(request));
+            }
+            if !self.read().await? {
+                return if self.buffered.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(Status::internal("the stream ended within a request"))
+                };
+            }
+        }
+    }
+
+    /// Waits until something of the next request is there, or none will come.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    pub(super) async fn begun(&mut self) -> Result<(), Status> {
+        while self.buffered.is_empty() && self.read().await? {}
+        Ok(())
+    }
+
+    /// Reads on; false when there is no more.
+    async fn read(&mut self) -> Result<bool, Status> {
+        let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await.transpose()?;
+        let more = frame.is_some();
+        frame.and_then(|frame| frame.into_data().ok()).into_iter().for_each(|data| self.buffered.extend_from_slice(&data));
+        Ok(more)
+    }
+}
+
+/// Takes the first message out of `buffered`, if it is there whole.
+fn cut<R: Message + Default>(buffered: &mut Vec<u8>, longest: usize) -> Result<Option<R>, Status> {
+    let Some(([compressed, length @ ..], rest)) = buffered.split_first_chunk::<HEAD>() else { return Ok(None) };
+    if *compressed != 0 {
+        return Err(Status::unimplemented("compressed requests are not supported"));
+    }
+    let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+    if length > longest {
+        return Err(Status::resource_exhausted(format!("a request of {length} bytes is longer than {longest}")));
+    }
+    let Some(message) = rest.get(..length) else { return Ok(None) };
+    let request = R::decode(message).map_err(|error| Status::invalid_argument(format!("not a request: {error}")))?;
+    // In memory of its own, so that what one long request took is not kept.
+    *buffered = rest.get(length..).unwrap_or_default().to_vec();
+    Ok(Some(request))
+}
+
+/// What a session says, each response in memory of its own.
+struct Encoded<R> {
+    responses: Responses<R>,
+    ended: bool,
+}
+
+impl<R: Message> http_body::Body for Encoded<R> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let end = match ready!(self.responses.as_mut().poll_next(context)).map(|due| due.and_then(sealed)) {
+            Some(Ok(response)) => return Poll::Ready(Some(Ok(Frame::data(response)))),
+            Some(Err(refusal)) => refusal,
+            None => Status::ok(""),
+        };
+        self.ended = true;
+        let mut trailers = http::HeaderMap::new();
+        Poll::Ready(Some(end.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+    }
+}
+
+/// A response and its turn, which is over when the transport needs the bytes no more: it takes a response whole before the peer has room for it,
+/// and asks for the next one.
+struct Sealed {
+    bytes: Vec<u8>,
+    _turn: Turn,
+}
+
+impl AsRef<[u8]> for Sealed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn sealed<R: Message>(Due { response, turn }: Due<R>) -> Result<Bytes, Status> {
+    let bytes = framed(&response)?;
+    Ok(match turn {
+        Some(turn) => Bytes::from_owner(Sealed { bytes, _turn: turn }),
+        None => bytes.into(),
+    })
+}
+
+fn framed(response: &impl Message) -> Result<Vec<u8>, Status> {
+    let length = response.encoded_len();
+    let told =
+        u32::try_from(length).map_err(|_| Status::resource_exhausted(format!("a response of {length} bytes cannot be sent")))?;
+    let mut bytes = Vec::with_capacity(HEAD + length);
+    bytes.push(0);
+    bytes.extend_from_slice(&told.to_be_bytes());
+    response.encode(&mut bytes).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_api::envoy::pb::envoy::service::discovery::v3::DiscoveryRequest;
+
+    use super::*;
+
+    fn request(type_url: &str) -> DiscoveryRequest {
+        DiscoveryRequest { type_url: type_url.to_owned(), ..DiscoveryRequest::default() }
+    }
+
+    #[test]
+    fn requests_are_cut_wherever_they_are_torn_and_leave_nothing_behind() {
+        let mut sent = framed(&request("a")).unwrap();
+        sent.extend_from_slice(&framed(&request("b")).unwrap());
+        let mut buffered = Vec::new();
+        let mut cuts = Vec::new();
+        for byte in sent {
+            buffered.push(byte);
+            cuts.extend(cut::<DiscoveryRequest>(&mut buffered, 100).unwrap());
+        }
+        assert_eq!(cuts, [request("a"), request("b")]);
+        assert_eq!(buffered.capacity(), 0);
+    }
+
+    #[test]
+    fn what_is_compressed_too_long_or_no_request_is_refused() {
+        let refused = |bytes: &[u8]| cut::<DiscoveryRequest>(&mut bytes.to_vec(), 10).unwrap_err().code();
+        assert_eq!(refused(&[1, 0, 0, 0, 0]), tonic::Code::Unimplemented);
+        assert_eq!(refused(&[0, 0xff, 0xff, 0xff, 0xff]), tonic::Code::ResourceExhausted);
+        assert_eq!(refused(&[0, 0, 0, 0, 11]), tonic::Code::ResourceExhausted);
+        assert_eq!(refused(&[0, 0, 0, 0, 1, 0xff]), tonic::Code::InvalidArgument);
+    }
+}
