@@ -213,6 +213,10 @@ async fn policies_that_cannot_be_meant_are_refused_by_their_schema() {
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: default}}\nspec: {spec}\n"
         )
     };
+    let asks = |spec: &str| {
+        format!("apiVersion: ambit.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: default}}\nspec: {spec}\n")
+    };
+    let to_s = "{targetRefs: [{group: '', kind: Service, name: s}]";
     for (text, part) in [
         (policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: s}]}"), "only one of selector, targetRef and targetRefs"),
         (policy("{action: MAYBE}"), "Unsupported value"),
@@ -225,6 +229,14 @@ async fn policies_that_cannot_be_meant_are_refused_by_their_schema() {
             "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: p, namespace: default}\nspec: {hosts: []}\n".to_owned(),
             "should have at least 1 items",
         ),
+        (asks("{targetRefs: [], connectTimeout: 1s}"), "should have at least 1 items"),
+        (asks(&format!("{to_s}}}")), "it asks for nothing"),
+        (asks(&format!("{to_s}, limits: {{requests: 0}}}}")), "should be greater than or equal to 1"),
+        (asks(&format!("{to_s}, connectTimeout: 0s}}")), "must be longer than nothing"),
+        (asks(&format!("{to_s}, limits: {{retries: 1}}, retryBudget: {{}}}}")), "only one of limits.retries and retryBudget"),
+        (asks(&format!("{to_s}, outlierDetection: {{consecutiveErrors: 0}}}}")), "no endpoint is ever ejected"),
+        (asks("{targetRefs: [{kind: Service, name: s}, {kind: Service, name: s}], connectTimeout: 1s}"), "a target is given twice"),
+        (asks("{targetRefs: [{kind: Gateway, name: s}], connectTimeout: 1s}"), "Unsupported value"),
     ] {
         let error = api.apply(&text).await.unwrap_err().to_string();
         assert!(error.contains(part), "{text}: {error}");
@@ -232,6 +244,11 @@ async fn policies_that_cannot_be_meant_are_refused_by_their_schema() {
     api.apply(&policy(
         "{rules: [{from: [{source: {principals: [a]}}], to: [{operation: {ports: [\"80\"]}}], when: [{key: a, values: [b]}]}]}",
     ))
+    .await
+    .unwrap();
+    api.apply(&asks(&format!(
+        "{to_s}, connectTimeout: 1s500ms, outlierDetection: {{consecutiveErrors: 0, successRate: {{}}}}}}"
+    )))
     .await
     .unwrap();
 }

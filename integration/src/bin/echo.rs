@@ -1,7 +1,8 @@
 //! A server that tells what reached it: HTTP/1.1 and HTTP/2 on `--http`, bytes sent back on `--tcp`, a greeting first on `--greet`.
 //!
 //! Requests with a header `x-key` are counted by its value. The first `x-fail-first` of them do not go well: they are answered with
-//! the status `x-fail-with`, or, where that is `reset`, by the end of the connection, or, where it is `slow`, after five seconds.
+//! the status `x-fail-with`, or, where that is `reset`, by the end of the connection, or, where it is `slow`, after five seconds. Those with
+//! a header `x-fail-at` are answered with 500 by the version that it names.
 
 use std::{
     collections::BTreeMap,
@@ -118,6 +119,9 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: Strin
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes().len()).unwrap_or(0);
     let mut status = headers.get("x-answer-with").and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
+    if headers.get("x-fail-at") == Some(&version) {
+        status = StatusCode::INTERNAL_SERVER_ERROR;
+    }
     let path = head.uri.path_and_query().map(ToString::to_string);
     let host = headers.get("host").map(String::as_str).or(head.uri.host()).unwrap_or_default();
     let shown = format!("{} {} {host} {body}", head.method, path.as_deref().unwrap_or_default());

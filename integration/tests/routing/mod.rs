@@ -7,6 +7,7 @@ mod matches;
 mod outcomes;
 mod protocols;
 mod tokens;
+mod traffic;
 
 use ambit_integration::SharedMesh;
 use libtest_mimic::Trial;
@@ -27,6 +28,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         protocols::tests(mesh),
         access::tests(mesh),
         tokens::tests(mesh),
+        traffic::tests(mesh),
         change::tests(mesh),
     ]
     .into_iter()

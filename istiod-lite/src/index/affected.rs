@@ -70,6 +70,8 @@ impl Index {
             Object::AuthorizationPolicy(policy) => self.policy_affected(policy, &name, changed),
             Object::RequestAuthentication(policy) => self.token_policy_affected(policy, &name, changed),
             Object::BackendTlsPolicy(policy) => self.tls_policy_affected(policy, &name, changed),
+            Object::TrafficPolicy(policy) => self.traffic_policy_affected(policy, &name, changed),
+            Object::DestinationRule(rule) => self.rule_affected(rule, changed),
             Object::PeerAuthentication(policy) => {
                 // What a namespace or the mesh says is inherited by the policies of single workloads.
                 for other in self.peer_authentications_under(&name) {

@@ -17,6 +17,7 @@ mod policy;
 mod port;
 mod route;
 mod service;
+mod traffic;
 mod waypoint;
 
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use port::{ServicePort, TargetPort};
 pub use route::{ParentRef, RouteKey, parent_refs};
 pub(crate) use service::single_address;
 pub use service::{ServiceRef, entry_has_addresses};
+pub(crate) use traffic::covers;
 pub use waypoint::{Waypoint, WaypointFor};
 
 use crate::source::{Event, NamespacedName};

@@ -15,9 +15,11 @@ use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::source::crd::destination::DestinationRule;
 use crate::source::crd::networking::{ServiceEntry, WorkloadEntry};
 use crate::source::crd::telemetry::Telemetry;
 use crate::source::crd::tokens::RequestAuthentication;
+use crate::source::crd::traffic::TrafficPolicy;
 use crate::source::crd::{AuthorizationPolicy, PeerAuthentication};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey};
 
@@ -67,6 +69,7 @@ objects! {
     endpoint_slices: EndpointSlice(EndpointSlice),
     service_entries: ServiceEntry(ServiceEntry),
     workload_entries: WorkloadEntry(WorkloadEntry),
+    destination_rules: DestinationRule(DestinationRule),
     gateway_classes: GatewayClass(GatewayClass),
     gateways: Gateway(Gateway),
     http_routes: HttpRoute(HttpRoute),
@@ -79,6 +82,7 @@ objects! {
     peer_authentications: PeerAuthentication(PeerAuthentication),
     request_authentications: RequestAuthentication(RequestAuthentication),
     telemetries: Telemetry(Telemetry),
+    traffic_policies: TrafficPolicy(TrafficPolicy),
 }
 
 /// The objects of one namespace, in the order of their names.

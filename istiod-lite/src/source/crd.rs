@@ -1,13 +1,16 @@
-//! The `security.istio.io` custom resources, as their users write them.
+//! The custom resources of Istio and our own, as their users write them; here those of `security.istio.io`.
 //!
 //! Field names follow the public Istio API reference.
 
 use std::collections::BTreeMap;
 
 mod attachment;
+pub mod destination;
+pub mod duration;
 pub mod networking;
 pub mod telemetry;
 pub mod tokens;
+pub mod traffic;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde::{Deserialize, Serialize};

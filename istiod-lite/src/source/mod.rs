@@ -26,7 +26,9 @@ pub(crate) use examine::{Examined, examine};
 pub use kubernetes::Kubernetes;
 pub use object::{Event, Kind, NamespacedName, Object, ObjectKey};
 pub(crate) use typed::FieldError;
-pub(crate) use validate::{TLS_INSTEAD, TLS_REFUSED, heedless, is_label, is_subdomain, keys_of, unheeding_parents, unverified};
+pub(crate) use validate::{
+    TLS_INSTEAD, TLS_REFUSED, heedless, is_label, is_subdomain, keys_of, refused, unheeding_parents, unverified,
+};
 
 /// A source that cannot go on. Errors in single objects are [`Problem`]s, not this.
 #[derive(Debug, thiserror::Error)]

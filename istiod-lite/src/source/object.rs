@@ -15,9 +15,11 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::crd::destination::DestinationRule;
 use super::crd::networking::{ServiceEntry, WorkloadEntry};
 use super::crd::telemetry::Telemetry;
 use super::crd::tokens::RequestAuthentication;
+use super::crd::traffic::TrafficPolicy;
 use super::crd::{AuthorizationPolicy, PeerAuthentication};
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
@@ -189,6 +191,7 @@ kinds! {
     EndpointSlice(EndpointSlice), "EndpointSlice", "endpointslices", "discovery.k8s.io", ["v1"], true;
     ServiceEntry(ServiceEntry), "ServiceEntry", "serviceentries", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
     WorkloadEntry(WorkloadEntry), "WorkloadEntry", "workloadentries", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
+    DestinationRule(DestinationRule), "DestinationRule", "destinationrules", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
     GatewayClass(GatewayClass), "GatewayClass", "gatewayclasses", "gateway.networking.k8s.io", ["v1", "v1beta1"], false;
     Gateway(Gateway), "Gateway", "gateways", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
     HttpRoute(HttpRoute), "HTTPRoute", "httproutes", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
@@ -201,6 +204,7 @@ kinds! {
     PeerAuthentication(PeerAuthentication), "PeerAuthentication", "peerauthentications", "security.istio.io", ["v1", "v1beta1"], true;
     RequestAuthentication(RequestAuthentication), "RequestAuthentication", "requestauthentications", "security.istio.io", ["v1", "v1beta1"], true;
     Telemetry(Telemetry), "Telemetry", "telemetries", "telemetry.istio.io", ["v1", "v1alpha1"], true;
+    TrafficPolicy(TrafficPolicy), "TrafficPolicy", "trafficpolicies", "ambit.dev", ["v1alpha1"], true;
 }
 
 impl Object {

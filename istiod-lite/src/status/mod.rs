@@ -13,6 +13,7 @@ pub(crate) mod rate;
 mod route;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod unsupported;
 mod writer;
 
@@ -44,7 +45,7 @@ pub struct Condition {
     /// Generation of the object, where the source counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// For routes: the parent it is about, as `Kind namespace/name`; for BackendTLSPolicies the ancestor.
+    /// For routes: the parent it is about, as `Kind namespace/name`; for BackendTLSPolicies and TrafficPolicies the ancestor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// The reference to that parent, as the route has it, or to that ancestor.
@@ -105,6 +106,8 @@ pub(crate) fn speaks_of(kind: Kind) -> bool {
             | Kind::RequestAuthentication
             | Kind::BackendTlsPolicy
             | Kind::Telemetry
+            | Kind::TrafficPolicy
+            | Kind::DestinationRule
             | Kind::HttpRoute
             | Kind::GrpcRoute
             | Kind::TlsRoute
@@ -128,6 +131,8 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
         Kind::RequestAuthentication => status.conditions = unsupported::request_authentication(index, &key.name),
         Kind::BackendTlsPolicy => status.conditions = unsupported::backend_tls_policy(index, &key.name),
         Kind::Telemetry => status.conditions = unsupported::telemetry(index, &key.name),
+        Kind::TrafficPolicy => status.conditions = traffic::policy(index, &key.name),
+        Kind::DestinationRule => status.conditions = traffic::rule(index, &key.name),
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => status.conditions = route::conditions(index, key),
         Kind::Gateway => gateway::gateway(index, &key.name, reports, &mut status)?,
         Kind::GatewayClass => status.conditions = gateway::class(index, &key.name)?,

@@ -38,7 +38,9 @@ pub fn patch(held: Option<&Value>, wanted: &ObjectStatus, now: &str) -> Option<V
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
             set(PARENTS.field, shared(&PARENTS, list(PARENTS.field), &wanted.conditions, now));
         }
-        Kind::BackendTlsPolicy => set(ANCESTORS.field, shared(&ANCESTORS, list(ANCESTORS.field), &wanted.conditions, now)),
+        Kind::BackendTlsPolicy | Kind::TrafficPolicy => {
+            set(ANCESTORS.field, shared(&ANCESTORS, list(ANCESTORS.field), &wanted.conditions, now));
+        }
         kind => set("conditions", merged(list("conditions"), own_types(kind), &wanted.conditions, now)),
     }
     if let Some(addresses) = &wanted.addresses {
@@ -57,7 +59,7 @@ fn own_types(kind: Kind) -> &'static [&'static str] {
         Kind::Service => &["istio.io/WaypointBound"],
         Kind::AuthorizationPolicy => &["ZtunnelAccepted", "WaypointAccepted", "ResolvedRefs"],
         Kind::RequestAuthentication => &["ZtunnelAccepted", "WaypointAccepted"],
-        Kind::Telemetry => &["Accepted"],
+        Kind::Telemetry | Kind::DestinationRule => &["Accepted"],
         Kind::Gateway => &["Accepted", "Programmed"],
         Kind::GatewayClass => &["Accepted"],
         _ => &[],

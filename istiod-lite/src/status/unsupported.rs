@@ -63,11 +63,10 @@ fn of_ancestor(waypoint: &NamespacedName, mut condition: Condition) -> Condition
     condition
 }
 
-/// The BackendTLSPolicy that keeps requests from a port of a Service, if one does.
+/// What keeps requests from a port of a Service, a BackendTLSPolicy or a DestinationRule, if one does.
 pub(super) fn keeps_from(index: &Index, service: &NamespacedName, port: &ServicePort) -> Option<String> {
-    let policy = index.tls_policy_of(&ServiceRef::Kubernetes(service.clone()), port)?;
-    let policy = NamespacedName::of(&policy.metadata);
-    Some(format!("BackendTLSPolicy {policy} asks for TLS to port {} of Service {service}, which nobody here begins", port.port))
+    let asks = index.asks_for_tls(&ServiceRef::Kubernetes(service.clone()), port)?;
+    Some(format!("{asks} asks for TLS to port {} of Service {service}, which nobody here begins", port.port))
 }
 
 /// What is said of a Telemetry.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{ObjectStatus, of, patch::patch, policy, rate::Rate, speaks_of};
+use super::{ObjectStatus, of, patch::patch, policy, rate::Rate, speaks_of, traffic};
 use crate::deploy::Reports;
 use crate::mesh::Mesh;
 use crate::retry;
@@ -144,10 +144,18 @@ impl Writer {
             for key in keys {
                 let Some(object) = index.objects().get(key) else { continue };
                 let Some(mut wanted) = of(&index, key, Some(&reports)) else { continue };
-                if matches!(key.kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication)
-                    && let Some(problem) = unreadable(key)
-                {
-                    wanted.conditions = vec![policy::unreadable(key.kind, problem)];
+                match key.kind {
+                    Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
+                        if let Some(problem) = unreadable(key) {
+                            wanted.conditions = vec![policy::unreadable(key.kind, problem)];
+                        }
+                    }
+                    Kind::TrafficPolicy => {
+                        if let Some(problem) = unreadable(key) {
+                            traffic::unreadable(&mut wanted.conditions, problem);
+                        }
+                    }
+                    _ => {}
                 }
                 if patch(held(&object).as_ref(), &wanted, "").is_none() {
                     continue;
@@ -259,6 +267,8 @@ fn held(object: &Object) -> Option<Value> {
         Object::RequestAuthentication(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::BackendTlsPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::Telemetry(telemetry) => serde_json::to_value(telemetry.status.as_ref()?),
+        Object::TrafficPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
+        Object::DestinationRule(rule) => serde_json::to_value(rule.status.as_ref()?),
         Object::HttpRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::GrpcRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::TlsRoute(route) => serde_json::to_value(route.status.as_ref()?),

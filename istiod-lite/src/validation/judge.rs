@@ -14,7 +14,9 @@ use super::labels::labels;
 use crate::deploy::WAYPOINT_CLASS;
 use crate::index::{is_service, label};
 use crate::source::crd::{AuthorizationPolicy, MtlsMode, PeerAuthentication, PolicyAction};
-use crate::source::{Examined, FieldError, Kind, Object, TLS_INSTEAD, TLS_REFUSED, examine, unheeding_parents, unverified};
+use crate::source::{
+    Examined, FieldError, Kind, Object, TLS_INSTEAD, TLS_REFUSED, examine, refused, unheeding_parents, unverified,
+};
 use crate::status::{Verdict, faults, unusable};
 use crate::translate::authorization::unknown_at_l4;
 
@@ -90,6 +92,7 @@ pub(crate) fn beyond(object: &Object, root_namespace: &str) -> Findings {
             findings.errors.extend(unverified(policy));
         }
         Object::BackendTlsPolicy(policy) => backend_tls_policy(policy, &mut findings),
+        Object::DestinationRule(rule) => findings.errors.extend(refused(rule)),
         _ => {}
     }
     labels(object, &mut findings);

@@ -32,6 +32,10 @@ const OBJECTS: &str = "
 {apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: web, namespace: shop}, spec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: web.example, wellKnownCACertificates: System}}}
 ---
 {apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: web, namespace: shop}, spec: {tracing: [{}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: web, namespace: shop}, spec: {host: web, subsets: [{name: one}]}}
+---
+{apiVersion: ambit.dev/v1alpha1, kind: TrafficPolicy, metadata: {name: web, namespace: shop}, spec: {targetRefs: [{kind: Service, name: web}], limits: {requests: 5}}}
 ";
 
 /// The Gateway of a waypoint with its parameters, of one without, or of no waypoint.

@@ -42,12 +42,14 @@ pub(super) const TEMPLATES: &[File] = chart![
 ];
 /// Files that templates read.
 pub(super) const OTHERS: &[File] = chart!["dashboards/mesh.json",];
-/// CRDs of the kinds of others that the mesh reads.
+/// CRDs of the kinds of Istio's that the mesh reads, and of its own.
 pub const CRDS: &[(&str, &str)] = &[
     ("crds/authorizationpolicies.yaml", text!("crds/authorizationpolicies.yaml")),
+    ("crds/destinationrules.yaml", text!("crds/destinationrules.yaml")),
     ("crds/peerauthentications.yaml", text!("crds/peerauthentications.yaml")),
     ("crds/requestauthentications.yaml", text!("crds/requestauthentications.yaml")),
     ("crds/serviceentries.yaml", text!("crds/serviceentries.yaml")),
     ("crds/telemetries.yaml", text!("crds/telemetries.yaml")),
+    ("crds/trafficpolicies.yaml", text!("crds/trafficpolicies.yaml")),
     ("crds/workloadentries.yaml", text!("crds/workloadentries.yaml")),
 ];

@@ -3,6 +3,7 @@
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::Errors;
+use super::destination::{needless, refused};
 use super::unsupported::{heedless, unused_keys, unverified};
 use crate::index::{ParentRef, asks_for_waypoint, entry_has_addresses, parent_refs};
 use crate::source::crd::networking::{Resolution, ServiceEntry};
@@ -21,6 +22,10 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
             found.0.extend(unused_keys(policy));
         }
         Object::Telemetry(telemetry) => found.0.extend(heedless(telemetry)),
+        Object::DestinationRule(rule) => {
+            found.0.extend(refused(rule));
+            found.0.extend(needless(rule));
+        }
         _ => {}
     }
     found.0

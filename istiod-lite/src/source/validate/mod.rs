@@ -1,5 +1,6 @@
 //! Values that have the right type and are wrong all the same: what the API server would refuse by schema or webhook.
 
+mod destination;
 mod effect;
 mod entry;
 mod filter;
@@ -9,6 +10,7 @@ mod route;
 mod slice;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod unsupported;
 
 use std::collections::BTreeSet;
@@ -22,6 +24,7 @@ use super::object::Object;
 use super::typed::FieldError;
 use crate::index::parent_refs;
 
+pub(crate) use destination::refused;
 pub(crate) use effect::unheeding_parents;
 pub(super) use effect::without_effect;
 pub(crate) use unsupported::{TLS_INSTEAD, TLS_REFUSED, heedless, keys_of, unverified};
@@ -47,12 +50,15 @@ pub(super) fn validate(object: &Object) -> Vec<FieldError> {
         Object::PeerAuthentication(object) => policy::peer_authentication(object, &mut errors),
         Object::RequestAuthentication(object) => policy::request_authentication(object, &mut errors),
         Object::Telemetry(object) => policy::telemetry(object, &mut errors),
+        Object::TrafficPolicy(object) => traffic::policy(object, &mut errors),
         Object::Namespace(_)
         | Object::Node(_)
         | Object::ServiceAccount(_)
         | Object::GatewayClass(_)
         | Object::ReferenceGrant(_)
-        | Object::BackendTlsPolicy(_) => {}
+        | Object::BackendTlsPolicy(_)
+        // Whatever is wrong in one is left out, so that the rest of it holds.
+        | Object::DestinationRule(_) => {}
     }
     errors.0
 }

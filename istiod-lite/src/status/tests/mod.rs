@@ -1,6 +1,7 @@
 mod gateway;
 mod patch;
 mod route;
+mod traffic;
 mod unsupported;
 
 use ambit_identity::TrustDomain;

@@ -32,9 +32,9 @@ use super::wire::{ads, any, entry, seconds, string_kind, transport_socket, u32_v
 /// Stream window of HBONE peers, bytes.
 pub const STREAM_WINDOW: u32 = 4 << 20;
 /// Retries in a hundred requests to a service port, at once.
-const RETRY_PERCENT: f64 = 20.0;
+pub const RETRY_PERCENT: f64 = 20.0;
 /// Retries at once that a service port with few requests may have all the same.
-const MIN_RETRIES: u32 = 3;
+pub const MIN_RETRIES: u32 = 3;
 /// Connection window of HBONE peers, bytes.
 pub const CONNECTION_WINDOW: u32 = 16 << 20;
 

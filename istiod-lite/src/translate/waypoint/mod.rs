@@ -16,6 +16,7 @@ pub(super) mod scope;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traffic;
 pub(super) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -200,13 +201,15 @@ impl<'a> Translation<'a> {
         let label = match service {
             ServiceRef::Kubernetes(name) | ServiceRef::Host(name) => name.to_string(),
         };
-        if let Some(names) = scope::looked_up(self.index, service, port) {
-            insert(&mut self.clusters, name.into(), &cluster::looked_up(name, &label, layer, protocol, &names));
-            return;
-        }
-        let assignment = endpoint::assignment(self.index, name, service, port);
-        self.endpoints.insert(name.into(), wire::any_as(ASSIGNMENT, &assignment));
-        insert(&mut self.clusters, name.into(), &cluster::service(name, &label, layer, protocol));
+        let mut made = if let Some(names) = scope::looked_up(self.index, service, port) {
+            cluster::looked_up(name, &label, layer, protocol, &names)
+        } else {
+            let assignment = endpoint::assignment(self.index, name, service, port);
+            self.endpoints.insert(name.into(), wire::any_as(ASSIGNMENT, &assignment));
+            cluster::service(name, &label, layer, protocol)
+        };
+        traffic::asked(self.index, service, port).apply_to(&mut made, layer);
+        insert(&mut self.clusters, name.into(), &made);
     }
 }
 

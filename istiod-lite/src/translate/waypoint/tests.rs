@@ -19,6 +19,7 @@ mod fields;
 mod of_all_kinds;
 mod orders;
 mod tokens;
+mod traffic;
 
 /// An index of the objects in some YAML.
 pub(super) fn index(yaml: &str) -> Index {

@@ -99,6 +99,80 @@ fn what_is_read_and_not_carried_out_is_refused_or_warned_of_where_it_may_be_anot
 }
 
 #[test]
+fn a_traffic_policy_that_cannot_be_meant_is_refused() {
+    let kind = Kind::TrafficPolicy;
+    let asks = |what: &str| format!("{{targetRefs: [{{group: '', kind: Service, name: a}}], {what}}}");
+    good(kind, &asks("outlierDetection: {}"));
+    good(kind, &asks("connectTimeout: 1m30s, limits: {connections: 1, retries: 0}, loadBalancing: {policy: Random}"));
+    for (what, part) in [
+        ("", "spec: it asks for nothing"),
+        ("limits: {requests: 0}", "spec.limits.requests: must be at least 1"),
+        ("limits: {requests: -1}", "spec.limits.requests: invalid value"),
+        ("limits: {retries: 1}, retryBudget: {percent: 5}", "spec.limits.retries: only one of limits.retries and retryBudget"),
+        ("retryBudget: {percent: 101}", "spec.retryBudget.percent: 101 is no percentage"),
+        ("connectTimeout: 1.5s", "spec.connectTimeout: \"1.5s\" is not a duration"),
+        ("connectTimeout: 0s", "spec.connectTimeout: \"0s\" is not a duration such as 10s or 1m30s, longer than nothing"),
+        ("loadBalancing: {policy: Hash}", "spec.loadBalancing.policy: unknown variant"),
+        ("outlierDetection: {maxEjectionPercent: 200}", "spec.outlierDetection.maxEjectionPercent: 200 is no percentage"),
+        ("outlierDetection: {consecutiveErrors: 0}", "spec.outlierDetection.consecutiveErrors: with 0 and nothing besides"),
+    ] {
+        refused(kind, &asks(what), part);
+    }
+    for (target, part) in [
+        ("{kind: Gateway, name: a, group: gateway.networking.k8s.io}", "spec.targetRefs[0].kind: Gateway of group"),
+        ("{kind: Service, name: ''}", "spec.targetRefs[0].name: must not be empty"),
+        ("{kind: Service, name: a}, {kind: Service, name: a}", "spec.targetRefs[1]: is given twice"),
+    ] {
+        refused(kind, &format!("{{targetRefs: [{target}], connectTimeout: 1s}}"), part);
+    }
+    refused(kind, "{connectTimeout: 1s}", "spec.targetRefs: at least one is required");
+    warned(kind, &asks("connectTimeout: 1s, mirror: true"), "spec.mirror: unknown field, without effect");
+}
+
+#[test]
+fn what_of_a_destination_rule_is_not_carried_out_is_refused_by_name() {
+    let kind = Kind::DestinationRule;
+    let traffic = |policy: &str| format!("{{host: a, trafficPolicy: {{{policy}}}}}");
+    good(kind, &traffic("tls: {mode: ISTIO_MUTUAL}, loadBalancer: {simple: LEAST_CONN}, outlierDetection: {}"));
+    good(kind, "{host: a, exportTo: ['.', '*']}");
+    for (spec, part) in [
+        ("{host: ''}", "spec.host: must not be empty"),
+        ("{host: '*.shop'}", "spec.host: \"*.shop\": a waypoint goes by no wildcard"),
+        ("{host: a, subsets: [{name: v1}]}", "spec.subsets: there are no subsets"),
+        ("{host: a, exportTo: [b]}", "spec.exportTo[0]: \"b\": a rule holds for whoever"),
+        ("{host: a, workloadSelector: {matchLabels: {a: b}}}", "spec.workloadSelector: a rule holds for whoever"),
+    ] {
+        refused(kind, spec, part);
+    }
+    for (policy, part) in [
+        ("tls: {mode: SIMPLE, sni: a}", "tls.mode: a waypoint begins no TLS to backends, and answers requests with 500"),
+        ("tls: {mode: SIMPEL}", "tls.mode: a waypoint begins no TLS"),
+        (
+            "portLevelSettings: [{port: {number: 80}, tls: {mode: MUTUAL}}]",
+            "portLevelSettings[0].tls.mode: a waypoint begins no TLS",
+        ),
+        ("portLevelSettings: [{port: {number: 0}}]", "portLevelSettings[0].port.number: 0 is not a port"),
+        ("tunnel: {}", "tunnel: a waypoint does not carry it out"),
+        ("proxyProtocol: {}", "proxyProtocol: a waypoint does not carry it out"),
+        ("retryBudget: {percent: 101}", "retryBudget.percent: it is no percentage"),
+        ("loadBalancer: {simple: PASSTHROUGH}", "loadBalancer.simple: it is none of ROUND_ROBIN"),
+        ("loadBalancer: {consistentHash: {useSourceIp: true}}", "loadBalancer.consistentHash: a waypoint does not"),
+        ("loadBalancer: {localityLbSetting: {}}", "loadBalancer.localityLbSetting: a waypoint does not"),
+        ("loadBalancer: {warmup: {}}", "loadBalancer.warmup: a waypoint does not"),
+        ("connectionPool: {tcp: {tcpKeepalive: {}}}", "connectionPool.tcp.tcpKeepalive: a waypoint does not"),
+        ("connectionPool: {tcp: {connectTimeout: 1}}", "invalid type"),
+        ("connectionPool: {tcp: {connectTimeout: soon}}", "connectionPool.tcp.connectTimeout: it is no duration"),
+        ("connectionPool: {tcp: {maxConnections: -1}}", "connectionPool.tcp.maxConnections: it is no number of things"),
+        ("connectionPool: {http: {maxRequestsPerConnection: 1}}", "connectionPool.http.maxRequestsPerConnection: a waypoint"),
+        ("outlierDetection: {consecutiveErrors: 5}", "outlierDetection.consecutiveErrors: it has no effect: write"),
+        ("outlierDetection: {maxEjectionPercent: 101}", "outlierDetection.maxEjectionPercent: it is no percentage"),
+    ] {
+        refused(kind, &traffic(policy), part);
+    }
+    warned(kind, &traffic("tls: {mode: DISABLE}"), "spec.trafficPolicy.tls.mode: DISABLE means that no TLS is added");
+}
+
+#[test]
 fn rules_that_a_waypoint_would_answer_with_errors_are_refused() {
     let kind = Kind::HttpRoute;
     let route = |parent: &str, rule: &str| format!("{{parentRefs: [{{{parent}}}], rules: [{{{rule}}}]}}");

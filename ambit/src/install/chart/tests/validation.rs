@@ -60,7 +60,7 @@ fn every_kind_whose_author_may_be_told_is_asked_about() {
     // Of GatewayClasses and ReferenceGrants there is nothing to be said, and the API server itself judges its own kinds.
     let told = |kind: &&Kind| {
         !matches!(kind, Kind::GatewayClass | Kind::ReferenceGrant)
-            && (kind.group().ends_with("istio.io") || kind.group() == "gateway.networking.k8s.io")
+            && (kind.group().ends_with("istio.io") || ["ambit.dev", "gateway.networking.k8s.io"].contains(&kind.group()))
     };
     for kind in Kind::ALL.iter().filter(told) {
         let rule = rules

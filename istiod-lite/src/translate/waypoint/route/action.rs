@@ -158,7 +158,7 @@ fn timeout(rule: &HttpRouteRules) -> Duration {
 }
 
 /// A duration of GEP-2257: up to four of `<digits><h|m|s|ms>`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total) = (text, Duration::ZERO);
     while !rest.is_empty() {
         let digits = rest.find(|character: char| !character.is_ascii_digit())?;

@@ -33,7 +33,7 @@ use super::scope::ServedPort;
 use super::wire::{bool_value, matches, peer_is};
 use crate::index::{Index, ServiceRef, ToListener};
 use crate::source::{Kind, NamespacedName};
-pub use action::{respond, to_cluster};
+pub use action::{parse_duration, respond, to_cluster};
 use grpc::RequestRoute;
 pub(crate) use grpc::grpc_as_http;
 use matching::Precedence;
@@ -281,7 +281,7 @@ fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute],
 fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Route {
     let own = Backend { service: port.service.clone(), port: port.port.port };
     let route = Route { name: "default".into(), r#match: Some(any_path()), ..Default::default() };
-    if index.tls_policy_of(&own.service, &port.port).is_some() {
+    if index.asks_for_tls(&own.service, &port.port).is_some() {
         return Route { action: Some(Action::Route(to_cluster(names::INVALID_BACKEND.into()))), ..route };
     }
     let action = Some(Action::Route(to_cluster(own.cluster(index, Layer::Http))));
@@ -313,7 +313,7 @@ pub fn resolve(index: &Index, parent: &ServiceRef, from: (Kind, &str), reference
     let found = index.service_ports(&service).into_iter().find(|candidate| candidate.port == port)?;
     // What was asked to go on by TLS must not go on in clear. Of connections the client has done with as it wants.
     let requests = matches!(kind, Kind::HttpRoute | Kind::GrpcRoute);
-    let in_clear = requests && index.tls_policy_of(&service, &found).is_some();
+    let in_clear = requests && index.asks_for_tls(&service, &found).is_some();
     (allowed && !in_clear).then_some(Backend { service, port })
 }
 

@@ -54,6 +54,19 @@ spec:
       - {type: URLRewrite, urlRewrite: {hostname: b.example}}
   - matches: [{path: {value: /old}}]
     filters: [{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]
+---
+apiVersion: ambit.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: a, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: a, sectionName: http}]
+  limits: {retries: 5}
+  outlierDetection: {consecutiveGatewayErrors: 2, interval: 1s, baseEjectionTime: 1s, successRate: {minimumHosts: 3, requestVolume: 10, stdevFactor: 1500}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: a, namespace: shop}
+spec: {host: a, trafficPolicy: {outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3}}}
 "#;
 
 fn root() -> PathBuf {

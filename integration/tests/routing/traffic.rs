@@ -1,0 +1,77 @@
+//! What TrafficPolicies and DestinationRules ask for, where a waypoint sends on.
+
+use std::time::Duration;
+
+use ambit_integration::{SharedMesh, client::get, shared, suite::Suite, wait};
+use anyhow::ensure;
+use bytes::Bytes;
+use libtest_mimic::Trial;
+
+use super::CLIENT;
+
+/// Much more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
+    vec![
+        shared(mesh, "an endpoint that fails is given no more requests", ejected),
+        shared(mesh, "a request beyond the limit is refused, and one after it is not", limited),
+    ]
+}
+
+/// v1 answers what asks for it with 500, until it is left alone; then it is also by requests that it would answer well.
+async fn ejected(suite: &Suite) -> anyhow::Result<()> {
+    let mut session = suite.client(CLIENT, "shop/tended", 80)?.session().await?;
+    let mut failed = 0;
+    let alone = async || {
+        // Ten in a row from v2 happen once in a thousand while both are asked by chance, and never while they take turns.
+        for _ in 0..10 {
+            let answer = session.send(get("/").header("x-fail-at", "v1"), Bytes::new()).await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            if answer.status == 500 {
+                failed += 1;
+                return Err(format!("{failed} requests failed"));
+            }
+        }
+        Ok(())
+    };
+    wait::until("v1 is left alone", PATIENCE, alone).await?;
+    ensure!(failed >= 3, "it was left alone after {failed} failures");
+    for _ in 0..20 {
+        let echo = session.get("/").await?.echo()?;
+        ensure!(echo.version == "v2", "{} was asked, which is ejected", echo.version);
+    }
+    Ok(())
+}
+
+/// The service takes one request at once. While the pod is slow with it, another one is refused.
+async fn limited(suite: &Suite) -> anyhow::Result<()> {
+    const KEY: &str = "limited";
+    let narrow = suite.client(CLIENT, "shop/narrow", 80)?;
+    let mut first = narrow.session().await?;
+    let slow = get("/slow").header("x-key", KEY).header("x-fail-first", "1000000").header("x-fail-with", "slow");
+    // By another service the same pod tells what it was asked before.
+    let mut around = suite.client(CLIENT, "shop/plain", 80)?.session().await?;
+    let second = async {
+        let arrived = async || {
+            let answer = around.send(get("/around").header("x-key", KEY), Bytes::new()).await;
+            let echo = answer.and_then(|answer| answer.echo()).map_err(|error| error.to_string())?;
+            if echo.previous.contains("/slow") { Ok(()) } else { Err(format!("before that came {:?}", echo.previous)) }
+        };
+        wait::until("the first request reaches the pod", PATIENCE, arrived).await?;
+        narrow.get("/second").await
+    };
+    let refused = tokio::select! {
+        answer = first.send(slow, Bytes::new()) => anyhow::bail!("it was not slow: {answer:?}"),
+        refused = second => refused?,
+    };
+    ensure!(refused.status == 503, "{} {:?}", refused.status, refused.body);
+    ensure!(refused.header("x-served-by").is_none(), "the pod answered: {:?}", refused.headers);
+    // The client of the first one has left.
+    drop(first);
+    let free = async || {
+        let answer = narrow.get("/third").await.map_err(|error| error.to_string())?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.status.to_string()) }
+    };
+    wait::until("there is room again", PATIENCE, free).await.map(drop)
+}

@@ -1,0 +1,145 @@
+//! The `ambit.dev` custom resource that says what is asked of a waypoint where it sends on to a Service.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Which endpoints are left alone for a while, how much there may be at once, and how it is spread, of what waypoints send to Services.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+pub struct TrafficPolicy {
+    /// Object metadata.
+    pub metadata: ObjectMeta,
+    /// What is asked.
+    pub spec: TrafficPolicySpec,
+    /// What was made of it, a PolicyStatus of the Gateway API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Value>,
+}
+
+/// The wish of a [`TrafficPolicy`]. What is not given stays as it is without one.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct TrafficPolicySpec {
+    /// The Services of its namespace that it holds for, or single ports of them.
+    pub target_refs: Vec<ServicePortReference>,
+    /// How long a connection to an endpoint may take to stand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<String>,
+    /// How much there may be at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
+    /// How requests and connections are spread over endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_balancing: Option<LoadBalancing>,
+    /// Which endpoints are left alone for a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// How many of the requests under way may be retries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// A Service, or a port of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePortReference {
+    /// API group, empty for core.
+    #[serde(default)]
+    pub group: String,
+    /// Kind: `Service`.
+    pub kind: String,
+    /// Name.
+    pub name: String,
+    /// The name of a port; all of them when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
+/// How much there may be at once, of one waypoint, to one port of a Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Limits {
+    /// Connections to all endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// Requests that wait for a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_requests: Option<u32>,
+    /// Requests that are with endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u32>,
+    /// Retries, in place of the budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+}
+
+/// How requests and connections are spread over endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct LoadBalancing {
+    /// By what the next endpoint is chosen.
+    pub policy: LoadBalancingPolicy,
+}
+
+/// By what the next endpoint is chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum LoadBalancingPolicy {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// By chance.
+    Random,
+    /// Of two, the one with fewer requests under way.
+    LeastRequest,
+}
+
+/// Which endpoints are left alone for a while.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct OutlierDetection {
+    /// Errors in a row, statuses 5xx and connections that fail; 5 when not given, 0 for never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consecutive_errors: Option<u32>,
+    /// The same, of the statuses 502, 503 and 504 and connections that fail alone; never when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consecutive_gateway_errors: Option<u32>,
+    /// How often it is seen to it who returns, and how the rates of success are; 10 s when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<String>,
+    /// How long an endpoint is left alone, times how often it was; 30 s when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_ejection_time: Option<String>,
+    /// How many of all endpoints at most; 50 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ejection_percent: Option<u32>,
+    /// Also those that succeed more seldom than the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub success_rate: Option<SuccessRate>,
+}
+
+/// Which endpoints succeed more seldom than the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct SuccessRate {
+    /// Endpoints that must have had enough requests; 5 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimum_hosts: Option<u32>,
+    /// How many requests in an interval are enough; 100 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_volume: Option<u32>,
+    /// By how many thousandths of a standard deviation below the mean; 1900 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdev_factor: Option<u32>,
+}
+
+/// How many of the requests under way may be retries.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RetryBudget {
+    /// Of a hundred; 20 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u32>,
+    /// As many there may be in any case; 3 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_concurrent: Option<u32>,
+}

@@ -1,0 +1,72 @@
+//! Values of TrafficPolicies: what the schema of the kind says, for YAML that no API server has seen.
+
+use gateway_api::Duration;
+
+use super::Errors;
+use crate::source::crd::traffic::{OutlierDetection, TrafficPolicy, TrafficPolicySpec};
+
+/// How much may be targeted: as many ancestors a status has.
+const MOST_TARGETS: usize = 16;
+
+pub(super) fn policy(policy: &TrafficPolicy, errors: &mut Errors) {
+    let spec = &policy.spec;
+    targets(spec, errors);
+    time(errors, "spec.connectTimeout", spec.connect_timeout.as_deref());
+    if let Some(limits) = &spec.limits {
+        for (field, limit) in
+            [("connections", limits.connections), ("pendingRequests", limits.pending_requests), ("requests", limits.requests)]
+        {
+            errors.check(limit != Some(0), &format!("spec.limits.{field}"), || "must be at least 1: nothing would pass".into());
+        }
+        errors.check(limits.retries.is_none() || spec.retry_budget.is_none(), "spec.limits.retries", || {
+            "only one of limits.retries and retryBudget may be given".into()
+        });
+    }
+    if let Some(budget) = &spec.retry_budget {
+        percent(errors, "spec.retryBudget.percent", budget.percent);
+    }
+    if let Some(detection) = &spec.outlier_detection {
+        outliers(detection, errors);
+    }
+    let asks = TrafficPolicySpec { target_refs: spec.target_refs.clone(), ..TrafficPolicySpec::default() } != *spec;
+    errors.check(asks, "spec", || "it asks for nothing".into());
+}
+
+fn targets(spec: &TrafficPolicySpec, errors: &mut Errors) {
+    errors.check(!spec.target_refs.is_empty(), "spec.targetRefs", || "at least one is required".into());
+    errors.at_most(MOST_TARGETS, "spec.targetRefs", spec.target_refs.len());
+    for (at, target) in spec.target_refs.iter().enumerate() {
+        let path = format!("spec.targetRefs[{at}]");
+        errors.check(target.group.is_empty() && target.kind == "Service", &format!("{path}.kind"), || {
+            format!("{} of group {:?} cannot be targeted; Service of group \"\" can", target.kind, target.group)
+        });
+        errors.check(!target.name.is_empty(), &format!("{path}.name"), || "must not be empty".into());
+        let twice = spec.target_refs.iter().take(at).any(|other| other == target);
+        errors.check(!twice, &path, || "is given twice".into());
+    }
+}
+
+fn outliers(detection: &OutlierDetection, errors: &mut Errors) {
+    let path = "spec.outlierDetection";
+    time(errors, &format!("{path}.interval"), detection.interval.as_deref());
+    time(errors, &format!("{path}.baseEjectionTime"), detection.base_ejection_time.as_deref());
+    percent(errors, &format!("{path}.maxEjectionPercent"), detection.max_ejection_percent);
+    let never = detection.consecutive_errors == Some(0)
+        && detection.consecutive_gateway_errors.is_none_or(|errors| errors == 0)
+        && detection.success_rate.is_none();
+    errors
+        .check(!never, &format!("{path}.consecutiveErrors"), || "with 0 and nothing besides no endpoint is ever ejected".into());
+}
+
+fn percent(errors: &mut Errors, path: &str, percent: Option<u32>) {
+    if let Some(percent) = percent {
+        errors.check(percent <= 100, path, || format!("{percent} is no percentage (0 to 100)"));
+    }
+}
+
+/// A length of time (GEP-2257), which is not nothing.
+fn time(errors: &mut Errors, path: &str, text: Option<&str>) {
+    let Some(text) = text else { return };
+    let good = text.parse::<Duration>().is_ok_and(|time| time.as_nanos() > 0);
+    errors.check(good, path, || format!("{text:?} is not a duration such as 10s or 1m30s, longer than nothing"));
+}

@@ -1,0 +1,191 @@
+//! What a TrafficPolicy or a DestinationRule asks of the clusters of a service port. One of them holds, whole: the TrafficPolicy where there
+//! is one. What it does not ask for stays as it is in clusters of which nobody asks anything.
+
+use std::time::Duration;
+
+use ambit_api::envoy::pb::envoy::config::cluster::v3 as cluster;
+use ambit_api::envoy::pb::envoy::config::cluster::v3::OutlierDetection;
+use ambit_api::envoy::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
+use ambit_api::envoy::pb::envoy::config::cluster::v3::cluster::{CommonLbConfig, LbPolicy};
+use ambit_api::envoy::pb::envoy::r#type::v3::Percent;
+use ambit_api::envoy::pb::google::protobuf::UInt32Value;
+
+use super::cluster::{MIN_RETRIES, RETRY_PERCENT};
+use super::names::Layer;
+use super::route::parse_duration;
+use super::wire::{duration, u32_value};
+use crate::index::{Index, ServiceRef};
+use crate::source::crd::destination::{RuleOutliers, Settings, Simple, as_percent, as_time, as_u32};
+use crate::source::crd::traffic::{self, LoadBalancingPolicy, TrafficPolicySpec};
+
+/// Errors in a row after which an endpoint is ejected.
+const ERRORS: u32 = 5;
+/// How many of a hundred endpoints may be ejected: of two one, and the only one never.
+const EJECTED_PERCENT: u32 = 50;
+
+/// What is asked of the clusters of one port.
+#[derive(Debug, Default)]
+pub struct Asked {
+    connect_timeout: Option<Duration>,
+    max_connections: Option<u32>,
+    max_pending_requests: Option<u32>,
+    max_requests: Option<u32>,
+    max_retries: Option<u32>,
+    retry_budget: Option<(f64, u32)>,
+    lb_policy: LbPolicy,
+    panic_threshold: Option<u32>,
+    outliers: Option<OutlierDetection>,
+}
+
+/// What is asked of a port of a service.
+pub fn asked(index: &Index, service: &ServiceRef, number: u16) -> Asked {
+    let port = index.service_ports(service).into_iter().find(|port| port.port == number);
+    if let Some(policy) = port.and_then(|port| index.traffic_policy_of(service, &port)) {
+        return of_policy(&policy.spec);
+    }
+    let rule = index.destination_rule_of(service).and_then(|rule| rule.spec.traffic_policy.as_ref());
+    rule.map(|policy| of_rule(&policy.for_port(number))).unwrap_or_default()
+}
+
+impl Asked {
+    /// Puts it into a cluster.
+    pub fn apply_to(self, cluster: &mut cluster::Cluster, layer: Layer) {
+        if let Some(timeout) = self.connect_timeout {
+            cluster.connect_timeout = duration(timeout);
+        }
+        cluster.lb_policy = self.lb_policy.into();
+        for thresholds in cluster.circuit_breakers.iter_mut().flat_map(|breakers| &mut breakers.thresholds) {
+            self.limit(thresholds, layer);
+        }
+        if let Some(percent) = self.panic_threshold {
+            let healthy_panic_threshold = Some(Percent { value: percent.into() });
+            cluster.common_lb_config = Some(CommonLbConfig { healthy_panic_threshold, ..Default::default() });
+        }
+        cluster.outlier_detection = self.outliers;
+    }
+
+    fn limit(&self, thresholds: &mut Thresholds, layer: Layer) {
+        let set = |field: &mut Option<UInt32Value>, asked: Option<u32>| {
+            if let Some(asked) = asked {
+                *field = u32_value(asked);
+            }
+        };
+        set(&mut thresholds.max_connections, self.max_connections);
+        set(&mut thresholds.max_pending_requests, self.max_pending_requests);
+        set(&mut thresholds.max_requests, self.max_requests);
+        if layer == Layer::Tcp {
+            return;
+        }
+        if let Some(retries) = self.max_retries {
+            // A budget would hold in its place.
+            thresholds.max_retries = u32_value(retries);
+            thresholds.retry_budget = None;
+        }
+        if let Some((percent, least)) = self.retry_budget {
+            let budget_percent = Some(Percent { value: percent });
+            let min_retry_concurrency = u32_value(least);
+            thresholds.retry_budget = Some(RetryBudget { budget_percent, min_retry_concurrency, ..Default::default() });
+        }
+    }
+}
+
+fn of_policy(spec: &TrafficPolicySpec) -> Asked {
+    let limits = spec.limits.clone().unwrap_or_default();
+    let budget = spec.retry_budget.as_ref();
+    Asked {
+        connect_timeout: spec.connect_timeout.as_deref().and_then(parse_duration),
+        max_connections: limits.connections,
+        max_pending_requests: limits.pending_requests,
+        max_requests: limits.requests,
+        max_retries: limits.retries,
+        retry_budget: budget
+            .map(|budget| (budget.percent.map_or(RETRY_PERCENT, f64::from), budget.min_concurrent.unwrap_or(MIN_RETRIES))),
+        lb_policy: match spec.load_balancing.as_ref().map(|said| said.policy) {
+            None | Some(LoadBalancingPolicy::RoundRobin) => LbPolicy::RoundRobin,
+            Some(LoadBalancingPolicy::Random) => LbPolicy::Random,
+            Some(LoadBalancingPolicy::LeastRequest) => LbPolicy::LeastRequest,
+        },
+        panic_threshold: None,
+        outliers: spec.outlier_detection.as_ref().map(of_outliers),
+    }
+}
+
+/// How many in a row, and in how many of a hundred cases it counts that there were as many.
+fn in_a_row(count: u32) -> (Option<UInt32Value>, Option<UInt32Value>) {
+    if count == 0 { (None, u32_value(0)) } else { (u32_value(count), u32_value(100)) }
+}
+
+fn of_outliers(said: &traffic::OutlierDetection) -> OutlierDetection {
+    let (consecutive_5xx, enforcing_consecutive_5xx) = in_a_row(said.consecutive_errors.unwrap_or(ERRORS));
+    let (consecutive_gateway_failure, enforcing_consecutive_gateway_failure) =
+        in_a_row(said.consecutive_gateway_errors.unwrap_or(0));
+    let time = |text: &Option<String>| text.as_deref().and_then(parse_duration).and_then(duration);
+    let rates = said.success_rate.as_ref();
+    OutlierDetection {
+        consecutive_5xx,
+        enforcing_consecutive_5xx,
+        consecutive_gateway_failure,
+        enforcing_consecutive_gateway_failure,
+        interval: time(&said.interval),
+        base_ejection_time: time(&said.base_ejection_time),
+        max_ejection_percent: u32_value(said.max_ejection_percent.unwrap_or(EJECTED_PERCENT)),
+        // Envoy would go by rates unless it is told not to.
+        enforcing_success_rate: u32_value(if rates.is_some() { 100 } else { 0 }),
+        success_rate_minimum_hosts: rates.and_then(|rates| rates.minimum_hosts).and_then(u32_value),
+        success_rate_request_volume: rates.and_then(|rates| rates.request_volume).and_then(u32_value),
+        success_rate_stdev_factor: rates.and_then(|rates| rates.stdev_factor).and_then(u32_value),
+        ..Default::default()
+    }
+}
+
+/// As Istio has it: what is 0, or cannot be, is as good as not said.
+fn of_rule(said: &Settings<'_>) -> Asked {
+    let most = |count: Option<i64>| count.and_then(as_u32).filter(|count| *count > 0);
+    let pool = said.connection_pool.cloned().unwrap_or_default();
+    let (tcp, http) = (pool.tcp.unwrap_or_default(), pool.http.unwrap_or_default());
+    Asked {
+        connect_timeout: tcp.connect_timeout.as_deref().and_then(as_time),
+        max_connections: most(tcp.max_connections),
+        max_pending_requests: most(http.http1_max_pending_requests),
+        max_requests: most(http.http2_max_requests),
+        max_retries: most(http.max_retries),
+        retry_budget: said.retry_budget.map(|budget| {
+            let percent = budget.percent.filter(|percent| (0.0..=100.0).contains(percent));
+            (percent.unwrap_or(RETRY_PERCENT), budget.min_retry_concurrency.and_then(as_u32).unwrap_or(MIN_RETRIES))
+        }),
+        lb_policy: match said.load_balancer.map(|balancer| balancer.simple) {
+            Some(Simple::Random) => LbPolicy::Random,
+            Some(Simple::LeastRequest | Simple::LeastConn) => LbPolicy::LeastRequest,
+            None | Some(Simple::RoundRobin | Simple::Unspecified | Simple::Passthrough | Simple::Unknown) => LbPolicy::RoundRobin,
+        },
+        // Istio's default is that however few are left, those that were ejected stay so.
+        panic_threshold: said.outlier_detection.map(|outliers| outliers.min_health_percent.and_then(as_percent).unwrap_or(0)),
+        outliers: said.outlier_detection.map(of_rule_outliers),
+    }
+}
+
+fn of_rule_outliers(said: &RuleOutliers) -> OutlierDetection {
+    let count = |count: Option<i64>| count.and_then(as_u32);
+    let time = |text: &Option<String>| text.as_deref().and_then(as_time).and_then(duration);
+    let mut made = OutlierDetection {
+        interval: time(&said.interval),
+        base_ejection_time: time(&said.base_ejection_time),
+        max_ejection_percent: said.max_ejection_percent.and_then(as_percent).filter(|percent| *percent > 0).and_then(u32_value),
+        enforcing_success_rate: u32_value(0),
+        ..Default::default()
+    };
+    if let Some(errors) = count(said.consecutive_5xx_errors) {
+        (made.consecutive_5xx, made.enforcing_consecutive_5xx) = in_a_row(errors);
+    }
+    if let Some(errors) = count(said.consecutive_gateway_errors) {
+        (made.consecutive_gateway_failure, made.enforcing_consecutive_gateway_failure) = in_a_row(errors);
+    }
+    if said.split_external_local_origin_errors {
+        made.split_external_local_origin_errors = true;
+        made.enforcing_local_origin_success_rate = u32_value(0);
+        if let Some(failures) = count(said.consecutive_local_origin_failures).filter(|failures| *failures > 0) {
+            (made.consecutive_local_origin_failure, made.enforcing_consecutive_local_origin_failure) = in_a_row(failures);
+        }
+    }
+    made
+}
