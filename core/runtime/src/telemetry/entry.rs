@@ -103,6 +103,8 @@ pub struct Entry<'a> {
     pub path: Option<Cow<'a, str>>,
     /// HTTP status.
     pub status: Option<u16>,
+    /// How a request went wrong, in the short codes of Envoy (`%RESPONSE_FLAGS%`).
+    pub flags: Option<Cow<'a, str>>,
     /// Name of the route.
     pub route: Option<Cow<'a, str>>,
     /// Name of the cluster.
@@ -138,6 +140,7 @@ impl<'a> Entry<'a> {
             method: None,
             path: None,
             status: None,
+            flags: None,
             route: None,
             cluster: None,
             attempts: None,
@@ -170,6 +173,7 @@ impl Display for Entry<'_> {
             ("method", self.method.as_deref()),
             ("path", self.path.as_deref()),
             ("status", status.as_deref()),
+            ("flags", self.flags.as_deref()),
             ("route", self.route.as_deref()),
             ("cluster", self.cluster.as_deref()),
             ("attempts", attempts.as_deref()),
@@ -200,6 +204,7 @@ impl Serialize for Entry<'_> {
             ("trace", &trace.map(Cow::Owned)),
             ("method", &self.method),
             ("path", &self.path),
+            ("flags", &self.flags),
             ("route", &self.route),
             ("cluster", &self.cluster),
             ("error", &self.error),

@@ -1,0 +1,87 @@
+//! What the admin page of our waypoint says of a request, against what became of it.
+
+use serde_json::Value;
+
+use crate::known::{Outcome, PROXY};
+use crate::mesh::{Mesh, identity};
+use crate::world::{HTTP2, Request, Service, backend_of};
+
+/// Longer questions are too long for an address.
+const LONGEST: usize = 32 * 1024;
+
+/// Asks the page; `None` for what its question cannot say: what is no path, no host, or no text.
+///
+/// # Errors
+/// When the page does not answer.
+pub async fn ask(mesh: &Mesh, service: &Service, request: &Request) -> anyhow::Result<Option<Value>> {
+    let hosts = request.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host")).count();
+    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    if hosts != 1 || !request.target.starts_with('/') || !plain(&request.target) || request.target.contains('#') {
+        return Ok(None);
+    }
+    let headers = request.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
+    let headers: Vec<String> = headers.map(|(name, value)| format!("{name}:{value}")).collect();
+    let query = format!(
+        "/explain?identity={}&address={}&destination={}:80&method={}&host={}&path={}&headers={}",
+        encoded(&identity(request.account).to_string()),
+        mesh.client(),
+        service.address,
+        encoded(&request.method),
+        encoded(request.header("host").unwrap_or_default()),
+        encoded(&request.target),
+        encoded(&headers.join("\n")),
+    );
+    let query = if request.version == HTTP2 { query + "&http2=" } else { query };
+    if query.len() > LONGEST {
+        return Ok(None);
+    }
+    let mut page = mesh.page(&query).await?;
+    Ok(page.get_mut("explanation").map(Value::take))
+}
+
+/// All but letters and digits as their bytes (RFC 3986, section 2.1).
+fn encoded(text: &str) -> String {
+    let one = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(one).collect()
+}
+
+/// Whether a request has ended as was told.
+///
+/// # Errors
+/// In what it has not.
+pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), String> {
+    let clusters: Vec<&Value> = told["clusters"].as_array().into_iter().flatten().collect();
+    let by = outcome.answered_by();
+    let sent_on = told["status"].is_null();
+    let is = |cluster: &Value, name: &str| cluster["name"].as_str().is_some_and(|of| of.contains(&format!("|{name}.shop.")));
+    if by != PROXY {
+        let name = backend_of(&by).unwrap_or(&service.name);
+        let led = clusters.iter().any(|cluster| cluster["status"].is_null() && is(cluster, name));
+        return if sent_on && led { Ok(()) } else { Err(format!("{name} answered")) };
+    }
+    if let Some(location) = outcome.answer.header("location") {
+        let written = Value::from(location.as_str()).to_string();
+        if !told["steps"].to_string().contains(&format!("sends the client to {}", written.trim_matches('"'))) {
+            return Err(format!("the client was sent to {location}"));
+        }
+    }
+    let reason = outcome.answer.header("x-ambit-reason");
+    let same_reason = |of: &Value| reason.is_none() || of["reason"].as_str() == reason.as_deref();
+    // Calls are told in another place than in the status.
+    let call = outcome.answer.headers.contains_key("grpc-status");
+    let same = |of: &Value| {
+        same_reason(of) && (call || of["status"].as_u64().is_some_and(|status| status.to_string() == outcome.answer.status))
+    };
+    if same(told) || (sent_on && clusters.iter().any(|cluster| same(cluster))) {
+        return Ok(());
+    }
+    // What endpoints make of it is not known before.
+    let tried = !outcome.arrivals.is_empty() || clusters.iter().any(|cluster| is(cluster, "closed"));
+    if sent_on && tried && (call || ["503", "504"].contains(&outcome.answer.status.as_str())) {
+        return Ok(());
+    }
+    Err(format!("the waypoint answered {}, for {}", outcome.answer.status, reason.as_deref().unwrap_or("no reason")))
+}

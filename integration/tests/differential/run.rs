@@ -1,0 +1,160 @@
+//! All requests through both waypoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use futures::StreamExt as _;
+use serde_json::Value;
+
+use crate::explained;
+use crate::known::{Difference, Known, Outcome, Side};
+use crate::logs::Logs;
+use crate::mesh::{Client, Mesh};
+use crate::wire::Answer;
+use crate::world::Service;
+
+/// So many services are asked at a time.
+const AT_A_TIME: usize = 4;
+/// What is unlike at first is asked again so often, twice: a share is a matter of chance, and a machine that is busy is late.
+const AGAIN: usize = 4;
+
+/// A request to a service, and what became of it on each side, each time.
+pub struct Pair {
+    pub service: usize,
+    pub request: usize,
+    pub ours: Vec<Outcome>,
+    pub envoys: Vec<Outcome>,
+    /// What our waypoint said of it before.
+    pub told: Option<Value>,
+}
+
+/// What came of all.
+pub struct Ran {
+    pub pairs: Vec<Pair>,
+    /// How many were asked again.
+    pub again: usize,
+    /// In what the access logs differ, by service.
+    pub logs: BTreeMap<usize, Vec<Difference>>,
+}
+
+/// What one request was answered, each time, by both.
+struct Asked {
+    pair: usize,
+    told: Option<Value>,
+    answers: Vec<(usize, [Answer; 2])>,
+}
+
+impl Pair {
+    /// The differences that are in no entry of the file, of the two outcomes that are most alike. Entries that the others are in have been met.
+    pub fn unlisted(&self, known: &[Known], text: &str) -> Vec<Difference> {
+        let mut least: Option<Vec<Difference>> = None;
+        for ours in &self.ours {
+            for envoys in &self.envoys {
+                let all = ours.differences(envoys);
+                let entry = |difference: &Difference| known.iter().find(|known| known.is(difference, text));
+                let unlisted: Vec<Difference> = all.iter().filter(|difference| entry(difference).is_none()).cloned().collect();
+                if unlisted.is_empty() {
+                    all.iter().filter_map(entry).for_each(|known| known.met.set(known.met.get() + 1));
+                    return unlisted;
+                }
+                if least.as_ref().is_none_or(|least| unlisted.len() < least.len()) {
+                    least = Some(unlisted);
+                }
+            }
+        }
+        least.unwrap_or_default()
+    }
+}
+
+/// Asks everything, and again what is unlike.
+///
+/// # Errors
+/// When the admin page does not answer.
+pub async fn all(mesh: &Mesh, services: &[Service], known: &[Known]) -> anyhow::Result<Ran> {
+    let each =
+        services.iter().enumerate().flat_map(|(service, of)| (0..of.requests.len()).map(move |request| (service, request)));
+    let new = |(service, request)| Pair { service, request, ours: Vec::new(), envoys: Vec::new(), told: None };
+    let mut pairs: Vec<Pair> = each.map(new).collect();
+    let every: BTreeSet<usize> = (0..pairs.len()).collect();
+    ask(mesh, services, &mut pairs, &every, 0..1).await?;
+    let written = Logs::settled(mesh, services).await;
+    let mut unlike = which_are_unlike(services, &pairs, known);
+    let again = unlike.len();
+    // What has ended in another way is in the logs as well.
+    let apart: BTreeSet<usize> = unlike.iter().map(|at| pairs[*at].service).collect();
+    let logs = services.iter().enumerate().filter(|(at, _)| !apart.contains(at));
+    let logs = logs.map(|(at, service)| (at, written.differences(service))).collect();
+    for round in 0..2 {
+        if !unlike.is_empty() {
+            let first = 1 + round * AGAIN;
+            ask(mesh, services, &mut pairs, &unlike, first..first + AGAIN).await?;
+            unlike = which_are_unlike(services, &pairs, known);
+        }
+    }
+    known.iter().for_each(|known| known.met.set(0));
+    Ok(Ran { pairs, again, logs })
+}
+
+fn which_are_unlike(services: &[Service], pairs: &[Pair], known: &[Known]) -> BTreeSet<usize> {
+    let is = |pair: &Pair| {
+        let service = &services[pair.service];
+        let told = pair.told.as_ref();
+        let told = told.is_some_and(|told| !pair.ours.iter().any(|ours| explained::agrees(told, service, ours).is_ok()));
+        told || !pair.unlisted(known, &service.requests[pair.request].text()).is_empty()
+    };
+    (0..pairs.len()).filter(|at| is(&pairs[*at])).collect()
+}
+
+async fn ask(
+    mesh: &Mesh,
+    services: &[Service],
+    pairs: &mut [Pair],
+    which: &BTreeSet<usize>,
+    times: Range<usize>,
+) -> anyhow::Result<()> {
+    let mut of_service: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+    for at in which {
+        of_service.entry(pairs[*at].service).or_default().push((*at, pairs[*at].request));
+    }
+    let work = of_service.into_iter().map(|(service, which)| Box::pin(of_one(mesh, &services[service], which, times.clone())));
+    let asked: Vec<anyhow::Result<Vec<Asked>>> = futures::stream::iter(work).buffer_unordered(AT_A_TIME).collect().await;
+    let arrivals = mesh.arrivals.settled().await;
+    for asked in asked {
+        for Asked { pair, told, answers } in asked? {
+            let place = &mut pairs[pair];
+            place.told = place.told.take().or(told);
+            for (time, [ours, envoys]) in answers {
+                let outcome = |side, answer| {
+                    let arrivals = arrivals.get(&id(pair, time, side)).cloned().unwrap_or_default();
+                    Outcome { answer, arrivals }
+                };
+                place.ours.push(outcome(Side::Ours, ours));
+                place.envoys.push(outcome(Side::Envoys, envoys));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn id(pair: usize, time: usize, side: Side) -> String {
+    format!("{pair}-{time}-{}", side as usize)
+}
+
+/// The requests to one service, one after the other, each to both waypoints at once.
+async fn of_one(mesh: &Mesh, service: &Service, which: Vec<(usize, usize)>, times: Range<usize>) -> anyhow::Result<Vec<Asked>> {
+    let mut ours = Client::new(mesh, Side::Ours, service.address);
+    let mut envoys = Client::new(mesh, Side::Envoys, service.address);
+    let mut asked = Vec::new();
+    for (pair, request) in which {
+        let request = &service.requests[request];
+        let told = if times.start == 0 { explained::ask(mesh, service, request).await? } else { None };
+        let mut answers = Vec::new();
+        for time in times.clone() {
+            let [for_ours, for_envoy] = [Side::Ours, Side::Envoys].map(|side| id(pair, time, side));
+            let both = futures::join!(ours.ask(request, &for_ours), envoys.ask(request, &for_envoy));
+            answers.push((time, both.into()));
+        }
+        asked.push(Asked { pair, told, answers });
+    }
+    Ok(asked)
+}
