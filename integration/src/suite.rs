@@ -59,7 +59,10 @@ impl Suite {
     ) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(fixture);
-        let options = LocalOptions { program: program()?, waypoint, families, ..LocalOptions::new(directory.path()) };
+        // Keys of issuers are fetched again at once, so that a test may change them.
+        let control_plane_flags = vec!["--jwks-refresh-seconds=1".to_owned()];
+        let defaults = LocalOptions::new(directory.path());
+        let options = LocalOptions { program: program()?, waypoint, families, control_plane_flags, ..defaults };
         let echo = program()?.with_file_name("echo");
         ensure!(echo.exists(), "{} is missing: run `cargo build -p ambit-integration` first", echo.display());
         let own = |(word, text): &(&str, &str)| ((*word).to_owned(), (*text).to_owned());

@@ -46,6 +46,9 @@ pub struct Config {
     /// A further DNS name or IP address for the certificate of the discovery server.
     #[arg(long = "serving-name", value_name = "NAME")]
     pub serving_names: Vec<String>,
+    /// How keys of issuers of tokens are fetched.
+    #[command(flatten)]
+    pub jwks: crate::jwks::Options,
 }
 
 impl Config {

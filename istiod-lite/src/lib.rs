@@ -11,6 +11,7 @@ mod config;
 pub mod deploy;
 mod error;
 pub mod index;
+pub mod jwks;
 pub mod leader;
 mod mesh;
 mod monitoring;

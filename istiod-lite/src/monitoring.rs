@@ -9,7 +9,7 @@ use ambit_runtime::{
 };
 use ambit_xds::server::{Cache, Status};
 
-use crate::{ca::Refusals, mesh::Mesh, roots::View};
+use crate::{ca::Refusals, jwks, mesh::Mesh, roots::View};
 
 /// `/healthz/ready`, `/metrics`, and
 ///
@@ -31,6 +31,11 @@ pub fn pages(metrics: Metrics, readiness: Readiness, mesh: Arc<Mesh>, cache: Cac
 /// `/debug/ca`: who signs, which roots are believed, where a change of them is, and who was refused a certificate last.
 pub fn authority(pages: Server, view: View, refusals: Refusals) -> Server {
     pages.get("/debug/ca", move |_| Reply::json(&view.report(&refusals)))
+}
+
+/// `/debug/jwks`: the addresses that keys of issuers of tokens are fetched from, how old the keys are, and why there are none.
+pub(crate) fn keys(pages: Server, view: jwks::View) -> Server {
+    pages.get("/debug/jwks", move |_| Reply::json(&view.lines()))
 }
 
 type Versions = BTreeMap<String, String>;

@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     deploy,
     error::Error,
+    jwks,
     leader::{Candidacy, Leadership},
     mesh::Mesh,
     monitoring,
@@ -153,7 +154,8 @@ impl ControlPlane {
         let acceptor = serving.acceptor()?;
         let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
         let pages = monitoring::pages(metrics, readiness.clone(), Arc::clone(&mesh), cache.clone(), status);
-        let pages = monitoring::authority(pages, view, refusals);
+        let keys = jwks::View::new(&config.jwks);
+        let pages = monitoring::keys(monitoring::authority(pages, view, refusals), keys.clone());
         let admin_watch = watch.clone();
         tasks.spawn(async move {
             pages.run(monitoring, admin_watch).await;
@@ -165,6 +167,8 @@ impl ControlPlane {
             tasks.spawn(validate(listener, tls, root_namespace, watch.clone()));
         }
         let (batches, received) = mpsc::channel(BATCHES);
+        let fetcher = jwks::Fetcher::new(Arc::clone(&mesh), batches.clone(), keys, &config.jwks);
+        tasks.spawn(fetch_keys(fetcher));
         let mut election = None;
         match &cluster {
             Some(client) => {
@@ -192,10 +196,11 @@ impl ControlPlane {
         }
         tasks.spawn(follow(Arc::clone(&mesh), pusher, received));
         tasks.spawn(rotate(Arc::clone(&serving)));
-        let generation = mesh.generation();
+        let (generation, awaited) = (mesh.generation(), Arc::clone(&mesh));
         // Before the first batch is in the cache an answer would say that there is nothing, and proxies would believe it.
         let serve = async move {
             applied(generation).await;
+            jwks::first_round(&awaited).await;
             listed.done();
             let (incoming, accepting) = Acceptor::new(discovery, acceptor).incoming();
             let server = Server::builder()
@@ -262,6 +267,11 @@ async fn validate(listener: TcpListener, tls: TlsAcceptor, root_namespace: Strin
 /// The roots by which the API server knows every replica's webhook.
 async fn keep_bundle_while_leading(client: kube::Client, leadership: Leadership, issuing: Issuing) -> Result<(), Error> {
     leadership.while_leading(|| Box::pin(validation::keep(client.clone(), issuing.clone()))).await;
+    Ok(())
+}
+
+async fn fetch_keys(fetcher: jwks::Fetcher) -> Result<(), Error> {
+    fetcher.run().await;
     Ok(())
 }
 

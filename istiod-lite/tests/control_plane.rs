@@ -96,6 +96,7 @@ impl Running {
             certificate_seconds: 3600,
             root_margin_seconds: 300,
             serving_names: vec!["mesh.example".to_owned()],
+            jwks: istiod_lite::jwks::Options::default(),
         };
         let control_plane = ControlPlane::start(config).await.unwrap();
         let (discovery, monitoring) = (control_plane.discovery_address().unwrap(), control_plane.monitoring_address().unwrap());
@@ -117,6 +118,19 @@ impl Running {
 
     fn write(&self, file: &str, text: &str) {
         write(self.dir.path(), file, text);
+    }
+
+    /// Waits until a page has this.
+    async fn shows(&self, path: &str, part: &str) {
+        let begin = Instant::now();
+        loop {
+            let page = self.page(path).await;
+            if page.contains(part) {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "{page}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn root(&self) -> PathBuf {
@@ -337,11 +351,19 @@ async fn a_client_that_trusts_another_root_does_not_speak_to_us() {
 #[tokio::test]
 async fn the_monitoring_pages_answer() {
     let running = Running::new().await;
+    // Of an address at which nothing is asked without --jwks-local-addresses.
+    let targets = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gate}]";
+    let rule = "jwtRules: [{issuer: i, jwksUri: 'https://127.0.0.1/keys'}]";
+    let head = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: t, namespace: shop}";
+    running.write("tokens.yaml", &format!("{head}\nspec: {{{targets}, {rule}}}\n"));
+    running.shows("/debug/jwks", "127.0.0.1 of 127.0.0.1 is an address of this machine").await;
+    running.shows("/debug/status", "spec.jwtRules[0].jwksUri: no keys from https://127.0.0.1/keys").await;
     let client = running.node_proxy();
     client.other_than(WEB_POD, None).await;
     for (path, expected) in [
         ("/healthz/ready", "ready"),
         ("/metrics", "pilot_xds_pushes"),
+        ("/metrics", "istiod_lite_jwks_fetches_total{result=\"failed\"}"),
         ("/debug/status", "Gateway shop/gate"),
         ("/debug/config", "Kubernetes//Pod/shop/web"),
         ("/debug/syncz", "ztunnel~10.244.1.3~ztunnel-1.istio-system"),

@@ -41,6 +41,8 @@ pub struct LocalOptions {
     pub markers: Vec<String>,
     /// Further flags of the node proxies.
     pub node_proxy_flags: Vec<String>,
+    /// Further flags of the control plane.
+    pub control_plane_flags: Vec<String>,
 }
 
 impl LocalOptions {
@@ -57,6 +59,7 @@ impl LocalOptions {
             families: Families::default(),
             markers: vec![crate::demo::MARKER.to_owned()],
             node_proxy_flags: Vec::new(),
+            control_plane_flags: Vec::new(),
         }
     }
 }

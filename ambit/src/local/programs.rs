@@ -43,7 +43,8 @@ impl Programs {
     pub fn istiod(&self) -> Command {
         let command = self.ours("istiod").arg("istiod");
         let command = command.arg("--source-dir").arg(&self.options.manifests).arg("--source-dir").arg(&self.paths.objects);
-        command.arg("--state-dir").arg(&self.paths.state).args(["--trust-domain", &self.options.trust_domain])
+        let command = command.arg("--state-dir").arg(&self.paths.state).args(["--trust-domain", &self.options.trust_domain]);
+        command.args(&self.options.control_plane_flags)
     }
 
     /// The node proxy of a node.

@@ -1,5 +1,6 @@
 //! Tokens of requests: which are believed, what a service is told of them, and what rules know of them.
 
+mod fetched;
 mod signer;
 
 use std::time::{Duration, SystemTime};
@@ -24,7 +25,10 @@ const ISSUER: &str = "https://issuer.example";
 const OTHER: &str = "https://other.example";
 
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
-    vec![shared(mesh, "believes the tokens that a RequestAuthentication says, and rules go by what they say", tokens)]
+    vec![
+        shared(mesh, "believes the tokens that a RequestAuthentication says, and rules go by what they say", tokens),
+        shared(mesh, "believes tokens by keys that their issuer shows, and goes on while it is away", fetched::tokens),
+    ]
 }
 
 /// Two issuers whose keys are known, one whose keys are not, and a rule for each path.

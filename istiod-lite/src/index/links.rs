@@ -13,8 +13,9 @@ use super::external::{ExternalKey, entry_address, named_by_slice, names_pod, sli
 use super::member::{entry_claims, slice_claims};
 use super::route::{RouteKey, route_backends, route_parents};
 use super::service::{all_said_addresses, entry_hosts};
+use crate::jwks::KeySource;
 use crate::source::crd::networking::ServiceEntry;
-use crate::source::{NamespacedName, Object};
+use crate::source::{NamespacedName, Object, key_sources};
 use crate::translate::workload::virtual_addresses;
 
 /// A map to sets that forgets empty sets.
@@ -43,6 +44,11 @@ impl<K: Ord, V: Ord> Reverse<K, V> {
     pub(super) fn get(&self, key: &K) -> Flatten<IntoIter<&BTreeSet<V>>> {
         let set: Option<&BTreeSet<V>> = self.0.get(key);
         set.into_iter().flatten()
+    }
+
+    /// The values of all keys; one that is under several is there for each.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.0.values().flatten()
     }
 
     /// How many values a key has.
@@ -95,6 +101,8 @@ pub(super) struct Links {
     pub(super) routes_into_namespace: Reverse<String, RouteKey>,
     /// Policies by the resource they target: kind and name.
     pub(super) policies_by_target: Reverse<(String, NamespacedName), NamespacedName>,
+    /// RequestAuthentications by where keys of theirs are fetched from.
+    pub(super) token_policies_by_source: Reverse<KeySource, NamespacedName>,
 }
 
 impl Links {
@@ -142,6 +150,11 @@ impl Links {
                 if let (Some(selector), None) = (&policy.spec.selector, policy.spec.targets().next()) {
                     let first = selector.match_labels.first_key_value();
                     self.policies_by_selector.set(label_key(&name, first), name, present);
+                }
+            }
+            Object::RequestAuthentication(policy) => {
+                for (source, _) in key_sources(policy) {
+                    self.token_policies_by_source.set(source, name.clone(), present);
                 }
             }
             Object::EndpointSlice(slice) => self.set_slice(slice, name, present),

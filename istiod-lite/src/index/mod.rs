@@ -9,6 +9,7 @@ mod affected;
 mod binding;
 mod endpoint;
 mod external;
+mod keys;
 mod links;
 mod listeners;
 mod member;
@@ -45,6 +46,7 @@ pub use service::{ServiceRef, entry_has_addresses};
 pub(crate) use traffic::covers;
 pub use waypoint::{Waypoint, WaypointFor};
 
+use crate::jwks::Learned;
 use crate::source::{Event, NamespacedName};
 use links::Links;
 
@@ -168,13 +170,15 @@ pub struct Index {
     config: MeshConfig,
     objects: Objects,
     links: Links,
+    /// Keys of issuers that were fetched: what the index knows besides objects.
+    learned: Learned,
 }
 
 impl Index {
     /// An empty index.
     #[must_use]
     pub fn new(config: MeshConfig) -> Self {
-        Self { config, objects: Objects::default(), links: Links::default() }
+        Self { config, objects: Objects::default(), links: Links::default(), learned: Learned::new() }
     }
 
     /// What the index was told of the mesh.

@@ -1,9 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ambit_identity::TrustDomain;
 use prost::Message;
 
 use super::{ChangedKey, ExternalKey, Index, MeshConfig};
+use crate::jwks::{Fetched, KeySource};
 use crate::source::testing::objects;
 use crate::source::{Event, NamespacedName};
 use crate::translate::waypoint::{self, Resources};
@@ -194,6 +196,46 @@ fn an_event_names_only_what_it_can_reach() {
         changed(&mut index, &route.replace("weight: 95", "weight: 50")),
         ["waypoint shop/gate", "clients of service shop/billing"]
     );
+}
+
+#[test]
+fn keys_that_were_fetched_change_the_waypoints_of_the_rules_that_ask_for_them() {
+    let mut index = index();
+    for object in objects(MESH) {
+        index.apply(Event::Upsert(object));
+    }
+    let tokens = |rules: &str| {
+        let targets = "targetRefs: [{group: '', kind: Service, name: billing}]";
+        let head = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: fetched, namespace: shop}";
+        objects(&format!("{head}\nspec: {{{targets}, jwtRules: [{rules}]}}\n")).remove(0)
+    };
+    let (set, issuer) = (KeySource::Set("https://i/keys".into()), KeySource::Issuer("https://j".into()));
+    let rules = "{issuer: i, jwksUri: 'https://i/keys', timeout: 2s}, {issuer: 'https://j'}, {issuer: k, jwks: '{}'}";
+    let policy = tokens(rules);
+    index.apply(Event::Upsert(policy.clone()));
+    let wanted = [(set.clone(), Duration::from_secs(2)), (issuer.clone(), Duration::from_secs(5))];
+    assert_eq!(index.wanted_keys(), wanted.into());
+    let mut learn = |source: &KeySource, fetched: Option<Fetched>| -> Vec<String> {
+        index.learn((source.clone(), fetched)).into_iter().map(|key| format!("{key:?}")).collect()
+    };
+    let (keys, failed) = (|text: &str| Some(Fetched::Keys(text.into())), |why: &str| Some(Fetched::Failed(why.into())));
+    let none = KeySource::Set("https://nobody/keys".into());
+    for (source, fetched, changed) in [
+        (&set, failed("away"), &[][..]),
+        (&set, failed("it answers 404"), &[]),
+        (&set, keys("1"), &["waypoint shop/gate"]),
+        (&set, keys("1"), &[]),
+        (&issuer, keys("2"), &["waypoint shop/gate"]),
+        (&none, keys("3"), &[]),
+        (&set, None, &["waypoint shop/gate"]),
+    ] {
+        assert_eq!(learn(source, fetched.clone()), changed, "{source}: {fetched:?}");
+    }
+    assert!(index.awaits_keys());
+    index.learn((set, failed("away")));
+    assert!(!index.awaits_keys());
+    index.apply(Event::Delete(policy.key()));
+    assert!(index.wanted_keys().is_empty());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ambit_xds::server::{Cache, Change};
 use super::{Clients, translated};
 use crate::{
     index::{ChangedKey, Index, ServiceRef},
+    jwks::News,
     mesh::Mesh,
     source::{Event, NamespacedName},
 };
@@ -43,12 +44,20 @@ impl Pusher {
 
     /// Applies one batch. What it changes is translated from the state after the whole batch, each resource once.
     pub fn apply(&self, mesh: &Mesh, events: Vec<Event>) {
+        self.apply_with(mesh, events, Vec::new());
+    }
+
+    /// The same with what was learned of keys besides.
+    pub(super) fn apply_with(&self, mesh: &Mesh, events: Vec<Event>, news: Vec<News>) {
         let count = events.len();
         let mut changed: BTreeSet<ChangedKey> = BTreeSet::new();
         {
             let mut index = mesh.index_mut();
             for event in events {
                 changed.extend(index.apply(event));
+            }
+            for news in news {
+                changed.extend(index.learn(news));
             }
         }
         let keys = changed.len();

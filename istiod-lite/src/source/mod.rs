@@ -27,7 +27,8 @@ pub use kubernetes::Kubernetes;
 pub use object::{Event, Kind, NamespacedName, Object, ObjectKey};
 pub(crate) use typed::FieldError;
 pub(crate) use validate::{
-    TLS_INSTEAD, TLS_REFUSED, heedless, is_label, is_subdomain, keys_of, refused, unheeding_parents, unverified,
+    NOT_BELIEVED, RuleKeys, TLS_INSTEAD, TLS_REFUSED, heedless, is_label, is_subdomain, key_sources, keys_of, refused,
+    source_field, unheeding_parents, unverified,
 };
 
 /// A source that cannot go on. Errors in single objects are [`Problem`]s, not this.

@@ -128,7 +128,7 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
     match key.kind {
         Kind::Service => status.conditions = service(index, &key.name),
         Kind::AuthorizationPolicy => status.conditions = policy::authorization(index, &key.name),
-        Kind::RequestAuthentication => status.conditions = unsupported::request_authentication(index, &key.name),
+        Kind::RequestAuthentication => status.conditions = unsupported::request_authentication(index, &key.name)?,
         Kind::BackendTlsPolicy => status.conditions = unsupported::backend_tls_policy(index, &key.name),
         Kind::Telemetry => status.conditions = unsupported::telemetry(index, &key.name),
         Kind::TrafficPolicy => status.conditions = traffic::policy(index, &key.name),

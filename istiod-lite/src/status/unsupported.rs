@@ -7,20 +7,46 @@ use serde_json::{Value, json};
 
 use super::{Condition, policy};
 use crate::index::{Binding, Index, ServicePort, ServiceRef, is_service};
-use crate::source::{NamespacedName, TLS_INSTEAD, TLS_REFUSED, heedless, unverified};
+use crate::jwks::Fetched;
+use crate::source::crd::tokens::RequestAuthentication;
+use crate::source::{
+    NOT_BELIEVED, NamespacedName, RuleKeys, TLS_INSTEAD, TLS_REFUSED, heedless, keys_of, source_field, unverified,
+};
 
-/// What is said of a RequestAuthentication.
-pub(super) fn request_authentication(index: &Index, name: &NamespacedName) -> Vec<Condition> {
-    let Some(policy) = index.objects().request_authentications.get(name) else { return Vec::new() };
+/// What is said of a RequestAuthentication; `None` while keys of it are being fetched for the first time. One that was written before is then
+/// not said to be without keys because a control plane begins.
+pub(super) fn request_authentication(index: &Index, name: &NamespacedName) -> Option<Vec<Condition>> {
+    let Some(policy) = index.objects().request_authentications.get(name) else { return Some(Vec::new()) };
     let faults: Vec<String> = unverified(policy).into_iter().map(|fault| format!("{}: {}", fault.path, fault.reason)).collect();
     if policy.spec.targets().next().is_none() {
-        return vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", faults.join("; "))];
+        return Some(vec![Condition::new("ZtunnelAccepted", false, "UnsupportedValue", faults.join("; "))]);
     }
-    let at_waypoints = || match faults.is_empty() {
-        true => Condition::new("WaypointAccepted", true, "Accepted", "Attached to the waypoints of its targets"),
-        false => Condition::new("WaypointAccepted", false, "UnsupportedValue", faults.join("; ")),
+    if let Some(fault) = policy::fault_of_targets(index, policy.spec.targets(), name) {
+        return Some(vec![fault]);
+    }
+    let not_fetched = not_fetched(index, policy)?;
+    let reason = match (faults.is_empty(), not_fetched.is_empty()) {
+        (false, _) => "UnsupportedValue",
+        (true, false) => "KeysNotFetched",
+        (true, true) => {
+            let accepted = Condition::new("WaypointAccepted", true, "Accepted", "Attached to the waypoints of its targets");
+            return Some(vec![accepted]);
+        }
     };
-    vec![policy::fault_of_targets(index, policy.spec.targets(), name).unwrap_or_else(at_waypoints)]
+    Some(vec![Condition::new("WaypointAccepted", false, reason, [faults, not_fetched].concat().join("; "))])
+}
+
+/// The rules whose keys never came, and why; `None` if of some it is not known yet.
+fn not_fetched(index: &Index, policy: &RequestAuthentication) -> Option<Vec<String>> {
+    let mut faults = Vec::new();
+    for (at, rule) in policy.spec.jwt_rules.iter().enumerate() {
+        let Ok(RuleKeys::From(source)) = keys_of(rule) else { continue };
+        if let Fetched::Failed(why) = index.learned().get(&source)? {
+            let field = source_field(&source);
+            faults.push(format!("spec.jwtRules[{at}].{field}: no keys from {source}: {why}: {NOT_BELIEVED}"));
+        }
+    }
+    Some(faults)
 }
 
 /// What is said of a BackendTLSPolicy: for each waypoint that serves one of its Services, and nothing where none does, for it may be

@@ -222,6 +222,7 @@ pub async fn program(kubeconfig: &Path, state: &Path) -> Program {
         certificate_seconds: 3600,
         root_margin_seconds: 300,
         serving_names: Vec::new(),
+        jwks: istiod_lite::jwks::Options::default(),
     };
     let control_plane = ControlPlane::start(config).await.unwrap();
     let monitoring = control_plane.monitoring_address().unwrap();

@@ -175,6 +175,7 @@ impl Bed {
             certificate_seconds,
             root_margin_seconds,
             serving_names: Vec::new(),
+            jwks: istiod_lite::jwks::Options::default(),
         };
         let control_plane = ControlPlane::start(config).await.unwrap();
         let (discovery, monitoring) = (control_plane.discovery_address().unwrap(), control_plane.monitoring_address().unwrap());

@@ -131,6 +131,7 @@ impl Bed {
             certificate_seconds,
             root_margin_seconds,
             serving_names: Vec::new(),
+            jwks: istiod_lite::jwks::Options::default(),
         };
         let control_plane = ControlPlane::start(config).await.unwrap();
         assert_eq!(control_plane.validation_address().unwrap(), Some(self.address));

@@ -106,7 +106,7 @@ async fn each_kind_is_judged(bed: &Bed) {
         ),
         (
             of_tokens("{targetRefs: [{kind: Service, name: a}], jwtRules: [{issuer: x}]}"),
-            "spec.jwtRules[0].jwks: keys are not fetched from anywhere, give them in jwks: no token of this issuer is believed",
+            "spec.jwtRules[0].jwks: without it, and without jwksUri, the issuer is asked for its keys",
         ),
         (gateway("w2", "istio-waypoint", "port: 80, protocol: HTTP"), "No listener has port 15008 and protocol HBONE"),
     ] {

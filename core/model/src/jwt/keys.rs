@@ -140,6 +140,13 @@ impl Keys {
         &self.unusable
     }
 
+    /// The same keys in an order that does not go by that of the set.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.keys.sort_by_cached_key(|key| Value::Object(key.text.clone()).to_string());
+        self
+    }
+
     /// A set of the keys that can be used, with nothing in it but what is public and needed to verify.
     #[must_use]
     pub fn to_jwks(&self) -> String {

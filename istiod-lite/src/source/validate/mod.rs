@@ -27,7 +27,9 @@ use crate::index::parent_refs;
 pub(crate) use destination::refused;
 pub(crate) use effect::unheeding_parents;
 pub(super) use effect::without_effect;
-pub(crate) use unsupported::{TLS_INSTEAD, TLS_REFUSED, heedless, keys_of, unverified};
+pub(crate) use unsupported::{
+    NOT_BELIEVED, RuleKeys, TLS_INSTEAD, TLS_REFUSED, heedless, key_sources, keys_of, source_field, unverified,
+};
 
 /// All that is wrong with the values of an object.
 pub(super) fn validate(object: &Object) -> Vec<FieldError> {

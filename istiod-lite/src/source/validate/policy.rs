@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::Errors;
 use super::route::header_name;
 use crate::source::crd::telemetry::Telemetry;
-use crate::source::crd::tokens::{JwtRule, RequestAuthentication};
+use crate::source::crd::tokens::{JwtRule, RequestAuthentication, parse_timeout};
 use crate::source::crd::{Attachment, AuthorizationPolicy, Operation, PeerAuthentication, PolicyAction, Source, When};
 
 /// Attributes a `when` may name as they are; those ending in `[` take a key in brackets.
@@ -80,6 +80,9 @@ fn jwt_rule(rule: &JwtRule, path: &str, errors: &mut Errors) {
     errors.check(!rule.issuer.is_empty(), &format!("{path}.issuer"), || "must not be empty".into());
     errors.check(rule.jwks.is_empty() || rule.jwks_uri.is_empty(), &format!("{path}.jwks"), || {
         "only one of jwks and jwksUri may be given".into()
+    });
+    errors.check(rule.timeout.is_empty() || parse_timeout(&rule.timeout).is_some(), &format!("{path}.timeout"), || {
+        format!("{:?} is not a duration such as 5s", rule.timeout)
     });
     for (index, header) in rule.from_headers.iter().enumerate() {
         header_name(errors, &format!("{path}.fromHeaders[{index}].name"), &header.name);

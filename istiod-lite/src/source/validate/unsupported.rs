@@ -1,8 +1,11 @@
 //! What is said of kinds that are read and not carried out: what happens in their place, and what to write instead. Validation and status say
 //! the same.
 
+use std::time::Duration;
+
 use ambit_model::jwt::Keys;
 
+use crate::jwks::{Address, KeySource, usable};
 use crate::source::crd::telemetry::Telemetry;
 use crate::source::crd::tokens::{JwtRule, RequestAuthentication};
 use crate::source::typed::FieldError;
@@ -10,7 +13,7 @@ use crate::source::typed::FieldError;
 /// Why a RequestAuthentication without targets has no effect.
 const TOKENS_UNSEEN: &str = "it has no effect: node proxies see connections, not requests, and what has no targetRefs is for no waypoint; give targetRefs to Services with a waypoint, or to the waypoint's Gateway";
 /// What becomes of the tokens of an issuer without keys.
-const NOT_BELIEVED: &str = "no token of this issuer is believed, and requests that bring one are refused";
+pub(crate) const NOT_BELIEVED: &str = "no token of this issuer is believed, and requests that bring one are refused";
 /// What becomes of requests where a BackendTLSPolicy holds.
 pub(crate) const TLS_REFUSED: &str = "a waypoint begins no TLS to backends, and answers requests with 500";
 /// What to do in place of a BackendTLSPolicy.
@@ -30,27 +33,62 @@ pub(crate) fn unverified(policy: &RequestAuthentication) -> Vec<FieldError> {
         .collect()
 }
 
+/// The keys of a rule.
+#[derive(Debug)]
+pub(crate) enum RuleKeys {
+    /// It has them itself.
+    Given(Keys),
+    /// They are fetched.
+    From(KeySource),
+}
+
 /// The keys of an issuer, or the field for which there are none and why.
-pub(crate) fn keys_of(rule: &JwtRule) -> Result<Keys, (&'static str, String)> {
+pub(crate) fn keys_of(rule: &JwtRule) -> Result<RuleKeys, (&'static str, String)> {
     if rule.issuer.is_empty() {
         return Err(("issuer", "whose tokens these are is not said".into()));
     }
-    if rule.jwks.is_empty() {
-        let field = if rule.jwks_uri.is_empty() { "jwks" } else { "jwksUri" };
-        return Err((field, "keys are not fetched from anywhere, give them in jwks".into()));
+    let Some(source) = rule.key_source() else {
+        return usable(&rule.jwks).map(RuleKeys::Given).map_err(|why| ("jwks", why));
+    };
+    let Err(why) = Address::parse(&source.address()) else { return Ok(RuleKeys::From(source)) };
+    Err(match source {
+        KeySource::Set(_) => ("jwksUri", why),
+        KeySource::Issuer(issuer) => {
+            let why = format!("without it, and without jwksUri, the issuer is asked for its keys, and {issuer:?} is no address");
+            ("jwks", why)
+        }
+    })
+}
+
+/// The field by which it is said where the keys of a rule are fetched from.
+pub(crate) fn source_field(source: &KeySource) -> &'static str {
+    match source {
+        KeySource::Set(_) => "jwksUri",
+        KeySource::Issuer(_) => "issuer",
     }
-    let keys = Keys::parse(&rule.jwks).map_err(|error| ("jwks", error.to_string()))?;
-    match keys.unusable() {
-        [(place, why), ..] if keys.is_empty() => Err(("jwks", format!("none of its keys can be used, as keys[{place}]: {why}"))),
-        _ if keys.is_empty() => Err(("jwks", "it has no keys".into())),
-        _ => Ok(keys),
+}
+
+/// From where keys are fetched for a RequestAuthentication, and how long that may take. For one that has no effect there are none.
+pub(crate) fn key_sources(policy: &RequestAuthentication) -> Vec<(KeySource, Duration)> {
+    if policy.spec.targets().next().is_none() {
+        return Vec::new();
     }
+    let fetched = policy.spec.jwt_rules.iter().filter(|rule| rule.jwks.is_empty());
+    fetched
+        .filter_map(|rule| match keys_of(rule) {
+            Ok(RuleKeys::From(source)) => Some((source, rule.patience())),
+            _ => None,
+        })
+        .collect()
 }
 
 /// The keys of a RequestAuthentication that are left out beside others that are used.
 pub(super) fn unused_keys(policy: &RequestAuthentication) -> Vec<FieldError> {
     let rules = policy.spec.jwt_rules.iter().enumerate();
-    let keys = rules.filter_map(|(index, rule)| Some((index, keys_of(rule).ok()?)));
+    let keys = rules.filter_map(|(index, rule)| match keys_of(rule) {
+        Ok(RuleKeys::Given(keys)) => Some((index, keys)),
+        _ => None,
+    });
     keys.flat_map(|(index, keys)| {
         let path = format!("spec.jwtRules[{index}].jwks");
         let unused = keys.unusable().iter();

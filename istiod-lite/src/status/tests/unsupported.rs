@@ -45,10 +45,14 @@ fn a_request_authentication_says_whose_tokens_are_not_believed_or_what_its_targe
     let key = r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
     let good = format!(r#"{{issuer: i, jwks: '{{"keys": [{key}]}}'}}"#);
     check(kind, &of_rules("a", &good), &["WaypointAccepted=True Accepted: Attached to the waypoints of its targets"]);
-    let fetched = format!("{good}, {{issuer: j, jwksUri: 'https://j/keys'}}");
-    let not_believed = "WaypointAccepted=False UnsupportedValue: spec.jwtRules[1].jwksUri: keys are not fetched from anywhere";
-    check(kind, &of_rules("a", &fetched), &[not_believed]);
-    check(kind, &target("a"), &["WaypointAccepted=False UnsupportedValue: spec.jwtRules[0].jwks: keys are not fetched"]);
+    let nowhere = format!("{good}, {{issuer: j, jwksUri: 'keys'}}");
+    let not_believed = "WaypointAccepted=False UnsupportedValue: spec.jwtRules[1].jwksUri: \"keys\" does not begin with https";
+    check(kind, &of_rules("a", &nowhere), &[not_believed]);
+    check(
+        kind,
+        &target("a"),
+        &["WaypointAccepted=False UnsupportedValue: spec.jwtRules[0].jwks: without it, and without jwksUri"],
+    );
     check(kind, &target("gone"), &["WaypointAccepted=False TargetNotFound: Service shop/gone does not exist"]);
     check(kind, &target("plain"), &["WaypointAccepted=False AncestorNotBound: Service shop/plain has no waypoint"]);
     let selected = "{selector: {matchLabels: {app: a}}, jwtRules: [{issuer: i}]}";

@@ -172,7 +172,7 @@ impl<'a> Translation<'a> {
             of_tokens.extend(self.index.token_policies_of_service(service));
         }
         match layer {
-            Layer::Http => rbac::verify_tokens(&of_tokens, &mut enforcement),
+            Layer::Http => rbac::verify_tokens(&of_tokens, self.index.learned(), &mut enforcement),
             // Here the first bytes decide, and who sends them may make a request look like something else.
             Layer::Tcp if port.is_none_or(|port| port.spoken() == Spoken::Unknown) => {
                 rbac::refuse_connections(&of_tokens, &mut enforcement);

@@ -73,8 +73,13 @@ fn what_is_read_and_not_carried_out_is_refused_or_warned_of_where_it_may_be_anot
     let rules = "jwtRules: [{issuer: i}]";
     let to_a = |rule: &str| format!("{{targetRefs: [{{kind: Service, name: a}}], jwtRules: [{{issuer: i, {rule}}}]}}");
     let kind = Kind::RequestAuthentication;
-    refused(kind, &to_a("jwksUri: 'https://i/keys'"), "spec.jwtRules[0].jwksUri: keys are not fetched from anywhere");
-    refused(kind, &to_a(""), "spec.jwtRules[0].jwks: keys are not fetched from anywhere, give them in jwks: no token");
+    good(kind, &to_a("jwksUri: 'https://i/keys', timeout: 3s"));
+    good(kind, &to_a("").replace("issuer: i", "issuer: 'https://i'"));
+    refused(kind, &to_a("jwksUri: 'file:///keys'"), "spec.jwtRules[0].jwksUri: ");
+    refused(kind, &to_a("jwksUri: 'i/keys'"), "spec.jwtRules[0].jwksUri: ");
+    refused(kind, &to_a("jwksUri: 'https://i/keys', timeout: soon"), "spec.jwtRules[0].timeout: \"soon\" is not a duration");
+    let nowhere = "spec.jwtRules[0].jwks: without it, and without jwksUri, the issuer is asked for its keys, and \"i\" is no address: no token";
+    refused(kind, &to_a(""), nowhere);
     refused(kind, &to_a("jwks: '{}'"), "spec.jwtRules[0].jwks: no JSON object with a list of keys");
     let secret = r#"{"kty": "oct", "k": "AA"}"#;
     let refusal = "spec.jwtRules[0].jwks: none of its keys can be used, as keys[0]: it is a secret: no token of this issuer";

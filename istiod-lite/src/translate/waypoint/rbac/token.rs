@@ -17,8 +17,9 @@ use ambit_api::envoy::pb::envoy::extensions::filters::http::jwt_authn::v3::{
 
 use super::super::wire::ordered::JwtAuthentication;
 use super::{Enforcement, claim::PAYLOAD, empty, permission, principal};
+use crate::jwks::{Fetched, Learned};
 use crate::source::crd::tokens::{JwtRule, RequestAuthentication};
-use crate::source::keys_of;
+use crate::source::{RuleKeys, keys_of};
 
 /// Claims whose text is a list, whatever a rule says.
 const LISTS: [&str; 2] = ["scope", "permission"];
@@ -27,8 +28,8 @@ const LISTS: [&str; 2] = ["scope", "permission"];
 /// `Ambit: nobody has the other half of this key`, and the smaller y.
 const NOBODYS: &str = r#"{"keys":[{"crv":"P-256","kty":"EC","x":"_pjeJNip2A2gvu34Y1bqh6A9bgq1XtmlWl_hUL8jgfo","y":"UgXgnsrxkBnwPNk6xtXDIfEJHINtizF9HjYXz1AKcS8"}]}"#;
 
-/// Adds to what is asked of requests what these ask for.
-pub fn verify(policies: &[&Arc<RequestAuthentication>], enforcement: &mut Enforcement) {
+/// Adds to what is asked of requests what these ask for, with keys that were fetched.
+pub fn verify(policies: &[&Arc<RequestAuthentication>], fetched: &Learned, enforcement: &mut Enforcement) {
     let mut providers = BTreeMap::new();
     let mut groups = Vec::new();
     for policy in policies {
@@ -37,7 +38,7 @@ pub fn verify(policies: &[&Arc<RequestAuthentication>], enforcement: &mut Enforc
         }
         for (index, rule) in policy.spec.jwt_rules.iter().enumerate() {
             let name = format!("{}-rule[{index}]", key(policy));
-            let provider = provider(rule);
+            let provider = provider(rule, fetched);
             let places = places(&provider);
             // One that targets both a service and its waypoint is there twice.
             if providers.insert(name.clone(), provider).is_none() {
@@ -80,10 +81,18 @@ fn key(policy: &RequestAuthentication) -> String {
     format!("ns[{namespace}]-policy[request_authentication_{name}]")
 }
 
-fn provider(rule: &JwtRule) -> JwtProvider {
-    // Without what of a set of keys is a secret, or is used by nobody: an Envoy would take it.
-    let keys = keys_of(rule).map_or_else(|_| NOBODYS.to_owned(), |keys| keys.to_jwks());
-    let jwks = DataSource { specifier: Some(Specifier::InlineString(keys)), ..Default::default() };
+/// The keys of a rule: without what of a set is a secret, or is used by nobody, as an Envoy would take it.
+fn keys(rule: &JwtRule, fetched: &Learned) -> String {
+    let known = match keys_of(rule) {
+        Ok(RuleKeys::Given(keys)) => Some(keys.to_jwks()),
+        Ok(RuleKeys::From(source)) => fetched.get(&source).and_then(Fetched::keys).map(str::to_owned),
+        Err(_) => None,
+    };
+    known.unwrap_or_else(|| NOBODYS.to_owned())
+}
+
+fn provider(rule: &JwtRule, fetched: &Learned) -> JwtProvider {
+    let jwks = DataSource { specifier: Some(Specifier::InlineString(keys(rule, fetched))), ..Default::default() };
     let header = |name: &str, prefix: &str| JwtHeader { name: name.to_ascii_lowercase(), value_prefix: prefix.into() };
     let told = rule.output_claim_to_headers.iter().filter(|told| !told.header.is_empty() && !told.claim.is_empty());
     let lists = LISTS.iter().map(|name| (*name).to_owned()).chain(rule.space_delimited_claims.iter().cloned());

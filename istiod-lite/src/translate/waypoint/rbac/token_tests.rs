@@ -11,14 +11,19 @@ use ambit_api::envoy::pb::envoy::extensions::filters::http::jwt_authn::v3::{
 
 use super::super::wire::ordered::JwtAuthentication;
 use super::{Enforcement, refuse_connections, verify_tokens};
+use crate::jwks::{Fetched, KeySource, Learned};
 use crate::source::crd::tokens::RequestAuthentication;
 
 const KEY: &str = r#"{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 
 fn asked(policies: &[RequestAuthentication]) -> Enforcement {
+    with_fetched(policies, &Learned::new())
+}
+
+fn with_fetched(policies: &[RequestAuthentication], fetched: &Learned) -> Enforcement {
     let mut enforcement = Enforcement::default();
     let policies: Vec<_> = policies.iter().cloned().map(Arc::new).collect();
-    verify_tokens(&policies.iter().collect::<Vec<_>>(), &mut enforcement);
+    verify_tokens(&policies.iter().collect::<Vec<_>>(), fetched, &mut enforcement);
     enforcement
 }
 
@@ -150,6 +155,25 @@ fn only_public_keys_are_sent_and_without_any_that_are_known_no_token_is_believed
         }]);
         assert_eq!(keys(only(&tokens)), nobodys, "{keyless}");
     }
+}
+
+#[test]
+fn keys_that_were_fetched_are_those_of_the_rules_that_name_where_they_are() {
+    let (set, issuer) = (KeySource::Set("https://i/keys".into()), KeySource::Issuer("https://i".into()));
+    let known = |kid: &str| Fetched::Keys(format!(r#"{{"keys":[{{"kid":"{kid}"}}]}}"#).into());
+    let fetched = Learned::from([(set, known("set")), (issuer, known("issuer"))]);
+    for (rule, expected) in [
+        (r#"{"issuer": "https://i", "jwksUri": "https://i/keys"}"#.to_owned(), "set"),
+        (r#"{"issuer": "https://i"}"#.to_owned(), "issuer"),
+        (r#"{"issuer": "https://i", "jwksUri": "https://i/others"}"#.to_owned(), ""),
+        (rule("https://i", &[&KEY.replace("\"x\"", "\"kid\": \"own\", \"x\"")]), "own"),
+    ] {
+        let tokens = with_fetched(&[policy(&rule)], &fetched).tokens.unwrap();
+        assert_eq!(keys(only(&tokens))[0]["kid"].as_str().unwrap_or_default(), expected, "{rule}");
+    }
+    let failed = Learned::from([(KeySource::Issuer("https://i".into()), Fetched::Failed("away".into()))]);
+    let tokens = with_fetched(&[policy(r#"{"issuer": "https://i"}"#)], &failed).tokens.unwrap();
+    assert_eq!(keys(only(&tokens))[0]["kty"], "EC", "nobody's");
 }
 
 #[test]

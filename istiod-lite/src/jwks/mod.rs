@@ -1,0 +1,90 @@
+//! Keys of issuers of tokens that a RequestAuthentication does not have itself: by address (`jwksUri`), or by the issuer's discovery document.
+//!
+//! They are fetched here and sent to waypoints with everything else, so that a waypoint needs no way to the issuer and keys outlast it. What is
+//! fetched when is decided in `course`, without I/O; `client` asks one address, `fetcher` does the asking, and what it learns goes the way of
+//! every other change: through `push` into the index. Each replica fetches for itself.
+
+mod address;
+mod client;
+mod course;
+mod fetcher;
+mod options;
+mod trust;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use ambit_model::jwt::Keys;
+
+pub(crate) use address::Address;
+pub(crate) use fetcher::{Fetcher, View, first_round};
+pub use options::Options;
+
+/// Where the keys of an issuer are fetched from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeySource {
+    /// A set of keys is at this address.
+    Set(String),
+    /// The discovery document of this issuer says where they are (OpenID Connect Discovery 1.0, section 4).
+    Issuer(String),
+}
+
+impl KeySource {
+    /// The address that is asked first.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Self::Set(address) => address.clone(),
+            Self::Issuer(issuer) => format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer)),
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address())
+    }
+}
+
+/// What is known of a source of keys, once it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The last set that came, with nothing in it but public keys that can be used.
+    Keys(Arc<str>),
+    /// None ever came, and why not.
+    Failed(String),
+}
+
+impl Fetched {
+    /// The keys, if any ever came.
+    #[must_use]
+    pub fn keys(&self) -> Option<&str> {
+        match self {
+            Self::Keys(keys) => Some(keys),
+            Self::Failed(_) => None,
+        }
+    }
+}
+
+/// What was learned of a source; nothing, if nobody asks for it any more.
+pub type News = (KeySource, Option<Fetched>);
+
+/// All that was learned.
+pub type Learned = BTreeMap<KeySource, Fetched>;
+
+/// Reads a set of keys of which at least one can be used.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) fn usable(jwks: &str) -> Result<Keys, String> {
+    let keys = Keys::parse(jwks).map_err(|error| error.to_string())?;
+    match keys.unusable() {
+        [(place, why), ..] if keys.is_empty() => Err(format!("none of its keys can be used, as keys[{place}]: {why}")),
+        _ if keys.is_empty() => Err("it has no keys".into()),
+        _ => Ok(keys),
+    }
+}
