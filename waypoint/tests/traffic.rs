@@ -12,6 +12,8 @@ mod heads;
 mod refused;
 #[path = "traffic/resilience.rs"]
 mod resilience;
+#[path = "traffic/sessions.rs"]
+mod sessions;
 mod support;
 
 use std::{sync::Arc, time::Duration};

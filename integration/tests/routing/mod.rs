@@ -6,6 +6,7 @@ mod filters;
 mod matches;
 mod outcomes;
 mod protocols;
+mod sessions;
 mod tokens;
 mod traffic;
 
@@ -25,6 +26,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         matches::tests(mesh),
         outcomes::tests(mesh),
         filters::tests(mesh),
+        sessions::tests(mesh),
         protocols::tests(mesh),
         access::tests(mesh),
         tokens::tests(mesh),

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use ambit_identity::SpiffeId;
 use ambit_model::{
     balance::{Limits, OVERPROVISIONING, OutlierDetection, Rules, Standing},
-    route::RetryBudget,
+    route::{EndpointName, RetryBudget},
 };
 use serde::Serialize;
 
@@ -110,6 +110,18 @@ pub enum Target {
         /// The listener's name.
         listener: Arc<str>,
     },
+}
+
+impl Target {
+    /// What it is called in a session; nothing where it is no endpoint of its own.
+    #[must_use]
+    pub fn name(&self) -> Option<EndpointName> {
+        match self {
+            Self::Hbone { address, .. } => Some(EndpointName { address: *address, tunnelled: true }),
+            Self::Clear { address } => Some(EndpointName { address: *address, tunnelled: false }),
+            Self::OriginalDestination | Self::Internal { .. } => None,
+        }
+    }
 }
 
 /// An endpoint.

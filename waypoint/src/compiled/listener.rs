@@ -185,6 +185,8 @@ pub struct HttpChain {
     pub rbac: Vec<RbacFilter>,
     /// What routes say of CORS holds.
     pub cors: bool,
+    /// What routes say of sessions holds.
+    pub sessions: bool,
     /// Answers tell what Envoy tells of itself, where a client may act by it (`x-envoy-overloaded`).
     pub envoy_headers: bool,
     /// Upgrades that are passed on, in lower case (`websocket`).

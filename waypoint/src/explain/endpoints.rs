@@ -1,6 +1,6 @@
 //! The endpoints of a cluster, and how each stands now.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use ambit_identity::SpiffeId;
 use ambit_model::{Refusal, explain::Step};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     compiled::{Cluster, Endpoint, Snapshot},
-    upstream::{Destination, destination, none_usable, takes_requests},
+    upstream::{Destination, Place, destination, none_usable, takes_requests},
 };
 
 /// How many endpoints are named; the document has [`KEPT`].
@@ -44,28 +44,44 @@ pub(super) fn of(
     let (all, usable) = (snapshot.endpoints_of(cluster).unwrap_or_default(), cluster.live.usable());
     let said = |(priority, endpoint): (u32, &Arc<Endpoint>)| {
         let Destination { address, identity } = destination(endpoint, original, identity).ok()?;
-        let workload = match (&*endpoint.namespace, &*endpoint.workload) {
-            (_, "") => String::new(),
-            (namespace, name) => format!("{namespace}/{name}"),
-        };
+        let workload = workload(endpoint);
         let usable = usable.iter().any(|usable| Arc::ptr_eq(usable, endpoint));
         Some(EndpointSaid { workload, address, identity, priority, usable })
     };
     let each = all.localities.iter().flat_map(|locality| locality.endpoints.iter().map(|endpoint| (locality.priority, endpoint)));
     let endpoints: Vec<_> = each.filter_map(said).take(KEPT).collect();
-    let unreachable = || usable.iter().find_map(|endpoint| destination(endpoint, original, identity).err());
+    // Those that are no place for requests are passed over while there are others.
+    let unreachable =
+        || usable.iter().map(|endpoint| destination(endpoint, original, identity).err()).collect::<Option<Vec<_>>>();
     let refusal = match usable.is_empty() {
         true => Some(none_usable(cluster)),
-        false => unreachable(),
+        false => unreachable().and_then(|all| all.into_iter().next()),
     };
     (endpoints, refusal)
 }
 
+/// `namespace/name` of its workload, as far as it is known.
+fn workload(endpoint: &Endpoint) -> String {
+    match (&*endpoint.namespace, &*endpoint.workload) {
+        (_, "") => String::new(),
+        (namespace, name) => format!("{namespace}/{name}"),
+    }
+}
+
 /// What it is called.
 pub(super) fn name_of(endpoint: &EndpointSaid) -> String {
-    match endpoint.workload.as_str() {
-        "" => endpoint.address.to_string(),
-        name => format!("{name} at {}", endpoint.address),
+    called(&endpoint.workload, &endpoint.address)
+}
+
+/// The same of an endpoint that a session goes on with.
+pub(super) fn name_of_place(Place { endpoint, host }: &Place) -> String {
+    called(&workload(endpoint), host)
+}
+
+fn called(workload: &str, address: &dyn fmt::Display) -> String {
+    match workload {
+        "" => address.to_string(),
+        name => format!("{name} at {address}"),
     }
 }
 

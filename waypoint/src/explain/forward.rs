@@ -5,21 +5,21 @@ use std::sync::Arc;
 use ambit_model::{
     Reason, Refusal,
     explain::{Stage, Step, Verdict},
-    route::{ClusterWeight, Crossing, Mirror, Upstream as Forwarding},
+    route::{Claim, ClusterWeight, Crossing, Mirror, Session, Upstream as Forwarding},
 };
 use http::StatusCode;
 use serde::Serialize;
 
 use super::{
     Explanation, Routed,
-    endpoints::{self, EndpointSaid, name_of, told},
+    endpoints::{self, EndpointSaid, name_of, name_of_place, told},
     words,
 };
 use crate::{
     compiled::{Chain, Cluster, Protocol, Snapshot, TcpChain},
     http::select,
     terminate::Tunnel,
-    upstream::TRIES,
+    upstream::{Place, TRIES, goes_on},
 };
 
 /// A cluster that the request may be sent to.
@@ -46,6 +46,8 @@ struct Share<'a> {
     name: &'a Arc<str>,
     weight: u64,
     of: u64,
+    /// Of a request whose route has sessions: what it says of its own.
+    session: Option<(&'a Session, Claim)>,
 }
 
 impl Explanation {
@@ -89,8 +91,9 @@ impl Explanation {
             step = step.because(format!("an upgrade to {upgrade} is passed on: no retries, and no copies"));
         }
         self.steps.push(step);
+        let session = select::session(route, http, &view);
         for share in chosen {
-            let told = Share { name: &share.cluster, weight: u64::from(share.weight), of };
+            let told = Share { name: &share.cluster, weight: u64::from(share.weight), of, session };
             match select::cluster(snapshot, forwarding, share) {
                 Ok(cluster) => self.cluster(snapshot, tunnel, chain, &told, cluster, Some(version)),
                 Err((status, refusal)) => self.no_cluster(&told, Some(status), refusal),
@@ -108,7 +111,7 @@ impl Explanation {
     pub(super) fn carried(&mut self, snapshot: &Snapshot, tunnel: &Tunnel, chain: &Chain, tcp: &TcpChain) {
         let of: u64 = tcp.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
         for (name, weight) in tcp.clusters.iter().filter(|(_, weight)| *weight > 0) {
-            let told = Share { name, weight: u64::from(*weight), of };
+            let told = Share { name, weight: u64::from(*weight), of, session: None };
             match snapshot.clusters.get(name) {
                 Some(cluster) => self.cluster(snapshot, tunnel, chain, &told, cluster, None),
                 None => {
@@ -136,9 +139,18 @@ impl Explanation {
     ) {
         let identity = chain.upstream_identity.as_ref();
         let (endpoints, refusal) = endpoints::of(snapshot, cluster, tunnel.destination, identity);
-        match refusal {
+        let first = share.session.map(|(session, claim)| goes_on(cluster, session, claim)).transpose();
+        let (first, missed) = match first {
+            Ok(first) => (first.flatten(), None),
+            Err(refusal) => (None, Some(refusal)),
+        };
+        match refusal.or(missed) {
             None => {
-                self.steps.push(chosen(cluster, &endpoints, version));
+                let step = chosen(cluster, &endpoints, version, first.as_ref());
+                self.steps.push(match share.session {
+                    Some((session, claim)) => step.because(words::session(session, claim, first.is_some())),
+                    None => step,
+                });
                 self.clusters.push(share.said(Verdict::Allowed, Reason::Ok, None, endpoints));
             }
             Some(refusal) => {
@@ -205,7 +217,7 @@ fn on_the_way(mut step: Step, routed: Routed<'_>, forwarding: &Forwarding, weigh
 }
 
 /// The step for a cluster that has endpoints.
-fn chosen(cluster: &Cluster, endpoints: &[EndpointSaid], version: Option<http::Version>) -> Step {
+fn chosen(cluster: &Cluster, endpoints: &[EndpointSaid], version: Option<http::Version>, first: Option<&Place>) -> Step {
     let usable = endpoints.iter().filter(|endpoint| endpoint.usable).count();
     let spoken = match (version, cluster.protocol) {
         (None, _) => "bytes",
@@ -214,9 +226,10 @@ fn chosen(cluster: &Cluster, endpoints: &[EndpointSaid], version: Option<http::V
         (Some(version), Protocol::Downstream) if version == http::Version::HTTP_2 => "HTTP/2, as the client",
         (Some(_), Protocol::Downstream) => "HTTP/1.1, as the client",
     };
-    let which = match endpoints.iter().filter(|endpoint| endpoint.usable).collect::<Vec<_>>().as_slice() {
-        [only] => name_of(only),
-        _ => format!("one of {usable} endpoints"),
+    let which = match (first, endpoints.iter().filter(|endpoint| endpoint.usable).collect::<Vec<_>>().as_slice()) {
+        (Some(first), _) => name_of_place(first),
+        (None, [only]) => name_of(only),
+        (None, _) => format!("one of {usable} endpoints"),
     };
     let mut step = told(Step::new(Stage::Endpoint, format!("{}: {spoken} to {which}", cluster.name)), endpoints);
     if usable > 1 {

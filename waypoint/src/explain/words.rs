@@ -4,12 +4,24 @@ use std::time::Duration;
 
 use ambit_model::{
     explain::{Step, request::HostConsidered},
-    route::{HeaderMutations, RetryBudget, RetryOn, RetryPolicy},
+    route::{Claim, HeaderMutations, RetryBudget, RetryOn, RetryPolicy, Session},
 };
 use http::{HeaderMap, HeaderName};
 
 /// How many virtual hosts that were not chosen are named, and routes that were not taken.
 const NAMED: usize = 8;
+
+/// What comes of what a request says of its session; `found` if the endpoint that it goes on with is there.
+pub(super) fn session(session: &Session, claim: Claim, found: bool) -> String {
+    let place = session.in_words();
+    match (claim, found) {
+        (Claim::Nothing, _) => {
+            format!("it has no session yet: its answer begins one with the endpoint that gives it, by {place}")
+        }
+        (_, true) => format!("its session decides: {place} names this endpoint, and others are tried only if it is not reached"),
+        (_, false) => format!("{place} names no endpoint that takes requests: its answer begins another session"),
+    }
+}
 
 /// A name that may be empty.
 pub(super) fn named(name: &str) -> &str {

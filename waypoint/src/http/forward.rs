@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ambit_model::{
     Reason, Refusal,
-    route::{Action, ClusterWeight, Route, Upstream as Forwarding},
+    route::{Action, Claim, ClusterWeight, EndpointName, Route, Session, Upstream as Forwarding},
 };
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
@@ -26,7 +26,7 @@ use crate::{
     observe::{InFlight, Record},
     proxy::Proxy,
     terminate::Tunnel,
-    upstream::{Candidates, RequestBody, Sent, candidates},
+    upstream::{Candidates, RequestBody, Sent, in_session},
 };
 
 /// Everything that was decided about a request.
@@ -114,6 +114,8 @@ struct Outcome {
     sent: Sent,
     counted: Counted,
     weight: Arc<ClusterWeight>,
+    /// What the request said of its session, if its route has them.
+    claim: Option<Claim>,
     /// The request's head, for placeholders in response headers.
     head: Request<()>,
     /// The client's side of an upgrade.
@@ -129,7 +131,8 @@ async fn attempt(
     Passing { phase, arrival, arriving }: Passing,
 ) -> Result<Outcome, select::Refused> {
     let weight = choose(exchange, forwarding, record)?;
-    let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight)?;
+    let session = select::session(&exchange.route, &exchange.http, &serve::view(&request, &exchange.target));
+    let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight, session)?;
     record.service = candidates.service.take();
     let version = request.version();
     let wanted = select::upgrade(&exchange.http, request.headers())?;
@@ -155,13 +158,15 @@ async fn attempt(
     let mut sender = Sender::new(proxy, &cluster, http2);
     let sent = match (retry, &kept) {
         (Some(policy), Some(kept)) => {
-            let others = || endpoints(exchange, forwarding, &weight).map(|(_, candidates)| candidates);
+            // Each further try goes where any request would.
+            let others = || endpoints(exchange, forwarding, &weight, None).map(|(_, candidates)| candidates);
             // Most requests have no such policy, and need no room for what it takes.
             Box::pin(retry::send(&mut sender, policy, candidates, (request, kept), (record, &arrival), others)).await
         }
         _ => sender.send(&candidates, request, record).await,
     };
-    Ok(Outcome { sent: sent.map_err(|failure| failure.refused)?, counted, weight, head, upgrade, version })
+    let (sent, claim) = (sent.map_err(|failure| failure.refused)?, session.map(|(_, claim)| claim));
+    Ok(Outcome { sent, counted, weight, claim, head, upgrade, version })
 }
 
 /// The cluster for this request.
@@ -177,9 +182,10 @@ fn endpoints(
     exchange: &Exchange,
     forwarding: &Forwarding,
     weight: &ClusterWeight,
+    session: Option<(&Session, Claim)>,
 ) -> Result<(Arc<Cluster>, Candidates), select::Refused> {
     let cluster = select::cluster(&exchange.snapshot, forwarding, weight)?;
-    candidates(cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref())
+    in_session(cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref(), session)
         .map(|candidates| (cluster.clone(), candidates))
         .map_err(|refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal))
 }
@@ -244,7 +250,7 @@ fn respond(
     hold: Hold,
     deadline: Option<Expiry>,
 ) -> Response<ResponseBody> {
-    let Outcome { sent: Sent { mut response, lease }, counted, weight, head, upgrade, version } = outcome;
+    let Outcome { sent: Sent { mut response, lease }, counted, weight, claim, head, upgrade, version } = outcome;
     record.status = Some(response.status().as_u16());
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upstream = switched.then(|| hyper::upgrade::on(&mut response));
@@ -255,6 +261,9 @@ fn respond(
     let peer = exchange.tunnel.peer.uri.as_deref();
     for changes in exchange.route.response_changes(&weight.response_headers) {
         changes.apply(map, &view, peer);
+    }
+    if let (Some(session), Some(claim), Some(from)) = (&exchange.route.session, claim, &record.upstream) {
+        session.tell(map, claim, EndpointName { address: from.address, tunnelled: from.identity.is_some() }, select::now());
     }
     if let (Some(client), Some(upstream)) = (upgrade, upstream) {
         map.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

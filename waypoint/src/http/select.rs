@@ -1,11 +1,11 @@
 //! From a request to what is done with it: the filter chain of its destination, its rules, its route.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use ambit_model::{
     Reason, Refusal,
     jwt::{Changed, Verified},
-    route::{ClusterWeight, RequestView, Route, RouteTable, Upstream as Forwarding, normalize_path},
+    route::{Claim, ClusterWeight, RequestView, Route, RouteTable, Session, Upstream as Forwarding, normalize_path},
 };
 use http::{HeaderMap, Request, StatusCode, Version, header};
 
@@ -148,6 +148,17 @@ pub fn upgrade(http: &HttpChain, fields: &HeaderMap) -> Result<Option<String>, R
     }
 }
 
+/// How requests of a route find the endpoint of their session, and what this one says of it.
+pub fn session<'a>(route: &'a Route, http: &HttpChain, view: &RequestView<'_>) -> Option<(&'a Session, Claim)> {
+    let session = route.session.as_ref().filter(|_| http.sessions)?;
+    Some((session, session.claim(view, now())?))
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
+}
+
 /// The cluster of a share of requests.
 pub fn cluster<'a>(snapshot: &'a Snapshot, forwarding: &Forwarding, weight: &ClusterWeight) -> Result<&'a Arc<Cluster>, Refused> {
     snapshot.clusters.get(&weight.cluster).ok_or_else(|| {
@@ -172,6 +183,7 @@ mod tests {
             jwt: None,
             rbac: Vec::new(),
             cors: false,
+            sessions: false,
             envoy_headers: false,
             upgrades: Vec::new(),
             normalize_path: true,

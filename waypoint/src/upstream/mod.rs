@@ -12,5 +12,5 @@ pub use kept::Kept;
 pub use live::{Connected, Host, Live, Pending, Place, UnderWay};
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
 pub use request::RequestBody;
-pub use select::{Candidate, Candidates, Destination, candidates};
-pub(crate) use select::{TRIES, destination, none_usable, takes_requests};
+pub use select::{Candidate, Candidates, Destination, candidates, in_session};
+pub(crate) use select::{TRIES, destination, goes_on, none_usable, takes_requests};

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal};
+use ambit_model::{
+    Reason, Refusal,
+    route::{Claim, Session},
+};
 
 use super::{Host, Place};
 use crate::{
@@ -53,12 +56,47 @@ pub struct Candidates {
 /// # Errors
 /// When there is none that may be used.
 pub fn candidates(cluster: &Arc<Cluster>, original: SocketAddr, identity: Option<&SpiffeId>) -> Result<Candidates, Refusal> {
+    in_session(cluster, original, identity, None)
+}
+
+/// The same for a request of a session, of which it says this: the endpoint that it goes on with, then others.
+///
+/// # Errors
+/// When there is none that may be used, or only others than the session asks for.
+pub fn in_session(
+    cluster: &Arc<Cluster>,
+    original: SocketAddr,
+    identity: Option<&SpiffeId>,
+    session: Option<(&Session, Claim)>,
+) -> Result<Candidates, Refusal> {
     takes_requests(cluster)?;
-    let endpoints = cluster.live.choose(cluster, TRIES, |place| resolve(place, original, identity))?;
+    let first = session.map(|(session, claim)| goes_on(cluster, session, claim)).transpose()?.flatten();
+    let alone = first.is_some() && session.is_some_and(|(session, _)| session.strict);
+    let most = if alone { 1 } else { TRIES };
+    let endpoints = cluster.live.choose_after(first.as_ref(), cluster, most, |place| resolve(place, original, identity))?;
     if endpoints.is_empty() {
         return Err(none_usable(cluster));
     }
     Ok(Candidates { cluster: cluster.clone(), service: cluster.service.clone(), protocol: cluster.protocol, endpoints })
+}
+
+/// The endpoint that a session goes on with; `None` where any will do.
+///
+/// # Errors
+/// When it takes no requests, and no other will do.
+pub(crate) fn goes_on(cluster: &Cluster, session: &Session, claim: Claim) -> Result<Option<Place>, Refusal> {
+    // One that was ejected may be back.
+    cluster.live.look(cluster);
+    let found = match claim {
+        Claim::Nothing => return Ok(None),
+        Claim::Endpoint(name) => cluster.live.named(name),
+        Claim::Nonsense => None,
+    };
+    if found.is_none() && session.strict {
+        let text = format!("cluster {} has not the endpoint that {} says", cluster.name, session.in_words());
+        return Err(Refusal::new(Reason::NoHealthyEndpoint, text));
+    }
+    Ok(found)
 }
 
 /// Why nothing is sent to a cluster of whose endpoints none may be used.

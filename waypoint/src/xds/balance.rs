@@ -15,6 +15,8 @@ use super::read::{Compiled, Problem, Under, boolean, duration, finish, number};
 
 /// Envoy's default, and the fewest that it takes.
 const CHOICES: u32 = 2;
+/// How many endpoints a request looks at, however many are asked for: so many at random hold one of the best as good as always.
+const MOST_CHOICES: u32 = 64;
 
 /// What a cluster says of load balancing, but for what its kind of discovery says.
 pub fn rules(cluster: &mut pb::Cluster) -> Compiled<Rules> {
@@ -41,7 +43,7 @@ fn policy(policy: i32, config: Option<LbConfig>) -> Compiled<Policy> {
                     Problem::new(format!("choice_count: {choices} is less than {CHOICES}")).under("least_request_lb_config")
                 );
             }
-            Ok(Policy::LeastRequest { choices })
+            Ok(Policy::LeastRequest { choices: choices.min(MOST_CHOICES) })
         }
         (LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::LeastRequest | LbPolicy::ClusterProvided, Some(_)) => {
             Err(Problem::new("lb_config of another lb_policy is not implemented"))

@@ -27,13 +27,9 @@ pub fn filter(name: &str, any: &Any) -> Compiled<()> {
     finish(&unpack::<pb::Cors>(any, FILTER)?)
 }
 
-/// What a route says for single filters. CORS is the only one of which anything can be said.
-pub fn per_filter(mut said: HashMap<String, Any>) -> Compiled<Option<Cors>> {
-    let policy = said.remove(NAME);
-    if let Some(other) = said.keys().min() {
-        return Err(Problem::new(format!("{other} is not implemented")));
-    }
-    policy.map(|any| self::policy(unpack(&any, POLICY)?)).transpose().under(NAME)
+/// What a route says of CORS, taken from what it says for single filters.
+pub fn per_route(said: &mut HashMap<String, Any>) -> Compiled<Option<Cors>> {
+    said.remove(NAME).map(|any| policy(unpack(&any, POLICY)?)).transpose().under(NAME)
 }
 
 fn policy(mut policy: CorsPolicy) -> Compiled<Cors> {

@@ -16,7 +16,7 @@ use ambit_model::jwt::JwtAuthentication;
 use super::{
     chain, cors, jwt,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
-    route,
+    route, session,
 };
 use crate::compiled::{HttpChain, RbacFilter, Routes};
 
@@ -34,7 +34,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
     let envoy_headers = config.http_filters.iter().any(tells_of_itself);
-    let Filters { jwt, rbac, cors } = filters(take(&mut config.http_filters)).under("http_filters")?;
+    let Filters { jwt, rbac, cors, sessions } = filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
         .map(|mut upgrade| {
@@ -52,7 +52,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     let merge_slashes = take(&mut config.merge_slashes);
     let max_header_bytes = number(config.max_request_headers_kb.take()).unwrap_or(MAX_HEADERS_KB) as usize * 1024;
     finish(&config)?;
-    Ok(HttpChain { routes, jwt, rbac, cors, envoy_headers, upgrades, normalize_path, merge_slashes, max_header_bytes })
+    Ok(HttpChain { routes, jwt, rbac, cors, sessions, envoy_headers, upgrades, normalize_path, merge_slashes, max_header_bytes })
 }
 
 /// Clears what has no bearing on what happens to a request, and what is set to the value we act by anyway.
@@ -117,6 +117,8 @@ struct Filters {
     rbac: Vec<RbacFilter>,
     /// Whether what routes say of CORS holds.
     cors: bool,
+    /// Whether what they say of sessions does.
+    sessions: bool,
 }
 
 /// Reads the filters; the router must be the last.
@@ -137,6 +139,10 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
             return Err(Problem::new("a filter after the router").under(at));
         }
         match type_of(&any) {
+            // What a request goes on with is read as others have left it.
+            jwt::FILTER | RBAC | cors::FILTER if read.sessions => {
+                return Err(Problem::new("sessions before other filters are not implemented").under(at));
+            }
             // Rules would not know yet what a token says, and a preflight would be answered before anybody asked.
             jwt::FILTER if read.cors || !read.rbac.is_empty() || read.jwt.is_some() => {
                 return Err(Problem::new("tokens after rules, CORS or other tokens are not implemented").under(at));
@@ -148,6 +154,10 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
             cors::FILTER => {
                 cors::filter(&at, &any).under(&at)?;
                 read.cors = true;
+            }
+            session::FILTER => {
+                session::filter(&at, &any).under(&at)?;
+                read.sessions = true;
             }
             ROUTER => {
                 let mut router: Router = unpack(&any, ROUTER)?;

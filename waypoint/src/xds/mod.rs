@@ -17,6 +17,7 @@ mod rbac;
 mod read;
 mod retry;
 mod route;
+mod session;
 mod state;
 mod store;
 mod subscribe;

@@ -13,14 +13,14 @@ use ambit_api::envoy::pb::envoy::config::{
     },
 };
 use ambit_model::route::{
-    Action, ClusterWeight, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest, Redirect,
-    Route, RouteMatch, RouteTable, Upstream, VirtualHost,
+    Action, ClusterWeight, Cors, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest,
+    Redirect, Route, RouteMatch, RouteTable, Session, Upstream, VirtualHost,
 };
 
 use super::{
     cors, mirror,
     read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required},
-    retry, text,
+    retry, session, text,
 };
 
 /// What Envoy takes for a route without a timeout.
@@ -74,7 +74,7 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: b
     let name: Arc<str> = take(&mut route.name).into();
     let own = header_changes!(route);
     let when = matches(required(route.r#match.take(), "match")?).under("match")?;
-    let cors = cors::per_filter(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
+    let (cors, session) = per_filter(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
     let action = match required(route.action.take(), "action")? {
         PbAction::Route(action) => Action::Forward(Box::new(upstream(action).under("route")?)),
         PbAction::Redirect(action) => Action::Redirect(Box::new(redirect(action).under("redirect")?)),
@@ -99,10 +99,21 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: b
         when,
         action,
         cors,
+        session,
         request_headers: chain(own.0, &host.0, &table.0),
         response_headers: chain(own.1, &host.1, &table.1),
         cluster_headers_last: specific_last,
     })
+}
+
+/// What a route says for single filters. CORS and sessions are all of which anything can be said.
+fn per_filter(mut said: PerFilter) -> Compiled<(Option<Cors>, Option<Session>)> {
+    let cors = cors::per_route(&mut said)?;
+    let session = said.remove(session::NAME).map(|any| session::per_route(&any)).transpose().under(session::NAME)?;
+    if let Some(other) = said.keys().min() {
+        return Err(Problem::new(format!("{other} is not implemented")));
+    }
+    Ok((cors, session.flatten()))
 }
 
 fn matches(mut m: pb::RouteMatch) -> Compiled<RouteMatch> {

@@ -29,7 +29,9 @@ use ambit_api::{
             extensions::{
                 filters::{
                     common::set_filter_state::v3::{FilterStateValue, filter_state_value},
-                    http::{cors::v3::Cors, rbac::v3::Rbac as HttpRbac, router::v3::Router},
+                    http::{
+                        cors::v3::Cors, rbac::v3::Rbac as HttpRbac, router::v3::Router, stateful_session::v3::StatefulSession,
+                    },
                     network::{
                         http_connection_manager::v3::{
                             HttpConnectionManager, HttpFilter, Rds, http_connection_manager as hcm, http_filter,
@@ -316,7 +318,10 @@ fn http_chain(service: &Service) -> FilterChain {
         service.rbac.iter().map(|r| http_filter("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac(r))).collect();
     let mut cors = http_filter("envoy.extensions.filters.http.cors.v3.Cors", &Cors::default());
     cors.name = "envoy.filters.http.cors".into();
-    http_filters.extend([cors, router()]);
+    let sessions = "envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
+    let mut sessions = http_filter(sessions, &StatefulSession::default());
+    sessions.name = "envoy.filters.http.stateful_session".into();
+    http_filters.extend([cors, sessions, router()]);
     let config = HttpConnectionManager {
         stat_prefix: service.chain(),
         route_specifier: rds(&service.chain()),
@@ -470,6 +475,7 @@ fn metadata(fields: &[(&str, &str)]) -> Metadata {
 }
 
 /// An endpoint.
+#[derive(Clone, Copy)]
 pub enum Ep {
     Hbone(SocketAddr, &'static str),
     Clear(SocketAddr),

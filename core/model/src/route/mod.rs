@@ -13,6 +13,7 @@ mod path;
 mod rbac;
 mod request;
 mod retry;
+mod session;
 mod table;
 mod words;
 
@@ -29,4 +30,5 @@ pub use path::{PathMatch, PathTest, normalize_path};
 pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
 pub use request::RequestView;
 pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy, may_leave_again};
+pub use session::{Carrier, Claim, Cookie, EndpointName, Session};
 pub use table::{Difference, DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Action, Cors, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RequestView, StringMatch};
+use super::{Action, Cors, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RequestView, Session, StringMatch};
 
 /// Which hosts a virtual host is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -126,6 +126,8 @@ pub struct Route {
     pub action: Action,
     /// What pages of other origins may do, whatever the route does.
     pub cors: Option<Cors>,
+    /// How requests of a session find their endpoint, if they have one.
+    pub session: Option<Session>,
     /// Changes to requests, in the order they apply: those of the route, of the virtual host, of the table.
     pub request_headers: Vec<HeaderMutations>,
     /// Changes to responses, in the order they apply.

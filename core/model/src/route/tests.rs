@@ -153,7 +153,17 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
 fn route(name: &str, when: RouteMatch) -> std::sync::Arc<Route> {
     let action = Action::Forward(Box::new(upstream(&[(name, 1)])));
     let (request_headers, response_headers) = (vec![], vec![]);
-    Route { name: name.into(), when, action, cors: None, request_headers, response_headers, cluster_headers_last: true }.into()
+    Route {
+        name: name.into(),
+        when,
+        action,
+        cors: None,
+        session: None,
+        request_headers,
+        response_headers,
+        cluster_headers_last: true,
+    }
+    .into()
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod filter;
 mod layer4;
 mod policy;
 mod route;
+mod session;
 mod slice;
 #[cfg(test)]
 mod tests;

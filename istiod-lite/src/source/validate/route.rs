@@ -12,7 +12,7 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRulesMatchesQueryParamsType as QueryType,
 };
 
-use super::{Errors, filter};
+use super::{Errors, filter, session};
 
 /// The greatest weight a backend may have.
 const MAX_WEIGHT: i32 = 1_000_000;
@@ -139,6 +139,7 @@ fn http_rule(rule: &HttpRouteRules, path: &str, errors: &mut Errors) {
             });
         }
     }
+    session::http(rule.session_persistence.as_ref(), path, errors);
     if let Some(retry) = &rule.retry {
         duration(errors, &format!("{path}.retry.backoff"), retry.backoff.as_deref());
         for (index, code) in retry.codes.iter().flatten().enumerate() {
@@ -153,7 +154,7 @@ fn http_rule(rule: &HttpRouteRules, path: &str, errors: &mut Errors) {
 }
 
 /// A duration in nanoseconds; an error is noted.
-fn duration(errors: &mut Errors, path: &str, text: Option<&str>) -> Option<u128> {
+pub(super) fn duration(errors: &mut Errors, path: &str, text: Option<&str>) -> Option<u128> {
     let text = text?;
     let parsed = text.parse::<Duration>();
     errors.check(parsed.is_ok(), path, || format!("{text:?} is not a duration such as 10s or 1m30s"));
@@ -170,6 +171,7 @@ pub(super) fn grpc(route: &GrpcRoute, errors: &mut Errors) {
             let service = is_service(backend.group.as_deref(), backend.kind.as_deref());
             backend_ref(errors, &path, service, backend.port, backend.weight);
         }
+        session::grpc(rule.session_persistence.as_ref(), &format!("spec.rules[{index}]"), errors);
     }
 }
 

@@ -199,3 +199,27 @@ fn what_a_mirror_cannot_say_is_named() {
         assert_eq!(found(mirror), [format!("error spec.rules[0].filters[0].requestMirror{expected}")], "for {mirror}");
     }
 }
+
+#[test]
+fn what_a_session_cannot_be_is_named() {
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        let session = |said: &str| {
+            let parent = "parentRefs: [{group: '', kind: Service, name: a}]";
+            let backend = "backendRefs: [{name: a, port: 80}]";
+            route(kind, &format!("{{{parent}, rules: [{{sessionPersistence: {{{said}}}, {backend}}}]}}"))
+        };
+        for good in ["", "sessionName: s, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}", "type: Header"] {
+            assert!(!session(good).iter().any(|problem| problem.starts_with("error")), "{kind} {good}: {:?}", session(good));
+        }
+        for (said, problem) in [
+            ("sessionName: 'a;b'", "sessionName: \"a;b\" is no name of a cookie or a header"),
+            ("type: Header, sessionName: Content-Length", "sessionName: a header Content-Length is read by others"),
+            ("cookieConfig: {lifetimeType: Permanent}", "absoluteTimeout: required for a cookie of the lifetimeType Permanent"),
+            ("absoluteTimeout: soon", "absoluteTimeout: \"soon\" is not a duration such as 10s or 1m30s"),
+            ("idleTimeout: soon", "idleTimeout: \"soon\" is not a duration such as 10s or 1m30s"),
+        ] {
+            let expected = format!("error spec.rules[0].sessionPersistence.{problem}");
+            assert!(session(said).contains(&expected), "{kind} {said}: {:?}", session(said));
+        }
+    }
+}

@@ -45,9 +45,8 @@ impl Verdict {
         for (at, rule) in route.spec.rules.iter().flatten().enumerate() {
             self.rules += 1;
             self.dropped.extend(refusal(rule).map(|why| FieldError::new(format!("rules[{at}]"), why)));
-            if rule.session_persistence.is_some() {
-                self.notes.push(FieldError::new(format!("rules[{at}].sessionPersistence"), "has no effect"));
-            }
+            let of_session = waypoint::session::remarks(rule).into_iter();
+            self.notes.extend(of_session.map(|(field, reason)| FieldError::new(format!("rules[{at}].{field}"), reason)));
             let filters = || rule.filters.iter().flatten();
             if filters().any(|filter| filter.request_redirect.is_some()) {
                 let (cors, mirror) = (filters().any(|one| one.cors.is_some()), filters().any(|one| one.request_mirror.is_some()));

@@ -189,12 +189,28 @@ fn a_route_of_which_nothing_is_carried_out_is_not_accepted_and_one_of_which_some
         let partially = format!("PartiallyInvalid=True UnsupportedValue: Dropped Rule rules[1]: {why}");
         assert_eq!(some, [ATTACHED.into(), partially, RESOLVED.into()]);
     }
-    check(
-        &format!(
-            "{TO_A}, rules: [{{retry: {{attempts: 2}}, sessionPersistence: {{sessionName: s}}, backendRefs: [{{name: a, port: 80}}]}}]"
-        ),
-        &[&format!("{ATTACHED}; rules[0].sessionPersistence has no effect"), RESOLVED],
-    );
+}
+
+#[test]
+fn what_is_not_carried_out_of_a_session_is_said_by_its_field() {
+    let one = "backendRefs: [{name: a, port: 80}]";
+    let two = "backendRefs: [{name: a, port: 80}, {name: a, port: 80, weight: 3}]";
+    let redirect = "filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301}}]";
+    for (session, to, notes) in [
+        ("sessionName: s", one, &[][..]),
+        ("absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}", one, &[]),
+        ("idleTimeout: 5m", one, &[".idleTimeout has no effect"]),
+        ("absoluteTimeout: 1h", one, &[".absoluteTimeout makes the cookie one that outlives its client's session"]),
+        ("type: Header, absoluteTimeout: 1h", one, &[".absoluteTimeout has no effect on a header"]),
+        ("sessionName: s", two, &[" holds only within a backend, and weights choose one for each request"]),
+        ("idleTimeout: 5m", redirect, &[" has no effect on a redirect"]),
+    ] {
+        let noted: String = notes.iter().map(|note| format!("; rules[0].sessionPersistence{note}")).collect();
+        check(
+            &format!("{TO_A}, rules: [{{sessionPersistence: {{{session}}}, {to}}}]"),
+            &[&format!("{ATTACHED}{noted}"), RESOLVED],
+        );
+    }
 }
 
 /// Whether the waypoint answers what the only rule matches with 500, or sends it to no backend.

@@ -9,7 +9,7 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, route::Action, route_match::PathSpecifier,
 };
 
-use super::super::waypoint::route::{UNSEEN, cors, for_everyone, respond};
+use super::super::waypoint::route::{UNSEEN, cors, for_everyone, respond, session};
 use super::super::waypoint::scope::ServedPort;
 use super::super::waypoint::wire::{exactly, header_is};
 use crate::index::Index;
@@ -33,9 +33,9 @@ pub fn configuration(index: &Index, port: &ServedPort<'_>, name: String) -> Rout
 fn route(route: Route) -> Option<Route> {
     let Route { name, r#match, action, .. } = &route;
     let (condition, known) = condition(r#match.clone()?)?;
-    // What pages of other origins may do is nothing to a call.
+    // What pages of other origins may do is nothing to a call, and a client that has no session is as good as one that begins each time.
     let mut typed_per_filter_config = route.typed_per_filter_config.clone();
-    typed_per_filter_config.retain(|filter, _| filter == cors::FILTER);
+    typed_per_filter_config.retain(|filter, _| [cors::FILTER, session::FILTER].contains(&filter.as_str()));
     let (name_of, of, does) = (name.clone(), r#match.clone(), action.clone());
     let plain = Route { name: name_of, r#match: of, action: does, typed_per_filter_config, ..Default::default() };
     let done = match action {

@@ -30,7 +30,7 @@ use listener::{Chains, KnownAuthority, ServicePortChains};
 use names::{Layer, any_port, authority};
 use rbac::{Enforcement, Place};
 use route::Backend;
-pub(crate) use route::grpc_as_http;
+pub(crate) use route::{grpc_as_http, session};
 use scope::{ServedPort, Spoken};
 pub use wire::Any;
 

@@ -2,9 +2,9 @@
 //!
 //! The generated types keep map fields in a `HashMap`, whose order differs from one instance to the next, so the same
 //! resource would have other bytes, another version, and be pushed again. Where a map has more than one entry the
-//! messages of [`ordered`] take its place; everywhere else maps have at most one.
+//! messages of [`ordered`] take its place, or it is made by [`entries`]; everywhere else maps have at most one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use ambit_api::envoy::pb::envoy::config::core::v3 as core;
@@ -46,6 +46,17 @@ pub fn seconds(value: u64) -> Option<wkt::Duration> {
 /// A map with the one entry that may be written without losing determinism.
 pub fn entry<V>(key: &str, value: V) -> HashMap<String, V> {
     HashMap::from([(key.to_owned(), value)])
+}
+
+/// A map of these few entries, in the order of their keys. The order of a map is drawn when it is made, and its copies have it too; so maps are
+/// made until one has this.
+pub fn entries<V: Clone>(entries: &BTreeMap<String, V>) -> HashMap<String, V> {
+    loop {
+        let map: HashMap<_, _> = entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        if map.keys().is_sorted() {
+            return map;
+        }
+    }
 }
 
 pub fn string_kind(value: impl Into<String>) -> wkt::Value {

@@ -196,7 +196,10 @@ fn rules_that_a_waypoint_would_answer_with_errors_are_refused() {
         "\"(?=a)\" is not a regular expression",
     );
     refused(kind, &route("group: networking.istio.io, kind: ServiceEntry, name: a", backend), "a ServiceEntry has no routes");
-    warned(kind, &route(SERVICE, &format!("sessionPersistence: {{}}, {backend}")), "sessionPersistence: has no effect");
+    let session = |said: &str| route(SERVICE, &format!("sessionPersistence: {{{said}}}, {backend}"));
+    good(kind, &session("sessionName: s"));
+    warned(kind, &session("idleTimeout: 5m"), "sessionPersistence.idleTimeout: has no effect");
+    refused(kind, &session("sessionName: 'a b'"), "sessionPersistence.sessionName: \"a b\" is no name of a cookie");
     warned(kind, &route(SERVICE, &format!("{backend}, colour: red")), "spec.rules[0].colour: unknown field, without effect");
 
     let tcp = |namespace: &str| route(&format!("{SERVICE}, namespace: {namespace}"), backend);

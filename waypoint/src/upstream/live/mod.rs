@@ -10,13 +10,16 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
-use ambit_model::balance::{Locality, Member, Rules, Spread, Standing};
+use ambit_model::{
+    balance::{Locality, Member, Rules, Spread, Standing},
+    route::EndpointName,
+};
 use arc_swap::ArcSwap;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
@@ -33,7 +36,7 @@ pub struct Live {
     began: Instant,
     /// Where the next request's round begins.
     turn: AtomicUsize,
-    spread: ArcSwap<Spread<Place>>,
+    sorted: ArcSwap<Sorted>,
     known: Mutex<Known>,
     /// When it is looked next which endpoints return, in milliseconds since the beginning.
     due: AtomicU64,
@@ -47,6 +50,16 @@ pub struct Place {
     pub endpoint: Arc<Endpoint>,
     /// What goes on.
     pub host: Arc<Host>,
+}
+
+/// The endpoints as they are sorted out for requests.
+#[derive(Debug, Default)]
+struct Sorted {
+    spread: Spread<Place>,
+    /// Those that take requests, of all priorities: what sessions may go on with.
+    taking: Vec<Place>,
+    /// The same by their names, from the first time on that somebody asks.
+    named: OnceLock<HashMap<EndpointName, Place>>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +76,7 @@ impl Default for Live {
         Self {
             began: Instant::now(),
             turn: AtomicUsize::default(),
-            spread: ArcSwap::default(),
+            sorted: ArcSwap::default(),
             known: Mutex::default(),
             due: AtomicU64::default(),
             breakers: Breakers::default(),
@@ -116,22 +129,71 @@ impl Live {
                 members: locality.endpoints.iter().filter(|endpoint| endpoint.weight > 0).filter_map(member).collect(),
             })
             .collect();
-        self.spread.store(Arc::new(Spread::new(&localities, &known.rules, known.endpoints.overprovisioning)));
+        let takes = |member: &&Member<Place>| member.standing != Standing::Unhealthy;
+        let taking = localities.iter().flat_map(|locality| &locality.members).filter(takes);
+        let taking = taking.map(|member| member.item.clone()).collect();
+        let spread = Spread::new(&localities, &known.rules, known.endpoints.overprovisioning);
+        self.sorted.store(Arc::new(Sorted { spread, taking, named: OnceLock::new() }));
     }
 
     /// The endpoints that may be chosen now. Looking at them takes nobody's turn.
     pub(crate) fn usable(&self) -> Vec<Arc<Endpoint>> {
-        self.spread.load().members().map(|place| place.endpoint.clone()).collect()
+        self.sorted.load().spread.members().map(|place| place.endpoint.clone()).collect()
     }
 
-    /// Endpoints for a request, the one that the policy chooses and then those after it, at most `most`.
+    /// The endpoint of this name, if it takes requests: it is healthy or degraded, of whatever priority, and not ejected (Envoy's
+    /// `override_host_status` where a cluster says nothing of it).
+    pub(crate) fn named(&self, name: EndpointName) -> Option<Place> {
+        let sorted = self.sorted.load();
+        let by_name = || sorted.taking.iter().filter_map(|place| Some((place.endpoint.target.name()?, place.clone()))).collect();
+        sorted.named.get_or_init(by_name).get(&name).cloned()
+    }
+
+    /// Endpoints for a request, the one that the policy chooses and then those after it, at most `most`. Those that are no place for a
+    /// request are passed over.
+    ///
+    /// # Errors
+    /// When all are.
     pub fn choose<R, E>(&self, cluster: &Cluster, most: usize, each: impl FnMut(&Place) -> Result<R, E>) -> Result<Vec<R>, E> {
+        self.choose_after(None, cluster, most, each)
+    }
+
+    /// The same after the endpoint that a session goes on with, which takes nobody's turn.
+    ///
+    /// # Errors
+    /// When none is a place for a request.
+    pub fn choose_after<R, E>(
+        &self,
+        first: Option<&Place>,
+        cluster: &Cluster,
+        most: usize,
+        mut each: impl FnMut(&Place) -> Result<R, E>,
+    ) -> Result<Vec<R>, E> {
         self.look(cluster);
-        let (turn, random) = (self.turn.fetch_add(1, Ordering::Relaxed), fastrand::u64(..));
-        let spread = self.spread.load();
-        let Some(group) = spread.choose(random) else { return Ok(Vec::new()) };
-        let first = group.first(cluster.balance.policy, turn, fastrand::u64(..), |place| place.host.under_way());
-        group.order(first).take(most).map(each).collect()
+        let turn = match first {
+            Some(_) => self.turn.load(Ordering::Relaxed),
+            None => self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        let sorted = self.sorted.load();
+        let others = sorted.spread.choose(fastrand::u64(..)).into_iter().flat_map(|group| {
+            let policy = cluster.balance.policy;
+            group.order(group.first(policy, turn, fastrand::u64(..), |place| place.host.under_way()))
+        });
+        let is_other = |place: &&Place| first.is_none_or(|first| !Arc::ptr_eq(&first.host, &place.host));
+        let (mut chosen, mut refused) = (Vec::new(), None);
+        for place in first.into_iter().chain(others.filter(is_other)) {
+            if chosen.len() == most {
+                break;
+            }
+            match each(place) {
+                Ok(one) => chosen.push(one),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        match refused {
+            Some(error) if chosen.is_empty() => Err(error),
+            _ => Ok(chosen),
+        }
     }
 }
 

@@ -99,6 +99,41 @@ fn an_endpoint_stays_ejected_while_others_come_and_go_and_is_forgotten_once_it_h
 }
 
 #[test]
+fn a_session_goes_on_only_with_an_endpoint_that_takes_requests() {
+    let live = Arc::new(Live::default());
+    let cluster = cluster(&live, Some(outliers(LONG)), NONE);
+    live.follow(&cluster, endpoints(&[1, 2]));
+    let name = |port| EndpointName { address: SocketAddr::from(([10, 0, 0, 1], port)), tunnelled: false };
+    let second = live.named(name(2)).unwrap();
+    assert!(live.named(EndpointName { tunnelled: true, ..name(2) }).is_none() && live.named(name(3)).is_none());
+    for _ in 0..3 {
+        let order = live.choose_after(Some(&second), &cluster, 9, |place| Ok::<_, ()>(port(place))).unwrap();
+        assert_eq!(order, [2, 1]);
+    }
+    cluster.note(&second.host, Outcome::Failed);
+    cluster.note(&second.host, Outcome::Failed);
+    assert!(live.named(name(2)).is_none() && live.named(name(1)).is_some(), "one that is ejected");
+    live.follow(&cluster, endpoints(&[2]));
+    assert!(live.named(name(1)).is_none(), "one that is gone");
+}
+
+#[test]
+fn endpoints_that_are_no_place_for_a_request_are_passed_over_while_there_are_others() {
+    let live = Arc::new(Live::default());
+    let cluster = cluster(&live, None, NONE);
+    live.follow(&cluster, endpoints(&[1, 2, 3, 4, 5]));
+    let only = |wanted: &'static [u16]| {
+        let each = move |place: &Place| if wanted.contains(&port(place)) { Ok(port(place)) } else { Err("no place") };
+        live.choose(&cluster, 2, each)
+    };
+    for _ in 0..5 {
+        assert_eq!(only(&[4]), Ok(vec![4]));
+        assert_eq!(only(&[]), Err("no place"));
+        assert_eq!(only(&[1, 2, 3, 4, 5]).unwrap().len(), 2);
+    }
+}
+
+#[test]
 fn without_outlier_detection_nobody_is_ejected_any_more() {
     let live = Arc::new(Live::default());
     let (with, without) = (cluster(&live, Some(outliers(LONG)), NONE), cluster(&live, None, NONE));

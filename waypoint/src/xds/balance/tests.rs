@@ -37,14 +37,16 @@ fn each_policy_of_load_balancing_is_compiled() {
     check(|_| {}, Rules { policy: Policy::RoundRobin, panic_threshold: 50, by_locality: false });
     check(|c| c.lb_policy = LbPolicy::Random as i32, with(Policy::Random));
     check(|c| c.lb_policy = LbPolicy::LeastRequest as i32, with(Policy::LeastRequest { choices: 2 }));
-    check(
-        |c| {
-            c.lb_policy = LbPolicy::LeastRequest as i32;
-            let config = pb::cluster::LeastRequestLbConfig { choice_count: value(5), ..Default::default() };
-            c.lb_config = Some(LbConfig::LeastRequestLbConfig(config));
-        },
-        with(Policy::LeastRequest { choices: 5 }),
-    );
+    for (asked, choices) in [(5, 5), (64, 64), (65, 64), (u32::MAX, 64)] {
+        check(
+            |c| {
+                c.lb_policy = LbPolicy::LeastRequest as i32;
+                let config = pb::cluster::LeastRequestLbConfig { choice_count: value(asked), ..Default::default() };
+                c.lb_config = Some(LbConfig::LeastRequestLbConfig(config));
+            },
+            with(Policy::LeastRequest { choices }),
+        );
+    }
     check(
         |c| {
             c.common_lb_config = common(|common| {

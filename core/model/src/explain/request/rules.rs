@@ -128,19 +128,26 @@ fn is_in(holds: bool, what: impl std::fmt::Display) -> String {
     if holds { format!("is in {what}") } else { format!("is not in {what}") }
 }
 
-impl Test for Permission {
-    fn holds(&self, subject: &Subject<'_>) -> bool {
-        self.matches(subject)
-    }
-
-    fn shape(&self) -> Shape<'_, Self> {
-        match self {
-            Self::And(all) => Shape::And(all),
-            Self::Or(any) => Shape::Or(any),
-            Self::Not(not) => Shape::Not(not),
-            _ => Shape::Leaf,
+/// What tests of both kinds have alike, by the names of their combinations.
+macro_rules! combined {
+    () => {
+        fn holds(&self, subject: &Subject<'_>) -> bool {
+            self.matches(subject)
         }
-    }
+
+        fn shape(&self) -> Shape<'_, Self> {
+            match self {
+                Self::And(all) => Shape::And(all),
+                Self::Or(any) => Shape::Or(any),
+                Self::Not(not) => Shape::Not(not),
+                _ => Shape::Leaf,
+            }
+        }
+    };
+}
+
+impl Test for Permission {
+    combined!();
 
     fn asks(&self, subject: &Subject<'_>, holds: bool) -> Differs {
         let port = || Some(subject.destination_port.to_string());
@@ -162,18 +169,7 @@ impl Test for Permission {
 }
 
 impl Test for Principal {
-    fn holds(&self, subject: &Subject<'_>) -> bool {
-        self.matches(subject)
-    }
-
-    fn shape(&self) -> Shape<'_, Self> {
-        match self {
-            Self::And(all) => Shape::And(all),
-            Self::Or(any) => Shape::Or(any),
-            Self::Not(not) => Shape::Not(not),
-            _ => Shape::Leaf,
-        }
-    }
+    combined!();
 
     fn asks(&self, subject: &Subject<'_>, holds: bool) -> Differs {
         let identity = |wanted: String| Differs::new("client's identity", wanted, subject.principal);

@@ -87,7 +87,16 @@ fn route(name: String, when: RouteMatch) -> Arc<Route> {
     let action = Action::Direct(DirectResponse { status: 200, body: String::new() });
     let (request_headers, response_headers) = (Vec::new(), Vec::new());
     let name = name.as_str().into();
-    Arc::new(Route { name, when, action, cors: None, request_headers, response_headers, cluster_headers_last: false })
+    Arc::new(Route {
+        name,
+        when,
+        action,
+        cors: None,
+        session: None,
+        request_headers,
+        response_headers,
+        cluster_headers_last: false,
+    })
 }
 
 fn route_match(dice: &mut Dice) -> RouteMatch {

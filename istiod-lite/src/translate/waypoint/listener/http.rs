@@ -5,6 +5,7 @@ use ambit_api::envoy::pb::envoy::config::listener::v3::Filter;
 use ambit_api::envoy::pb::envoy::config::route::v3::RouteConfiguration;
 use ambit_api::envoy::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use ambit_api::envoy::pb::envoy::extensions::filters::http::router::v3::Router;
+use ambit_api::envoy::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
 };
@@ -15,7 +16,7 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_m
 use ambit_model::jwt::METADATA;
 
 use super::super::rbac::Enforcement;
-use super::super::route::cors;
+use super::super::route::{cors, session};
 use super::super::wire::ordered::HttpRbac;
 use super::super::wire::{Any, ads, any, any_as, bool_value, seconds};
 use super::network_filter;
@@ -32,8 +33,8 @@ pub enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// A connection manager for requests to a service: tokens, authorization, then CORS, then the router. The filter for CORS is there whether a
-/// route has anything to say for it or not: a listener that changes ends connections.
+/// A connection manager for requests to a service: tokens, authorization, then CORS, then sessions, then the router. The filters for CORS and
+/// sessions are there whether a route has anything to say for them or not: a listener that changes ends connections.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
     let tokens = enforcement
         .tokens
@@ -45,6 +46,8 @@ pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_lo
         http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
     }));
     http_filters.push(http_filter(cors::FILTER, any(&Cors::default())));
+    // A waypoint of a version that knows no sessions takes the listener all the same.
+    http_filters.push(HttpFilter { is_optional: true, ..http_filter(session::FILTER, any(&StatefulSession::default())) });
     http_filters.push(router());
     let manager = HttpConnectionManager {
         stat_prefix: name.into(),

@@ -14,6 +14,7 @@ mod matching;
 mod mirror;
 mod redirect;
 mod retry;
+pub mod session;
 #[cfg(test)]
 mod tests;
 
@@ -269,6 +270,7 @@ fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute],
                 let mut compiled = action::route(index, port, (request_route.kind, &name), rule, condition, backends);
                 compiled.name = format!("{name}/rule[{rule_index}]/match[{match_index}]");
                 compiled.r#match = Some(matching::condition(condition));
+                session::keep(&mut compiled, &name, rule_index, rule, condition);
                 ordered.push((precedence, retry::routes(rule, condition, compiled)));
             }
         }
