@@ -217,7 +217,16 @@ async fn policies_that_cannot_be_meant_are_refused_by_their_schema() {
         format!("apiVersion: ambit.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: default}}\nspec: {spec}\n")
     };
     let to_s = "{targetRefs: [{group: '', kind: Service, name: s}]";
+    let of_requests = |spec: &str| {
+        let targets = "[{group: '', kind: Service, name: s}]";
+        format!(
+            "apiVersion: ambit.dev/v1alpha1\nkind: RequestPolicy\nmetadata: {{name: p, namespace: default}}\nspec: {{targetRefs: {targets}, {spec}}}\n"
+        )
+    };
     for (text, part) in [
+        (of_requests("rateLimit: {local: {requests: 1, per: hour, header: x}}"), "header goes with by: Header"),
+        (of_requests("fault: {headers: []}"), "must have delay or abort"),
+        (of_requests("fault: {delay: {fixed: 5s, percent: 101}}"), "should be less than or equal to 100"),
         (policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: s}]}"), "only one of selector, targetRef and targetRefs"),
         (policy("{action: MAYBE}"), "Unsupported value"),
         (policy("{ruls: []}"), "field not declared in schema"),
@@ -251,4 +260,6 @@ async fn policies_that_cannot_be_meant_are_refused_by_their_schema() {
     )))
     .await
     .unwrap();
+    let both = "fault: {abort: {status: 503, percent: 0.5}}, rateLimit: {local: {requests: 5, per: 10s, by: Identity}}";
+    api.apply(&of_requests(both)).await.unwrap();
 }

@@ -119,9 +119,16 @@ async fn slices_entries_and_routes_of_all_kinds_on_an_api_server_yield_what_they
     // The definitions that everybody has: some of the kinds in them are of this version alone.
     api.install_gateway_api(Channel::Standard).await.unwrap();
     let definitions = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/crds");
-    let definitions =
-        ["destinationrules", "requestauthentications", "serviceentries", "telemetries", "trafficpolicies", "workloadentries"]
-            .map(|kind| definitions.join(format!("{kind}.yaml")));
+    let definitions = [
+        "destinationrules",
+        "requestauthentications",
+        "requestpolicies",
+        "serviceentries",
+        "telemetries",
+        "trafficpolicies",
+        "workloadentries",
+    ]
+    .map(|kind| definitions.join(format!("{kind}.yaml")));
     api.install_definitions(&definitions).await.unwrap();
     let mut watching = Watching::new(&api.client().await.unwrap(), Timing::default());
     watching.next().await;

@@ -2,6 +2,8 @@
 
 #[path = "traffic/again.rs"]
 mod again;
+#[path = "traffic/ahead.rs"]
+mod ahead;
 #[path = "traffic/explained.rs"]
 mod explained;
 #[path = "traffic/filters.rs"]

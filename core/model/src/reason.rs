@@ -136,6 +136,10 @@ reasons! {
     RouteDirectResponse => "route_direct_response",
     /// The route names a backend that cannot be used.
     BackendInvalid => "backend_invalid",
+    /// A fault was put in place of the answer, as its route is told to.
+    FaultInjected => "fault_injected",
+    /// More requests came than a limit allows.
+    RateLimited => "rate_limited",
     /// A policy at layer 7 denied the request.
     RbacDenied => "rbac_denied",
     /// The configuration for this request could not be compiled, so it is refused.

@@ -6,6 +6,7 @@ mod filters;
 mod matches;
 mod outcomes;
 mod protocols;
+mod requests;
 mod sessions;
 mod tokens;
 mod traffic;
@@ -28,6 +29,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         filters::tests(mesh),
         sessions::tests(mesh),
         protocols::tests(mesh),
+        requests::tests(mesh),
         access::tests(mesh),
         tokens::tests(mesh),
         traffic::tests(mesh),

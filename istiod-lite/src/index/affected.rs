@@ -69,6 +69,7 @@ impl Index {
             }
             Object::AuthorizationPolicy(policy) => self.policy_affected(policy, &name, changed),
             Object::RequestAuthentication(policy) => self.token_policy_affected(policy, &name, changed),
+            Object::RequestPolicy(policy) => self.request_policy_affected(policy, &name, changed),
             Object::BackendTlsPolicy(policy) => self.tls_policy_affected(policy, &name, changed),
             Object::TrafficPolicy(policy) => self.traffic_policy_affected(policy, &name, changed),
             Object::DestinationRule(rule) => self.rule_affected(rule, changed),
@@ -195,7 +196,7 @@ impl Index {
         }
     }
 
-    fn route_key_affected(&self, route: &RouteKey, changed: &mut Changed) {
+    pub(super) fn route_key_affected(&self, route: &RouteKey, changed: &mut Changed) {
         let key = ObjectKey { kind: route.kind, name: route.name.clone() };
         if let Some(route) = self.objects().get(&key) {
             self.route_affected(&route, changed);

@@ -17,6 +17,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::source::crd::destination::DestinationRule;
 use crate::source::crd::networking::{ServiceEntry, WorkloadEntry};
+use crate::source::crd::requests::RequestPolicy;
 use crate::source::crd::telemetry::Telemetry;
 use crate::source::crd::tokens::RequestAuthentication;
 use crate::source::crd::traffic::TrafficPolicy;
@@ -81,6 +82,7 @@ objects! {
     authorization_policies: AuthorizationPolicy(AuthorizationPolicy),
     peer_authentications: PeerAuthentication(PeerAuthentication),
     request_authentications: RequestAuthentication(RequestAuthentication),
+    request_policies: RequestPolicy(RequestPolicy),
     telemetries: Telemetry(Telemetry),
     traffic_policies: TrafficPolicy(TrafficPolicy),
 }

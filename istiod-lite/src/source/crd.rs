@@ -8,6 +8,7 @@ mod attachment;
 pub mod destination;
 pub mod duration;
 pub mod networking;
+pub mod requests;
 pub mod telemetry;
 pub mod tokens;
 pub mod traffic;

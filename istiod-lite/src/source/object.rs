@@ -17,6 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::crd::destination::DestinationRule;
 use super::crd::networking::{ServiceEntry, WorkloadEntry};
+use super::crd::requests::RequestPolicy;
 use super::crd::telemetry::Telemetry;
 use super::crd::tokens::RequestAuthentication;
 use super::crd::traffic::TrafficPolicy;
@@ -203,6 +204,7 @@ kinds! {
     AuthorizationPolicy(AuthorizationPolicy), "AuthorizationPolicy", "authorizationpolicies", "security.istio.io", ["v1", "v1beta1"], true;
     PeerAuthentication(PeerAuthentication), "PeerAuthentication", "peerauthentications", "security.istio.io", ["v1", "v1beta1"], true;
     RequestAuthentication(RequestAuthentication), "RequestAuthentication", "requestauthentications", "security.istio.io", ["v1", "v1beta1"], true;
+    RequestPolicy(RequestPolicy), "RequestPolicy", "requestpolicies", "ambit.dev", ["v1alpha1"], true;
     Telemetry(Telemetry), "Telemetry", "telemetries", "telemetry.istio.io", ["v1", "v1alpha1"], true;
     TrafficPolicy(TrafficPolicy), "TrafficPolicy", "trafficpolicies", "ambit.dev", ["v1alpha1"], true;
 }

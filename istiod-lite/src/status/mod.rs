@@ -10,6 +10,7 @@ mod gateway;
 pub(crate) mod patch;
 mod policy;
 pub(crate) mod rate;
+mod requests;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,7 @@ pub struct Condition {
     /// Generation of the object, where the source counts them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// For routes: the parent it is about, as `Kind namespace/name`; for BackendTLSPolicies and TrafficPolicies the ancestor.
+    /// For routes: the parent it is about, as `Kind namespace/name`; for BackendTLSPolicies, RequestPolicies and TrafficPolicies the ancestor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// The reference to that parent, as the route has it, or to that ancestor.
@@ -105,6 +106,7 @@ pub(crate) fn speaks_of(kind: Kind) -> bool {
             | Kind::AuthorizationPolicy
             | Kind::RequestAuthentication
             | Kind::BackendTlsPolicy
+            | Kind::RequestPolicy
             | Kind::Telemetry
             | Kind::TrafficPolicy
             | Kind::DestinationRule
@@ -130,6 +132,7 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
         Kind::AuthorizationPolicy => status.conditions = policy::authorization(index, &key.name),
         Kind::RequestAuthentication => status.conditions = unsupported::request_authentication(index, &key.name)?,
         Kind::BackendTlsPolicy => status.conditions = unsupported::backend_tls_policy(index, &key.name),
+        Kind::RequestPolicy => status.conditions = requests::policy(index, &key.name),
         Kind::Telemetry => status.conditions = unsupported::telemetry(index, &key.name),
         Kind::TrafficPolicy => status.conditions = traffic::policy(index, &key.name),
         Kind::DestinationRule => status.conditions = traffic::rule(index, &key.name),

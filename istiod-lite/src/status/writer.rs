@@ -266,6 +266,7 @@ fn held(object: &Object) -> Option<Value> {
         Object::AuthorizationPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::RequestAuthentication(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::BackendTlsPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
+        Object::RequestPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::Telemetry(telemetry) => serde_json::to_value(telemetry.status.as_ref()?),
         Object::TrafficPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::DestinationRule(rule) => serde_json::to_value(rule.status.as_ref()?),

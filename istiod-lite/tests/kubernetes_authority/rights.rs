@@ -31,6 +31,8 @@ const OBJECTS: &str = "
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: web, namespace: shop}, spec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: web.example, wellKnownCACertificates: System}}}
 ---
+{apiVersion: ambit.dev/v1alpha1, kind: RequestPolicy, metadata: {name: web, namespace: shop}, spec: {targetRefs: [{group: '', kind: Service, name: web}], fault: {abort: {status: 503}}}}
+---
 {apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: web, namespace: shop}, spec: {tracing: [{}]}}
 ---
 {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: web, namespace: shop}, spec: {host: web, subsets: [{name: one}]}}

@@ -9,11 +9,11 @@ use std::{
 use ambit_identity::SpiffeId;
 use ambit_model::{
     jwt::JwtAuthentication,
-    route::{Rbac, RouteTable, StringMatch},
+    route::{LocalLimit, Rbac, RouteTable, StringMatch},
 };
 use serde::Serialize;
 
-use super::{FirstBytes, MatchNode, Selection, ServiceInfo};
+use super::{Faults, FirstBytes, MatchNode, Selection, ServiceInfo};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -187,6 +187,10 @@ pub struct HttpChain {
     pub cors: bool,
     /// What routes say of sessions holds.
     pub sessions: bool,
+    /// What routes say of faults holds, and where they say nothing, this.
+    pub faults: Option<Faults>,
+    /// What routes say of limits holds, and where they say nothing, this.
+    pub limits: Option<Option<Arc<LocalLimit>>>,
     /// Answers tell what Envoy tells of itself, where a client may act by it (`x-envoy-overloaded`).
     pub envoy_headers: bool,
     /// Upgrades that are passed on, in lower case (`websocket`).

@@ -1,6 +1,7 @@
 //! The configuration in the form requests are served from: immutable, published whole, shared by reference count.
 
 mod cluster;
+mod faults;
 mod listener;
 mod matcher;
 mod names;
@@ -12,6 +13,7 @@ use ambit_model::route::RouteTable;
 use serde::Serialize;
 
 pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, ServiceInfo, Target};
+pub use faults::{Faults, Suffering};
 pub use listener::{
     Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };

@@ -277,6 +277,9 @@ impl Explanation {
             let step = Step::new(Stage::Action, "the waypoint answers the preflight itself");
             return self.answer(step.because("it asks what a page of another origin may do (CORS)"), StatusCode::OK);
         }
+        if let Some(step) = words::ahead(http, route, routed.tunnel, view) {
+            self.steps.push(step);
+        }
         match &route.action {
             Action::Forward(forwarding) => {
                 self.forwarded(routed, forwarding, crossing);

@@ -3,10 +3,16 @@
 use std::time::Duration;
 
 use ambit_model::{
-    explain::{Step, request::HostConsidered},
-    route::{Claim, HeaderMutations, RetryBudget, RetryOn, RetryPolicy, Session},
+    explain::{Stage, Step, request::HostConsidered},
+    route::{Claim, Counted, HeaderMutations, RequestView, RetryBudget, RetryOn, RetryPolicy, Route, Session},
 };
 use http::{HeaderMap, HeaderName};
+
+use crate::{
+    compiled::HttpChain,
+    http::ahead::{fault_of, limit_of},
+    terminate::Tunnel,
+};
 
 /// How many virtual hosts that were not chosen are named, and routes that were not taken.
 const NAMED: usize = 8;
@@ -52,6 +58,23 @@ pub(super) fn considered(mut step: Step, table: Option<&str>, hosts: &[HostConsi
         0 => step,
         after => step.because(format!("the first that matches counts: {after} after it are not looked at")),
     }
+}
+
+/// What is put in the way of the request before its route does anything with it. Nothing is drawn, and nothing is counted.
+pub(super) fn ahead(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: RequestView<'_>) -> Option<Step> {
+    let fault = fault_of(http, route).filter(|fault| fault.concerns(&view, 0));
+    let faults = fault.map(|fault| fault.in_words()).unwrap_or_default();
+    let counted = Counted { request: view, peer: tunnel.peer.uri.as_deref(), metadata: &route.metadata };
+    let limits = limit_of(http, route).map(|limit| limit.in_words(&counted)).unwrap_or_default();
+    let says = match (faults.is_empty(), limits.is_empty()) {
+        (true, true) => return None,
+        (false, true) => "a fault is put in its way",
+        (true, false) => "a limit holds of how often requests may come",
+        (false, false) => "a fault is put in its way, and a limit holds of how often requests may come",
+    };
+    let faults = faults.into_iter().map(|fault| format!("of such requests {fault}"));
+    let limits = limits.into_iter().map(|limit| format!("they may come {limit}, and are refused beyond"));
+    Some(faults.chain(limits).fold(Step::new(Stage::Policy, says), |step, ground| step.because(ground)))
 }
 
 /// A time, or none.

@@ -184,6 +184,8 @@ mod tests {
             rbac: Vec::new(),
             cors: false,
             sessions: false,
+            faults: None,
+            limits: None,
             envoy_headers: false,
             upgrades: Vec::new(),
             normalize_path: true,

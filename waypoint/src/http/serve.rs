@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Over, Phase, ResponseBody,
+    Over, Phase, ResponseBody, ahead,
     answer::{self, Style},
     detect::Detected,
     forward::{self, Exchange, Hold},
@@ -179,6 +179,16 @@ async fn handle(
         record.reason = Reason::Ok;
         return answer::plain(&mut record, Style { grpc: false }, StatusCode::OK, String::new(), headers);
     }
+    let left = match ahead::meet(&http, &route, &tunnel, (&mut request, &target), style, &mut record).await {
+        Ok(left) => left,
+        Err(mut answered) => {
+            record.service = chain.service();
+            if let Some(Crossing::Passed(headers)) = crossing {
+                answered.headers_mut().extend(headers);
+            }
+            return *answered;
+        }
+    };
     let mut response = match &route.action {
         Action::Forward(_) => {
             let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
@@ -207,6 +217,9 @@ async fn handle(
     };
     if let Some(Crossing::Passed(headers)) = crossing {
         response.headers_mut().extend(headers);
+    }
+    if let Some(left) = left {
+        left.tell(response.headers_mut());
     }
     response
 }

@@ -14,7 +14,7 @@ use ambit_model::{Reason, Refusal, balance::Outcome, policy::PolicyKey};
 
 use super::Telemetry;
 use crate::{
-    compiled::{Cluster, ServiceInfo, WorkloadNames},
+    compiled::{Cluster, ServiceInfo, Suffering, WorkloadNames},
     terminate::Peer,
     upstream::Host,
 };
@@ -74,6 +74,10 @@ pub struct Record {
     pub attempts: u32,
     /// Why it was not sent once more, where its route asks for that.
     pub given: Option<Given>,
+    /// It was made to wait.
+    pub delayed: bool,
+    /// Its place among those that suffer by a fault, until its end.
+    pub suffering: Option<Suffering>,
     /// The endpoint whose connection or answer is awaited, where it matters how that ends.
     pub awaiting: Option<(Arc<Cluster>, Arc<Host>)>,
     /// What went wrong.
@@ -104,6 +108,8 @@ impl Record {
             upstream: None,
             attempts: 0,
             given: None,
+            delayed: false,
+            suffering: None,
             awaiting: None,
             error: None,
             sent: Arc::default(),

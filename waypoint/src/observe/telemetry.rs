@@ -123,7 +123,14 @@ fn facts(record: &Record) -> impl std::hash::Hash + '_ {
     (
         (&peer.uri, &peer.workload, &peer.canonical_service, &peer.canonical_revision),
         (upstream, service),
-        (record.protocol, record.reason, record.given, record.status, record.grpc_status, record.request.is_some()),
+        (
+            record.protocol,
+            record.reason,
+            (record.given, record.delayed),
+            record.status,
+            record.grpc_status,
+            record.request.is_some(),
+        ),
     )
 }
 
@@ -209,7 +216,7 @@ fn labels(record: &Record) -> Vec<Label> {
         text(label::DESTINATION_SERVICE_NAMESPACE, service.map(|s| &*s.namespace)),
         Label::new(label::REQUEST_PROTOCOL, record.protocol),
         Label::new(label::CONNECTION_SECURITY_POLICY, security(record).as_str()),
-        Label::new(label::RESPONSE_FLAGS, flags(record.reason, record.given)),
+        Label::new(label::RESPONSE_FLAGS, flags(record.reason, record.given, record.delayed)),
         Label::new(label::REASON, record.reason.label()),
     ];
     if record.request.is_some() {
@@ -224,7 +231,18 @@ fn labels(record: &Record) -> Vec<Label> {
 }
 
 /// The short codes that Envoy gives for the same outcome (`%RESPONSE_FLAGS%`), in its order.
-fn flags(reason: Reason, given: Option<Given>) -> SharedString {
+fn flags(reason: Reason, given: Option<Given>, delayed: bool) -> SharedString {
+    let of_end = flags_of_end(reason, given);
+    if !delayed {
+        return of_end;
+    }
+    let mut all: Vec<&str> = of_end.split(',').filter(|flag| *flag != "-").collect();
+    let behind = all.iter().position(|flag| matches!(*flag, "FI" | "RL" | "DC" | "URX" | "UPE" | "NC" | "OM"));
+    all.insert(behind.unwrap_or(all.len()), "DI");
+    SharedString::from_owned(all.join(","))
+}
+
+fn flags_of_end(reason: Reason, given: Option<Given>) -> SharedString {
     let given = given.map(|given| match given {
         Given::Exhausted => "URX",
         Given::OverBudget => "UO",
@@ -249,6 +267,8 @@ fn flag(reason: Reason) -> &'static str {
         Reason::ClientReset => "DC",
         Reason::RequestLimit => "OM",
         Reason::ClusterOverloaded => "UO",
+        Reason::FaultInjected => "FI",
+        Reason::RateLimited => "RL",
         _ => "-",
     }
 }
@@ -271,7 +291,15 @@ mod tests {
             (Reason::RequestTimeout, over, "UT,UO"),
             (Reason::UpstreamProtocolError, exhausted, "URX,UPE"),
         ] {
-            assert_eq!(&*flags(reason, given), expected, "{reason:?} {given:?}");
+            assert_eq!(&*flags(reason, given, false), expected, "{reason:?} {given:?}");
+        }
+        for (reason, given, expected) in [
+            (Reason::Ok, None, "DI"),
+            (Reason::FaultInjected, None, "DI,FI"),
+            (Reason::RateLimited, None, "DI,RL"),
+            (Reason::UpstreamReset, exhausted, "UC,DI,URX"),
+        ] {
+            assert_eq!(&*flags(reason, given, true), expected, "{reason:?} {given:?} after a delay");
         }
     }
 }

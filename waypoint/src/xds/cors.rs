@@ -27,9 +27,9 @@ pub fn filter(name: &str, any: &Any) -> Compiled<()> {
     finish(&unpack::<pb::Cors>(any, FILTER)?)
 }
 
-/// What a route says of CORS, taken from what it says for single filters.
-pub fn per_route(said: &mut HashMap<String, Any>) -> Compiled<Option<Cors>> {
-    said.remove(NAME).map(|any| policy(unpack(&any, POLICY)?)).transpose().under(NAME)
+/// What a route says for this filter among others.
+pub fn per_filter(said: &mut HashMap<String, Any>) -> Compiled<Option<Cors>> {
+    said.remove(NAME).map(|any| self::policy(unpack(&any, POLICY)?)).transpose().under(NAME)
 }
 
 fn policy(mut policy: CorsPolicy) -> Compiled<Cors> {

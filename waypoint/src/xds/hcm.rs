@@ -11,14 +11,14 @@ use ambit_api::envoy::pb::envoy::{
         },
     },
 };
-use ambit_model::jwt::JwtAuthentication;
+use ambit_model::{jwt::JwtAuthentication, route::LocalLimit};
 
 use super::{
-    chain, cors, jwt,
+    chain, cors, fault, jwt, limit,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route, session,
 };
-use crate::compiled::{HttpChain, RbacFilter, Routes};
+use crate::compiled::{Faults, HttpChain, RbacFilter, Routes};
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -34,7 +34,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
     let envoy_headers = config.http_filters.iter().any(tells_of_itself);
-    let Filters { jwt, rbac, cors, sessions } = filters(take(&mut config.http_filters)).under("http_filters")?;
+    let Filters { jwt, rbac, cors, faults, limits, sessions } = filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
         .map(|mut upgrade| {
@@ -52,7 +52,20 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     let merge_slashes = take(&mut config.merge_slashes);
     let max_header_bytes = number(config.max_request_headers_kb.take()).unwrap_or(MAX_HEADERS_KB) as usize * 1024;
     finish(&config)?;
-    Ok(HttpChain { routes, jwt, rbac, cors, sessions, envoy_headers, upgrades, normalize_path, merge_slashes, max_header_bytes })
+    Ok(HttpChain {
+        routes,
+        jwt,
+        rbac,
+        cors,
+        faults,
+        limits,
+        sessions,
+        envoy_headers,
+        upgrades,
+        normalize_path,
+        merge_slashes,
+        max_header_bytes,
+    })
 }
 
 /// Clears what has no bearing on what happens to a request, and what is set to the value we act by anyway.
@@ -119,6 +132,10 @@ struct Filters {
     cors: bool,
     /// Whether what they say of sessions does.
     sessions: bool,
+    /// What is said of faults, where routes say nothing.
+    faults: Option<Faults>,
+    /// The limit where routes say nothing.
+    limits: Option<Option<Arc<LocalLimit>>>,
 }
 
 /// Reads the filters; the router must be the last.
@@ -140,8 +157,18 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
         }
         match type_of(&any) {
             // What a request goes on with is read as others have left it.
-            jwt::FILTER | RBAC | cors::FILTER if read.sessions => {
+            jwt::FILTER | RBAC | cors::FILTER | fault::FILTER | limit::FILTER if read.sessions => {
                 return Err(Problem::new("sessions before other filters are not implemented").under(at));
+            }
+            // What is refused must take no tokens and suffer no fault, and a fault comes before a limit, as they are put there.
+            jwt::FILTER | RBAC | cors::FILTER if read.faults.is_some() || read.limits.is_some() => {
+                return Err(Problem::new("tokens, rules or CORS after faults or limits are not implemented").under(at));
+            }
+            fault::FILTER if read.faults.is_some() || read.limits.is_some() => {
+                return Err(Problem::new("faults after limits or other faults are not implemented").under(at));
+            }
+            limit::FILTER if read.limits.is_some() => {
+                return Err(Problem::new("limits after other limits are not implemented").under(at));
             }
             // Rules would not know yet what a token says, and a preflight would be answered before anybody asked.
             jwt::FILTER if read.cors || !read.rbac.is_empty() || read.jwt.is_some() => {
@@ -159,6 +186,14 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
                 session::filter(&at, &any).under(&at)?;
                 read.sessions = true;
             }
+            fault::FILTER => {
+                of_name(&at, fault::NAME)?;
+                read.faults = Some(Faults::of(fault::fault(&any).under(&at)?));
+            }
+            limit::FILTER => {
+                of_name(&at, limit::NAME)?;
+                read.limits = Some(limit::of_filter(&any).under(&at)?);
+            }
             ROUTER => {
                 let mut router: Router = unpack(&any, ROUTER)?;
                 router.suppress_envoy_headers = false;
@@ -174,4 +209,44 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
         return Err(Problem::new("there is no router"));
     }
     Ok(read)
+}
+
+/// Routes say something for a filter by its name.
+fn of_name(name: &str, wanted: &str) -> Compiled<()> {
+    match name == wanted {
+        true => Ok(()),
+        false => Err(Problem::new(format!("this filter under another name than {wanted} is not implemented")).under(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_api::envoy::pb::google::protobuf::Any;
+
+    use super::*;
+
+    /// Reads filters of which nothing is said but name and type.
+    fn read(of: &[(&str, &str)]) -> Result<(), String> {
+        let filter = |(name, type_name): &(&str, &str)| HttpFilter {
+            name: (*name).to_owned(),
+            config_type: Some(ConfigType::TypedConfig(Any { type_url: format!("x/{type_name}"), value: Vec::new() })),
+            ..Default::default()
+        };
+        filters(of.iter().map(filter).collect()).map(drop).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn faults_and_limits_come_after_all_that_may_refuse_and_in_this_order() {
+        let (cors, fault, limit) =
+            (("envoy.filters.http.cors", cors::FILTER), (fault::NAME, fault::FILTER), (limit::NAME, limit::FILTER));
+        let router = ("router", ROUTER);
+        assert_eq!(read(&[cors, fault, limit, router]), Ok(()));
+        assert_eq!(read(&[fault, router]), Ok(()));
+        for wrong in [[fault, cors], [limit, cors], [limit, fault], [fault, fault], [limit, limit], [fault, ("rbac", RBAC)]] {
+            let problem = read(&[wrong[0], wrong[1], router]).unwrap_err();
+            assert!(problem.contains("after"), "{wrong:?}: {problem}");
+        }
+        let problem = read(&[("faults", fault::FILTER), router]).unwrap_err();
+        assert_eq!(problem, "faults: this filter under another name than envoy.filters.http.fault is not implemented");
+    }
 }

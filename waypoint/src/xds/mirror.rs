@@ -31,7 +31,8 @@ pub fn policy(mut policy: RequestMirrorPolicy) -> Compiled<Mirror> {
     Ok(Mirror { cluster: cluster.into(), of, copied, same_host })
 }
 
-fn share(share: FractionalPercent) -> Compiled<(u32, u32)> {
+/// A share of requests.
+pub fn share(share: FractionalPercent) -> Compiled<(u32, u32)> {
     let of = match DenominatorType::try_from(share.denominator) {
         Ok(DenominatorType::Hundred) => 100,
         Ok(DenominatorType::TenThousand) => 10_000,

@@ -13,14 +13,15 @@ use ambit_api::envoy::pb::envoy::config::{
     },
 };
 use ambit_model::route::{
-    Action, ClusterWeight, Cors, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest,
-    Redirect, Route, RouteMatch, RouteTable, Session, Upstream, VirtualHost,
+    Action, ClusterWeight, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest, Redirect,
+    Route, RouteMatch, RouteTable, Upstream, VirtualHost,
 };
 
 use super::{
-    cors, mirror,
+    metadata, mirror,
+    per_filter::Said,
     read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required},
-    retry, session, text,
+    retry, text,
 };
 
 /// What Envoy takes for a route without a timeout.
@@ -59,10 +60,11 @@ fn virtual_host(mut host: pb::VirtualHost, outer: &Changes, specific_last: bool)
     let name = take(&mut host.name);
     let domains = take(&mut host.domains).iter().map(|d| DomainMatch::parse(d)).collect();
     let own = header_changes!(host);
+    let said = Said::read(take(&mut host.typed_per_filter_config)).under("typed_per_filter_config")?;
     let mut routes = Vec::new();
     for (index, route) in take(&mut host.routes).into_iter().enumerate() {
         let at = if route.name.is_empty() { format!("routes[{index}]") } else { format!("routes[{}]", route.name) };
-        routes.push(Arc::new(self::route(route, &own, outer, specific_last).under(at)?));
+        routes.push(Arc::new(self::route(route, &said, (&own, outer), specific_last).under(at)?));
     }
     finish(&host)?;
     Ok(VirtualHost { name, domains, routes })
@@ -70,11 +72,12 @@ fn virtual_host(mut host: pb::VirtualHost, outer: &Changes, specific_last: bool)
 
 type Changes = (HeaderMutations, HeaderMutations);
 
-fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: bool) -> Compiled<Route> {
+fn route(mut route: pb::Route, of_host: &Said, (host, table): (&Changes, &Changes), specific_last: bool) -> Compiled<Route> {
     let name: Arc<str> = take(&mut route.name).into();
     let own = header_changes!(route);
     let when = matches(required(route.r#match.take(), "match")?).under("match")?;
-    let (cors, session) = per_filter(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
+    let said = Said::read(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
+    let Said { cors, fault, limit, session } = said.or(of_host);
     let action = match required(route.action.take(), "action")? {
         PbAction::Route(action) => Action::Forward(Box::new(upstream(action).under("route")?)),
         PbAction::Redirect(action) => Action::Redirect(Box::new(redirect(action).under("redirect")?)),
@@ -83,8 +86,8 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: b
             return Err(Problem::new("the action is not implemented"));
         }
     };
-    // Neither changes what happens to a request.
-    route.metadata = None;
+    let metadata = metadata::by_filter(route.metadata.take());
+    // It does not change what happens to a request.
     route.stat_prefix.clear();
     finish(&route)?;
     let chain = |own: HeaderMutations, host: &HeaderMutations, table: &HeaderMutations| {
@@ -99,21 +102,13 @@ fn route(mut route: pb::Route, host: &Changes, table: &Changes, specific_last: b
         when,
         action,
         cors,
-        session,
+        fault,
+        limit,
+        session: session.flatten(),
+        metadata,
         request_headers: chain(own.0, &host.0, &table.0),
         response_headers: chain(own.1, &host.1, &table.1),
-        cluster_headers_last: specific_last,
     })
-}
-
-/// What a route says for single filters. CORS and sessions are all of which anything can be said.
-fn per_filter(mut said: PerFilter) -> Compiled<(Option<Cors>, Option<Session>)> {
-    let cors = cors::per_route(&mut said)?;
-    let session = said.remove(session::NAME).map(|any| session::per_route(&any)).transpose().under(session::NAME)?;
-    if let Some(other) = said.keys().min() {
-        return Err(Problem::new(format!("{other} is not implemented")));
-    }
-    Ok((cors, session.flatten()))
 }
 
 fn matches(mut m: pb::RouteMatch) -> Compiled<RouteMatch> {

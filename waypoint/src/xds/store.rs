@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    mem::take,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -127,7 +128,10 @@ impl Held {
         let key: Arc<str> = name.as_str().into();
         match part {
             Part::Listener(listener) => drop(self.listeners.insert(name, listener)),
-            Part::Routes(table) => {
+            Part::Routes(mut table) => {
+                if let (Some(before), Some(fresh)) = (self.routes.get(&key), Arc::get_mut(&mut table)) {
+                    *fresh = take(fresh).after(before);
+                }
                 self.authorities.remove(&key);
                 self.routes.insert(key, table);
             }

@@ -30,7 +30,8 @@ use ambit_api::{
                 filters::{
                     common::set_filter_state::v3::{FilterStateValue, filter_state_value},
                     http::{
-                        cors::v3::Cors, rbac::v3::Rbac as HttpRbac, router::v3::Router, stateful_session::v3::StatefulSession,
+                        cors::v3::Cors, local_ratelimit::v3::LocalRateLimit, rbac::v3::Rbac as HttpRbac, router::v3::Router,
+                        stateful_session::v3::StatefulSession,
                     },
                     network::{
                         http_connection_manager::v3::{
@@ -321,7 +322,12 @@ fn http_chain(service: &Service) -> FilterChain {
     let sessions = "envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
     let mut sessions = http_filter(sessions, &StatefulSession::default());
     sessions.name = "envoy.filters.http.stateful_session".into();
-    http_filters.extend([cors, sessions, router()]);
+    let mut faults = http_filter("envoy.extensions.filters.http.fault.v3.HTTPFault", &());
+    faults.name = "envoy.filters.http.fault".into();
+    let limits = LocalRateLimit { stat_prefix: "limits".into(), ..Default::default() };
+    let mut limits = http_filter("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", &limits);
+    limits.name = "envoy.filters.http.local_ratelimit".into();
+    http_filters.extend([cors, faults, limits, sessions, router()]);
     let config = HttpConnectionManager {
         stat_prefix: service.chain(),
         route_specifier: rds(&service.chain()),

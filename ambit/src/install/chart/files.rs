@@ -42,11 +42,12 @@ pub(super) const TEMPLATES: &[File] = chart![
 ];
 /// Files that templates read.
 pub(super) const OTHERS: &[File] = chart!["dashboards/mesh.json",];
-/// CRDs of the kinds of Istio's that the mesh reads, and of its own.
+/// CRDs of the kinds that the mesh reads, its own and those of others but for the Gateway API's.
 pub const CRDS: &[(&str, &str)] = &[
     ("crds/authorizationpolicies.yaml", text!("crds/authorizationpolicies.yaml")),
     ("crds/destinationrules.yaml", text!("crds/destinationrules.yaml")),
     ("crds/peerauthentications.yaml", text!("crds/peerauthentications.yaml")),
+    ("crds/requestpolicies.yaml", text!("crds/requestpolicies.yaml")),
     ("crds/requestauthentications.yaml", text!("crds/requestauthentications.yaml")),
     ("crds/serviceentries.yaml", text!("crds/serviceentries.yaml")),
     ("crds/telemetries.yaml", text!("crds/telemetries.yaml")),

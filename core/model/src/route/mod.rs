@@ -5,6 +5,8 @@
 
 mod action;
 mod cors;
+mod fault;
+mod limit;
 mod matcher;
 mod metadata;
 mod mirror;
@@ -14,6 +16,7 @@ mod rbac;
 mod request;
 mod retry;
 mod session;
+mod share;
 mod table;
 mod words;
 
@@ -22,6 +25,8 @@ mod tests;
 
 pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, Upstream};
 pub use cors::{Cors, Crossing};
+pub use fault::{Abort, Fault};
+pub use limit::{Bucket, Counted, Descriptor, Filling, LimitSettings, LocalLimit, Part, Source, Taken};
 pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest};
 pub use metadata::{MetadataMatch, ValueMatch};
 pub use mirror::Mirror;
@@ -31,4 +36,5 @@ pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPol
 pub use request::RequestView;
 pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy, may_leave_again};
 pub use session::{Carrier, Claim, Cookie, EndpointName, Session};
+pub use share::Share;
 pub use table::{Difference, DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

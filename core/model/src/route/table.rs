@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::Value;
 
-use super::{Action, Cors, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RequestView, Session, StringMatch};
+use super::{
+    Action, Cors, Fault, HeaderMatch, HeaderMutations, LocalLimit, PathMatch, QueryMatch, RequestView, Session, StringMatch,
+};
 
 /// Which hosts a virtual host is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -128,32 +131,28 @@ pub struct Route {
     pub cors: Option<Cors>,
     /// How requests of a session find their endpoint, if they have one.
     pub session: Option<Session>,
+    /// What is put in the way of requests, whatever the route does.
+    pub fault: Option<Arc<Fault>>,
+    /// How often requests may come, whatever the route does. Routes of a virtual host may share one.
+    pub limit: Option<Arc<LocalLimit>>,
+    /// What the route says of itself, by filter.
+    pub metadata: Value,
     /// Changes to requests, in the order they apply: those of the route, of the virtual host, of the table.
     pub request_headers: Vec<HeaderMutations>,
     /// Changes to responses, in the order they apply.
     pub response_headers: Vec<HeaderMutations>,
-    /// The changes of the chosen cluster apply after the route's, not before (Envoy `most_specific_header_mutations_wins`).
-    pub cluster_headers_last: bool,
 }
 
 impl Route {
-    /// All changes to a request that goes to `cluster`, in the order they apply.
+    /// All changes to a request that goes to `cluster`, in the order they apply: the cluster's before the route's, whatever
+    /// `most_specific_header_mutations_wins` says of the others (so does Envoy).
     pub fn request_changes<'a>(&'a self, cluster: &'a HeaderMutations) -> impl Iterator<Item = &'a HeaderMutations> {
-        self.ordered(&self.request_headers, cluster)
+        std::iter::once(cluster).chain(&self.request_headers)
     }
 
     /// All changes to a response that comes from `cluster`, in the order they apply.
     pub fn response_changes<'a>(&'a self, cluster: &'a HeaderMutations) -> impl Iterator<Item = &'a HeaderMutations> {
-        self.ordered(&self.response_headers, cluster)
-    }
-
-    fn ordered<'a>(
-        &'a self,
-        own: &'a [HeaderMutations],
-        cluster: &'a HeaderMutations,
-    ) -> impl Iterator<Item = &'a HeaderMutations> {
-        let (first, last) = if self.cluster_headers_last { (None, Some(cluster)) } else { (Some(cluster), None) };
-        first.into_iter().chain(own).chain(last)
+        std::iter::once(cluster).chain(&self.response_headers)
     }
 }
 
@@ -180,6 +179,31 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
+    /// The same, with what `before` has counted: limits that are said as they were go on where they are.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        for host in &mut self.hosts {
+            let Some(held) = before.hosts.iter().find(|held| held.name == host.name) else { continue };
+            let of_route = |name: &str| held.routes.iter().find(|route| *route.name == *name)?.limit.as_ref();
+            // Routes that share one share it afterwards, too.
+            let mut replaced: Vec<(*const LocalLimit, Arc<LocalLimit>)> = Vec::new();
+            for route in &host.routes {
+                if let (Some(limit), Some(before)) = (&route.limit, of_route(&route.name))
+                    && !replaced.iter().any(|(of, _)| *of == Arc::as_ptr(limit))
+                {
+                    replaced.push((Arc::as_ptr(limit), Arc::new(LocalLimit::clone(limit).after(before))));
+                }
+            }
+            for route in host.routes.iter_mut().filter_map(Arc::get_mut) {
+                let Some(limit) = &mut route.limit else { continue };
+                if let Some((_, other)) = replaced.iter().find(|(of, _)| *of == Arc::as_ptr(limit)) {
+                    *limit = other.clone();
+                }
+            }
+        }
+        self
+    }
+
     /// The route for a request: the virtual host that fits best, and there the first route that matches.
     #[must_use]
     pub fn select(&self, request: &RequestView<'_>, peer: Option<&str>) -> Option<&Arc<Route>> {

@@ -6,6 +6,7 @@ mod entry;
 mod filter;
 mod layer4;
 mod policy;
+mod requests;
 mod route;
 mod session;
 mod slice;
@@ -52,6 +53,7 @@ pub(super) fn validate(object: &Object) -> Vec<FieldError> {
         Object::AuthorizationPolicy(object) => policy::authorization(object, &mut errors),
         Object::PeerAuthentication(object) => policy::peer_authentication(object, &mut errors),
         Object::RequestAuthentication(object) => policy::request_authentication(object, &mut errors),
+        Object::RequestPolicy(object) => requests::policy(object, &mut errors),
         Object::Telemetry(object) => policy::telemetry(object, &mut errors),
         Object::TrafficPolicy(object) => traffic::policy(object, &mut errors),
         Object::Namespace(_)

@@ -216,7 +216,7 @@ pub(super) fn backend_ref(errors: &mut Errors, path: &str, service: bool, port: 
 }
 
 /// A regular expression, as a waypoint takes it; the syntax is that of RE2, which proxies use, but for Unicode details.
-fn pattern(errors: &mut Errors, path: &str, text: &str) {
+pub(super) fn pattern(errors: &mut Errors, path: &str, text: &str) {
     if text.len() > MAX_PATTERN {
         // Read, a character of it may be kilobytes; that it compiles to too much is found out only after that.
         return errors.add(path, format!("must be at most {MAX_PATTERN} bytes"));

@@ -223,3 +223,53 @@ fn what_a_session_cannot_be_is_named() {
         }
     }
 }
+
+#[test]
+fn what_a_request_policy_cannot_say_is_named() {
+    const SERVICE: &str = "{group: '', kind: Service, name: a}";
+    let found = |targets: &str, rest: &str| {
+        problems(&format!(
+            "apiVersion: ambit.dev/v1alpha1\nkind: RequestPolicy\nmetadata: {{name: it, namespace: shop}}\nspec: {{targetRefs: [{targets}], {rest}}}\n"
+        ))
+    };
+    let good = "fault: {delay: {fixed: 1m30s, percent: 0.5}, abort: {status: 503, percent: 100}, headers: [{name: x, value: y}]}, \
+                rateLimit: {local: {requests: 5, per: second, burst: 9, by: Header, header: x-user}}";
+    assert_eq!(found(SERVICE, good), Vec::<String>::new());
+    let local = |said: &str| format!("rateLimit: {{local: {{{said}}}}}");
+    let cases = [
+        ("fault: {}".to_owned(), "spec.fault: must have delay or abort"),
+        ("fault: {delay: {fixed: soon}}".to_owned(), "spec.fault.delay.fixed: \"soon\" is not a duration"),
+        (
+            "fault: {delay: {fixed: 2h}}".to_owned(),
+            "spec.fault.delay.fixed: \"2h\" is not a duration such as 5s or 1m30s, at most 1h",
+        ),
+        ("fault: {abort: {status: 199}}".to_owned(), "spec.fault.abort.status: 199 is not an HTTP status"),
+        ("fault: {abort: {status: 500, percent: 101}}".to_owned(), "spec.fault.abort.percent: 101 is not a percentage"),
+        (
+            "fault: {abort: {status: 500}, headers: [{name: x, type: RegularExpression, value: '('}]}".to_owned(),
+            "spec.fault.headers[0].value: \"(\" is not a regular expression",
+        ),
+        ("rateLimit: {}".to_owned(), "spec.rateLimit: must have local"),
+        (local("requests: 0, per: second"), "spec.rateLimit.local.requests: must be at least 1"),
+        (local("requests: 1, per: day"), "spec.rateLimit.local.per: \"day\" is not second, minute, hour"),
+        (local("requests: 1, per: 500ms"), "spec.rateLimit.local.per: \"500ms\" is not second, minute, hour"),
+        (local("requests: 1, per: hour, burst: 0"), "spec.rateLimit.local.burst: must be at least 1"),
+        (local("requests: 1, per: hour, by: Header"), "spec.rateLimit.local.header: must name the header"),
+        (local("requests: 1, per: hour, header: x"), "spec.rateLimit.local.header: goes with by: Header only"),
+        (local("requests: 1, per: hour, by: Address"), "spec.rateLimit.local.by: unknown variant"),
+        (local("requests: 1, per: hour, of: x"), "spec.rateLimit.local.of: unknown field"),
+    ];
+    for (rest, expected) in cases {
+        let problems = found(SERVICE, &rest);
+        assert!(matches!(problems.as_slice(), [one] if one.starts_with(&format!("error {expected}"))), "{rest}: {problems:#?}");
+    }
+    for (target, expected) in [
+        ("{group: '', kind: Pod, name: a}", "spec.targetRefs[0].kind: Pod of group \"\" cannot be targeted"),
+        ("{kind: HTTPRoute, name: a}", "spec.targetRefs[0].kind: HTTPRoute of group \"\" cannot be targeted"),
+        ("{group: '', kind: Service, name: a, sectionName: http}", "spec.targetRefs[0].sectionName: only rules of routes"),
+        ("", "spec.targetRefs: must name what the policy holds for"),
+    ] {
+        let problems = found(target, "fault: {abort: {status: 503}}");
+        assert!(matches!(problems.as_slice(), [one] if one.starts_with(&format!("error {expected}"))), "{target}: {problems:#?}");
+    }
+}

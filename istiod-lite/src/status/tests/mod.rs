@@ -1,5 +1,6 @@
 mod gateway;
 mod patch;
+mod requests;
 mod route;
 mod traffic;
 mod unsupported;

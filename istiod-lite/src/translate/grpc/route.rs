@@ -9,7 +9,7 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, route::Action, route_match::PathSpecifier,
 };
 
-use super::super::waypoint::route::{UNSEEN, cors, for_everyone, respond, session};
+use super::super::waypoint::route::{UNSEEN, cors, for_everyone, requests, respond, session};
 use super::super::waypoint::scope::ServedPort;
 use super::super::waypoint::wire::{exactly, header_is};
 use crate::index::Index;
@@ -21,7 +21,8 @@ const UNAVAILABLE: u32 = 503;
 pub fn configuration(index: &Index, port: &ServedPort<'_>, name: String) -> RouteConfiguration {
     // The clusters of all services are there to be asked for.
     let routes = for_everyone(index, port, &mut BTreeSet::new());
-    let routes = routes.into_iter().filter_map(route).collect();
+    // Faults and limits are the waypoint's to carry out; clients that go around it have none.
+    let routes = routes.into_iter().map(requests::without).filter_map(route).collect();
     RouteConfiguration {
         virtual_hosts: vec![VirtualHost { name: name.clone(), domains: vec!["*".into()], routes, ..Default::default() }],
         name,

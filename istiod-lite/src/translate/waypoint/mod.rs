@@ -139,7 +139,7 @@ impl<'a> Translation<'a> {
             let layers = port.layers();
             if layers.contains(&Layer::Http) {
                 let configuration = route::configuration(self.index, port, &mut self.backends);
-                insert(&mut self.routes, configuration.name.clone(), &configuration);
+                self.routes.insert(configuration.name.clone(), wire::in_order(configuration));
             }
             if layers.contains(&Layer::Tcp) {
                 match connection::backends(self.index, port) {

@@ -169,6 +169,11 @@ fn golden_routes() {
 }
 
 #[test]
+fn golden_request_policies() {
+    check("requests", |kind, _| kind == "routes");
+}
+
+#[test]
 fn golden_policies() {
     check("policies", |kind, name| name == "connect_terminate" && kind == "routes" || name == "main_internal");
 }
@@ -180,7 +185,7 @@ fn golden_waypoint_for_workloads() {
 
 #[test]
 fn the_same_index_gives_the_same_bytes() {
-    for name in ["whole", "routes", "policies", "direct", "kinds"] {
+    for name in ["whole", "routes", "policies", "requests", "direct", "kinds"] {
         let first = of_waypoint(&input(name));
         for _ in 0..4 {
             assert_eq!(first, of_waypoint(&input(name)), "{name}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ambit_api::envoy::pb::envoy::config::core::v3 as core;
 use ambit_api::envoy::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use ambit_api::envoy::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
+use ambit_api::envoy::pb::envoy::config::route::v3::{HeaderMatcher, RouteConfiguration, header_matcher::HeaderMatchSpecifier};
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{FilterStateMatcher, RegexMatcher, StringMatcher, filter_state_matcher};
 use ambit_api::envoy::pb::google::protobuf as wkt;
@@ -129,6 +129,30 @@ pub fn peer_is(value: StringMatcher) -> FilterStateMatcher {
     FilterStateMatcher { key: super::names::PEER_PRINCIPAL.into(), matcher }
 }
 
+/// A route configuration, the maps of its routes in the order of their keys. What is put behind a message becomes part of it.
+pub fn in_order(mut configuration: RouteConfiguration) -> Any {
+    let hosts = std::mem::take(&mut configuration.virtual_hosts).into_iter().map(|mut host| {
+        let routes = std::mem::take(&mut host.routes).into_iter().map(|mut route| {
+            let said = |said: wkt::Struct| ordered::Struct { fields: said.fields.into_iter().collect() };
+            let metadata = route.metadata.take().map(|metadata| ordered::Metadata {
+                filter_metadata: metadata.filter_metadata.into_iter().map(|(filter, of)| (filter, said(of))).collect(),
+            });
+            let typed_per_filter_config = std::mem::take(&mut route.typed_per_filter_config).into_iter().collect();
+            encoded(&route, &ordered::RouteMaps { metadata, typed_per_filter_config })
+        });
+        let routes = ordered::Routes { routes: routes.collect() };
+        encoded(&host, &routes)
+    });
+    let hosts = ordered::VirtualHosts { virtual_hosts: hosts.collect() };
+    Any { type_url: RouteConfiguration::type_url(), value: encoded(&configuration, &hosts) }
+}
+
+fn encoded(message: &impl Message, more: &impl Message) -> Vec<u8> {
+    let mut bytes = message.encode_to_vec();
+    bytes.extend(more.encode_to_vec());
+    bytes
+}
+
 /// Messages with the same bytes as Envoy's, maps in the order of their keys.
 pub mod ordered {
     use std::collections::BTreeMap;
@@ -137,8 +161,31 @@ pub mod ordered {
     use ambit_api::envoy::pb::envoy::config::endpoint::v3::Endpoint;
     use ambit_api::envoy::pb::envoy::config::rbac::v3::Policy;
     use ambit_api::envoy::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtProvider, RequirementRule};
-    use ambit_api::envoy::pb::google::protobuf::{UInt32Value, Value};
+    use ambit_api::envoy::pb::google::protobuf::{Any, UInt32Value, Value};
     use prost::Message;
+
+    /// The maps of an `envoy.config.route.v3.Route`.
+    #[derive(Clone, PartialEq, Message)]
+    pub struct RouteMaps {
+        #[prost(message, optional, tag = "4")]
+        pub metadata: Option<Metadata>,
+        #[prost(btree_map = "string, message", tag = "13")]
+        pub typed_per_filter_config: BTreeMap<String, Any>,
+    }
+
+    /// The routes of an `envoy.config.route.v3.VirtualHost`, encoded.
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Routes {
+        #[prost(bytes = "vec", repeated, tag = "3")]
+        pub routes: Vec<Vec<u8>>,
+    }
+
+    /// The virtual hosts of an `envoy.config.route.v3.RouteConfiguration`, encoded.
+    #[derive(Clone, PartialEq, Message)]
+    pub struct VirtualHosts {
+        #[prost(bytes = "vec", repeated, tag = "2")]
+        pub virtual_hosts: Vec<Vec<u8>>,
+    }
 
     /// `envoy.config.rbac.v3.RBAC`
     #[derive(Clone, PartialEq, Message)]

@@ -16,7 +16,7 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_m
 use ambit_model::jwt::METADATA;
 
 use super::super::rbac::Enforcement;
-use super::super::route::{cors, session};
+use super::super::route::{cors, requests as policies, session};
 use super::super::wire::ordered::HttpRbac;
 use super::super::wire::{Any, ads, any, any_as, bool_value, seconds};
 use super::network_filter;
@@ -33,8 +33,8 @@ pub enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// A connection manager for requests to a service: tokens, authorization, then CORS, then sessions, then the router. The filters for CORS and
-/// sessions are there whether a route has anything to say for them or not: a listener that changes ends connections.
+/// A connection manager for requests to a service: tokens, authorization, then CORS, faults, limits and sessions, then the router. The filters
+/// from CORS on are there whether a route has anything to say for them or not: a listener that changes ends connections.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
     let tokens = enforcement
         .tokens
@@ -46,6 +46,8 @@ pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_lo
         http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
     }));
     http_filters.push(http_filter(cors::FILTER, any(&Cors::default())));
+    http_filters.push(http_filter(policies::FAULTS, policies::no_faults()));
+    http_filters.push(http_filter(policies::LIMITS, policies::no_limits()));
     // A waypoint of a version that knows no sessions takes the listener all the same.
     http_filters.push(HttpFilter { is_optional: true, ..http_filter(session::FILTER, any(&StatefulSession::default())) });
     http_filters.push(router());

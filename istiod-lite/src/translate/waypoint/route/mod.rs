@@ -13,6 +13,7 @@ mod grpc;
 mod matching;
 mod mirror;
 mod redirect;
+pub mod requests;
 mod retry;
 pub mod session;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use gateway_api::experimental::tlsroutes::{TlsRoute, TlsRouteParentRefs};
 
 use super::names::{self, Layer, inbound_vip};
 use super::scope::ServedPort;
-use super::wire::{bool_value, matches, peer_is};
+use super::wire::{bool_value, entry, matches, peer_is};
 use crate::index::{Index, ServiceRef, ToListener};
 use crate::source::{Kind, NamespacedName};
 pub use action::{parse_duration, respond, to_cluster};
@@ -238,7 +239,15 @@ pub fn configuration(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeS
     routes.extend(for_everyone(index, port, backends));
     let name = port.chain(Layer::Http);
     RouteConfiguration {
-        virtual_hosts: vec![VirtualHost { name: name.clone(), domains: vec!["*".into()], routes, ..Default::default() }],
+        virtual_hosts: vec![VirtualHost {
+            name: name.clone(),
+            domains: vec!["*".into()],
+            typed_per_filter_config: requests::of_host(index, &routes)
+                .map(|limits| entry(requests::LIMITS, limits))
+                .unwrap_or_default(),
+            routes,
+            ..Default::default()
+        }],
         name,
         validate_clusters: bool_value(false),
         // A backend's filters run after those of its rule.
@@ -271,6 +280,8 @@ fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute],
                 compiled.name = format!("{name}/rule[{rule_index}]/match[{match_index}]");
                 compiled.r#match = Some(matching::condition(condition));
                 session::keep(&mut compiled, &name, rule_index, rule, condition);
+                let from = (request_route.kind, &name, rule.name.as_deref());
+                requests::of_route(index, port, Some(from), &mut compiled);
                 ordered.push((precedence, retry::routes(rule, condition, compiled)));
             }
         }
@@ -282,7 +293,8 @@ fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute],
 /// Everything to the service itself, when no route is attached.
 fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Route {
     let own = Backend { service: port.service.clone(), port: port.port.port };
-    let route = Route { name: "default".into(), r#match: Some(any_path()), ..Default::default() };
+    let mut route = Route { name: "default".into(), r#match: Some(any_path()), ..Default::default() };
+    requests::of_route(index, port, None, &mut route);
     if index.asks_for_tls(&own.service, &port.port).is_some() {
         return Route { action: Some(Action::Route(to_cluster(names::INVALID_BACKEND.into()))), ..route };
     }

@@ -1,0 +1,92 @@
+//! Values of RequestPolicy (the limits of its schema).
+
+use std::time::Duration;
+
+use gateway_api::Duration as Gep2257;
+
+use super::Errors;
+use super::route::{header_name, pattern};
+use crate::source::crd::requests::{Fault, FaultHeaderType, LimitBy, LocalRateLimit, RequestPolicy, RequestTarget};
+
+/// As many targets as a status may speak of (GEP-713).
+const MOST_TARGETS: usize = 16;
+const MOST_HEADERS: usize = 16;
+/// The longest that a request is made to wait.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+pub(super) fn policy(policy: &RequestPolicy, errors: &mut Errors) {
+    let spec = &policy.spec;
+    errors.check(!spec.target_refs.is_empty(), "spec.targetRefs", || "must name what the policy holds for".into());
+    errors.at_most(MOST_TARGETS, "spec.targetRefs", spec.target_refs.len());
+    for (index, target) in spec.target_refs.iter().enumerate() {
+        self::target(target, &format!("spec.targetRefs[{index}]"), errors);
+    }
+    let local = spec.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
+    errors.check(spec.fault.is_some() || spec.rate_limit.is_some(), "spec", || "must have fault or rateLimit".into());
+    errors.check(spec.rate_limit.is_none() || local.is_some(), "spec.rateLimit", || "must have local".into());
+    if let Some(fault) = &spec.fault {
+        self::fault(fault, errors);
+    }
+    if let Some(local) = local {
+        limit(local, errors);
+    }
+}
+
+fn target(target: &RequestTarget, path: &str, errors: &mut Errors) {
+    let RequestTarget { group, kind, name, section_name } = target;
+    let known = matches!(
+        (group.as_str(), kind.as_str()),
+        ("" | "core", "Service") | ("gateway.networking.k8s.io", "HTTPRoute" | "GRPCRoute")
+    );
+    errors.check(known, &format!("{path}.kind"), || {
+        format!("{kind} of group {group:?} cannot be targeted; HTTPRoute, GRPCRoute and Service can")
+    });
+    errors.check(!name.is_empty(), &format!("{path}.name"), || "must not be empty".into());
+    errors.check(kind != "Service" || section_name.is_none(), &format!("{path}.sectionName"), || {
+        "only rules of routes can be targeted; without it the policy holds for all ports of the Service".into()
+    });
+}
+
+fn fault(fault: &Fault, errors: &mut Errors) {
+    errors.check(fault.delay.is_some() || fault.abort.is_some(), "spec.fault", || "must have delay or abort".into());
+    if let Some(delay) = &fault.delay {
+        let time = delay.fixed.parse::<Gep2257>().ok().map(|time| Duration::new(time.as_secs(), time.subsec_nanos()));
+        errors.check(time.is_some_and(|time| !time.is_zero() && time <= LONGEST), "spec.fault.delay.fixed", || {
+            format!("{:?} is not a duration such as 5s or 1m30s, at most 1h", delay.fixed)
+        });
+        percent(delay.percent, "spec.fault.delay.percent", errors);
+    }
+    if let Some(abort) = &fault.abort {
+        errors.check((200..600).contains(&abort.status), "spec.fault.abort.status", || {
+            format!("{} is not an HTTP status (200 to 599)", abort.status)
+        });
+        percent(abort.percent, "spec.fault.abort.percent", errors);
+    }
+    errors.at_most(MOST_HEADERS, "spec.fault.headers", fault.headers.len());
+    for (index, header) in fault.headers.iter().enumerate() {
+        header_name(errors, &format!("spec.fault.headers[{index}].name"), &header.name);
+        if header.r#type == Some(FaultHeaderType::RegularExpression) {
+            pattern(errors, &format!("spec.fault.headers[{index}].value"), &header.value);
+        }
+    }
+}
+
+fn percent(percent: Option<f64>, path: &str, errors: &mut Errors) {
+    let Some(percent) = percent else { return };
+    errors.check((0.0..=100.0).contains(&percent), path, || format!("{percent} is not a percentage (0 to 100)"));
+}
+
+fn limit(limit: &LocalRateLimit, errors: &mut Errors) {
+    const PATH: &str = "spec.rateLimit.local";
+    errors.check(limit.requests > 0, &format!("{PATH}.requests"), || "must be at least 1".into());
+    if let Err(reason) = limit.interval() {
+        errors.add(format!("{PATH}.per"), reason);
+    }
+    errors.check(limit.burst != Some(0), &format!("{PATH}.burst"), || "must be at least 1".into());
+    let of_header = limit.by == Some(LimitBy::Header);
+    match &limit.header {
+        Some(name) if of_header => header_name(errors, &format!("{PATH}.header"), name),
+        Some(_) => errors.add(format!("{PATH}.header"), "goes with by: Header only"),
+        None => errors.check(!of_header, &format!("{PATH}.header"), || "must name the header for by: Header".into()),
+    }
+}

@@ -1,0 +1,77 @@
+//! Status of RequestPolicies: for each target whether the policy holds for it.
+
+use serde_json::{Value, json};
+
+use super::Condition;
+use crate::index::{Binding, Index, ParentRef, parent_refs, route_kind};
+use crate::source::crd::requests::RequestTarget;
+use crate::source::{Kind, NamespacedName, Object, ObjectKey};
+
+pub(super) fn policy(index: &Index, name: &NamespacedName) -> Vec<Condition> {
+    let Some(policy) = index.objects().request_policies.get(name) else { return Vec::new() };
+    let targets = &policy.spec.target_refs;
+    let each = targets.iter().enumerate().filter(|(at, target)| !targets.iter().take(*at).any(|before| before == *target));
+    each.map(|(_, target)| of_target(index, name, target)).collect()
+}
+
+fn of_target(index: &Index, policy: &NamespacedName, target: &RequestTarget) -> Condition {
+    let mut condition = condition(index, policy, target);
+    let mut reference: Value = json!({
+        "group": target.group, "kind": target.kind, "namespace": &*policy.namespace, "name": target.name,
+    });
+    if let (Some(section), Some(fields)) = (&target.section_name, reference.as_object_mut()) {
+        fields.insert("sectionName".into(), json!(section));
+    }
+    condition.parent = Some(format!("{} {}/{}", target.kind, policy.namespace, target.name));
+    condition.parent_ref = Some(reference);
+    condition
+}
+
+fn condition(index: &Index, policy: &NamespacedName, target: &RequestTarget) -> Condition {
+    let fault = |reason, message: String| Condition::new("Accepted", false, reason, message);
+    let kind = route_kind(target).unwrap_or(Kind::Service);
+    let key = ObjectKey { kind, name: NamespacedName::new(policy.namespace.clone(), target.name.as_str()) };
+    let Some(object) = index.objects().get(&key) else { return fault("TargetNotFound", format!("{key} does not exist")) };
+    let section = target.section_name.as_deref();
+    if let Some(section) = section.filter(|section| !has_rule(&object, section)) {
+        return fault("TargetNotFound", format!("{key} has no rule with the name {section}"));
+    }
+    let holds = index.request_policy(kind, &key.name, section).map(|holds| NamespacedName::of(&holds.metadata));
+    if let Some(other) = holds.filter(|other| other != policy) {
+        let message = format!(
+            "RequestPolicy {other} has the same target and is older, or the first by name: it holds, and this one does not"
+        );
+        return fault("Conflicted", message);
+    }
+    if !has_waypoint(index, &object) {
+        return fault("AncestorNotBound", format!("{key} has no waypoint, so the policy has no effect on it"));
+    }
+    Condition::new("Accepted", true, "Accepted", "Attached to the waypoints of its target")
+}
+
+fn has_rule(object: &Object, section: &str) -> bool {
+    match object {
+        Object::HttpRoute(route) => route.spec.rules.iter().flatten().any(|rule| rule.name.as_deref() == Some(section)),
+        Object::GrpcRoute(route) => route.spec.rules.iter().flatten().any(|rule| rule.name.as_deref() == Some(section)),
+        _ => false,
+    }
+}
+
+fn has_waypoint(index: &Index, object: &Object) -> bool {
+    let of_service = |name: &NamespacedName| {
+        let binding = index.objects().services.get(name).map(|service| index.service_binding(service));
+        matches!(binding, Some(Binding::Bound { .. } | Binding::Unavailable { .. }))
+    };
+    let own = object.metadata().namespace.as_deref().unwrap_or_default();
+    if let Object::Service(service) = object {
+        return of_service(&NamespacedName::of(&service.metadata));
+    }
+    parent_refs(object).iter().any(|ParentRef { group, kind, namespace, name, .. }| {
+        let key = NamespacedName::new(namespace.unwrap_or(own), *name);
+        match (*group, *kind) {
+            ("gateway.networking.k8s.io", "Gateway") => index.waypoint(&key).is_some(),
+            ("" | "core", "Service") => of_service(&key),
+            _ => false,
+        }
+    })
+}

@@ -1,0 +1,105 @@
+//! What is said of RequestPolicies, for each of their targets.
+
+use super::{GATEWAY, mesh, service};
+use crate::source::{Kind, NamespacedName, ObjectKey};
+use crate::status::of;
+use crate::status::patch::patch;
+
+const ROUTES: &str = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: orders, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: a}], rules: [{name: first}, {name: second}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: loose, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: plain}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: calls, namespace: shop}
+spec: {parentRefs: [{name: gate}]}
+";
+
+fn policy(name: &str, year: u32, targets: &str) -> String {
+    format!(
+        "---\napiVersion: ambit.dev/v1alpha1\nkind: RequestPolicy\n\
+         metadata: {{name: {name}, namespace: shop, generation: 4, creationTimestamp: '{year}-01-01T00:00:00Z'}}\n\
+         spec: {{targetRefs: [{targets}], fault: {{abort: {{status: 503}}}}}}\n"
+    )
+}
+
+fn route(kind: &str, name: &str) -> String {
+    format!("{{group: gateway.networking.k8s.io, kind: {kind}, name: {name}}}")
+}
+
+fn of_service(name: &str) -> String {
+    format!("{{group: '', kind: Service, name: {name}}}")
+}
+
+/// `ancestor: status reason: message` of each condition of the policy `x`, made in 2026, with these targets.
+#[track_caller]
+fn check(targets: &str, more: &str, expected: &[&str]) {
+    let services = [service("a", "shop", "gate"), service("plain", "shop", "none")].concat();
+    let index = mesh(&format!("{GATEWAY}{services}{ROUTES}{}{more}", policy("x", 2026, targets)));
+    let key = ObjectKey { kind: Kind::RequestPolicy, name: NamespacedName::new("shop", "x") };
+    let status = of(&index, &key, None).unwrap();
+    let said: Vec<String> = status
+        .conditions
+        .iter()
+        .map(|c| format!("{}: {}={} {}: {}", c.parent.as_deref().unwrap(), c.r#type, c.status, c.reason, c.message))
+        .collect();
+    let good = said.len() == expected.len() && said.iter().zip(expected).all(|(said, part)| said.starts_with(part));
+    assert!(good, "{targets}: {said:#?}");
+    assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(4)));
+    let written = patch(None, &status, "2026-02-02T00:00:00Z").unwrap();
+    assert_eq!(written["ancestors"].as_array().unwrap().len(), expected.len(), "{written}");
+}
+
+#[test]
+fn a_request_policy_says_for_each_target_whether_it_holds() {
+    let targets = [of_service("a"), route("HTTPRoute", "orders"), route("GRPCRoute", "calls")].join(", ");
+    check(
+        &targets,
+        "",
+        &[
+            "Service shop/a: Accepted=True Accepted: Attached",
+            "HTTPRoute shop/orders: Accepted=True Accepted",
+            "GRPCRoute shop/calls: Accepted=True Accepted",
+        ],
+    );
+    let missing = [of_service("gone"), route("GRPCRoute", "orders"), of_service("plain"), route("HTTPRoute", "loose")].join(", ");
+    check(
+        &missing,
+        "",
+        &[
+            "Service shop/gone: Accepted=False TargetNotFound: Service shop/gone does not exist",
+            "GRPCRoute shop/orders: Accepted=False TargetNotFound",
+            "Service shop/plain: Accepted=False AncestorNotBound: Service shop/plain has no waypoint",
+            "HTTPRoute shop/loose: Accepted=False AncestorNotBound",
+        ],
+    );
+    let rules = ["second", "third"].map(|rule| route("HTTPRoute", "orders").replace('}', &format!(", sectionName: {rule}}}")));
+    check(
+        &rules.join(", "),
+        "",
+        &[
+            "HTTPRoute shop/orders: Accepted=True",
+            "HTTPRoute shop/orders: Accepted=False TargetNotFound: HTTPRoute shop/orders has no rule with the name third",
+        ],
+    );
+}
+
+#[test]
+fn of_two_request_policies_for_one_target_the_older_one_holds() {
+    let own = [of_service("a"), route("HTTPRoute", "orders")].join(", ");
+    let older = policy("older", 2025, &of_service("a"));
+    let conflict = "Service shop/a: Accepted=False Conflicted: RequestPolicy shop/older has the same target";
+    check(&own, &older, &[conflict, "HTTPRoute shop/orders: Accepted=True"]);
+    let younger = policy("a", 2027, &own);
+    check(&own, &younger, &["Service shop/a: Accepted=True", "HTTPRoute shop/orders: Accepted=True"]);
+    let rule = route("HTTPRoute", "orders").replace('}', ", sectionName: first}");
+    let specific = policy("specific", 2025, &rule);
+    check(&own, &specific, &["Service shop/a: Accepted=True", "HTTPRoute shop/orders: Accepted=True"]);
+}

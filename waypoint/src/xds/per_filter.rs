@@ -1,0 +1,48 @@
+//! What routes, and the virtual hosts that they are in, say for single filters (`typed_per_filter_config`).
+
+use std::{collections::HashMap, sync::Arc};
+
+use ambit_api::envoy::pb::google::protobuf::Any;
+use ambit_model::route::{Cors, Fault, LocalLimit, Session};
+
+use super::{
+    cors, fault, limit,
+    read::{Compiled, Problem, Under},
+    session,
+};
+
+/// What is said for filters.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    pub cors: Option<Cors>,
+    pub fault: Option<Arc<Fault>>,
+    pub limit: Option<Arc<LocalLimit>>,
+    /// `Some(None)` turns sessions off.
+    pub session: Option<Option<Session>>,
+}
+
+impl Said {
+    /// What a route or a virtual host says.
+    pub fn read(mut said: HashMap<String, Any>) -> Compiled<Self> {
+        let read = Self {
+            cors: cors::per_filter(&mut said)?,
+            fault: said.remove(fault::NAME).map(|any| fault::fault(&any)).transpose().under(fault::NAME)?,
+            limit: said.remove(limit::NAME).map(|any| limit::of_routes(&any)).transpose().under(limit::NAME)?,
+            session: said.remove(session::NAME).map(|any| session::per_route(&any)).transpose().under(session::NAME)?,
+        };
+        match said.keys().min() {
+            Some(other) => Err(Problem::new(format!("{other} is not implemented"))),
+            None => Ok(read),
+        }
+    }
+
+    /// The same with what `outer` says of filters of which nothing is said here.
+    pub fn or(self, outer: &Self) -> Self {
+        Self {
+            cors: self.cors.or_else(|| outer.cors.clone()),
+            fault: self.fault.or_else(|| outer.fault.clone()),
+            limit: self.limit.or_else(|| outer.limit.clone()),
+            session: self.session.or_else(|| outer.session.clone()),
+        }
+    }
+}
