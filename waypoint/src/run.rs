@@ -16,7 +16,7 @@ use ambit_xds::client::{Credentials, Subscriptions, Target};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    Config, Error, explain,
+    Config, Error, edge, explain,
     observe::Telemetry,
     proxy::{Limits, Proxy},
     terminate,
@@ -99,6 +99,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(Server::new().with_metrics(metrics).run(bind(config.metrics)?, admin_watch.clone()));
     tasks.spawn(Server::new().with_readiness(readiness).run(bind(config.ready)?, admin_watch));
     let listener = bind(config.hbone)?;
+    tasks.spawn(edge::run(proxy.clone(), store.ports(), watch.clone()));
     tasks.spawn(terminate::accept_loop(proxy.clone(), listener, watch));
     tracing::info!(%identity, hbone = %config.hbone, xds = control_plane.xds_address, "waypoint started");
 

@@ -132,6 +132,10 @@ async fn answer(mut request: Request<Body>, port: u16, arrivals: Arrivals) -> an
         Response::builder().status(status).header(BACKEND, port.to_string()).header("server", "fixture").header("date", DATE);
     let response = response.header("x-remove-me", "1").header("set-cookie", "a=1").header("set-cookie", "b=2");
     // These have no body.
-    let body = if [204, 304].contains(&status) { String::new() } else { format!("{port} has it") };
+    let body = if [204, 304].contains(&status) || request.method() == http::Method::HEAD {
+        String::new()
+    } else {
+        format!("{port} has it")
+    };
     Ok(response.header("cache-control", "no-store").body(Full::new(Bytes::from(body)))?)
 }

@@ -19,6 +19,10 @@ pub async fn ask(mesh: &Mesh, service: &Service, request: &Request) -> anyhow::R
     if hosts != 1 || !request.target.starts_with('/') || !plain(&request.target) || request.target.contains('#') {
         return Ok(None);
     }
+    // Nobody knows where its body ends.
+    if request.header("transfer-encoding").is_some_and(|coding| coding != "chunked") {
+        return Ok(None);
+    }
     let headers = request.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
     let headers: Vec<String> = headers.map(|(name, value)| format!("{name}:{value}")).collect();
     let query = format!(

@@ -117,6 +117,9 @@ struct Written {
     ours: Option<String>,
     envoys: Option<String>,
     request: Option<String>,
+    /// Both say the same once their values are in one line.
+    #[serde(default)]
+    joined: bool,
     /// Why it is wanted.
     reason: String,
 }
@@ -129,6 +132,7 @@ pub struct Known {
     ours: Option<Regex>,
     envoys: Option<Regex>,
     request: Option<Regex>,
+    joined: bool,
 }
 
 impl Known {
@@ -148,21 +152,24 @@ impl Known {
         let parts = [("ours", &written.ours), ("envoys", &written.envoys), ("request", &written.request)];
         let said = parts.iter().filter_map(|&(name, text)| Some(format!(", {name} {}", text.as_ref()?)));
         Ok(Self {
-            text: format!("{}{}", written.field, said.collect::<String>()),
+            text: format!("{}{}{}", written.field, said.collect::<String>(), if written.joined { ", joined" } else { "" }),
             met: Cell::new(0),
             field: whole(&written.field)?,
             ours: maybe(written.ours.as_ref())?,
             envoys: maybe(written.envoys.as_ref())?,
             request: maybe(written.request.as_ref())?,
+            joined: written.joined,
         })
     }
 
     /// Whether it is about this difference of a request.
     pub fn is(&self, difference: &Difference, request: &str) -> bool {
+        let joined = |text: &str| text.replace(" | ", ",").replace("; ", ",");
         let holds = |expression: &Option<Regex>, text: &str| expression.as_ref().is_none_or(|found| found.is_match(text));
         self.field.is_match(&difference.field)
             && holds(&self.ours, &difference.ours)
             && holds(&self.envoys, &difference.envoys)
             && holds(&self.request, request)
+            && (!self.joined || joined(&difference.ours) == joined(&difference.envoys))
     }
 }

@@ -86,12 +86,18 @@ impl Channel {
     }
 }
 
+/// RFC 9113, section 8.2.2.
+fn may_be_in_http2(name: &str, value: &str) -> bool {
+    let name = name.to_lowercase();
+    !NOT_IN_HTTP2.contains(&name.as_str()) && (name != "te" || value == "trailers")
+}
+
 fn in_http2(request: &Request, id: &str) -> Result<http::Request<Full<Bytes>>, http::Error> {
     let host = request.header("host").unwrap_or_default();
     let uri = Uri::builder().scheme("http").authority(host).path_and_query(request.target.as_str()).build()?;
     let method = Method::from_bytes(request.method.as_bytes())?;
     let mut written = http::Request::builder().method(method).uri(uri).version(Version::HTTP_2).header(ID, id);
-    for (name, value) in request.headers.iter().filter(|(name, _)| !NOT_IN_HTTP2.contains(&name.to_lowercase().as_str())) {
+    for (name, value) in request.headers.iter().filter(|(name, value)| may_be_in_http2(name, value)) {
         written = written.header(name, value);
     }
     written.body(Full::from(if request.body.is_empty() { "" } else { BODY }))

@@ -18,7 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The first argument that makes this program a pod: `pod <name> <identity> <authority directory> <waypoint identity>`.
+/// The first argument that makes this program a pod: `pod <name> <identity> <authority directory> <identities>`,
+/// the last of who may open tunnels to it, with commas between.
 pub const POD: &str = "fixture-pod";
 const PARTS: [&str; 3] = ["istiod", "waypoint", "envoy"];
 
@@ -43,11 +44,12 @@ pub fn run() -> Option<ExitCode> {
     })
 }
 
-/// A pod whose node proxy is this process: HBONE on 15008 for the waypoint alone, HTTP on 8080, and on 5432 a server that
+/// A pod whose node proxy is this process: HBONE on 15008 for those who are named alone, HTTP on 8080, and on 5432 a server that
 /// speaks first.
 async fn pod(arguments: &[String]) -> anyhow::Result<()> {
-    let [_, _, name, identity, directory, waypoint] = arguments else { anyhow::bail!("wrong arguments: {arguments:?}") };
-    let (identity, waypoint): (SpiffeId, SpiffeId) = (identity.parse()?, waypoint.parse()?);
+    let [_, _, name, identity, directory, known] = arguments else { anyhow::bail!("wrong arguments: {arguments:?}") };
+    let identity: SpiffeId = identity.parse()?;
+    let known: Arc<[SpiffeId]> = known.split(',').map(str::parse).collect::<Result<_, _>>()?;
     let authority = Authority::load_or_create(&PathBuf::from(directory), identity.trust_domain())?;
     let svid = LocalSource::new(Arc::new(authority), Duration::from_secs(3600)).svid(&identity)?;
     let tls = ambit_tls::server_config(&svid, &[])?;
@@ -59,10 +61,10 @@ async fn pod(arguments: &[String]) -> anyhow::Result<()> {
     tokio::spawn(serve_banner(banner));
     loop {
         let (stream, _) = hbone.accept().await?;
-        let (tls, waypoint) = (Arc::clone(&tls), waypoint.clone());
+        let (tls, known) = (Arc::clone(&tls), Arc::clone(&known));
         tokio::spawn(async move {
             let (stream, peer) = ambit_tls::handshake::accept(stream, tls, Duration::from_secs(5)).await?;
-            let known = peer == waypoint;
+            let known = known.contains(&peer);
             server::serve(stream, &ServerConfig::default(), std::future::pending(), move |incoming| tunnel(incoming, known))
                 .await?;
             anyhow::Ok(())
@@ -70,7 +72,7 @@ async fn pod(arguments: &[String]) -> anyhow::Result<()> {
     }
 }
 
-/// The end of a tunnel: only the waypoint may come this way.
+/// The end of a tunnel: only those who are named may come this way.
 async fn tunnel(incoming: Incoming, known: bool) {
     let port = incoming.authority().ok().map(ambit_hbone::Authority::port);
     let Some(port) = port.filter(|_| known) else {

@@ -3,6 +3,7 @@
 
 mod child;
 mod client;
+mod edge;
 mod explained;
 mod mesh;
 mod objects;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         routing::tests(&mut suite);
         policy::tests(&mut suite);
         explained::tests(&mut suite);
+        edge::tests(&mut suite);
         streams::tests(&mut suite);
         trials.append(&mut suite.trials);
         meshes.push(mesh);

@@ -1,7 +1,7 @@
 //! A node with a waypoint, its backends and a client, and the control plane on a node of its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,8 @@ impl Driver {
 pub struct Mesh {
     pub bed: Bed,
     pub waypoint: Pod,
+    /// Where the proxy of a Gateway at the edge of the mesh runs, once it is started.
+    pub edge: Pod,
     pub client: Pod,
     pub v1: Pod,
     pub liar: Pod,
@@ -64,6 +66,8 @@ pub struct Mesh {
     /// The waypoint's process.
     pub process: Process,
     certificates: LocalSource,
+    driver: Driver,
+    discovery: SocketAddr,
     source: PathBuf,
 }
 
@@ -85,10 +89,10 @@ impl Mesh {
         let certificates = LocalSource::new(Arc::clone(&authority), Duration::from_secs(3600));
 
         let mut pods = Vec::new();
-        for name in ["v1", "v2", "liar", "outside", "waypoint", "client"] {
+        for name in ["v1", "v2", "liar", "outside", "waypoint", "edge", "client"] {
             pods.push(node.add_pod(PodSpec::new("shop", name)).await?);
         }
-        let [v1, v2, liar, outside, waypoint, client] = pods.try_into().expect("six pods");
+        let [v1, v2, liar, outside, waypoint, edge, client] = pods.try_into().expect("seven pods");
         let object = |name, app, account, pod: &Pod| PodObject { name, app, account, addresses: pod.ips() };
         let objects = objects::fixed(
             families,
@@ -97,6 +101,7 @@ impl Mesh {
                 object("v2", "billing", "billing", &v2),
                 object("liar", "liar", "honest", &liar),
                 object("waypoint-0", "waypoint", "waypoint", &waypoint),
+                object("edge-0", "edge", "edge", &edge),
             ],
         );
         std::fs::write(source.join("mesh.yaml"), objects)?;
@@ -106,34 +111,35 @@ impl Mesh {
         let istiod = Command::this_program().name("istiod").arg("istiod").arg("--source-dir").arg(&source).arg("--state-dir");
         let log = |name: &str| Output::File(bed.dir().join(format!("{name}.log")));
         control_plane.spawn(istiod.arg(&state).output(log("istiod")))?;
+        let known = format!("{},{}", identity("waypoint"), identity("edge"));
         let fixtures =
             [(&v1, "v1", "billing"), (&v2, "v2", "billing"), (&liar, "liar", "somebody-else"), (&outside, "outside", "outside")];
         for (pod, name, account) in fixtures {
             let fixture = Command::this_program().name(name).args([POD, name, &identity(account).to_string()]).arg(&state);
-            pod.spawn(fixture.arg(identity("waypoint").to_string()).output(log(name)))?;
+            pod.spawn(fixture.arg(known.as_str()).output(log(name)))?;
         }
-        let token = bed.dir().join("token");
-        std::fs::write(&token, mint(&state)?)?;
         let access_log = bed.dir().join("access.log");
-        let command = Command::this_program()
-            .name("waypoint")
-            .args(driver.arguments())
-            .args(["--name", "waypoint", "--namespace", "shop", "--service-account", "waypoint", "--pod-name", "waypoint-0"])
-            .args(["--pod-ip", &waypoint.ip().to_string()])
-            .args(["--xds-address", &discovery.to_string()])
-            .args(["--ca-address", &discovery.to_string()])
-            .arg("--ca-root")
-            .arg(state.join("root-cert.pem"))
-            .arg("--token")
-            .arg(&token)
-            .arg("--access-log")
-            .arg(&access_log)
-            .output(log("waypoint"));
+        let command = proxy(driver, "waypoint", &waypoint, discovery, bed.dir())?.arg("--access-log").arg(&access_log);
         wait_for("the root certificate", || async { ensure_exists(&state.join("root-cert.pem")) }).await?;
         wait_for("the control plane", || async { Ok(client.connect(discovery).await?) }).await?;
         let process = waypoint.spawn(command)?;
         let pool = Pool::new(PoolConfig::default());
-        let mesh = Self { bed, waypoint, client, v1, liar, access_log, pool, authority, process, certificates, source };
+        let mesh = Self {
+            bed,
+            waypoint,
+            edge,
+            client,
+            v1,
+            liar,
+            access_log,
+            pool,
+            authority,
+            process,
+            certificates,
+            driver,
+            discovery,
+            source,
+        };
         wait_for("the waypoint", || mesh.ready()).await.with_context(|| mesh.logs())?;
         Ok(mesh)
     }
@@ -157,6 +163,14 @@ impl Mesh {
         Ok(std::fs::write(self.source.join(format!("{name}.yaml")), objects::over(self.bed.families(), &object))?)
     }
 
+    /// Adds a Gateway called `edge`, and starts its proxy, of the same kind as the waypoint; which goes on until the mesh ends.
+    pub async fn start_edge(&self, objects: &str) -> anyhow::Result<()> {
+        std::fs::write(self.source.join("edge.yaml"), objects)?;
+        let command = proxy(self.driver, "edge", &self.edge, self.discovery, self.bed.dir())?;
+        self.edge.spawn(command.arg("--access-log").arg(self.bed.dir().join("edge-access.log")))?;
+        Ok(())
+    }
+
     async fn ready(&self) -> anyhow::Result<()> {
         let stream = self.client.connect((self.waypoint.ip(), 15021).into()).await?;
         let (status, ..) = crate::client::over(stream, crate::client::get("/healthz/ready")).await?;
@@ -169,7 +183,7 @@ impl Mesh {
     /// What the programs said, for a failure.
     pub fn logs(&self) -> String {
         let mut text = String::new();
-        for name in ["istiod.log", "waypoint.log", "access.log"] {
+        for name in ["istiod.log", "waypoint.log", "access.log", "edge.log", "edge-access.log"] {
             let log = std::fs::read_to_string(self.bed.dir().join(name)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().filter(|line| !line.contains("work-in-progress")).collect();
             text += &format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"));
@@ -178,17 +192,36 @@ impl Mesh {
     }
 }
 
-fn ensure_exists(path: &std::path::Path) -> anyhow::Result<()> {
+fn ensure_exists(path: &Path) -> anyhow::Result<()> {
     ensure!(path.exists(), "{} does not exist", path.display());
     Ok(())
 }
 
-/// The token a kubelet would give to the waypoint's pod.
-fn mint(state: &std::path::Path) -> anyhow::Result<String> {
+/// The program that runs in a pod `NAME-0` for the Gateway and the account of the name.
+fn proxy(driver: Driver, name: &str, pod: &Pod, discovery: SocketAddr, directory: &Path) -> anyhow::Result<Command> {
+    let (state, token) = (directory.join("state"), directory.join(format!("{name}.token")));
+    std::fs::write(&token, mint(&state, name)?)?;
+    let command = Command::this_program()
+        .name(name)
+        .args(driver.arguments())
+        .args(["--name", name, "--namespace", "shop", "--service-account", name, "--pod-name", &format!("{name}-0")])
+        .args(["--pod-ip", &pod.ip().to_string()])
+        .args(["--xds-address", &discovery.to_string()])
+        .args(["--ca-address", &discovery.to_string()])
+        .arg("--ca-root")
+        .arg(state.join("root-cert.pem"))
+        .arg("--token")
+        .arg(&token);
+    Ok(command.output(Output::File(directory.join(format!("{name}.log")))))
+}
+
+/// The token a kubelet would give to the pod of a proxy.
+fn mint(state: &Path, name: &str) -> anyhow::Result<String> {
+    let pod = format!("{name}-0");
     let bound = Bound {
         namespace: "shop".parse()?,
-        pod: Some(ObjectReference::new("waypoint-0", "uid-waypoint-0")),
-        serviceaccount: ObjectReference::new("waypoint", ""),
+        pod: Some(ObjectReference::new(pod.as_str(), format!("uid-{pod}").as_str())),
+        serviceaccount: ObjectReference::new(name, ""),
         node: Some(ObjectReference::new("node-1", "")),
     };
     Ok(Signer::load_or_create(state)?.sign(&Claims::new(&["istio-ca"], bound, Duration::from_secs(3600)))?)

@@ -64,12 +64,59 @@ async fn a_gateway_becomes_a_waypoint_that_stays_as_its_gateway_wants_it() {
     on_request(&bed).await;
     to_an_autoscaler(&bed).await;
     made_anew(&bed).await;
+    at_the_edge(&bed).await;
 
     // Another class: nothing of it is wanted any more.
     bed.apply(&gateway("other", "")).await;
     for part in PARTS {
         bed.until(part, "gate", Value::is_null).await;
     }
+}
+
+/// A Gateway of the other class has a Service with the ports of its listeners, and a route on it is told so in the name of its controller.
+async fn at_the_edge(bed: &Bed) {
+    let class =
+        bed.until("gatewayclass", "ambit", |class| said(&class["status"]["conditions"]) == ["Accepted=True Accepted"]).await;
+    assert_eq!(class["spec"]["controllerName"], "ambit.dev/gateway-controller");
+    bed.apply(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop, annotations: {networking.istio.io/service-type: NodePort}}
+spec:
+  gatewayClassName: ambit
+  listeners:
+  - {name: web, port: 80, protocol: HTTP, hostname: '*.example.com'}
+  - {name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: edge, namespace: shop}
+spec: {parentRefs: [{name: edge}], hostnames: [www.example.com]}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: edge-1, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: edge}}, spec: {containers: [{name: c, image: i}]}}
+",
+    )
+    .await;
+    let ready = json!({"status": {"phase": "Running", "podIP": "10.1.0.2", "podIPs": [{"ip": "10.1.0.2"}], "conditions": [{"type": "Ready", "status": "True"}]}});
+    bed.patch("pod", "edge-1", &ready, true).await;
+    let gateway = bed
+        .until("gateway", "edge", |gateway| {
+            let first = &gateway["status"]["listeners"][0];
+            said(&gateway["status"]["conditions"]) == ["Accepted=True ListenersNotValid", "Programmed=True Programmed"]
+                && first["attachedRoutes"] == 1
+        })
+        .await;
+    assert_eq!(said(&gateway["status"]["listeners"][1]["conditions"])[0], "Accepted=False UnsupportedProtocol");
+    let service = bed.get("service", "edge").await;
+    assert!(is_owned_by(&service, &gateway), "{service:#}");
+    let port = &service["spec"]["ports"][0];
+    assert_eq!((&service["spec"]["type"], &port["port"], &port["targetPort"]), (&json!("NodePort"), &json!(80), &json!(10080)));
+    assert_eq!(service["spec"]["ports"].as_array().unwrap().len(), 1);
+    let parents = |route: &Value| route["status"]["parents"].clone();
+    let route = bed.until("httproute", "edge", |route| parents(route).is_array()).await;
+    assert_eq!(parents(&route)[0]["controllerName"], "ambit.dev/gateway-controller");
+    assert_eq!(said(&parents(&route)[0]["conditions"]), ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
+    bed.assert_quiet(&[("gateway", "edge"), ("httproute", "edge"), ("service", "edge"), ("deployment", "edge")]).await;
 }
 
 /// What is edited by hand is corrected, but for the replicas, which are an autoscaler's.

@@ -1,24 +1,39 @@
-//! From a Gateway to the objects of its waypoint.
+//! From a Gateway to the objects of its waypoint, or of its proxy at the edge of the mesh.
+
+use std::collections::BTreeSet;
 
 use gateway_api::gateways::Gateway;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::parameters::merge;
-use super::{APPLIED, CLASS_LABEL, MANAGED_BY, MANAGER, Manifest, Options, Parameters, Part, pod};
-use crate::index::{MeshConfig, label};
+use super::{APPLIED, CLASS_LABEL, MANAGED_BY, MANAGER, Manifest, Options, Parameters, Part, Role, pod};
+use crate::index::{MeshConfig, container_port, label, unserved};
 use crate::source::NamespacedName;
 
 /// The objects of the waypoint that a Gateway asks for, in the order in which they are made. `image` is what its pods run.
 #[must_use]
 pub fn desired(gateway: &Gateway, parameters: &Parameters, mesh: &MeshConfig, options: &Options, image: &str) -> Vec<Manifest> {
+    made(gateway, Role::Waypoint, parameters, mesh, options, image)
+}
+
+/// The same for a Gateway of either role.
+#[must_use]
+pub fn made(
+    gateway: &Gateway,
+    role: Role,
+    parameters: &Parameters,
+    mesh: &MeshConfig,
+    options: &Options,
+    image: &str,
+) -> Vec<Manifest> {
     let name = NamespacedName::of(&gateway.metadata);
     let parts = Part::ALL.into_iter().filter(|part| parameters.asks_for(*part));
     let manifests = parts.map(|part| {
         let mut value = match part {
             Part::ServiceAccount => json!({ "automountServiceAccountToken": false }),
-            Part::Service => service(&name),
-            Part::Deployment => deployment(gateway, &name, mesh, options, image),
+            Part::Service => service(&name, role.service_type(), &ports(gateway, role)),
+            Part::Deployment => deployment(gateway, &name, &ports(gateway, role), pod::spec(&name, mesh, options, image)),
             Part::PodDisruptionBudget => budget(&name),
             Part::HorizontalPodAutoscaler => autoscaler(&name),
         };
@@ -37,7 +52,7 @@ pub fn desired(gateway: &Gateway, parameters: &Parameters, mesh: &MeshConfig, op
             remove(&mut value, &["spec", "minAvailable"]);
         }
         // Last, so that nobody's labels take the waypoint apart.
-        merge(&mut value, &identity(gateway, &name, part));
+        merge(&mut value, &identity(gateway, &name, part, role));
         value["metadata"]["annotations"][APPLIED] = Value::String(digest(&value));
         Manifest { part, name: name.clone(), value }
     });
@@ -45,7 +60,7 @@ pub fn desired(gateway: &Gateway, parameters: &Parameters, mesh: &MeshConfig, op
 }
 
 /// What makes an object this part of this waypoint.
-fn identity(gateway: &Gateway, name: &NamespacedName, part: Part) -> Value {
+fn identity(gateway: &Gateway, name: &NamespacedName, part: Part, role: Role) -> Value {
     let labels = json!({
         label::GATEWAY_NAME: &*name.name,
         CLASS_LABEL: gateway.spec.gateway_class_name,
@@ -69,7 +84,7 @@ fn identity(gateway: &Gateway, name: &NamespacedName, part: Part) -> Value {
     });
     if part == Part::Deployment {
         let mut labels = labels;
-        merge(&mut labels, &pod::labels(&name.name));
+        merge(&mut labels, &pod::labels(&name.name, role));
         value["spec"] = json!({ "template": { "metadata": { "labels": labels } } });
     }
     value
@@ -92,20 +107,48 @@ fn selector(name: &NamespacedName) -> Value {
     json!({ label::GATEWAY_NAME: &*name.name })
 }
 
-fn service(name: &NamespacedName) -> Value {
+/// A port that clients come to.
+struct Port {
+    name: String,
+    number: u16,
+    in_pod: u16,
+    protocol: &'static str,
+}
+
+/// The port of tunnels, or those of the listeners that serve at the edge, each once.
+fn ports(gateway: &Gateway, role: Role) -> Vec<Port> {
+    if role == Role::Waypoint {
+        return vec![Port { name: "mesh".into(), number: 15008, in_pod: 15008, protocol: "hbone" }];
+    }
+    let serving = gateway.spec.listeners.iter().filter(|listener| unserved(gateway, listener).is_none());
+    let numbers: BTreeSet<u16> = serving.filter_map(|listener| u16::try_from(listener.port).ok()).collect();
+    let port = |number| Port { name: format!("http-{number}"), number, in_pod: container_port(number), protocol: "http" };
+    numbers.into_iter().map(port).collect()
+}
+
+fn service(name: &NamespacedName, service_type: &str, ports: &[Port]) -> Value {
+    let ports = ports.iter().map(|port| {
+        json!({
+            "name": port.name, "port": port.number, "protocol": "TCP", "targetPort": port.in_pod, "appProtocol": port.protocol,
+        })
+    });
     json!({
         "spec": {
-            "type": "ClusterIP",
+            "type": service_type,
             "ipFamilyPolicy": "PreferDualStack",
             "selector": selector(name),
-            "ports": [
-                { "name": "mesh", "port": 15008, "protocol": "TCP", "targetPort": 15008, "appProtocol": "hbone" },
-            ],
+            "ports": ports.collect::<Vec<_>>(),
         },
     })
 }
 
-fn deployment(gateway: &Gateway, name: &NamespacedName, mesh: &MeshConfig, options: &Options, image: &str) -> Value {
+fn deployment(gateway: &Gateway, name: &NamespacedName, ports: &[Port], mut pod: Value) -> Value {
+    // The port of tunnels is open in any case.
+    if let Some(listed) = pod.pointer_mut("/containers/0/ports").and_then(Value::as_array_mut) {
+        let further = ports.iter().filter(|port| port.in_pod != 15008);
+        let further = further.map(|port| json!({ "name": port.name, "containerPort": port.in_pod, "protocol": "TCP" }));
+        listed.extend(further);
+    }
     json!({
         "spec": {
             "selector": { "matchLabels": selector(name) },
@@ -117,7 +160,7 @@ fn deployment(gateway: &Gateway, name: &NamespacedName, mesh: &MeshConfig, optio
                     "labels": infrastructure(gateway, |infrastructure| infrastructure.labels.as_ref()),
                     "annotations": pod::annotations(infrastructure(gateway, |infrastructure| infrastructure.annotations.as_ref())),
                 },
-                "spec": pod::spec(name, mesh, options, image),
+                "spec": pod,
             },
         },
     })

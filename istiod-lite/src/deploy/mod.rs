@@ -1,4 +1,4 @@
-//! Waypoints as resources: a Gateway of a waypoint class becomes a ServiceAccount, a Service and a Deployment, and on request a
+//! Waypoints as resources: a Gateway of a waypoint class, or at the edge of the mesh, becomes a ServiceAccount, a Service and a Deployment, and on request a
 //! PodDisruptionBudget and a HorizontalPodAutoscaler.
 //!
 //! [`desired`] is a pure function of the Gateway, its parameters and the [`Options`]. The [`Deployer`] holds what it gives against
@@ -17,6 +17,7 @@ mod owned;
 mod parameters;
 mod pod;
 mod reports;
+mod role;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -25,10 +26,11 @@ use kube::core::discovery::ApiResource;
 use serde_json::Value;
 
 pub use compare::covers;
-pub use desired::desired;
+pub use desired::{desired, made};
 pub use options::{Options, PullPolicy};
 pub use parameters::Parameters;
 pub use reports::{Deployed, Reports};
+pub use role::{Role, SERVICE_TYPE};
 pub use writer::Deployer;
 
 use std::sync::Arc;

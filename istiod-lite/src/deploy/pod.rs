@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Options;
+use super::{Options, Role};
 use crate::index::{MeshConfig, label};
 use crate::source::NamespacedName;
 
@@ -14,13 +14,13 @@ const USER: u32 = 1337;
 /// of all nodes, while it may be the only one that they know.
 const LINGER: u32 = 5;
 
-/// Labels that the mesh reads: the pod speaks HBONE itself, and nothing in it is captured.
-pub fn labels(name: &str) -> Value {
-    json!({
-        label::TUNNEL: "http",
-        label::DATAPLANE_MODE: "none",
-        "service.istio.io/canonical-name": name,
-    })
+/// Labels that the mesh reads: a waypoint speaks HBONE itself, and nothing in the pod is captured.
+pub fn labels(name: &str, role: Role) -> Value {
+    // What comes to the edge of the mesh comes in clear, from pods of the mesh as well.
+    let mut labels = if role == Role::Waypoint { json!({ label::TUNNEL: "http" }) } else { json!({}) };
+    labels[label::DATAPLANE_MODE] = json!("none");
+    labels["service.istio.io/canonical-name"] = json!(name);
+    labels
 }
 
 /// The given annotations, with those by which Prometheus finds the metrics where they are not among them.

@@ -10,7 +10,9 @@ use gateway_api::gateways::Gateway;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::index::MeshConfig;
+use crate::index::{Index, MeshConfig};
+use crate::source::Event;
+use crate::source::testing::objects;
 
 #[derive(serde::Deserialize)]
 struct Input {
@@ -58,6 +60,59 @@ fn replicas_are_nobodys_business_unless_the_parameters_say_so() {
     let deployment = |case| made(case).into_iter().find(|manifest| manifest.part == Part::Deployment).unwrap().value;
     assert_eq!(deployment("plain").pointer("/spec/replicas"), None);
     assert_eq!(deployment("parameters").pointer("/spec/replicas"), None, "an autoscaler was asked for");
+}
+
+#[test]
+fn a_gateway_at_the_edge_becomes_a_service_with_the_ports_of_its_listeners() {
+    let gateway: Gateway = serde_json::from_value(json!({
+        "metadata": {"name": "edge", "namespace": "shop", "uid": "u1"},
+        "spec": {
+            "gatewayClassName": "ambit",
+            "listeners": [
+                {"name": "a", "port": 80, "protocol": "HTTP", "hostname": "a.example.com"},
+                {"name": "b", "port": 80, "protocol": "HTTP"},
+                {"name": "c", "port": 8080, "protocol": "HTTP"},
+                {"name": "d", "port": 443, "protocol": "HTTPS"},
+            ],
+        },
+    }))
+    .unwrap();
+    let mesh = MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes");
+    let role = Role::Edge { service_type: "NodePort" };
+    let manifests = super::made(&gateway, role, &Parameters::default(), &mesh, &Options::default(), "ambit:1.2");
+    let spec = |part| manifests.iter().find(|manifest| manifest.part == part).unwrap().value["spec"].clone();
+    let service = spec(Part::Service);
+    assert_eq!(service["type"], "NodePort");
+    let expected = json!([
+        {"name": "http-80", "port": 80, "protocol": "TCP", "targetPort": 10080, "appProtocol": "http"},
+        {"name": "http-8080", "port": 8080, "protocol": "TCP", "targetPort": 8080, "appProtocol": "http"},
+    ]);
+    assert_eq!(service["ports"], expected);
+    let template = &spec(Part::Deployment)["template"];
+    assert_eq!(template["metadata"]["labels"].get("networking.istio.io/tunnel"), None, "it does not take tunnels for its ports");
+    let container = &template["spec"]["containers"][0];
+    let ports: Vec<&Value> = container["ports"].as_array().unwrap().iter().map(|port| &port["containerPort"]).collect();
+    assert_eq!(ports, [15008, 15020, 15021, 10080, 8080]);
+    assert_eq!(container["securityContext"]["capabilities"], json!({"drop": ["ALL"]}));
+}
+
+#[test]
+fn the_type_of_the_service_at_the_edge_is_said_by_an_annotation() {
+    let role = |annotation: &str| {
+        let mut index = Index::new(MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes"));
+        let text = format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: shop, annotations: {{{annotation}}}}}\nspec: {{gatewayClassName: ambit, listeners: []}}\n"
+        );
+        for object in objects(&text) {
+            index.apply(Event::Upsert(object));
+        }
+        let gateway = index.objects().gateways.values().next().unwrap().clone();
+        Role::of(&index, &gateway).map(Role::service_type)
+    };
+    assert_eq!(role(""), Ok("LoadBalancer"));
+    assert_eq!(role("networking.istio.io/service-type: ClusterIP"), Ok("ClusterIP"));
+    let error = role("networking.istio.io/service-type: ExternalName").unwrap_err();
+    assert!(error.contains("\"ExternalName\" is none of LoadBalancer, NodePort, ClusterIP"), "{error}");
 }
 
 fn refused(key: &str, text: &str) -> String {

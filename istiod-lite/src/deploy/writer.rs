@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep};
 
 use super::apply::{Applier, request};
 use super::owned::Watches;
-use super::{Deployed, Options, Parameters, Part, Reports, WAYPOINT_CLASS, class, desired};
+use super::{Deployed, Options, Parameters, Part, Reports, Role, class, made};
 use crate::index::cluster_scoped;
 use crate::mesh::Mesh;
 use crate::retry;
 use crate::source::NamespacedName;
-use crate::status::{is_ours, unusable};
+use crate::status::is_ours;
 
 /// Changes that follow each other within this time are looked at together.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -91,14 +91,21 @@ impl Deployer {
     }
 
     async fn make_class(&mut self) {
-        let there = cluster_scoped(&self.mesh.index().objects().gateway_classes, WAYPOINT_CLASS).is_some();
-        if there {
+        let missing = {
+            let index = self.mesh.index();
+            let classes = &index.objects().gateway_classes;
+            class::ALL.into_iter().filter(|class| cluster_scoped(classes, class.name).is_none()).collect::<Vec<_>>()
+        };
+        if missing.is_empty() {
             self.class_retry = None;
         } else if self.class_retry.is_none_or(|retry| retry <= Instant::now()) {
-            if let Err(error) = class::create(&self.client).await
-                && self.class_retry.is_none()
-            {
-                tracing::warn!(%error, "cannot make the GatewayClass {WAYPOINT_CLASS}; trying again. Is the Gateway API installed?");
+            for class in missing {
+                if let Err(error) = class.create(&self.client).await
+                    && self.class_retry.is_none()
+                {
+                    let name = class.name;
+                    tracing::warn!(%error, "cannot make the GatewayClass {name}; trying again. Is the Gateway API installed?");
+                }
             }
             self.class_retry = Some(Instant::now() + retry::LAST);
         }
@@ -151,7 +158,11 @@ impl Deployer {
 
     /// Makes the waypoint of one Gateway what it should be. The error is a sentence, and reason to try again.
     async fn deploy(&mut self, gateway: &Gateway, name: &NamespacedName) -> Result<Deployed, String> {
-        if unusable(gateway).is_some() {
+        let role = match Role::of(&self.mesh.index(), gateway) {
+            Ok(role) => role,
+            Err(sentence) => return Ok(Deployed::Refused(sentence)),
+        };
+        if role.unusable(gateway) {
             return Ok(Deployed::Unusable);
         }
         if let Some(sentence) = self.class_fault(gateway) {
@@ -164,7 +175,7 @@ impl Deployer {
             Ok(parameters) => parameters,
             Err(sentence) => return Ok(Deployed::Refused(sentence)),
         };
-        let manifests = desired(gateway, &parameters, self.mesh.index().config(), &self.options, &image);
+        let manifests = made(gateway, role, &parameters, self.mesh.index().config(), &self.options, &image);
         for manifest in &manifests {
             if let Some(sentence) = self.applier.apply(gateway, manifest).await? {
                 return Ok(Deployed::Conflict(sentence));

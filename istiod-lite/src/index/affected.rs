@@ -214,6 +214,10 @@ impl Index {
 
     fn gateway_affected(&self, name: &NamespacedName, changed: &mut Changed) {
         changed.insert(ChangedKey::Waypoint(name.clone()));
+        // Whether services are bound to it decides whether they are reached past it.
+        if self.links.requesters.count(name) > 0 {
+            changed.extend(self.ingresses().cloned().map(ChangedKey::Waypoint));
+        }
         for requester in self.links.requesters.get(name) {
             match requester {
                 Requester::Service(service) => {
@@ -244,6 +248,12 @@ impl Index {
         for (_, pod) in in_namespace(&self.objects().pods, namespace) {
             add_waypoint(self.pod_binding(pod), changed);
         }
+        for (_, route) in in_namespace(&self.objects().http_routes, namespace) {
+            gateways_affected(&Object::HttpRoute(route.clone()), changed);
+        }
+        for (_, route) in in_namespace(&self.objects().grpc_routes, namespace) {
+            gateways_affected(&Object::GrpcRoute(route.clone()), changed);
+        }
     }
 
     fn all_in(&self, namespace: &str, changed: &mut Changed) {
@@ -272,6 +282,8 @@ impl Index {
                 "GatewayClass" => changed.extend(self.waypoints().cloned().map(ChangedKey::Waypoint)),
                 _ => {}
             }
+            // What is enforced at a waypoint must not be gone around.
+            changed.extend(self.ingresses().cloned().map(ChangedKey::Waypoint));
         }
     }
 
@@ -303,4 +315,9 @@ fn add_waypoint(binding: Binding, changed: &mut Changed) {
         }
         Binding::None => {}
     }
+}
+
+/// The Gateways that a route names.
+fn gateways_affected(route: &Object, changed: &mut Changed) {
+    changed.extend(route_parents(route).gateways.into_iter().map(ChangedKey::Waypoint));
 }

@@ -1,8 +1,9 @@
-//! Which routes a waypoint takes that name its Gateway: what is said of a route in its status and what is done with it come from here.
+//! Which routes a waypoint, or a Gateway at the edge of the mesh, takes that name its Gateway: what is said of a route in its status and what is done with it come from here.
 
 use gateway_api::gateways::GatewayListeners;
 
 use super::Index;
+use super::ingress::{shared_hosts, unserved};
 use crate::source::{Kind, NamespacedName};
 
 /// The port and protocol of a waypoint's listener; it has no other.
@@ -21,17 +22,21 @@ pub struct ToListener<'a> {
     pub port: Option<i32>,
     /// The name of the listener that it means, if it says.
     pub section_name: Option<&'a str>,
+    /// The hosts that the route is for, which matter at the edge of the mesh alone.
+    pub hostnames: &'a [String],
 }
 
 /// Why a listener does not take a route: the later, the closer it came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Untaken {
-    /// It is not the one that the route means, or none by which a waypoint is reached.
+    /// It is not the one that the route means, or none by which a waypoint is reached, or none that serves.
     Other,
     /// It takes routes of other kinds.
     Kind,
     /// It takes routes of other namespaces.
     Namespace,
+    /// It is for other hosts.
+    Hostname,
 }
 
 /// Whether a listener takes routes of a kind.
@@ -74,12 +79,20 @@ impl Index {
     ) -> Result<(), Untaken> {
         let is_meant =
             route.section_name.is_none_or(|name| name == listener.name) && route.port.is_none_or(|port| port == listener.port);
-        if !is_meant || (listener.port, listener.protocol.as_str()) != WAYPOINT_LISTENER {
+        let of_gateway = self.objects().gateways.get(gateway);
+        let ingress = of_gateway.filter(|gateway| self.is_ingress(gateway));
+        let serves = match ingress {
+            Some(gateway) => unserved(gateway, listener).is_none(),
+            None => (listener.port, listener.protocol.as_str()) == WAYPOINT_LISTENER,
+        };
+        if !is_meant || !serves {
             Err(Untaken::Other)
         } else if !takes_kind(listener, route.kind) {
             Err(Untaken::Kind)
         } else if !self.listener_admits(listener, gateway, route.namespace) {
             Err(Untaken::Namespace)
+        } else if ingress.is_some() && shared_hosts(listener, route.hostnames).is_empty() {
+            Err(Untaken::Hostname)
         } else {
             Ok(())
         }

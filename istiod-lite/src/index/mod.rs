@@ -9,6 +9,7 @@ mod affected;
 mod binding;
 mod endpoint;
 mod external;
+mod ingress;
 mod keys;
 mod links;
 mod listeners;
@@ -36,6 +37,9 @@ pub use endpoint::{
     service_account,
 };
 pub use external::{External, ExternalKey};
+pub use ingress::{
+    INGRESS_CLASS, INGRESS_CONTROLLER, Kept, Taken, Unserved, container_port, covers_host, hostnames, listener_host, unserved,
+};
 pub use listeners::{ToListener, Untaken, WAYPOINT_LISTENER, takes_kind};
 pub use member::{Members, Ports};
 pub use objects::{Objects, Store, cluster_scoped, in_namespace};

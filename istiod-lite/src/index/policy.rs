@@ -60,6 +60,8 @@ impl Index {
         if holds_anywhere(policy) {
             changed.extend(self.waypoints().cloned().map(ChangedKey::Waypoint));
         }
+        // What is enforced at a waypoint must not be gone around.
+        changed.extend(self.ingresses().cloned().map(ChangedKey::Waypoint));
         for target in policy.spec.targets() {
             let object = NamespacedName::new(name.namespace.clone(), target.name.as_str());
             match target.kind.as_str() {

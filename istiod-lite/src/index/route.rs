@@ -33,6 +33,8 @@ pub struct ParentRef<'a> {
     pub name: &'a str,
     /// The one port meant; all when the route says none.
     pub port: Option<i32>,
+    /// The name of the one listener or port meant; all when the route says none.
+    pub section_name: Option<&'a str>,
 }
 
 /// The parent references of a route, in the order written; none for other objects.
@@ -50,6 +52,7 @@ pub fn parent_refs(route: &Object) -> Vec<ParentRef<'_>> {
                     namespace: parent.namespace.as_deref(),
                     name: &parent.name,
                     port: parent.port,
+                    section_name: parent.section_name.as_deref(),
                 })
                 .collect()
         };

@@ -5,15 +5,20 @@ use std::net::IpAddr;
 use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesKinds};
 use k8s_openapi::api::core::v1::Service;
 
-use super::{CONTROLLER, Condition, Listener, ObjectStatus, route};
+use super::{CONTROLLER, Condition, Listener, ObjectStatus, ingress, route};
 use crate::deploy::{Deployed, Reports};
-use crate::index::{EndpointHealth, Index, ServiceRef, WAYPOINT_LISTENER as HBONE, cluster_scoped, label, takes_kind};
+use crate::index::{
+    EndpointHealth, INGRESS_CONTROLLER, Index, ServiceRef, WAYPOINT_LISTENER as HBONE, cluster_scoped, label, takes_kind,
+};
 use crate::source::{Kind, NamespacedName};
 
-/// Fills in the status of a waypoint's Gateway; `None` for Gateways of other controllers, and for those that the
+/// Fills in the status of a Gateway of this mesh; `None` for Gateways of other controllers, and for those that the
 /// deployer has yet to look at.
 pub(super) fn gateway(index: &Index, name: &NamespacedName, reports: Option<&Reports>, status: &mut ObjectStatus) -> Option<()> {
     let gateway = index.objects().gateways.get(name).filter(|gateway| is_ours(index, gateway))?;
+    if index.is_ingress(gateway) {
+        return ingress::gateway(index, (name, &**gateway), reports, status);
+    }
     let accepted = match reports.map(|reports| reports.get(name)) {
         Some(None) => return None,
         Some(Some(Deployed::Refused(message))) => Condition::new("Accepted", false, "InvalidParameters", message.clone()),
@@ -41,10 +46,10 @@ pub(super) fn gateway(index: &Index, name: &NamespacedName, reports: Option<&Rep
     Some(())
 }
 
-/// Whether a Gateway is a waypoint, and its class, if there is one of that name, this controller's.
+/// Whether a Gateway is at the edge of the mesh, or a waypoint, and its class, if there is one of that name, this controller's.
 pub(crate) fn is_ours(index: &Index, gateway: &Gateway) -> bool {
     let class = cluster_scoped(&index.objects().gateway_classes, &gateway.spec.gateway_class_name);
-    index.is_waypoint(gateway) && class.is_none_or(|class| class.spec.controller_name == CONTROLLER)
+    index.is_ingress(gateway) || index.is_waypoint(gateway) && class.is_none_or(|class| class.spec.controller_name == CONTROLLER)
 }
 
 /// Why no waypoint can be deployed for a Gateway as it is written: reason of the condition `Accepted`, and a sentence.
@@ -87,12 +92,12 @@ fn accepted(gateway: &Gateway) -> Condition {
 }
 
 /// Without a deployer: whoever runs the waypoint writes its address.
-fn by_address(gateway: &Gateway) -> Condition {
+pub(super) fn by_address(gateway: &Gateway) -> Condition {
     let addresses = gateway.status.as_ref().and_then(|status| status.addresses.as_ref());
     if addresses.is_some_and(|all| !all.is_empty()) {
-        Condition::new("Programmed", true, "Programmed", "The waypoint has an address")
+        Condition::new("Programmed", true, "Programmed", "The Gateway has an address")
     } else {
-        Condition::new("Programmed", false, "AddressNotAssigned", "The waypoint has no address yet")
+        Condition::new("Programmed", false, "AddressNotAssigned", "The Gateway has no address yet")
     }
 }
 
@@ -114,6 +119,16 @@ fn reached_at(index: &Index, gateway: &Gateway, name: &NamespacedName) -> (bool,
     };
     let ready =
         index.endpoints(&ServiceRef::Kubernetes(name.clone())).iter().any(|endpoint| endpoint.health == EndpointHealth::Healthy);
+    let mut addresses = cluster_addresses(service);
+    let held = gateway.status.as_ref().and_then(|status| status.addresses.as_ref()).into_iter().flatten();
+    if !ready && !held.into_iter().any(|held| addresses.contains(&held.value)) {
+        addresses.clear();
+    }
+    (ready, addresses)
+}
+
+/// The addresses of a Service in its cluster.
+pub(super) fn cluster_addresses(service: &Service) -> Vec<String> {
     let spec = service.spec.as_ref();
     let listed = spec.and_then(|spec| spec.cluster_ips.as_ref()).into_iter().flatten();
     let mut addresses: Vec<String> = Vec::new();
@@ -122,15 +137,11 @@ fn reached_at(index: &Index, gateway: &Gateway, name: &NamespacedName) -> (bool,
             addresses.push(address.clone());
         }
     }
-    let held = gateway.status.as_ref().and_then(|status| status.addresses.as_ref()).into_iter().flatten();
-    if !ready && !held.into_iter().any(|held| addresses.contains(&held.value)) {
-        addresses.clear();
-    }
-    (ready, addresses)
+    addresses
 }
 
 /// Whether a Service was made for this Gateway, and not only happens to have its name.
-fn is_of(service: &Service, gateway: &Gateway, name: &NamespacedName) -> bool {
+pub(super) fn is_of(service: &Service, gateway: &Gateway, name: &NamespacedName) -> bool {
     let labels = service.metadata.labels.as_ref();
     let owners = service.metadata.owner_references.as_deref().unwrap_or_default();
     labels.and_then(|labels| labels.get(label::GATEWAY_NAME)).is_some_and(|gateway| *gateway == *name.name)
@@ -178,7 +189,7 @@ fn listener(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners
 }
 
 /// The kinds of routes that a listener takes of those it asks for, and the first that it asks for in vain.
-fn kinds(listener: &GatewayListeners) -> (Vec<&'static str>, Option<String>) {
+pub(super) fn kinds(listener: &GatewayListeners) -> (Vec<&'static str>, Option<String>) {
     let asked = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_ref());
     let all = vec!["HTTPRoute", "GRPCRoute"];
     let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return (all, None) };
@@ -193,14 +204,16 @@ fn kinds(listener: &GatewayListeners) -> (Vec<&'static str>, Option<String>) {
 /// `None` for classes of other controllers.
 pub(super) fn class(index: &Index, name: &NamespacedName) -> Option<Vec<Condition>> {
     let class = cluster_scoped(&index.objects().gateway_classes, &name.name)?;
-    if class.spec.controller_name != CONTROLLER {
-        return None;
-    }
+    let become_what = match class.spec.controller_name.as_str() {
+        CONTROLLER => "Gateways of this class become waypoints",
+        INGRESS_CONTROLLER => "Gateways of this class are at the edge of the mesh",
+        _ => return None,
+    };
     let accepted = if class.spec.parameters_ref.is_some() {
         let message = "spec.parametersRef has no effect; set spec.infrastructure.parametersRef on each Gateway";
         Condition::new("Accepted", false, "InvalidParameters", message)
     } else {
-        Condition::new("Accepted", true, "Accepted", "Gateways of this class become waypoints")
+        Condition::new("Accepted", true, "Accepted", become_what)
     };
     Some(vec![accepted])
 }

@@ -7,6 +7,7 @@ mod account;
 #[cfg(test)]
 mod cluster_tests;
 mod gateway;
+mod ingress;
 pub(crate) mod patch;
 mod policy;
 pub(crate) mod rate;
@@ -24,6 +25,7 @@ use crate::deploy::Reports;
 use crate::index::{Binding, Index, Unavailability};
 use crate::source::{Kind, NamespacedName, ObjectKey};
 pub(crate) use gateway::{faults, is_ours, unusable};
+pub(crate) use ingress::{faults as faults_at_edge, unusable as unusable_at_edge};
 pub(crate) use route::Verdict;
 pub use writer::Writer;
 pub(crate) use writer::resource;
@@ -52,12 +54,16 @@ pub struct Condition {
     /// The reference to that parent, as the route has it, or to that ancestor.
     #[serde(skip)]
     pub parent_ref: Option<Value>,
+    /// For routes: the controller of that parent, in whose name this is said.
+    #[serde(skip)]
+    pub controller: &'static str,
 }
 
 impl Condition {
     fn new(r#type: &'static str, good: bool, reason: &'static str, message: impl Into<String>) -> Self {
         let status = if good { "True" } else { "False" };
-        Self { r#type, status, reason, message: message.into(), observed_generation: None, parent: None, parent_ref: None }
+        let (message, controller) = (message.into(), CONTROLLER);
+        Self { r#type, status, reason, message, observed_generation: None, parent: None, parent_ref: None, controller }
     }
 }
 
@@ -82,7 +88,7 @@ pub struct ObjectStatus {
     pub object: ObjectKey,
     /// Its conditions.
     pub conditions: Vec<Condition>,
-    /// For Gateways whose waypoint is deployed from here: the IP addresses it is reached at.
+    /// For Gateways that are deployed from here: the IP addresses, or host names, they are reached at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addresses: Option<Vec<String>>,
     /// For Gateways: their listeners.

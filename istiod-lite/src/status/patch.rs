@@ -3,9 +3,12 @@
 //!
 //! Status is handled as the tree of values that the API server gave, so that fields that we do not know survive.
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value, json};
 
 use super::{CONTROLLER, Condition, ObjectStatus};
+use crate::index::INGRESS_CONTROLLER;
 use crate::source::Kind;
 
 /// How long a message may be, in bytes (the API allows 32 KiB; nobody reads more than this).
@@ -44,7 +47,8 @@ pub fn patch(held: Option<&Value>, wanted: &ObjectStatus, now: &str) -> Option<V
         kind => set("conditions", merged(list("conditions"), own_types(kind), &wanted.conditions, now)),
     }
     if let Some(addresses) = &wanted.addresses {
-        let addresses = addresses.iter().map(|address| json!({"type": "IPAddress", "value": address}));
+        let r#type = |address: &str| if address.parse::<IpAddr>().is_ok() { "IPAddress" } else { "Hostname" };
+        let addresses = addresses.iter().map(|address| json!({"type": r#type(address), "value": address}));
         set("addresses", addresses.collect());
     }
     if wanted.object.kind == Kind::Gateway {
@@ -119,15 +123,22 @@ fn shared(list: &Shared, held: &[Value], wanted: &[Condition], now: &str) -> Val
             None => groups.push((parent, vec![condition.clone()])),
         }
     }
-    let ours = |entry: &Value| entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER);
+    let ours = |entry: &Value| {
+        let name = entry.get("controllerName").and_then(Value::as_str)?;
+        [CONTROLLER, INGRESS_CONTROLLER].into_iter().find(|controller| *controller == name)
+    };
+    // All that is said of one parent is said in one name.
+    let said_by = |conditions: &[Condition]| conditions.first().map_or(CONTROLLER, |condition| condition.controller);
     let mut entries = Vec::new();
     let mut done: Vec<&Value> = Vec::new();
     for entry in held {
-        if !ours(entry) {
+        let Some(name) = ours(entry) else {
             entries.push(entry.clone());
             continue;
-        }
-        let group = groups.iter().find(|(parent, _)| entry.get(list.reference) == Some(*parent) && !done.contains(parent));
+        };
+        let group = groups.iter().find(|(parent, conditions)| {
+            entry.get(list.reference) == Some(*parent) && !done.contains(parent) && said_by(conditions) == name
+        });
         if let Some((parent, conditions)) = group {
             let before = entry.get("conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             let of_ours: Vec<&str> = before.iter().filter_map(|value| value.get("type").and_then(Value::as_str)).collect();
@@ -141,7 +152,7 @@ fn shared(list: &Shared, held: &[Value], wanted: &[Condition], now: &str) -> Val
         if !done.contains(parent) && entries.len() < list.limit {
             entries.push(json!({
                 list.reference: parent,
-                "controllerName": CONTROLLER,
+                "controllerName": said_by(conditions),
                 "conditions": merged(&[], &[], conditions, now),
             }));
         }

@@ -12,12 +12,12 @@ use serde_json::Value;
 
 use super::labels::labels;
 use crate::deploy::WAYPOINT_CLASS;
-use crate::index::{is_service, label};
+use crate::index::{INGRESS_CLASS, is_service, label};
 use crate::source::crd::{AuthorizationPolicy, MtlsMode, PeerAuthentication, PolicyAction};
 use crate::source::{
     Examined, FieldError, Kind, Object, TLS_INSTEAD, TLS_REFUSED, examine, refused, unheeding_parents, unverified,
 };
-use crate::status::{Verdict, faults, unusable};
+use crate::status::{Verdict, faults, faults_at_edge, unusable};
 use crate::translate::authorization::unknown_at_l4;
 
 /// What was found in an object.
@@ -48,11 +48,13 @@ impl Findings {
 }
 
 /// Whether the mesh is who reads an object of one of its kinds. Routes and Gateways may be other controllers' business, whose rules are
-/// others: a route is the mesh's if a Service is a parent of it, or something of Istio's, and a Gateway if it is of the class of waypoints.
+/// others: a route is the mesh's if a Service is a parent of it, or something of Istio's, and a Gateway if it is of the class of waypoints, or of that at the edge of the mesh.
 pub(crate) fn concerns(kind: Kind, object: &Value) -> bool {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     match kind {
-        Kind::Gateway => object.pointer("/spec/gatewayClassName").is_some_and(|class| class == WAYPOINT_CLASS),
+        Kind::Gateway => {
+            object.pointer("/spec/gatewayClassName").is_some_and(|class| class == WAYPOINT_CLASS || class == INGRESS_CLASS)
+        }
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
             let parents = object.pointer("/spec/parentRefs").and_then(Value::as_array);
             parents.into_iter().flatten().any(|parent| {
@@ -80,6 +82,10 @@ pub(crate) fn beyond(object: &Object, root_namespace: &str) -> Findings {
     let mut findings = Findings::default();
     match object {
         Object::Gateway(gateway) if gateway.spec.gateway_class_name == WAYPOINT_CLASS => waypoint(gateway, &mut findings),
+        Object::Gateway(gateway) if gateway.spec.gateway_class_name == INGRESS_CLASS => {
+            findings.warnings =
+                faults_at_edge(gateway).into_iter().map(|(path, message)| FieldError::new(path, message)).collect();
+        }
         Object::HttpRoute(_) | Object::GrpcRoute(_) => {
             findings.errors = unheeding_parents(object);
             rules(object, &mut findings);

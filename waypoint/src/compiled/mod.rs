@@ -7,7 +7,10 @@ mod matcher;
 mod names;
 mod retries;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ambit_model::route::RouteTable;
 use serde::Serialize;
@@ -15,7 +18,7 @@ use serde::Serialize;
 pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, ServiceInfo, Target};
 pub use faults::{Faults, Suffering};
 pub use listener::{
-    Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
+    Chain, Edge, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };
 pub use matcher::{AppProtocol, FirstBytes, MatchNode, NameTest, Selection};
 pub use names::WorkloadNames;
@@ -30,6 +33,8 @@ pub struct Snapshot {
     pub authorities: Option<Arc<TerminateTable>>,
     /// What happens to the connection inside.
     pub inbound: Option<Arc<Inbound>>,
+    /// What happens to the connections of clients that prove no identity, by the port that they come to.
+    pub edge: BTreeMap<u16, Arc<Chain>>,
     /// Route tables by name.
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Clusters by name.

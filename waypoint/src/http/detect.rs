@@ -2,12 +2,12 @@
 
 use std::{future::poll_fn, io, time::Duration};
 
-use ambit_hbone::TunnelStream;
+use ambit_hbone::{TunnelStream, copy::Side};
 use ambit_tls::hello::{Hello, client_hello};
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::Rewound;
+use super::{Downstream, Rewound};
 use crate::compiled::{AppProtocol, FirstBytes};
 
 /// How HTTP/2 begins (RFC 9113, section 3.4).
@@ -32,13 +32,13 @@ pub struct Detected {
     /// What was found; nothing before it was looked at.
     pub seen: FirstBytes,
     prefix: Bytes,
-    stream: TunnelStream,
+    stream: Downstream,
 }
 
 impl Detected {
     /// A connection that was not looked at yet.
-    pub fn later(stream: TunnelStream) -> Self {
-        Self { seen: FirstBytes::default(), prefix: Bytes::new(), stream }
+    pub fn later(stream: impl Into<Downstream>) -> Self {
+        Self { seen: FirstBytes::default(), prefix: Bytes::new(), stream: stream.into() }
     }
 
     /// The connection with its first bytes put back.
@@ -80,7 +80,8 @@ impl Detected {
 ///
 /// # Errors
 /// When the connection fails.
-pub async fn within(mut stream: TunnelStream, look: Look, limit: Duration) -> io::Result<Detected> {
+pub async fn within(stream: TunnelStream, look: Look, limit: Duration) -> io::Result<Detected> {
+    let mut stream = Downstream::from(stream);
     let mut read = BytesMut::new();
     let looking = async {
         match look {
@@ -97,7 +98,7 @@ pub async fn within(mut stream: TunnelStream, look: Look, limit: Duration) -> io
     Ok(Detected { seen, prefix: read.freeze(), stream })
 }
 
-async fn protocol(stream: &mut TunnelStream, seen: &mut BytesMut) -> io::Result<Option<AppProtocol>> {
+async fn protocol(stream: &mut Downstream, seen: &mut BytesMut) -> io::Result<Option<AppProtocol>> {
     loop {
         match guess(seen) {
             Guess::Is(protocol) => return Ok(protocol),
@@ -107,7 +108,7 @@ async fn protocol(stream: &mut TunnelStream, seen: &mut BytesMut) -> io::Result<
     }
 }
 
-async fn server_name(stream: &mut TunnelStream, seen: &mut BytesMut) -> io::Result<Option<String>> {
+async fn server_name(stream: &mut Downstream, seen: &mut BytesMut) -> io::Result<Option<String>> {
     loop {
         match client_hello(seen) {
             Hello::Of(name) => return Ok(name),
@@ -125,7 +126,7 @@ async fn server_name(stream: &mut TunnelStream, seen: &mut BytesMut) -> io::Resu
 }
 
 /// Reads some more; false at the end.
-async fn read(stream: &mut TunnelStream, into: &mut BytesMut) -> io::Result<bool> {
+async fn read(stream: &mut Downstream, into: &mut BytesMut) -> io::Result<bool> {
     match poll_fn(|cx| stream.poll_chunk(cx)).await? {
         Some(chunk) => {
             stream.consumed(chunk.len());

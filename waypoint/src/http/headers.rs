@@ -1,5 +1,7 @@
 //! Headers that concern one connection only, and the form a request takes for the next one.
 
+use std::net::IpAddr;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, header};
 
 /// Headers of one hop (RFC 9110, section 7.6.1) besides those that `Connection` names.
@@ -10,6 +12,15 @@ const HOP_BY_HOP: [HeaderName; 5] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// The addresses that a request came by.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What was spoken where it came in.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The identity that a client has proven to another proxy.
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The address at which it came into the mesh.
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
 /// Removes what concerns one hop only. `TE: trailers` stays: it is about the whole way (gRPC relies on it).
 pub fn strip_hop(headers: &mut HeaderMap) {
@@ -36,6 +47,24 @@ pub fn strip_hop(headers: &mut HeaderMap) {
             false => drop(headers.remove(header::TE)),
         }
     }
+}
+
+/// What a request says of its way, when it comes from outside of the mesh: where it comes from is added to what it says itself, and what
+/// only proxies may say is taken out (Envoy, `use_remote_address`).
+pub fn from_outside(headers: &mut HeaderMap, client: IpAddr) {
+    let said_by_proxies: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-envoy-") || **name == CLIENT_CERTIFICATE).cloned().collect();
+    for name in said_by_proxies {
+        headers.remove(name);
+    }
+    let client = client.to_string();
+    let before = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).filter(|value| !value.is_empty());
+    let hops = before.chain([client.as_bytes()]).collect::<Vec<_>>().join(&b","[..]);
+    if let (Ok(hops), Ok(client)) = (HeaderValue::from_bytes(&hops), HeaderValue::from_str(&client)) {
+        headers.insert(FORWARDED_FOR, hops);
+        headers.insert(EXTERNAL_ADDRESS, client);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
 }
 
 /// The upgrade that a request asks for, in lower case.
@@ -96,6 +125,26 @@ mod tests {
         let mut headers = map(&[("te", "gzip"), ("connection", "host"), ("host", "a")]);
         strip_hop(&mut headers);
         assert_eq!(headers, map(&[("host", "a")]));
+    }
+
+    #[test]
+    fn a_client_outside_of_the_mesh_does_not_write_what_proxies_say() {
+        let mut headers = map(&[
+            ("x-forwarded-for", "192.0.2.1, 192.0.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/admin"),
+            ("x-envoy-retry-on", "5xx"),
+            ("x-envoy-external-address", "192.0.2.3"),
+            ("x-own", "1"),
+        ]);
+        from_outside(&mut headers, "198.51.100.7".parse().unwrap());
+        let expected = map(&[
+            ("x-forwarded-for", "192.0.2.1, 192.0.2.2,198.51.100.7"),
+            ("x-forwarded-proto", "http"),
+            ("x-envoy-external-address", "198.51.100.7"),
+            ("x-own", "1"),
+        ]);
+        assert_eq!(headers, expected);
     }
 
     #[test]

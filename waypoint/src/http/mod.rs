@@ -6,6 +6,7 @@ mod answer;
 mod arrival;
 mod body;
 pub mod detect;
+mod downstream;
 mod forward;
 mod headers;
 mod mirror;
@@ -17,6 +18,7 @@ mod serve;
 mod upgrade;
 
 pub use body::ResponseBody;
+pub use downstream::Downstream;
 pub use mirror::Mirrors;
 pub use rewound::{Over, Phase, Rewound};
 pub use send::unreached;

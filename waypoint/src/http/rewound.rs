@@ -1,4 +1,4 @@
-//! The connection inside a tunnel as the HTTP server reads it: first the bytes that were looked at, then the rest.
+//! A client's connection as the HTTP server reads it: first the bytes that were looked at, then the rest.
 //!
 //! A client may end its direction once its request is complete and still read the answer. A server that looks for the end of the
 //! connection while it works, to notice clients that left, would take that for leaving; so the end is held back while an answer is
@@ -17,12 +17,14 @@ use std::{
     time::Duration,
 };
 
-use ambit_hbone::{TunnelStream, copy::Side};
+use ambit_hbone::copy::Side;
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Sleep,
 };
+
+use super::Downstream;
 
 const IDLE: u8 = 0;
 const RECEIVING: u8 = 1;
@@ -97,7 +99,7 @@ impl Drop for Over {
 #[derive(Debug)]
 pub struct Rewound {
     prefix: Bytes,
-    stream: TunnelStream,
+    stream: Downstream,
     phase: Phase,
     /// The longest that the head of a request may take; `None` for no limit.
     limit: Option<Duration>,
@@ -107,7 +109,7 @@ pub struct Rewound {
 
 impl Rewound {
     /// `stream` after `prefix`.
-    pub fn new(prefix: Bytes, stream: TunnelStream) -> Self {
+    pub fn new(prefix: Bytes, stream: Downstream) -> Self {
         Self { prefix, stream, phase: Phase::default(), limit: None, head: None }
     }
 
@@ -152,7 +154,7 @@ impl AsyncRead for Rewound {
             if buf.filled().len() > before {
                 self.arrived();
             } else if buf.remaining() > 0 && self.phase.is(WAITING) {
-                return self.stream.poll_reset(cx).map(Err);
+                return self.stream.poll_left(cx).map(Err);
             }
             return Poll::Ready(Ok(()));
         }
@@ -195,12 +197,12 @@ impl Side for Rewound {
         self.stream.poll_send(cx, chunk)
     }
 
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.stream.finish())
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_finish(cx)
     }
 
     fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.stream.poll_reset(cx)
+        self.stream.poll_failed(cx)
     }
 
     fn reset(&mut self) {

@@ -31,12 +31,17 @@ pub type Refused = (StatusCode, Refusal);
 /// The chain that takes requests of a tunnel now. It is looked up for each request, so that a change holds for open connections too.
 pub fn chain(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Result<(Arc<Chain>, Arc<HttpChain>), Refused> {
     let gone = |text: &str| (StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::ListenerNotFound, text));
+    let of_requests = |chain: &Arc<Chain>| match &chain.proxy {
+        ChainProxy::Http(http) => Ok((chain.clone(), http.clone())),
+        ChainProxy::Tcp(_) => Err(gone("the destination is no longer read as HTTP")),
+    };
+    if let Some(port) = tunnel.edge {
+        let chain = snapshot.edge.get(&port).ok_or_else(|| gone("there is no listener on this port any more"))?;
+        return of_requests(chain);
+    }
     let inbound = snapshot.inbound.as_ref().ok_or_else(|| gone("there is no inner listener"))?;
     match inbound.select(tunnel.destination, Some(&protocol.into())) {
-        Gate::Chain(chain) => match &chain.proxy {
-            ChainProxy::Http(http) => Ok((chain.clone(), http.clone())),
-            ChainProxy::Tcp(_) => Err(gone("the destination is no longer read as HTTP")),
-        },
+        Gate::Chain(chain) => of_requests(chain),
         Gate::NeedsProtocol | Gate::NeedsServerName | Gate::Nothing => {
             Err(gone("no filter chain takes the destination any more"))
         }

@@ -22,7 +22,7 @@ use super::{
     answer::{self, Style},
     detect::Detected,
     forward::{self, Exchange, Hold},
-    select,
+    headers, select,
 };
 use crate::{
     authn,
@@ -60,8 +60,12 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
         let (proxy, tunnel, upgrades) = (proxy.clone(), tunnel.clone(), upgrades.clone());
         // What a request needs is gone with it: a connection that waits for its next one keeps no room for that.
         Box::pin(async move {
-            let drain = tunnel.drain.clone();
+            let (drain, edge) = (tunnel.drain.clone(), tunnel.edge.is_some());
             let mut response = handle(proxy, tunnel, protocol, upgrades, (over, told), request).await;
+            if edge {
+                // Who is outside of the mesh need not know what policies are called in it.
+                response.headers_mut().remove("x-ambit-policy");
+            }
             let last = protocol == AppProtocol::Http1 && drain.is_draining();
             if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -146,6 +150,9 @@ async fn handle(
     let Some(place) = proxy.telemetry.admit(proxy.limits.requests) else {
         return answer::refused(&mut record, style, StatusCode::SERVICE_UNAVAILABLE, &Refusal::new(Reason::RequestLimit, ""));
     };
+    if tunnel.edge.is_some() {
+        headers::from_outside(request.headers_mut(), tunnel.peer.address.ip());
+    }
     let snapshot = proxy.config.load_full();
     let chosen = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
         let target = select::target(&request, &http)?;

@@ -170,7 +170,8 @@ fn entry(record: &Record) -> Entry<'_> {
         entry.path = Some(path.into());
     }
     entry.status = record.status;
-    let flags = record.request.as_ref().map(|_| flags(record.reason, record.given)).filter(|flags| &**flags != "-");
+    let flags =
+        record.request.as_ref().map(|_| flags(record.reason, record.given, record.delayed)).filter(|flags| &**flags != "-");
     entry.flags = flags.map(|flags| flags.to_string().into());
     entry.route = borrowed(&record.route);
     entry.cluster = borrowed(&record.cluster);

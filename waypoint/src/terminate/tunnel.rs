@@ -31,6 +31,8 @@ pub struct Tunnel {
     pub passed_on: HeaderMap,
     /// Told when the program drains.
     pub drain: Watch,
+    /// The port of the listener at the edge of the mesh that the client came to, in no tunnel and without identity.
+    pub edge: Option<u16>,
 }
 
 /// Decides about one CONNECT and carries it to its end.
@@ -50,7 +52,7 @@ pub async fn open(proxy: Arc<Proxy>, peer: Arc<Peer>, incoming: Incoming, drain:
         return;
     };
     let passed_on = passed_on(incoming.headers());
-    let tunnel = Arc::new(Tunnel { peer: peer.clone(), destination, passed_on, drain });
+    let tunnel = Arc::new(Tunnel { peer: peer.clone(), destination, passed_on, drain, edge: None });
     let snapshot = proxy.config.load_full();
     match decide(&snapshot, &tunnel) {
         Err(refusal) => {

@@ -29,7 +29,7 @@ pub fn filter(name: &str, any: &Any) -> Compiled<()> {
 
 /// What a route says for this filter among others.
 pub fn per_filter(said: &mut HashMap<String, Any>) -> Compiled<Option<Cors>> {
-    said.remove(NAME).map(|any| self::policy(unpack(&any, POLICY)?)).transpose().under(NAME)
+    said.remove(NAME).map(|any| policy(unpack(&any, POLICY)?)).transpose().under(NAME)
 }
 
 fn policy(mut policy: CorsPolicy) -> Compiled<Cors> {

@@ -28,8 +28,8 @@ const BODY: &str = "fault filter abort";
 pub fn fault(any: &Any) -> Compiled<Arc<Fault>> {
     let mut config: HttpFault = unpack(any, FILTER)?;
     let headers = take(&mut config.headers).into_iter().map(text::header).collect::<Compiled<_>>().under("headers")?;
-    let delay = config.delay.take().map(self::delay).transpose().under("delay")?;
-    let abort = config.abort.take().map(self::abort).transpose().under("abort")?;
+    let delay = config.delay.take().map(delay).transpose().under("delay")?;
+    let abort = config.abort.take().map(abort).transpose().under("abort")?;
     let most_active = number(config.max_active_faults.take());
     // There is no runtime that could say something under these names, nor are there statistics by the client's name.
     for key in [

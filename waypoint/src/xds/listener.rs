@@ -1,4 +1,4 @@
-//! Listeners. The design has three by name; any other one is refused.
+//! Listeners. The design has three by name, and those at the edge of the mesh; any other one is refused.
 
 use std::{collections::HashMap, mem::take, sync::Arc};
 
@@ -18,11 +18,11 @@ use ambit_api::envoy::pb::envoy::{
 };
 
 use super::{
-    authority, chain, hcm, matcher,
+    authority, chain, edge, hcm, matcher,
     read::{Compiled, Problem, Under, finish, port, required, type_of, unpack},
     state, text, tls,
 };
-use crate::compiled::{Inbound, MatchNode, Terminate};
+use crate::compiled::{Edge, Inbound, MatchNode, Terminate};
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const SET_STATE: &str = "envoy.extensions.filters.http.set_filter_state.v3.Config";
@@ -38,6 +38,8 @@ pub enum CompiledListener {
     Terminate(Arc<Terminate>),
     /// `main_internal`.
     Inbound(Arc<Inbound>),
+    /// One at the edge of the mesh.
+    Edge(Edge),
     /// `connect_originate`, which is how we reach endpoints anyway.
     Originate,
 }
@@ -53,6 +55,7 @@ pub fn listener(mut listener: Listener) -> Compiled<CompiledListener> {
         super::CONNECT_TERMINATE => terminate(listener).map(|l| CompiledListener::Terminate(Arc::new(l))),
         super::MAIN_INTERNAL => inbound(listener).map(|l| CompiledListener::Inbound(Arc::new(l))),
         super::CONNECT_ORIGINATE => originate(listener).map(|()| CompiledListener::Originate),
+        name if name.starts_with(super::INGRESS) => edge::listener(listener).map(CompiledListener::Edge),
         other => Err(Problem::new(format!("a listener {other:?} is not implemented"))),
     }
 }
@@ -64,7 +67,7 @@ fn internal(listener: &mut Listener) -> Compiled<()> {
     }
 }
 
-fn listen_port(address: Option<Address>) -> Compiled<u16> {
+pub(super) fn listen_port(address: Option<Address>) -> Compiled<u16> {
     match required(address, "address")?.address {
         Some(address::Address::SocketAddress(socket)) => match socket.port_specifier {
             Some(PortSpecifier::PortValue(value)) => port(value),

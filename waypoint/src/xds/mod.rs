@@ -8,6 +8,7 @@ mod balance;
 mod chain;
 mod cluster;
 mod cors;
+mod edge;
 mod fault;
 mod hcm;
 mod jwt;
@@ -37,5 +38,7 @@ pub use subscribe::{awaited, client, synced};
 pub const CONNECT_TERMINATE: &str = "connect_terminate";
 /// The listener inside the tunnel.
 pub const MAIN_INTERNAL: &str = "main_internal";
+/// How the names of listeners at the edge of the mesh begin.
+pub const INGRESS: &str = "ingress|";
 /// The listener, and the cluster, that open tunnels to endpoints.
 pub const CONNECT_ORIGINATE: &str = "connect_originate";

@@ -1,7 +1,7 @@
 //! What was delivered, compiled, and its publication as one snapshot.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem::take,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,6 +15,7 @@ use ambit_api::{
 use ambit_model::route::RouteTable;
 use ambit_xds::{Any, Rejected, Resource, client::Subscriptions};
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::{
     CONNECT_TERMINATE, authority, cluster,
@@ -22,7 +23,7 @@ use super::{
     read::{Compiled, Problem, unpack},
     route,
 };
-use crate::compiled::{Cluster, Discovery, Endpoints, Proxy, Routes, Snapshot, TerminateTable};
+use crate::compiled::{Chain, Cluster, Discovery, Endpoints, Proxy, Routes, Snapshot, TerminateTable};
 
 /// Holds compiled resources by name and publishes them.
 #[derive(Clone)]
@@ -30,6 +31,7 @@ pub struct Store {
     held: Arc<Mutex<Held>>,
     published: Arc<ArcSwap<Snapshot>>,
     wanted: Subscriptions,
+    ports: Arc<watch::Sender<BTreeSet<u16>>>,
 }
 
 #[derive(Default)]
@@ -44,12 +46,17 @@ struct Held {
 impl Store {
     /// An empty store. `wanted` is told which routes and endpoints to ask for.
     pub fn new(wanted: Subscriptions) -> Self {
-        Self { held: Arc::default(), published: Arc::default(), wanted }
+        Self { held: Arc::default(), published: Arc::default(), wanted, ports: Arc::new(watch::Sender::new(BTreeSet::new())) }
     }
 
     /// What is in force now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.load_full()
+    }
+
+    /// The ports of the listeners at the edge of the mesh, now and later.
+    pub fn ports(&self) -> watch::Receiver<BTreeSet<u16>> {
+        self.ports.subscribe()
     }
 
     /// What is in force now, to be read many times.
@@ -88,7 +95,13 @@ impl Store {
         for cluster in snapshot.clusters.values() {
             cluster.live.follow(cluster, snapshot.endpoints_of(cluster));
         }
+        let ports: BTreeSet<u16> = snapshot.edge.keys().copied().collect();
         self.published.store(Arc::new(snapshot));
+        self.ports.send_if_modified(|known| {
+            let changed = *known != ports;
+            *known = ports;
+            changed
+        });
         self.wanted.set(type_url::ROUTE, routes);
         self.wanted.set(type_url::ENDPOINT, endpoints);
         rejected
@@ -176,10 +189,15 @@ impl Held {
             Some(CompiledListener::Inbound(inbound)) => Some(inbound.clone()),
             _ => None,
         };
+        let edge = self.listeners.values().filter_map(|listener| match listener {
+            CompiledListener::Edge(edge) => Some((edge.port, edge.chain.clone())),
+            _ => None,
+        });
         Snapshot {
             terminate,
             authorities,
             inbound,
+            edge: edge.collect::<BTreeMap<_, _>>(),
             routes: self.routes.clone(),
             clusters: self.clusters.clone(),
             endpoints: self.endpoints.clone(),
@@ -193,15 +211,8 @@ impl Held {
                 CompiledListener::Terminate(terminate) => {
                     names.extend(terminate.authorities.as_ref().ok().map(|n| n.to_string()))
                 }
-                CompiledListener::Inbound(inbound) => {
-                    names.extend(inbound.chains.values().filter_map(|chain| match &chain.proxy {
-                        Proxy::Http(http) => match &http.routes {
-                            Routes::Named(name) => Some(name.to_string()),
-                            Routes::Inline(_) => None,
-                        },
-                        Proxy::Tcp(_) => None,
-                    }))
-                }
+                CompiledListener::Inbound(inbound) => names.extend(inbound.chains.values().filter_map(named_routes)),
+                CompiledListener::Edge(edge) => names.extend(named_routes(&edge.chain)),
                 CompiledListener::Originate => {}
             }
         }
@@ -214,5 +225,16 @@ impl Held {
             Discovery::Static(_) | Discovery::OriginalDestination => None,
         };
         self.clusters.values().filter_map(name).collect()
+    }
+}
+
+/// The routes of a chain, if they are discovered.
+fn named_routes(chain: &Arc<Chain>) -> Option<String> {
+    match &chain.proxy {
+        Proxy::Http(http) => match &http.routes {
+            Routes::Named(name) => Some(name.to_string()),
+            Routes::Inline(_) => None,
+        },
+        Proxy::Tcp(_) => None,
     }
 }

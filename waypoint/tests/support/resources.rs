@@ -249,6 +249,33 @@ fn connect_terminate() -> Listener {
     }
 }
 
+pub type Manager = HttpConnectionManager;
+
+/// A listener at the edge of the mesh; `name` is its own and that of its routes.
+pub fn edge(port: u16, name: &str) -> Listener {
+    edge_with(port, name, |_| {})
+}
+
+/// The same, with something changed in how it takes requests.
+pub fn edge_with(port: u16, name: &str, change: impl Fn(&mut Manager)) -> Listener {
+    let mut config = HttpConnectionManager {
+        stat_prefix: name.into(),
+        route_specifier: rds(name),
+        http_filters: vec![router()],
+        use_remote_address: Some(BoolValue { value: true }),
+        ..Default::default()
+    };
+    change(&mut config);
+    let port_specifier = Some(PortSpecifier::PortValue(port.into()));
+    let socket = SocketAddress { address: "::".into(), port_specifier, ipv4_compat: true, ..Default::default() };
+    Listener {
+        name: name.into(),
+        address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
+        filter_chains: vec![FilterChain { name: name.into(), filters: vec![hcm_filter(config)], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
 fn action(chain: &str) -> OnMatch {
     let name = StringValue { value: chain.into() };
     let config = TypedExtensionConfig { name: chain.into(), typed_config: Some(any("google.protobuf.StringValue", &name)) };

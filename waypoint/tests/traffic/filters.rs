@@ -148,7 +148,7 @@ async fn a_request_is_sent_again_with_its_body_as_often_as_the_route_says() {
         }
     }
     assert_eq!(mesh.proxy.kept_bodies.available_permits(), Limits::default().kept_bodies, "bodies are kept for ever");
-    mesh.logged(&["path=/flaky", "status=503", "attempts=3"]).await;
+    mesh.logged(&["path=/flaky", "status=503", "flags=URX", "attempts=3"]).await;
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ pub fn of_rule(dice: &mut Dice, grpc: bool, by_prefix: bool) -> Vec<Value> {
         filters.push(json!({"type": "URLRewrite", "urlRewrite": rewrite(dice, by_prefix)}));
     }
     if dice.one_in(8) {
-        let to = dice.of(&["b3", "b3", "b2", "missing", "empty"]);
+        let to = dice.of(&["b3", "b3", "b3", "missing", "empty"]);
         filters.push(json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": to, "port": 80}}}));
     }
     if !grpc && dice.one_in(6) {

@@ -5,12 +5,12 @@ mod references;
 mod rival;
 mod rules;
 
-use gateway_api::gateways::GatewayListeners;
+use gateway_api::gateways::{Gateway, GatewayListeners};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::Condition;
-use crate::index::{Binding, Index, ServicePort, ToListener, Untaken};
+use crate::index::{Binding, INGRESS_CONTROLLER, Index, RouteKey, ServicePort, ToListener, Untaken, hostnames};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey};
 pub(crate) use rules::Verdict;
 
@@ -59,9 +59,10 @@ impl Parent {
             && self.section_name.as_ref().is_none_or(|name| port.name.as_ref() == Some(name))
     }
 
-    /// What it says of a Gateway's listener, as a reference of a route of this kind and namespace.
-    fn to_listener<'a>(&'a self, kind: Kind, namespace: &'a str) -> ToListener<'a> {
-        ToListener { kind, namespace, port: self.port, section_name: self.section_name.as_deref() }
+    /// What it says of a Gateway's listener, as a reference of this route in this namespace.
+    fn to_listener<'a>(&'a self, route: &'a Object, namespace: &'a str) -> ToListener<'a> {
+        let (kind, hostnames) = (route.kind(), hostnames(route));
+        ToListener { kind, namespace, port: self.port, section_name: self.section_name.as_deref(), hostnames }
     }
 
     fn target(&self, own: &NamespacedName) -> NamespacedName {
@@ -87,9 +88,13 @@ pub(super) fn conditions(index: &Index, key: &ObjectKey) -> Vec<Condition> {
         let Some(attachment) = attachment(index, &parent, &target, &route) else { continue };
         let service = (parent.kind().1 == "Service").then_some(&target);
         let label = format!("{} {target}", parent.kind().1);
+        let at_edge = service.is_none() && index.ingress(&target).is_some();
         let mut all = accepted(attachment, &verdict);
-        all.push(references::resolved(index, &route, &key.name, service));
+        all.push(references::resolved(index, &route, &key.name, service, at_edge));
         for mut condition in all {
+            if at_edge {
+                condition.controller = INGRESS_CONTROLLER;
+            }
             condition.parent = Some(label.clone());
             condition.parent_ref = Some(written.clone());
             conditions.push(condition);
@@ -123,10 +128,27 @@ fn attachment(index: &Index, parent: &Parent, target: &NamespacedName, route: &O
     match parent.kind() {
         ("" | "core", "Service") => Some(to_service(index, parent, target, route)),
         ("gateway.networking.k8s.io", "Gateway") => {
-            index.objects().gateways.get(target).filter(|gateway| index.is_waypoint(gateway))?;
+            let gateway = index.objects().gateways.get(target)?;
+            let at_edge = index.is_ingress(gateway);
+            if !at_edge && !index.is_waypoint(gateway) {
+                return None;
+            }
             let kind = route.kind();
-            Some(match index.takes_route(target, parent.to_listener(kind, namespace)) {
+            Some(match index.takes_route(target, parent.to_listener(route, namespace)) {
+                Ok(()) if at_edge && !holds_at_edge(index, target, gateway, route) => Attachment::Refused(
+                    "Conflicted",
+                    format!("An older route of another kind is for the same hosts on the listeners of Gateway {target}"),
+                ),
+                Ok(()) if at_edge => Attachment::Attached("Attached to the Gateway".into()),
                 Ok(()) => Attachment::Attached("Attached to the waypoint".into()),
+                Err(Untaken::Hostname) => Attachment::Refused(
+                    "NoMatchingListenerHostname",
+                    format!("Gateway {target} has no listener for any of the route's hostnames"),
+                ),
+                Err(Untaken::Other) if at_edge => Attachment::Refused(
+                    "NoMatchingParent",
+                    format!("Gateway {target} has no listener of that name and port that serves"),
+                ),
                 Err(Untaken::Other) => Attachment::Refused(
                     "NoMatchingParent",
                     format!("Gateway {target} has no listener of that name and port by which a waypoint is reached"),
@@ -192,8 +214,21 @@ pub(super) fn attached(index: &Index, gateway: &NamespacedName, listener: &Gatew
             && Parent::all_of(route).iter().any(|(parent, _)| {
                 parent.kind() == ("gateway.networking.k8s.io", "Gateway")
                     && parent.target(&own) == *gateway
-                    && index.listener_takes(gateway, listener, parent.to_listener(route.kind(), &own.namespace)).is_ok()
+                    && index.listener_takes(gateway, listener, parent.to_listener(route, &own.namespace)).is_ok()
             })
     };
     http.chain(grpc).filter(is_attached).count()
+}
+
+/// How many routes are attached to a listener at the edge of the mesh.
+pub(super) fn attached_at_edge(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners) -> usize {
+    let routes = index.routes_on(gateway, listener).into_iter();
+    let objects = routes.filter_map(|taken| index.objects().get(&ObjectKey { kind: taken.route.kind, name: taken.route.name }));
+    objects.filter(|route| !Verdict::of(route).nothing_left()).count()
+}
+
+/// Whether a route that listeners at the edge take holds on one of them, and not an older one in its place.
+fn holds_at_edge(index: &Index, name: &NamespacedName, gateway: &Gateway, route: &Object) -> bool {
+    let key = RouteKey { kind: route.kind(), name: NamespacedName::of(route.metadata()) };
+    gateway.spec.listeners.iter().any(|listener| index.routes_on(name, listener).iter().any(|taken| taken.route == key))
 }

@@ -1,6 +1,6 @@
 //! Whether what a route refers to exists and may be referred to.
 
-use crate::index::{Index, ServicePort};
+use crate::index::{Index, Kept, ServicePort, label};
 use crate::source::{NamespacedName, Object};
 use crate::status::{Condition, unsupported::keeps_from};
 
@@ -75,7 +75,13 @@ macro_rules! collect_backends {
 /// The condition `ResolvedRefs` of a route for one parent: the first fault gives the reason, the message lists all.
 ///
 /// A route may refer to its own parent without a grant, wherever that is.
-pub(super) fn resolved(index: &Index, route: &Object, name: &NamespacedName, parent: Option<&NamespacedName>) -> Condition {
+pub(super) fn resolved(
+    index: &Index,
+    route: &Object,
+    name: &NamespacedName,
+    parent: Option<&NamespacedName>,
+    at_edge: bool,
+) -> Condition {
     let (mut references, mut extensions) = (Vec::new(), Vec::new());
     match route {
         Object::HttpRoute(route) => collect!(route, references, extensions),
@@ -89,7 +95,8 @@ pub(super) fn resolved(index: &Index, route: &Object, name: &NamespacedName, par
         faults.push(("InvalidKind", format!("{place}: {kind} {name} is no extension that this mesh knows")));
     }
     for reference in &references {
-        faults.extend(fault(index, route, name, parent, reference));
+        let found = fault(index, route, name, parent, reference);
+        faults.extend(found.or_else(|| if at_edge { kept(index, name, reference) } else { None }));
     }
     let Some((reason, _)) = faults.first() else {
         return Condition::new("ResolvedRefs", true, "ResolvedRefs", "All references are resolved");
@@ -99,6 +106,20 @@ pub(super) fn resolved(index: &Index, route: &Object, name: &NamespacedName, par
         message.push_str(&format!("; and {more} more"));
     }
     Condition::new("ResolvedRefs", false, reason, message)
+}
+
+/// Why a service is not reached from outside of the mesh, though the reference is good.
+fn kept(index: &Index, name: &NamespacedName, reference: &Reference<'_>) -> Option<(&'static str, String)> {
+    let target = NamespacedName::new(reference.namespace.unwrap_or(&name.namespace), reference.name);
+    let Kept { waypoint, by_label } = index.kept_from_ingress(&target)?;
+    let (place, label) = (&reference.place, label::INGRESS_USE_WAYPOINT);
+    let why = match by_label {
+        true => format!("the label {label} asks for, and from a Gateway no waypoint is gone through yet"),
+        false => format!(
+            "enforces policies, and a Gateway does not go through it; the label {label} with the value false goes past them"
+        ),
+    };
+    Some(("RefNotPermitted", format!("{place}: Service {target} is behind waypoint {waypoint}, which {why}")))
 }
 
 fn fault(

@@ -1,4 +1,5 @@
 mod gateway;
+mod ingress;
 mod patch;
 mod requests;
 mod route;

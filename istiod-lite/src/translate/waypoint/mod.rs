@@ -7,6 +7,7 @@
 
 mod cluster;
 mod connection;
+mod edge;
 pub(super) mod endpoint;
 mod listener;
 pub(super) mod names;
@@ -47,11 +48,14 @@ pub struct Resources {
     pub endpoints: Vec<(String, Any)>,
 }
 
-/// The resources of the waypoint that a Gateway asks for; `None` when it asks for none.
+/// The resources of the waypoint that a Gateway asks for, or of the proxy that it is at the edge of the mesh; `None` when it is neither.
 #[must_use]
 pub fn translate(index: &Index, gateway: &NamespacedName) -> Option<Resources> {
-    let waypoint = index.waypoint(gateway)?;
-    Some(Translation::new(index, &waypoint).run())
+    if let Some(waypoint) = index.waypoint(gateway) {
+        return Some(Translation::new(index, &waypoint).run());
+    }
+    let ingress = index.ingress(gateway)?;
+    Some(Translation::new(index, &ingress).run_at_edge())
 }
 
 /// The endpoints of a service as waypoints have them, by the name of the cluster. A waypoint has those of the clusters that its other
@@ -123,6 +127,10 @@ impl<'a> Translation<'a> {
         for cluster in cluster::fixed(&self.trust_domain) {
             insert(&mut self.clusters, cluster.name.clone(), &cluster);
         }
+        self.resources()
+    }
+
+    fn resources(self) -> Resources {
         Resources {
             listeners: self.listeners.into_iter().collect(),
             routes: self.routes.into_iter().collect(),

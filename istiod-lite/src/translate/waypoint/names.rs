@@ -80,6 +80,11 @@ pub fn inbound_name(port: u16, route: &NamespacedName, service: &str) -> String 
     format!("inbound-vip|{port}|{}|{route}|{service}", Layer::Tcp)
 }
 
+/// Name of the listener, the filter chain and the route configuration of a port at the edge of the mesh.
+pub fn ingress(port: u16) -> String {
+    format!("ingress|{port}")
+}
+
 /// Name of the filter chain for pods of one identity, reached by their own addresses.
 pub fn direct(layer: Layer, identity: &str) -> String {
     format!("direct-{layer}|{identity}")

@@ -7,7 +7,7 @@ use ambit_api::workload::AppProtocol;
 
 use super::names::{Layer, inbound_vip, of_service};
 use super::route::Attached;
-use crate::index::{Index, ServicePort, ServiceRef, Waypoint};
+use crate::index::{Index, ServicePort, ServiceRef, TargetPort, Waypoint};
 use crate::source::NamespacedName;
 use crate::translate::workload::virtual_addresses;
 
@@ -40,6 +40,18 @@ pub enum Spoken {
 }
 
 impl ServedPort<'_> {
+    /// The place of a port at the edge of the mesh: of no service, to which nothing refers.
+    pub fn at_edge(gateway: &NamespacedName, port: u16) -> Self {
+        Self {
+            service: ServiceRef::Host(NamespacedName::new(gateway.namespace.clone(), "")),
+            host: String::new(),
+            name: String::new(),
+            addresses: Vec::new(),
+            port: ServicePort { name: None, port, target: TargetPort::Number(port), protocol: AppProtocol::Http11 },
+            attached: Attached::default(),
+        }
+    }
+
     /// Name of the filter chain for a layer.
     pub fn chain(&self, layer: Layer) -> String {
         inbound_vip(self.port.port, layer, &self.name)

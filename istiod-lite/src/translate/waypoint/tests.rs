@@ -15,6 +15,7 @@ use super::{Any, Resources, translate};
 use crate::index::{Index, MeshConfig};
 use crate::source::{Directory, NamespacedName, Source as _};
 
+mod edge;
 mod fields;
 mod of_all_kinds;
 mod orders;
@@ -41,7 +42,10 @@ pub(super) fn index(yaml: &str) -> Index {
 }
 
 pub(super) fn of_waypoint(yaml: &str) -> Resources {
-    translate(&index(yaml), &NamespacedName::new("shop", "waypoint")).unwrap()
+    let index = index(yaml);
+    // The only one, or the one at the edge.
+    let gateway = index.objects().gateways.keys().next().unwrap();
+    translate(&index, gateway).unwrap()
 }
 
 fn case(name: &str) -> PathBuf {
@@ -185,7 +189,7 @@ fn golden_waypoint_for_workloads() {
 
 #[test]
 fn the_same_index_gives_the_same_bytes() {
-    for name in ["whole", "routes", "policies", "requests", "direct", "kinds"] {
+    for name in ["whole", "routes", "policies", "requests", "direct", "kinds", "edge"] {
         let first = of_waypoint(&input(name));
         for _ in 0..4 {
             assert_eq!(first, of_waypoint(&input(name)), "{name}");

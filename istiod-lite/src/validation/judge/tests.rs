@@ -228,6 +228,17 @@ fn gateways_that_can_be_no_waypoint_are_refused() {
 }
 
 #[test]
+fn listeners_at_the_edge_that_do_not_serve_are_told() {
+    let gateway = |listeners: &str| format!("{{gatewayClassName: ambit, listeners: [{listeners}]}}");
+    const HTTP: &str = "{name: web, port: 80, protocol: HTTP}";
+    good(Kind::Gateway, &gateway(HTTP));
+    let tls = gateway(&format!("{HTTP}, {{name: tls, port: 443, protocol: HTTPS}}"));
+    warned(Kind::Gateway, &tls, "spec.listeners[1]: Listener tls: HTTPS is not carried out");
+    let addressed = format!("{{gatewayClassName: ambit, addresses: [{{value: 10.0.0.1}}], listeners: [{HTTP}]}}");
+    warned(Kind::Gateway, &addressed, "spec.addresses: A Gateway is reached at");
+}
+
+#[test]
 fn entries_are_judged_as_the_control_plane_reads_them() {
     refused(Kind::ServiceEntry, "{hosts: [a.example], resolution: DYNAMIC_DNS}", "DYNAMIC_DNS is not supported; DNS looks up");
     good(Kind::ServiceEntry, "{hosts: [a.example], ports: [{number: 80, name: http}], resolution: DNS}");
@@ -248,7 +259,7 @@ fn routes_and_gateways_of_other_controllers_are_their_business() {
         assert_eq!(concerns(Kind::HttpRoute, &route(parent)), ours, "{parent}");
     }
     assert!(!concerns(Kind::GrpcRoute, &value("{spec: {}}")));
-    for (class, ours) in [("istio-waypoint", true), ("nginx", false)] {
+    for (class, ours) in [("istio-waypoint", true), ("ambit", true), ("nginx", false)] {
         assert_eq!(concerns(Kind::Gateway, &value(&format!("{{spec: {{gatewayClassName: {class}}}}}"))), ours, "{class}");
     }
     assert!(concerns(Kind::AuthorizationPolicy, &value("{}")));

@@ -26,6 +26,15 @@ pub fn connections(host: &str) -> Vec<AccessLog> {
     ))
 }
 
+/// Of the requests of clients outside of the mesh.
+pub fn at_edge() -> Vec<AccessLog> {
+    let end = END.replace("security=mutual_tls", "security=none");
+    line(&format!(
+        "{SOURCE} dst.addr=%UPSTREAM_HOST% reason=%RESPONSE_CODE_DETAILS% method=%REQ(:METHOD)% authority=%REQ(:AUTHORITY)% \
+         path=%REQ(:PATH)% status=%RESPONSE_CODE% route=%ROUTE_NAME% cluster=%UPSTREAM_CLUSTER% {end}"
+    ))
+}
+
 /// Of the tunnels that are refused.
 pub fn refused_tunnels() -> Vec<AccessLog> {
     use ambit_api::envoy::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;

@@ -36,6 +36,11 @@ pub enum Routes {
 /// A connection manager for requests to a service: tokens, authorization, then CORS, faults, limits and sessions, then the router. The filters
 /// from CORS on are there whether a route has anything to say for them or not: a listener that changes ends connections.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
+    network_filter("envoy.filters.network.http_connection_manager", &manager(name, routes, enforcement, access_log))
+}
+
+/// The same, to be changed where clients are outside of the mesh.
+pub fn manager(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> HttpConnectionManager {
     let tokens = enforcement
         .tokens
         .iter()
@@ -51,7 +56,7 @@ pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_lo
     // A waypoint of a version that knows no sessions takes the listener all the same.
     http_filters.push(HttpFilter { is_optional: true, ..http_filter(session::FILTER, any(&StatefulSession::default())) });
     http_filters.push(router());
-    let manager = HttpConnectionManager {
+    HttpConnectionManager {
         stat_prefix: name.into(),
         http_filters,
         access_log,
@@ -69,8 +74,7 @@ pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_lo
         stream_idle_timeout: seconds(0),
         request_timeout: seconds(0),
         ..Default::default()
-    };
-    network_filter("envoy.filters.network.http_connection_manager", &manager)
+    }
 }
 
 /// The last HTTP filter.

@@ -1,4 +1,4 @@
-//! The three listeners of a waypoint.
+//! The three listeners of a waypoint, and those at the edge of the mesh.
 //!
 //! [`terminate`] ends HBONE and hands each tunnel's connection to the internal listener [`inner`], which sees it as
 //! coming from the client and going to the service. [`originate`] opens HBONE to an endpoint. What changes often
@@ -6,6 +6,7 @@
 //! makes Envoy drain its connections.
 
 mod access_log;
+mod edge;
 mod http;
 mod inner;
 mod matcher;
@@ -24,6 +25,7 @@ use prost::{Message, Name};
 
 use super::wire::{Any, any, text_format};
 
+pub use edge::edge;
 pub use inner::{Chains, ServicePortChains, inner};
 pub use originate::originate;
 pub use terminate::{KnownAuthority, routes as terminate_routes, terminate};

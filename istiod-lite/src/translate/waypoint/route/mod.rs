@@ -36,7 +36,7 @@ use super::wire::{bool_value, entry, matches, peer_is};
 use crate::index::{Index, ServiceRef, ToListener};
 use crate::source::{Kind, NamespacedName};
 pub use action::{parse_duration, respond, to_cluster};
-use grpc::RequestRoute;
+pub use grpc::RequestRoute;
 pub(crate) use grpc::grpc_as_http;
 use matching::Precedence;
 pub use retry::UNSEEN;
@@ -216,7 +216,9 @@ fn is_of_gateway(index: &Index, route: &RequestRoute, gateway: &NamespacedName) 
             && matches!(parent.kind.as_deref(), None | Some("Gateway"))
             && parent.name == *gateway.name
             && parent.namespace.as_deref().unwrap_or(own) == &*gateway.namespace
-            && index.takes_route(gateway, ToListener { kind: route.kind, namespace: own, port, section_name }).is_ok()
+            && index
+                .takes_route(gateway, ToListener { kind: route.kind, namespace: own, port, section_name, hostnames: &[] })
+                .is_ok()
     })
 }
 
@@ -265,7 +267,12 @@ pub fn for_everyone(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSe
 }
 
 /// All matches of all routes of one parent, the first that applies first.
-fn ordered_routes(index: &Index, port: &ServedPort<'_>, routes: &[RequestRoute], backends: &mut BTreeSet<Backend>) -> Vec<Route> {
+pub fn ordered_routes(
+    index: &Index,
+    port: &ServedPort<'_>,
+    routes: &[RequestRoute],
+    backends: &mut BTreeSet<Backend>,
+) -> Vec<Route> {
     let mut ordered: Vec<(Precedence, Vec<Route>)> = Vec::new();
     for request_route in routes {
         let route = &request_route.route;

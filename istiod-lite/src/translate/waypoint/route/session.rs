@@ -174,4 +174,23 @@ mod tests {
             assert_eq!(path(&matched), kept, "{matched:?}");
         }
     }
+
+    #[test]
+    fn a_route_of_which_several_filters_are_told_has_the_same_bytes_each_time() {
+        use prost::Message;
+        let rule = serde_json::from_str(r#"{"sessionPersistence": {}}"#).unwrap();
+        let bytes = || {
+            let others = BTreeMap::from(["a", "m", "z"].map(|name| (name.to_owned(), any(&Cookie::default()))));
+            let action = Some(Action::Route(Default::default()));
+            let mut route = Route { action, typed_per_filter_config: entries(&others), ..Default::default() };
+            keep(&mut route, &NamespacedName::new("shop", "cart"), 0, &rule, &Default::default());
+            assert_eq!(route.typed_per_filter_config.len(), 4);
+            [route.clone().encode_to_vec(), route.encode_to_vec()]
+        };
+        let [first, copied] = bytes();
+        assert_eq!(first, copied);
+        for _ in 0..20 {
+            assert_eq!(bytes(), [first.clone(), first.clone()]);
+        }
+    }
 }

@@ -8,7 +8,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use super::{Any, descriptors, input, kinds, of_waypoint};
 
 /// The inputs of the golden tests, and what they leave out.
-const INPUTS: [&str; 6] = ["whole", "routes", "policies", "requests", "direct", "kinds"];
+const INPUTS: [&str; 7] = ["whole", "routes", "policies", "requests", "direct", "kinds", "edge"];
 const MORE: &str = r#"
 apiVersion: v1
 kind: Namespace
@@ -41,6 +41,7 @@ spec:
   parentRefs: [{group: "", kind: Service, name: a, port: 80}]
   rules:
   - retry: {codes: [503], attempts: 2, backoff: 1s}
+    sessionPersistence: {type: Header, sessionName: x-session}
     timeouts: {request: 5s, backendRequest: 1s}
     filters:
     - {type: CORS, cors: {allowOrigins: ["https://a.example"], allowMethods: [GET], allowHeaders: [x], exposeHeaders: [y], allowCredentials: true}}

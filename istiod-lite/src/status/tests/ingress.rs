@@ -1,0 +1,148 @@
+//! Gateways at the edge of the mesh, and the routes on them.
+
+use serde_json::json;
+
+use super::mesh;
+use crate::deploy::{Deployed, Reports};
+use crate::index::INGRESS_CONTROLLER;
+use crate::source::{Kind, NamespacedName, ObjectKey};
+use crate::status::{ObjectStatus, of, patch::patch};
+
+fn gateway(listeners: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: shop, generation: 3, uid: u1}}\nspec: {{gatewayClassName: ambit, listeners: [{listeners}]}}\n"
+    )
+}
+
+fn service(spec: &str, status: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: edge, namespace: shop, labels: {{gateway.networking.k8s.io/gateway-name: edge}}, ownerReferences: [{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, name: edge, uid: u1}}]}}\nspec: {{clusterIP: 10.0.0.9, selector: {{gateway.networking.k8s.io/gateway-name: edge}}, ports: [{{port: 80}}]{spec}}}\nstatus: {{{status}}}\n"
+    )
+}
+
+fn route(kind: &str, name: &str, more: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{{more}}}\n"
+    )
+}
+
+const POD: &str = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: edge-1, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: edge}}\nspec: {containers: []}\nstatus: {phase: Running, podIP: 10.1.0.1, conditions: [{type: Ready, status: 'True'}]}\n";
+const HTTP: &str = "{name: web, port: 80, protocol: HTTP}";
+
+fn status(text: &str, report: Deployed) -> ObjectStatus {
+    let mut reports = Reports::default();
+    assert!(reports.set(NamespacedName::new("shop", "edge"), report));
+    let key = ObjectKey { kind: Kind::Gateway, name: NamespacedName::new("shop", "edge") };
+    of(&mesh(text), &key, Some(&reports)).unwrap()
+}
+
+/// `type=status reason` of each condition.
+fn said(conditions: &[crate::status::Condition]) -> Vec<String> {
+    conditions.iter().map(|c| format!("{}={} {}", c.r#type, c.status, c.reason)).collect()
+}
+
+fn of_route(text: &str, kind: Kind, name: &str) -> Vec<String> {
+    let key = ObjectKey { kind, name: NamespacedName::new("shop", name) };
+    said(&of(&mesh(text), &key, None).unwrap().conditions)
+}
+
+#[test]
+fn a_gateway_is_programmed_once_its_service_has_an_address_and_a_pod_is_ready() {
+    let balanced = |status: &str| service(", type: LoadBalancer", status);
+    let awaited = status(&format!("{}{}{POD}", gateway(HTTP), balanced("")), Deployed::Applied);
+    assert_eq!(said(&awaited.conditions), ["Accepted=True Accepted", "Programmed=False AddressNotAssigned"]);
+    assert!(awaited.conditions[1].message.contains("service-type"), "{}", awaited.conditions[1].message);
+    let given = "loadBalancer: {ingress: [{ip: 192.0.2.1}, {hostname: edge.example.com}]}";
+    let ready = status(&format!("{}{}{POD}", gateway(HTTP), balanced(given)), Deployed::Applied);
+    assert_eq!(said(&ready.conditions), ["Accepted=True Accepted", "Programmed=True Programmed"]);
+    assert_eq!(
+        said(&ready.listeners[0].conditions),
+        [
+            "Accepted=True Accepted",
+            "Programmed=True Programmed",
+            "ResolvedRefs=True ResolvedRefs",
+            "Conflicted=False NoConflicts"
+        ]
+    );
+    let written = patch(None, &ready, "now").unwrap();
+    let addresses = json!([{"type": "IPAddress", "value": "192.0.2.1"}, {"type": "Hostname", "value": "edge.example.com"}]);
+    assert_eq!(written["addresses"], addresses);
+    let starting = status(&format!("{}{}", gateway(HTTP), balanced(given)), Deployed::Applied);
+    assert_eq!(said(&starting.conditions)[1], "Programmed=False NoResources");
+    let inside = status(&format!("{}{}{POD}", gateway(HTTP), service("", "")), Deployed::Applied);
+    assert_eq!(inside.addresses, Some(vec!["10.0.0.9".to_owned()]));
+    let refused = status(&gateway(HTTP), Deployed::Refused("no".into()));
+    assert_eq!(said(&refused.conditions), ["Accepted=False InvalidParameters", "Programmed=False Invalid"]);
+}
+
+#[test]
+fn a_listener_says_why_it_does_not_serve() {
+    let reasons = |listeners: &str| {
+        let status = status(&gateway(listeners), Deployed::Applied);
+        let of_listener = |listener: &crate::status::Listener| {
+            let said = said(&listener.conditions);
+            format!("{}: {}, {}", listener.name, said[0], said[3])
+        };
+        (said(&status.conditions)[0].clone(), status.listeners.iter().map(of_listener).collect::<Vec<_>>())
+    };
+    let (accepted, listeners) =
+        reasons(&format!("{HTTP}, {{name: tls, port: 443, protocol: HTTPS}}, {{name: own, port: 15021, protocol: HTTP}}"));
+    assert_eq!(accepted, "Accepted=True ListenersNotValid");
+    assert_eq!(
+        listeners,
+        [
+            "web: Accepted=True Accepted, Conflicted=False NoConflicts",
+            "tls: Accepted=False UnsupportedProtocol, Conflicted=False NoConflicts",
+            "own: Accepted=False PortUnavailable, Conflicted=False NoConflicts",
+        ]
+    );
+    let (accepted, listeners) =
+        reasons("{name: a, port: 80, protocol: HTTP, hostname: a.b}, {name: b, port: 80, protocol: HTTP, hostname: A.b}");
+    assert_eq!(accepted, "Accepted=False ListenersNotValid");
+    assert_eq!(listeners[1], "b: Accepted=False HostnameConflict, Conflicted=True HostnameConflict");
+    let (_, listeners) = reasons("{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: TLS, hostname: b.c}");
+    assert_eq!(listeners[0], "a: Accepted=False ProtocolConflict, Conflicted=True ProtocolConflict");
+}
+
+#[test]
+fn a_route_says_whether_a_listener_takes_it_in_the_name_of_its_controller() {
+    let listeners = "{name: web, port: 80, protocol: HTTP, hostname: '*.example.com'}";
+    let parent = "parentRefs: [{name: edge}]";
+    let good =
+        format!("{}{}", gateway(listeners), route("HTTPRoute", "r", &format!("{parent}, hostnames: [a.example.com, b.org]")));
+    assert_eq!(of_route(&good, Kind::HttpRoute, "r"), ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]);
+    let key = ObjectKey { kind: Kind::HttpRoute, name: NamespacedName::new("shop", "r") };
+    let conditions = of(&mesh(&good), &key, None).unwrap();
+    let written = patch(None, &conditions, "now").unwrap();
+    assert_eq!(written["parents"][0]["controllerName"], INGRESS_CONTROLLER);
+    assert_eq!(patch(Some(&written), &conditions, "later"), None, "it is said");
+    let reason = |more: &str, kind: &str, of: Kind| {
+        let text = format!("{}{}", gateway(listeners), route(kind, "r", more));
+        of_route(&text, of, "r").remove(0)
+    };
+    let http = |more: &str| reason(more, "HTTPRoute", Kind::HttpRoute);
+    assert_eq!(http(&format!("{parent}, hostnames: [b.org, example.com]")), "Accepted=False NoMatchingListenerHostname");
+    assert_eq!(http("parentRefs: [{name: edge, sectionName: other}]"), "Accepted=False NoMatchingParent");
+    assert_eq!(http("parentRefs: [{name: edge, port: 81}]"), "Accepted=False NoMatchingParent");
+    let both = format!("{good}{}", route("GRPCRoute", "s", &format!("{parent}, hostnames: [a.example.com]")));
+    assert_eq!(of_route(&both, Kind::GrpcRoute, "s")[0], "Accepted=False Conflicted");
+    let counted = status(&both, Deployed::Applied);
+    assert_eq!(counted.listeners[0].attached_routes, 1);
+}
+
+#[test]
+fn a_route_says_which_service_is_not_reached_past_its_waypoint() {
+    let service = |labels: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: a, namespace: shop, labels: {{istio.io/use-waypoint: way{labels}}}}}\nspec: {{ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let waypoint = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: way, namespace: shop}\nspec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n";
+    let to_a = route("HTTPRoute", "r", "parentRefs: [{name: edge}], rules: [{backendRefs: [{name: a, port: 80}]}]");
+    let resolved = |labels: &str| {
+        let text = format!("{}{waypoint}{}{to_a}", gateway(HTTP), service(labels));
+        of_route(&text, Kind::HttpRoute, "r").remove(1)
+    };
+    assert_eq!(resolved(""), "ResolvedRefs=True ResolvedRefs");
+    assert_eq!(resolved(", istio.io/ingress-use-waypoint: 'true'"), "ResolvedRefs=False RefNotPermitted");
+}

@@ -1,0 +1,106 @@
+//! The proxy of a Gateway at the edge of the mesh: listeners for clients that come in no tunnel, routes by host, and endpoints reached as
+//! a waypoint reaches them, by the proxy's own identity.
+//!
+//! A request is for the listener of its port that says its host most closely, and sees the routes of that one alone; among them for the
+//! host that is said most closely. Where that has no rule for it, it is not found.
+
+use std::collections::BTreeMap;
+
+use ambit_api::envoy::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use gateway_api::gateways::GatewayListeners;
+
+use super::names::{CONNECT_ORIGINATE, Layer, ingress};
+use super::route::{self, RequestRoute};
+use super::scope::ServedPort;
+use super::wire::bool_value;
+use super::{Resources, Translation, cluster, insert, listener};
+use crate::index::{RouteKey, ServiceRef, covers_host, listener_host, unserved};
+use crate::source::Kind;
+
+/// The routes for each host.
+type Hosts = BTreeMap<String, Vec<RequestRoute>>;
+
+impl Translation<'_> {
+    /// All resources, where the Gateway is at the edge of the mesh.
+    pub(super) fn run_at_edge(mut self) -> Resources {
+        let gateway = self.waypoint.gateway.clone();
+        let mut ports: BTreeMap<u16, Vec<&GatewayListeners>> = BTreeMap::new();
+        for listener in gateway.spec.listeners.iter().filter(|listener| unserved(&gateway, listener).is_none()) {
+            if let Ok(port) = u16::try_from(listener.port) {
+                ports.entry(port).or_default().push(listener);
+            }
+        }
+        for (port, listeners) in ports {
+            self.port_at_edge(port, &listeners);
+        }
+        for backend in std::mem::take(&mut self.backends) {
+            let kept = match &backend.service {
+                ServiceRef::Kubernetes(service) => self.index.kept_from_ingress(service).is_some(),
+                ServiceRef::Host(_) => false,
+            };
+            // Without its cluster requests are answered as those to an invalid backend; the status of the route says why.
+            if !kept {
+                self.backend(&backend, Layer::Http);
+            }
+        }
+        let originate = listener::originate();
+        insert(&mut self.listeners, originate.name.clone(), &originate);
+        for cluster in cluster::fixed(&self.trust_domain).into_iter().filter(|cluster| cluster.name == CONNECT_ORIGINATE) {
+            insert(&mut self.clusters, cluster.name.clone(), &cluster);
+        }
+        self.resources()
+    }
+
+    /// One port with all of its listeners.
+    fn port_at_edge(&mut self, port: u16, listeners: &[&GatewayListeners]) {
+        let place = ServedPort::at_edge(&self.waypoint.name, port);
+        let enforcement = self.policies(Some(&place), Layer::Http);
+        let listener = listener::edge(port, &enforcement);
+        insert(&mut self.listeners, listener.name.clone(), &listener);
+        let mut virtual_hosts = Vec::new();
+        for (host, routes) in self.hosts(listeners) {
+            let routes = route::ordered_routes(self.index, &place, &routes, &mut self.backends);
+            virtual_hosts.push(VirtualHost { name: host.clone(), domains: vec![host], routes, ..Default::default() });
+        }
+        let routes = RouteConfiguration {
+            name: ingress(port),
+            virtual_hosts,
+            validate_clusters: bool_value(false),
+            most_specific_header_mutations_wins: true,
+            // A client says the port that it has dialled, which may be another one in front of the pod.
+            ignore_port_in_host_matching: true,
+            ..Default::default()
+        };
+        insert(&mut self.routes, routes.name.clone(), &routes);
+    }
+
+    /// The routes for each host that the listeners of one port, or routes on them, name. The host of a listener without routes is among
+    /// them: requests for it are not found, whatever a listener for more hosts has.
+    fn hosts(&self, listeners: &[&GatewayListeners]) -> Hosts {
+        let mut hosts = Hosts::new();
+        for listener in listeners {
+            let own = listener_host(listener);
+            hosts.entry(own.clone()).or_default();
+            let closest = |host: &str| {
+                let others = listeners.iter().map(|other| listener_host(other)).filter(|other| covers_host(other, host));
+                others.max_by_key(String::len).is_some_and(|closest| closest == own)
+            };
+            for taken in self.index.routes_on(&self.waypoint.name, listener) {
+                let Some(route) = self.request_route(&taken.route) else { continue };
+                for host in taken.hosts.into_iter().filter(|host| closest(host)) {
+                    hosts.entry(host).or_default().push(route.clone());
+                }
+            }
+        }
+        hosts
+    }
+
+    fn request_route(&self, key: &RouteKey) -> Option<RequestRoute> {
+        let objects = self.index.objects();
+        match key.kind {
+            Kind::HttpRoute => objects.http_routes.get(&key.name).map(RequestRoute::http),
+            Kind::GrpcRoute => objects.grpc_routes.get(&key.name).and_then(|route| RequestRoute::grpc(route)),
+            _ => None,
+        }
+    }
+}
