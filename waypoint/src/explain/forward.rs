@@ -197,7 +197,7 @@ fn on_the_way(mut step: Step, routed: Routed<'_>, forwarding: &Forwarding, weigh
         step = step.because(format!("the path becomes {:?}", rewrite.apply(&view, &route.when.path)));
     }
     let of_one = if forwarding.clusters.len() > 1 { format!(" (for {})", weight.cluster) } else { String::new() };
-    if let Some(host) = weight.host.as_ref().or(forwarding.host.as_ref()) {
+    if let Some(host) = forwarding.host.as_ref().or(weight.host.as_ref()) {
         step = step.because(format!("the host becomes {:?}{of_one}", host.0));
     }
     let mut headers = view.headers.clone();

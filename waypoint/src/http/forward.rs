@@ -6,7 +6,7 @@ use ambit_model::{
     Reason, Refusal,
     route::{Action, Claim, ClusterWeight, EndpointName, Route, Session, Upstream as Forwarding},
 };
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
 use tokio_util::{sync::DropGuard, task::TaskTracker};
 
@@ -73,10 +73,18 @@ pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record:
     };
     let timed = forwarding.timeout.is_some() || forwarding.retry.as_ref().is_some_and(|retry| retry.per_try.is_some());
     let (arrival, arriving) = Arrival::new(!timed || request.body().is_end_stream(), &record.sent);
+    let weight = match choose(&exchange, forwarding, &mut record) {
+        Ok(weight) => weight,
+        Err((status, refusal)) => return answer::refused(&mut record, exchange.style, status, &refusal),
+    };
+    // What its route and its cluster change of responses they change of the waypoint's own as well (so does Envoy).
+    let changed = exchange.route.response_changes(&weight.response_headers).any(|change| !change.is_empty());
+    // In memory of its own: hardly a request needs it, and all of them would have room for it.
+    let asked = changed.then(|| Box::new(head(&request)));
     let mut deadline = forwarding.timeout.map(|limit| arrival.clone().expiry(limit));
     let stuck = forwarding.timeout.map(|limit| arrival.clone().stuck(limit));
     let passing = Passing { phase: hold.phase.clone(), arrival, arriving };
-    let attempt = attempt(&exchange, forwarding, request, &mut record, passing);
+    let attempt = attempt(&exchange, forwarding, weight.clone(), request, &mut record, passing);
     let late = |text: &str| Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, text)));
     let outcome = match deadline.as_mut().zip(stuck) {
         None => attempt.await,
@@ -96,6 +104,9 @@ pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record:
             let mut response = answer::refused(&mut record, exchange.style, status, &refusal);
             if refusal.reason == Reason::ClusterOverloaded && exchange.http.envoy_headers {
                 response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
+            }
+            if let Some(asked) = &asked {
+                change_response(&exchange, &weight, asked, response.headers_mut());
             }
             response
         }
@@ -126,11 +137,11 @@ struct Outcome {
 async fn attempt(
     exchange: &Exchange,
     forwarding: &Forwarding,
+    weight: Arc<ClusterWeight>,
     mut request: Request<Incoming>,
     record: &mut Record,
     Passing { phase, arrival, arriving }: Passing,
 ) -> Result<Outcome, select::Refused> {
-    let weight = choose(exchange, forwarding, record)?;
     let session = select::session(&exchange.route, &exchange.http, &serve::view(&request, &exchange.target));
     let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight, session)?;
     record.service = candidates.service.take();
@@ -221,7 +232,8 @@ fn prepare<'a>(
         Some(rewrite) => rewrite.apply(&view, &exchange.route.when.path),
         None => exchange.target.path_and_query.clone(),
     };
-    let host = weight.host.as_ref().or(forwarding.host.as_ref());
+    // The route has the last word, as with headers.
+    let host = forwarding.host.as_ref().or(weight.host.as_ref());
     let authority = host.map_or(exchange.target.authority.as_str(), |host| &host.0);
     let map = request.headers_mut();
     headers::strip_hop(map);
@@ -243,6 +255,14 @@ fn prepare<'a>(
     Ok((path, authority))
 }
 
+/// Makes the changes of the route and of the cluster. `head` is the request's, for placeholders.
+fn change_response(exchange: &Exchange, weight: &ClusterWeight, head: &Request<()>, headers: &mut HeaderMap) {
+    let view = serve::view(head, &exchange.target);
+    for changes in exchange.route.response_changes(&weight.response_headers) {
+        changes.apply(headers, &view, exchange.tunnel.peer.uri.as_deref());
+    }
+}
+
 fn respond(
     exchange: Exchange,
     outcome: Outcome,
@@ -257,11 +277,7 @@ fn respond(
     let name = response.headers().get(header::UPGRADE).cloned();
     let map = response.headers_mut();
     headers::strip_hop(map);
-    let view = serve::view(&head, &exchange.target);
-    let peer = exchange.tunnel.peer.uri.as_deref();
-    for changes in exchange.route.response_changes(&weight.response_headers) {
-        changes.apply(map, &view, peer);
-    }
+    change_response(&exchange, &weight, &head, map);
     if let (Some(session), Some(claim), Some(from)) = (&exchange.route.session, claim, &record.upstream) {
         session.tell(map, claim, EndpointName { address: from.address, tunnelled: from.identity.is_some() }, select::now());
     }

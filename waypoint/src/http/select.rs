@@ -66,6 +66,10 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         (None, None) if request.version() == Version::HTTP_10 => "",
         (None, None) => return Err(bad("there is no host")),
     };
+    // What is no host to others must not be one here: rules and endpoints would read it in different ways.
+    if !authority.bytes().all(of_host) {
+        return Err(bad("the host has letters that no host has"));
+    }
     // A host has no user information (RFC 9110, section 7.2): rules on hosts would not know it for the host it is.
     if authority.contains('@') {
         return Err(bad("the host has user information"));
@@ -86,6 +90,11 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         None => path.into_owned(),
     };
     Ok(Target { authority: authority.to_owned(), path_and_query })
+}
+
+/// Whether a byte may be in an authority (RFC 3986, section 3.2), as Envoy reads it.
+fn of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(&byte)
 }
 
 /// Looks at the tokens of a request, applies the chain's rules, and finds the route; with what of the request is another afterwards. Rules
@@ -211,6 +220,20 @@ mod tests {
         assert_eq!(read("OPTIONS", "*").as_deref(), Ok("*"));
         for uri in ["admin", "*"] {
             assert_eq!(read("GET", uri), Err(400), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_host_with_letters_that_no_host_has_is_refused() {
+        let read = |host: &str| {
+            let request = Request::builder().uri("/").header("host", host).body(()).unwrap();
+            target(&request, &chain()).map(|target| target.authority).map_err(|(status, _)| status.as_u16())
+        };
+        for host in ["svc.shop:80", "[::1]:80", "svc_shop", ""] {
+            assert_eq!(read(host).as_deref(), Ok(host));
+        }
+        for host in ["svc shop", "svc/shop", "svc\\shop", "svc<shop", "svc?shop", "svc#shop"] {
+            assert_eq!(read(host), Err(400), "{host}");
         }
     }
 

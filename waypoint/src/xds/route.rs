@@ -108,7 +108,6 @@ fn route(mut route: pb::Route, of_host: &Said, (host, table): (&Changes, &Change
         metadata,
         request_headers: chain(own.0, &host.0, &table.0),
         response_headers: chain(own.1, &host.1, &table.1),
-        cluster_headers_last: specific_last,
     })
 }
 

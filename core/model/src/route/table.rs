@@ -141,28 +141,18 @@ pub struct Route {
     pub request_headers: Vec<HeaderMutations>,
     /// Changes to responses, in the order they apply.
     pub response_headers: Vec<HeaderMutations>,
-    /// The changes of the chosen cluster apply after the route's, not before (Envoy `most_specific_header_mutations_wins`).
-    pub cluster_headers_last: bool,
 }
 
 impl Route {
-    /// All changes to a request that goes to `cluster`, in the order they apply.
+    /// All changes to a request that goes to `cluster`, in the order they apply: the cluster's before the route's, whatever
+    /// `most_specific_header_mutations_wins` says of the others (so does Envoy).
     pub fn request_changes<'a>(&'a self, cluster: &'a HeaderMutations) -> impl Iterator<Item = &'a HeaderMutations> {
-        self.ordered(&self.request_headers, cluster)
+        std::iter::once(cluster).chain(&self.request_headers)
     }
 
     /// All changes to a response that comes from `cluster`, in the order they apply.
     pub fn response_changes<'a>(&'a self, cluster: &'a HeaderMutations) -> impl Iterator<Item = &'a HeaderMutations> {
-        self.ordered(&self.response_headers, cluster)
-    }
-
-    fn ordered<'a>(
-        &'a self,
-        own: &'a [HeaderMutations],
-        cluster: &'a HeaderMutations,
-    ) -> impl Iterator<Item = &'a HeaderMutations> {
-        let (first, last) = if self.cluster_headers_last { (None, Some(cluster)) } else { (Some(cluster), None) };
-        first.into_iter().chain(own).chain(last)
+        std::iter::once(cluster).chain(&self.response_headers)
     }
 }
 

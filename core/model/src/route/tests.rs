@@ -164,7 +164,6 @@ fn route(name: &str, when: RouteMatch) -> std::sync::Arc<Route> {
         metadata: serde_json::Value::Null,
         request_headers,
         response_headers,
-        cluster_headers_last: true,
     }
     .into()
 }

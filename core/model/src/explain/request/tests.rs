@@ -98,7 +98,6 @@ fn route(name: String, when: RouteMatch) -> Arc<Route> {
         metadata: serde_json::Value::Null,
         request_headers,
         response_headers,
-        cluster_headers_last: false,
     })
 }
 

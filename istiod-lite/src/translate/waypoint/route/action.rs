@@ -29,7 +29,7 @@ pub fn route(
     backends: &mut BTreeSet<Backend>,
 ) -> Route {
     let path = PathMatch::of(condition);
-    let filters = Filters::of_rule(rule.filters.as_deref());
+    let mut filters = Filters::of_rule(rule.filters.as_deref());
     let action = if filters.unsupported {
         None
     } else if let Some(filter) = &filters.redirect {
@@ -37,6 +37,9 @@ pub fn route(
     } else {
         forward(index, &port.service, from, rule, &filters, &path, backends).map(Action::Route)
     };
+    if matches!(action, Some(Action::Route(_))) && with_filters(rule) {
+        (filters.request, filters.response) = Default::default();
+    }
     Route {
         action: Some(action.unwrap_or_else(|| Action::DirectResponse(respond(unusable(from.0))))),
         request_headers_to_add: filters.request.add,
@@ -46,6 +49,12 @@ pub fn route(
         typed_per_filter_config: cors::per_filter(filters.cors.as_ref()),
         ..Default::default()
     }
+}
+
+/// Whether a backend has filters of its own, which come after those of the rule. Envoy makes the changes of a cluster before those of its
+/// route, whose host wins, too: so each cluster is given those of the rule along with its own, and the route none.
+fn with_filters(rule: &HttpRouteRules) -> bool {
+    rule.backend_refs.iter().flatten().any(|reference| reference.filters.as_ref().is_some_and(|filters| !filters.is_empty()))
 }
 
 /// Forward to a cluster.
@@ -81,7 +90,8 @@ fn forward(
 ) -> Option<RouteAction> {
     let mut weighted = Vec::new();
     for reference in rule.backend_refs.iter().flatten().filter(|reference| reference.weight != Some(0)) {
-        weighted.push(backend(index, parent, (from.0, &from.1.namespace), reference, backends));
+        let of_rule = Some(filters).filter(|_| with_filters(rule));
+        weighted.push(backend(index, parent, (from.0, &from.1.namespace), (reference, of_rule), backends));
     }
     if weighted.is_empty() {
         return None;
@@ -102,6 +112,15 @@ fn forward(
     if let Some(rewrite) = &filters.rewrite {
         redirect::rewrite(&mut action, rewrite, path)?;
     }
+    if let Some(ClusterSpecifier::WeightedClusters(weighted)) = &mut action.cluster_specifier
+        && with_filters(rule)
+        && let Some(HostRewriteSpecifier::HostRewriteLiteral(host)) = action.host_rewrite_specifier.take()
+    {
+        for cluster in &mut weighted.clusters {
+            let of_rule = || cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host.clone());
+            cluster.host_rewrite_specifier.get_or_insert_with(of_rule);
+        }
+    }
     Some(action)
 }
 
@@ -110,11 +129,11 @@ fn backend(
     index: &Index,
     parent: &ServiceRef,
     from: (Kind, &str),
-    reference: &HttpRouteRulesBackendRefs,
+    (reference, of_rule): (&HttpRouteRulesBackendRefs, Option<&Filters>),
     backends: &mut BTreeSet<Backend>,
 ) -> ClusterWeight {
     let weight = u32::try_from(reference.weight.unwrap_or(1)).unwrap_or(1);
-    let mut filters = Filters::of_backend(reference.filters.as_deref());
+    let mut filters = Filters::of_backend(of_rule, reference.filters.as_deref());
     let host = filters.rewrite.as_ref().map_or(filters.host.take(), |rewrite| rewrite.hostname.clone());
     let rewrites_path = filters.rewrite.as_ref().is_some_and(|rewrite| rewrite.path.is_some());
     let to = Reference {

@@ -40,9 +40,11 @@ impl Filters {
         all
     }
 
-    /// Filters of a backend reference, which the API gives other types with the same fields.
-    pub fn of_backend(filters: Option<&[HttpRouteRulesBackendRefsFilters]>) -> Self {
-        let mut all = Self::default();
+    /// Filters of a backend reference, which the API gives other types with the same fields; after the changes to headers that its rule
+    /// makes, if these are given.
+    pub fn of_backend(rule: Option<&Self>, filters: Option<&[HttpRouteRulesBackendRefsFilters]>) -> Self {
+        let (request, response) = rule.map(|rule| (rule.request.clone(), rule.response.clone())).unwrap_or_default();
+        let mut all = Self { request, response, ..Self::default() };
         for filter in filters.unwrap_or_default() {
             match convert::<_, HttpRouteRulesFilters>(filter) {
                 Some(filter) => all.add(&filter),
