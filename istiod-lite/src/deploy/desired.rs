@@ -33,7 +33,7 @@ pub fn made(
         let mut value = match part {
             Part::ServiceAccount => json!({ "automountServiceAccountToken": false }),
             Part::Service => service(&name, role.service_type(), &ports(gateway, role)),
-            Part::Deployment => deployment(gateway, &name, &ports(gateway, role), pod::spec(&name, mesh, options, image)),
+            Part::Deployment => deployment(gateway, &name, pod::spec(&name, mesh, options, image)),
             Part::PodDisruptionBudget => budget(&name),
             Part::HorizontalPodAutoscaler => autoscaler(&name),
         };
@@ -142,13 +142,9 @@ fn service(name: &NamespacedName, service_type: &str, ports: &[Port]) -> Value {
     })
 }
 
-fn deployment(gateway: &Gateway, name: &NamespacedName, ports: &[Port], mut pod: Value) -> Value {
-    // The port of tunnels is open in any case.
-    if let Some(listed) = pod.pointer_mut("/containers/0/ports").and_then(Value::as_array_mut) {
-        let further = ports.iter().filter(|port| port.in_pod != 15008);
-        let further = further.map(|port| json!({ "name": port.name, "containerPort": port.in_pod, "protocol": "TCP" }));
-        listed.extend(further);
-    }
+/// The ports of listeners are not said of the container: that would change nothing but start all pods anew for each listener that comes or
+/// goes, which the running ones follow by themselves.
+fn deployment(gateway: &Gateway, name: &NamespacedName, pod: Value) -> Value {
     json!({
         "spec": {
             "selector": { "matchLabels": selector(name) },

@@ -92,7 +92,7 @@ fn a_gateway_at_the_edge_becomes_a_service_with_the_ports_of_its_listeners() {
     assert_eq!(template["metadata"]["labels"].get("networking.istio.io/tunnel"), None, "it does not take tunnels for its ports");
     let container = &template["spec"]["containers"][0];
     let ports: Vec<&Value> = container["ports"].as_array().unwrap().iter().map(|port| &port["containerPort"]).collect();
-    assert_eq!(ports, [15008, 15020, 15021, 10080, 8080]);
+    assert_eq!(ports, [15008, 15020, 15021], "a listener that comes or goes starts no pod anew");
     assert_eq!(container["securityContext"]["capabilities"], json!({"drop": ["ALL"]}));
 }
 

@@ -8,9 +8,8 @@ use http::Uri;
 const LONGEST: usize = 2048;
 
 /// Where clouds tell a machine who it is, besides the link-local addresses.
-const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
-/// The same over IPv6.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
 
 /// An address that can be asked for keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,14 +70,22 @@ pub(super) fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => is_local_v4(ip),
         IpAddr::V6(ip) => {
-            // Through a NAT64 (RFC 6052) an IPv4 address is reached by one of these.
-            if let [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] = ip.octets() {
+            // Through a NAT64 (RFC 6052, RFC 8215) an IPv4 address is reached by one of these, and was once by the last.
+            if let [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
+            | [0, 0x64, 0xff, 0x9b, 0, 1, _, _, _, _, _, _, a, b, c, d]
+            | [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] = ip.octets()
+            {
                 return is_local_v4(Ipv4Addr::new(a, b, c, d));
             }
             let nobody = ip.is_unspecified() || ip.is_multicast();
-            nobody || ip.is_loopback() || ip.is_unicast_link_local() || ip == METADATA_V6
+            nobody || ip.is_loopback() || ip.is_unicast_link_local() || is_metadata_v6(ip)
         }
     }
+}
+
+/// Amazon has a network for what answers a machine of its own, Google an address.
+fn is_metadata_v6(ip: Ipv6Addr) -> bool {
+    matches!(ip.segments(), [0xfd00, 0xec2, ..] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254])
 }
 
 fn is_local_v4(ip: Ipv4Addr) -> bool {
@@ -133,9 +140,15 @@ mod tests {
             ("::", true),
             ("::1", true),
             ("fe80::1", true),
+            ("192.0.0.192", true),
             ("fd00:ec2::254", true),
+            ("fd00:ec2::23", true),
+            ("fd20:ce::254", true),
             ("::ffff:127.0.0.1", true),
+            ("::127.0.0.1", true),
             ("64:ff9b::a9fe:a9fe", true),
+            ("64:ff9b:1::a9fe:a9fe", true),
+            ("64:ff9b:1::c000:201", false),
             ("64:ff9b::c000:201", false),
             ("10.0.0.1", false),
             ("192.0.2.1", false),

@@ -1,5 +1,6 @@
 //! Asks one address for keys: over HTTP/1.1, with one request and no credentials, under limits.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,19 +81,22 @@ impl Client {
     async fn connect(&self, address: &Address) -> Result<TcpStream, String> {
         let Address { host, port, .. } = address;
         let found = lookup_host((host.as_str(), *port)).await.map_err(|error| format!("{host} is not found: {error}"))?;
-        let mut why = format!("{host} has no address");
+        // Names are found in one order now and in another then, and what is said is to be the same.
+        let mut failed = BTreeMap::new();
         for to in found {
             if !self.local && is_local(to.ip()) {
-                why = format!("{} of {host} is an address of this machine or link, which is not asked", to.ip());
+                let why = format!("{} of {host} is an address of this machine or link, which is not asked", to.ip());
+                failed.insert(to, why);
                 continue;
             }
-            match timeout(CONNECT, TcpStream::connect(to)).await {
+            let why = match timeout(CONNECT, TcpStream::connect(to)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => why = format!("no connection to {to}: {error}"),
-                Err(_) => why = format!("no connection to {to} within {CONNECT:?}"),
-            }
+                Ok(Err(error)) => format!("no connection to {to}: {error}"),
+                Err(_) => format!("no connection to {to} within {CONNECT:?}"),
+            };
+            failed.insert(to, why);
         }
-        Err(why)
+        Err(failed.into_values().next().unwrap_or_else(|| format!("{host} has no address")))
     }
 }
 

@@ -69,8 +69,11 @@ pub(super) fn fault_of_targets<'a>(
                     return fault("AncestorNotBound", message);
                 }
             },
-            "Gateway" if index.waypoint(&key).is_none() => {
-                return fault("TargetNotFound", format!("Gateway {key} does not exist or is not a waypoint"));
+            "Gateway" if index.waypoint(&key).is_none() && index.ingress(&key).is_none() => {
+                return fault(
+                    "TargetNotFound",
+                    format!("Gateway {key} does not exist or is neither a waypoint nor at the edge of the mesh"),
+                );
             }
             "GatewayClass" if *name.namespace != *index.config().root_namespace => {
                 let message = format!("Only policies of namespace {} may target a GatewayClass", index.config().root_namespace);

@@ -69,7 +69,7 @@ fn has_waypoint(index: &Index, object: &Object) -> bool {
     parent_refs(object).iter().any(|ParentRef { group, kind, namespace, name, .. }| {
         let key = NamespacedName::new(namespace.unwrap_or(own), *name);
         match (*group, *kind) {
-            ("gateway.networking.k8s.io", "Gateway") => index.waypoint(&key).is_some(),
+            ("gateway.networking.k8s.io", "Gateway") => index.waypoint(&key).is_some() || index.ingress(&key).is_some(),
             ("" | "core", "Service") => of_service(&key),
             _ => false,
         }

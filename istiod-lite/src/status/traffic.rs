@@ -25,7 +25,7 @@ pub(super) fn policy(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     policy.spec.target_refs.iter().map(condition).collect()
 }
 
-/// What is said of a TrafficPolicy that cannot be read any more: what holds is its last good version.
+/// What is said of a policy that cannot be read any more: what holds is its last good version.
 pub(super) fn unreadable(conditions: &mut [Condition], problem: &Problem) {
     let place = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
     for condition in conditions {
@@ -50,8 +50,9 @@ fn of_target(index: &Index, name: &NamespacedName, target: &ServicePortReference
         return (false, "Conflicted", format!("TrafficPolicy {other} has the same target and is older, and holds in its place"));
     }
     if let Binding::None | Binding::OtherTraffic(_) = index.service_binding(service) {
-        let message =
-            format!("Service {key} has no waypoint: the policy holds only where a route leads to it from a Service that has one");
+        let message = format!(
+            "Service {key} has no waypoint: the policy holds only where a route leads to it from a Service that has one, or from a Gateway at the edge"
+        );
         return (false, "AncestorNotBound", message);
     }
     let of_service = ServiceRef::Kubernetes(key.clone());
@@ -100,8 +101,9 @@ fn of_rule(index: &Index, rule: &DestinationRule, name: &NamespacedName) -> Said
         ServiceRef::Host(host) => index.entry_of_host(host).map(|entry| index.entry_binding(entry)),
     };
     if let None | Some(Binding::None | Binding::OtherTraffic(_)) = binding {
-        let message =
-            format!("{host} has no waypoint: the rule holds only where a route leads to it from a Service that has one");
+        let message = format!(
+            "{host} has no waypoint: the rule holds only where a route leads to it from a Service that has one, or from a Gateway at the edge"
+        );
         return (false, "AncestorNotBound", message);
     }
     let ports = index.service_ports(&service);

@@ -150,7 +150,7 @@ impl Writer {
                             wanted.conditions = vec![policy::unreadable(key.kind, problem)];
                         }
                     }
-                    Kind::TrafficPolicy => {
+                    Kind::TrafficPolicy | Kind::RequestPolicy | Kind::DestinationRule => {
                         if let Some(problem) = unreadable(key) {
                             traffic::unreadable(&mut wanted.conditions, problem);
                         }

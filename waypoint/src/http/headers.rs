@@ -52,8 +52,14 @@ pub fn strip_hop(headers: &mut HeaderMap) {
 /// What a request says of its way, when it comes from outside of the mesh: where it comes from is added to what it says itself, and what
 /// only proxies may say is taken out (Envoy, `use_remote_address`).
 pub fn from_outside(headers: &mut HeaderMap, client: IpAddr) {
-    let said_by_proxies: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-envoy-") || **name == CLIENT_CERTIFICATE).cloned().collect();
+    // First, so that a client has nothing of what is said here taken out later by naming it in `Connection`.
+    let upgrade_to = upgrade(headers).and_then(|_| headers.get(header::UPGRADE).cloned());
+    strip_hop(headers);
+    if let Some(name) = upgrade_to {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, name);
+    }
+    let said_by_proxies: Vec<HeaderName> = headers.keys().filter(|name| of_proxies(name.as_str())).cloned().collect();
     for name in said_by_proxies {
         headers.remove(name);
     }
@@ -65,6 +71,16 @@ pub fn from_outside(headers: &mut HeaderMap, client: IpAddr) {
         headers.insert(EXTERNAL_ADDRESS, client);
     }
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+}
+
+/// Whether only proxies may say a header. Some servers take `_` for `-`.
+fn of_proxies(name: &str) -> bool {
+    let said = |name: &str| name.starts_with("x-envoy-") || CLIENT_CERTIFICATE == name;
+    if !name.contains('_') {
+        return said(name);
+    }
+    let name = name.replace('_', "-");
+    said(&name) || FORWARDED_FOR == name.as_str() || FORWARDED_PROTO == name.as_str()
 }
 
 /// The upgrade that a request asks for, in lower case.
@@ -135,7 +151,10 @@ mod tests {
             ("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/admin"),
             ("x-envoy-retry-on", "5xx"),
             ("x-envoy-external-address", "192.0.2.3"),
+            ("x_forwarded_for", "192.0.2.4"),
+            ("x_forwarded-client_cert", "URI=spiffe://cluster.local/ns/shop/sa/admin"),
             ("x-own", "1"),
+            ("x_own", "1"),
         ]);
         from_outside(&mut headers, "198.51.100.7".parse().unwrap());
         let expected = map(&[
@@ -143,6 +162,27 @@ mod tests {
             ("x-forwarded-proto", "http"),
             ("x-envoy-external-address", "198.51.100.7"),
             ("x-own", "1"),
+            ("x_own", "1"),
+        ]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn a_client_outside_of_the_mesh_has_nothing_taken_out_by_naming_it() {
+        let mut headers = map(&[
+            ("connection", "Upgrade, x-forwarded-for, x-forwarded-proto, x-envoy-external-address, x-own"),
+            ("upgrade", "websocket"),
+            ("x-own", "1"),
+            ("x-kept", "1"),
+        ]);
+        from_outside(&mut headers, "198.51.100.7".parse().unwrap());
+        assert_eq!(upgrade(&headers).as_deref(), Some("websocket"));
+        strip_hop(&mut headers);
+        let expected = map(&[
+            ("x-forwarded-for", "198.51.100.7"),
+            ("x-forwarded-proto", "http"),
+            ("x-envoy-external-address", "198.51.100.7"),
+            ("x-kept", "1"),
         ]);
         assert_eq!(headers, expected);
     }

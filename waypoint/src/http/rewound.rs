@@ -42,6 +42,8 @@ struct Exchange {
     state: AtomicU8,
     /// How many requests have begun.
     begun: AtomicU32,
+    /// How many of them have ended.
+    ended: AtomicU32,
     /// The head of one took too long.
     late: AtomicBool,
 }
@@ -74,6 +76,18 @@ impl Phase {
         self.0.late.load(Ordering::Acquire)
     }
 
+    /// Completes when no request has begun, ended or been under way for `limit`, or for up to twice as long.
+    pub async fn idle(&self, limit: Duration) {
+        let counts = || (self.0.begun.load(Ordering::Acquire), self.0.ended.load(Ordering::Acquire));
+        loop {
+            let (begun, ended) = counts();
+            tokio::time::sleep(limit).await;
+            if begun == ended && counts() == (begun, ended) {
+                return;
+            }
+        }
+    }
+
     fn is(&self, state: u8) -> bool {
         self.0.state.load(Ordering::Acquire) == state
     }
@@ -91,6 +105,7 @@ impl Drop for Over {
             RECEIVING => Some(TRAILING),
             _ => Some(IDLE),
         };
+        self.0.0.ended.fetch_add(1, Ordering::AcqRel);
         let _unless_upgraded = self.0.0.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, ended);
     }
 }
@@ -231,5 +246,14 @@ mod tests {
         drop(phase.begin(false));
         let _over = phase.begin(true);
         assert!(phase.is(WAITING));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_idle_once_no_request_is_under_way() {
+        let (phase, limit) = (Phase::default(), Duration::from_millis(10));
+        let over = phase.begin(true);
+        assert!(tokio::time::timeout(limit * 10, phase.idle(limit)).await.is_err());
+        drop(over);
+        tokio::time::timeout(limit * 1000, phase.idle(limit)).await.unwrap();
     }
 }

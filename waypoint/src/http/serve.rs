@@ -106,6 +106,14 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
+                () = unused(tunnel.edge.is_some(), &phase, proxy.limits.idle) => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        result = connection.as_mut() => result,
+                        // It does not answer that either.
+                        () = unused(true, &phase, proxy.limits.head) => Ok(()),
+                    }
+                }
             }
         }
     };
@@ -121,6 +129,16 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
     }
     upgrades.close();
     upgrades.wait().await;
+}
+
+/// Completes when a client outside of the mesh, which may be anybody, keeps a connection open and has asked nothing on it for so long. A
+/// connection in a tunnel is kept.
+async fn unused(edge: bool, phase: &Phase, limit: Duration) {
+    match edge {
+        // The others need no room for it.
+        true => Box::pin(phase.idle(limit)).await,
+        false => std::future::pending::<()>().await,
+    }
 }
 
 /// Completes when the drain has gone on for so long that a client which has not asked since does not seem to ask any more.

@@ -146,3 +146,12 @@ fn a_route_says_which_service_is_not_reached_past_its_waypoint() {
     assert_eq!(resolved(""), "ResolvedRefs=True ResolvedRefs");
     assert_eq!(resolved(", istio.io/ingress-use-waypoint: 'true'"), "ResolvedRefs=False RefNotPermitted");
 }
+
+#[test]
+fn policies_for_a_gateway_and_for_a_route_on_it_hold() {
+    let policy = "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}], action: DENY, rules: [{to: [{operation: {methods: [DELETE]}}]}]}\n";
+    let limit = "---\napiVersion: ambit.dev/v1alpha1\nkind: RequestPolicy\nmetadata: {name: p, namespace: shop}\nspec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}], rateLimit: {local: {requests: 5, per: minute}}}\n";
+    let text = format!("{}{policy}{limit}{}", gateway(HTTP), route("HTTPRoute", "r", "parentRefs: [{name: edge}]"));
+    assert_eq!(of_route(&text, Kind::AuthorizationPolicy, "p"), ["WaypointAccepted=True Accepted"]);
+    assert_eq!(of_route(&text, Kind::RequestPolicy, "p"), ["Accepted=True Accepted"]);
+}

@@ -103,3 +103,19 @@ fn of_two_request_policies_for_one_target_the_older_one_holds() {
     let specific = policy("specific", 2025, &rule);
     check(&own, &specific, &["Service shop/a: Accepted=True", "HTTPRoute shop/orders: Accepted=True"]);
 }
+
+#[test]
+fn a_route_at_the_edge_of_the_mesh_bears_a_request_policy() {
+    let edge = "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec: {gatewayClassName: ambit, listeners: [{name: web, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: outer, namespace: shop}
+spec: {parentRefs: [{name: edge}]}
+";
+    check(&route("HTTPRoute", "outer"), edge, &["HTTPRoute shop/outer: Accepted=True Accepted: Attached"]);
+}

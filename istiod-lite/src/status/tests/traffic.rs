@@ -77,7 +77,7 @@ fn a_traffic_policy_says_of_each_target_whether_it_holds_and_what_holds_in_its_p
     check(
         &[policy("x", 1, "{kind: Service, name: plain}")],
         &[
-            "Service shop/plain: Accepted=False AncestorNotBound: Service shop/plain has no waypoint: the policy holds only where a route leads to it from a Service that has one",
+            "Service shop/plain: Accepted=False AncestorNotBound: Service shop/plain has no waypoint: the policy holds only where a route leads to it from a Service that has one, or from a Gateway at the edge",
         ],
     );
 }

@@ -10,9 +10,9 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{RouteConfiguration, Virtual
 use gateway_api::gateways::GatewayListeners;
 
 use super::names::{CONNECT_ORIGINATE, Layer, ingress};
-use super::route::{self, RequestRoute};
+use super::route::{self, RequestRoute, requests};
 use super::scope::ServedPort;
-use super::wire::bool_value;
+use super::wire::{bool_value, entry, in_order};
 use super::{Resources, Translation, cluster, insert, listener};
 use crate::index::{RouteKey, ServiceRef, covers_host, listener_host, unserved};
 use crate::source::Kind;
@@ -60,7 +60,10 @@ impl Translation<'_> {
         let mut virtual_hosts = Vec::new();
         for (host, routes) in self.hosts(listeners) {
             let routes = route::ordered_routes(self.index, &place, &routes, &mut self.backends);
-            virtual_hosts.push(VirtualHost { name: host.clone(), domains: vec![host], routes, ..Default::default() });
+            let limits = requests::of_host(self.index, &routes);
+            let typed_per_filter_config = limits.map(|limits| entry(requests::LIMITS, limits)).unwrap_or_default();
+            let domains = vec![host.clone()];
+            virtual_hosts.push(VirtualHost { name: host, domains, routes, typed_per_filter_config, ..Default::default() });
         }
         let routes = RouteConfiguration {
             name: ingress(port),
@@ -71,7 +74,7 @@ impl Translation<'_> {
             ignore_port_in_host_matching: true,
             ..Default::default()
         };
-        insert(&mut self.routes, routes.name.clone(), &routes);
+        self.routes.insert(routes.name.clone(), in_order(routes));
     }
 
     /// The routes for each host that the listeners of one port, or routes on them, name. The host of a listener without routes is among
@@ -83,7 +86,8 @@ impl Translation<'_> {
             hosts.entry(own.clone()).or_default();
             let closest = |host: &str| {
                 let others = listeners.iter().map(|other| listener_host(other)).filter(|other| covers_host(other, host));
-                others.max_by_key(String::len).is_some_and(|closest| closest == own)
+                // `*.b.c` is as long as `a.b.c`, and not as close.
+                others.max_by_key(|other| (!other.starts_with('*'), other.len())).is_some_and(|closest| closest == own)
             };
             for taken in self.index.routes_on(&self.waypoint.name, listener) {
                 let Some(route) = self.request_route(&taken.route) else { continue };

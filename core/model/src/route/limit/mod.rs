@@ -162,7 +162,9 @@ impl LocalLimit {
             return Taken { allowed: false, bucket: empty.clone() };
         }
         let first = buckets.into_iter().next();
-        if (first.is_none() || self.settings.always) && !self.default.take(now) {
+        // One that is never empty is not touched, so that requests of all threads do not meet at it.
+        let counts = self.settings.filling != Filling::UNLIMITED && (first.is_none() || self.settings.always);
+        if counts && !self.default.take(now) {
             return Taken { allowed: false, bucket: self.default.clone() };
         }
         Taken { allowed: true, bucket: first.unwrap_or_else(|| self.default.clone()) }

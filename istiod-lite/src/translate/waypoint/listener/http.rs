@@ -51,10 +51,15 @@ pub fn manager(name: &str, routes: Routes, enforcement: &Enforcement, access_log
         http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
     }));
     http_filters.push(http_filter(cors::FILTER, any(&Cors::default())));
-    http_filters.push(http_filter(policies::FAULTS, policies::no_faults()));
-    http_filters.push(http_filter(policies::LIMITS, policies::no_limits()));
-    // A waypoint of a version that knows no sessions takes the listener all the same.
-    http_filters.push(HttpFilter { is_optional: true, ..http_filter(session::FILTER, any(&StatefulSession::default())) });
+    // A waypoint of a version that knows none of these takes the listener all the same, and no route that says something for them.
+    http_filters.extend(
+        [
+            http_filter(policies::FAULTS, policies::no_faults()),
+            http_filter(policies::LIMITS, policies::no_limits()),
+            http_filter(session::FILTER, any(&StatefulSession::default())),
+        ]
+        .map(|filter| HttpFilter { is_optional: true, ..filter }),
+    );
     http_filters.push(router());
     HttpConnectionManager {
         stat_prefix: name.into(),

@@ -74,6 +74,39 @@ fn of_an_http_route_and_a_grpc_route_for_one_host_the_older_one_holds() {
 }
 
 #[test]
+fn a_policy_for_requests_holds_at_the_edge_too_and_the_bytes_are_the_same_each_time() {
+    let policy = r#"
+---
+apiVersion: ambit.dev/v1alpha1
+kind: RequestPolicy
+metadata: {name: slow, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: billing}]
+  fault: {delay: {fixed: 1s}}
+  rateLimit: {local: {requests: 5, per: second}}
+"#;
+    let matched = "matches: [{path: {value: /pay}}]";
+    let cors = format!("{matched}\n    filters: [{{type: CORS, cors: {{allowOrigins: [\"https://a.example\"]}}}}]");
+    let yaml = format!("{}{policy}", input("edge").replace(matched, &cors));
+    let resources = of_waypoint(&yaml);
+    let table = resources.routes.iter().find(|(name, _)| name == "ingress|80").map(|(_, table)| render(table)).unwrap();
+    let hosts = table["virtual_hosts"].as_array().unwrap();
+    let limits = |host: &Value| host["typed_per_filter_config"]["envoy.filters.http.local_ratelimit"].to_string();
+    for host in hosts {
+        let limited = host["name"] == "billing.example.org";
+        assert_eq!(limits(host).contains("shop/slow"), limited, "{host:#}");
+    }
+    let route = hosts.iter().find(|host| host["name"] == "billing.example.org").map(|host| &host["routes"][0]).unwrap();
+    let said = route["typed_per_filter_config"].as_object().unwrap();
+    let filters: Vec<&str> = said.keys().map(String::as_str).collect();
+    assert_eq!(filters, ["envoy.filters.http.cors", "envoy.filters.http.fault"], "{route:#}");
+    // Of maps with several entries, too.
+    for _ in 0..8 {
+        assert_eq!(resources, of_waypoint(&yaml));
+    }
+}
+
+#[test]
 fn listeners_in_each_others_way_serve_nobody() {
     let listeners = |more: &str| input("edge").replace("  - {name: secure", &format!("  - {more}\n  - {{name: secure"));
     let ports = |yaml: &str| {
@@ -122,4 +155,32 @@ spec:
     assert!(!reached(&labelled(", istio.io/ingress-use-waypoint: 'true'")));
     assert!(!reached(&format!("{}{policy}", labelled(""))));
     assert!(reached(&format!("{}{policy}", labelled(", istio.io/ingress-use-waypoint: 'false'"))));
+}
+
+#[test]
+fn a_host_of_one_letter_is_closer_than_the_wildcard_of_the_same_length() {
+    let own = "  - {name: own, port: 80, protocol: HTTP, hostname: x.example.com}\n  - name: web\n";
+    let yaml = input("edge").replace("  - name: web\n", own).replace("www.example.com", "x.example.com");
+    let hosts = hosts(&yaml, 80);
+    let routes = &hosts["x.example.com"];
+    assert!(routes.first().is_some_and(|route| route.starts_with("shop/billing/")), "{routes:?}");
+}
+
+#[test]
+fn limits_of_routes_hold_at_the_edge_too() {
+    let policy = r#"
+---
+apiVersion: ambit.dev/v1alpha1
+kind: RequestPolicy
+metadata: {name: few, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: billing}]
+  rateLimit: {local: {requests: 5, per: minute}}
+"#;
+    let resources = of_waypoint(&format!("{}{policy}", input("edge")));
+    let table = resources.routes.iter().find(|(name, _)| name == "ingress|80").map(|(_, table)| render(table)).unwrap();
+    let hosts = table["virtual_hosts"].as_array().unwrap();
+    let limited = hosts.iter().filter(|host| host["typed_per_filter_config"].to_string().contains("shop/few"));
+    let limited: Vec<&str> = limited.filter_map(|host| host["domains"][0].as_str()).collect();
+    assert_eq!(limited, ["billing.example.org"]);
 }
