@@ -38,8 +38,8 @@ pub fn program() -> anyhow::Result<PathBuf> {
 }
 
 impl Suite {
-    /// Starts the mesh of the fixture of that name, with these IP families, and waits until it is ready. `ECHO` in its YAML becomes the
-    /// path of the echo program.
+    /// Starts the mesh of the fixture of that name, with these IP families, and waits until it is ready. `ECHO` and
+    /// `AUTHORIZER` in its YAML become the paths of those programs.
     ///
     /// # Errors
     /// When it does not become ready; the message has what was missing.
@@ -66,7 +66,10 @@ impl Suite {
         let echo = program()?.with_file_name("echo");
         ensure!(echo.exists(), "{} is missing: run `cargo build -p ambit-integration` first", echo.display());
         let own = |(word, text): &(&str, &str)| ((*word).to_owned(), (*text).to_owned());
-        let words: Vec<_> = words.iter().map(own).chain([("ECHO".to_owned(), echo.display().to_string())]).collect();
+        let authorizer = program()?.with_file_name("authorizer");
+        let programs = [("ECHO", &echo), ("AUTHORIZER", &authorizer)];
+        let programs = programs.map(|(word, program)| (word.to_owned(), program.display().to_string()));
+        let words: Vec<_> = words.iter().map(own).chain(programs).collect();
         for entry in fixture.read_dir().with_context(|| format!("reading {}", fixture.display()))? {
             let entry = entry?;
             std::fs::write(directory.path().join(entry.file_name()), Self::text(&entry.path(), &words)?)?;

@@ -8,7 +8,10 @@ use ambit_model::{
 
 use serde_json::Value;
 
-use crate::{compiled::RbacFilter, terminate::Tunnel};
+use crate::{
+    compiled::{Mark, Marked, RbacFilter},
+    terminate::Tunnel,
+};
 
 /// How many policies that did not come closest a refusal names.
 const LISTED: usize = 5;
@@ -65,6 +68,21 @@ fn decide(
         }
     }
     Ok(())
+}
+
+/// Whether an authorizer is asked about a subject, with the rule by which it is, if there is one; `None` if it is not.
+pub(crate) fn marked<'a>(when: Option<&'a Marked>, subject: &Subject<'_>) -> Option<Option<&'a str>> {
+    let Some(Marked { rules, of, is, invert }) = when else { return Some(None) };
+    let (result, rule) = match evaluate(rules, subject) {
+        Verdict::Allowed(rule) => ("allowed", rule),
+        Verdict::DeniedBy(rule) => ("denied", Some(rule)),
+        Verdict::NotAllowed(_) => ("denied", None),
+    };
+    let passes = match of {
+        Mark::Result => is.matches(result),
+        Mark::Rule => rule.is_some_and(|rule| is.matches(rule)),
+    };
+    (passes != *invert).then_some(rule)
 }
 
 /// Decides by one rule set.

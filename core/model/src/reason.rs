@@ -126,6 +126,10 @@ reasons! {
     RequestInvalid => "request_invalid",
     /// The request brings a token that is not believed.
     TokenInvalid => "token_invalid",
+    /// An external authorizer denied the request.
+    ExtAuthzDenied => "ext_authz_denied",
+    /// An external authorizer was to be asked about the request, and did not answer as it should.
+    ExtAuthzError => "ext_authz_error",
     /// The request or its headers are larger than is allowed.
     RequestTooLarge => "request_too_large",
     /// No listener takes this destination.
@@ -179,6 +183,7 @@ impl Reason {
                 | Self::PolicyUnknown
                 | Self::StrictMtlsRequired
                 | Self::RbacDenied
+                | Self::ExtAuthzDenied
         )
     }
 }

@@ -1,6 +1,7 @@
 //! One suite for every waypoint: what is sent here gets the same answer from ours and from an unmodified Envoy.
 
 mod access;
+mod authorizer;
 mod change;
 mod filters;
 mod matches;
@@ -33,6 +34,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         access::tests(mesh),
         tokens::tests(mesh),
         traffic::tests(mesh),
+        authorizer::tests(mesh),
         change::tests(mesh),
     ]
     .into_iter()

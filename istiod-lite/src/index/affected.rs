@@ -82,6 +82,9 @@ impl Index {
                 changed.insert(ChangedKey::Policy(static_strict_name(self)));
                 self.selected(&name, policy.spec.selector.as_ref(), changed);
             }
+            Object::MeshSettings(_) => {
+                changed.extend(self.waypoints().chain(self.ingresses()).cloned().map(ChangedKey::Waypoint))
+            }
             Object::ServiceAccount(_) | Object::Telemetry(_) => {}
         }
     }
@@ -153,6 +156,7 @@ impl Index {
             Self::members_affected(self.members_of_entry(entry, &host), changed);
             changed.extend(entry_claims(entry).map(ChangedKey::External));
         }
+        self.waypoints_asking(&ServiceRef::Host(host.clone()), changed);
         changed.insert(ChangedKey::Host(host));
     }
 
@@ -174,6 +178,7 @@ impl Index {
     /// The waypoints that a service is bound to, or that have a route to it from a service bound to them; and the services that gRPC
     /// clients reach it by.
     pub(super) fn waypoints_seeing(&self, service: &ServiceRef, changed: &mut Changed) {
+        self.waypoints_asking(service, changed);
         match service {
             ServiceRef::Kubernetes(name) => {
                 changed.insert(ChangedKey::Clients(name.clone()));
@@ -265,7 +270,7 @@ impl Index {
         changed.extend(entries.flat_map(|(_, entry)| entry_hosts(entry)).map(ChangedKey::Host));
     }
 
-    fn policy_affected(&self, policy: &AuthorizationPolicy, name: &NamespacedName, changed: &mut Changed) {
+    pub(super) fn policy_affected(&self, policy: &AuthorizationPolicy, name: &NamespacedName, changed: &mut Changed) {
         changed.insert(ChangedKey::Policy(name.clone()));
         let mut targets = policy.spec.targets().peekable();
         if targets.peek().is_none() {

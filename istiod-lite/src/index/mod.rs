@@ -6,6 +6,7 @@
 //! event can reach, so that the cost of an event is that of what it touches.
 
 mod affected;
+mod authorizer;
 mod binding;
 mod endpoint;
 mod external;
@@ -31,6 +32,7 @@ use std::fmt;
 
 use ambit_identity::TrustDomain;
 
+pub use authorizer::Asked;
 pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};
 pub use endpoint::{
     Endpoint, EndpointHealth, Locality, has_ended, host_network, native_tunnel, pod_addresses, pod_health, selects,

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::source::crd::destination::DestinationRule;
+use crate::source::crd::mesh::MeshSettings;
 use crate::source::crd::networking::{ServiceEntry, WorkloadEntry};
 use crate::source::crd::requests::RequestPolicy;
 use crate::source::crd::telemetry::Telemetry;
@@ -83,6 +84,7 @@ objects! {
     peer_authentications: PeerAuthentication(PeerAuthentication),
     request_authentications: RequestAuthentication(RequestAuthentication),
     request_policies: RequestPolicy(RequestPolicy),
+    mesh_settings: MeshSettings(MeshSettings),
     telemetries: Telemetry(Telemetry),
     traffic_policies: TrafficPolicy(TrafficPolicy),
 }

@@ -141,7 +141,9 @@ fn header(value: &mut Value) -> Result<Option<ObjectKey>, HeaderError> {
         Some(_) => return error("metadata.namespace", "not a valid namespace"),
     };
     metadata.insert("namespace".into(), Value::String(namespace.clone()));
-    Ok(Some(ObjectKey { kind, name: NamespacedName::new(namespace, name) }))
+    let name = NamespacedName::new(namespace, name);
+    // Others of the kind are others' business.
+    Ok(kind.only().is_none_or(|only| only == name).then_some(ObjectKey { kind, name }))
 }
 
 /// The documents of a file with the number of lines before each. A line that begins with `---` is always a marker:

@@ -16,12 +16,14 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::crd::destination::DestinationRule;
+use super::crd::mesh::{self, MeshSettings};
 use super::crd::networking::{ServiceEntry, WorkloadEntry};
 use super::crd::requests::RequestPolicy;
 use super::crd::telemetry::Telemetry;
 use super::crd::tokens::RequestAuthentication;
 use super::crd::traffic::TrafficPolicy;
 use super::crd::{AuthorizationPolicy, PeerAuthentication};
+use crate::index::ROOT_NAMESPACE;
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -205,8 +207,17 @@ kinds! {
     PeerAuthentication(PeerAuthentication), "PeerAuthentication", "peerauthentications", "security.istio.io", ["v1", "v1beta1"], true;
     RequestAuthentication(RequestAuthentication), "RequestAuthentication", "requestauthentications", "security.istio.io", ["v1", "v1beta1"], true;
     RequestPolicy(RequestPolicy), "RequestPolicy", "requestpolicies", "ambit.dev", ["v1alpha1"], true;
+    MeshSettings(MeshSettings), "ConfigMap", "configmaps", "", ["v1"], true;
     Telemetry(Telemetry), "Telemetry", "telemetries", "telemetry.istio.io", ["v1", "v1alpha1"], true;
     TrafficPolicy(TrafficPolicy), "TrafficPolicy", "trafficpolicies", "ambit.dev", ["v1alpha1"], true;
+}
+
+impl Kind {
+    /// The only object of the kind that is read; `None` where all are.
+    #[must_use]
+    pub fn only(self) -> Option<NamespacedName> {
+        (self == Self::MeshSettings).then(|| NamespacedName::new(ROOT_NAMESPACE, mesh::NAME))
+    }
 }
 
 impl Object {

@@ -47,7 +47,13 @@ fn accepted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) 
 
 /// A policy with targets holds once a waypoint serves each of them.
 fn targeted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) -> Condition {
+    let unasked = || {
+        let why = (policy.spec.action == PolicyAction::Custom).then(|| index.asked_by(policy).err()).flatten()?;
+        let message = format!("Nobody can be asked, so what its rules match is denied: {why}");
+        Some(Condition::new("WaypointAccepted", false, "UnsupportedValue", message))
+    };
     fault_of_targets(index, policy.spec.targets(), name)
+        .or_else(unasked)
         .unwrap_or_else(|| Condition::new("WaypointAccepted", true, "Accepted", "Attached to the waypoints of its targets"))
 }
 

@@ -128,11 +128,12 @@ fn authorization(policy: &AuthorizationPolicy, root_namespace: &str, findings: &
             let fix = "AUDIT has no effect; to have told what a policy would refuse use ALLOW or DENY and the annotation";
             return findings.error("spec.action", format!("{fix} {}: \"true\"", label::DRY_RUN));
         }
-        PolicyAction::Custom => {
-            let fix = "no external authorizer can be asked, so all that the rules match would be denied; use ALLOW or DENY";
+        PolicyAction::Custom if policy.spec.targets().next().is_none() => {
+            let fix = "node proxies have nobody asked, so all that the rules match would be denied; give targetRefs to Services with a \
+                       waypoint, or use ALLOW or DENY";
             return findings.error("spec.action", fix);
         }
-        PolicyAction::Allow | PolicyAction::Deny => {}
+        PolicyAction::Custom | PolicyAction::Allow | PolicyAction::Deny => {}
     }
     for (path, target) in policy.spec.attachment().placed_targets() {
         if target.kind == "GatewayClass" && policy.metadata.namespace.as_deref() != Some(root_namespace) {

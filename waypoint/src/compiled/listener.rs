@@ -13,7 +13,7 @@ use ambit_model::{
 };
 use serde::Serialize;
 
-use super::{Faults, FirstBytes, MatchNode, Selection, ServiceInfo};
+use super::{ExtAuthz, Faults, FirstBytes, MatchNode, Selection, ServiceInfo};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -190,6 +190,8 @@ pub struct HttpChain {
     pub routes: Routes,
     /// Whose tokens are believed, before any rule is asked.
     pub jwt: Option<Arc<JwtAuthentication>>,
+    /// Who is asked about requests before any rule is, in order.
+    pub asks: Vec<Arc<ExtAuthz>>,
     /// Rule sets on each request, in order.
     pub rbac: Vec<RbacFilter>,
     /// What routes say of CORS holds.

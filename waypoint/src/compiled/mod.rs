@@ -1,6 +1,7 @@
 //! The configuration in the form requests are served from: immutable, published whole, shared by reference count.
 
 mod cluster;
+mod ext_authz;
 mod faults;
 mod listener;
 mod matcher;
@@ -16,6 +17,7 @@ use ambit_model::route::RouteTable;
 use serde::Serialize;
 
 pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, ServiceInfo, Target};
+pub use ext_authz::{AuthorizerService, Buffered, ExtAuthz, HttpService, Mark, Marked, NameTests};
 pub use faults::{Faults, Suffering};
 pub use listener::{
     Chain, Edge, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,

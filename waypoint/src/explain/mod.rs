@@ -229,7 +229,12 @@ impl Explanation {
         if let Some(Ok(Tokens { verified, changed })) = &tokens {
             let seen = select::seen(view, changed.as_ref());
             let metadata = verified.as_ref().and_then(Verified::metadata);
-            said.extend(policies::told(&http.rbac, &authz::subject(tunnel, Some(seen), metadata)));
+            let subject = authz::subject(tunnel, Some(seen), metadata);
+            // For what nobody takes nobody is asked.
+            if denied || decided.is_ok() {
+                self.steps.extend(policies::asked(&http.asks, &subject));
+            }
+            said.extend(policies::told(&http.rbac, &subject));
         }
         let says = match (denied, said.is_empty()) {
             (true, _) if matches!(tokens, Some(Err(_))) => "its token is not believed",

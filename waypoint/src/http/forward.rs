@@ -26,7 +26,7 @@ use crate::{
     observe::{InFlight, Record},
     proxy::Proxy,
     terminate::Tunnel,
-    upstream::{Candidates, RequestBody, Sent, in_session},
+    upstream::{Beginning, Candidates, RequestBody, Sent, in_session},
 };
 
 /// Everything that was decided about a request.
@@ -59,10 +59,17 @@ pub struct Hold {
     pub over: Over,
     /// Told when its body has ended, on a connection of one request at a time.
     pub phase: Option<Phase>,
+    /// What was read of its body.
+    pub before: Option<Box<Beginning>>,
 }
 
 /// Sends a request on and answers with the upstream's response, or with why there is none.
-pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record: Record, hold: Hold) -> Response<ResponseBody> {
+pub async fn forward(
+    exchange: Exchange,
+    request: Request<Incoming>,
+    mut record: Record,
+    mut hold: Hold,
+) -> Response<ResponseBody> {
     let Action::Forward(forwarding) = &exchange.route.action else {
         return answer::refused(
             &mut record,
@@ -83,7 +90,7 @@ pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record:
     let asked = changed.then(|| Box::new(head(&request)));
     let mut deadline = forwarding.timeout.map(|limit| arrival.clone().expiry(limit));
     let stuck = forwarding.timeout.map(|limit| arrival.clone().stuck(limit));
-    let passing = Passing { phase: hold.phase.clone(), arrival, arriving };
+    let passing = Passing { phase: hold.phase.clone(), before: hold.before.take(), arrival, arriving };
     let attempt = attempt(&exchange, forwarding, weight.clone(), request, &mut record, passing);
     let late = |text: &str| Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, text)));
     let outcome = match deadline.as_mut().zip(stuck) {
@@ -116,6 +123,7 @@ pub async fn forward(exchange: Exchange, request: Request<Incoming>, mut record:
 /// Who is to know how far a request has come.
 struct Passing {
     phase: Option<Phase>,
+    before: Option<Box<Beginning>>,
     arrival: Arrival,
     arriving: Option<DropGuard>,
 }
@@ -140,7 +148,7 @@ async fn attempt(
     weight: Arc<ClusterWeight>,
     mut request: Request<Incoming>,
     record: &mut Record,
-    Passing { phase, arrival, arriving }: Passing,
+    Passing { phase, before, arrival, arriving }: Passing,
 ) -> Result<Outcome, select::Refused> {
     let session = select::session(&exchange.route, &exchange.http, &serve::view(&request, &exchange.target));
     let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight, session)?;
@@ -155,7 +163,7 @@ async fn attempt(
     };
     let (path, authority) = prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
     let sent = record.sent.clone();
-    let mut request = request.map(|body| RequestBody::new(body, sent, phase, arriving));
+    let mut request = request.map(|body| RequestBody::new(body, before, sent, phase, arriving));
     let proxy = &*exchange.proxy;
     let mirrors: Vec<_> =
         forwarding.mirrors.iter().filter(|mirror| upgrade.is_none() && mirror.takes(fastrand::u64(..))).collect();

@@ -49,16 +49,21 @@ pub fn strip_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// What a request says of its way, when it comes from outside of the mesh: where it comes from is added to what it says itself, and what
-/// only proxies may say is taken out (Envoy, `use_remote_address`).
-pub fn from_outside(headers: &mut HeaderMap, client: IpAddr) {
-    // First, so that a client has nothing of what is said here taken out later by naming it in `Connection`.
+/// The same for a request that has just come; what upgrade it asks for stays known. Done first, so that a client has nothing of what is said
+/// of it here taken out later by naming it in `Connection`, nor anybody told what is not sent on.
+pub fn strip_arrived(headers: &mut HeaderMap) {
     let upgrade_to = upgrade(headers).and_then(|_| headers.get(header::UPGRADE).cloned());
     strip_hop(headers);
     if let Some(name) = upgrade_to {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, name);
     }
+}
+
+/// What a request says of its way, when it comes from outside of the mesh: where it comes from is added to what it says itself, and what
+/// only proxies may say is taken out (Envoy, `use_remote_address`).
+pub fn from_outside(headers: &mut HeaderMap, client: IpAddr) {
+    strip_arrived(headers);
     let said_by_proxies: Vec<HeaderName> = headers.keys().filter(|name| of_proxies(name.as_str())).cloned().collect();
     for name in said_by_proxies {
         headers.remove(name);
@@ -185,6 +190,21 @@ mod tests {
             ("x-kept", "1"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_is_said_of_a_request_once_it_came_is_not_taken_out_by_its_client() {
+        for upgrade_to in [None, Some("websocket")] {
+            let mut headers = map(&[("connection", "x-user, upgrade"), ("x-user", "me"), ("x-kept", "1")]);
+            if let Some(name) = upgrade_to {
+                headers.insert("upgrade", HeaderValue::from_static(name));
+            }
+            strip_arrived(&mut headers);
+            assert_eq!(upgrade(&headers).as_deref(), upgrade_to);
+            headers.insert("x-user", HeaderValue::from_static("guard"));
+            strip_hop(&mut headers);
+            assert_eq!(headers, map(&[("x-user", "guard"), ("x-kept", "1")]));
+        }
     }
 
     #[test]

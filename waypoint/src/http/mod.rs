@@ -7,6 +7,7 @@ mod arrival;
 mod body;
 pub mod detect;
 mod downstream;
+mod ext_authz;
 mod forward;
 mod headers;
 mod mirror;

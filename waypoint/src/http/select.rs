@@ -8,6 +8,7 @@ use ambit_model::{
     route::{Claim, ClusterWeight, RequestView, Route, RouteTable, Session, Upstream as Forwarding, normalize_path},
 };
 use http::{HeaderMap, Request, StatusCode, Version, header};
+use serde_json::Value;
 
 use super::headers;
 use crate::{
@@ -97,20 +98,41 @@ fn of_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(&byte)
 }
 
-/// Looks at the tokens of a request, applies the chain's rules, and finds the route; with what of the request is another afterwards. Rules
-/// see it as it then is. The route is that of the request as it came, as in Envoy, which looks for it first.
-pub fn route(
+/// What is known of a request before anybody is asked about it.
+pub struct Known {
+    /// What its tokens say; nothing where the chain looks at none.
+    pub verified: Option<Verified>,
+    /// What of it is another once they were looked at.
+    pub changed: Option<Changed>,
+    /// The route that takes it as it came, as in Envoy, which looks for it first.
+    pub route: Result<Arc<Route>, Refused>,
+}
+
+impl Known {
+    /// What rules may ask of its tokens.
+    pub fn metadata(&self) -> Option<&Value> {
+        self.verified.as_ref().and_then(Verified::metadata)
+    }
+}
+
+/// Applies the chain's rules on connections, looks at the tokens of a request, and finds its route.
+pub fn known(
     snapshot: &Snapshot,
     tunnel: &Tunnel,
     chain: &Chain,
     http: &HttpChain,
     view: RequestView<'_>,
-) -> Result<(Arc<Route>, Option<Changed>), Refused> {
-    let denied = |refusal| (StatusCode::FORBIDDEN, refusal);
+) -> Result<Known, Refused> {
     authz::connection(&chain.rbac, tunnel).map_err(denied)?;
     let Tokens { verified, changed } = tokens(http, &view)?;
-    authz::request(&http.rbac, tunnel, seen(view, changed.as_ref()), verified.as_ref().and_then(Verified::metadata))
-        .map_err(denied)?;
+    Ok(Known { verified, changed, route: taken(snapshot, tunnel, http, view) })
+}
+
+fn denied(refusal: Refusal) -> Refused {
+    (StatusCode::FORBIDDEN, refusal)
+}
+
+fn taken(snapshot: &Snapshot, tunnel: &Tunnel, http: &HttpChain, view: RequestView<'_>) -> Result<Arc<Route>, Refused> {
     let table: &RouteTable = match &http.routes {
         Routes::Inline(table) => table,
         Routes::Named(name) => snapshot.routes.get(name).ok_or_else(|| {
@@ -118,11 +140,29 @@ pub fn route(
             (StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::ConfigurationInvalid, text))
         })?,
     };
-    let route = table.select(&view, tunnel.peer.uri.as_deref()).cloned().ok_or_else(|| {
+    table.select(&view, tunnel.peer.uri.as_deref()).cloned().ok_or_else(|| {
         let text = format!("{} {} matches no route of {}", view.method, view.path(), table.name);
         (StatusCode::NOT_FOUND, Refusal::new(Reason::RouteNotFound, text))
-    })?;
-    Ok((route, changed))
+    })
+}
+
+/// Applies the chain's rules to a request as it then is, and gives the route that takes it.
+pub fn admitted(tunnel: &Tunnel, http: &HttpChain, view: RequestView<'_>, known: Known) -> Result<Arc<Route>, Refused> {
+    authz::request(&http.rbac, tunnel, view, known.metadata()).map_err(denied)?;
+    known.route
+}
+
+/// All of that for a request about which nobody is asked; with what of it is another afterwards.
+pub fn route(
+    snapshot: &Snapshot,
+    tunnel: &Tunnel,
+    chain: &Chain,
+    http: &HttpChain,
+    view: RequestView<'_>,
+) -> Result<(Arc<Route>, Option<Changed>), Refused> {
+    let mut known = known(snapshot, tunnel, chain, http, view)?;
+    let changed = known.changed.take();
+    Ok((admitted(tunnel, http, seen(view, changed.as_ref()), known)?, changed))
 }
 
 /// What the tokens of a request say, and what of it is another once they were looked at.
@@ -195,6 +235,7 @@ mod tests {
         HttpChain {
             routes: Routes::Named("shop".into()),
             jwt: None,
+            asks: Vec::new(),
             rbac: Vec::new(),
             cors: false,
             sessions: false,

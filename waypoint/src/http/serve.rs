@@ -21,6 +21,7 @@ use super::{
     Over, Phase, ResponseBody, ahead,
     answer::{self, Style},
     detect::Detected,
+    ext_authz::{Asking, Passed},
     forward::{self, Exchange, Hold},
     headers, select,
 };
@@ -170,41 +171,90 @@ async fn handle(
     };
     if tunnel.edge.is_some() {
         headers::from_outside(request.headers_mut(), tunnel.peer.address.ip());
+    } else if request.headers().contains_key(header::CONNECTION) {
+        headers::strip_arrived(request.headers_mut());
     }
     let snapshot = proxy.config.load_full();
-    let chosen = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
+    let arrived = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
         let target = select::target(&request, &http)?;
-        let view = view(&request, &target);
-        let (route, changed) = select::route(&snapshot, &tunnel, &chain, &http, view)?;
-        Ok((chain, http, target, route, changed))
+        let known = select::known(&snapshot, &tunnel, &chain, &http, view(&request, &target))?;
+        Ok((chain, http, target, known))
     });
-    let (chain, http, mut target, route, changed) = match chosen {
-        Ok(chosen) => chosen,
-        Err((status, refusal)) => {
+    let (chain, http, mut target, mut known) = match arrived {
+        Ok(arrived) => arrived,
+        Err(refused) => {
             record.service = asked_for(&snapshot, &tunnel, protocol);
-            let mut response = answer::refused(&mut record, style, status, &refusal);
-            if refusal.reason == Reason::TokenInvalid {
-                authn::challenge(&request, &mut response);
-            }
-            return response;
+            return refuse(&mut record, style, &request, refused);
         }
     };
-    if let Some(changed) = changed {
+    if let Some(changed) = known.changed.take() {
         *request.headers_mut() = changed.headers;
         target.path_and_query = changed.path_and_query;
     }
+    let mut passed = Passed::default();
+    // For what nobody takes nobody is asked.
+    if !http.asks.is_empty() && known.route.is_ok() {
+        let asking = Asking {
+            proxy: &proxy,
+            snapshot: &snapshot,
+            tunnel: &tunnel,
+            http: &http,
+            metadata: known.metadata(),
+            phase: phase.as_ref(),
+        };
+        match Box::pin(asking.ask(&mut request, &mut target)).await {
+            Ok(allowed) => passed = allowed,
+            Err(refused) => {
+                record.service = chain.service();
+                return refused.answer(&mut record, style);
+            }
+        }
+    }
+    let before = passed.before.take();
+    let mut response = match select::admitted(&tunnel, &http, view(&request, &target), known) {
+        Ok(route) => {
+            let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
+            act(exchange, request, record, Hold { place, over, phase, before }).await
+        }
+        Err(refused) => {
+            record.service = chain.service();
+            refuse(&mut record, style, &request, refused)
+        }
+    };
+    passed.tell(response.headers_mut());
+    response
+}
+
+/// A refusal, with what a client needs to know to do better.
+fn refuse<B>(
+    record: &mut Record,
+    style: Style,
+    request: &Request<B>,
+    (status, refusal): select::Refused,
+) -> Response<ResponseBody> {
+    let mut response = answer::refused(record, style, status, &refusal);
+    if refusal.reason == Reason::TokenInvalid {
+        authn::challenge(request, &mut response);
+    }
+    response
+}
+
+/// Does with a request what its route says.
+async fn act(exchange: Exchange, mut request: Request<Incoming>, mut record: Record, hold: Hold) -> Response<ResponseBody> {
+    let Exchange { chain, http, route, target, tunnel, style, .. } = &exchange;
+    let style = *style;
     record.route = Some(route.name.clone());
     if !matches!(route.action, Action::Forward(_)) {
         record.service = chain.service();
     }
     let policy = route.cors.as_ref().filter(|_| http.cors);
-    let crossing = policy.map(|policy| policy.decide(&view(&request, &target)));
+    let crossing = policy.map(|policy| policy.decide(&view(&request, target)));
     if let Some(Crossing::Answered(headers)) = crossing {
         record.service = chain.service();
         record.reason = Reason::Ok;
         return answer::plain(&mut record, Style { grpc: false }, StatusCode::OK, String::new(), headers);
     }
-    let left = match ahead::meet(&http, &route, &tunnel, (&mut request, &target), style, &mut record).await {
+    let left = match ahead::meet(http, route, tunnel, (&mut request, target), style, &mut record).await {
         Ok(left) => left,
         Err(mut answered) => {
             record.service = chain.service();
@@ -215,19 +265,17 @@ async fn handle(
         }
     };
     let mut response = match &route.action {
-        Action::Forward(_) => {
-            let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
-            forward::forward(exchange, request, record, Hold { place, over, phase }).await
-        }
+        // By far the largest part of what a request needs, which those that are answered here do without.
+        Action::Forward(_) => Box::pin(forward::forward(exchange, request, record, hold)).await,
         Action::Redirect(redirect) => {
-            let location = redirect.location(&view(&request, &target), &route.when.path);
+            let location = redirect.location(&view(&request, target), &route.when.path);
             record.reason = Reason::Ok;
             let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
             let mut response = answer::plain(&mut record, Style { grpc: false }, status, String::new(), HeaderMap::new());
             if let Ok(location) = HeaderValue::from_str(&location) {
                 response.headers_mut().insert(header::LOCATION, location);
             }
-            change_response(&route, &tunnel, &view(&request, &target), response)
+            change_response(route, tunnel, &view(&request, target), response)
         }
         Action::Direct(direct) => {
             record.reason = Reason::RouteDirectResponse;
@@ -237,7 +285,7 @@ async fn handle(
                 false => HeaderMap::new(),
             };
             let response = answer::plain(&mut record, style, status, direct.body.clone(), headers);
-            change_response(&route, &tunnel, &view(&request, &target), response)
+            change_response(route, tunnel, &view(&request, target), response)
         }
     };
     if let Some(Crossing::Passed(headers)) = crossing {

@@ -270,6 +270,7 @@ fn flag(reason: Reason) -> &'static str {
         Reason::ClusterOverloaded => "UO",
         Reason::FaultInjected => "FI",
         Reason::RateLimited => "RL",
+        Reason::ExtAuthzDenied | Reason::ExtAuthzError => "UAEX",
         _ => "-",
     }
 }

@@ -51,7 +51,7 @@ enum State {
 
 /// What has come so far, in one piece of memory: a body may come one byte at a time.
 #[derive(Debug)]
-struct Part {
+pub(super) struct Part {
     data: Vec<u8>,
     trailers: Option<HeaderMap>,
     /// How much is kept at most, in bytes.
@@ -214,8 +214,18 @@ impl Drop for Keeper {
 }
 
 impl Part {
+    /// Of a body that is read as far as somebody says, while there is `room` (in bytes, for all bodies together).
+    pub fn new(room: &Arc<Semaphore>) -> Self {
+        Self { data: Vec::new(), trailers: None, most: usize::MAX, room: room.clone(), taken: None }
+    }
+
+    /// What has come, without trailers.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
     /// Whether there was room for it.
-    fn add(&mut self, frame: &Frame<Bytes>) -> bool {
+    pub fn add(&mut self, frame: &Frame<Bytes>) -> bool {
         if let Some(data) = frame.data_ref() {
             if !self.grow(self.data.len() + data.len()) {
                 return false;
@@ -236,7 +246,7 @@ impl Part {
         if length <= now {
             return true;
         }
-        let grown = (2 * now).min(self.most).max(length);
+        let grown = now.saturating_mul(2).min(self.most).max(length);
         if length > self.most || !self.take(grown - now) {
             return false;
         }
@@ -257,13 +267,18 @@ impl Part {
     }
 
     /// Nothing is added to it any more.
-    fn done(self) -> Again {
+    pub fn done(self) -> Again {
         let Self { data, trailers, taken, .. } = self;
         Again { data: Bytes::from_owner(Held { data, _taken: taken }), trailers }
     }
 }
 
 impl Again {
+    /// Of bytes that are at hand.
+    pub fn of(data: Bytes) -> Self {
+        Self { data, trailers: None }
+    }
+
     /// What comes next of it.
     pub fn part(&mut self) -> Option<Frame<Bytes>> {
         if self.data.is_empty() {

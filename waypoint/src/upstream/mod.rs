@@ -11,6 +11,6 @@ pub use dial::{Stream, open, reason_of};
 pub use kept::Kept;
 pub use live::{Connected, Host, Live, Pending, Place, UnderWay};
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
-pub use request::RequestBody;
+pub use request::{Beginning, RequestBody, Unread};
 pub use select::{Candidate, Candidates, Destination, candidates, in_session};
 pub(crate) use select::{TRIES, destination, goes_on, none_usable, takes_requests};

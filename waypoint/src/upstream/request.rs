@@ -1,6 +1,7 @@
 //! The body of a request on its way, for the first time or once more.
 
 use std::{
+    future::poll_fn,
     mem::replace,
     pin::Pin,
     sync::{
@@ -16,7 +17,7 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::sync::DropGuard;
 
-use super::kept::{Again, Keeper, Kept, LONGEST, SHORT};
+use super::kept::{Again, Keeper, Kept, LONGEST, Part, SHORT};
 use crate::http::Phase;
 
 /// The body of a request on its way: counts what passes.
@@ -35,6 +36,10 @@ enum Kind {
 /// A body as it comes from the client.
 #[derive(Debug)]
 pub(super) struct Streaming {
+    /// What was read of it before, and comes first.
+    before: Option<Box<Again>>,
+    /// That was all of it.
+    over: bool,
     inner: Incoming,
     sent: Arc<AtomicU64>,
     phase: Option<Phase>,
@@ -46,9 +51,22 @@ pub(super) struct Streaming {
 }
 
 impl RequestBody {
-    /// Counts into `sent`, and tells `phase` and whoever `arriving` guards of its end.
-    pub fn new(inner: Incoming, sent: Arc<AtomicU64>, phase: Option<Phase>, arriving: Option<DropGuard>) -> Self {
-        Self(Kind::Streaming(Box::new(Streaming { inner, sent, phase, arriving, keeping: None, begun: false })))
+    /// Counts into `sent`, and tells `phase` and whoever `arriving` guards of its end. What was read of it before comes first.
+    pub fn new(
+        inner: Incoming,
+        before: Option<Box<Beginning>>,
+        sent: Arc<AtomicU64>,
+        phase: Option<Phase>,
+        arriving: Option<DropGuard>,
+    ) -> Self {
+        let over = before.as_deref().is_some_and(Beginning::is_whole);
+        let before = before.map(|before| before.part.done()).filter(|before| !before.is_end()).map(Box::new);
+        Self(Kind::Streaming(Box::new(Streaming { before, over, inner, sent, phase, arriving, keeping: None, begun: false })))
+    }
+
+    /// A body that is at hand.
+    pub fn of(data: Bytes) -> Self {
+        Self(if data.is_empty() { Kind::Empty } else { Kind::Again(Again::of(data)) })
     }
 
     /// A body without bytes.
@@ -75,6 +93,65 @@ impl RequestBody {
             Kind::Streaming(streaming) => streaming.keep(room, SHORT),
             Kind::Empty | Kind::Again(_) | Kind::Resumed(..) => None,
         }
+    }
+}
+
+/// What was read of a body before its request is sent on.
+#[derive(Debug)]
+pub struct Beginning {
+    part: Part,
+    whole: bool,
+}
+
+/// Why a body was not read.
+#[derive(Debug)]
+pub enum Unread {
+    /// Too much of other bodies is kept.
+    NoRoom,
+    /// It broke off.
+    Broke(hyper::Error),
+}
+
+impl Beginning {
+    /// Of a body of which nothing was read yet; there is `room` for what is kept of all bodies, in bytes.
+    pub fn new(room: &Arc<Semaphore>) -> Self {
+        Self { part: Part::new(room), whole: false }
+    }
+
+    /// Reads on until there are so many bytes, and perhaps a frame more, or the body has ended.
+    ///
+    /// # Errors
+    /// When there is no room for it, or it broke off.
+    pub async fn read(&mut self, body: &mut Incoming, bytes: usize) -> Result<(), Unread> {
+        while !self.whole && self.length() < bytes {
+            match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+                None => self.whole = true,
+                Some(Err(error)) => return Err(Unread::Broke(error)),
+                Some(Ok(frame)) if !self.part.add(&frame) => return Err(Unread::NoRoom),
+                // A body whose length is known may not be read beyond its last byte.
+                Some(Ok(_)) => self.whole = body.is_end_stream(),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes were read.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.part.data().len()
+    }
+
+    /// Whether that was all.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The first bytes, no more than `most`.
+    #[must_use]
+    pub fn start(&self, most: usize) -> Bytes {
+        let data = self.part.data();
+        Bytes::copy_from_slice(data.get(..most).unwrap_or(data))
     }
 }
 
@@ -122,7 +199,7 @@ impl Streaming {
         if let Some(kept) = self.keeping.as_ref().and_then(Keeper::kept) {
             return Some(kept);
         }
-        if self.begun || self.inner.size_hint().lower() > most as u64 {
+        if self.begun || self.size_hint().lower() > most as u64 {
             return None;
         }
         let (kept, keeper) = Kept::passing(room, most);
@@ -132,9 +209,37 @@ impl Streaming {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.begun = true;
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let before = self.before.as_mut().and_then(|before| before.part());
+        self.before.take_if(|before| before.is_end());
+        let frame = match before {
+            Some(frame) => Some(Ok(frame)),
+            None if self.over => None,
+            None => ready!(Pin::new(&mut self.inner).poll_frame(cx)),
+        };
         self.passed(&frame);
         Poll::Ready(frame)
+    }
+
+    /// Whether nothing more comes.
+    fn is_end(&self) -> bool {
+        self.before.is_none() && (self.over || self.inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let Some(before) = &self.before else { return self.rest() };
+        // With trailers it needs a coding that a known length would do without.
+        let (Some(before), rest) = (before.length(), self.rest()) else { return SizeHint::new() };
+        let mut hint = SizeHint::new();
+        hint.set_lower(before.saturating_add(rest.lower()));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(before.saturating_add(upper));
+        }
+        hint
+    }
+
+    /// How much of it was not read yet.
+    fn rest(&self) -> SizeHint {
+        if self.over { SizeHint::with_exact(0) } else { self.inner.size_hint() }
     }
 
     fn passed(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>) {
@@ -148,7 +253,7 @@ impl Streaming {
             self.keeping = None;
         }
         // A body whose length is known may not be read beyond its last byte.
-        if frame.is_none() || self.inner.is_end_stream() {
+        if frame.is_none() || self.is_end() {
             if let Some(phase) = &self.phase {
                 phase.complete();
             }
@@ -179,16 +284,16 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Streaming(streaming) => streaming.inner.is_end_stream(),
+            Kind::Streaming(streaming) => streaming.is_end(),
             Kind::Again(again) => again.is_end(),
-            Kind::Resumed(before, rest) => before.is_end() && rest.inner.is_end_stream(),
+            Kind::Resumed(before, rest) => before.is_end() && rest.is_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
-            Kind::Streaming(streaming) => streaming.inner.size_hint(),
+            Kind::Streaming(streaming) => streaming.size_hint(),
             Kind::Again(again) => again.length().map_or_else(SizeHint::new, SizeHint::with_exact),
             // Its request has a head already, which says its length if the client did.
             Kind::Resumed(..) => SizeHint::new(),

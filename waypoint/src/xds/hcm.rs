@@ -5,20 +5,23 @@ use std::{mem::take, sync::Arc};
 use ambit_api::envoy::pb::envoy::{
     config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier},
     extensions::filters::{
-        http::router::v3::Router,
+        http::{rbac::v3::Rbac as HttpRbac, router::v3::Router},
         network::http_connection_manager::v3::{
             HttpConnectionManager, HttpFilter, Rds, http_connection_manager as pb, http_filter::ConfigType,
         },
     },
 };
-use ambit_model::{jwt::JwtAuthentication, route::LocalLimit};
+use ambit_model::{
+    jwt::JwtAuthentication,
+    route::{LocalLimit, Rbac},
+};
 
 use super::{
-    chain, cors, fault, jwt, limit,
+    chain, cors, ext_authz, fault, jwt, limit,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route, session,
 };
-use crate::compiled::{Faults, HttpChain, RbacFilter, Routes};
+use crate::compiled::{ExtAuthz, Faults, HttpChain, RbacFilter, Routes};
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -34,7 +37,8 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
     let envoy_headers = config.http_filters.iter().any(tells_of_itself);
-    let Filters { jwt, rbac, cors, faults, limits, sessions } = filters(take(&mut config.http_filters)).under("http_filters")?;
+    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions } =
+        filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
         .map(|mut upgrade| {
@@ -55,6 +59,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     Ok(HttpChain {
         routes,
         jwt,
+        asks,
         rbac,
         cors,
         faults,
@@ -126,6 +131,10 @@ fn tells_of_itself(filter: &HttpFilter) -> bool {
 #[derive(Default)]
 struct Filters {
     jwt: Option<Arc<JwtAuthentication>>,
+    /// Who is asked, in order.
+    asks: Vec<Arc<ExtAuthz>>,
+    /// Rule sets that are not enforced and leave their result for others, with the beginning of what it is called.
+    marks: Vec<(String, Rbac)>,
     /// The rule sets in order.
     rbac: Vec<RbacFilter>,
     /// Whether what routes say of CORS holds.
@@ -136,6 +145,22 @@ struct Filters {
     faults: Option<Faults>,
     /// The limit where routes say nothing.
     limits: Option<Option<Arc<LocalLimit>>>,
+}
+
+impl Filters {
+    /// Whether anything is asked of a request yet.
+    fn asked(&self) -> bool {
+        self.cors || !self.rbac.is_empty() || !self.marks.is_empty() || !self.asks.is_empty()
+    }
+
+    fn rules(&mut self, mut config: HttpRbac) -> Compiled<()> {
+        let prefix = take(&mut config.shadow_rules_stat_prefix);
+        match chain::http_rbac(config)? {
+            RbacFilter { rules: None, shadow: Some(shadow) } if !prefix.is_empty() => self.marks.push((prefix, shadow)),
+            filter => self.rbac.push(filter),
+        }
+        Ok(())
+    }
 }
 
 /// Reads the filters; the router must be the last.
@@ -157,12 +182,14 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
         }
         match type_of(&any) {
             // What a request goes on with is read as others have left it.
-            jwt::FILTER | RBAC | cors::FILTER | fault::FILTER | limit::FILTER if read.sessions => {
+            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER | fault::FILTER | limit::FILTER if read.sessions => {
                 return Err(Problem::new("sessions before other filters are not implemented").under(at));
             }
             // What is refused must take no tokens and suffer no fault, and a fault comes before a limit, as they are put there.
-            jwt::FILTER | RBAC | cors::FILTER if read.faults.is_some() || read.limits.is_some() => {
-                return Err(Problem::new("tokens, rules or CORS after faults or limits are not implemented").under(at));
+            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER if read.faults.is_some() || read.limits.is_some() => {
+                return Err(
+                    Problem::new("tokens, authorizers, rules or CORS after faults or limits are not implemented").under(at)
+                );
             }
             fault::FILTER if read.faults.is_some() || read.limits.is_some() => {
                 return Err(Problem::new("faults after limits or other faults are not implemented").under(at));
@@ -171,13 +198,21 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
                 return Err(Problem::new("limits after other limits are not implemented").under(at));
             }
             // Rules would not know yet what a token says, and a preflight would be answered before anybody asked.
-            jwt::FILTER if read.cors || !read.rbac.is_empty() || read.jwt.is_some() => {
+            jwt::FILTER if read.asked() || read.jwt.is_some() => {
                 return Err(Problem::new("tokens after rules, CORS or other tokens are not implemented").under(at));
             }
             jwt::FILTER => read.jwt = Some(Arc::new(jwt::filter(unpack(&any, jwt::FILTER)?).under(at)?)),
             // A preflight would be answered before anybody asked whether it may be made.
             RBAC if read.cors => return Err(Problem::new("rules after CORS are not implemented").under(at)),
-            RBAC => read.rbac.push(chain::http_rbac(unpack(&any, RBAC)?).under(at)?),
+            RBAC => read.rules(unpack(&any, RBAC)?).under(at)?,
+            // Rules would decide about a request that it may yet change.
+            ext_authz::FILTER if read.cors || read.rbac.iter().any(|rbac| rbac.rules.is_some()) => {
+                return Err(Problem::new("external authorization after rules or CORS is not implemented").under(at));
+            }
+            ext_authz::FILTER => {
+                let asked = ext_authz::filter(unpack(&any, ext_authz::FILTER)?, &mut read.marks).under(at)?;
+                read.asks.push(Arc::new(asked));
+            }
             cors::FILTER => {
                 cors::filter(&at, &any).under(&at)?;
                 read.cors = true;
@@ -208,6 +243,9 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
     if !routed {
         return Err(Problem::new("there is no router"));
     }
+    // What nobody has asked for the result of is a dry run.
+    let unused = read.marks.drain(..).map(|(_, shadow)| RbacFilter { rules: None, shadow: Some(shadow) });
+    drop(read.rbac.splice(0..0, unused));
     Ok(read)
 }
 
@@ -242,7 +280,18 @@ mod tests {
         let router = ("router", ROUTER);
         assert_eq!(read(&[cors, fault, limit, router]), Ok(()));
         assert_eq!(read(&[fault, router]), Ok(()));
-        for wrong in [[fault, cors], [limit, cors], [limit, fault], [fault, fault], [limit, limit], [fault, ("rbac", RBAC)]] {
+        let (rbac, asked) = (("rbac", RBAC), ("ext_authz", ext_authz::FILTER));
+        for wrong in [
+            [fault, cors],
+            [limit, cors],
+            [limit, fault],
+            [fault, fault],
+            [limit, limit],
+            [fault, rbac],
+            [fault, asked],
+            [limit, asked],
+            [cors, asked],
+        ] {
             let problem = read(&[wrong[0], wrong[1], router]).unwrap_err();
             assert!(problem.contains("after"), "{wrong:?}: {problem}");
         }

@@ -9,6 +9,7 @@ mod chain;
 mod cluster;
 mod cors;
 mod edge;
+mod ext_authz;
 mod fault;
 mod hcm;
 mod jwt;

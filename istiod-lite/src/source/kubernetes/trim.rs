@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::source::Kind;
+use crate::source::crd::mesh;
 
 type Fields = Map<String, Value>;
 
@@ -16,6 +17,11 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// that a Service selects say what the pods say themselves, and are as many.
 pub(super) fn wanted(kind: Kind) -> Option<&'static str> {
     (kind == Kind::EndpointSlice).then_some("endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io")
+}
+
+/// The field selector of the only object of a kind that is asked for, where there is but one: a cluster has many ConfigMaps, with much in them.
+pub(super) fn only(kind: Kind) -> Option<String> {
+    kind.only().map(|only| format!("metadata.name={},metadata.namespace={}", only.name, only.namespace))
 }
 
 /// Takes out what is not kept of an object of the kind. `metadata.resourceVersion` goes as well, so that an object that changed in
@@ -42,6 +48,10 @@ pub(super) fn trim(kind: Kind, object: &mut Value) {
             keep(fields, "metadata", &["name", "namespace", "uid", "labels"]);
         }
         Kind::Namespace => fields.retain(|key, _| key == "metadata"),
+        Kind::MeshSettings => {
+            fields.retain(|key, _| matches!(key.as_str(), "metadata" | "data"));
+            keep(fields, "data", &[mesh::KEY]);
+        }
         _ => {}
     }
 }

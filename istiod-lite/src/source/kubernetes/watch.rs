@@ -89,7 +89,8 @@ impl Watch {
 
     async fn list(&mut self, path: &str, limit: Option<u32>, token: Option<String>) -> Result<(), Stop> {
         let label_selector = trim::wanted(self.reflector.kind()).map(str::to_owned);
-        let params = ListParams { limit, continue_token: token, label_selector, ..ListParams::default() };
+        let field_selector = trim::only(self.reflector.kind());
+        let params = ListParams { limit, continue_token: token, label_selector, field_selector, ..ListParams::default() };
         let request = request::Request::new(path).list(&params).map_err(|error| Failure::Broken(chain(&error)))?;
         let answer = timeout(self.timing.answer, self.client.request::<ObjectList<Value>>(request)).await;
         let page =
@@ -155,7 +156,10 @@ impl Watch {
     async fn follow(&mut self, path: &str, from: &str) -> Result<End, Stop> {
         let longest = self.timing.watch.as_secs_f64() * (1.0 - 0.2 * fastrand::f64());
         let label_selector = trim::wanted(self.reflector.kind()).map(str::to_owned);
-        let params = WatchParams { timeout: Some(longest as u32), bookmarks: true, label_selector, ..WatchParams::default() };
+        let field_selector = trim::only(self.reflector.kind());
+        let timeout_seconds = Some(longest as u32);
+        let params =
+            WatchParams { timeout: timeout_seconds, bookmarks: true, label_selector, field_selector, ..WatchParams::default() };
         let request = request::Request::new(path).watch(&params, from).map_err(|error| Failure::Broken(chain(&error)))?;
         let answer = timeout(self.timing.answer, self.client.request_events::<Value>(request)).await;
         let answer = answer.map_err(|_| Failure::Unreachable("a watch takes too long to begin".into()))?;

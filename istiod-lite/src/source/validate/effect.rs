@@ -26,6 +26,14 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
             found.0.extend(refused(rule));
             found.0.extend(needless(rule));
         }
+        Object::MeshSettings(settings) => {
+            for (name, why) in settings.providers.iter().filter_map(|(name, provider)| Some((name, provider.as_ref().err()?))) {
+                found.add(
+                    "data.mesh",
+                    format!("extension provider {name}: {why}; a policy that asks for it denies what it matches"),
+                );
+            }
+        }
         _ => {}
     }
     found.0

@@ -56,6 +56,9 @@ pub(super) fn validate(object: &Object) -> Vec<FieldError> {
         Object::RequestPolicy(object) => requests::policy(object, &mut errors),
         Object::Telemetry(object) => policy::telemetry(object, &mut errors),
         Object::TrafficPolicy(object) => traffic::policy(object, &mut errors),
+        Object::MeshSettings(settings) => {
+            errors.0.extend(settings.unreadable.iter().map(|why| FieldError::new("data.mesh", why)));
+        }
         Object::Namespace(_)
         | Object::Node(_)
         | Object::ServiceAccount(_)

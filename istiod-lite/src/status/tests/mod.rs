@@ -107,6 +107,34 @@ fn a_policy_says_what_a_node_proxy_cannot_judge_and_what_its_targets_lack() {
 }
 
 #[test]
+fn a_policy_says_why_nobody_can_be_asked() {
+    let providers = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    extensionProviders:\n\
+        \u{20}   - {name: good, envoyExtAuthzGrpc: {service: bound.shop.svc.cluster.local, port: 80}}\n\
+        \u{20}   - {name: port, envoyExtAuthzGrpc: {service: bound.shop.svc.cluster.local, port: 81}}\n\
+        \u{20}   - {name: gone, envoyExtAuthzGrpc: {service: gone.shop.svc.cluster.local, port: 80}}\n\
+        \u{20}   - {name: spans, opentelemetry: {service: bound.shop.svc.cluster.local, port: 80}}\n";
+    for (provider, said) in [
+        ("good", "Attached to the waypoints of its targets"),
+        ("port", "there is no port bound.shop.svc.cluster.local:81 of the extension provider port"),
+        ("gone", "there is no service gone.shop.svc.cluster.local:80 of the extension provider gone"),
+        ("spans", "the extension provider spans cannot be asked: opentelemetry"),
+        ("nobody", "the ConfigMap istio-system/istio has no extension provider nobody"),
+    ] {
+        let policy = format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: asks, namespace: shop}}\nspec: {{action: CUSTOM, provider: {{name: {provider}}}, targetRefs: [{{group: '', kind: Service, name: bound}}], rules: [{{}}]}}\n"
+        );
+        let index = mesh(&[GATEWAY, &service("bound", "shop", "gate"), providers, &policy].concat());
+        let of_policy = |status: super::ObjectStatus| {
+            status.object.to_string().starts_with("AuthorizationPolicy").then_some(status.conditions)
+        };
+        let conditions = conditions(&index).into_iter().find_map(of_policy).unwrap();
+        let [condition] = conditions.as_slice() else { panic!("{conditions:?}") };
+        let good = condition.status == "True";
+        assert!(condition.message.contains(said) && good == (provider == "good"), "{provider}: {condition:?}");
+    }
+}
+
+#[test]
 fn a_route_has_its_conditions_for_each_parent() {
     let route = |name: &str, parents: &str, backends: &str| {
         format!(

@@ -71,6 +71,21 @@ pub fn service(name: &str, service: &str, layer: Layer, protocol: AppProtocol) -
     cluster
 }
 
+/// The cluster of an external authorizer: the endpoints of a service port, which are spoken to in one version of HTTP whatever clients speak.
+/// It has a name of its own and the endpoints under theirs, as requests may be routed to the same port.
+pub fn authorizer(name: &str, service: &str, endpoints: &str, http2: bool) -> cluster::Cluster {
+    let mut cluster = self::service(name, service, Layer::Http, AppProtocol::Http2);
+    if let Some(discovery) = &mut cluster.eds_cluster_config {
+        discovery.service_name = endpoints.into();
+    }
+    if !http2 {
+        let protocol_config = Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()));
+        let chosen = UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config });
+        protocol_options(&mut cluster, &HttpProtocolOptions { upstream_protocol_options: Some(chosen), ..Default::default() });
+    }
+    cluster
+}
+
 /// Requests that are under way for another time are a share of all, so that a service that fails is not asked many times as often. It is
 /// said whether a route has retries or not: a cluster that changes loses its connections.
 fn retry_budget() -> RetryBudget {

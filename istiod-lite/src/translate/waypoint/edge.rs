@@ -55,6 +55,7 @@ impl Translation<'_> {
     fn port_at_edge(&mut self, port: u16, listeners: &[&GatewayListeners]) {
         let place = ServedPort::at_edge(&self.waypoint.name, port);
         let enforcement = self.policies(Some(&place), Layer::Http);
+        self.authorizers(&enforcement);
         let listener = listener::edge(port, &enforcement);
         insert(&mut self.listeners, listener.name.clone(), &listener);
         let mut virtual_hosts = Vec::new();

@@ -9,6 +9,7 @@ mod cluster;
 mod connection;
 mod edge;
 pub(super) mod endpoint;
+mod ext_authz;
 mod listener;
 pub(super) mod names;
 mod rbac;
@@ -27,6 +28,7 @@ use prost::{Message, Name};
 
 use crate::index::{Index, ServiceRef, Waypoint};
 use crate::source::NamespacedName;
+use crate::source::crd::PolicyAction;
 use listener::{Chains, KnownAuthority, ServicePortChains};
 use names::{Layer, any_port, authority};
 use rbac::{Enforcement, Place};
@@ -109,6 +111,7 @@ impl<'a> Translation<'a> {
         }
         for (identity, addresses) in scope::pods(self.index, self.waypoint) {
             let (for_requests, for_connections) = (self.policies(None, Layer::Http), self.policies(None, Layer::Tcp));
+            self.authorizers(&for_requests);
             self.known.push(KnownAuthority {
                 name: format!("direct|{identity}"),
                 domains: addresses.iter().copied().map(any_port).collect(),
@@ -146,6 +149,7 @@ impl<'a> Translation<'a> {
             let (for_requests, for_connections) = (self.policies(Some(port), Layer::Http), self.policies(Some(port), Layer::Tcp));
             let layers = port.layers();
             if layers.contains(&Layer::Http) {
+                self.authorizers(&for_requests);
                 let configuration = route::configuration(self.index, port, &mut self.backends);
                 self.routes.insert(configuration.name.clone(), wire::in_order(configuration));
             }
@@ -174,7 +178,13 @@ impl<'a> Translation<'a> {
             policies.extend(self.index.policies_of_service(service));
         }
         let place = Place { layer, port: port.map(|port| port.port.port), trust_domain: &self.trust_domain };
+        let (asking, policies): (Vec<_>, Vec<_>) = policies.into_iter().partition(|policy| {
+            let custom = policy.spec.action == PolicyAction::Custom;
+            // Of bytes nobody is asked.
+            custom && layer == Layer::Http && self.index.asked_by(policy).is_ok()
+        });
         let mut enforcement = rbac::compile(&policies, place);
+        enforcement.asks = ext_authz::asks(self.index, &asking, place);
         let mut of_tokens = self.index.token_policies_of_waypoint(&self.waypoint.name);
         if let Some(ServiceRef::Kubernetes(service)) = port.map(|port| &port.service) {
             of_tokens.extend(self.index.token_policies_of_service(service));
@@ -189,6 +199,16 @@ impl<'a> Translation<'a> {
             Layer::Tcp => {}
         }
         enforcement
+    }
+
+    /// The clusters of those who are asked.
+    fn authorizers(&mut self, enforcement: &Enforcement) {
+        for ask in &enforcement.asks {
+            let assignment = endpoint::assignment(self.index, &ask.endpoints, &ask.service, ask.port);
+            self.endpoints.insert(ask.endpoints.clone(), wire::any_as(ASSIGNMENT, &assignment));
+            let cluster = cluster::authorizer(&ask.cluster, &label(&ask.service), &ask.endpoints, ask.http2);
+            insert(&mut self.clusters, ask.cluster.clone(), &cluster);
+        }
     }
 
     /// The clusters of all services that requests are routed to.
@@ -206,9 +226,7 @@ impl<'a> Translation<'a> {
     }
 
     fn cluster(&mut self, name: &str, service: &ServiceRef, port: u16, layer: Layer, protocol: AppProtocol) {
-        let label = match service {
-            ServiceRef::Kubernetes(name) | ServiceRef::Host(name) => name.to_string(),
-        };
+        let label = label(service);
         let mut made = if let Some(names) = scope::looked_up(self.index, service, port) {
             cluster::looked_up(name, &label, layer, protocol, &names)
         } else {
@@ -218,6 +236,13 @@ impl<'a> Translation<'a> {
         };
         traffic::asked(self.index, service, port).apply_to(&mut made, layer);
         insert(&mut self.clusters, name.into(), &made);
+    }
+}
+
+/// What a service is called in logs.
+fn label(service: &ServiceRef) -> String {
+    match service {
+        ServiceRef::Kubernetes(name) | ServiceRef::Host(name) => name.to_string(),
     }
 }
 

@@ -183,13 +183,55 @@ fn golden_policies() {
 }
 
 #[test]
+fn authorizers_are_asked_before_all_rules_and_those_of_nobody_deny() {
+    let resources = of_waypoint(&input("authorizers"));
+    let (_, listener) = resources.listeners.iter().find(|(name, _)| name == "main_internal").unwrap();
+    let listener = render(listener);
+    let chains = listener["filter_chains"].as_array().unwrap();
+    let chain = |name: &str| chains.iter().find(|chain| chain["name"] == name).unwrap();
+    let requests = &chain("inbound-vip|80|http|orders.shop.svc.cluster.local")["filters"][0]["typed_config"]["http_filters"];
+    let filters = requests.as_array().unwrap();
+    let names: Vec<&str> = filters.iter().map(|filter| filter["name"].as_str().unwrap().rsplit('.').next().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["rbac", "ext_authz", "rbac", "ext_authz", "rbac", "cors", "fault", "local_ratelimit", "stateful_session", "router"]
+    );
+    for (at, prefix) in [(0, "istio_ext_authz_guard_"), (2, "istio_ext_authz_portal_")] {
+        let marks = &filters[at]["typed_config"];
+        assert_eq!((&marks["rules"], &marks["shadow_rules_stat_prefix"]), (&Value::Null, &Value::from(prefix)));
+        let key = &filters[at + 1]["typed_config"]["filter_enabled_metadata"]["path"][0]["key"];
+        assert_eq!(*key, format!("{prefix}shadow_engine_result"));
+    }
+    let guard = &filters[1]["typed_config"]["grpc_service"]["envoy_grpc"];
+    assert_eq!(guard["cluster_name"], "ext-authz|9000|grpc|guard.tools.svc.cluster.local");
+    assert_eq!(guard["authority"], "guard.tools.svc.cluster.local");
+    let portal = &filters[3]["typed_config"];
+    assert_eq!(
+        (&portal["failure_mode_allow"], &portal["http_service"]["path_prefix"]),
+        (&Value::from(true), &Value::from("/check"))
+    );
+    let denied = filters[4]["typed_config"]["rules"]["policies"].to_string();
+    assert!(denied.contains("policy[by-nobody]") && !denied.contains("by-guard"), "{denied}");
+    // Of bytes nobody is asked.
+    let connections = chain("inbound-vip|5432|tcp|orders.shop.svc.cluster.local").to_string();
+    assert!(connections.contains("policy[by-guard]") && !connections.contains("ext_authz"), "{connections}");
+    let named = |of_kind: &[(String, Any)], part: &str| of_kind.iter().any(|(name, _)| name == part);
+    for (cluster, endpoints) in [
+        ("ext-authz|9000|grpc|guard.tools.svc.cluster.local", "inbound-vip|9000|http|guard.tools.svc.cluster.local"),
+        ("ext-authz|8000|http|tools/portal.example.com", "inbound-vip|8000|http|tools/portal.example.com"),
+    ] {
+        assert!(named(&resources.clusters, cluster) && named(&resources.endpoints, endpoints), "{cluster}");
+    }
+}
+
+#[test]
 fn golden_waypoint_for_workloads() {
     check("direct", |kind, name| kind == "routes" || name == "main_internal");
 }
 
 #[test]
 fn the_same_index_gives_the_same_bytes() {
-    for name in ["whole", "routes", "policies", "requests", "direct", "kinds", "edge"] {
+    for name in ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers"] {
         let first = of_waypoint(&input(name));
         for _ in 0..4 {
             assert_eq!(first, of_waypoint(&input(name)), "{name}");

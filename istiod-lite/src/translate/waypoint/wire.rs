@@ -202,6 +202,12 @@ pub mod ordered {
     pub struct HttpRbac {
         #[prost(message, optional, tag = "1")]
         pub rules: Option<Rules>,
+        /// What is not enforced.
+        #[prost(message, optional, tag = "2")]
+        pub shadow_rules: Option<Rules>,
+        /// The beginning of what its result is called.
+        #[prost(string, tag = "3")]
+        pub shadow_rules_stat_prefix: String,
     }
 
     /// `envoy.extensions.filters.http.rbac.v3.RBACPerRoute`

@@ -44,6 +44,7 @@ fn policies_that_would_be_ignored_or_deny_what_nobody_meant_are_refused() {
     refused(kind, "{ruls: []}", "spec.ruls: unknown field");
     refused(kind, "{action: AUDIT}", "spec.action: AUDIT has no effect");
     refused(kind, "{action: CUSTOM, provider: {name: p}}", "use ALLOW or DENY");
+    good(kind, "{action: CUSTOM, provider: {name: p}, targetRefs: [{group: '', kind: Service, name: a}], rules: [{}]}");
     let class = "{targetRefs: [{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio-waypoint}]}";
     refused(kind, class, "spec.targetRefs[0].kind: only policies of namespace istio-system");
     let in_root = value(&format!("{{metadata: {{name: o, namespace: {ROOT}}}, spec: {class}}}"));

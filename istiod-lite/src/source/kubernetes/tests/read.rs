@@ -14,6 +14,21 @@ fn policy(spec: Value) -> Value {
 }
 
 #[test]
+fn a_configuration_of_the_mesh_that_cannot_be_read_leaves_the_last_one_in_force() {
+    let kind = Kind::MeshSettings;
+    let map = |mesh: &str| {
+        let metadata = json!({"namespace": "istio-system", "name": "istio", "resourceVersion": "7"});
+        json!({"metadata": metadata, "data": {"mesh": mesh, "meshNetworks": "x"}, "binaryData": {}, "immutable": false})
+    };
+    let good = made(kind, &map("extensionProviders: [{name: a, envoyExtAuthzGrpc: {service: a.b, port: 1}}]"), None);
+    assert!(good.object.is_some() && good.problems.is_empty(), "{:?}", good.problems);
+    let broken = made(kind, &map("["), good.object.as_ref());
+    assert_eq!(broken.object, good.object);
+    assert!(problems(&broken)[0].contains("data.mesh: not valid YAML"), "{:?}", problems(&broken));
+    assert_eq!(made(kind, &map("["), None).object, None);
+}
+
+#[test]
 fn a_policy_that_cannot_be_read_leaves_the_last_one_or_the_strictest_in_force() {
     let kind = Kind::AuthorizationPolicy;
     let good =

@@ -15,6 +15,7 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_m
 
 use ambit_model::jwt::METADATA;
 
+use super::super::ext_authz;
 use super::super::rbac::Enforcement;
 use super::super::route::{cors, requests as policies, session};
 use super::super::wire::ordered::HttpRbac;
@@ -33,8 +34,8 @@ pub enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// A connection manager for requests to a service: tokens, authorization, then CORS, faults, limits and sessions, then the router. The filters
-/// from CORS on are there whether a route has anything to say for them or not: a listener that changes ends connections.
+/// A connection manager for requests to a service: tokens, external authorizers, authorization, then CORS, faults, limits and sessions, then the
+/// router. The filters from CORS on are there whether a route has anything to say for them or not: a listener that changes ends connections.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
     network_filter("envoy.filters.network.http_connection_manager", &manager(name, routes, enforcement, access_log))
 }
@@ -46,8 +47,9 @@ pub fn manager(name: &str, routes: Routes, enforcement: &Enforcement, access_log
         .iter()
         .map(|tokens| http_filter(METADATA, any_as("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication", tokens)));
     let mut http_filters: Vec<HttpFilter> = tokens.collect();
+    http_filters.extend(enforcement.asks.iter().flat_map(ext_authz::filters));
     http_filters.extend([&enforcement.deny, &enforcement.allow].into_iter().flatten().map(|rules| {
-        let rbac = HttpRbac { rules: Some(rules.clone()) };
+        let rbac = HttpRbac { rules: Some(rules.clone()), ..Default::default() };
         http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
     }));
     http_filters.push(http_filter(cors::FILTER, any(&Cors::default())));

@@ -25,6 +25,7 @@ use prost::{Message, Name};
 
 use super::wire::{Any, any, text_format};
 
+pub use self::http::http_filter;
 pub use edge::edge;
 pub use inner::{Chains, ServicePortChains, inner};
 pub use originate::originate;

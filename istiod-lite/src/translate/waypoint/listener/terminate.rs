@@ -130,7 +130,7 @@ fn virtual_host(known: KnownAuthority) -> VirtualHost {
 }
 
 fn per_route(rules: Rules) -> Any {
-    let rbac = RbacPerRoute { rbac: Some(HttpRbac { rules: Some(rules) }) };
+    let rbac = RbacPerRoute { rbac: Some(HttpRbac { rules: Some(rules), ..Default::default() }) };
     any_as("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", &rbac)
 }
 

@@ -4,7 +4,7 @@
 //! `ns[<namespace>]-policy[<name>]-rule[<i>]` so that a refusal names the rule. What cannot be expressed never lets
 //! more through: an unknown field makes an ALLOW rule match nothing and drops out of a DENY rule, which then matches
 //! more. An ALLOW policy that can match nothing is sent as one such rule, keyed without a rule, so that a refusal can
-//! name it. CUSTOM asks for a provider that this mesh does not have, so what it matches is denied.
+//! name it. Of a policy of action CUSTOM these are the rules by which it denies where nobody can be asked ([`super::ext_authz`]).
 
 mod claim;
 #[cfg(test)]
@@ -24,6 +24,7 @@ use std::sync::Arc;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{Policy, permission::Rule as PermissionRule, principal::Identifier};
 
+use super::ext_authz::Ask;
 use super::names::Layer;
 use super::wire::ordered::{JwtAuthentication, Rules};
 use crate::index::label;
@@ -48,6 +49,8 @@ pub struct Place<'a> {
 pub struct Enforcement {
     /// Refuse requests whose token is not believed.
     pub tokens: Option<JwtAuthentication>,
+    /// Have these asked, of whom each may refuse.
+    pub asks: Vec<Ask>,
     /// Refuse what any of these matches.
     pub deny: Option<Rules>,
     /// Refuse what none of these matches.

@@ -41,6 +41,33 @@ fn a_port_of_a_gateway_is_a_listener_for_strangers_and_endpoints_are_reached_by_
 }
 
 #[test]
+fn an_authorizer_is_asked_at_the_edge_by_a_cluster_of_its_own() {
+    let more = r#"
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "extensionProviders: [{name: guard, envoyExtAuthzGrpc: {service: calls.shop.svc.cluster.local, port: 9000}}]"}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: asks, namespace: shop}
+spec: {action: CUSTOM, provider: {name: guard}, targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}], rules: [{}]}
+"#;
+    let resources = of_waypoint(&(input("edge") + more));
+    let (cluster, endpoints) =
+        ("ext-authz|9000|grpc|calls.shop.svc.cluster.local", "inbound-vip|9000|http|calls.shop.svc.cluster.local");
+    assert!(
+        resources.clusters.iter().any(|(name, _)| name == cluster)
+            && resources.endpoints.iter().any(|(name, _)| name == endpoints)
+    );
+    for (name, listener) in resources.listeners.iter().filter(|(name, _)| name.starts_with("ingress|")) {
+        let listener = render(listener).to_string();
+        assert!(listener.contains(cluster) && listener.contains("ns[shop]-policy[asks]-rule[0]"), "{name}: {listener}");
+    }
+}
+
+#[test]
 fn a_host_is_for_the_listener_that_says_it_most_closely_and_sees_its_routes_alone() {
     let yaml = input("edge");
     let billing = ["shop/billing/rule[0]/match[0]".to_owned(), "shop/billing/rule[1]/match[0]".to_owned()];

@@ -8,7 +8,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use super::{Any, descriptors, input, kinds, of_waypoint};
 
 /// The inputs of the golden tests, and what they leave out.
-const INPUTS: [&str; 7] = ["whole", "routes", "policies", "requests", "direct", "kinds", "edge"];
+const INPUTS: [&str; 8] = ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers"];
 const MORE: &str = r#"
 apiVersion: v1
 kind: Namespace

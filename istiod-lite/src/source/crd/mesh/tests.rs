@@ -1,0 +1,79 @@
+use serde_json::json;
+
+use super::*;
+
+fn read(mesh: &str) -> MeshSettings {
+    serde_json::from_value(json!({"metadata": {"name": NAME}, "data": {(KEY): mesh}})).unwrap()
+}
+
+/// What is said of one provider with these settings.
+fn refused(provider: &str) -> String {
+    let settings = read(&format!("extensionProviders: [{{name: p, {provider}}}]"));
+    settings.providers["p"].clone().unwrap_err()
+}
+
+#[test]
+fn authorizers_are_read_with_their_defaults_and_whatever_else_a_mesh_has_is_passed_over() {
+    let settings = read(
+        "accessLogFile: /dev/stdout\ndefaultConfig: {concurrency: 2}\nextensionProviders:\n\
+         - {name: grpc, envoyExtAuthzGrpc: {service: a.shop.svc.cluster.local, port: 9000}}\n\
+         - {name: spans, opentelemetry: {service: b, port: 1}}\n\
+         - name: http\n  envoyExtAuthzHttp:\n    service: shop/b.example.com\n    port: 8000\n    timeout: 0.5s\n    failOpen: true\n    \
+         statusOnError: \"503\"\n    pathPrefix: /check\n    includeRequestHeadersInCheck: [x-user, x-a-*]\n    \
+         includeAdditionalHeadersInCheck: {x-mesh: ambit}\n    headersToUpstreamOnAllow: [\"*-id\"]\n    \
+         includeRequestBodyInCheck: {maxRequestBytes: 100, allowPartialMessage: true}\n",
+    );
+    assert_eq!(settings.unreadable, None);
+    let grpc = settings.providers["grpc"].as_ref().unwrap();
+    assert_eq!((grpc.service.as_str(), grpc.port), ("a.shop.svc.cluster.local", 9000));
+    assert_eq!((grpc.timeout, grpc.fail_open, grpc.status_on_error, &grpc.http), (TIMEOUT, false, None, &None));
+    let http = settings.providers["http"].as_ref().unwrap();
+    assert_eq!((http.timeout, http.fail_open, http.status_on_error), (Duration::from_millis(500), true, Some(503)));
+    assert_eq!(http.body.as_ref().map(|body| (body.max_request_bytes, body.allow_partial_message)), Some((100, true)));
+    let check = http.http.as_ref().unwrap();
+    assert_eq!((check.path_prefix.as_str(), check.told.len(), check.to_upstream.len()), ("/check", 2, 1));
+    assert!(settings.providers["spans"].as_ref().unwrap_err().contains("opentelemetry is nobody who can be asked"));
+}
+
+#[test]
+fn a_provider_with_something_that_is_not_known_is_refused_by_its_field() {
+    let grpc = |fields: &str| refused(&format!("envoyExtAuthzGrpc: {{service: a, port: 1, {fields}}}"));
+    for (fields, part) in [
+        ("retries: 3", "unknown field `retries`"),
+        ("clearRouteCache: true", "clearRouteCache"),
+        ("timeout: soon", "timeout"),
+        ("timeout: 0s", "timeout"),
+        ("timeout: 3600s", "timeout"),
+        ("statusOnError: \"200\"", "statusOnError"),
+        ("statusOnError: Forbidden", "statusOnError"),
+        ("pathPrefix: /a", "only an authorizer asked by HTTP"),
+        ("includeRequestBodyInCheck: {maxRequestBytes: 0}", "maxRequestBytes"),
+        ("includeRequestBodyInCheck: {maxBytes: 1}", "unknown field `maxBytes`"),
+    ] {
+        let said = grpc(fields);
+        assert!(said.starts_with("envoyExtAuthzGrpc") && said.contains(part), "{fields}: {said}");
+    }
+    assert!(refused("envoyExtAuthzGrpc: {port: 1}").contains("service: missing"));
+    assert!(refused("envoyExtAuthzGrpc: {service: '*.example.com', port: 1}").contains("service: \"*.example.com\""));
+    assert!(refused("envoyExtAuthzGrpc: {service: a}").contains("port: missing"));
+    assert!(refused("envoyExtAuthzHttp: {service: a, port: 1, headersToUpstreamOnAllow: ['a*b']}").contains("\"a*b\""));
+    assert!(refused("envoyExtAuthzHttp: {service: a, port: 1, includeRequestHeadersInCheck: [':path']}").contains(":path"));
+    assert!(refused("envoyExtAuthzHttp: {}, envoyExtAuthzGrpc: {}").contains("must be one of"));
+}
+
+#[test]
+fn what_is_no_configuration_of_a_mesh_has_no_authorizers_and_says_why() {
+    for (text, why) in [
+        ("a: [", "not valid YAML"),
+        ("text", "not a mapping"),
+        ("extensionProviders: {}", "not a list"),
+        ("extensionProviders: [{envoyExtAuthzGrpc: {}}]", "extensionProviders[0].name"),
+    ] {
+        let settings = read(text);
+        assert!(settings.providers.is_empty(), "{text}");
+        assert!(settings.unreadable.as_ref().is_some_and(|said| said.contains(why)), "{text}: {:?}", settings.unreadable);
+    }
+    assert_eq!(read("").unreadable, None);
+    let twice = "extensionProviders: [{name: p, envoyExtAuthzGrpc: {service: a, port: 1}}, {name: p, envoyExtAuthzGrpc: {service: b, port: 1}}]";
+    assert_eq!(read(twice).providers["p"], Err("it is given twice".into()));
+}

@@ -1,0 +1,97 @@
+//! One request to an authorizer, and its whole answer.
+
+use ambit_model::route::may_leave_again;
+use bytes::{Bytes, BytesMut};
+use http::{Request, Version};
+use http_body_util::BodyExt;
+
+use super::Answer;
+use crate::{
+    compiled::Snapshot,
+    http::{forward::head, headers},
+    proxy::Proxy,
+    terminate::Tunnel,
+    upstream::{RequestBody, Sent, candidates},
+};
+
+/// The longest answer that is taken, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// Where a request goes.
+pub struct Call<'a> {
+    /// The shared state.
+    pub proxy: &'a Proxy,
+    /// The configuration.
+    pub snapshot: &'a Snapshot,
+    /// The tunnel that the client came through.
+    pub tunnel: &'a Tunnel,
+    /// The authorizer's cluster.
+    pub cluster: &'a str,
+}
+
+/// A request before it is known what its connection speaks.
+pub struct Question {
+    /// Its method and headers.
+    pub head: Request<()>,
+    /// Its path.
+    pub path: String,
+    /// The host it is for.
+    pub authority: String,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Call<'_> {
+    /// Sends a request, which is of this version where the cluster has none of its own.
+    pub async fn send(&self, question: Question, version: Version) -> Result<Answer, String> {
+        let Self { proxy, snapshot, tunnel, cluster } = *self;
+        let cluster = snapshot.clusters.get(cluster).ok_or("there is no such cluster")?;
+        let candidates = candidates(cluster, tunnel.destination, None).map_err(|refusal| refusal.to_string())?;
+        let http2 = candidates.protocol.is_http2(version);
+        let Question { mut head, path, authority, body } = question;
+        headers::target(&mut head, &path, &authority, http2).map_err(|error| error.to_string())?;
+        let mut last = "it has no endpoint".to_owned();
+        for to in &candidates.endpoints {
+            let mut anew = false;
+            loop {
+                let checkout = match proxy.http.checkout(proxy, cluster, to, http2, anew, || {}).await {
+                    Ok(checkout) => checkout,
+                    Err(refusal) => {
+                        last = refusal.to_string();
+                        break;
+                    }
+                };
+                let at_hand = checkout.at_hand;
+                let request = self::head(&head).map(|()| RequestBody::of(body.clone()));
+                let unsent = match proxy.http.send(&to.to, checkout, request).await {
+                    Ok(sent) => return read(sent).await,
+                    Err(unsent) => unsent,
+                };
+                // The connection at hand may have been over already.
+                let unseen = unsent.request.is_some() || unsent.refused;
+                let again = unseen || may_leave_again(head.method().as_str(), !body.is_empty(), false);
+                if anew || !at_hand || !again {
+                    return Err(unsent.refusal.to_string());
+                }
+                anew = true;
+            }
+        }
+        Err(last)
+    }
+}
+
+/// The answer, to its end.
+async fn read(Sent { response, lease }: Sent) -> Result<Answer, String> {
+    let (head, mut body) = response.into_parts();
+    let (mut data, mut trailers) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| format!("its answer broke off: {error}"))?;
+        match frame.into_data() {
+            Ok(part) if data.len() + part.len() > LONGEST => return Err(format!("its answer has more than {LONGEST} bytes")),
+            Ok(part) => data.extend_from_slice(&part),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    lease.release();
+    Ok(Answer { head, body: data.freeze(), trailers })
+}

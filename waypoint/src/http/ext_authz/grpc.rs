@@ -1,0 +1,103 @@
+//! Asking by gRPC: one message each way, without compression (the gRPC documentation, "gRPC over HTTP2").
+
+use ambit_api::envoy::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
+use bytes::{BufMut, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use prost::Message;
+
+use super::{Answer, Failure, answer::Said, call::Question};
+
+const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// What comes before a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+/// The request that asks.
+pub fn question(check: &CheckRequest, authority: &str) -> Question {
+    let message = check.encode_to_vec();
+    let mut body = BytesMut::with_capacity(PREFIX + message.len());
+    body.put_u8(0);
+    // Bodies and headers of requests have limits far below.
+    body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    body.extend_from_slice(&message);
+    let mut head = Request::new(());
+    *head.method_mut() = Method::POST;
+    let headers = head.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    Question { head, path: PATH.to_owned(), authority: authority.to_owned(), body: body.freeze() }
+}
+
+/// What an answer says.
+pub fn said(answer: Answer) -> Result<Said, Failure> {
+    Said::of(message(&answer)?)
+}
+
+fn message(Answer { head, body, trailers }: &Answer) -> Result<CheckResponse, String> {
+    if head.status != StatusCode::OK {
+        return Err(format!("it answers a call with {}", head.status));
+    }
+    // An answer without a message has its status in its head.
+    let end = trailers.as_ref().unwrap_or(&head.headers);
+    match text(end, "grpc-status").and_then(|status| status.parse::<u32>().ok()) {
+        Some(0) => {}
+        Some(status) => return Err(format!("gRPC status {status}: {}", text(end, "grpc-message").unwrap_or_default())),
+        None => return Err("its answer has no gRPC status".into()),
+    }
+    let (prefix, message) = body.split_at_checked(PREFIX).ok_or("its answer has no message")?;
+    let &[0, a, b, c, d] = prefix else { return Err("its answer is compressed".into()) };
+    if u32::from_be_bytes([a, b, c, d]) as usize != message.len() {
+        return Err("its answer is other than one message".into());
+    }
+    CheckResponse::decode(message).map_err(|error| format!("its answer cannot be read: {error}"))
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn answer(status: u16, grpc: &str, in_head: bool, body: &'static [u8]) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-status", grpc.parse().unwrap());
+        let (mut head, ()) = http::Response::builder().status(status).body(()).unwrap().into_parts();
+        let trailers = match in_head {
+            true => {
+                head.headers = headers;
+                None
+            }
+            false => Some(headers),
+        };
+        Answer { head, body: Bytes::from_static(body), trailers }
+    }
+
+    #[test]
+    fn only_one_whole_message_with_a_good_status_is_an_answer() {
+        assert!(message(&answer(200, "0", false, b"\0\0\0\0\0")).is_ok());
+        for (answer, why) in [
+            (answer(503, "0", false, b"\0\0\0\0\0"), "503"),
+            (answer(200, "14", false, b"\0\0\0\0\0"), "gRPC status 14"),
+            (answer(200, "12", true, b""), "gRPC status 12"),
+            (answer(200, "x", false, b"\0\0\0\0\0"), "no gRPC status"),
+            (answer(200, "0", true, b""), "no message"),
+            (answer(200, "0", false, b"\x01\0\0\0\0"), "compressed"),
+            (answer(200, "0", false, b"\0\0\0\0\x02a"), "other than one message"),
+            (answer(200, "0", false, b"\0\0\0\0\0\0\0\0\0\0"), "other than one message"),
+            (answer(200, "0", false, b"\0\0\0\0\x01\xff"), "cannot be read"),
+        ] {
+            let said = message(&answer).unwrap_err();
+            assert!(said.contains(why), "{why}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_question_is_one_message_with_its_length() {
+        let asked = question(&CheckRequest::default(), "a.example");
+        assert_eq!((asked.path.as_str(), asked.body.as_ref()), (PATH, &b"\0\0\0\0\0"[..]));
+        assert_eq!(asked.head.headers()[header::CONTENT_TYPE], "application/grpc");
+    }
+}
