@@ -8,7 +8,7 @@ use ambit_runtime::{
     socket::{ListenOptions, listen},
     telemetry,
 };
-use ambit_xds::server::{AdsServer, Cache, ServerConfig, Status};
+use ambit_xds::server::{AdsServer, Cache, ServerConfig, Status, WINDOW};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -207,7 +207,9 @@ impl ControlPlane {
                 .http2_keepalive_interval(Some(Duration::from_secs(30)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(20)))
                 .max_concurrent_streams(256)
-                .initial_stream_window_size(1 << 20)
+                // A thousand node proxies that come back say what they have at once, and wait for their turn with what is here already.
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(2 * WINDOW)
                 .add_service(ads.into_service())
                 .add_service(ca.into_service())
                 .serve_with_incoming_shutdown(incoming, closed(closing));

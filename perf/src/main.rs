@@ -100,8 +100,15 @@ Examples:
 /// Parts of the mesh that this program is too, so that one build holds what is measured and what measures.
 const PARTS: [&str; 4] = ["envoy", "istiod", "waypoint", "ztunnel"];
 
+/// Whether the mesh starts this program as one of its parts. A waypoint is always told which Gateway it is for; without one `waypoint` is
+/// the measurement.
+fn is_part(arguments: &[String]) -> bool {
+    let gateway = || arguments.iter().any(|argument| argument == "--name" || argument.starts_with("--name="));
+    arguments.get(1).is_some_and(|first| PARTS.contains(&first.as_str()) && (first != "waypoint" || gateway()))
+}
+
 fn main() -> anyhow::Result<()> {
-    if std::env::args().nth(1).is_some_and(|first| PARTS.contains(&first.as_str())) {
+    if is_part(&std::env::args().collect::<Vec<_>>()) {
         ambit::cli::run()?;
         return Ok(());
     }

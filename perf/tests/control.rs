@@ -9,7 +9,7 @@ use perf::control::{Size, measure};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_a_pod_is_one_resource_for_each_who_subscribes_and_everybody_comes_back() {
     let size = Size { pods: 400, services: 40, ztunnels: 20, waypoints: 4 };
-    let outcome = measure(size, 10, Path::new(env!("CARGO_BIN_EXE_perf"))).await.unwrap();
+    let outcome = measure(size, 10, 1, Path::new(env!("CARGO_BIN_EXE_perf"))).await.unwrap();
     // Each node proxy the workload, and one waypoint the endpoints of its service.
     assert!((outcome.responses_each - 21.0).abs() < f64::EPSILON, "{outcome:?}");
     assert!((outcome.resources_each - 21.0).abs() < f64::EPSILON, "{outcome:?}");

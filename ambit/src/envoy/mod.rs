@@ -55,12 +55,12 @@ pub async fn run_until(config: Config, stop: impl Future<Output = ()>) -> Result
     let channel = channel.map_err(|error| Error::part("reaching the control plane", error))?;
 
     let secrets = Secrets::new();
-    let renewed = tokio::select! {
-        renewed = secrets.renew(&client, &id) => renewed,
+    let obtained = tokio::select! {
+        obtained = secrets.obtain(&client, &id) => obtained,
         // The authority may take its time.
         () = &mut stop => return Ok(()),
     };
-    let valid_until = renewed.map_err(|error| Error::part(format!("obtaining the certificate of {id}"), error))?;
+    let valid_until = obtained.map_err(|error| Error::part(format!("obtaining the certificate of {id}"), error))?;
     let directory = process::work_directory(config.work_dir.as_deref())?;
     let socket = directory.path().join("envoy.sock");
     let local = local::serve(&socket, secrets.clone(), Relay::new(channel, credentials))?;

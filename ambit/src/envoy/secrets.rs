@@ -30,6 +30,9 @@ pub struct Secrets {
     cache: Cache,
 }
 
+/// How often the authority is asked for the first certificate.
+const TRIES: u32 = 4;
+
 /// When a certificate became and ceases to be valid.
 #[derive(Debug, Clone, Copy)]
 pub struct Validity {
@@ -47,6 +50,20 @@ impl Secrets {
         let svid = client.issue_pem(id).await?;
         self.put(&svid);
         Ok(Validity { from: svid.not_before, until: svid.not_after })
+    }
+
+    /// Obtains the first certificate. The authority may only just be starting, or have many to serve, so it is asked a few times.
+    pub async fn obtain(&self, client: &CaClient, id: &SpiffeId) -> Result<Validity, TlsError> {
+        let mut wait = BACK_OFF.0;
+        for _ in 1..TRIES {
+            match self.renew(client, id).await {
+                Ok(validity) => return Ok(validity),
+                Err(error) => tracing::warn!(%error, %id, "there is no certificate yet; trying again"),
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+        }
+        self.renew(client, id).await
     }
 
     /// Renews at half of each certificate's life. While the authority is away the certificate stays in use.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use gateway_api::gateways::Gateway;
 use istiod_lite::deploy::WAYPOINT_CLASS;
 use istiod_lite::index::label::DATAPLANE_MODE;
-use istiod_lite::source::{Event, NamespacedName, Object, ObjectKey};
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use istiod_lite::source::{self, Event, NamespacedName, Object, ObjectKey, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Probe, Service};
 
 /// Annotation of pods: programs that must be installed on the machine, separated by commas.
 const PROGRAMS: &str = "local.ambit.dev/programs";
@@ -126,7 +126,7 @@ impl PodPlan {
         let mut probes = Vec::new();
         let mut containers = Vec::new();
         for container in spec.containers {
-            if let Some(port) = container.readiness_probe.as_ref().and_then(|probe| probe_port(probe, &container)) {
+            if let Some(port) = container.readiness_probe.as_deref().and_then(|probe| probe_port(probe, &container)) {
                 probes.push(port);
             }
             let command: Vec<String> =
@@ -148,7 +148,7 @@ impl PodPlan {
     }
 }
 
-fn probe_port(probe: &k8s_openapi::api::core::v1::Probe, container: &k8s_openapi::api::core::v1::Container) -> Option<u16> {
+fn probe_port(probe: &Probe, container: &source::Container) -> Option<u16> {
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
     let tcp = probe.tcp_socket.as_ref().map(|action| &action.port);
     let port = tcp.or(probe.http_get.as_ref().map(|action| &action.port))?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use ambit_identity::{SpiffeId, TrustDomain};
-use k8s_openapi::api::core::v1::Pod;
 
 use super::Caller;
+use crate::source::Pod;
 use crate::{
     config::Account,
     index::{self, Index},

@@ -7,7 +7,6 @@ use ambit_tls::{
     authority::Authority,
     token::{AUDIENCE, Bound, Claims, ObjectReference, Signer},
 };
-use k8s_openapi::api::core::v1::Pod;
 use prost_types::{Struct, Value, value::Kind};
 use tonic::{Code, Request};
 
@@ -16,7 +15,7 @@ use crate::{
     config::Account,
     index::MeshConfig,
     mesh::Mesh,
-    source::{Event, Object},
+    source::{Event, Object, Pod},
 };
 
 fn pod(name: &str, account: &str, node: &str, phase: &str) -> Event {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::binding::Binding;
@@ -18,7 +18,7 @@ use super::route::{RouteKey, route_parents};
 use super::service::{ServiceRef, entry_hosts};
 use super::{ChangedKey, Index, Requester, selects};
 use crate::source::crd::{AuthorizationPolicy, WorkloadSelector};
-use crate::source::{NamespacedName, Object, ObjectKey};
+use crate::source::{NamespacedName, Object, ObjectKey, Pod};
 use crate::translate::peer_authentication::{converted_name, static_strict_name};
 use crate::translate::workload::virtual_addresses;
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::objects::cluster_scoped;
 use super::{Index, WaypointFor, label};
 use crate::source::crd::networking::ServiceEntry;
-use crate::source::{NamespacedName, Object};
+use crate::source::{NamespacedName, Object, Pod};
 
 /// The object whose label names a waypoint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

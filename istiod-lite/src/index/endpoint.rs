@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ambit_identity::{Namespace, ServiceAccount, SpiffeId};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 
 use super::links::label_key;
 use super::objects::{cluster_scoped, in_namespace};
 use super::port::ServicePort;
 use super::{Index, label};
-use crate::source::NamespacedName;
+use crate::source::{NamespacedName, Pod};
 
 /// Where a pod runs, from its node's labels; empty parts are unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]

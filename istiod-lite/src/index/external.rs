@@ -6,14 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ambit_identity::{Namespace, ServiceAccount, SpiffeId};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 
 use super::endpoint::{EndpointHealth, Locality, has_ended};
 use super::service::entry_hosts;
 use super::{Index, MeshConfig, label};
-use crate::source::NamespacedName;
 use crate::source::crd::networking::{Resolution, ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
+use crate::source::{NamespacedName, Pod};
 
 /// Which workload that is no pod.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

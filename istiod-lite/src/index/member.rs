@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::Index;
@@ -16,8 +16,8 @@ use super::links::label_key;
 use super::objects::in_namespace;
 use super::port::{ServicePort, TargetPort};
 use super::service::{ServiceRef, entry_ports};
-use crate::source::NamespacedName;
 use crate::source::crd::networking::{Resolution, ServiceEntry, WorkloadEntrySpec};
+use crate::source::{NamespacedName, Pod};
 
 /// Ports of a service with their numbers at one endpoint.
 pub type Ports = Vec<(ServicePort, u16)>;

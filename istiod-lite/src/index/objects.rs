@@ -12,7 +12,7 @@ use gateway_api::experimental::tlsroutes::TlsRoute;
 use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::referencegrants::ReferenceGrant;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::source::crd::destination::DestinationRule;
@@ -23,7 +23,7 @@ use crate::source::crd::telemetry::Telemetry;
 use crate::source::crd::tokens::RequestAuthentication;
 use crate::source::crd::traffic::TrafficPolicy;
 use crate::source::crd::{AuthorizationPolicy, PeerAuthentication};
-use crate::source::{Kind, NamespacedName, Object, ObjectKey};
+use crate::source::{Kind, NamespacedName, Object, ObjectKey, Pod};
 
 /// Objects of one kind.
 pub type Store<T> = BTreeMap<NamespacedName, Arc<T>>;

@@ -1,8 +1,10 @@
 //! Ports of services: the application protocol they speak and where they end in a pod.
 
 use ambit_api::workload::AppProtocol;
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort as KubernetesPort};
+use k8s_openapi::api::core::v1::{Service, ServicePort as KubernetesPort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::source::Pod;
 
 /// Where a service port ends in a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::tcproutes::TcpRoute;
 use gateway_api::experimental::tlsroutes::TlsRoute;
 use gateway_api::gateways::Gateway;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 
 use super::binding::{Binding, Requester, Unavailability};
 use super::links::label_key;
@@ -17,7 +17,7 @@ use super::route::RouteKey;
 use super::{Index, label, selects};
 use crate::source::crd::AuthorizationPolicy;
 use crate::source::crd::networking::ServiceEntry;
-use crate::source::{Kind, NamespacedName};
+use crate::source::{Kind, NamespacedName, Pod};
 
 /// What traffic a waypoint serves (`istio.io/waypoint-for`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

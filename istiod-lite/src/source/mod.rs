@@ -14,6 +14,7 @@ mod layer;
 mod lines;
 mod memory;
 mod object;
+mod pod;
 #[cfg(test)]
 pub(crate) mod testing;
 mod typed;
@@ -25,6 +26,7 @@ pub use directory::Directory;
 pub(crate) use examine::{Examined, examine};
 pub use kubernetes::Kubernetes;
 pub use object::{Event, Kind, NamespacedName, Object, ObjectKey};
+pub use pod::{Container, ContainerPort, Pod, PodCondition, PodSpec, PodStatus};
 pub(crate) use typed::FieldError;
 pub(crate) use validate::{
     NOT_BELIEVED, RuleKeys, TLS_INSTEAD, TLS_REFUSED, heedless, is_label, is_subdomain, key_sources, keys_of, refused,

@@ -11,7 +11,7 @@ use gateway_api::experimental::tlsroutes::TlsRoute;
 use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::referencegrants::ReferenceGrant;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -23,6 +23,7 @@ use super::crd::telemetry::Telemetry;
 use super::crd::tokens::RequestAuthentication;
 use super::crd::traffic::TrafficPolicy;
 use super::crd::{AuthorizationPolicy, PeerAuthentication};
+use super::pod::Pod;
 use crate::index::ROOT_NAMESPACE;
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped kinds.

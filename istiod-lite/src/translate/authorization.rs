@@ -9,12 +9,11 @@ use std::net::IpAddr;
 use ambit_api::security::string_match::MatchType;
 use ambit_api::security::{Action, Address, Authorization, Group, Match, Rules, Scope, ServiceAccountMatch, StringMatch};
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Pod;
 
 use super::peer_authentication;
 use crate::index::{Index, label};
-use crate::source::NamespacedName;
 use crate::source::crd::{AuthorizationPolicy, Operation, PolicyAction, Rule, Source, When, WorkloadSelector};
+use crate::source::{NamespacedName, Pod};
 
 /// A policy as node proxies get it, and what it lost on the way.
 #[derive(Debug, Clone, PartialEq)]

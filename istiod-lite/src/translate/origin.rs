@@ -1,7 +1,8 @@
 //! What a pod belongs to: the workload that made it, and the canonical service it is counted under.
 
 use ambit_api::workload::WorkloadType;
-use k8s_openapi::api::core::v1::Pod;
+
+use crate::source::Pod;
 
 /// Name and kind of what made a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,11 +8,10 @@ use std::collections::BTreeSet;
 
 use ambit_api::security::string_match::MatchType;
 use ambit_api::security::{Action, Authorization, Group, Match, Rules, Scope, StringMatch};
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::index::{Index, in_namespace, selects};
-use crate::source::NamespacedName;
 use crate::source::crd::{MtlsMode, PeerAuthentication};
+use crate::source::{NamespacedName, Pod};
 
 /// Name of the policy that refuses every caller without an identity.
 pub const STATIC_STRICT: &str = "istio_converted_static_strict";

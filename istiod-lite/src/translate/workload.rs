@@ -11,7 +11,7 @@ use ambit_api::workload::{
     Port, PortList, Service, TunnelProtocol, Workload, WorkloadStatus,
 };
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{Pod, Service as KubernetesService};
+use k8s_openapi::api::core::v1::Service as KubernetesService;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::authorization::policies_of_pod;
@@ -20,7 +20,7 @@ use crate::index::{
     Binding, EndpointHealth, GatewayEndpoint, Index, MeshConfig, ServicePort, has_ended, host_network, label, native_tunnel,
     pod_addresses, pod_health, service_account,
 };
-use crate::source::NamespacedName;
+use crate::source::{NamespacedName, Pod};
 
 /// Port a waypoint takes HBONE on.
 const HBONE_PORT: u32 = 15008;

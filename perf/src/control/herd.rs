@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
     /// All connect at once, node proxies with what they have already, and each is answered for every type.
-    Connect { to: SocketAddr, ztunnels: usize, waypoints: usize, held: Vec<(String, String)> },
+    Connect { to: SocketAddr, ztunnels: usize, waypoints: usize, held: Vec<(String, String)>, answer_after_ms: u64 },
     /// So many responses have come since the beginning.
     Await { responses: u64 },
     /// All go.
@@ -49,22 +49,23 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Herd {
     child: Child,
+    answer_after_ms: u64,
     orders: ChildStdin,
     reports: Lines<BufReader<ChildStdout>>,
 }
 
 impl Herd {
-    /// Starts `program`, which is this one, as the subscribers' process.
+    /// Starts `program`, which is this one, as the subscribers' process, in which each response is answered after a while.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(program: &Path) -> anyhow::Result<Self> {
+    pub fn start(program: &Path, answer_after_ms: u64) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
         command.arg("subscribers").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let orders = child.stdin.take().context("the subscribers' input")?;
         let reports = BufReader::new(child.stdout.take().context("the subscribers' output")?).lines();
-        Ok(Self { child, orders, reports })
+        Ok(Self { child, answer_after_ms, orders, reports })
     }
 
     /// Of the process.
@@ -78,7 +79,8 @@ impl Herd {
     /// # Errors
     /// When a subscriber loses its stream, or it takes too long.
     pub async fn connect(&mut self, to: SocketAddr, size: Size, held: Vec<(String, String)>) -> anyhow::Result<Report> {
-        self.order(&Order::Connect { to, ztunnels: size.ztunnels, waypoints: size.waypoints, held }).await
+        let (Size { ztunnels, waypoints, .. }, answer_after_ms) = (size, self.answer_after_ms);
+        self.order(&Order::Connect { to, ztunnels, waypoints, held, answer_after_ms }).await
     }
 
     /// Waits until this many responses have come since all connected.
@@ -112,12 +114,12 @@ impl Herd {
 /// When a subscriber loses its stream, or an order takes too long.
 pub async fn serve() -> anyhow::Result<()> {
     ambit_runtime::sys::raise_open_files()?;
-    let mut seen = Seen::new();
+    let mut seen = Seen::new(Duration::ZERO);
     let mut peers: Vec<Peer> = Vec::new();
     while let Some(line) = spawn_blocking(|| std::io::stdin().lines().next().transpose()).await?? {
         match serde_json::from_str(&line)? {
-            Order::Connect { to, ztunnels, waypoints, held } => {
-                seen = Seen::new();
+            Order::Connect { to, ztunnels, waypoints, held, answer_after_ms } => {
+                seen = Seen::new(Duration::from_millis(answer_after_ms));
                 peers = connect(to, ztunnels, waypoints, held, &seen);
                 let firsts = (2 * ztunnels + 4 * waypoints) as u64;
                 until(&seen, "every subscriber is served", |seen| seen.firsts() >= firsts).await?;

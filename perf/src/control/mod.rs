@@ -5,6 +5,7 @@
 mod herd;
 mod peer;
 mod plane;
+mod stream;
 mod world;
 
 use std::{
@@ -29,8 +30,8 @@ use self::{
 };
 use crate::{process, session::progress};
 
-/// Pause between two changes, so that each is measured alone.
-const BETWEEN: Duration = Duration::from_millis(30);
+/// Pause between two changes, so that each is measured alone, with all answers to it.
+const BETWEEN: Duration = Duration::from_millis(100);
 
 /// How many there are of each.
 #[derive(Debug, Clone, Copy, Args, Serialize)]
@@ -58,6 +59,10 @@ pub struct Control {
     /// Pods that change, one after the other.
     #[arg(long, default_value_t = 200)]
     pub changes: usize,
+    /// How long a subscriber takes to answer a response, in milliseconds: it has to apply it, and is far away. Those here share the processors
+    /// with the control plane: with 0 their answers hold up what others are still to be told.
+    #[arg(long, default_value_t = 20)]
+    pub answer_after_ms: u64,
     /// Fails when the last subscriber of one change in a hundred is told later than this, in milliseconds.
     #[arg(long)]
     pub max_p99_ms: Option<f64>,
@@ -111,7 +116,7 @@ pub struct Outcome {
 /// When a subscriber is not served, or a limit is exceeded.
 pub async fn run(control: &Control) -> anyhow::Result<()> {
     ambit_runtime::sys::raise_open_files()?;
-    let outcome = measure(control.size, control.changes, &std::env::current_exe()?).await?;
+    let outcome = measure(control.size, control.changes, control.answer_after_ms, &std::env::current_exe()?).await?;
     print(&outcome);
     if let Some(file) = &control.json {
         fs::write(file, serde_json::to_string_pretty(&outcome)?).with_context(|| format!("writing {}", file.display()))?;
@@ -134,11 +139,11 @@ pub async fn run(control: &Control) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When a subscriber is not served.
-pub async fn measure(size: Size, changes: usize, program: &Path) -> anyhow::Result<Outcome> {
+pub async fn measure(size: Size, changes: usize, answer_after_ms: u64, program: &Path) -> anyhow::Result<Outcome> {
     let changes = changes.max(1);
     let world = World::new(size);
     let mut plane = Plane::start().await?;
-    let mut herd = Herd::start(program)?;
+    let mut herd = Herd::start(program, answer_after_ms)?;
     progress(&format!("{} pods and {} services", size.pods, size.services));
     let began = Instant::now();
     plane.tell(world.objects()?).await?;

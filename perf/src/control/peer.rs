@@ -13,30 +13,21 @@ use ambit_api::{
     envoy::pb::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest},
     type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINT, LISTENER, ROUTE},
 };
-use anyhow::Context;
 use bytes::{Buf, Bytes};
 use nix::time::{ClockId, clock_gettime};
 use prost::{
     Message,
     encoding::{DecodeContext, decode_key, decode_varint, skip_field},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{
-    Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::{Channel, Endpoint},
-};
+use tokio::task::JoinHandle;
 
-use super::herd::Report;
-
-/// Bytes that may be under way to a subscriber: tens of thousands of resources come in one response.
-const WINDOW: u32 = 1 << 20;
+use super::{herd::Report, stream::GrpcStream};
 
 /// What all subscribers saw.
 #[derive(Debug, Default)]
 pub struct Seen {
+    /// How long each of them takes to answer.
+    answer_after: Duration,
     responses: AtomicU64,
     resources: AtomicU64,
     /// First answers: one for each type of each stream.
@@ -48,9 +39,9 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Nothing yet.
-    pub fn new() -> Arc<Self> {
-        Arc::default()
+    /// Nothing yet, by subscribers that take so long to answer.
+    pub fn new(answer_after: Duration) -> Arc<Self> {
+        Arc::new(Self { answer_after, ..Self::default() })
     }
 
     /// How many first answers have come, one for each type of each stream.
@@ -127,37 +118,31 @@ impl Peer {
 }
 
 async fn follow(to: SocketAddr, asks: Asks, seen: &Seen) -> anyhow::Result<()> {
-    let endpoint = Endpoint::from_shared(format!("http://{to}"))?.initial_stream_window_size(WINDOW);
-    let mut grpc: Grpc<Channel> =
-        Grpc::new(endpoint.initial_connection_window_size(WINDOW).connect().await.context("connecting")?)
-            .max_decoding_message_size(usize::MAX);
-    grpc.ready().await?;
-    let (answers, sending) = mpsc::channel::<Bytes>(16);
-    for first in asks.first.iter() {
-        answers.send(first.clone()).await?;
-    }
-    let path =
-        http::uri::PathAndQuery::from_static("/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources");
-    let mut responses = grpc.streaming(tonic::Request::new(ReceiverStream::new(sending)), path, Raw).await?.into_inner();
+    const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+    let mut stream = GrpcStream::open(to, METHOD).await?;
+    stream.send(asks.first.iter().map(AsRef::as_ref)).await?;
+    drop(asks);
     let mut types = std::collections::BTreeSet::new();
-    while let Some(response) = responses.next().await {
-        let response = Looked::at(response?)?;
+    loop {
+        let response = Looked::at(stream.next().await?)?;
         if response.resources > 0 {
             seen.resources.fetch_add(response.resources, Ordering::AcqRel);
             seen.last.fetch_max(monotonic(), Ordering::AcqRel);
             seen.responses.fetch_add(1, Ordering::AcqRel);
+        }
+        if !seen.answer_after.is_zero() {
+            tokio::time::sleep(seen.answer_after).await;
         }
         let ack = DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce,
             ..DeltaDiscoveryRequest::default()
         };
-        answers.send(ack.encode_to_vec().into()).await?;
+        stream.send(std::iter::once(ack.encode_to_vec().as_slice())).await?;
         if types.insert(response.type_url) {
             seen.firsts.fetch_add(1, Ordering::AcqRel);
         }
     }
-    Ok(())
 }
 
 /// What a `DeltaDiscoveryResponse` says, without decoding its resources.
@@ -189,44 +174,5 @@ impl Looked {
             }
         }
         Ok(looked)
-    }
-}
-
-/// Messages as they are on the wire.
-#[derive(Debug, Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        bytes::BufMut::put(to, item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = from.remaining();
-        Ok(Some(from.copy_to_bytes(length)))
     }
 }

@@ -7,26 +7,25 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use ambit_api::envoy::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
+use ambit_api::envoy::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use futures::{FutureExt as _, Stream, stream};
-use prost::Message;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Sleep, sleep, timeout},
 };
 use tonic::{Request, Status as Refusal, metadata::MetadataMap};
 
 use super::{
     Cache, DeltaSession, Nack, Protocol, SotwSession, Status, TypeStatus,
-    status::Registered,
+    request::DeltaRequest,
+    response::DeltaResponse,
+    status::{Registered, SessionStatus, Types},
     turns::{Turn, Turns},
-    wire::{AdsService, Requests},
+    wire::{AdsService, Answer, Ask, Requests},
 };
 use crate::{Node, XdsError};
 
@@ -53,6 +52,13 @@ pub trait Authenticate: Send + Sync + 'static {
     /// # Errors
     /// The refusal that the caller is sent.
     fn view(&self, caller: &Self::Caller, node: &Node) -> impl Future<Output = Result<String, Refusal>> + Send;
+
+    /// Whether the caller may still see its view, which may have become another since it was let in. It is asked before each response is
+    /// sent; a stream whose caller may not ends.
+    fn may_see(&self, caller: &Self::Caller, view: &str) -> bool {
+        _ = (caller, view);
+        true
+    }
 }
 
 /// Limits of the server.
@@ -151,29 +157,29 @@ pub(super) struct Due<R> {
 }
 
 /// What the two variants of the protocol have in common.
-pub(super) trait Session: Default + Send + 'static {
-    type Request: Message + Default + 'static;
-    type Response: Message + 'static;
+pub(super) trait Session: Types + Default + Send + 'static {
+    type Request: Ask;
+    type Response: Answer;
     const PROTOCOL: Protocol;
-    fn node(request: &mut Self::Request) -> Option<Node>;
     fn request(&mut self, request: Self::Request) -> Result<(), XdsError>;
     fn next(&mut self, cache: &Cache, view: &str) -> Option<Self::Response>;
     fn is_holding(&self) -> bool;
     fn is_lost(&self) -> bool;
-    fn refuses(request: &Self::Request) -> bool;
     fn release(&mut self);
-    fn status(&self) -> BTreeMap<String, TypeStatus>;
 }
 
 macro_rules! session {
     ($session:ident, $request:ident, $response:ident, $protocol:ident) => {
+        impl Types for $session {
+            fn types(&self) -> BTreeMap<String, TypeStatus> {
+                self.status()
+            }
+        }
+
         impl Session for $session {
             type Request = $request;
             type Response = $response;
             const PROTOCOL: Protocol = Protocol::$protocol;
-            fn node(request: &mut $request) -> Option<Node> {
-                request.node.take()
-            }
             fn request(&mut self, request: $request) -> Result<(), XdsError> {
                 $session::request(self, request)
             }
@@ -186,19 +192,13 @@ macro_rules! session {
             fn is_lost(&self) -> bool {
                 $session::is_lost(self)
             }
-            fn refuses(request: &$request) -> bool {
-                request.error_detail.is_some()
-            }
             fn release(&mut self) {
                 $session::release(self);
-            }
-            fn status(&self) -> BTreeMap<String, TypeStatus> {
-                $session::status(self)
             }
         }
     };
 }
-session!(DeltaSession, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Delta);
+session!(DeltaSession, DeltaRequest, DeltaResponse, Delta);
 session!(SotwSession, DiscoveryRequest, DiscoveryResponse, StateOfTheWorld);
 
 /// A stream whose peer has not said yet which node it is.
@@ -215,23 +215,26 @@ struct Opening<A: Authenticate, S: Session> {
 }
 
 /// A stream that is being served.
-struct Open<S: Session> {
-    session: S,
+struct Open<A: Authenticate, S: Session> {
+    session: Arc<Mutex<S>>,
     cache: Cache,
+    authenticate: Arc<A>,
+    caller: A::Caller,
     view: String,
     node: String,
     requests: Requests<S::Request>,
     changes: watch::Receiver<u64>,
     drain: watch::Receiver<bool>,
-    registered: Registered,
-    closes: Instant,
+    _registered: Registered,
+    /// When it is old enough. One for as long as the stream lasts: most streams wait most of the time, and are many.
+    closes: Pin<Box<Sleep>>,
     /// Held until the peer has all that there was when it came.
     turn: Option<Turn>,
 }
 
 enum State<A: Authenticate, S: Session> {
     Opening(Box<Opening<A, S>>),
-    Open(Box<Open<S>>),
+    Open(Box<Open<A, S>>),
     Closed,
 }
 
@@ -255,7 +258,7 @@ impl<A: Authenticate, S: Session> State<A, S> {
 }
 
 impl<A: Authenticate, S: Session> Opening<A, S> {
-    async fn first_request(mut self: Box<Self>) -> Result<Option<Box<Open<S>>>, Refusal> {
+    async fn first_request(mut self: Box<Self>) -> Result<Option<Box<Open<A, S>>>, Refusal> {
         let silent = |_| Refusal::deadline_exceeded("no request came on this stream");
         let drained = self.drain.wait_for(|drain| *drain).map(|drained| drained.is_ok());
         let turn = async {
@@ -272,7 +275,7 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
         if *self.drain.borrow() {
             return Ok(None);
         }
-        let node = S::node(&mut first).ok_or_else(|| Refusal::invalid_argument("the first request names no node"))?;
+        let node = first.node().ok_or_else(|| Refusal::invalid_argument("the first request names no node"))?;
         let mut turn = Some(turn);
         let view = {
             let mut view = pin!(self.authenticate.view(&self.caller, &node));
@@ -290,18 +293,22 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
             }
         };
         let changes = self.cache.watch(&view);
-        let registered = self.status.register(node.id.clone(), self.peer, view.clone(), S::PROTOCOL);
+        let session = Arc::new(Mutex::new(S::default()));
+        let status = SessionStatus::new(node.id.clone(), self.peer, view.clone(), S::PROTOCOL);
+        let registered = self.status.register(status, Arc::<Mutex<S>>::clone(&session));
         let age = self.config.max_age.mul_f64(0.9 + fastrand::f64() / 5.0);
         let mut open = Box::new(Open {
-            session: S::default(),
+            session,
             cache: self.cache,
+            authenticate: self.authenticate,
+            caller: self.caller,
             view,
             node: node.id,
             requests: self.requests,
             changes,
             drain: self.drain,
-            registered,
-            closes: Instant::now() + age,
+            _registered: registered,
+            closes: Box::pin(sleep(age)),
             turn,
         });
         tracing::info!(node = open.node, view = open.view, protocol = ?S::PROTOCOL, "a discovery session opened");
@@ -310,7 +317,7 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
     }
 }
 
-impl<S: Session> Open<S> {
+impl<A: Authenticate, S: Session> Open<A, S> {
     /// Waits until a response is due; `None` when the stream ends.
     async fn next(&mut self) -> Result<Option<S::Response>, Refusal> {
         loop {
@@ -322,13 +329,19 @@ impl<S: Session> Open<S> {
                 }
             }
             self.changes.mark_unchanged();
-            if let Some(response) = self.session.next(&self.cache, &self.view) {
-                self.registered.update(self.session.status());
-                return Ok(Some(response));
+            let response = self.session().next(&self.cache, &self.view);
+            if response.is_some() {
+                // Only now: what is in the response is not newer than what is asked here.
+                if !self.authenticate.may_see(&self.caller, &self.view) {
+                    return Err(Refusal::permission_denied(format!("the view {} is not for this caller any more", self.view)));
+                }
+                return Ok(response);
             }
             // All that is due was taken by the transport: somebody else may come once that has left.
             drop(self.turn.take());
-            if self.session.is_lost() {
+            let is_lost = self.session().is_lost();
+            let is_holding = self.session().is_holding();
+            if is_lost {
                 tracing::info!(node = self.node, view = self.view, "a discovery session fell too far behind and begins anew");
                 return Ok(None);
             }
@@ -337,11 +350,11 @@ impl<S: Session> Open<S> {
                 request = self.requests.message() => request?,
                 Ok(()) = self.changes.changed() => continue,
                 true = drain => return Ok(None),
-                () = sleep(HOLD), if self.session.is_holding() => {
-                    self.session.release();
+                () = sleep(HOLD), if is_holding => {
+                    self.session().release();
                     continue;
                 }
-                () = sleep_until(self.closes) => return Ok(None),
+                () = &mut self.closes => return Ok(None),
             };
             match request {
                 Some(request) => self.take(request)?,
@@ -351,17 +364,21 @@ impl<S: Session> Open<S> {
     }
 
     fn take(&mut self, mut request: S::Request) -> Result<(), Refusal> {
-        S::node(&mut request);
-        let before = S::refuses(&request).then(|| nacks(&self.session.status()));
-        self.session.request(request).map_err(|error| Refusal::resource_exhausted(error.to_string()))?;
-        let status = self.session.status();
+        request.node();
+        let before = request.refuses().then(|| nacks(&self.session().types()));
+        self.session().request(request).map_err(|error| Refusal::resource_exhausted(error.to_string()))?;
         if let Some(before) = before {
-            for (type_url, nack) in nacks(&status).into_iter().filter(|nack| !before.contains(nack)) {
+            let after = nacks(&self.session().types());
+            for (type_url, nack) in after.into_iter().filter(|nack| !before.contains(nack)) {
                 tracing::warn!(node = self.node, view = self.view, type_url, nack = nack.message, "a peer refused a response");
             }
         }
-        self.registered.update(status);
         Ok(())
+    }
+
+    fn session(&self) -> MutexGuard<'_, S> {
+        // What a session is after a panic is seen by its own peer alone.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,20 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::Write as _,
+    fmt::{self, Write as _},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use ambit_api::envoy::pb::envoy::service::discovery::v3::Resource;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::{encoded::EncodedResource, whole::Whole};
 use crate::Any;
 
 /// Removals remembered per type. A session that fell further behind compares everything it holds, or begins anew.
 const REMOVALS: usize = 1 << 14;
 
 /// A resource to be put into a view, or (without a body) taken out.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Change {
     /// Its name.
     pub name: String,
@@ -23,6 +26,15 @@ pub struct Change {
     pub aliases: Vec<String>,
     /// The encoded resource; `None` removes it.
     pub body: Option<Any>,
+}
+
+impl fmt::Debug for Change {
+    /// Without the body, which may have a private key in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, aliases, body } = self;
+        let body = body.as_ref().map(|body| &body.type_url);
+        f.debug_struct("Change").field("name", name).field("aliases", aliases).field("body", &body).finish()
+    }
 }
 
 impl Change {
@@ -45,19 +57,34 @@ pub struct Entry {
     /// Its name.
     pub name: Arc<str>,
     /// Other names that find it.
-    pub aliases: Vec<String>,
+    pub aliases: Box<[Arc<str>]>,
     /// A hash of its content: equal in every instance of the control plane that computes the same resource.
     pub version: Arc<str>,
-    /// The resource.
-    pub body: Any,
+    /// As delta sessions are sent it.
+    pub(super) encoded: EncodedResource,
+    /// The generation of its latest change, which no other entry of the view has.
     changed: u64,
+}
+
+impl Entry {
+    /// The resource.
+    #[must_use]
+    pub fn body(&self) -> Any {
+        self.encoded.body()
+    }
+
+    /// The resource with its name, version and aliases.
+    pub(super) fn resource(&self) -> Resource {
+        self.encoded.resource()
+    }
 }
 
 /// The resources of one type in one view.
 #[derive(Debug, Default)]
 pub struct View {
     entries: BTreeMap<Arc<str>, Arc<Entry>>,
-    aliases: HashMap<String, BTreeSet<Arc<str>>>,
+    /// Aliases, each with a name that it stands for.
+    aliases: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Each resource by the generation of its latest change.
     changes: BTreeMap<u64, Arc<str>>,
     /// The latest removals by their generation, and back.
@@ -66,6 +93,8 @@ pub struct View {
     generation: u64,
     /// Removals up to this generation may be forgotten.
     forgotten: u64,
+    /// All of it as it is sent, while anybody is being sent all of it.
+    whole: Whole,
 }
 
 impl View {
@@ -92,7 +121,15 @@ impl View {
         if let Some(entry) = self.entries.get(asked) {
             return vec![entry];
         }
-        self.aliases.get(asked).into_iter().flatten().filter_map(|name| self.entries.get(name)).collect()
+        let alias: Arc<str> = asked.into();
+        let first = (Arc::clone(&alias), Arc::from(""));
+        let found = self.aliases.range((Bound::Included(first), Bound::Unbounded)).take_while(|(other, _)| *other == alias);
+        found.filter_map(|(_, name)| self.entries.get(name)).collect()
+    }
+
+    /// All resources as they are sent, the same bytes for all who are sent them at the same time.
+    pub(super) fn whole(&self) -> Arc<Vec<u8>> {
+        self.whole.at(self.generation, || self.entries.values().map(|entry| &entry.encoded))
     }
 
     /// The names that changed or went after `seen`; `None` when the memory of removals does not reach back that far.
@@ -124,12 +161,14 @@ impl View {
         if let Some(generation) = self.removed.remove(&name) {
             self.removals.remove(&generation);
         }
+        let encoded = EncodedResource::new(&name, &version, &aliases, &body);
+        let aliases: Box<[Arc<str>]> = aliases.into_iter().map(Arc::from).collect();
         for alias in &aliases {
-            self.aliases.entry(alias.clone()).or_default().insert(Arc::clone(&name));
+            self.aliases.insert((Arc::clone(alias), Arc::clone(&name)));
         }
         self.generation += 1;
         self.changes.insert(self.generation, Arc::clone(&name));
-        let entry = Entry { name: Arc::clone(&name), aliases, version: version.into(), body, changed: self.generation };
+        let entry = Entry { name: Arc::clone(&name), aliases, version: version.into(), encoded, changed: self.generation };
         self.entries.insert(name, Arc::new(entry));
         true
     }
@@ -152,12 +191,7 @@ impl View {
 
     fn forget_aliases(&mut self, entry: &Entry) {
         for alias in &entry.aliases {
-            if let Some(names) = self.aliases.get_mut(alias) {
-                names.remove(&entry.name);
-                if names.is_empty() {
-                    self.aliases.remove(alias);
-                }
-            }
+            self.aliases.remove(&(Arc::clone(alias), Arc::clone(&entry.name)));
         }
     }
 }

@@ -2,14 +2,16 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use super::request::Told;
+
 /// So many names are kept for each session that wants everything; they tell a little more exactly what its peer lacks.
 pub(super) const LISTED: usize = 256;
 
 /// What the peer of a session has of one type.
 #[derive(Debug)]
 pub(super) enum Held {
-    /// What it has told itself, in its first request: tens of thousands of names, that are looked at once.
-    Told(HashMap<String, String>),
+    /// What it has told itself, in its first request, and was not looked at yet.
+    Told(Told),
     /// These names, in these versions.
     Listed(HashMap<Arc<str>, Arc<str>>),
     /// All that the view had at the generation last seen, which is so many resources. Thousands of node proxies have the same tens of
@@ -24,10 +26,17 @@ impl Default for Held {
 }
 
 impl Held {
+    /// Makes a list of what the peer has told: by its names single ones are found.
+    pub(super) fn list(&mut self) {
+        if let Self::Told(told) = self {
+            *self = Self::Listed(told.iter().map(|(name, version)| (name.into(), version.into())).collect());
+        }
+    }
+
     /// The version of the name that the peer has, if it may have any, and if it is known. Of what has changed since it was looked, none is.
     pub(super) fn version(&self, name: &str) -> Option<Option<&str>> {
         match self {
-            Self::Told(names) => names.get(name).map(|version| Some(version.as_str())),
+            Self::Told(told) => told.iter().find(|(told, _)| *told == name).map(|(_, version)| Some(version)),
             Self::Listed(names) => names.get(name).map(|version| Some(&**version)),
             Self::All(_) => Some(None),
         }
@@ -38,52 +47,45 @@ impl Held {
         self.version(name) == Some(Some(version))
     }
 
-    /// Whether the peer may have the name in any version.
-    pub(super) fn may_have(&self, name: &str) -> bool {
-        self.version(name).is_some()
-    }
-
     /// The names, where they are known.
-    pub(super) fn names(&self) -> Option<Vec<&str>> {
+    pub(super) fn names(&self) -> Option<Vec<Arc<str>>> {
         match self {
-            Self::Told(names) => Some(names.keys().map(String::as_str).collect()),
-            Self::Listed(names) => Some(names.keys().map(|name| &**name).collect()),
+            Self::Told(told) => Some(told.iter().map(|(name, _)| name.into()).collect()),
+            Self::Listed(names) => Some(names.keys().cloned().collect()),
             Self::All(_) => None,
         }
     }
 
     /// Leaves only the names that are wanted, where they are known; false where they are not.
     pub(super) fn retain(&mut self, wanted: impl Fn(&str) -> bool) -> bool {
+        self.list();
         match self {
-            Self::Told(names) => names.retain(|name, _| wanted(name)),
             Self::Listed(names) => names.retain(|name, _| wanted(name)),
-            Self::All(_) => return false,
+            Self::Told(_) | Self::All(_) => return false,
         }
         true
     }
 
-    /// Notes that the name is sent; true if the peer may have had it before.
-    pub(super) fn insert(&mut self, name: Arc<str>, version: Arc<str>) -> bool {
-        match self {
-            Self::Told(names) => names.insert(name.to_string(), version.to_string()).is_some(),
-            Self::Listed(names) => names.insert(name, version).is_some(),
-            Self::All(_) => true,
+    /// Notes that the name is sent.
+    pub(super) fn insert(&mut self, name: Arc<str>, version: Arc<str>) {
+        self.list();
+        if let Self::Listed(names) = self {
+            names.insert(name, version);
         }
     }
 
     /// Notes that the peer is told of its end, or does not want it any more.
     pub(super) fn remove(&mut self, name: &str) {
-        match self {
-            Self::Told(names) => drop(names.remove(name)),
-            Self::Listed(names) => drop(names.remove(name)),
-            Self::All(_) => {}
+        self.list();
+        if let Self::Listed(names) = self {
+            names.remove(name);
         }
     }
 
     /// How many resources the peer has.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Told(names) => names.len(),
+            Self::Told(told) => told.len(),
             Self::Listed(names) => names.len(),
             Self::All(count) => *count,
         }

@@ -191,7 +191,7 @@ impl TypeState {
             self.version = version;
             return None;
         }
-        Some((version, entries.iter().map(|entry| entry.body.clone()).collect()))
+        Some((version, entries.iter().map(|entry| entry.body()).collect()))
     }
 }
 

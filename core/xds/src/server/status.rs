@@ -73,31 +73,60 @@ pub struct SessionStatus {
     pub types: BTreeMap<String, TypeStatus>,
 }
 
+/// What a session says of its types.
+pub(super) trait Types: Send {
+    fn types(&self) -> BTreeMap<String, TypeStatus>;
+}
+
+/// A session that is listed, which is asked for its types when somebody wants to know: they change with each response and each answer.
+struct Listed {
+    /// All but its types.
+    status: SessionStatus,
+    session: Arc<Mutex<dyn Types>>,
+}
+
 /// All open sessions.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Status {
-    sessions: Arc<Mutex<BTreeMap<u64, SessionStatus>>>,
+    sessions: Arc<Mutex<BTreeMap<u64, Listed>>>,
+}
+
+impl std::fmt::Debug for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Status").finish_non_exhaustive()
+    }
 }
 
 impl Status {
     /// The sessions as they are now, oldest first.
     #[must_use]
     pub fn sessions(&self) -> Vec<SessionStatus> {
-        self.lock().values().cloned().collect()
+        let listed: Vec<_> = self.lock().values().map(|listed| (listed.status.clone(), Arc::clone(&listed.session))).collect();
+        let of = |(status, session): (SessionStatus, Arc<Mutex<dyn Types>>)| {
+            let types = session.lock().unwrap_or_else(PoisonError::into_inner).types();
+            SessionStatus { types, ..status }
+        };
+        listed.into_iter().map(of).collect()
     }
 
-    /// Lists a session until the guard is dropped.
-    pub(super) fn register(&self, node: String, peer: String, view: String, protocol: Protocol) -> Registered {
-        let since_unix_seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let session = SessionStatus { node, peer, view, protocol, since_unix_seconds, types: BTreeMap::new() };
+    /// Lists a session until the guard is dropped. `types` of `status` are not looked at.
+    pub(super) fn register(&self, status: SessionStatus, session: Arc<Mutex<dyn Types>>) -> Registered {
         let mut sessions = self.lock();
         let id = sessions.last_key_value().map_or(0, |(id, _)| id + 1);
-        sessions.insert(id, session);
+        sessions.insert(id, Listed { status, session });
         Registered { status: self.clone(), id }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, SessionStatus>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Listed>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SessionStatus {
+    /// Of a session that begins now.
+    pub(super) fn new(node: String, peer: String, view: String, protocol: Protocol) -> Self {
+        let since_unix_seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self { node, peer, view, protocol, since_unix_seconds, types: BTreeMap::new() }
     }
 }
 
@@ -105,14 +134,6 @@ impl Status {
 pub(super) struct Registered {
     status: Status,
     id: u64,
-}
-
-impl Registered {
-    pub(super) fn update(&self, types: BTreeMap<String, TypeStatus>) {
-        if let Some(session) = self.status.lock().get_mut(&self.id) {
-            session.types = types;
-        }
-    }
 }
 
 impl Drop for Registered {

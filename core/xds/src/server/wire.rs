@@ -13,9 +13,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use ambit_api::envoy::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
-use prost::Message;
+use prost::{DecodeError, Message};
 use tonic::{
     Status,
     body::Body,
@@ -27,10 +28,16 @@ use tonic::{
 use super::{
     AdsServer, DeltaSession, SotwSession,
     ads::{Authenticate, Due, Responses, Session},
+    request::DeltaRequest,
+    response::{DeltaResponse, Resources},
     turns::Turn,
 };
+use crate::Node;
 
 const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+
+/// Bytes of requests of one stream that come before they are read: what a server that serves this one is to have for each.
+pub const WINDOW: u32 = 64 << 10;
 
 /// Before each message: whether it is compressed, and its length.
 const HEAD: usize = 5;
@@ -82,11 +89,85 @@ async fn answer<A: Authenticate, S: Session>(server: &AdsServer<A>, request: htt
     let request = tonic::Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests);
     match server.open::<S>(request).await {
         Ok(responses) => {
-            let mut response = http::Response::new(Body::new(Encoded { responses, ended: false }));
+            let mut response = http::Response::new(Body::new(Encoded { responses, rest: None, ended: false }));
             response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
             response
         }
         Err(refusal) => refusal.into_http(),
+    }
+}
+
+/// A request of either variant of the protocol.
+pub(super) trait Ask: Sized + Send + 'static {
+    /// # Errors
+    /// When it is none.
+    fn decode(bytes: Bytes) -> Result<Self, DecodeError>;
+
+    /// Who asks, where it is said, which is taken out.
+    fn node(&mut self) -> Option<Node>;
+
+    /// Whether a response is refused.
+    fn refuses(&self) -> bool;
+}
+
+impl Ask for DiscoveryRequest {
+    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        Message::decode(bytes)
+    }
+
+    fn node(&mut self) -> Option<Node> {
+        self.node.take()
+    }
+
+    fn refuses(&self) -> bool {
+        self.error_detail.is_some()
+    }
+}
+
+impl Ask for DeltaRequest {
+    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        Self::decode(bytes)
+    }
+
+    fn node(&mut self) -> Option<Node> {
+        self.message.node.take()
+    }
+
+    fn refuses(&self) -> bool {
+        self.message.error_detail.is_some()
+    }
+}
+
+/// A response of either variant of the protocol.
+pub(super) trait Answer: Send + 'static {
+    /// Its bytes after [`room`] for what stands before it; those that are the same for others are by themselves.
+    fn parts(self) -> (Vec<u8>, Option<Arc<Vec<u8>>>);
+}
+
+impl Answer for DiscoveryResponse {
+    fn parts(self) -> (Vec<u8>, Option<Arc<Vec<u8>>>) {
+        let mut bytes = room(self.encoded_len());
+        self.encode_raw(&mut bytes);
+        (bytes, None)
+    }
+}
+
+impl Answer for DeltaResponse {
+    fn parts(self) -> (Vec<u8>, Option<Arc<Vec<u8>>>) {
+        match self.resources {
+            Resources::Whole(fields) => {
+                let mut bytes = room(self.head.encoded_len());
+                self.head.encode_raw(&mut bytes);
+                (bytes, Some(fields))
+            }
+            Resources::Some(entries) => {
+                let length = entries.iter().map(|entry| entry.encoded.field_len()).sum::<usize>();
+                let mut bytes = room(self.head.encoded_len() + length);
+                self.head.encode_raw(&mut bytes);
+                entries.iter().for_each(|entry| entry.encoded.put_field(&mut bytes));
+                (bytes, None)
+            }
+        }
     }
 }
 
@@ -99,7 +180,7 @@ pub(super) struct Requests<R> {
     message: PhantomData<fn() -> R>,
 }
 
-impl<R: Message + Default> Requests<R> {
+impl<R: Ask> Requests<R> {
     /// The next request; `None` when the peer has no more. Nothing is lost when this is dropped before it is done.
     ///
     /// # Errors
@@ -138,7 +219,7 @@ impl<R: Message + Default> Requests<R> {
 }
 
 /// Takes the first message out of `buffered`, if it is there whole.
-fn cut<R: Message + Default>(buffered: &mut Vec<u8>, longest: usize) -> Result<Option<R>, Status> {
+fn cut<R: Ask>(buffered: &mut Vec<u8>, longest: usize) -> Result<Option<R>, Status> {
     let Some(([compressed, length @ ..], rest)) = buffered.split_first_chunk::<HEAD>() else { return Ok(None) };
     if *compressed != 0 {
         return Err(Status::unimplemented("compressed requests are not supported"));
@@ -147,29 +228,39 @@ fn cut<R: Message + Default>(buffered: &mut Vec<u8>, longest: usize) -> Result<O
     if length > longest {
         return Err(Status::resource_exhausted(format!("a request of {length} bytes is longer than {longest}")));
     }
-    let Some(message) = rest.get(..length) else { return Ok(None) };
-    let request = R::decode(message).map_err(|error| Status::invalid_argument(format!("not a request: {error}")))?;
-    // In memory of its own, so that what one long request took is not kept.
-    *buffered = rest.get(length..).unwrap_or_default().to_vec();
-    Ok(Some(request))
+    if rest.len() < length {
+        return Ok(None);
+    }
+    // What follows gets memory of its own, so that what one long request took is not kept.
+    let rest = buffered.split_off(HEAD + length);
+    let message = Bytes::from(std::mem::replace(buffered, rest)).slice(HEAD..);
+    R::decode(message).map(Some).map_err(|error| Status::invalid_argument(format!("not a request: {error}")))
 }
 
 /// What a session says, each response in memory of its own.
 struct Encoded<R> {
     responses: Responses<R>,
+    /// The second part of the response that is under way.
+    rest: Option<Bytes>,
     ended: bool,
 }
 
-impl<R: Message> http_body::Body for Encoded<R> {
+impl<R: Answer> http_body::Body for Encoded<R> {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(rest) = self.rest.take() {
+            return Poll::Ready(Some(Ok(Frame::data(rest))));
+        }
         if self.ended {
             return Poll::Ready(None);
         }
         let end = match ready!(self.responses.as_mut().poll_next(context)).map(|due| due.and_then(sealed)) {
-            Some(Ok(response)) => return Poll::Ready(Some(Ok(Frame::data(response)))),
+            Some(Ok((first, rest))) => {
+                self.rest = rest;
+                return Poll::Ready(Some(Ok(Frame::data(first))));
+            }
             Some(Err(refusal)) => refusal,
             None => Status::ok(""),
         };
@@ -179,42 +270,67 @@ impl<R: Message> http_body::Body for Encoded<R> {
     }
 }
 
-/// A response and its turn, which is over when the transport needs the bytes no more: it takes a response whole before the peer has room for it,
-/// and asks for the next one.
-struct Sealed {
-    bytes: Vec<u8>,
+/// A part of a response and its turn, which is over when the transport needs the bytes no more: it takes a response whole before the peer has
+/// room for it, and asks for the next one.
+struct Sealed<B> {
+    bytes: B,
     _turn: Turn,
 }
 
-impl AsRef<[u8]> for Sealed {
+impl AsRef<[u8]> for Sealed<Vec<u8>> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-fn sealed<R: Message>(Due { response, turn }: Due<R>) -> Result<Bytes, Status> {
-    let bytes = framed(&response)?;
+impl AsRef<[u8]> for Sealed<Arc<Vec<u8>>> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Bytes that others are sent as well.
+struct Shared(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A response as it is on the wire, in one part or two.
+fn sealed<R: Answer>(Due { response, turn }: Due<R>) -> Result<(Bytes, Option<Bytes>), Status> {
+    let (first, rest) = response.parts();
+    let first = framed(first, rest.as_ref().map_or(0, |rest| rest.len()))?;
     Ok(match turn {
-        Some(turn) => Bytes::from_owner(Sealed { bytes, _turn: turn }),
-        None => bytes.into(),
+        Some(turn) => {
+            let rest = rest.map(|bytes| Bytes::from_owner(Sealed { bytes, _turn: turn.clone() }));
+            (Bytes::from_owner(Sealed { bytes: first, _turn: turn }), rest)
+        }
+        None => (first.into(), rest.map(|bytes| Bytes::from_owner(Shared(bytes)))),
     })
 }
 
-fn framed(response: &impl Message) -> Result<Vec<u8>, Status> {
-    let length = response.encoded_len();
+/// Memory for so many bytes of a message, after what will stand before it.
+fn room(length: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD + length);
+    bytes.resize(HEAD, 0);
+    bytes
+}
+
+/// Says in the [`room`] before a message how long it is, with a `rest` that follows.
+fn framed(mut bytes: Vec<u8>, rest: usize) -> Result<Vec<u8>, Status> {
+    let length = bytes.len().saturating_sub(HEAD) + rest;
     let told =
         u32::try_from(length).map_err(|_| Status::resource_exhausted(format!("a response of {length} bytes cannot be sent")))?;
-    let mut bytes = Vec::with_capacity(HEAD + length);
-    bytes.push(0);
-    bytes.extend_from_slice(&told.to_be_bytes());
-    response.encode(&mut bytes).map_err(|error| Status::internal(error.to_string()))?;
+    if let Some([_, head @ ..]) = bytes.first_chunk_mut::<HEAD>() {
+        *head = told.to_be_bytes();
+    }
     Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use ambit_api::envoy::pb::envoy::service::discovery::v3::DiscoveryRequest;
-
     use super::*;
 
     fn request(type_url: &str) -> DiscoveryRequest {
@@ -223,8 +339,13 @@ mod tests {
 
     #[test]
     fn requests_are_cut_wherever_they_are_torn_and_leave_nothing_behind() {
-        let mut sent = framed(&request("a")).unwrap();
-        sent.extend_from_slice(&framed(&request("b")).unwrap());
+        let sent = |name: &str| {
+            let request = request(name);
+            let mut bytes = room(request.encoded_len());
+            request.encode_raw(&mut bytes);
+            framed(bytes, 0).unwrap()
+        };
+        let sent = [sent("a"), sent("b")].concat();
         let mut buffered = Vec::new();
         let mut cuts = Vec::new();
         for byte in sent {

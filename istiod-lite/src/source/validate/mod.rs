@@ -19,12 +19,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use gateway_api::gateways::Gateway;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::object::Object;
 use super::typed::FieldError;
 use crate::index::parent_refs;
+use crate::source::Pod;
 
 pub(crate) use destination::refused;
 pub(crate) use effect::unheeding_parents;

@@ -1,13 +1,20 @@
 use ambit_api::{
     envoy::pb::{
-        envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        envoy::{
+            config::cluster::v3::{Cluster, cluster::EdsClusterConfig},
+            service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        },
         google::rpc,
     },
     type_url::{CLUSTER, ENDPOINT, LISTENER},
 };
+use prost::Message;
 
 use super::{aliased, change};
-use crate::server::{Cache, Change, DeltaSession};
+use crate::{
+    Any,
+    server::{Cache, Change, DeltaSession},
+};
 
 const VIEW: &str = "view";
 const TYPE: &str = "type/any";
@@ -50,7 +57,7 @@ impl Peer {
     }
 
     fn next(&mut self) -> Option<DeltaDiscoveryResponse> {
-        self.session.next(&self.cache, VIEW)
+        self.session.next(&self.cache, VIEW).map(|response| response.message())
     }
 
     /// The next response as "type +upserts -removals", acknowledged; "" when none is due.
@@ -305,6 +312,24 @@ fn a_changed_cluster_brings_its_endpoints_again() {
     assert_eq!(peer.turn(), "ClusterLoadAssignment +c +d");
     peer.cache.update(VIEW, CLUSTER, [change("c", "2")]);
     assert_eq!([peer.turn(), peer.turn(), peer.turn()], ["Cluster +c", "ClusterLoadAssignment +c", ""]);
+}
+
+#[test]
+fn a_further_cluster_with_the_same_endpoints_brings_them_again() {
+    let cluster = |name: &str| {
+        let config = EdsClusterConfig { service_name: "shared".to_owned(), ..EdsClusterConfig::default() };
+        let cluster = Cluster { eds_cluster_config: Some(config), ..Cluster::default() };
+        let body = Any { type_url: CLUSTER.to_owned(), value: cluster.encode_to_vec() };
+        Change::upsert(name, Vec::new(), body)
+    };
+    let mut peer = Peer::new(CLUSTER, vec![cluster("one")]);
+    peer.cache.update(VIEW, ENDPOINT, [change("shared", "1"), change("other", "1")]);
+    peer.ask(CLUSTER, &[], &[], &[]);
+    assert_eq!(peer.turn(), "Cluster +one");
+    peer.ask(ENDPOINT, &["shared", "other"], &[], &[]);
+    assert_eq!(peer.turn(), "ClusterLoadAssignment +other +shared");
+    peer.cache.update(VIEW, CLUSTER, [cluster("two")]);
+    assert_eq!([peer.turn(), peer.turn(), peer.turn()], ["Cluster +two", "ClusterLoadAssignment +shared", ""]);
 }
 
 #[test]
