@@ -1,7 +1,7 @@
 //! The waypoint: the L7 proxy of the mesh.
 //!
 //! A connection: [`terminate`] accepts mutual TLS and HTTP/2 and decides on each CONNECT; the inner connection goes to [`http`] or
-//! [`tcp`], as that of a client at a port of [`edge`] does, which proves no identity; [`upstream`] reaches an endpoint through a tunnel with the waypoint's own identity; [`observe`] writes what happened.
+//! [`tcp`], as that of a client at a port of [`edge`] does, which proves no identity; [`upstream`] reaches an endpoint through a tunnel with the waypoint's own identity; [`observe`] writes what happened. [`health`] asks endpoints whether they are well.
 //! A change: [`xds`] receives Envoy resources, compiles them into [`compiled`] configuration, and publishes it whole.
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ mod config;
 pub mod edge;
 mod error;
 pub mod explain;
+pub mod health;
 pub mod http;
 pub mod observe;
 pub mod proxy;

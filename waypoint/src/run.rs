@@ -16,7 +16,7 @@ use ambit_xds::client::{Credentials, Subscriptions, Target};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    Config, Error, edge, explain,
+    Config, Error, edge, explain, health,
     observe::Telemetry,
     proxy::{Limits, Proxy},
     terminate,
@@ -88,6 +88,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(follow_roots(control_plane.ca_root.clone(), certificates.clone()));
     tasks.spawn(retire(proxy.clone()));
     tasks.spawn(sweep(proxy.clone()));
+    tasks.spawn(health::run(proxy.clone(), store.changes()));
     tasks.spawn(rest::give_back_at_rest(readiness.clone()));
     let (config_dump, explained) = (store.clone(), store.clone());
     let admin = Server::new()

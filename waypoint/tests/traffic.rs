@@ -4,6 +4,8 @@
 mod again;
 #[path = "traffic/ahead.rs"]
 mod ahead;
+#[path = "traffic/checks.rs"]
+mod checks;
 #[path = "traffic/edge.rs"]
 mod edge;
 #[path = "traffic/explained.rs"]

@@ -2,13 +2,17 @@
 //!
 //! Requests with a header `x-key` are counted by its value. The first `x-fail-first` of them do not go well: they are answered with
 //! the status `x-fail-with`, or, where that is `reset`, by the end of the connection, or, where it is `slow`, after five seconds. Those with
-//! a header `x-fail-at` are answered with 500 by the version that it names.
+//! a header `x-fail-at` are answered with 500 by the version that it names. `/healthz` is answered with 200 until somebody asks for
+//! `/healthz/fail`, then with 503 until somebody asks for `/healthz/pass`.
 
 use std::{
     collections::BTreeMap,
     io,
     net::{Ipv6Addr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -84,6 +88,9 @@ async fn http(stream: TcpStream, peer: SocketAddr, version: String) {
 /// How many requests there were with each key, and what the last of them was.
 static SEEN: Mutex<BTreeMap<String, (u32, String)>> = Mutex::new(BTreeMap::new());
 
+/// The program is to say that it is not well.
+static ILL: AtomicBool = AtomicBool::new(false);
+
 /// Counts a request with a key, and says what the one before it was.
 fn count(key: Option<&String>, request: String) -> (u32, String) {
     let Some(key) = key else { return Default::default() };
@@ -121,6 +128,12 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: Strin
     let mut status = headers.get("x-answer-with").and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
     if headers.get("x-fail-at") == Some(&version) {
         status = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    match head.uri.path() {
+        "/healthz" if ILL.load(Ordering::SeqCst) => status = StatusCode::SERVICE_UNAVAILABLE,
+        "/healthz/fail" => ILL.store(true, Ordering::SeqCst),
+        "/healthz/pass" => ILL.store(false, Ordering::SeqCst),
+        _ => {}
     }
     let path = head.uri.path_and_query().map(ToString::to_string);
     let host = headers.get("host").map(String::as_str).or(head.uri.host()).unwrap_or_default();

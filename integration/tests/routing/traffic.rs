@@ -1,6 +1,6 @@
 //! What TrafficPolicies and DestinationRules ask for, where a waypoint sends on.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use ambit_integration::{SharedMesh, client::get, shared, suite::Suite, wait};
 use anyhow::ensure;
@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![
         shared(mesh, "an endpoint that fails is given no more requests", ejected),
+        shared(mesh, "an endpoint that fails its health check is given no requests until it is well", checked),
         shared(mesh, "a request beyond the limit is refused, and one after it is not", limited),
     ]
 }
@@ -40,6 +41,27 @@ async fn ejected(suite: &Suite) -> anyhow::Result<()> {
     for _ in 0..20 {
         let echo = session.get("/").await?.echo()?;
         ensure!(echo.version == "v2", "{} was asked, which is ejected", echo.version);
+    }
+    Ok(())
+}
+
+/// v1 says that it is not well, and then that it is.
+async fn checked(suite: &Suite) -> anyhow::Result<()> {
+    let mut session = suite.client(CLIENT, "shop/checked", 80)?.session().await?;
+    let first = suite.client(CLIENT, "shop/checked-v1", 80)?;
+    for (says, expected) in [("/healthz/pass", "v1 v2"), ("/healthz/fail", "v2"), ("/healthz/pass", "v1 v2")] {
+        let answer = first.get(says).await?;
+        ensure!(answer.status == 200, "{says}: {} {:?}", answer.status, answer.body);
+        let answered = async || {
+            let mut versions = BTreeSet::new();
+            for _ in 0..10 {
+                let answer = session.get("/").await.and_then(|answer| answer.echo()).map_err(|error| error.to_string())?;
+                versions.insert(answer.version);
+            }
+            let versions = versions.into_iter().collect::<Vec<_>>().join(" ");
+            if versions == expected { Ok(()) } else { Err(format!("{versions} answered")) }
+        };
+        wait::until(&format!("{expected} answers alone after {says}"), PATIENCE, answered).await?;
     }
     Ok(())
 }

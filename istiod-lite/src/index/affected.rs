@@ -72,6 +72,7 @@ impl Index {
             Object::RequestPolicy(policy) => self.request_policy_affected(policy, &name, changed),
             Object::BackendTlsPolicy(policy) => self.tls_policy_affected(policy, &name, changed),
             Object::TrafficPolicy(policy) => self.traffic_policy_affected(policy, &name, changed),
+            Object::BackendTrafficPolicy(policy) => self.backend_policy_affected(policy, &name, changed),
             Object::DestinationRule(rule) => self.rule_affected(rule, changed),
             Object::PeerAuthentication(policy) => {
                 // What a namespace or the mesh says is inherited by the policies of single workloads.

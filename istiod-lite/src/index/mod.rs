@@ -7,6 +7,7 @@
 
 mod affected;
 mod authorizer;
+mod backend;
 mod binding;
 mod endpoint;
 mod external;
@@ -33,6 +34,7 @@ use std::fmt;
 use ambit_identity::TrustDomain;
 
 pub use authorizer::Asked;
+pub use backend::is_service as is_backend_service;
 pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};
 pub use endpoint::{
     Endpoint, EndpointHealth, Locality, has_ended, host_network, native_tunnel, pod_addresses, pod_health, selects,

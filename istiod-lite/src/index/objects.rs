@@ -9,6 +9,7 @@ use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::tcproutes::TcpRoute;
 use gateway_api::experimental::tlsroutes::TlsRoute;
+use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
 use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::referencegrants::ReferenceGrant;
@@ -87,6 +88,7 @@ objects! {
     mesh_settings: MeshSettings(MeshSettings),
     telemetries: Telemetry(Telemetry),
     traffic_policies: TrafficPolicy(TrafficPolicy),
+    backend_traffic_policies: BackendTrafficPolicy(XBackendTrafficPolicy),
 }
 
 /// The objects of one namespace, in the order of their names.

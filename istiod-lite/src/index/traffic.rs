@@ -26,6 +26,12 @@ impl Index {
         holding.min_by_key(|(whole, policy)| (*whole, age(&policy.metadata))).map(|(_, policy)| policy)
     }
 
+    /// Whether there are any TrafficPolicies: most meshes have none, and are not to pay for it.
+    #[must_use]
+    pub fn has_traffic_policies(&self) -> bool {
+        !self.objects().traffic_policies.is_empty()
+    }
+
     /// The TrafficPolicy that a target of several belongs to: the oldest with just this one.
     #[must_use]
     pub fn traffic_policy_with(&self, namespace: &str, target: &ServicePortReference) -> Option<&Arc<TrafficPolicy>> {
@@ -114,7 +120,7 @@ pub fn covers(target: &ServicePortReference, port: &ServicePort) -> bool {
 }
 
 /// The oldest comes first, then the first by name.
-fn age(metadata: &ObjectMeta) -> impl Ord + use<> {
+pub(super) fn age(metadata: &ObjectMeta) -> impl Ord + use<> {
     let created = metadata.creation_timestamp.as_ref().map(|time| time.0);
     (created.is_none(), created, NamespacedName::of(metadata))
 }

@@ -8,6 +8,7 @@ use gateway_api::experimental::grpcroutes::GrpcRoute;
 use gateway_api::experimental::httproutes::HttpRoute;
 use gateway_api::experimental::tcproutes::TcpRoute;
 use gateway_api::experimental::tlsroutes::TlsRoute;
+use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
 use gateway_api::gatewayclasses::GatewayClass;
 use gateway_api::gateways::Gateway;
 use gateway_api::referencegrants::ReferenceGrant;
@@ -211,6 +212,7 @@ kinds! {
     MeshSettings(MeshSettings), "ConfigMap", "configmaps", "", ["v1"], true;
     Telemetry(Telemetry), "Telemetry", "telemetries", "telemetry.istio.io", ["v1", "v1alpha1"], true;
     TrafficPolicy(TrafficPolicy), "TrafficPolicy", "trafficpolicies", "ambit.dev", ["v1alpha1"], true;
+    BackendTrafficPolicy(XBackendTrafficPolicy), "XBackendTrafficPolicy", "xbackendtrafficpolicies", "gateway.networking.x-k8s.io", ["v1alpha1"], true;
 }
 
 impl Kind {

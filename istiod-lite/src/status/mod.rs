@@ -4,6 +4,7 @@
 //! shown by the monitoring server, and on a cluster the leader's [`Writer`] writes it, by way of `patch`.
 
 mod account;
+mod backend;
 #[cfg(test)]
 mod cluster_tests;
 mod gateway;
@@ -115,6 +116,7 @@ pub(crate) fn speaks_of(kind: Kind) -> bool {
             | Kind::RequestPolicy
             | Kind::Telemetry
             | Kind::TrafficPolicy
+            | Kind::BackendTrafficPolicy
             | Kind::DestinationRule
             | Kind::HttpRoute
             | Kind::GrpcRoute
@@ -141,6 +143,7 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
         Kind::RequestPolicy => status.conditions = requests::policy(index, &key.name),
         Kind::Telemetry => status.conditions = unsupported::telemetry(index, &key.name),
         Kind::TrafficPolicy => status.conditions = traffic::policy(index, &key.name),
+        Kind::BackendTrafficPolicy => status.conditions = backend::policy(index, &key.name),
         Kind::DestinationRule => status.conditions = traffic::rule(index, &key.name),
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => status.conditions = route::conditions(index, key),
         Kind::Gateway => gateway::gateway(index, &key.name, reports, &mut status)?,

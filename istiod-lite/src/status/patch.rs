@@ -41,7 +41,7 @@ pub fn patch(held: Option<&Value>, wanted: &ObjectStatus, now: &str) -> Option<V
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
             set(PARENTS.field, shared(&PARENTS, list(PARENTS.field), &wanted.conditions, now));
         }
-        Kind::BackendTlsPolicy | Kind::RequestPolicy | Kind::TrafficPolicy => {
+        Kind::BackendTlsPolicy | Kind::RequestPolicy | Kind::TrafficPolicy | Kind::BackendTrafficPolicy => {
             set(ANCESTORS.field, shared(&ANCESTORS, list(ANCESTORS.field), &wanted.conditions, now));
         }
         kind => set("conditions", merged(list("conditions"), own_types(kind), &wanted.conditions, now)),

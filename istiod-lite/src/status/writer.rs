@@ -150,7 +150,7 @@ impl Writer {
                             wanted.conditions = vec![policy::unreadable(key.kind, problem)];
                         }
                     }
-                    Kind::TrafficPolicy | Kind::RequestPolicy | Kind::DestinationRule => {
+                    Kind::TrafficPolicy | Kind::BackendTrafficPolicy | Kind::RequestPolicy | Kind::DestinationRule => {
                         if let Some(problem) = unreadable(key) {
                             traffic::unreadable(&mut wanted.conditions, problem);
                         }
@@ -269,6 +269,7 @@ fn held(object: &Object) -> Option<Value> {
         Object::RequestPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::Telemetry(telemetry) => serde_json::to_value(telemetry.status.as_ref()?),
         Object::TrafficPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
+        Object::BackendTrafficPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::DestinationRule(rule) => serde_json::to_value(rule.status.as_ref()?),
         Object::HttpRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::GrpcRoute(route) => serde_json::to_value(route.status.as_ref()?),

@@ -9,7 +9,7 @@ use ambit_model::{
 };
 use serde::Serialize;
 
-use super::{Retries, WorkloadNames};
+use super::{HealthCheck, Retries, WorkloadNames};
 use crate::upstream::Live;
 
 /// The protocol spoken to a cluster's endpoints.
@@ -85,6 +85,8 @@ pub struct Cluster {
     /// How many are. Kept when the cluster is configured anew.
     #[serde(skip)]
     pub retries: Retries,
+    /// How its endpoints are checked, if they are.
+    pub checks: Option<Arc<HealthCheck>>,
 }
 
 /// How an endpoint is reached.
@@ -137,6 +139,8 @@ pub struct Endpoint {
     pub namespace: Arc<str>,
     /// Whether it takes requests.
     pub standing: Standing,
+    /// It is checked where its cluster's endpoints are.
+    pub checked: bool,
 }
 
 /// Endpoints of one place and priority.

@@ -3,6 +3,7 @@
 mod cluster;
 mod ext_authz;
 mod faults;
+mod health;
 mod listener;
 mod matcher;
 mod names;
@@ -19,6 +20,7 @@ use serde::Serialize;
 pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, ServiceInfo, Target};
 pub use ext_authz::{AuthorizerService, Buffered, ExtAuthz, HttpService, Mark, Marked, NameTests};
 pub use faults::{Faults, Suffering};
+pub use health::{HealthCheck, Probe};
 pub use listener::{
     Chain, Edge, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };

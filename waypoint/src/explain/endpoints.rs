@@ -29,6 +29,9 @@ pub struct EndpointSaid {
     pub priority: u32,
     /// It may be chosen now.
     pub usable: bool,
+    /// What its last health check has found, where it fails them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failing: Option<String>,
 }
 
 /// The endpoints of a cluster, and why none of them may be used, if so. It takes nobody's turn.
@@ -46,7 +49,8 @@ pub(super) fn of(
         let Destination { address, identity } = destination(endpoint, original, identity).ok()?;
         let workload = workload(endpoint);
         let usable = usable.iter().any(|usable| Arc::ptr_eq(usable, endpoint));
-        Some(EndpointSaid { workload, address, identity, priority, usable })
+        let failing = cluster.live.why_failing(endpoint);
+        Some(EndpointSaid { workload, address, identity, priority, usable, failing })
     };
     let each = all.localities.iter().flat_map(|locality| locality.endpoints.iter().map(|endpoint| (locality.priority, endpoint)));
     let endpoints: Vec<_> = each.filter_map(said).take(KEPT).collect();
@@ -92,7 +96,12 @@ pub(super) fn told(mut step: Step, endpoints: &[EndpointSaid]) -> Step {
             Some(identity) => format!("HBONE, must prove {identity}"),
             None => "in plain text".to_owned(),
         };
-        let usable = if endpoint.usable { "" } else { ", not used now: it is not ready, ejected, or of a later priority" };
+        let usable = match (&endpoint.failing, endpoint.usable) {
+            (None, true) => String::new(),
+            (None, false) => ", not used now: it is not ready, ejected, or of a later priority".to_owned(),
+            (Some(why), false) => format!(", not used now: it fails its health check: {why}"),
+            (Some(why), true) => format!(", used though it fails its health check, as too few do not: {why}"),
+        };
         step = step.because(format!("{}: {proves}{usable}", name_of(endpoint)));
     }
     match endpoints.len().saturating_sub(NAMED) {

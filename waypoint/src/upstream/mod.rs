@@ -13,4 +13,4 @@ pub use live::{Connected, Host, Live, Pending, Place, UnderWay};
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
 pub use request::{Beginning, RequestBody, Unread};
 pub use select::{Candidate, Candidates, Destination, candidates, in_session};
-pub(crate) use select::{TRIES, destination, goes_on, none_usable, takes_requests};
+pub(crate) use select::{TRIES, destination, destination_of, goes_on, none_usable, takes_requests};

@@ -128,6 +128,15 @@ fn resolve(Place { endpoint, host }: &Place, original: SocketAddr, identity: Opt
     Ok(Candidate { to, upstream, host: host.clone() })
 }
 
+/// Where an endpoint is reached that has an address of its own.
+pub(crate) fn destination_of(target: &Target) -> Option<Destination> {
+    match target {
+        Target::Hbone { address, identity } => Some(Destination { address: *address, identity: Some(identity.clone()) }),
+        Target::Clear { address } => Some(Destination { address: *address, identity: None }),
+        Target::OriginalDestination | Target::Internal { .. } => None,
+    }
+}
+
 /// Where this endpoint is reached.
 ///
 /// # Errors

@@ -109,7 +109,7 @@ pub fn outliers(mut said: pb::OutlierDetection) -> Compiled<OutlierDetection> {
         max_percent: percent(said.max_ejection_percent.take(), or.max_percent, "max_ejection_percent")?,
         always_one: boolean(said.always_eject_one_host.take(), false),
     };
-    // Endpoints are not probed, so that no probe brings one back.
+    // It is the health check's.
     said.successful_active_health_check_uneject_host = None;
     if said.enforcing_failure_percentage.is_none_or(|percent| percent.value == 0)
         && said.enforcing_failure_percentage_local_origin.is_none_or(|percent| percent.value == 0)

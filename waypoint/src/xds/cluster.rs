@@ -13,7 +13,7 @@ use ambit_api::envoy::pb::{
                 Address, HealthStatus, Metadata, TransportSocket, address, envoy_internal_address::AddressNameSpecifier,
                 socket_address::PortSpecifier, transport_socket,
             },
-            endpoint::v3::{ClusterLoadAssignment, LbEndpoint, lb_endpoint},
+            endpoint::v3::{ClusterLoadAssignment, LbEndpoint, endpoint::HealthCheckConfig, lb_endpoint},
         },
         extensions::upstreams::http::v3::{HttpProtocolOptions, http_protocol_options as options},
     },
@@ -24,7 +24,8 @@ use ambit_model::balance::{OVERPROVISIONING, Standing};
 use super::{
     balance,
     hcm::over_ads,
-    read::{Compiled, Problem, Under, duration, finish, number, port, required, type_of, unpack},
+    health,
+    read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required, type_of, unpack},
     retry, tls,
 };
 use crate::{
@@ -47,6 +48,10 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     let connect_timeout = cluster.connect_timeout.take().map(duration).transpose().under("connect_timeout")?;
     let discovery = discovery(&mut cluster, &name)?;
     let balance = balance::rules(&mut cluster)?;
+    // Envoy's own book-keeping of endpoints that are gone: here they are gone at once, failing or not.
+    cluster.ignore_health_on_host_removal = false;
+    let acquits = cluster.outlier_detection.as_ref().and_then(|said| said.successful_active_health_check_uneject_host);
+    let checks = health::checks(take(&mut cluster.health_checks), &name, boolean(acquits, true)).under("health_checks")?;
     let outliers = cluster.outlier_detection.take().map(balance::outliers).transpose().under("outlier_detection")?;
     let mut protocol = Protocol::Http1;
     for (key, any) in take(&mut cluster.typed_extension_protocol_options) {
@@ -69,6 +74,7 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
         live: Arc::new(Live::default()),
         retry_budget,
         retries: Retries::default(),
+        checks,
     })
 }
 
@@ -178,10 +184,20 @@ fn endpoint(mut endpoint: LbEndpoint) -> Compiled<Endpoint> {
     };
     let target = target(required(host.address.take(), "address")?, &metadata)?;
     host.hostname.clear();
+    let checked = checked(host.health_check_config.take(), &metadata)?;
     finish(&host)?;
     finish(&endpoint)?;
     let (namespace, workload) = metadata.filter_metadata.get(AMBIT).map(workload).unwrap_or_default();
-    Ok(Endpoint { target, weight, workload, namespace, standing })
+    Ok(Endpoint { target, weight, workload, namespace, standing, checked })
+}
+
+/// Whether an endpoint is checked. One behind a tunnel may be said not to be because Envoy's checks do not go through tunnels; ours do, where
+/// its metadata has them.
+fn checked(config: Option<HealthCheckConfig>, metadata: &Metadata) -> Compiled<bool> {
+    let mut config = config.unwrap_or_default();
+    let disabled = take(&mut config.disable_active_health_check);
+    finish(&config).under("health_check_config")?;
+    Ok(!disabled || string(metadata, AMBIT, "health_check") == Some("tunnel"))
 }
 
 fn target(address: Address, metadata: &Metadata) -> Compiled<Target> {

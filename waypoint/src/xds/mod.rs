@@ -12,6 +12,7 @@ mod edge;
 mod ext_authz;
 mod fault;
 mod hcm;
+mod health;
 mod jwt;
 mod limit;
 mod listener;

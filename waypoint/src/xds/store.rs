@@ -32,6 +32,7 @@ pub struct Store {
     published: Arc<ArcSwap<Snapshot>>,
     wanted: Subscriptions,
     ports: Arc<watch::Sender<BTreeSet<u16>>>,
+    changes: Arc<watch::Sender<()>>,
 }
 
 #[derive(Default)]
@@ -46,7 +47,8 @@ struct Held {
 impl Store {
     /// An empty store. `wanted` is told which routes and endpoints to ask for.
     pub fn new(wanted: Subscriptions) -> Self {
-        Self { held: Arc::default(), published: Arc::default(), wanted, ports: Arc::new(watch::Sender::new(BTreeSet::new())) }
+        let (ports, changes) = (Arc::new(watch::Sender::new(BTreeSet::new())), Arc::new(watch::Sender::new(())));
+        Self { held: Arc::default(), published: Arc::default(), wanted, ports, changes }
     }
 
     /// What is in force now.
@@ -57,6 +59,11 @@ impl Store {
     /// The ports of the listeners at the edge of the mesh, now and later.
     pub fn ports(&self) -> watch::Receiver<BTreeSet<u16>> {
         self.ports.subscribe()
+    }
+
+    /// Told of each change of what is in force.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// What is in force now, to be read many times.
@@ -97,6 +104,7 @@ impl Store {
         }
         let ports: BTreeSet<u16> = snapshot.edge.keys().copied().collect();
         self.published.store(Arc::new(snapshot));
+        self.changes.send_replace(());
         self.ports.send_if_modified(|known| {
             let changed = *known != ports;
             *known = ports;

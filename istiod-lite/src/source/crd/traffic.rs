@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::health::HealthCheck;
+
 /// Which endpoints are left alone for a while, how much there may be at once, and how it is spread, of what waypoints send to Services.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct TrafficPolicy {
@@ -37,6 +39,9 @@ pub struct TrafficPolicySpec {
     /// How many of the requests under way may be retries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
+    /// Which endpoints are given nothing because they say, when they are asked, that they are not well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
 }
 
 /// A Service, or a port of it.

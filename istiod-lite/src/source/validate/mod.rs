@@ -4,6 +4,7 @@ mod destination;
 mod effect;
 mod entry;
 mod filter;
+mod health;
 mod layer4;
 mod policy;
 mod requests;
@@ -57,6 +58,7 @@ pub(super) fn validate(object: &Object) -> Vec<FieldError> {
         Object::RequestPolicy(object) => requests::policy(object, &mut errors),
         Object::Telemetry(object) => policy::telemetry(object, &mut errors),
         Object::TrafficPolicy(object) => traffic::policy(object, &mut errors),
+        Object::BackendTrafficPolicy(object) => traffic::backend(object, &mut errors),
         Object::MeshSettings(settings) => {
             errors.0.extend(settings.unreadable.iter().map(|why| FieldError::new("data.mesh", why)));
         }

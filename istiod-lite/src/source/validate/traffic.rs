@@ -1,8 +1,9 @@
 //! Values of TrafficPolicies: what the schema of the kind says, for YAML that no API server has seen.
 
 use gateway_api::Duration;
+use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
 
-use super::Errors;
+use super::{Errors, health};
 use crate::source::crd::traffic::{OutlierDetection, TrafficPolicy, TrafficPolicySpec};
 
 /// How much may be targeted: as many ancestors a status has.
@@ -28,8 +29,37 @@ pub(super) fn policy(policy: &TrafficPolicy, errors: &mut Errors) {
     if let Some(detection) = &spec.outlier_detection {
         outliers(detection, errors);
     }
+    if let Some(check) = &spec.health_check {
+        health::check(check, errors);
+    }
     let asks = TrafficPolicySpec { target_refs: spec.target_refs.clone(), ..TrafficPolicySpec::default() } != *spec;
     errors.check(asks, "spec", || "it asks for nothing".into());
+}
+
+/// Values of an XBackendTrafficPolicy.
+pub(super) fn backend(policy: &XBackendTrafficPolicy, errors: &mut Errors) {
+    let spec = &policy.spec;
+    errors.check(!spec.target_refs.is_empty(), "spec.targetRefs", || "at least one is required".into());
+    errors.at_most(MOST_TARGETS, "spec.targetRefs", spec.target_refs.len());
+    if let Some(constraint) = &spec.retry_constraint {
+        let path = "spec.retryConstraint";
+        if let Some(given) = constraint.budget.as_ref().and_then(|budget| budget.percent) {
+            errors.check((0..=100).contains(&given), &format!("{path}.budget.percent"), || {
+                format!("{given} is no percentage (0 to 100)")
+            });
+        }
+        time(
+            errors,
+            &format!("{path}.budget.interval"),
+            constraint.budget.as_ref().and_then(|budget| budget.interval.as_deref()),
+        );
+        let rate = constraint.min_retry_rate.as_ref();
+        if let Some(count) = rate.and_then(|rate| rate.count) {
+            let good = (1..=1_000_000).contains(&count);
+            errors.check(good, &format!("{path}.minRetryRate.count"), || format!("{count} is not between 1 and 1000000"));
+        }
+        time(errors, &format!("{path}.minRetryRate.interval"), rate.and_then(|rate| rate.interval.as_deref()));
+    }
 }
 
 fn targets(spec: &TrafficPolicySpec, errors: &mut Errors) {
@@ -65,7 +95,7 @@ fn percent(errors: &mut Errors, path: &str, percent: Option<u32>) {
 }
 
 /// A length of time (GEP-2257), which is not nothing.
-fn time(errors: &mut Errors, path: &str, text: Option<&str>) {
+pub(super) fn time(errors: &mut Errors, path: &str, text: Option<&str>) {
     let Some(text) = text else { return };
     let good = text.parse::<Duration>().is_ok_and(|time| time.as_nanos() > 0);
     errors.check(good, path, || format!("{text:?} is not a duration such as 10s or 1m30s, longer than nothing"));

@@ -150,3 +150,26 @@ fn a_destination_rule_says_what_of_it_holds() {
         "Accepted=False UnsupportedValue: tls.mode ISTIO_MUTUAL: these endpoints are not in the mesh, and are reached in clear: outside",
     );
 }
+
+#[test]
+fn a_policy_of_the_gateway_api_says_whether_it_holds_and_what_of_it_does_not() {
+    const THEIRS: &str = "gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy";
+    let one = |name: &str, second: u32, said: &str| made(THEIRS, name, second, &format!("{{targetRefs: [{A}], {said}}}"));
+    let check = |objects: &[String], expected: &[&str]| assert_eq!(said(Kind::BackendTrafficPolicy, &objects.concat()), expected);
+    let budget = "retryConstraint: {budget: {percent: 20}}";
+    let attached = "Service shop/a: Accepted=True Accepted: Attached to the waypoint of Service shop/a";
+    check(&[one("x", 1, budget)], &[attached]);
+    let idle = format!("{attached}, but: sessionPersistence.idleTimeout has no effect");
+    check(&[one("x", 1, "sessionPersistence: {idleTimeout: 1m}")], &[&idle]);
+    let conflict = "Service shop/a: Accepted=False Conflicted: XBackendTrafficPolicy shop/o has the same target and is older, and holds in its place";
+    check(&[one("x", 2, budget), one("o", 1, budget)], &[conflict]);
+    let elsewhere =
+        "{targetRefs: [{group: '', kind: Service, name: gone}, {group: e.x, kind: Bucket, name: b}], retryConstraint: {}}";
+    check(
+        &[made(THEIRS, "x", 1, elsewhere)],
+        &[
+            "Service shop/gone: Accepted=False TargetNotFound: Service shop/gone does not exist",
+            "Bucket shop/b: Accepted=False Invalid: Bucket of group \"e.x\" cannot be targeted; Service of group \"\" can",
+        ],
+    );
+}

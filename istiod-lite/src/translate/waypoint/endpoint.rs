@@ -8,6 +8,7 @@ use ambit_api::envoy::pb::envoy::config::core::v3::socket_address::PortSpecifier
 use ambit_api::envoy::pb::envoy::config::core::v3::{Address, EnvoyInternalAddress, SocketAddress, address};
 use ambit_api::envoy::pb::envoy::config::endpoint::v3 as envoy;
 
+use super::health;
 use super::names::{
     AMBIT_METADATA, CONNECT_ORIGINATE, Layer, ORIGINAL_DST_METADATA, TRANSPORT_MATCH_METADATA, inbound_vip, of_service,
 };
@@ -19,7 +20,7 @@ use crate::translate::origin::Origin;
 
 /// The endpoints of a service port. Without any that is ready the assignment is empty, and Envoy answers 503.
 pub fn assignment(index: &Index, cluster: &str, service: &ServiceRef, port: u16) -> ClusterLoadAssignment {
-    of_endpoints(index, cluster, &usable(index, service), port)
+    of_endpoints(index, cluster, &usable(index, service), port, health::wanted(index, service, port))
 }
 
 /// All that may be asked for of a service: the endpoints of each port, under the name of the cluster of each layer.
@@ -27,8 +28,9 @@ pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<ClusterLoadAssign
     let (endpoints, name) = (usable(index, service), of_service(index.config(), service));
     let mut all = Vec::new();
     for port in index.service_ports(service) {
+        let checked = health::wanted(index, service, port.port);
         for layer in [Layer::Http, Layer::Tcp] {
-            all.push(of_endpoints(index, &inbound_vip(port.port, layer, &name), &endpoints, port.port));
+            all.push(of_endpoints(index, &inbound_vip(port.port, layer, &name), &endpoints, port.port, checked));
         }
     }
     all
@@ -47,14 +49,15 @@ pub fn usable(index: &Index, service: &ServiceRef) -> Vec<Endpoint> {
     endpoints
 }
 
-fn of_endpoints(index: &Index, cluster: &str, endpoints: &[Endpoint], port: u16) -> ClusterLoadAssignment {
-    let lb_endpoints: Vec<LbEndpoint> = endpoints.iter().filter_map(|endpoint| lb_endpoint(index, endpoint, port)).collect();
+fn of_endpoints(index: &Index, cluster: &str, endpoints: &[Endpoint], port: u16, checked: bool) -> ClusterLoadAssignment {
+    let lb_endpoint = |endpoint| lb_endpoint(index, endpoint, port, checked);
+    let lb_endpoints: Vec<LbEndpoint> = endpoints.iter().filter_map(lb_endpoint).collect();
     let endpoints = if lb_endpoints.is_empty() { Vec::new() } else { vec![LocalityLbEndpoints { locality: None, lb_endpoints }] };
     ClusterLoadAssignment { cluster_name: cluster.into(), endpoints }
 }
 
 /// A workload by the first of its addresses; `None` when it has no such port.
-fn lb_endpoint(index: &Index, endpoint: &Endpoint, service_port: u16) -> Option<LbEndpoint> {
+fn lb_endpoint(index: &Index, endpoint: &Endpoint, service_port: u16, checked: bool) -> Option<LbEndpoint> {
     let target = SocketAddr::new(*endpoint.addresses.first()?, *endpoint.ports.get(&service_port)?);
     let mut own = BTreeMap::from([("workload".to_owned(), string_kind(endpoint.workload.to_string()))]);
     if let Some(Origin { name, canonical_name, .. }) = origin(index, endpoint) {
@@ -67,6 +70,11 @@ fn lb_endpoint(index: &Index, endpoint: &Endpoint, service_port: u16) -> Option<
         }
     }
     let mut filter_metadata = BTreeMap::new();
+    let through_tunnel = checked && endpoint.hbone;
+    if through_tunnel {
+        let (key, value) = health::THROUGH;
+        own.insert(key.to_owned(), string_kind(value));
+    }
     let address = if endpoint.hbone {
         own.insert("identity".to_owned(), string_kind(endpoint.identity.to_string()));
         filter_metadata.insert(TRANSPORT_MATCH_METADATA.to_owned(), one("tunnel", "hbone"));
@@ -77,7 +85,11 @@ fn lb_endpoint(index: &Index, endpoint: &Endpoint, service_port: u16) -> Option<
     };
     filter_metadata.insert(AMBIT_METADATA.to_owned(), Struct { fields: own });
     Some(LbEndpoint {
-        endpoint: Some(envoy::Endpoint { address: Some(address), ..Default::default() }),
+        endpoint: Some(envoy::Endpoint {
+            address: Some(address),
+            health_check_config: through_tunnel.then(health::not_by_envoy),
+            ..Default::default()
+        }),
         metadata: Some(Metadata { filter_metadata }),
         load_balancing_weight: endpoint.weight.and_then(u32_value),
     })

@@ -5,11 +5,13 @@
 //! through `connect_originate`, which expects the endpoint's exact identity. Everything is a function of the index, and
 //! the same index gives the same bytes.
 
+mod backend;
 mod cluster;
 mod connection;
 mod edge;
 pub(super) mod endpoint;
 mod ext_authz;
+mod health;
 mod listener;
 pub(super) mod names;
 mod rbac;

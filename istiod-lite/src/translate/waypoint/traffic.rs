@@ -7,13 +7,15 @@ use ambit_api::envoy::pb::envoy::config::cluster::v3 as cluster;
 use ambit_api::envoy::pb::envoy::config::cluster::v3::OutlierDetection;
 use ambit_api::envoy::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
 use ambit_api::envoy::pb::envoy::config::cluster::v3::cluster::{CommonLbConfig, LbPolicy};
+use ambit_api::envoy::pb::envoy::config::core::v3::HealthCheck;
 use ambit_api::envoy::pb::envoy::r#type::v3::Percent;
-use ambit_api::envoy::pb::google::protobuf::UInt32Value;
+use ambit_api::envoy::pb::google::protobuf::{BoolValue, UInt32Value};
 
 use super::cluster::{MIN_RETRIES, RETRY_PERCENT};
 use super::names::Layer;
 use super::route::parse_duration;
 use super::wire::{duration, u32_value};
+use super::{backend, health};
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::destination::{RuleOutliers, Settings, Simple, as_percent, as_time, as_u32};
 use crate::source::crd::traffic::{self, LoadBalancingPolicy, TrafficPolicySpec};
@@ -35,13 +37,25 @@ pub struct Asked {
     lb_policy: LbPolicy,
     panic_threshold: Option<u32>,
     outliers: Option<OutlierDetection>,
+    health_check: Option<HealthCheck>,
 }
 
 /// What is asked of a port of a service.
 pub fn asked(index: &Index, service: &ServiceRef, number: u16) -> Asked {
+    let asked = of_ours(index, service, number);
+    // The Gateway API's own comes first, for the one thing that it says.
+    match backend::budget(index, service) {
+        Some(budget) => Asked { retry_budget: Some(budget), max_retries: None, ..asked },
+        None => asked,
+    }
+}
+
+/// The same by a TrafficPolicy or a DestinationRule.
+fn of_ours(index: &Index, service: &ServiceRef, number: u16) -> Asked {
     let port = index.service_ports(service).into_iter().find(|port| port.port == number);
-    if let Some(policy) = port.and_then(|port| index.traffic_policy_of(service, &port)) {
-        return of_policy(&policy.spec);
+    if let Some((protocol, policy)) = port.and_then(|port| Some((port.protocol, index.traffic_policy_of(service, &port)?))) {
+        let check = |said| health::check(said, &service.hostname(index.config()), protocol);
+        return Asked { health_check: policy.spec.health_check.as_ref().map(check), ..of_policy(&policy.spec) };
     }
     let rule = index.destination_rule_of(service).and_then(|rule| rule.spec.traffic_policy.as_ref());
     rule.map(|policy| of_rule(&policy.for_port(number))).unwrap_or_default()
@@ -62,6 +76,14 @@ impl Asked {
             cluster.common_lb_config = Some(CommonLbConfig { healthy_panic_threshold, ..Default::default() });
         }
         cluster.outlier_detection = self.outliers;
+        let Some(check) = self.health_check.filter(|check| health::fits(check, layer)) else { return };
+        // What answers a check well may fail at all else.
+        if let Some(outliers) = &mut cluster.outlier_detection {
+            outliers.successful_active_health_check_uneject_host = Some(BoolValue { value: false });
+        }
+        // Who is gone is gone, however well it was.
+        cluster.ignore_health_on_host_removal = true;
+        cluster.health_checks = vec![check];
     }
 
     fn limit(&self, thresholds: &mut Thresholds, layer: Layer) {
@@ -107,6 +129,7 @@ fn of_policy(spec: &TrafficPolicySpec) -> Asked {
         },
         panic_threshold: None,
         outliers: spec.outlier_detection.as_ref().map(of_outliers),
+        health_check: None,
     }
 }
 
@@ -161,6 +184,7 @@ fn of_rule(said: &Settings<'_>) -> Asked {
         // Istio's default is that however few are left, those that were ejected stay so.
         panic_threshold: said.outlier_detection.map(|outliers| outliers.min_health_percent.and_then(as_percent).unwrap_or(0)),
         outliers: said.outlier_detection.map(of_rule_outliers),
+        health_check: None,
     }
 }
 

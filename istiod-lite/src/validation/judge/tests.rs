@@ -109,6 +109,12 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
     let kind = Kind::TrafficPolicy;
     let asks = |what: &str| format!("{{targetRefs: [{{group: '', kind: Service, name: a}}], {what}}}");
     good(kind, &asks("outlierDetection: {}"));
+    good(
+        kind,
+        &asks("healthCheck: {http: {path: '/healthz?full', host: a.example, expectedStatuses: [200, 404]}, interval: 1s}"),
+    );
+    good(kind, &asks("healthCheck: {grpc: {service: shop.Cart}, unhealthyThreshold: 1, healthyThreshold: 1}"));
+    good(kind, &asks("healthCheck: {tcp: {}, timeout: 10ms}"));
     good(kind, &asks("connectTimeout: 1m30s, limits: {connections: 1, retries: 0}, loadBalancing: {policy: Random}"));
     for (what, part) in [
         ("", "spec: it asks for nothing"),
@@ -120,6 +126,15 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
         ("connectTimeout: 0s", "spec.connectTimeout: \"0s\" is not a duration such as 10s or 1m30s, longer than nothing"),
         ("loadBalancing: {policy: Hash}", "spec.loadBalancing.policy: unknown variant"),
         ("outlierDetection: {maxEjectionPercent: 200}", "spec.outlierDetection.maxEjectionPercent: 200 is no percentage"),
+        ("healthCheck: {interval: 1s}", "spec.healthCheck: just one of http, grpc and tcp is to be given, not 0"),
+        ("healthCheck: {tcp: {}, grpc: {}}", "spec.healthCheck: just one of http, grpc and tcp is to be given, not 2"),
+        ("healthCheck: {http: {path: healthz}}", "spec.healthCheck.http.path: \"healthz\" is no path"),
+        ("healthCheck: {http: {path: '/a b'}}", "spec.healthCheck.http.path: \"/a b\" is no path"),
+        ("healthCheck: {http: {path: /, host: 'a b'}}", "spec.healthCheck.http.host: \"a b\" is no host"),
+        ("healthCheck: {http: {path: /, expectedStatuses: [99]}}", "spec.healthCheck.http.expectedStatuses: 99 is no status"),
+        ("healthCheck: {tcp: {}, interval: 5ms}", "spec.healthCheck.interval: must be at least 10ms"),
+        ("healthCheck: {tcp: {}, timeout: soon}", "spec.healthCheck.timeout: \"soon\" is not a duration"),
+        ("healthCheck: {tcp: {}, healthyThreshold: 0}", "spec.healthCheck.healthyThreshold: must be at least 1"),
         ("outlierDetection: {consecutiveErrors: 0}", "spec.outlierDetection.consecutiveErrors: with 0 and nothing besides"),
     ] {
         refused(kind, &asks(what), part);

@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use ambit_model::balance::{History, Why};
+use ambit_model::balance::{Checks, History, Why};
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use super::checks::Health;
 use crate::compiled::Target;
 
 /// What goes on at one endpoint of a cluster.
@@ -26,6 +27,9 @@ pub struct Host {
     freed: [Notify; 2],
     ejected: AtomicBool,
     history: Mutex<History>,
+    checked: AtomicBool,
+    failing: AtomicBool,
+    health: Mutex<Health>,
 }
 
 /// An endpoint as the admin page shows it.
@@ -39,6 +43,12 @@ pub(super) struct Shown {
     /// How long it still is.
     #[serde(skip_serializing_if = "Option::is_none")]
     ejected_for: Option<Duration>,
+    /// What its health checks say, where it has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<&'static str>,
+    /// What the last one has found, if it was no good answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_check: Option<String>,
 }
 
 impl Host {
@@ -50,7 +60,16 @@ impl Host {
             freed: Default::default(),
             ejected: AtomicBool::default(),
             history: Mutex::default(),
+            checked: AtomicBool::default(),
+            failing: AtomicBool::default(),
+            health: Mutex::default(),
         }
+    }
+
+    /// How it is reached.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// How many requests are under way.
@@ -91,14 +110,70 @@ impl Host {
         self.judge(History::acquit);
     }
 
+    /// Whether it is asked now and then whether it is well.
+    pub fn is_checked(&self) -> bool {
+        self.checked.load(Ordering::Acquire)
+    }
+
+    /// Whether it is given no requests because of what its health checks have found.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
+    }
+
+    /// Why it is given no requests by its health checks, if so.
+    pub(crate) fn why_failing(&self) -> Option<String> {
+        if !self.is_failing() {
+            return None;
+        }
+        let health = self.health();
+        Some(match &health.why {
+            Some(why) => why.clone(),
+            None if health.checks.known() => "its last health check was a good one, and it takes more in a row".to_owned(),
+            None => "it waits for its first health check".to_owned(),
+        })
+    }
+
+    /// Whether a check has ended, and what the last one has found if it was no good answer.
+    fn checked_so_far(&self) -> (bool, Option<String>) {
+        let health = self.health();
+        (health.checks.known(), health.why.clone())
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known of it by its health checks, and whether it fails by that.
+    pub(super) fn checked_again<R>(&self, change: impl FnOnce(&mut Health) -> R) -> R {
+        let mut health = self.health();
+        let result = change(&mut health);
+        self.failing.store(health.checks.failing(), Ordering::Release);
+        result
+    }
+
+    /// Whether it is checked from now on; one that `waits` takes no requests before its first check. What is known of it stays as long as it
+    /// is.
+    pub(super) fn set_checked(&self, checked: bool, waits: bool) {
+        if self.checked.swap(checked, Ordering::AcqRel) != checked {
+            self.checked_again(|health| *health = Health { checks: Checks::new(checked && waits), why: None });
+        }
+    }
+
     pub(super) fn shown(&self, now: Duration) -> Shown {
         let ejected = self.history().ejected();
+        let (known, health_check) = self.checked_so_far();
         Shown {
             target: self.target.clone(),
             requests: self.under_way(),
             connections: self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
             ejected: ejected.map(|(why, _)| why),
             ejected_for: ejected.map(|(_, until)| until.saturating_sub(now)),
+            health: self.is_checked().then_some(match (known, self.is_failing()) {
+                (_, true) => "failing",
+                (true, false) => "healthy",
+                (false, false) => "unknown",
+            }),
+            health_check,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! It outlives the cluster's configuration, so that an endpoint which stays is met as it was when something else changes.
 
 mod breakers;
+mod checks;
 mod host;
 mod outliers;
 #[cfg(test)]
@@ -69,6 +70,8 @@ struct Known {
     rules: Rules,
     /// Endpoints may be ejected.
     ejects: bool,
+    /// Endpoints are checked.
+    checks: bool,
 }
 
 impl Default for Live {
@@ -89,7 +92,8 @@ impl Live {
     pub fn follow(&self, cluster: &Cluster, endpoints: Option<Arc<Endpoints>>) {
         let endpoints = endpoints.unwrap_or_default();
         let mut known = self.known();
-        let same = Arc::ptr_eq(&known.endpoints, &endpoints) && known.rules == cluster.balance;
+        let checks = std::mem::replace(&mut known.checks, cluster.checks.is_some()) == cluster.checks.is_some();
+        let same = checks && Arc::ptr_eq(&known.endpoints, &endpoints) && known.rules == cluster.balance;
         let acquitted = std::mem::replace(&mut known.ejects, cluster.outliers.is_some()) && !known.ejects;
         if acquitted {
             known.hosts.values().for_each(|host| host.acquit());
@@ -104,7 +108,13 @@ impl Live {
         }
         known.endpoints = endpoints;
         known.rules.clone_from(&cluster.balance);
+        known.check(cluster.checks.is_some(), &before);
         self.spread(&known);
+    }
+
+    /// Whether anything was ever sent to the cluster.
+    pub(crate) fn is_used(&self) -> bool {
+        self.turn.load(Ordering::Relaxed) > 0
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -115,7 +125,7 @@ impl Live {
     fn spread(&self, known: &Known) {
         let member = |endpoint: &Arc<Endpoint>| {
             let host = known.hosts.get(&endpoint.target)?.clone();
-            let standing = if host.is_ejected() { Standing::Unhealthy } else { endpoint.standing };
+            let standing = if host.is_ejected() || host.is_failing() { Standing::Unhealthy } else { endpoint.standing };
             Some(Member { item: Place { endpoint: endpoint.clone(), host }, weight: endpoint.weight, standing })
         };
         let localities: Vec<_> = known
@@ -134,6 +144,11 @@ impl Live {
         let taking = taking.map(|member| member.item.clone()).collect();
         let spread = Spread::new(&localities, &known.rules, known.endpoints.overprovisioning);
         self.sorted.store(Arc::new(Sorted { spread, taking, named: OnceLock::new() }));
+    }
+
+    /// Why an endpoint fails its health check, if it does.
+    pub(crate) fn why_failing(&self, endpoint: &Endpoint) -> Option<String> {
+        self.known().hosts.get(&endpoint.target)?.why_failing()
     }
 
     /// The endpoints that may be chosen now. Looking at them takes nobody's turn.

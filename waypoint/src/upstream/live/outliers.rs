@@ -17,7 +17,7 @@ const EJECTIONS: &str = "ambit_endpoint_ejections_total";
 /// Counts outliers that were not ejected because too many were, or because it is not enforced, by `cause`.
 const SPARED: &str = "ambit_endpoint_ejections_spared_total";
 /// Counts returns.
-const RETURNS: &str = "ambit_endpoint_returns_total";
+pub(super) const RETURNS: &str = "ambit_endpoint_returns_total";
 
 impl Cluster {
     /// Counts how a request or a connection to one of its endpoints ended.

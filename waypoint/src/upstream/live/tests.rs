@@ -15,7 +15,7 @@ use crate::compiled::{self, Discovery, Protocol, Retries};
 
 const NONE: Limits = Limits { connections: 0, pending: 0, requests: 0 };
 
-fn cluster(live: &Arc<Live>, outliers: Option<OutlierDetection>, limits: Limits) -> Arc<Cluster> {
+pub(super) fn cluster(live: &Arc<Live>, outliers: Option<OutlierDetection>, limits: Limits) -> Arc<Cluster> {
     Arc::new(Cluster {
         name: "shop".into(),
         discovery: Discovery::Static(Arc::default()),
@@ -28,15 +28,16 @@ fn cluster(live: &Arc<Live>, outliers: Option<OutlierDetection>, limits: Limits)
         live: live.clone(),
         retry_budget: Default::default(),
         retries: Retries::default(),
+        checks: None,
     })
 }
 
 /// Endpoints on these ports.
-fn endpoints(ports: &[u16]) -> Option<Arc<Endpoints>> {
+pub(super) fn endpoints(ports: &[u16]) -> Option<Arc<Endpoints>> {
     let endpoint = |port: &u16| {
         let target = Target::Clear { address: SocketAddr::from(([10, 0, 0, 1], *port)) };
         let (workload, namespace) = ("".into(), "".into());
-        Arc::new(Endpoint { target, weight: 1, workload, namespace, standing: Standing::Healthy })
+        Arc::new(Endpoint { target, weight: 1, workload, namespace, standing: Standing::Healthy, checked: true })
     };
     let locality = compiled::Locality { priority: 0, weight: 0, endpoints: ports.iter().map(endpoint).collect() };
     Some(Arc::new(Endpoints { localities: vec![locality], ..Endpoints::default() }))
@@ -48,18 +49,18 @@ fn port(place: &Place) -> u16 {
 }
 
 /// The ports that 30 requests begin with.
-fn used(cluster: &Cluster) -> BTreeSet<u16> {
+pub(super) fn used(cluster: &Cluster) -> BTreeSet<u16> {
     let choose = |_| cluster.live.choose(cluster, 1, |place| Ok::<_, ()>(port(place))).unwrap();
     (0..30).flat_map(choose).collect()
 }
 
-fn host(cluster: &Cluster, wanted: u16) -> Arc<Host> {
+pub(super) fn host(cluster: &Cluster, wanted: u16) -> Arc<Host> {
     let all = cluster.live.choose(cluster, 9, |place| Ok::<_, ()>((port(place), place.host.clone()))).unwrap();
     all.into_iter().find(|(port, _)| *port == wanted).unwrap().1
 }
 
 /// Two failures in a row, half of the endpoints.
-fn outliers(base_time: Duration) -> OutlierDetection {
+pub(super) fn outliers(base_time: Duration) -> OutlierDetection {
     OutlierDetection {
         server_errors: Enforced { failures: 2, percent: 100 },
         interval: Duration::from_millis(10),
@@ -70,7 +71,7 @@ fn outliers(base_time: Duration) -> OutlierDetection {
     }
 }
 
-const LONG: Duration = Duration::from_secs(3600);
+pub(super) const LONG: Duration = Duration::from_secs(3600);
 
 #[test]
 fn an_endpoint_stays_ejected_while_others_come_and_go_and_is_forgotten_once_it_has_left() {

@@ -287,6 +287,9 @@ pub fn ordered_routes(
                 compiled.name = format!("{name}/rule[{rule_index}]/match[{match_index}]");
                 compiled.r#match = Some(matching::condition(condition));
                 session::keep(&mut compiled, &name, rule_index, rule, condition);
+                if let Some(service) = session::sole_backend(rule, &name.namespace) {
+                    session::keep_with(&mut compiled, index, &service);
+                }
                 let from = (request_route.kind, &name, rule.name.as_deref());
                 requests::of_route(index, port, Some(from), &mut compiled);
                 ordered.push((precedence, retry::routes(rule, condition, compiled)));
@@ -305,9 +308,10 @@ fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<B
     if index.asks_for_tls(&own.service, &port.port).is_some() {
         return Route { action: Some(Action::Route(to_cluster(names::INVALID_BACKEND.into()))), ..route };
     }
-    let action = Some(Action::Route(to_cluster(own.cluster(index, Layer::Http))));
+    route.action = Some(Action::Route(to_cluster(own.cluster(index, Layer::Http))));
+    session::keep_with(&mut route, index, &own.service);
     backends.insert(own);
-    Route { action, ..route }
+    route
 }
 
 fn not_found(name: &str) -> Route {

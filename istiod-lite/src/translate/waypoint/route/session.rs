@@ -18,9 +18,11 @@ use gateway_api::experimental::httproutes::{
     HttpRouteRules, HttpRouteRulesMatches, HttpRouteRulesSessionPersistence, HttpRouteRulesSessionPersistenceType,
 };
 
+use super::super::backend;
 use super::super::wire::{any, entries, seconds};
 use super::action::parse_duration;
 use super::matching::PathMatch;
+use crate::index::{Index, ServiceRef};
 use crate::source::NamespacedName;
 
 /// The name of the HTTP filter, under which routes say what holds for them.
@@ -32,28 +34,48 @@ const META: &str = r".+*?()|[]{}^$\";
 /// Adds to the route of a rule's match what the rule says of sessions, if it forwards. `at` is the rule's place in its route.
 pub fn keep(compiled: &mut Route, of: &NamespacedName, at: usize, rule: &HttpRouteRules, condition: &HttpRouteRulesMatches) {
     let (Some(said), Some(Action::Route(_))) = (&rule.session_persistence, &compiled.action) else { return };
-    let session = StatefulSession { session_state: Some(state(said, of, at, condition)), ..Default::default() };
+    // Sessions of one rule are none of another's.
+    let own = || format!("ambit.{}.{}.{at}", of.namespace, of.name);
+    attach(compiled, state(said, own, path(&PathMatch::of(condition))));
+}
+
+/// The same of a Service that everything which takes the route is sent to, where the rule says nothing: what an XBackendTrafficPolicy says.
+/// The session is with the Service, whatever the path.
+pub fn keep_with(compiled: &mut Route, index: &Index, service: &ServiceRef) {
+    if !matches!(compiled.action, Some(Action::Route(_))) {
+        return;
+    }
+    if let Some((said, own)) = backend::session(index, service) {
+        attach(compiled, state(&said, || own, "/".to_owned()));
+    }
+}
+
+/// The only Service that a rule of a route of this namespace sends to, if it says nothing of sessions itself.
+pub fn sole_backend(rule: &HttpRouteRules, namespace: &str) -> Option<ServiceRef> {
+    let mut backends = rule.backend_refs.iter().flatten().filter(|backend| backend.weight != Some(0));
+    let (Some(only), None, None) = (backends.next(), backends.next(), &rule.session_persistence) else { return None };
+    let is_service =
+        matches!(only.group.as_deref(), None | Some("" | "core")) && only.kind.as_deref().is_none_or(|kind| kind == "Service");
+    let namespace = only.namespace.as_deref().unwrap_or(namespace);
+    is_service.then(|| ServiceRef::Kubernetes(NamespacedName::new(namespace, only.name.as_str())))
+}
+
+fn attach(compiled: &mut Route, state: TypedExtensionConfig) {
+    let session = StatefulSession { session_state: Some(state), ..Default::default() };
     let per_route = StatefulSessionPerRoute { r#override: Some(Override::StatefulSession(session)) };
     let mut all: BTreeMap<_, _> = take(&mut compiled.typed_per_filter_config).into_iter().collect();
     all.insert(FILTER.to_owned(), any(&per_route));
     compiled.typed_per_filter_config = entries(&all);
 }
 
-fn state(
-    said: &HttpRouteRulesSessionPersistence,
-    of: &NamespacedName,
-    at: usize,
-    condition: &HttpRouteRulesMatches,
-) -> TypedExtensionConfig {
-    // Sessions of one rule are none of another's.
-    let own = || format!("ambit.{}.{}.{at}", of.namespace, of.name);
+/// What a session is kept by: of this name, or of the one that is its own, and a cookie for this path.
+fn state(said: &HttpRouteRulesSessionPersistence, own: impl FnOnce() -> String, path: String) -> TypedExtensionConfig {
     let name = said.session_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(own);
     // Envoy finds both by these names.
     if said.r#type == Some(HttpRouteRulesSessionPersistenceType::Header) {
         let typed_config = Some(any(&HeaderBasedSessionState { name }));
         return TypedExtensionConfig { name: "envoy.http.stateful_session.header".into(), typed_config };
     }
-    let path = path(&PathMatch::of(condition));
     let cookie = Cookie { name, path, ttl: lasts(said).and_then(seconds), ..Default::default() };
     let typed_config = Some(any(&CookieBasedSessionState { cookie: Some(cookie) }));
     TypedExtensionConfig { name: "envoy.http.stateful_session.cookie".into(), typed_config }
@@ -131,7 +153,7 @@ mod tests {
 
     fn of(session: &str) -> TypedExtensionConfig {
         let said = serde_json::from_str(session).unwrap();
-        state(&said, &NamespacedName::new("shop", "cart"), 2, &Default::default())
+        state(&said, || "ambit.shop.cart.2".to_owned(), "/".to_owned())
     }
 
     fn cookie(session: &str) -> Cookie {

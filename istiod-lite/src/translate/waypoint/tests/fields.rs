@@ -64,6 +64,39 @@ spec:
   limits: {retries: 5}
   outlierDetection: {consecutiveGatewayErrors: 2, interval: 1s, baseEjectionTime: 1s, successRate: {minimumHosts: 3, requestVolume: 10, stdevFactor: 1500}}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: checked, namespace: shop}
+spec: {clusterIP: 10.96.0.11, selector: {app: checked}, ports: [{name: http2, port: 80}, {name: grpc, port: 81}, {name: http, port: 82}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: checked-1, namespace: shop, labels: {app: checked}, annotations: {ambient.istio.io/redirection: enabled}}
+spec: {serviceAccountName: checked, nodeName: node-1, containers: [{name: c, image: i}]}
+status: {podIPs: [{ip: 10.244.1.5}], phase: Running, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: ambit.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: checked-http2, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: checked, sectionName: http2}]
+  healthCheck: {http: {path: /healthz, expectedStatuses: [200, 204]}}
+  outlierDetection: {}
+---
+apiVersion: ambit.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: checked-grpc, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: checked, sectionName: grpc}]
+  healthCheck: {grpc: {service: shop.Cart}}
+---
+apiVersion: ambit.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: checked-tcp, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: checked, sectionName: http}]
+  healthCheck: {tcp: {}}
+---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: a, namespace: shop}

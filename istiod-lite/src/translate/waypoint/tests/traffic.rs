@@ -56,7 +56,15 @@ fn cluster(objects: &str, name: &str) -> Value {
     let resources = of_waypoint(&format!("{AROUND}{objects}"));
     let (_, cluster) = resources.clusters.iter().find(|(known, _)| known == name).unwrap();
     let Value::Object(fields) = render(cluster) else { panic!("{name} is no object") };
-    let asked = ["circuit_breakers", "common_lb_config", "connect_timeout", "lb_policy", "outlier_detection"];
+    let asked = [
+        "circuit_breakers",
+        "common_lb_config",
+        "connect_timeout",
+        "health_checks",
+        "ignore_health_on_host_removal",
+        "lb_policy",
+        "outlier_detection",
+    ];
     Value::Object(fields.into_iter().filter(|(field, _)| asked.contains(&field.as_str())).collect::<Map<_, _>>())
 }
 
@@ -222,5 +230,131 @@ fn where_a_destination_rule_asks_for_tls_requests_do_not_go_on_in_clear() {
     }
     for mode in ["DISABLE", "ISTIO_MUTUAL"] {
         assert!(!leads(mode, "", FIRST).contains("invalid-backend"), "{mode}");
+    }
+}
+
+#[test]
+fn endpoints_are_checked_as_a_policy_says_and_those_in_tunnels_by_our_waypoint_alone() {
+    let check = |said: &str, name: &str| cluster(&policy("p", 0, &format!("{{{TO_A}, healthCheck: {{{said}}}}}")), name);
+    let found = check("http: {path: '/healthz?a'}", FIRST);
+    let mut expected = json!({
+        "timeout": "2s", "interval": "10s", "no_traffic_interval": "10s", "interval_jitter_percent": 10,
+        "unhealthy_threshold": 3, "healthy_threshold": 2,
+        "http_health_check": {"path": "/healthz?a", "host": "a.shop.svc.cluster.local"},
+    });
+    assert_eq!(found["health_checks"], json!([expected]));
+    assert_eq!((&found["ignore_health_on_host_removal"], &found["outlier_detection"]), (&json!(true), &Value::Null));
+    let said = "http: {path: /, host: b.example, expectedStatuses: [200, 404]}, interval: 1s, timeout: 500ms, unhealthyThreshold: 1, healthyThreshold: 5";
+    expected = json!({
+        "timeout": "0.500s", "interval": "1s", "no_traffic_interval": "1s", "interval_jitter_percent": 10,
+        "unhealthy_threshold": 1, "healthy_threshold": 5,
+    });
+    let statuses = json!([{"start": 200, "end": 201}, {"start": 404, "end": 405}]);
+    expected["http_health_check"] = json!({"path": "/", "host": "b.example", "expected_statuses": statuses});
+    assert_eq!(check(said, FIRST)["health_checks"], json!([expected]));
+    let grpc = json!({"service_name": "shop.Cart", "authority": "a.shop.svc.cluster.local"});
+    assert_eq!(check("grpc: {service: shop.Cart}", FIRST)["health_checks"][0]["grpc_health_check"], grpc);
+    assert_eq!(check("grpc: {}", BYTES).get("health_checks"), None, "bytes are not asked by gRPC");
+    assert_eq!(check("tcp: {}", BYTES)["health_checks"][0]["tcp_health_check"], json!({}));
+    // What answers a check well may fail at all else.
+    let both = cluster(&policy("p", 0, &format!("{{{TO_A}, healthCheck: {{tcp: {{}}}}, outlierDetection: {{}}}}")), FIRST);
+    assert_eq!(both["outlier_detection"]["successful_active_health_check_uneject_host"], false);
+}
+
+#[test]
+fn endpoints_in_tunnels_are_told_apart_only_where_they_are_checked() {
+    let pod = |name: &str, ip: &str, more: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: a}}{more}}}\n\
+             spec: {{serviceAccountName: a, nodeName: node-1, containers: [{{name: c, image: i}}]}}\n\
+             status: {{podIPs: [{{ip: {ip}}}], phase: Running, conditions: [{{type: Ready, status: \"True\"}}]}}\n"
+        )
+    };
+    let enrolled = ", annotations: {ambient.istio.io/redirection: enabled}";
+    let pods = format!("{}{}", pod("clear", "10.244.1.5", ""), pod("tunnel", "10.244.1.6", enrolled));
+    let told = |objects: &str| {
+        let resources = of_waypoint(&format!("{AROUND}{pods}{objects}"));
+        let (_, endpoints) = resources.endpoints.iter().find(|(known, _)| known == FIRST).unwrap();
+        render(endpoints).to_string()
+    };
+    let mark = "disable_active_health_check";
+    assert!(!told("").contains(mark));
+    let checked = told(&policy("p", 0, &format!("{{{TO_A}, healthCheck: {{tcp: {{}}}}}}")));
+    let tunnelled = checked.matches("connect_originate").count();
+    assert!(tunnelled > 0, "{checked}");
+    assert_eq!(checked.matches(mark).count(), tunnelled, "{checked}");
+    assert_eq!(checked.matches(r#""health_check":"tunnel""#).count(), tunnelled, "{checked}");
+    let of_another_port =
+        told(&policy("p", 0, "{targetRefs: [{kind: Service, name: a, sectionName: tcp}], healthCheck: {tcp: {}}}"));
+    assert!(!of_another_port.contains(mark), "{of_another_port}");
+}
+
+/// An XBackendTrafficPolicy of namespace `shop` for the Service `a`, made in this second.
+fn of_backend(name: &str, second: u32, said: &str) -> String {
+    format!(
+        "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\n\
+         metadata: {{name: {name}, namespace: shop, creationTimestamp: \"2026-01-01T00:00:0{second}Z\"}}\nspec: {{{TO_A}, {said}}}\n"
+    )
+}
+
+#[test]
+fn the_budget_of_the_gateway_api_comes_before_ours_and_leaves_all_else_to_it() {
+    let budget = |objects: &str| cluster(objects, FIRST)["circuit_breakers"]["thresholds"][0].clone();
+    let said = |percent: f64, least: u32| json!({"budget_percent": {"value": percent}, "min_retry_concurrency": least});
+    for (constraint, expected) in [
+        ("{budget: {percent: 30, interval: 10s}, minRetryRate: {count: 5, interval: 1s}}", said(30.0, 5)),
+        ("{minRetryRate: {count: 15, interval: 10s}}", said(20.0, 2)),
+        ("{budget: {percent: 40}}", said(40.0, 10)),
+        ("{}", said(20.0, 10)),
+    ] {
+        assert_eq!(
+            budget(&of_backend("x", 0, &format!("retryConstraint: {constraint}")))["retry_budget"],
+            expected,
+            "{constraint}"
+        );
+    }
+    let theirs = of_backend("x", 0, "retryConstraint: {budget: {percent: 30}}");
+    for ours in ["retryBudget: {percent: 70}, limits: {requests: 4}", "limits: {requests: 4, retries: 9}"] {
+        let both = budget(&format!("{theirs}{}", policy("p", 0, &format!("{{{TO_A}, {ours}}}"))));
+        assert_eq!((&both["retry_budget"], &both["max_requests"], both.get("max_retries")), (&said(30.0, 10), &json!(4), None));
+    }
+    let with_rule =
+        budget(&format!("{theirs}{}", rule("r", "a", "{connectionPool: {http: {maxRetries: 5, http2MaxRequests: 6}}}")));
+    assert_eq!((&with_rule["retry_budget"], &with_rule["max_requests"]), (&said(30.0, 10), &json!(6)));
+    // The oldest holds, whole: sessions alone say nothing of retries.
+    let older = of_backend("z", 0, "sessionPersistence: {}");
+    let newer = of_backend("a", 1, "retryConstraint: {budget: {percent: 30}}");
+    let ours = policy("p", 0, &format!("{{{TO_A}, retryBudget: {{percent: 70}}}}"));
+    assert_eq!(budget(&format!("{older}{newer}{ours}"))["retry_budget"], said(70.0, 3));
+}
+
+#[test]
+fn sessions_with_a_service_hold_for_what_leads_to_it_alone_unless_the_rule_says_otherwise() {
+    let leads = |objects: &str| {
+        let resources = of_waypoint(&format!("{AROUND}{objects}"));
+        let (_, routes) = resources.routes.iter().find(|(name, _)| name == FIRST).unwrap();
+        render(routes).to_string()
+    };
+    let theirs = of_backend("x", 0, "sessionPersistence: {sessionName: theirs, absoluteTimeout: 1m}");
+    let found = leads(&theirs);
+    assert!(
+        found.contains(r#""name":"theirs""#) && found.contains(r#""ttl":"60s""#) && found.contains(r#""path":"/""#),
+        "{found}"
+    );
+    let named = leads(&of_backend("x", 0, "sessionPersistence: {type: Header}"));
+    assert!(named.contains("envoy.http.stateful_session.header") && named.contains("ambit.shop.x"), "{named}");
+    let route = |rule: &str| {
+        format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r, namespace: shop}}\n\
+             spec: {{parentRefs: [{{group: '', kind: Service, name: a}}], rules: [{{{rule}}}]}}\n"
+        )
+    };
+    for (rule, holds) in [
+        ("backendRefs: [{name: a, port: 80}]", true),
+        ("backendRefs: [{name: a, port: 80}, {name: a, port: 81, weight: 0}]", true),
+        ("backendRefs: [{name: a, port: 80}, {name: a, port: 81}]", false),
+        ("sessionPersistence: {sessionName: own}, backendRefs: [{name: a, port: 80}]", false),
+    ] {
+        assert_eq!(leads(&format!("{theirs}{}", route(rule))).contains("theirs"), holds, "{rule}");
     }
 }
