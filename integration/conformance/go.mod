@@ -5,6 +5,7 @@ go 1.26.0
 tool (
 	istio.io/istio/pkg/test/echo/cmd/client
 	istio.io/istio/pkg/test/echo/cmd/server
+	sigs.k8s.io/gateway-api/conformance/echo-basic
 )
 
 require (

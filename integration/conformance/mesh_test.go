@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,6 +81,10 @@ func declared(t *testing.T) suite.ConformanceOptions {
 	if options.NamespaceLabels == nil {
 		options.NamespaceLabels = map[string]string{"istio.io/dataplane-mode": "ambient"}
 	}
+	if *waypointClass == "" {
+		// What fails need not take long.
+		options.TimeoutConfig.MaxTimeToConsistency = 5 * time.Second
+	}
 	// All tests here use the same, which the next run makes anew.
 	options.CleanupBaseResources = false
 	return options
@@ -102,12 +107,15 @@ var mesh = slices.DeleteFunc(slices.Clone(tests.ConformanceTests), func(test sui
 
 // What became of the tests so far; told on standard error, where it stands alone.
 type outcomes struct {
+	mutex   sync.Mutex
 	since   time.Time
 	names   sets.Set[string]
 	skipped []string
 }
 
 func (seen *outcomes) add(t *testing.T, test suite.ConformanceTest, _ *suite.ConformanceTestSuite) {
+	seen.mutex.Lock()
+	defer seen.mutex.Unlock()
 	seen.names.Insert(test.ShortName)
 	outcome := "passed"
 	switch {

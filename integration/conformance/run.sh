@@ -3,5 +3,7 @@
 # As root. docs/conformance/README.md says what comes of it; `run.sh --help` what can be asked for.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# Where integration/test.sh has put Envoy, for --waypoint envoy.
+export PATH="$PWD/target/test-tools/bin:$PATH"
 cargo build --locked --quiet -p ambit -p ambit-cni -p ambit-integration --bins
 exec "${CARGO_TARGET_DIR:-target}/debug/conformance" "$@"

@@ -43,7 +43,13 @@ func useWaypoint(t *testing.T, c client.Client) {
 			Listeners:        []gatewayv1.Listener{{Name: "mesh", Port: 15008, Protocol: "HBONE"}},
 		},
 	}
+	if *waypointEnvoy != "" {
+		gateway.Spec.Infrastructure = &gatewayv1.GatewayInfrastructure{ParametersRef: withoutPods(t, c)}
+	}
 	require.NoError(t, c.Create(ctx, gateway))
+	if *waypointEnvoy != "" {
+		runEnvoy(t, c)
+	}
 	until(t, "the waypoint is programmed", func() (bool, string) {
 		err := c.Get(ctx, client.ObjectKeyFromObject(gateway), gateway)
 		programmed := meta.IsStatusConditionTrue(gateway.Status.Conditions, string(gatewayv1.GatewayConditionProgrammed))

@@ -53,6 +53,17 @@ pub fn system(name: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
+/// Where this machine has its C library, and with it what programs of others are linked to besides.
+///
+/// # Errors
+/// When this program is not linked to glibc.
+pub fn libraries() -> anyhow::Result<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let libc = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.ends_with("/libc.so.6"));
+    let directory = libc.and_then(|path| Path::new(path).parent());
+    Ok(directory.context("this program is not linked to glibc, as Envoy is")?.to_owned())
+}
+
 fn find(name: &str, besides: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(besides.iter().map(PathBuf::from));

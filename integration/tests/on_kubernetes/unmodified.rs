@@ -1,7 +1,7 @@
 //! Clients of others, unmodified, that take their configuration from the control plane which was installed: grpc-go that chooses for each call
 //! by xDS, as the documentation has it, and an Envoy as a waypoint. Both by the names, tokens and roots that any pod has.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ambit_integration::{tools, wait};
 use anyhow::{Context, ensure};
@@ -177,7 +177,7 @@ fn pods(xds_client: &Path, envoy: &Path) -> anyhow::Result<(Vec<Value>, Value)> 
 
 /// Envoy where the pods of the waypoint would be, under their service account.
 fn waypoint(envoy: &Path) -> anyhow::Result<Value> {
-    let libraries = libraries()?;
+    let libraries = tools::libraries()?;
     let container = json!({
         "name": "envoy", "image": IMAGE,
         "command": [
@@ -213,12 +213,4 @@ fn credentials() -> Vec<Value> {
 fn pod(name: &str, labels: Value, mut spec: Value) -> Value {
     spec["terminationGracePeriodSeconds"] = json!(0);
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": NAMESPACE, "labels": labels }, "spec": spec })
-}
-
-/// Where this machine has its C library, and with it what Envoy is linked to besides.
-fn libraries() -> anyhow::Result<PathBuf> {
-    let maps = std::fs::read_to_string("/proc/self/maps")?;
-    let libc = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.ends_with("/libc.so.6"));
-    let directory = libc.and_then(|path| Path::new(path).parent());
-    Ok(directory.context("this program is not linked to glibc, as Envoy is")?.to_owned())
 }

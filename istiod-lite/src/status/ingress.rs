@@ -192,7 +192,8 @@ fn listener(
     Listener {
         name: listener.name.clone(),
         attached_routes: if fault.is_some() { 0 } else { route::attached_at_edge(index, name, listener) },
-        supported_kinds,
+        // What it does not speak it has no routes for, whatever kinds it asks for.
+        supported_kinds: if matches!(fault, Some(("UnsupportedProtocol", _))) { Vec::new() } else { supported_kinds },
         conditions: vec![accepted, programmed, resolved, conflicted],
     }
 }

@@ -160,20 +160,22 @@ fn shared(list: &Shared, held: &[Value], wanted: &[Condition], now: &str) -> Val
     Value::Array(entries)
 }
 
-/// All listeners of a Gateway are its controller's to speak of.
+/// The types of conditions of listeners that are ours.
+const OF_LISTENERS: [&str; 5] = ["Accepted", "Programmed", "ResolvedRefs", "Conflicted", "OverlappingTLSConfig"];
+
+/// All listeners of a Gateway are its controller's to speak of; conditions of types that are not ours stay.
 fn listeners(held: &[Value], wanted: &ObjectStatus, now: &str) -> Value {
     let entries = wanted.listeners.iter().map(|listener| {
         let before = held.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(&listener.name));
         let conditions = before.and_then(|entry| entry.get("conditions")).and_then(Value::as_array);
         let conditions = conditions.map_or(&[][..], Vec::as_slice);
-        let types: Vec<&str> = conditions.iter().filter_map(|value| value.get("type").and_then(Value::as_str)).collect();
         let kinds = listener.supported_kinds.iter();
         let kinds: Value = kinds.map(|kind| json!({"group": "gateway.networking.k8s.io", "kind": kind})).collect();
         json!({
             "name": listener.name,
             "attachedRoutes": listener.attached_routes,
             "supportedKinds": kinds,
-            "conditions": merged(conditions, &types, &listener.conditions, now),
+            "conditions": merged(conditions, &OF_LISTENERS, &listener.conditions, now),
         })
     });
     entries.collect()

@@ -6,10 +6,13 @@ use std::process::{Command, Stdio};
 use ambit_cluster::image::Image;
 use ambit_cluster::pki::Authority;
 use ambit_cluster::programs::system;
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
-/// The Go packages of the pods' programs, without the last element of their paths.
+/// The Go packages of the mesh's pods, without the last element of their paths.
 const PROGRAMS: &str = "istio.io/istio/pkg/test/echo/cmd";
+
+/// The Go package of the Gateways' backends.
+const BASIC: &str = "sigs.k8s.io/gateway-api/conformance/echo-basic";
 
 /// Where the suite calls them.
 const BIN: &str = "usr/local/bin";
@@ -19,25 +22,59 @@ const BIN: &str = "usr/local/bin";
 pub struct Built {
     /// The suite, a program of its own.
     pub suite: PathBuf,
-    /// The image that its pods ask for.
-    pub image: Image,
+    /// The images that its pods ask for.
+    pub images: Vec<Image>,
 }
 
-/// Builds all of it into a directory, in which it stays: minutes at first, seconds later.
-pub fn build(directory: &Path) -> anyhow::Result<Built> {
+/// Builds all of it, for Gateways or for the mesh, into a directory, in which it stays: minutes at first, seconds later.
+pub fn build(directory: &Path, gateway: bool) -> anyhow::Result<Built> {
     std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    let (suite, server, client) = (directory.join("suite"), directory.join("server"), directory.join("client"));
+    let suite = directory.join("suite");
     eprintln!("building the suite and the programs of its pods, which takes minutes at first");
+    go(&["test", "-c"], &suite, ".")?;
+    let names = listed(&suite, if gateway { "gateway" } else { "mesh" })?;
+    let images = if gateway { of_backends(&names, directory)? } else { vec![of_mesh(&names, directory)?] };
+    Ok(Built { suite, images })
+}
+
+/// The names of the images that pods of the suite ask for.
+fn listed(suite: &Path, of: &str) -> anyhow::Result<Vec<String>> {
+    let listed = Command::new(suite).arg(format!("-list-images={of}")).stderr(Stdio::inherit()).output();
+    let listed = String::from_utf8(listed.with_context(|| format!("starting {}", suite.display()))?.stdout)?;
+    let names: Vec<String> = listed.lines().map(str::to_owned).collect();
+    ensure!(!names.is_empty(), "the suite names no image of {of}");
+    Ok(names)
+}
+
+fn of_mesh(names: &[String], directory: &Path) -> anyhow::Result<Image> {
+    let [name] = names else { bail!("the pods of the mesh ask for another number of images than one: {names:?}") };
+    let (server, client) = (directory.join("server"), directory.join("client"));
     for program in [&server, &client] {
         let package = format!("{PROGRAMS}/{}", program.file_name().unwrap_or_default().display());
         go(&["build"], program, &package)?;
     }
-    go(&["test", "-c"], &suite, ".")?;
-    let listed = Command::new(&suite).arg("-list-images").stderr(Stdio::inherit()).output();
-    let listed = String::from_utf8(listed.with_context(|| format!("starting {}", suite.display()))?.stdout)?;
-    let names: Vec<_> = listed.lines().collect();
-    ensure!(names.len() == 1, "the pods of the suite ask for another number of images than one: {names:?}");
-    Ok(Built { suite, image: image(names[0], directory, [&server, &client])? })
+    image(name, directory, [&server, &client])
+}
+
+/// The backends are one program by several tags. That of the tests of UDP, which belong to no profile here, has to be ready and does nothing.
+fn of_backends(names: &[String], directory: &Path) -> anyhow::Result<Vec<Image>> {
+    let basic = directory.join("echo-basic");
+    go(&["build"], &basic, BASIC)?;
+    let busybox = system("busybox", "busybox-static")?;
+    let images = names.iter().map(|name| {
+        let named = Image { name: name.clone(), ..Image::default() };
+        if name.contains("/echo-basic:") {
+            Ok(Image { entrypoint: vec!["/echo-basic".to_owned()], ..named }.program("echo-basic", &basic))
+        } else if name.contains("coredns/coredns") {
+            // What the pod gives as arguments goes to the shell, which takes none.
+            let idle = ["/bin/sh", "-c", "exec sleep 2147483647"].map(str::to_owned).to_vec();
+            let image = Image { entrypoint: idle, ..named }.program("bin/busybox", &busybox);
+            Ok(image.link("bin/sh", "busybox").link("bin/sleep", "busybox"))
+        } else {
+            bail!("pods of the suite ask for {name}, which nobody here knows how to make: {}", file!())
+        }
+    });
+    images.collect()
 }
 
 fn go(verb: &[&str], program: &Path, package: &str) -> anyhow::Result<()> {
@@ -92,8 +129,7 @@ mod tests {
 
     #[test]
     fn the_programs_of_the_pods_are_tools_of_the_module() {
-        for program in ["server", "client"] {
-            let tool = format!("{}/{program}", super::PROGRAMS);
+        for tool in [format!("{}/server", super::PROGRAMS), format!("{}/client", super::PROGRAMS), super::BASIC.to_owned()] {
             assert!(MODULE.lines().any(|line| line.trim() == tool), "{tool}");
         }
     }

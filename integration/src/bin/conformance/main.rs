@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod options;
 mod run;
 
 use std::net::TcpListener;
@@ -19,33 +20,8 @@ use ambit_testbed::bed;
 use anyhow::{Context, bail};
 use build::Built;
 use clap::Parser;
+use options::{Options, Waypoint};
 use run::Run;
-
-/// Run the conformance suite of the Gateway API against Ambit, on a Kubernetes cluster of this machine
-#[derive(Debug, Parser)]
-#[command(
-    name = "conformance",
-    after_help = "Examples:\n  sudo integration/conformance/run.sh\n  sudo integration/conformance/run.sh --repeat 3 --report docs/conformance/report.yaml\n  \
-                  sudo integration/conformance/run.sh --test MeshConsumerRoute\n\n\
-                  It needs what `ambit cluster up` needs, Go, and the Go module index at first."
-)]
-struct Options {
-    /// Where the report is written
-    #[arg(long, value_name = "FILE", default_value = "target/conformance/report.yaml")]
-    report: PathBuf,
-    /// How often the suite is run, one time after another on the same cluster; the report is that of the last
-    #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
-    repeat: u8,
-    /// Run only this test of the suite, and write no report
-    #[arg(long, value_name = "NAME")]
-    test: Option<String>,
-    /// Measure as well how soon changes of a route are seen, which takes three minutes more
-    #[arg(long)]
-    changes: bool,
-    /// GatewayClass of the waypoint; empty for none, without which tests of routes fail
-    #[arg(long, value_name = "CLASS", default_value = "istio-waypoint")]
-    waypoint_class: String,
-}
 
 /// What is made before the bed is entered, from which nothing can be downloaded.
 struct Prepared {
@@ -54,12 +30,14 @@ struct Prepared {
     programs: Programs,
     definitions: Vec<PathBuf>,
     built: Built,
+    /// The Envoy that is the waypoint, where one is.
+    envoy: Option<PathBuf>,
     front: TcpListener,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    match prepare().and_then(|prepared| in_bed(&options, prepared)) {
+    match prepare(&options).and_then(|prepared| in_bed(&options, prepared)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("conformance: {error:#}");
@@ -68,7 +46,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn prepare() -> anyhow::Result<Prepared> {
+fn prepare(options: &Options) -> anyhow::Result<Prepared> {
     check()?;
     let cache = cache_directory()?;
     let name = format!("conformance-{}", std::process::id());
@@ -77,14 +55,20 @@ fn prepare() -> anyhow::Result<Prepared> {
         name,
         programs: Programs::get(&mut |_| {})?,
         definitions: gateway_api(Channel::Experimental)?,
-        built: build::build(&cache.join("conformance"))?,
+        built: build::build(&cache.join("conformance"), options.gateway)?,
+        envoy: if options.waypoint == Waypoint::Envoy { Some(envoy()?) } else { None },
         front: TcpListener::bind("127.0.0.1:0")?,
     })
 }
 
+fn envoy() -> anyhow::Result<PathBuf> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(ambit::envoy::locate(None))?)
+}
+
 fn in_bed(options: &Options, prepared: Prepared) -> anyhow::Result<()> {
     // Where it is known to the user; the bed has another working directory.
-    let report = std::path::absolute(&options.report)?;
+    let report = std::path::absolute(options.report())?;
     let directory = report.parent().context("the report is a file")?;
     std::fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     bed::enter()?;
@@ -97,7 +81,7 @@ async fn session(options: &Options, report: &Path, prepared: Prepared) -> anyhow
     tokio::pin!(stop);
     let began = Instant::now();
     let tell = |what: &str| eprintln!("{:>6.1} s  {what}", began.elapsed().as_secs_f64());
-    let Prepared { name, directory, programs, definitions, built, front } = prepared;
+    let Prepared { name, directory, programs, definitions, built, envoy, front } = prepared;
     let asked = ClusterOptions { name: name.clone(), nodes: 2, directory: directory.clone(), proxy: ProxyMode::default() };
     let started = tokio::select! {
         started = Cluster::start(asked, programs, front, &tell) => Some(started?),
@@ -107,7 +91,8 @@ async fn session(options: &Options, report: &Path, prepared: Prepared) -> anyhow
         remove_remains(&name, &directory).await?;
         bail!("ended before the cluster was ready");
     };
-    let run = Run { cluster: &cluster, directory: &directory, built: &built, report, options, tell: &tell };
+    let run =
+        Run { cluster: &cluster, directory: &directory, built: &built, envoy: envoy.as_deref(), report, options, tell: &tell };
     let outcome = tokio::select! {
         outcome = run.whole(&definitions) => match outcome {
             Ok(()) => Ok(()),

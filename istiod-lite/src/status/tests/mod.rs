@@ -1,6 +1,8 @@
+mod broken;
 mod gateway;
 mod ingress;
 mod patch;
+mod reasons;
 mod requests;
 mod route;
 mod traffic;

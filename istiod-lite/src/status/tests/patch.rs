@@ -127,6 +127,13 @@ fn a_gateway_has_addresses_and_listeners() {
     assert_eq!(patch(Some(&now), &wanted, "2026-03-03T00:00:00Z"), None);
     wanted.addresses = Some(Vec::new());
     assert_eq!(patch(Some(&now), &wanted, NOW), Some(json!({"addresses": []})));
+    // What others say of a listener stays, what we have said of it and do not any more goes.
+    let mut held = now.clone();
+    let theirs = written("example.com/Seen", "True", "Seen", THEN);
+    held["listeners"][0]["conditions"] = json!([accepted, written("Conflicted", "True", "HostnameConflict", THEN), theirs]);
+    wanted.addresses = None;
+    let listeners = patch(Some(&held), &wanted, NOW).unwrap()["listeners"].clone();
+    assert_eq!(listeners[0]["conditions"], json!([accepted, theirs]));
 }
 
 #[test]
