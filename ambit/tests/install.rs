@@ -225,6 +225,11 @@ async fn policies_that_cannot_be_meant_are_refused_by_their_schema() {
     };
     for (text, part) in [
         (of_requests("rateLimit: {local: {requests: 1, per: hour, header: x}}"), "header goes with by: Header"),
+        (of_requests("rateLimit: {}"), "must have local or global"),
+        (
+            of_requests("rateLimit: {global: {provider: p, domain: d, descriptors: [{entries: [{from: Value, header: x}]}]}}"),
+            "header goes with from: Header",
+        ),
         (of_requests("fault: {headers: []}"), "must have delay or abort"),
         (of_requests("fault: {delay: {fixed: 5s, percent: 101}}"), "should be less than or equal to 100"),
         (policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: s}]}"), "only one of selector, targetRef and targetRefs"),

@@ -144,6 +144,8 @@ reasons! {
     FaultInjected => "fault_injected",
     /// More requests came than a limit allows.
     RateLimited => "rate_limited",
+    /// A rate limit server was to be asked about the request, and did not answer as it should.
+    RateLimitError => "rate_limit_error",
     /// A policy at layer 7 denied the request.
     RbacDenied => "rbac_denied",
     /// The configuration for this request could not be compiled, so it is refused.

@@ -1,5 +1,6 @@
 //! An external authorizer: by gRPC on `--grpc`, by HTTP on `--http`. The header `x-verdict` of a request says what it answers: `allow`,
-//! `deny`, `refuse` (without a word), `fail`, or `slow`. What it was told of a request that it allows, the request goes on with.
+//! `deny`, `refuse` (without a word), `fail`, or `slow`. What it was told of a request that it allows, the request goes on with. By gRPC it is a
+//! rate limit server, too: the entry `verdict` of what it is asked says `over`, `fail` or `slow`, and anything else is within the limit.
 
 use std::{collections::BTreeMap, convert::Infallible, net::Ipv6Addr, time::Duration};
 
@@ -14,6 +15,11 @@ use ambit_api::envoy::pb::{
             attribute_context::Peer,
             authorization_server::{Authorization, AuthorizationServer},
             check_response::HttpResponse,
+        },
+        service::ratelimit::v3::{
+            RateLimitRequest, RateLimitResponse,
+            rate_limit_response::Code,
+            rate_limit_service_server::{RateLimitService, RateLimitServiceServer},
         },
         r#type::v3::HttpStatus,
     },
@@ -41,6 +47,7 @@ async fn main() -> anyhow::Result<()> {
     let port = |name: &str| ports.get(name).copied().with_context(|| format!("{name} is missing"));
     let by_grpc = tonic::transport::Server::builder()
         .add_service(AuthorizationServer::new(Guard))
+        .add_service(RateLimitServiceServer::new(Guard))
         .serve((Ipv6Addr::UNSPECIFIED, port("--grpc")?).into());
     let by_http = serve(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port("--http")?)).await?);
     tokio::select! {
@@ -73,6 +80,38 @@ impl Authorization for Guard {
             _ => return Err(tonic::Status::unavailable("as the request wants")),
         };
         Ok(tonic::Response::new(answer))
+    }
+}
+
+#[tonic::async_trait]
+impl RateLimitService for Guard {
+    async fn should_rate_limit(
+        &self,
+        request: tonic::Request<RateLimitRequest>,
+    ) -> Result<tonic::Response<RateLimitResponse>, tonic::Status> {
+        let asked = request.into_inner();
+        let entries = || asked.descriptors.iter().flat_map(|descriptor| &descriptor.entries);
+        let verdict = entries().find(|entry| entry.key == "verdict").map(|entry| entry.value.as_str());
+        let descriptors: Vec<Vec<[&str; 2]>> = asked
+            .descriptors
+            .iter()
+            .map(|descriptor| descriptor.entries.iter().map(|entry| [entry.key.as_str(), entry.value.as_str()]).collect())
+            .collect();
+        let seen = json!({"domain": asked.domain, "hits": asked.hits_addend.max(1), "descriptors": descriptors}).to_string();
+        let header = |key: &str, value: &str| HeaderValue { key: key.into(), value: value.into(), ..Default::default() };
+        match verdict {
+            Some("fail") => return Err(tonic::Status::unavailable("as the request wants")),
+            Some("slow") => sleep(SLOW).await,
+            _ => {}
+        }
+        let over = verdict == Some("over");
+        Ok(tonic::Response::new(RateLimitResponse {
+            overall_code: if over { Code::OverLimit } else { Code::Ok }.into(),
+            response_headers_to_add: vec![header("x-asked", &seen), header("x-left", "7")],
+            request_headers_to_add: vec![header("x-asked", &seen), header("x-user", "limiter")],
+            raw_body: b"slow down: \xff".to_vec(),
+            ..Default::default()
+        }))
     }
 }
 
@@ -144,7 +183,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     let verdict = head.headers.get("x-verdict").and_then(|verdict| verdict.to_str().ok());
     let status = match verdict {
         Some("allow") => StatusCode::OK,
-        Some("deny" | "refuse") => StatusCode::UNAUTHORIZED,
+        Some("deny" | "refuse" | "bytes") => StatusCode::UNAUTHORIZED,
         Some("slow") => {
             sleep(SLOW).await;
             StatusCode::OK
@@ -158,6 +197,8 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
     });
     let response = Response::builder().status(status).header("x-user", "portal").header("x-checked", "portal");
     let response = response.header("x-seen", seen.to_string()).header("x-why", "because").header("x-hidden", "portal");
-    let response = response.header("x-envoy-auth-headers-to-remove", "x-secret").body(Full::new(Bytes::from("go away")));
+    let response = response.header("x-envoy-auth-headers-to-remove", "x-secret");
+    let body: &[u8] = if verdict == Some("bytes") { b"no text: \xff" } else { b"go away" };
+    let response = response.body(Full::new(Bytes::from_static(body)));
     Ok(response.unwrap_or_default())
 }

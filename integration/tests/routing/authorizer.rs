@@ -42,7 +42,7 @@ spec:
     ["guard", "portal", "whole", "partial", "down", "open", "nobody"].map(policy).concat()
 }
 
-async fn ask(client: &Client, path: &str, headers: &[(&str, &str)], body: &'static str) -> anyhow::Result<Answer> {
+pub async fn ask(client: &Client, path: &str, headers: &[(&str, &str)], body: &'static str) -> anyhow::Result<Answer> {
     let request = headers.iter().fold(get(path), |request, (name, value)| request.header(*name, *value));
     let request = if body.is_empty() { request } else { request.method("POST") };
     client.send_with_body(request, Bytes::from(body)).await
@@ -173,6 +173,8 @@ async fn refusals(client: &Client) -> anyhow::Result<()> {
         );
         ensure!(answer.header("x-hidden").is_none(), "{path} {verdict}: {answer:?}");
     }
+    let answer = ask(client, "/first/portal", &[("x-verdict", "bytes")], "").await?;
+    ensure!(answer.status == 401 && answer.body == b"no text: \xff"[..], "{answer:?}");
     let grpc = [("x-verdict", "deny"), ("content-type", "application/grpc")];
     let answer = ask(client, "/first/guard", &grpc, "").await?;
     ensure!(answer.status == 200 && answer.header("grpc-status") == Some("16"), "{answer:?}");

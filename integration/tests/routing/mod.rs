@@ -4,6 +4,7 @@ mod access;
 mod authorizer;
 mod change;
 mod filters;
+mod limiter;
 mod matches;
 mod outcomes;
 mod protocols;
@@ -31,6 +32,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         sessions::tests(mesh),
         protocols::tests(mesh),
         requests::tests(mesh),
+        limiter::tests(mesh),
         access::tests(mesh),
         tokens::tests(mesh),
         traffic::tests(mesh),

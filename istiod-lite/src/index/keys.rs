@@ -1,10 +1,9 @@
 //! Keys of issuers of tokens that are fetched: which are asked for, and what was learned of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::{ChangedKey, Index};
-use crate::jwks::{Fetched, KeySource, Learned, News};
+use crate::jwks::{Fetched, KeySource, Learned, News, Wanted};
 use crate::source::{NamespacedName, key_sources};
 
 impl Index {
@@ -34,15 +33,18 @@ impl Index {
         &self.learned
     }
 
-    /// The sources that objects ask for, each with the longest time that a fetch may take by any of them.
+    /// The sources that objects ask for, each with who asks.
     #[must_use]
-    pub fn wanted_keys(&self) -> BTreeMap<KeySource, Duration> {
+    pub fn wanted_keys(&self) -> BTreeMap<KeySource, Wanted> {
         let names: BTreeSet<&NamespacedName> = self.links.token_policies_by_source.values().collect();
-        let policies = names.into_iter().filter_map(|name| self.objects.request_authentications.get(name));
-        let mut wanted = BTreeMap::new();
-        for (source, patience) in policies.flat_map(|policy| key_sources(policy)) {
-            let longest = wanted.entry(source).or_insert(patience);
-            *longest = patience.max(*longest);
+        let mut wanted: BTreeMap<KeySource, Wanted> = BTreeMap::new();
+        for name in names {
+            let Some(policy) = self.objects.request_authentications.get(name) else { continue };
+            for (source, patience) in key_sources(policy) {
+                let by = wanted.entry(source).or_default();
+                by.patience = patience.max(by.patience);
+                by.namespaces.insert(name.namespace.clone());
+            }
         }
         wanted
     }

@@ -33,7 +33,7 @@ use std::fmt;
 
 use ambit_identity::TrustDomain;
 
-pub use authorizer::Asked;
+pub use authorizer::{Asked, Limited};
 pub use backend::is_service as is_backend_service;
 pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};
 pub use endpoint::{

@@ -5,7 +5,7 @@ use ambit_identity::TrustDomain;
 use prost::Message;
 
 use super::{ChangedKey, ExternalKey, Index, MeshConfig};
-use crate::jwks::{Fetched, KeySource};
+use crate::jwks::{Fetched, KeySource, Wanted};
 use crate::source::testing::objects;
 use crate::source::{Event, NamespacedName};
 use crate::translate::waypoint::{self, Resources};
@@ -213,7 +213,8 @@ fn keys_that_were_fetched_change_the_waypoints_of_the_rules_that_ask_for_them() 
     let rules = "{issuer: i, jwksUri: 'https://i/keys', timeout: 2s}, {issuer: 'https://j'}, {issuer: k, jwks: '{}'}";
     let policy = tokens(rules);
     index.apply(Event::Upsert(policy.clone()));
-    let wanted = [(set.clone(), Duration::from_secs(2)), (issuer.clone(), Duration::from_secs(5))];
+    let by = |seconds| Wanted { patience: Duration::from_secs(seconds), namespaces: BTreeSet::from(["shop".into()]) };
+    let wanted = [(set.clone(), by(2)), (issuer.clone(), by(5))];
     assert_eq!(index.wanted_keys(), wanted.into());
     let mut learn = |source: &KeySource, fetched: Option<Fetched>| -> Vec<String> {
         index.learn((source.clone(), fetched)).into_iter().map(|key| format!("{key:?}")).collect()

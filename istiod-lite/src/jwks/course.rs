@@ -7,11 +7,13 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Fetched, KeySource, News};
+use super::{Fetched, KeySource, News, Wanted};
 use crate::retry;
 
 /// Addresses that are asked. Each rule of a RequestAuthentication can name one, and whoever may write one is not to have all the time of all.
 pub(super) const MOST: usize = 256;
+/// Of those, what one namespace can have asked, so that none has all of them.
+pub(super) const EACH: usize = 32;
 /// Fetches under way at once.
 pub(super) const AT_ONCE: usize = 16;
 /// By this share at most a wait is shorter than it is said to be, so that replicas, and what began together, do not go on together.
@@ -87,22 +89,34 @@ impl Course {
         Self { refresh, states: BTreeMap::new(), beyond: BTreeSet::new(), running: BTreeSet::new() }
     }
 
-    /// Takes in all that is asked for now, each with the time that a fetch may take. What is new is due at once; what nobody asks for any
+    /// Takes in all that is asked for now, each with who asks. What is new is due at once; what nobody asks for any
     /// more is forgotten, with its keys.
-    pub(super) fn want(&mut self, now: Instant, wanted: &BTreeMap<KeySource, Duration>) -> Vec<News> {
+    pub(super) fn want(&mut self, now: Instant, wanted: &BTreeMap<KeySource, Wanted>) -> Vec<News> {
         let of_before = self.states.keys().chain(&self.beyond);
         let mut news: Vec<News> =
             of_before.filter(|source| !wanted.contains_key(*source)).map(|source| (source.clone(), None)).collect();
         self.states.retain(|source, _| wanted.contains_key(source));
         self.beyond.retain(|source| wanted.contains_key(source));
-        for (source, patience) in wanted {
+        let mut of_namespaces: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, by) in wanted.iter().filter(|(source, _)| self.states.contains_key(*source)) {
+            by.namespaces.iter().for_each(|namespace| *of_namespaces.entry(namespace).or_default() += 1);
+        }
+        for (source, by) in wanted {
             if let Some(state) = self.states.get_mut(source) {
-                state.patience = *patience;
-            } else if self.states.len() < MOST {
+                state.patience = by.patience;
+                continue;
+            }
+            // What several ask for is fetched as long as one of them may have it.
+            let room = by.namespaces.iter().any(|namespace| of_namespaces.get(&**namespace).is_none_or(|count| *count < EACH));
+            if room && self.states.len() < MOST {
                 self.beyond.remove(source);
-                self.states.insert(source.clone(), State::new(now, *patience));
+                self.states.insert(source.clone(), State::new(now, by.patience));
+                by.namespaces.iter().for_each(|namespace| *of_namespaces.entry(namespace).or_default() += 1);
             } else if self.beyond.insert(source.clone()) {
-                let why = format!("keys are fetched from {MOST} addresses already, and from no more");
+                let why = match room {
+                    true => format!("keys are fetched from {MOST} addresses already, and from no more"),
+                    false => format!("keys are fetched from {EACH} addresses for its namespace already, and from no more"),
+                };
                 news.push((source.clone(), Some(Fetched::Failed(why))));
             }
         }

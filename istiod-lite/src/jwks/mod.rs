@@ -14,9 +14,10 @@ mod trust;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ambit_model::jwt::Keys;
 
@@ -48,6 +49,15 @@ impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.address())
     }
+}
+
+/// Who asks for a source of keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The longest time that a fetch may take by any of them.
+    pub patience: Duration,
+    /// Their namespaces.
+    pub namespaces: BTreeSet<Arc<str>>,
 }
 
 /// What is known of a source of keys, once it was asked.

@@ -4,18 +4,36 @@ use serde_json::{Value, json};
 
 use super::Condition;
 use crate::index::{Binding, Index, ParentRef, parent_refs, route_kind};
-use crate::source::crd::requests::RequestTarget;
+use crate::source::crd::requests::{GlobalRateLimit, RequestTarget};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey};
 
 pub(super) fn policy(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(policy) = index.objects().request_policies.get(name) else { return Vec::new() };
     let targets = &policy.spec.target_refs;
     let each = targets.iter().enumerate().filter(|(at, target)| !targets.iter().take(*at).any(|before| before == *target));
-    each.map(|(_, target)| of_target(index, name, target)).collect()
+    let global = policy.spec.rate_limit.as_ref().and_then(|limit| limit.global.as_ref());
+    each.flat_map(|(_, target)| {
+        let resolved = global.map(|limit| of_target(resolved(index, limit), name, target));
+        [Some(of_target(condition(index, name, target), name, target)), resolved].into_iter().flatten()
+    })
+    .collect()
 }
 
-fn of_target(index: &Index, policy: &NamespacedName, target: &RequestTarget) -> Condition {
-    let mut condition = condition(index, policy, target);
+/// Whether the server of a limit can be asked.
+fn resolved(index: &Index, limit: &GlobalRateLimit) -> Condition {
+    match index.limiter(&limit.provider) {
+        Ok(_) => Condition::new("ResolvedRefs", true, "ResolvedRefs", "The rate limit server can be asked"),
+        Err(why) => {
+            let strict = index.known_limiter(&limit.provider).is_some_and(|limiter| !limiter.fail_open);
+            let effect = if strict { "has all requests refused" } else { "does not hold" };
+            let message = format!("rateLimit.global {effect}: {why}");
+            Condition::new("ResolvedRefs", false, "BackendNotFound", message)
+        }
+    }
+}
+
+/// The same of a target.
+fn of_target(mut condition: Condition, policy: &NamespacedName, target: &RequestTarget) -> Condition {
     let mut reference: Value = json!({
         "group": target.group, "kind": target.kind, "namespace": &*policy.namespace, "name": target.name,
     });

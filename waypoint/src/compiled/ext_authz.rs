@@ -94,6 +94,7 @@ pub enum Mark {
     Rule,
 }
 
-fn status<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+/// A status as its number.
+pub fn status<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
 }

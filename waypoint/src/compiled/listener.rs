@@ -13,7 +13,7 @@ use ambit_model::{
 };
 use serde::Serialize;
 
-use super::{ExtAuthz, Faults, FirstBytes, MatchNode, Selection, ServiceInfo};
+use super::{ExtAuthz, Faults, FirstBytes, Limiter, MatchNode, Selection, ServiceInfo};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -212,6 +212,8 @@ pub struct HttpChain {
     pub merge_slashes: bool,
     /// The most that header fields may take together, in bytes.
     pub max_header_bytes: usize,
+    /// Servers of limits that are asked about what routes say, in order.
+    pub limiters: Vec<Arc<Limiter>>,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod cluster;
 mod ext_authz;
 mod faults;
 mod health;
+mod limiter;
 mod listener;
 mod matcher;
 mod names;
@@ -21,6 +22,7 @@ pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, S
 pub use ext_authz::{AuthorizerService, Buffered, ExtAuthz, HttpService, Mark, Marked, NameTests};
 pub use faults::{Faults, Suffering};
 pub use health::{HealthCheck, Probe};
+pub use limiter::Limiter;
 pub use listener::{
     Chain, Edge, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };

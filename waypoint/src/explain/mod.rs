@@ -287,6 +287,7 @@ impl Explanation {
         }
         match &route.action {
             Action::Forward(forwarding) => {
+                self.steps.extend(words::limiters(http, route, routed.tunnel, view));
                 self.forwarded(routed, forwarding, crossing);
                 Some(())
             }

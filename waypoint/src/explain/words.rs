@@ -64,7 +64,7 @@ pub(super) fn considered(mut step: Step, table: Option<&str>, hosts: &[HostConsi
 pub(super) fn ahead(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: RequestView<'_>) -> Option<Step> {
     let fault = fault_of(http, route).filter(|fault| fault.concerns(&view, 0));
     let faults = fault.map(|fault| fault.in_words()).unwrap_or_default();
-    let counted = Counted { request: view, peer: tunnel.peer.uri.as_deref(), metadata: &route.metadata };
+    let counted = counted(route, tunnel, view);
     let limits = limit_of(http, route).map(|limit| limit.in_words(&counted)).unwrap_or_default();
     let says = match (faults.is_empty(), limits.is_empty()) {
         (true, true) => return None,
@@ -75,6 +75,30 @@ pub(super) fn ahead(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: Requ
     let faults = faults.into_iter().map(|fault| format!("of such requests {fault}"));
     let limits = limits.into_iter().map(|limit| format!("they may come {limit}, and are refused beyond"));
     Some(faults.chain(limits).fold(Step::new(Stage::Policy, says), |step, ground| step.because(ground)))
+}
+
+/// What a request is counted by.
+fn counted<'a>(route: &'a Route, tunnel: &'a Tunnel, request: RequestView<'a>) -> Counted<'a> {
+    let remote = Some(tunnel.peer.address.ip());
+    Counted { request, peer: tunnel.peer.uri.as_deref(), metadata: &route.metadata, remote }
+}
+
+/// The servers of limits that would be asked about the request.
+pub(super) fn limiters(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: RequestView<'_>) -> Vec<Step> {
+    let counted = counted(route, tunnel, view);
+    let asked = http.limiters.iter().filter_map(|limiter| {
+        let descriptors = route.global_limits.get(&*limiter.name)?.in_words(&counted, &limiter.domain);
+        if descriptors.is_empty() {
+            return None;
+        }
+        let says = format!("a rate limit server is asked whether it may be sent on, by the cluster {}", limiter.cluster);
+        let step =
+            descriptors.into_iter().fold(Step::new(Stage::Policy, says), |step, told| step.because(format!("it counts {told}")));
+        let otherwise = if limiter.failure_mode_deny { "is refused" } else { "passes" };
+        let step = step.because(format!("without an answer within {:?} the request {otherwise}", limiter.timeout));
+        Some(step.because("what it answers is not known here; the rest holds if it lets the request pass as it is"))
+    });
+    asked.collect()
 }
 
 /// A time, or none.

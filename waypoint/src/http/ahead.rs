@@ -124,7 +124,8 @@ fn count(
         return Ok(None);
     }
     let peer = tunnel.peer.uri.as_deref();
-    let counted = Counted { request: view(request, target), peer, metadata: &route.metadata };
+    let remote = Some(tunnel.peer.address.ip());
+    let counted = Counted { request: view(request, target), peer, metadata: &route.metadata, remote };
     let taken = limit.take(&counted, Instant::now());
     if taken.allowed {
         return Ok(settings.tells.then_some(Left(taken)));
@@ -157,7 +158,7 @@ fn count(
 }
 
 /// The refusal with the policy that the route names for it, if the control plane says so.
-fn by_policy(refusal: Refusal, route: &Route, of: impl Fn(&str) -> bool) -> Refusal {
+pub fn by_policy(refusal: Refusal, route: &Route, of: impl Fn(&str) -> bool) -> Refusal {
     let said = route.metadata.get(POLICIES).and_then(|said| said.as_object());
     let named = said.into_iter().flatten().find(|(kind, _)| of(kind)).and_then(|(_, name)| name.as_str()?.split_once('/'));
     match named {

@@ -27,7 +27,14 @@ pub fn refused(record: &mut Record, style: Style, status: StatusCode, refusal: &
 }
 
 /// An answer of `status` with a text.
-pub fn plain(record: &mut Record, style: Style, status: StatusCode, text: String, headers: HeaderMap) -> Response<ResponseBody> {
+pub fn plain(
+    record: &mut Record,
+    style: Style,
+    status: StatusCode,
+    text: impl Into<Bytes>,
+    headers: HeaderMap,
+) -> Response<ResponseBody> {
+    let text: Bytes = text.into();
     record.received = if style.grpc { 0 } else { text.len() as u64 };
     let mut response = Response::new(ResponseBody::local(Bytes::new()));
     *response.headers_mut() = headers;
@@ -36,7 +43,8 @@ pub fn plain(record: &mut Record, style: Style, status: StatusCode, text: String
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(grpc_status(status)));
-        if let Ok(message) = HeaderValue::from_str(&text) {
+        // Bytes that are no text are no message.
+        if let Some(message) = std::str::from_utf8(&text).ok().and_then(|text| HeaderValue::from_str(text).ok()) {
             headers.insert("grpc-message", message);
         }
         return response;
@@ -45,7 +53,7 @@ pub fn plain(record: &mut Record, style: Style, status: StatusCode, text: String
     *response.status_mut() = status;
     if !text.is_empty() {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        *response.body_mut() = ResponseBody::local(text.into());
+        *response.body_mut() = ResponseBody::local(text);
     }
     response
 }

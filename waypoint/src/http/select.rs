@@ -246,6 +246,7 @@ mod tests {
             normalize_path: true,
             merge_slashes: false,
             max_header_bytes: 1024,
+            limiters: Vec::new(),
         }
     }
 

@@ -18,12 +18,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Over, Phase, ResponseBody, ahead,
+    Over, Phase, ResponseBody,
     answer::{self, Style},
     detect::Detected,
     ext_authz::{Asking, Passed},
     forward::{self, Exchange, Hold},
-    headers, select,
+    headers, limiter, select,
 };
 use crate::{
     authn,
@@ -254,8 +254,8 @@ async fn act(exchange: Exchange, mut request: Request<Incoming>, mut record: Rec
         record.reason = Reason::Ok;
         return answer::plain(&mut record, Style { grpc: false }, StatusCode::OK, String::new(), headers);
     }
-    let left = match ahead::meet(http, route, tunnel, (&mut request, target), style, &mut record).await {
-        Ok(left) => left,
+    let met = match limiter::meet(&exchange, &mut request, &mut record).await {
+        Ok(met) => met,
         Err(mut answered) => {
             record.service = chain.service();
             if let Some(Crossing::Passed(headers)) = crossing {
@@ -291,9 +291,7 @@ async fn act(exchange: Exchange, mut request: Request<Incoming>, mut record: Rec
     if let Some(Crossing::Passed(headers)) = crossing {
         response.headers_mut().extend(headers);
     }
-    if let Some(left) = left {
-        left.tell(response.headers_mut());
-    }
+    met.tell(response.headers_mut());
     response
 }
 

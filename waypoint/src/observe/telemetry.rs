@@ -238,7 +238,7 @@ fn flags(reason: Reason, given: Option<Given>, delayed: bool) -> SharedString {
         return of_end;
     }
     let mut all: Vec<&str> = of_end.split(',').filter(|flag| *flag != "-").collect();
-    let behind = all.iter().position(|flag| matches!(*flag, "FI" | "RL" | "DC" | "URX" | "UPE" | "NC" | "OM"));
+    let behind = all.iter().position(|flag| matches!(*flag, "FI" | "RL" | "RLSE" | "DC" | "URX" | "UPE" | "NC" | "OM"));
     all.insert(behind.unwrap_or(all.len()), "DI");
     SharedString::from_owned(all.join(","))
 }
@@ -270,6 +270,7 @@ fn flag(reason: Reason) -> &'static str {
         Reason::ClusterOverloaded => "UO",
         Reason::FaultInjected => "FI",
         Reason::RateLimited => "RL",
+        Reason::RateLimitError => "RLSE",
         Reason::ExtAuthzDenied | Reason::ExtAuthzError => "UAEX",
         _ => "-",
     }
@@ -299,6 +300,7 @@ mod tests {
             (Reason::Ok, None, "DI"),
             (Reason::FaultInjected, None, "DI,FI"),
             (Reason::RateLimited, None, "DI,RL"),
+            (Reason::RateLimitError, None, "DI,RLSE"),
             (Reason::UpstreamReset, exhausted, "UC,DI,URX"),
         ] {
             assert_eq!(&*flags(reason, given, true), expected, "{reason:?} {given:?} after a delay");

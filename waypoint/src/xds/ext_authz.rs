@@ -1,24 +1,22 @@
 //! Authorizers that are asked about requests (`envoy.extensions.filters.http.ext_authz.v3`).
 
-use std::{mem::take, time::Duration};
+use std::{mem::take, sync::Arc, time::Duration};
 
 use ambit_api::envoy::pb::envoy::{
-    config::core::v3::{
-        ApiVersion, GrpcService, HeaderValue as Header, HttpUri, grpc_service::TargetSpecifier, http_uri::HttpUpstreamType,
-    },
+    config::core::v3::{ApiVersion, GrpcService, HeaderValue as Header, HttpUri, http_uri::HttpUpstreamType},
     extensions::filters::http::ext_authz::v3::{
         AuthorizationRequest, AuthorizationResponse, BufferSettings, ExtAuthz as Config, HttpService as HttpConfig,
         ext_authz::Services,
     },
-    r#type::{
-        matcher::v3::{ListStringMatcher, MetadataMatcher, metadata_matcher::path_segment::Segment, value_matcher::MatchPattern},
-        v3::HttpStatus,
+    r#type::matcher::v3::{
+        ListStringMatcher, MetadataMatcher, metadata_matcher::path_segment::Segment, value_matcher::MatchPattern,
     },
 };
 use ambit_model::route::{Rbac, StringMatch};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{
+    grpc::{self, Called},
     read::{Compiled, Problem, Under, duration, finish, required},
     text,
 };
@@ -54,11 +52,15 @@ pub fn filter(mut config: Config, marks: &mut Vec<(String, Rbac)>) -> Compiled<E
     };
     let read = ExtAuthz {
         when,
-        cluster: cluster.into(),
+        cluster,
         service,
         timeout,
         failure_mode_allow: take(&mut config.failure_mode_allow),
-        status_on_error: config.status_on_error.take().map_or(Ok(StatusCode::FORBIDDEN), status).under("status_on_error")?,
+        status_on_error: config
+            .status_on_error
+            .take()
+            .map_or(Ok(StatusCode::FORBIDDEN), grpc::status)
+            .under("status_on_error")?,
         allowed_headers: config.allowed_headers.take().map(names).transpose().under("allowed_headers")?,
         body: config.with_request_body.take().map(body).transpose().under("with_request_body")?,
     };
@@ -89,24 +91,11 @@ fn marked(test: MetadataMatcher, marks: &mut Vec<(String, Rbac)>) -> Compiled<Ma
     Ok(Marked { rules, of, is, invert: test.invert })
 }
 
-type Service = (String, AuthorizerService, Duration);
+type Service = (Arc<str>, AuthorizerService, Duration);
 
-fn grpc(mut config: GrpcService) -> Compiled<Service> {
-    let timeout = config.timeout.take().map_or(Ok(TIMEOUT), duration).under("timeout")?;
-    let Some(TargetSpecifier::EnvoyGrpc(mut envoy)) = config.target_specifier.take() else {
-        return Err(Problem::new("only envoy_grpc is implemented"));
-    };
-    let cluster = take(&mut envoy.cluster_name);
-    let authority = match take(&mut envoy.authority) {
-        authority if authority.is_empty() => cluster.clone(),
-        authority => authority,
-    };
-    authority
-        .parse::<http::uri::Authority>()
-        .map_err(|_| Problem::new(format!("{authority:?} is no host that can be asked for")).under("envoy_grpc.authority"))?;
-    finish(&envoy).under("envoy_grpc")?;
-    finish(&config)?;
-    Ok((cluster, AuthorizerService::Grpc { authority: authority.into() }, timeout))
+fn grpc(config: GrpcService) -> Compiled<Service> {
+    let Called { cluster, authority, timeout } = grpc::called(config)?;
+    Ok((cluster, AuthorizerService::Grpc { authority }, timeout.unwrap_or(TIMEOUT)))
 }
 
 fn http(mut config: HttpConfig) -> Compiled<Service> {
@@ -131,7 +120,7 @@ fn http(mut config: HttpConfig) -> Compiled<Service> {
     finish(&response).under("authorization_response")?;
     finish(&config)?;
     let service = HttpService { path_prefix, added, to_upstream, to_client_on_deny, to_client_on_allow };
-    Ok((cluster, AuthorizerService::Http(Box::new(service)), timeout))
+    Ok((cluster.into(), AuthorizerService::Http(Box::new(service)), timeout))
 }
 
 fn added(mut header: Header) -> Compiled<(HeaderName, HeaderValue)> {
@@ -146,11 +135,6 @@ fn added(mut header: Header) -> Compiled<(HeaderName, HeaderValue)> {
 
 fn names(list: ListStringMatcher) -> Compiled<NameTests> {
     list.patterns.into_iter().map(text::string).collect::<Compiled<Vec<StringMatch>>>()
-}
-
-fn status(status: HttpStatus) -> Compiled<StatusCode> {
-    let known = u16::try_from(status.code).ok().and_then(|code| StatusCode::from_u16(code).ok());
-    known.ok_or_else(|| Problem::new(format!("{} is not a status", status.code)))
 }
 
 fn body(settings: BufferSettings) -> Compiled<Buffered> {

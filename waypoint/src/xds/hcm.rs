@@ -17,11 +17,11 @@ use ambit_model::{
 };
 
 use super::{
-    chain, cors, ext_authz, fault, jwt, limit,
+    chain, cors, ext_authz, fault, jwt, limit, limiter,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route, session,
 };
-use crate::compiled::{ExtAuthz, Faults, HttpChain, RbacFilter, Routes};
+use crate::compiled::{ExtAuthz, Faults, HttpChain, Limiter, RbacFilter, Routes};
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -37,7 +37,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
     let envoy_headers = config.http_filters.iter().any(tells_of_itself);
-    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions } =
+    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions, limiters } =
         filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
@@ -70,6 +70,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         normalize_path,
         merge_slashes,
         max_header_bytes,
+        limiters,
     })
 }
 
@@ -145,12 +146,19 @@ struct Filters {
     faults: Option<Faults>,
     /// The limit where routes say nothing.
     limits: Option<Option<Arc<LocalLimit>>>,
+    /// Servers that are asked about limits, in order.
+    limiters: Vec<Arc<Limiter>>,
 }
 
 impl Filters {
     /// Whether anything is asked of a request yet.
     fn asked(&self) -> bool {
         self.cors || !self.rbac.is_empty() || !self.marks.is_empty() || !self.asks.is_empty()
+    }
+
+    /// Whether a request may have met a limit yet.
+    fn limited(&self) -> bool {
+        self.limits.is_some() || !self.limiters.is_empty()
     }
 
     fn rules(&mut self, mut config: HttpRbac) -> Compiled<()> {
@@ -182,19 +190,21 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
         }
         match type_of(&any) {
             // What a request goes on with is read as others have left it.
-            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER | fault::FILTER | limit::FILTER if read.sessions => {
+            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER | fault::FILTER | limit::FILTER | limiter::FILTER
+                if read.sessions =>
+            {
                 return Err(Problem::new("sessions before other filters are not implemented").under(at));
             }
             // What is refused must take no tokens and suffer no fault, and a fault comes before a limit, as they are put there.
-            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER if read.faults.is_some() || read.limits.is_some() => {
+            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER if read.faults.is_some() || read.limited() => {
                 return Err(
                     Problem::new("tokens, authorizers, rules or CORS after faults or limits are not implemented").under(at)
                 );
             }
-            fault::FILTER if read.faults.is_some() || read.limits.is_some() => {
+            fault::FILTER if read.faults.is_some() || read.limited() => {
                 return Err(Problem::new("faults after limits or other faults are not implemented").under(at));
             }
-            limit::FILTER if read.limits.is_some() => {
+            limit::FILTER if read.limited() => {
                 return Err(Problem::new("limits after other limits are not implemented").under(at));
             }
             // Rules would not know yet what a token says, and a preflight would be answered before anybody asked.
@@ -229,6 +239,7 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
                 of_name(&at, limit::NAME)?;
                 read.limits = Some(limit::of_filter(&any).under(&at)?);
             }
+            limiter::FILTER => limiter::add(&at, &any, &mut read.limiters).under(&at)?,
             ROUTER => {
                 let mut router: Router = unpack(&any, ROUTER)?;
                 router.suppress_envoy_headers = false;
@@ -281,6 +292,11 @@ mod tests {
         assert_eq!(read(&[cors, fault, limit, router]), Ok(()));
         assert_eq!(read(&[fault, router]), Ok(()));
         let (rbac, asked) = (("rbac", RBAC), ("ext_authz", ext_authz::FILTER));
+        let limiter = ("envoy.filters.http.ratelimit.mine", limiter::FILTER);
+        let problem = read(&[limiter, router]).unwrap_err();
+        assert_eq!(problem, "envoy.filters.http.ratelimit.mine: rate_limit_service is missing");
+        let problem = read(&[("mine", limiter::FILTER), router]).unwrap_err();
+        assert!(problem.contains("mine: this filter under a name that does not begin with"), "{problem}");
         for wrong in [
             [fault, cors],
             [limit, cors],

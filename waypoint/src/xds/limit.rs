@@ -138,7 +138,7 @@ fn descriptor(mut config: LocalRateLimitDescriptor, default: Filling) -> Compile
 }
 
 /// What requests are counted by.
-fn parts(mut config: RateLimit) -> Compiled<Vec<Part>> {
+pub fn parts(mut config: RateLimit) -> Compiled<Vec<Part>> {
     let parts = take(&mut config.actions).into_iter().map(part).collect::<Compiled<Vec<_>>>().under("actions")?;
     finish(&config)?;
     Ok(parts)
@@ -156,9 +156,14 @@ fn part(action: Action) -> Compiled<Part> {
             let source = Source::Header(header.header_name.to_ascii_lowercase());
             Ok(Part { key: header.descriptor_key, source, may_miss: header.skip_if_absent })
         }
+        ActionSpecifier::RemoteAddress(_) => {
+            Ok(Part { key: "remote_address".to_owned(), source: Source::Remote, may_miss: false })
+        }
         ActionSpecifier::Metadata(metadata) => of_route(metadata).under("metadata"),
         ActionSpecifier::Extension(extension) => peer(extension).under("extension"),
-        _ => Err(Problem::new("an action other than generic_key, request_headers, metadata and extension is not implemented")),
+        _ => Err(Problem::new(
+            "an action other than generic_key, request_headers, remote_address, metadata and extension is not implemented",
+        )),
     }
 }
 

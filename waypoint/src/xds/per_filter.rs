@@ -1,12 +1,15 @@
 //! What routes, and the virtual hosts that they are in, say for single filters (`typed_per_filter_config`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ambit_api::envoy::pb::google::protobuf::Any;
-use ambit_model::route::{Cors, Fault, LocalLimit, Session};
+use ambit_model::route::{Cors, Fault, GlobalLimit, LocalLimit, Session};
 
 use super::{
-    cors, fault, limit,
+    cors, fault, limit, limiter,
     read::{Compiled, Problem, Under},
     session,
 };
@@ -19,16 +22,25 @@ pub struct Said {
     pub limit: Option<Arc<LocalLimit>>,
     /// `Some(None)` turns sessions off.
     pub session: Option<Option<Session>>,
+    /// What servers of limits are asked, by the names of the filters.
+    pub global: BTreeMap<String, Arc<GlobalLimit>>,
 }
 
 impl Said {
     /// What a route or a virtual host says.
     pub fn read(mut said: HashMap<String, Any>) -> Compiled<Self> {
+        let mut global = BTreeMap::new();
+        let asked: Vec<String> = said.keys().filter(|name| limiter::is_name(name)).cloned().collect();
+        for (name, any) in asked.into_iter().filter_map(|name| said.remove_entry(&name)) {
+            let limit = limiter::of_routes(&any).under(&name)?;
+            global.insert(name, limit);
+        }
         let read = Self {
             cors: cors::per_filter(&mut said)?,
             fault: said.remove(fault::NAME).map(|any| fault::fault(&any)).transpose().under(fault::NAME)?,
             limit: said.remove(limit::NAME).map(|any| limit::of_routes(&any)).transpose().under(limit::NAME)?,
             session: said.remove(session::NAME).map(|any| session::per_route(&any)).transpose().under(session::NAME)?,
+            global,
         };
         match said.keys().min() {
             Some(other) => Err(Problem::new(format!("{other} is not implemented"))),
@@ -43,6 +55,7 @@ impl Said {
             fault: self.fault.or_else(|| outer.fault.clone()),
             limit: self.limit.or_else(|| outer.limit.clone()),
             session: self.session.or_else(|| outer.session.clone()),
+            global: outer.global.clone().into_iter().chain(self.global).collect(),
         }
     }
 }

@@ -11,15 +11,20 @@ use ambit_api::{
                     cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
                 },
                 core::v3::{
-                    Address, AggregatedConfigSource, ConfigSource, DataSource, EnvoyInternalAddress, Metadata, SocketAddress,
-                    SubstitutionFormatString, TransportSocket, address, config_source::ConfigSourceSpecifier, data_source,
-                    envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier, substitution_format_string,
-                    transport_socket,
+                    Address, AggregatedConfigSource, ConfigSource, DataSource, EnvoyInternalAddress, GrpcService, Metadata,
+                    SocketAddress, SubstitutionFormatString, TransportSocket, address,
+                    config_source::ConfigSourceSpecifier,
+                    data_source,
+                    envoy_internal_address::AddressNameSpecifier,
+                    grpc_service::{EnvoyGrpc, TargetSpecifier},
+                    socket_address::PortSpecifier,
+                    substitution_format_string, transport_socket,
                 },
                 endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint},
                 listener::v3::{
                     Filter, FilterChain, Listener, filter, listener::InternalListenerConfig, listener::ListenerSpecifier,
                 },
+                ratelimit::v3::RateLimitServiceConfig,
                 rbac::v3::{self as rbac, Rbac},
                 route::v3::{
                     self as route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
@@ -30,8 +35,8 @@ use ambit_api::{
                 filters::{
                     common::set_filter_state::v3::{FilterStateValue, filter_state_value},
                     http::{
-                        cors::v3::Cors, local_ratelimit::v3::LocalRateLimit, rbac::v3::Rbac as HttpRbac, router::v3::Router,
-                        stateful_session::v3::StatefulSession,
+                        cors::v3::Cors, local_ratelimit::v3::LocalRateLimit, ratelimit::v3::RateLimit,
+                        rbac::v3::Rbac as HttpRbac, router::v3::Router, stateful_session::v3::StatefulSession,
                     },
                     network::{
                         http_connection_manager::v3::{
@@ -340,6 +345,16 @@ fn main_internal(services: &[Service]) -> Listener {
     }
 }
 
+/// A server of limits that is not there.
+fn limiter(name: &str, failure_mode_deny: bool) -> HttpFilter {
+    let envoy = EnvoyGrpc { cluster_name: "limiter".into(), ..Default::default() };
+    let grpc_service = GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() };
+    let service = RateLimitServiceConfig { grpc_service: Some(grpc_service), transport_api_version: 2 };
+    let config = RateLimit { domain: "mesh".into(), failure_mode_deny, rate_limit_service: Some(service), ..Default::default() };
+    let filter = http_filter("envoy.extensions.filters.http.ratelimit.v3.RateLimit", &config);
+    HttpFilter { name: format!("envoy.filters.http.ratelimit.{name}"), ..filter }
+}
+
 fn http_chain(service: &Service) -> FilterChain {
     let rbac = |rules: &Rbac| HttpRbac { rules: Some(rules.clone()), ..Default::default() };
     let mut http_filters: Vec<_> =
@@ -354,7 +369,7 @@ fn http_chain(service: &Service) -> FilterChain {
     let limits = LocalRateLimit { stat_prefix: "limits".into(), ..Default::default() };
     let mut limits = http_filter("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", &limits);
     limits.name = "envoy.filters.http.local_ratelimit".into();
-    http_filters.extend([cors, faults, limits, sessions, router()]);
+    http_filters.extend([cors, faults, limits, limiter("strict", true), limiter("open", false), sessions, router()]);
     let config = HttpConnectionManager {
         stat_prefix: service.chain(),
         route_specifier: rds(&service.chain()),

@@ -7,7 +7,14 @@ use ambit_api::{
         envoy::{
             config::{
                 core::v3::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent},
-                route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier},
+                route::v3::{
+                    HeaderMatcher, RateLimit,
+                    header_matcher::HeaderMatchSpecifier,
+                    rate_limit::{
+                        Action,
+                        action::{ActionSpecifier, RequestHeaders},
+                    },
+                },
             },
             extensions::{
                 common::ratelimit::v3::XRateLimitHeadersRfcVersion,
@@ -16,6 +23,7 @@ use ambit_api::{
                     http::{
                         fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType},
                         local_ratelimit::v3::LocalRateLimit,
+                        ratelimit::v3::RateLimitPerRoute,
                     },
                 },
             },
@@ -214,4 +222,39 @@ async fn a_limit_of_calls_tells_grpc_clients_that_it_is_exhausted() {
         assert_eq!((status, &headers["grpc-status"]), (200, &expected.parse().unwrap()), "{path}");
     }
     assert_eq!(seen.requests(), 0);
+}
+
+#[tokio::test]
+async fn without_an_answer_a_limit_that_a_server_counts_refuses_only_where_it_is_to_hold() {
+    let (mesh, service, seen) = billing(216).await;
+    let user = RequestHeaders { header_name: "x-user".into(), descriptor_key: "user".into(), skip_if_absent: false };
+    let actions = vec![Action { action_specifier: Some(ActionSpecifier::RequestHeaders(user)) }];
+    let counted = RateLimitPerRoute {
+        rate_limits: vec![RateLimit { actions, ..Default::default() }],
+        domain: "shop".into(),
+        ..Default::default()
+    };
+    let of_routes = "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute";
+    let strict = resources::prefix_to("/strict", &service.cluster());
+    let strict = saying(strict, ("envoy.filters.http.ratelimit.strict", of_routes), &counted);
+    let open = resources::to(&service.cluster());
+    let open = saying(open, ("envoy.filters.http.ratelimit.open", of_routes), &counted);
+    mesh.route(&service, vec![strict, open]);
+    let ann = [("x-user", "ann")];
+    let (status, headers, body) = ask(&mesh, &service, "/strict", &ann).await;
+    assert_eq!((status, body.as_str(), &headers["x-ambit-reason"]), (500, "", &"rate_limit_error".parse().unwrap()));
+    assert!(!headers.contains_key("x-envoy-ratelimited"));
+    assert_eq!(ask(&mesh, &service, "/strict", &[]).await.0, 200, "nobody is to be asked");
+    assert_eq!(ask(&mesh, &service, "/", &ann).await.0, 200);
+    assert_eq!(seen.requests(), 2);
+    let said = |path: &str| {
+        let request = request("GET", "billing.shop", path, &[("x-user".to_owned(), "ann".to_owned())], false).unwrap();
+        let question = Question { identity: id(WEB), address: [127, 0, 0, 1].into(), destination: service.vip, request };
+        serde_json::to_string(&explain(&mesh.store.snapshot(), &question)).unwrap()
+    };
+    for (path, otherwise) in [("/strict", "the request is refused"), ("/", "the request passes")] {
+        let said = said(path);
+        assert!(said.contains("it counts user ann in the domain shop") && said.contains(otherwise), "{said}");
+    }
+    mesh.logged(&["path=/strict", "status=500", "reason=rate_limit_error"]).await;
 }

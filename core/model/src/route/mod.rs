@@ -26,7 +26,7 @@ mod tests;
 pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, Upstream};
 pub use cors::{Cors, Crossing};
 pub use fault::{Abort, Fault};
-pub use limit::{Bucket, Counted, Descriptor, Filling, LimitSettings, LocalLimit, Part, Source, Taken};
+pub use limit::{Bucket, Counted, Descriptor, Filling, GlobalLimit, LimitSettings, LocalLimit, Part, Source, Taken};
 pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, StringMatch, StringTest};
 pub use metadata::{MetadataMatch, ValueMatch};
 pub use mirror::Mirror;

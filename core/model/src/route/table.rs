@@ -1,12 +1,13 @@
 //! Route tables: virtual hosts, their routes, and the first that matches.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Action, Cors, Fault, HeaderMatch, HeaderMutations, LocalLimit, PathMatch, QueryMatch, RequestView, Session, StringMatch,
+    Action, Cors, Fault, GlobalLimit, HeaderMatch, HeaderMutations, LocalLimit, PathMatch, QueryMatch, RequestView, Session,
+    StringMatch,
 };
 
 /// Which hosts a virtual host is for.
@@ -141,6 +142,8 @@ pub struct Route {
     pub request_headers: Vec<HeaderMutations>,
     /// Changes to responses, in the order they apply.
     pub response_headers: Vec<HeaderMutations>,
+    /// What servers of limits are asked, by the name of the filter that asks.
+    pub global_limits: BTreeMap<String, Arc<GlobalLimit>>,
 }
 
 impl Route {

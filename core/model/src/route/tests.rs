@@ -164,6 +164,7 @@ fn route(name: &str, when: RouteMatch) -> std::sync::Arc<Route> {
         metadata: serde_json::Value::Null,
         request_headers,
         response_headers,
+        global_limits: Default::default(),
     }
     .into()
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::jwks::course::{AT_ONCE, Course, MOST, Outcome};
-use crate::jwks::{Fetched, KeySource, News};
+use crate::jwks::course::{AT_ONCE, Course, EACH, MOST, Outcome};
+use crate::jwks::{Fetched, KeySource, News, Wanted};
 
 const REFRESH: Duration = Duration::from_mins(20);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -15,8 +15,14 @@ fn source(name: &str) -> KeySource {
     KeySource::Set(format!("https://{name}/keys"))
 }
 
-fn wanted(names: &[&str]) -> BTreeMap<KeySource, Duration> {
-    names.iter().map(|name| (source(name), PATIENCE)).collect()
+/// Asked for by these namespaces.
+fn by(namespaces: &[&str]) -> Wanted {
+    Wanted { patience: PATIENCE, namespaces: namespaces.iter().map(|name| (*name).into()).collect() }
+}
+
+/// Each by a namespace of its own.
+fn wanted(names: &[&str]) -> BTreeMap<KeySource, Wanted> {
+    names.iter().map(|name| (source(name), by(&[*name]))).collect()
 }
 
 /// A course with a clock.
@@ -137,6 +143,20 @@ fn only_so_many_are_fetched_at_once_and_at_all() {
     assert_eq!(course.want(now, &wanted(&all[1..])), [(source(all[0]), None)]);
     assert_eq!(course.lines(now).len(), MOST);
     assert_eq!(course.want(now, &wanted(&all[1..MOST])), [(source(all[MOST]), None)]);
+}
+
+#[test]
+fn no_namespace_has_all_places_and_what_another_asks_for_too_is_fetched_for_that_one() {
+    let (now, mut course) = (Instant::now(), Course::new(REFRESH));
+    let names: Vec<String> = (0..=EACH).map(|number| format!("{number:04}")).collect();
+    let mut all: BTreeMap<KeySource, Wanted> = names.iter().map(|name| (source(name), by(&["greedy"]))).collect();
+    all.insert(source("other"), by(&["other"]));
+    let news = course.want(now, &all);
+    let [(beyond, Some(Fetched::Failed(why)))] = &news[..] else { panic!("{news:?}") };
+    assert!(*beyond == source(&names[EACH]) && why.contains("32 addresses for its namespace already"), "{news:?}");
+    assert_eq!((course.want(now, &all), course.lines(now).len()), (vec![], EACH + 1));
+    all.insert(source(&names[EACH]), by(&["greedy", "other"]));
+    assert_eq!((course.want(now, &all), course.lines(now).len()), (vec![], EACH + 2));
 }
 
 #[test]

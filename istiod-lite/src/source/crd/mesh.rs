@@ -1,5 +1,5 @@
-//! The ConfigMap in which users of Istio have the configuration of their mesh. Of its text only the external authorizers are read, as
-//! `extensionProviders` has them; field names follow the public Istio API reference.
+//! The ConfigMap in which users of Istio have the configuration of their mesh. Of its text only those are read whom waypoints ask about
+//! requests, as `extensionProviders` has them: external authorizers, and servers of limits, of which Istio knows nothing; field names follow the public Istio API reference.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,6 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::source::is_subdomain;
+
+mod limiter;
+
+pub use limiter::Limiter;
 
 /// The name of the ConfigMap, which is in the root namespace.
 pub const NAME: &str = "istio";
@@ -32,6 +36,8 @@ pub struct MeshSettings {
     pub metadata: ObjectMeta,
     /// Whom policies may have asked, by name, or why nobody can be.
     pub providers: BTreeMap<String, Result<Authorizer, String>>,
+    /// Whom limits may have asked, by name, or why nobody can be.
+    pub limiters: BTreeMap<String, Result<Limiter, String>>,
     /// Why nothing of the text can be read.
     pub unreadable: Option<String>,
 }
@@ -99,38 +105,59 @@ struct ConfigMap {
 
 impl From<ConfigMap> for MeshSettings {
     fn from(ConfigMap { metadata, data, .. }: ConfigMap) -> Self {
-        let read = data.get(KEY).map_or_else(|| Ok(BTreeMap::new()), |text| providers(text));
-        let (providers, unreadable) = match read {
+        let read = data.get(KEY).map_or_else(|| Ok(Providers::default()), |text| providers(text));
+        let (Providers { authorizers, limiters }, unreadable) = match read {
             Ok(providers) => (providers, None),
-            Err(why) => (BTreeMap::new(), Some(why)),
+            Err(why) => (Providers::default(), Some(why)),
         };
-        Self { metadata, providers, unreadable }
+        Self { metadata, providers: authorizers, limiters, unreadable }
     }
 }
 
-fn providers(text: &str) -> Result<BTreeMap<String, Result<Authorizer, String>>, String> {
+/// Those who are asked, by what.
+#[derive(Default)]
+struct Providers {
+    authorizers: BTreeMap<String, Result<Authorizer, String>>,
+    limiters: BTreeMap<String, Result<Limiter, String>>,
+}
+
+impl Providers {
+    fn add(&mut self, name: String, entry: Value) {
+        let twice = || "it is given twice".to_owned();
+        if let Some(known) = self.authorizers.get_mut(&name) {
+            *known = Err(twice());
+        } else if let Some(known) = self.limiters.get_mut(&name) {
+            *known = Err(twice());
+        } else if entry.get(limiter::KIND).is_some() {
+            self.limiters.insert(name, limiter::read(entry));
+        } else {
+            self.authorizers.insert(name, provider(entry));
+        }
+    }
+}
+
+fn providers(text: &str) -> Result<Providers, String> {
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     let mesh: Option<Value> = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let text = error.without_snippet().to_string();
         format!("not valid YAML: {}", text.lines().next().unwrap_or_default())
     })?;
     let mut mesh = match mesh {
-        None | Some(Value::Null) => return Ok(BTreeMap::new()),
+        None | Some(Value::Null) => return Ok(Providers::default()),
         Some(Value::Object(fields)) => fields,
         Some(_) => return Err("not a mapping".into()),
     };
     let entries = match mesh.remove("extensionProviders") {
-        None | Some(Value::Null) => return Ok(BTreeMap::new()),
+        None | Some(Value::Null) => return Ok(Providers::default()),
         Some(Value::Array(entries)) => entries,
         Some(_) => return Err("extensionProviders: not a list".into()),
     };
-    let mut read = BTreeMap::new();
+    let mut read = Providers::default();
     for (index, entry) in entries.into_iter().enumerate() {
         let Some(name) = entry.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned) else {
             return Err(format!("extensionProviders[{index}].name: missing, or not a text"));
         };
-        let provider = if read.contains_key(&name) { Err("it is given twice".into()) } else { provider(entry) };
-        read.insert(name, provider);
+        read.add(name, entry);
     }
     Ok(read)
 }
@@ -174,16 +201,7 @@ struct Settings {
 impl Settings {
     /// The error begins with the field.
     fn read(self, http: bool) -> Result<Authorizer, String> {
-        if self.service.is_empty() {
-            return Err("service: missing".into());
-        }
-        let host = self.service.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
-        if !is_subdomain(&host) {
-            return Err(format!("service: {:?} is no host name, nor one with a namespace before it", self.service));
-        }
-        if self.port == 0 {
-            return Err("port: missing, or no port".into());
-        }
+        place(&self.service, self.port)?;
         if self.clear_route_cache {
             return Err("clearRouteCache: routes are chosen by the request as it came; take it out".into());
         }
@@ -242,6 +260,21 @@ impl HttpCheck {
         }
         Ok(())
     }
+}
+
+/// Whether this can be a service, and a port of it.
+fn place(service: &str, port: u16) -> Result<(), String> {
+    if service.is_empty() {
+        return Err("service: missing".into());
+    }
+    let host = service.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    if !is_subdomain(&host) {
+        return Err(format!("service: {service:?} is no host name, nor one with a namespace before it"));
+    }
+    if port == 0 {
+        return Err("port: missing, or no port".into());
+    }
+    Ok(())
 }
 
 fn length(text: &str) -> Result<Duration, String> {

@@ -117,6 +117,9 @@ pub struct RateLimit {
     /// Counted by each replica of the waypoint for itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalRateLimit>,
+    /// Counted by a server that all waypoints ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global: Option<GlobalRateLimit>,
 }
 
 /// How often requests may come to one replica of a waypoint, for one port of a Service.
@@ -148,6 +151,75 @@ pub enum LimitBy {
     Identity,
     /// Each value of a header.
     Header,
+}
+
+/// How often requests may come to a mesh, as a rate limit server counts them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct GlobalRateLimit {
+    /// The extension provider that is asked.
+    pub provider: String,
+    /// Where the server looks for what counts.
+    pub domain: String,
+    /// Each is counted for itself.
+    pub descriptors: Vec<LimitDescriptor>,
+}
+
+/// What requests are counted by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct LimitDescriptor {
+    /// Its keys and values in order, all of which a request must have that is counted by it.
+    pub entries: Vec<LimitEntry>,
+}
+
+/// A key with a value of each request.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct LimitEntry {
+    /// Where the value is from.
+    pub from: LimitSource,
+    /// The key, where it is not that of the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The header for `Header`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// The value for `Value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Requests without it are counted by the other entries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub optional: Option<bool>,
+}
+
+/// Where the value of a [`LimitEntry`] is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub enum LimitSource {
+    /// The client's SPIFFE id.
+    Identity,
+    /// A header.
+    Header,
+    /// It is said in the policy.
+    Value,
+    /// The client's address.
+    RemoteAddress,
+    /// The policy itself, as `namespace/name`.
+    Policy,
+}
+
+impl LimitEntry {
+    /// The key that is sent.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let of_source = || match self.from {
+            LimitSource::Identity => "identity".to_owned(),
+            LimitSource::Header => self.header.as_deref().unwrap_or_default().to_ascii_lowercase(),
+            LimitSource::Value => "generic_key".to_owned(),
+            LimitSource::RemoteAddress => "remote_address".to_owned(),
+            LimitSource::Policy => "policy".to_owned(),
+        };
+        self.key.clone().unwrap_or_else(of_source)
+    }
 }
 
 impl LocalRateLimit {

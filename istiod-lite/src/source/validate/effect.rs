@@ -33,6 +33,9 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
                     format!("extension provider {name}: {why}; a policy that asks for it denies what it matches"),
                 );
             }
+            for (name, why) in settings.limiters.iter().filter_map(|(name, limiter)| Some((name, limiter.as_ref().err()?))) {
+                found.add("data.mesh", format!("extension provider {name}: {why}; limits that name it do not hold"));
+            }
         }
         _ => {}
     }

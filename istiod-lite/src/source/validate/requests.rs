@@ -6,11 +6,15 @@ use gateway_api::Duration as Gep2257;
 
 use super::Errors;
 use super::route::{header_name, pattern};
-use crate::source::crd::requests::{Fault, FaultHeaderType, LimitBy, LocalRateLimit, RequestPolicy, RequestTarget};
+use crate::source::crd::requests::{
+    Fault, FaultHeaderType, GlobalRateLimit, LimitBy, LimitEntry, LimitSource, LocalRateLimit, RequestPolicy, RequestTarget,
+};
 
 /// As many targets as a status may speak of (GEP-713).
 const MOST_TARGETS: usize = 16;
 const MOST_HEADERS: usize = 16;
+/// Descriptors of a limit, and entries of one. Each may have a header of a request whole.
+const MOST_DESCRIPTORS: usize = 8;
 /// The longest that a request is made to wait.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -23,12 +27,17 @@ pub(super) fn policy(policy: &RequestPolicy, errors: &mut Errors) {
     }
     let local = spec.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
     errors.check(spec.fault.is_some() || spec.rate_limit.is_some(), "spec", || "must have fault or rateLimit".into());
-    errors.check(spec.rate_limit.is_none() || local.is_some(), "spec.rateLimit", || "must have local".into());
+    let global = spec.rate_limit.as_ref().and_then(|limit| limit.global.as_ref());
+    let counts = local.is_some() || global.is_some();
+    errors.check(spec.rate_limit.is_none() || counts, "spec.rateLimit", || "must have local or global".into());
     if let Some(fault) = &spec.fault {
         self::fault(fault, errors);
     }
     if let Some(local) = local {
         limit(local, errors);
+    }
+    if let Some(global) = global {
+        self::global(global, errors);
     }
 }
 
@@ -89,4 +98,46 @@ fn limit(limit: &LocalRateLimit, errors: &mut Errors) {
         Some(_) => errors.add(format!("{PATH}.header"), "goes with by: Header only"),
         None => errors.check(!of_header, &format!("{PATH}.header"), || "must name the header for by: Header".into()),
     }
+}
+
+fn global(limit: &GlobalRateLimit, errors: &mut Errors) {
+    const PATH: &str = "spec.rateLimit.global";
+    let empty = || "must not be empty".to_owned();
+    errors.check(!limit.provider.is_empty(), &format!("{PATH}.provider"), empty);
+    errors.check(!limit.domain.is_empty(), &format!("{PATH}.domain"), empty);
+    errors.check(!limit.descriptors.is_empty(), &format!("{PATH}.descriptors"), empty);
+    errors.at_most(MOST_DESCRIPTORS, &format!("{PATH}.descriptors"), limit.descriptors.len());
+    for (index, descriptor) in limit.descriptors.iter().enumerate() {
+        let path = format!("{PATH}.descriptors[{index}].entries");
+        errors.check(!descriptor.entries.is_empty(), &path, empty);
+        errors.at_most(MOST_DESCRIPTORS, &path, descriptor.entries.len());
+        for (index, entry) in descriptor.entries.iter().enumerate() {
+            self::entry(entry, &format!("{path}[{index}]"), errors);
+        }
+    }
+}
+
+fn entry(entry: &LimitEntry, path: &str, errors: &mut Errors) {
+    let LimitEntry { from, key, header, value, optional } = entry;
+    let of = |source: LimitSource| *from == source;
+    match header {
+        Some(name) if of(LimitSource::Header) => header_name(errors, &format!("{path}.header"), name),
+        Some(_) => errors.add(format!("{path}.header"), "goes with from: Header only"),
+        None => {
+            errors.check(!of(LimitSource::Header), &format!("{path}.header"), || "must name the header for from: Header".into())
+        }
+    }
+    match value {
+        Some(text) if of(LimitSource::Value) => {
+            errors.check(!text.is_empty(), &format!("{path}.value"), || "must not be empty".into());
+        }
+        Some(_) => errors.add(format!("{path}.value"), "goes with from: Value only"),
+        None => errors.check(!of(LimitSource::Value), &format!("{path}.value"), || "must be given for from: Value".into()),
+    }
+    let named = key.as_ref().is_none_or(|key| !key.is_empty() && !of(LimitSource::RemoteAddress));
+    errors.check(named, &format!("{path}.key"), || "must not be empty, and that of from: RemoteAddress is remote_address".into());
+    let may_miss = of(LimitSource::Header) || of(LimitSource::Identity);
+    errors.check(*optional != Some(true) || may_miss, &format!("{path}.optional"), || {
+        "goes with from: Header and Identity only: all requests have the others".into()
+    });
 }

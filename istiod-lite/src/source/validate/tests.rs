@@ -236,6 +236,11 @@ fn what_a_request_policy_cannot_say_is_named() {
                 rateLimit: {local: {requests: 5, per: second, burst: 9, by: Header, header: x-user}}";
     assert_eq!(found(SERVICE, good), Vec::<String>::new());
     let local = |said: &str| format!("rateLimit: {{local: {{{said}}}}}");
+    let global = |said: &str| format!("rateLimit: {{global: {{{said}}}}}");
+    let entries = |said: &str| global(&format!("provider: p, domain: d, descriptors: [{{entries: [{said}]}}]"));
+    let all = "{from: Identity, optional: true}, {from: Header, header: x-user, key: user}, {from: Value, value: gold, key: plan}, \
+               {from: RemoteAddress}, {from: Policy}";
+    assert_eq!(found(SERVICE, &entries(all)), Vec::<String>::new());
     let cases = [
         ("fault: {}".to_owned(), "spec.fault: must have delay or abort"),
         ("fault: {delay: {fixed: soon}}".to_owned(), "spec.fault.delay.fixed: \"soon\" is not a duration"),
@@ -249,7 +254,18 @@ fn what_a_request_policy_cannot_say_is_named() {
             "fault: {abort: {status: 500}, headers: [{name: x, type: RegularExpression, value: '('}]}".to_owned(),
             "spec.fault.headers[0].value: \"(\" is not a regular expression",
         ),
-        ("rateLimit: {}".to_owned(), "spec.rateLimit: must have local"),
+        ("rateLimit: {}".to_owned(), "spec.rateLimit: must have local or global"),
+        (global("provider: p, descriptors: [{entries: [{from: Policy}]}]"), "spec.rateLimit.global.domain: must not be empty"),
+        (global("domain: d, descriptors: [{entries: [{from: Policy}]}]"), "spec.rateLimit.global.provider: must not be empty"),
+        (global("provider: p, domain: d"), "spec.rateLimit.global.descriptors: must not be empty"),
+        (entries(""), "spec.rateLimit.global.descriptors[0].entries: must not be empty"),
+        (entries("{from: Policy}, {from: Header}"), "spec.rateLimit.global.descriptors[0].entries[1].header: must name"),
+        (entries("{from: Policy, header: x}"), "spec.rateLimit.global.descriptors[0].entries[0].header: goes with from: Header"),
+        (entries("{from: Value}"), "spec.rateLimit.global.descriptors[0].entries[0].value: must be given"),
+        (entries("{from: Identity, value: x}"), "spec.rateLimit.global.descriptors[0].entries[0].value: goes with from: Value"),
+        (entries("{from: RemoteAddress, key: x}"), "spec.rateLimit.global.descriptors[0].entries[0].key: must not be empty, and"),
+        (entries("{from: Policy, optional: true}"), "spec.rateLimit.global.descriptors[0].entries[0].optional: goes with"),
+        (entries("{from: Host}"), "spec.rateLimit.global.descriptors[0].entries[0].from: unknown variant"),
         (local("requests: 0, per: second"), "spec.rateLimit.local.requests: must be at least 1"),
         (local("requests: 1, per: day"), "spec.rateLimit.local.per: \"day\" is not second, minute, hour"),
         (local("requests: 1, per: 500ms"), "spec.rateLimit.local.per: \"500ms\" is not second, minute, hour"),

@@ -119,3 +119,37 @@ spec: {parentRefs: [{name: edge}]}
 ";
     check(&route("HTTPRoute", "outer"), edge, &["HTTPRoute shop/outer: Accepted=True Accepted: Attached"]);
 }
+
+#[test]
+fn a_policy_says_why_its_limit_is_counted_by_nobody() {
+    let providers = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    extensionProviders:\n\
+        \u{20}   - {name: good, ambitRateLimitGrpc: {service: a.shop.svc.cluster.local, port: 80}}\n\
+        \u{20}   - {name: gone, ambitRateLimitGrpc: {service: gone.shop.svc.cluster.local, port: 80}}\n\
+        \u{20}   - {name: strict, ambitRateLimitGrpc: {service: gone.shop.svc.cluster.local, port: 80, failOpen: false}}\n\
+        \u{20}   - {name: bad, ambitRateLimitGrpc: {service: a.shop.svc.cluster.local, port: 80, timeout: soon}}\n\
+        \u{20}   - {name: guard, envoyExtAuthzGrpc: {service: a.shop.svc.cluster.local, port: 80}}\n";
+    for (provider, said) in [
+        ("good", "True The rate limit server can be asked"),
+        ("gone", "False rateLimit.global does not hold: there is no service gone.shop.svc.cluster.local:80"),
+        ("strict", "False rateLimit.global has all requests refused: there is no service gone.shop.svc.cluster.local:80"),
+        ("bad", "False rateLimit.global does not hold: the extension provider bad cannot be asked: ambitRateLimitGrpc.timeout"),
+        ("guard", "False rateLimit.global does not hold: the ConfigMap istio-system/istio has no extension provider guard"),
+        ("nobody", "False rateLimit.global does not hold: the ConfigMap istio-system/istio has no extension provider nobody"),
+    ] {
+        let limit = format!("global: {{provider: {provider}, domain: shop, descriptors: [{{entries: [{{from: Policy}}]}}]}}");
+        let policy = format!(
+            "---\napiVersion: ambit.dev/v1alpha1\nkind: RequestPolicy\nmetadata: {{name: x, namespace: shop}}\n\
+             spec: {{targetRefs: [{}], rateLimit: {{{limit}}}}}\n",
+            of_service("a")
+        );
+        let index = mesh(&[GATEWAY, &service("a", "shop", "gate"), providers, &policy].concat());
+        let key = ObjectKey { kind: Kind::RequestPolicy, name: NamespacedName::new("shop", "x") };
+        let status = of(&index, &key, None).unwrap();
+        let [accepted, resolved] = status.conditions.as_slice() else { panic!("{:?}", status.conditions) };
+        assert_eq!((accepted.r#type, accepted.status), ("Accepted", "True"), "{accepted:?}");
+        let written = format!("{} {}", resolved.status, resolved.message);
+        assert!(resolved.r#type == "ResolvedRefs" && written.starts_with(said), "{provider}: {resolved:?}");
+        let ancestors = patch(None, &status, "2026-02-02T00:00:00Z").unwrap();
+        assert_eq!(ancestors["ancestors"].as_array().map(Vec::len), Some(1), "{ancestors}");
+    }
+}

@@ -13,7 +13,7 @@ use super::names::{CONNECT_ORIGINATE, Layer, ingress};
 use super::route::{self, RequestRoute, requests};
 use super::scope::ServedPort;
 use super::wire::{bool_value, entry, in_order};
-use super::{Resources, Translation, cluster, insert, listener};
+use super::{Resources, Translation, cluster, insert, limiter, listener};
 use crate::index::{RouteKey, ServiceRef, covers_host, listener_host, unserved};
 use crate::source::Kind;
 
@@ -54,10 +54,7 @@ impl Translation<'_> {
     /// One port with all of its listeners.
     fn port_at_edge(&mut self, port: u16, listeners: &[&GatewayListeners]) {
         let place = ServedPort::at_edge(&self.waypoint.name, port);
-        let enforcement = self.policies(Some(&place), Layer::Http);
-        self.authorizers(&enforcement);
-        let listener = listener::edge(port, &enforcement);
-        insert(&mut self.listeners, listener.name.clone(), &listener);
+        let mut enforcement = self.policies(Some(&place), Layer::Http);
         let mut virtual_hosts = Vec::new();
         for (host, routes) in self.hosts(listeners) {
             let routes = route::ordered_routes(self.index, &place, &routes, &mut self.backends);
@@ -66,6 +63,10 @@ impl Translation<'_> {
             let domains = vec![host.clone()];
             virtual_hosts.push(VirtualHost { name: host, domains, routes, typed_per_filter_config, ..Default::default() });
         }
+        enforcement.limiters = limiter::named(self.index, &virtual_hosts);
+        self.authorizers(&enforcement);
+        let listener = listener::edge(port, &enforcement);
+        insert(&mut self.listeners, listener.name.clone(), &listener);
         let routes = RouteConfiguration {
             name: ingress(port),
             virtual_hosts,

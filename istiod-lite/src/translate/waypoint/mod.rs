@@ -12,6 +12,7 @@ mod edge;
 pub(super) mod endpoint;
 mod ext_authz;
 mod health;
+mod limiter;
 mod listener;
 pub(super) mod names;
 mod rbac;
@@ -148,11 +149,13 @@ impl<'a> Translation<'a> {
     fn service(&mut self, ports: &[ServedPort<'_>]) {
         let mut chains = Vec::new();
         for port in ports {
-            let (for_requests, for_connections) = (self.policies(Some(port), Layer::Http), self.policies(Some(port), Layer::Tcp));
+            let (mut for_requests, for_connections) =
+                (self.policies(Some(port), Layer::Http), self.policies(Some(port), Layer::Tcp));
             let layers = port.layers();
             if layers.contains(&Layer::Http) {
-                self.authorizers(&for_requests);
                 let configuration = route::configuration(self.index, port, &mut self.backends);
+                for_requests.limiters = limiter::named(self.index, &configuration.virtual_hosts);
+                self.authorizers(&for_requests);
                 self.routes.insert(configuration.name.clone(), wire::in_order(configuration));
             }
             if layers.contains(&Layer::Tcp) {
@@ -206,11 +209,18 @@ impl<'a> Translation<'a> {
     /// The clusters of those who are asked.
     fn authorizers(&mut self, enforcement: &Enforcement) {
         for ask in &enforcement.asks {
-            let assignment = endpoint::assignment(self.index, &ask.endpoints, &ask.service, ask.port);
-            self.endpoints.insert(ask.endpoints.clone(), wire::any_as(ASSIGNMENT, &assignment));
-            let cluster = cluster::authorizer(&ask.cluster, &label(&ask.service), &ask.endpoints, ask.http2);
-            insert(&mut self.clusters, ask.cluster.clone(), &cluster);
+            self.asked(&ask.cluster, &ask.endpoints, (&ask.service, ask.port), ask.http2);
         }
+        for of in enforcement.limiters.iter().filter_map(|limiter| limiter.reached.as_ref()) {
+            self.asked(&of.cluster, &of.endpoints, (&of.service, of.port), true);
+        }
+    }
+
+    fn asked(&mut self, name: &str, endpoints: &str, (service, port): (&ServiceRef, u16), http2: bool) {
+        let assignment = endpoint::assignment(self.index, endpoints, service, port);
+        self.endpoints.insert(endpoints.to_owned(), wire::any_as(ASSIGNMENT, &assignment));
+        let cluster = cluster::authorizer(name, &label(service), endpoints, http2);
+        insert(&mut self.clusters, name.to_owned(), &cluster);
     }
 
     /// The clusters of all services that requests are routed to.

@@ -17,6 +17,7 @@ use crate::source::{Directory, NamespacedName, Source as _};
 
 mod edge;
 mod fields;
+mod limiters;
 mod of_all_kinds;
 mod orders;
 mod tokens;

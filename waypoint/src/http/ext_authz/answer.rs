@@ -7,6 +7,7 @@ use ambit_api::envoy::pb::envoy::{
     service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse, check_response::HttpResponse},
 };
 use ambit_model::Refusal;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, uri::PathAndQuery};
 
 use super::Failure;
@@ -36,7 +37,7 @@ const OF_THE_CONNECTION: [HeaderName; 9] = [
 
 /// The most changes of a kind that an answer may have: a map of headers takes no more than 32768 (and panics), and each change may look at all
 /// before it.
-const MOST: usize = 1000;
+pub const MOST: usize = 1000;
 
 /// Whether nobody but the two ends of a connection may change a header.
 pub fn is_of_the_connection(name: &HeaderName) -> bool {
@@ -101,7 +102,7 @@ pub struct Denial {
     /// Changes of its headers.
     pub headers: Vec<Change>,
     /// Its body.
-    pub body: String,
+    pub body: Bytes,
     /// Headers of these names that it would have by itself are left out.
     pub replaces: bool,
 }
@@ -241,7 +242,7 @@ impl Denial {
     fn of(said: DeniedHttpResponse) -> Self {
         let code = said.status.map_or(0, |status| status.code);
         let status = u16::try_from(code).ok().filter(|code| *code >= 200).and_then(|code| StatusCode::from_u16(code).ok());
-        Self { status, headers: for_client(said.headers), body: said.body, replaces: false }
+        Self { status, headers: for_client(said.headers), body: said.body.into(), replaces: false }
     }
 
     /// The same with a status, if it has none.

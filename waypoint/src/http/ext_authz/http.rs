@@ -1,16 +1,17 @@
 //! Asking by an HTTP request: one that resembles the request that it is about.
 
 use ambit_model::route::{RequestView, StringMatch};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 
 use super::{
-    Answer, Failure,
+    Failure,
     answer::{Change, Changes, Denial, How, Said, is_of_the_connection},
-    call::Question,
     check::{Told, separator},
 };
-use crate::compiled::{HttpService, NameTests};
+use crate::{
+    compiled::{HttpService, NameTests},
+    http::call::{Answer, Question},
+};
 
 /// Names headers that are taken out of the request, in an answer that allows it.
 const REMOVE: &str = "x-envoy-auth-headers-to-remove";
@@ -54,7 +55,7 @@ pub fn said(Answer { head, body, .. }: Answer, service: &HttpService) -> Result<
         let few = !service.to_client_on_deny.is_empty();
         let for_client = |name: &HeaderName| !few || FOR_CLIENTS.contains(name) || fits(&service.to_client_on_deny, name);
         let headers = headers.filter(|(name, _)| for_client(name)).map(|header| change(header, How::Add)).collect();
-        return Ok(Said::Denied(Denial { status: Some(head.status), headers, body: text(&body), replaces: true }));
+        return Ok(Said::Denied(Denial { status: Some(head.status), headers, body, replaces: true }));
     }
     let mut changes = Changes::default();
     for header in headers {
@@ -76,8 +77,4 @@ pub fn said(Answer { head, body, .. }: Answer, service: &HttpService) -> Result<
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     let values = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     HeaderValue::from_bytes(&values.join(separator(name).as_bytes())).ok()
-}
-
-fn text(body: &Bytes) -> String {
-    String::from_utf8_lossy(body).into_owned()
 }

@@ -4,14 +4,13 @@
 //! | file | what it does |
 //! |---|---|
 //! | `check.rs` | what an authorizer is told |
-//! | `grpc.rs`, `http.rs` | from that to a request, and from the answer to what it says |
+//! | `http.rs` | from that to an HTTP request, and from the answer to what it says |
 //! | `answer.rs` | what was said, as changes of the request and of its response, or as an answer to the client |
-//! | `call.rs` | the request on its way to the authorizer's cluster |
+//!
+//! The request on its way to the authorizer's cluster is in `http::call`.
 
 mod answer;
-mod call;
 mod check;
-mod grpc;
 mod http;
 #[cfg(test)]
 mod tests;
@@ -27,13 +26,17 @@ use metrics::counter;
 use serde_json::Value;
 use tokio::time::timeout;
 
-pub use self::answer::{Passed, Refused};
+pub use self::answer::{MOST, Passed, Refused, is_of_the_connection};
 use self::{
     answer::{Denial, Said},
-    call::Call,
     check::Told,
 };
-use super::{Phase, select::Target, serve::view};
+use super::{
+    Phase,
+    call::{Call, grpc},
+    select::Target,
+    serve::view,
+};
 use crate::{
     authz,
     compiled::{AuthorizerService, Buffered, ExtAuthz, HttpChain, Snapshot},
@@ -45,6 +48,8 @@ use crate::{
 /// Counts what became of questions, by `result`: `ok`, `denied`, `error`, and `failure_mode_allowed` for those that passed without an answer.
 const ASKED: &str = "ambit_ext_authz_requests_total";
 
+/// What is called by gRPC.
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// How long the part of a body may take to come that an authorizer is to be told. Meanwhile it has of the room for all bodies that are kept,
 /// and a client that sends nothing more would have it for ever.
 const BODY: Duration = Duration::from_mins(1);
@@ -122,7 +127,8 @@ impl Asking<'_> {
         match &authorizer.service {
             AuthorizerService::Grpc { authority } => {
                 let check = check::request(self.tunnel, view, authorizer.allowed_headers.as_deref(), told);
-                grpc::said(call.send(grpc::question(&check, authority), Version::HTTP_2).await?)
+                let answer = call.send(grpc::question(&check, CHECK, authority), Version::HTTP_2).await?;
+                Said::of(grpc::message(&answer)?)
             }
             AuthorizerService::Http(service) => {
                 let allowed = authorizer.allowed_headers.as_deref().unwrap_or_default();
@@ -188,11 +194,4 @@ fn length(request: &Request<Incoming>, before: Option<&Beginning>) -> Option<u64
         Some(before) => rest.map(|rest| rest + before.length() as u64),
         None => rest,
     }
-}
-
-/// The answer of an authorizer.
-struct Answer {
-    head: ::http::response::Parts,
-    body: Bytes,
-    trailers: Option<::http::HeaderMap>,
 }

@@ -11,7 +11,7 @@ use ambit_model::route::{StringMatch, StringTest};
 use bytes::Bytes;
 
 use super::{answer::*, *};
-use crate::compiled::HttpService;
+use crate::{compiled::HttpService, http::call::Answer};
 
 fn message(code: i32, response: HttpResponse) -> CheckResponse {
     CheckResponse { status: Some(Status { code, ..Default::default() }), http_response: Some(response), ..Default::default() }
@@ -138,7 +138,7 @@ fn an_answer_that_denies_has_a_status_headers_and_a_body_or_is_403() {
         body: "go away".into(),
     };
     let denial = denied(message(7, HttpResponse::DeniedResponse(full.clone())));
-    assert_eq!((denial.status, denial.body.as_str(), denial.headers.len()), (Some(StatusCode::UNAUTHORIZED), "go away", 1));
+    assert_eq!((denial.status, denial.body.as_ref(), denial.headers.len()), (Some(StatusCode::UNAUTHORIZED), &b"go away"[..], 1));
     for response in [
         CheckResponse { status: Some(Status { code: 16, ..Default::default() }), ..Default::default() },
         message(7, HttpResponse::OkResponse(OkHttpResponse::default())),
@@ -168,7 +168,7 @@ fn service(to_client_on_deny: &[&str]) -> HttpService {
 fn answered(status: u16, headers: &[(&'static str, &'static str)]) -> Answer {
     let (mut head, ()) = ::http::Response::builder().status(status).body(()).unwrap().into_parts();
     head.headers = map(headers);
-    Answer { head, body: Bytes::from_static(b"text"), trailers: None }
+    Answer { head, body: Bytes::from_static(b"no text: \xff"), trailers: None }
 }
 
 #[test]
@@ -226,8 +226,8 @@ fn what_an_http_authorizer_answers_is_passed_on_by_the_names_of_headers() {
                 let mut told = names(&denial.headers);
                 told.sort();
                 assert_eq!(
-                    (told, denial.body.as_str(), denial.status),
-                    (expected.iter().map(|n| (*n).to_owned()).collect(), "text", Some(StatusCode::FOUND))
+                    (told, denial.body.as_ref(), denial.status),
+                    (expected.iter().map(|n| (*n).to_owned()).collect(), &b"no text: \xff"[..], Some(StatusCode::FOUND))
                 );
             }
             other => panic!("{other:?}"),

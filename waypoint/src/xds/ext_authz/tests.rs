@@ -2,7 +2,10 @@
 
 use ambit_api::envoy::pb::{
     envoy::{
-        config::core::v3::{RuntimeFeatureFlag, grpc_service::EnvoyGrpc},
+        config::core::v3::{
+            RuntimeFeatureFlag,
+            grpc_service::{EnvoyGrpc, TargetSpecifier},
+        },
         r#type::matcher::v3::{StringMatcher, ValueMatcher, metadata_matcher::PathSegment, string_matcher::MatchPattern as Text},
     },
     google::protobuf::Duration as ProtoDuration,

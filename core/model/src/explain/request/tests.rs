@@ -98,6 +98,7 @@ fn route(name: String, when: RouteMatch) -> Arc<Route> {
         metadata: serde_json::Value::Null,
         request_headers,
         response_headers,
+        global_limits: Default::default(),
     })
 }
 

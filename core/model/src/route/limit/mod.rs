@@ -1,15 +1,18 @@
-//! How often requests may come, counted in this process (`envoy.extensions.filters.http.local_ratelimit.v3`).
+//! How often requests may come: counted in this process (`envoy.extensions.filters.http.local_ratelimit.v3`), or by a server that is asked
+//! (`global`).
 
 mod bucket;
+mod global;
 #[cfg(test)]
 mod tests;
 mod values;
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Instant};
 
 use serde::Serialize;
 
 pub use bucket::{Bucket, Filling};
+pub use global::GlobalLimit;
 
 use super::{HeaderMutations, RequestView, Share};
 use values::Values;
@@ -38,6 +41,8 @@ pub enum Source {
     Route(String, Vec<String>),
     /// The client's SPIFFE id.
     Peer,
+    /// The client's address.
+    Remote,
 }
 
 /// A bucket for requests of which these parts are found.
@@ -116,6 +121,8 @@ pub struct Counted<'a> {
     pub peer: Option<&'a str>,
     /// What its route says of itself, by filter.
     pub metadata: &'a serde_json::Value,
+    /// The client's address.
+    pub remote: Option<IpAddr>,
 }
 
 /// A key with the value that a request has for it.
@@ -216,12 +223,13 @@ fn found<'a>(parts: &'a [Part], counted: &Counted<'a>) -> Option<Vec<Found<'a>>>
     for part in parts {
         let value = match &part.source {
             Source::Text(text) => Some(Cow::Borrowed(text.as_str())),
-            Source::Header(name) => counted.request.header(name),
+            Source::Header(name) => first(&counted.request, name),
             Source::Route(filter, path) => {
                 let said = counted.metadata.get(filter).and_then(|said| path.iter().try_fold(said, |said, name| said.get(name)));
                 said.and_then(|said| said.as_str()).filter(|text| !text.is_empty()).map(Cow::Borrowed)
             }
             Source::Peer => counted.peer.map(Cow::Borrowed),
+            Source::Remote => counted.remote.map(|address| Cow::Owned(address.to_string())),
         };
         match value {
             Some(value) => found.push((part.key.as_str(), value)),
@@ -230,4 +238,12 @@ fn found<'a>(parts: &'a [Part], counted: &Counted<'a>) -> Option<Vec<Found<'a>>>
         }
     }
     (!found.is_empty()).then_some(found)
+}
+
+/// A header, of several values the first (so does Envoy), or a pseudo header.
+fn first<'a>(request: &RequestView<'a>, name: &str) -> Option<Cow<'a, str>> {
+    match request.headers.get(name) {
+        Some(value) if name != "host" => Some(String::from_utf8_lossy(value.as_bytes())),
+        _ => request.header(name),
+    }
 }

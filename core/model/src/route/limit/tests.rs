@@ -49,7 +49,7 @@ fn passing(limit: &LocalLimit, key: &str, peer: &str, who: Option<&'static str>)
     }
     let request = RequestView { method: "GET", scheme: "http", authority: "shop", path_and_query: "/", headers: &headers };
     let metadata: Value = json!({"ambit.dev": {key: "p"}});
-    let counted = Counted { request, peer: Some(peer), metadata: &metadata };
+    let counted = Counted { request, peer: Some(peer), metadata: &metadata, remote: None };
     let now = Instant::now();
     (0..9).filter(|_| limit.take(&counted, now).allowed).count()
 }
@@ -141,7 +141,37 @@ fn it_is_told_by_what_a_request_is_counted() {
     let headers = HeaderMap::new();
     let request = RequestView { method: "GET", scheme: "http", authority: "shop", path_and_query: "/", headers: &headers };
     let metadata: Value = json!({"ambit.dev": {"client": "p"}});
-    let words = limit.in_words(&Counted { request, peer: Some("web"), metadata: &metadata });
+    let words = limit.in_words(&Counted { request, peer: Some("web"), metadata: &metadata, remote: None });
     assert_eq!(words, ["1 in 3600s, 3 at once for client p, peer web"]);
-    assert!(limit.in_words(&Counted { request, peer: None, metadata: &Value::Null }).is_empty());
+    assert!(limit.in_words(&Counted { request, peer: None, metadata: &Value::Null, remote: None }).is_empty());
+}
+
+#[test]
+fn a_server_is_asked_for_the_descriptors_that_a_request_has_whole_and_of_several_values_by_the_first() {
+    let optional = |key: &str, source| Part { may_miss: true, ..part(key, source) };
+    let limit = GlobalLimit {
+        domain: None,
+        descriptors: vec![
+            vec![part("plan", Source::Text("gold".into())), part("user", Source::Header("x-user".into()))],
+            vec![part("remote_address", Source::Remote)],
+            vec![part("plan", Source::Text("gold".into())), optional("identity", Source::Peer)],
+            vec![optional("identity", Source::Peer)],
+            vec![part("host", Source::Header("host".into())), part("method", Source::Header(":method".into()))],
+        ],
+    };
+    let mut headers = HeaderMap::new();
+    let asked = |headers: &HeaderMap, peer: Option<&str>| {
+        let request = RequestView { method: "GET", scheme: "http", authority: "shop", path_and_query: "/", headers };
+        let counted = Counted { request, peer, metadata: &Value::Null, remote: Some([192, 0, 2, 1].into()) };
+        limit.in_words(&counted, "shop")
+    };
+    let in_domain = |texts: &[&str]| texts.iter().map(|text| format!("{text} in the domain shop")).collect::<Vec<_>>();
+    let without = ["remote_address 192.0.2.1", "plan gold", "host shop, method GET"];
+    assert_eq!(asked(&headers, None), in_domain(&without));
+    for value in ["ann", "bob"] {
+        headers.append("x-user", HeaderValue::from_static(value));
+    }
+    let whole =
+        ["plan gold, user ann", "remote_address 192.0.2.1", "plan gold, identity web", "identity web", "host shop, method GET"];
+    assert_eq!(asked(&headers, Some("web")), in_domain(&whole));
 }

@@ -77,3 +77,33 @@ fn what_is_no_configuration_of_a_mesh_has_no_authorizers_and_says_why() {
     let twice = "extensionProviders: [{name: p, envoyExtAuthzGrpc: {service: a, port: 1}}, {name: p, envoyExtAuthzGrpc: {service: b, port: 1}}]";
     assert_eq!(read(twice).providers["p"], Err("it is given twice".into()));
 }
+
+#[test]
+fn servers_of_limits_let_pass_without_an_answer_unless_it_is_said_otherwise() {
+    let limits = |fields: &str| {
+        let settings = read(&format!("extensionProviders: [{{name: p, ambitRateLimitGrpc: {{{fields}}}}}]"));
+        assert!(settings.providers.is_empty(), "it is nobody whom policies may have asked");
+        settings.limiters["p"].clone()
+    };
+    let place = "service: limits.tools.svc.cluster.local, port: 8081";
+    let short = limits(place).unwrap();
+    assert_eq!((short.service.as_str(), short.port), ("limits.tools.svc.cluster.local", 8081));
+    assert_eq!((short.timeout, short.fail_open, short.status_on_error), (Duration::from_millis(20), true, None));
+    let whole = limits(&format!("{place}, timeout: 0.1s, failOpen: false, statusOnError: \"503\"")).unwrap();
+    assert_eq!((whole.timeout, whole.fail_open, whole.status_on_error), (Duration::from_millis(100), false, Some(503)));
+    for (fields, part) in [
+        ("port: 1", "ambitRateLimitGrpc.service: missing"),
+        ("service: a", "ambitRateLimitGrpc.port: missing"),
+        ("service: a, port: 1, domain: shop", "unknown field `domain`"),
+        ("service: a, port: 1, timeout: 0s", "ambitRateLimitGrpc.timeout"),
+        ("service: a, port: 1, statusOnError: 503", "statusOnError: goes with failOpen: false"),
+    ] {
+        let why = limits(fields).unwrap_err();
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    let limiter = "ambitRateLimitGrpc: {service: a, port: 1}";
+    let twice = read(&format!("extensionProviders: [{{name: p, {limiter}}}, {{name: p, {limiter}}}]"));
+    assert_eq!(twice.limiters["p"], Err("it is given twice".to_owned()));
+    let both = read(&format!("extensionProviders: [{{name: p, {limiter}, envoyExtAuthzGrpc: {{}}}}]"));
+    assert!(both.limiters["p"].as_ref().is_err_and(|why| why.contains("envoyExtAuthzGrpc")), "{both:?}");
+}

@@ -15,11 +15,11 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_m
 
 use ambit_model::jwt::METADATA;
 
-use super::super::ext_authz;
 use super::super::rbac::Enforcement;
 use super::super::route::{cors, requests as policies, session};
 use super::super::wire::ordered::HttpRbac;
 use super::super::wire::{Any, ads, any, any_as, bool_value, seconds};
+use super::super::{ext_authz, limiter};
 use super::network_filter;
 
 /// The peer's address is the tunnel's. `X-Forwarded-For` is the client's to write: it is passed on, and an address is only
@@ -36,6 +36,7 @@ pub enum Routes {
 
 /// A connection manager for requests to a service: tokens, external authorizers, authorization, then CORS, faults, limits and sessions, then the
 /// router. The filters from CORS on are there whether a route has anything to say for them or not: a listener that changes ends connections.
+/// Only those of servers of limits are there where some route names them.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
     network_filter("envoy.filters.network.http_connection_manager", &manager(name, routes, enforcement, access_log))
 }
@@ -55,12 +56,11 @@ pub fn manager(name: &str, routes: Routes, enforcement: &Enforcement, access_log
     http_filters.push(http_filter(cors::FILTER, any(&Cors::default())));
     // A waypoint of a version that knows none of these takes the listener all the same, and no route that says something for them.
     http_filters.extend(
-        [
-            http_filter(policies::FAULTS, policies::no_faults()),
-            http_filter(policies::LIMITS, policies::no_limits()),
-            http_filter(session::FILTER, any(&StatefulSession::default())),
-        ]
-        .map(|filter| HttpFilter { is_optional: true, ..filter }),
+        [http_filter(policies::FAULTS, policies::no_faults()), http_filter(policies::LIMITS, policies::no_limits())]
+            .into_iter()
+            .chain(enforcement.limiters.iter().map(limiter::filter))
+            .chain([http_filter(session::FILTER, any(&StatefulSession::default()))])
+            .map(|filter| HttpFilter { is_optional: true, ..filter }),
     );
     http_filters.push(router());
     HttpConnectionManager {

@@ -25,6 +25,7 @@ use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{Policy, permission::Rule as PermissionRule, principal::Identifier};
 
 use super::ext_authz::Ask;
+use super::limiter::Limiter;
 use super::names::Layer;
 use super::wire::ordered::{JwtAuthentication, Rules};
 use crate::index::label;
@@ -55,6 +56,8 @@ pub struct Enforcement {
     pub deny: Option<Rules>,
     /// Refuse what none of these matches.
     pub allow: Option<Rules>,
+    /// Have these count what is left, once the routes are known that name them.
+    pub limiters: Vec<Limiter>,
 }
 
 /// Compiles the policies that hold at a place.

@@ -24,6 +24,7 @@ use ambit_api::envoy::pb::envoy::r#type::v3::{FractionalPercent, TokenBucket, fr
 use ambit_api::envoy::pb::google::protobuf::Struct;
 use gateway_api::Duration as Gep2257;
 
+use super::super::limiter;
 use super::super::names::PEER_PRINCIPAL;
 use super::super::scope::ServedPort;
 use super::super::wire::{Any, any, bool_value, duration, exactly, header_is, matches, regex, seconds, string_kind, u32_value};
@@ -39,6 +40,8 @@ pub const LIMITS: &str = "envoy.filters.http.local_ratelimit";
 const POLICIES: &str = "ambit.dev";
 /// What precedes the kind of a limit, and the header that it goes by.
 const LIMIT: &str = "limit";
+/// The kind of a limit that a server counts.
+const GLOBAL: &str = "global";
 /// The client's SPIFFE id, or the value of the header.
 const CLIENT: &str = "client";
 /// How many clients, or values of headers, have a bucket at once.
@@ -65,7 +68,7 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
     let (fault, mut limit) = (own.or(of_service), own.or(of_service));
     // Who writes routes for his own clients does not say how much a Service of others bears.
     let foreign = from.zip(service).is_some_and(|((_, name, _), service)| name.namespace != service.namespace);
-    if foreign && of_service.is_some_and(|policy| local(policy).is_some()) {
+    if foreign && of_service.is_some_and(|policy| policy.spec.rate_limit.is_some()) {
         limit = of_service;
     }
     let mut named = BTreeMap::new();
@@ -75,6 +78,12 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
     }
     if let Some((policy, limit)) = limit.and_then(|policy| Some((policy, local(policy)?))) {
         named.insert(kind(limit), policy);
+    }
+    if let Some((policy, limit)) = limit.and_then(|policy| Some((policy, policy.spec.rate_limit.as_ref()?.global.as_ref()?)))
+        && let Some((filter, said)) = limiter::of_route(index, limit, &NamespacedName::of(&policy.metadata))
+    {
+        route.typed_per_filter_config.insert(filter, said);
+        named.insert(GLOBAL.to_owned(), policy);
     }
     if !named.is_empty() {
         let name = |policy: &Arc<RequestPolicy>| string_kind(NamespacedName::of(&policy.metadata).to_string());
@@ -86,7 +95,7 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
 
 /// Takes out again what [`of_route`] adds, for clients that carry out their routes themselves.
 pub fn without(mut route: Route) -> Route {
-    route.typed_per_filter_config.remove(FAULTS);
+    route.typed_per_filter_config.retain(|filter, _| filter != FAULTS && limiter::provider(filter).is_none());
     route.metadata = None;
     route
 }

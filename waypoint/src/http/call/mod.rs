@@ -1,14 +1,15 @@
-//! One request to an authorizer, and its whole answer.
+//! One request to somebody whom the waypoint itself asks about a request, an authorizer or a rate limit server, and the whole answer.
+
+pub mod grpc;
 
 use ambit_model::route::may_leave_again;
 use bytes::{Bytes, BytesMut};
-use http::{Request, Version};
+use http::{HeaderMap, Request, Version, response::Parts};
 use http_body_util::BodyExt;
 
-use super::Answer;
+use super::{forward::head, headers};
 use crate::{
     compiled::Snapshot,
-    http::{forward::head, headers},
     proxy::Proxy,
     terminate::Tunnel,
     upstream::{RequestBody, Sent, candidates},
@@ -25,7 +26,7 @@ pub struct Call<'a> {
     pub snapshot: &'a Snapshot,
     /// The tunnel that the client came through.
     pub tunnel: &'a Tunnel,
-    /// The authorizer's cluster.
+    /// The cluster of who is asked.
     pub cluster: &'a str,
 }
 
@@ -39,6 +40,16 @@ pub struct Question {
     pub authority: String,
     /// Its body.
     pub body: Bytes,
+}
+
+/// What was answered.
+pub struct Answer {
+    /// Status and headers.
+    pub head: Parts,
+    /// All of its body.
+    pub body: Bytes,
+    /// What came after that.
+    pub trailers: Option<HeaderMap>,
 }
 
 impl Call<'_> {

@@ -1,19 +1,17 @@
 //! Asking by gRPC: one message each way, without compression (the gRPC documentation, "gRPC over HTTP2").
 
-use ambit_api::envoy::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use prost::Message;
 
-use super::{Answer, Failure, answer::Said, call::Question};
+use super::{Answer, Question};
 
-const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// What comes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// The request that asks.
-pub fn question(check: &CheckRequest, authority: &str) -> Question {
-    let message = check.encode_to_vec();
+/// The request that calls the method at `path` with a message.
+pub fn question(message: &impl Message, path: &str, authority: &str) -> Question {
+    let message = message.encode_to_vec();
     let mut body = BytesMut::with_capacity(PREFIX + message.len());
     body.put_u8(0);
     // Bodies and headers of requests have limits far below.
@@ -24,15 +22,14 @@ pub fn question(check: &CheckRequest, authority: &str) -> Question {
     let headers = head.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    Question { head, path: PATH.to_owned(), authority: authority.to_owned(), body: body.freeze() }
+    Question { head, path: path.to_owned(), authority: authority.to_owned(), body: body.freeze() }
 }
 
-/// What an answer says.
-pub fn said(answer: Answer) -> Result<Said, Failure> {
-    Said::of(message(&answer)?)
-}
-
-fn message(Answer { head, body, trailers }: &Answer) -> Result<CheckResponse, String> {
+/// The message of an answer.
+///
+/// # Errors
+/// Why it has none.
+pub fn message<M: Message + Default>(Answer { head, body, trailers }: &Answer) -> Result<M, String> {
     if head.status != StatusCode::OK {
         return Err(format!("it answers a call with {}", head.status));
     }
@@ -48,7 +45,7 @@ fn message(Answer { head, body, trailers }: &Answer) -> Result<CheckResponse, St
     if u32::from_be_bytes([a, b, c, d]) as usize != message.len() {
         return Err("its answer is other than one message".into());
     }
-    CheckResponse::decode(message).map_err(|error| format!("its answer cannot be read: {error}"))
+    M::decode(message).map_err(|error| format!("its answer cannot be read: {error}"))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -57,9 +54,14 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use ambit_api::envoy::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
     use bytes::Bytes;
 
     use super::*;
+
+    fn message(answer: &Answer) -> Result<CheckResponse, String> {
+        super::message(answer)
+    }
 
     fn answer(status: u16, grpc: &str, in_head: bool, body: &'static [u8]) -> Answer {
         let mut headers = HeaderMap::new();
@@ -96,8 +98,8 @@ mod tests {
 
     #[test]
     fn a_question_is_one_message_with_its_length() {
-        let asked = question(&CheckRequest::default(), "a.example");
-        assert_eq!((asked.path.as_str(), asked.body.as_ref()), (PATH, &b"\0\0\0\0\0"[..]));
+        let asked = question(&CheckRequest::default(), "/a.B/C", "a.example");
+        assert_eq!((asked.path.as_str(), asked.body.as_ref()), ("/a.B/C", &b"\0\0\0\0\0"[..]));
         assert_eq!(asked.head.headers()[header::CONTENT_TYPE], "application/grpc");
     }
 }
