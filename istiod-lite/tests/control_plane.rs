@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ambit_api::type_url::{ADDRESS, AUTHORIZATION, LISTENER};
+use ambit_api::type_url::{ADDRESS, AUTHORIZATION, LISTENER, SECRET};
 use ambit_tls::{
     CaClient, CaConfig, SvidSource as _,
     control_plane::{self, ControlPlane as Target},
@@ -312,6 +312,64 @@ async fn a_waypoint_sees_its_own_gateway_and_nothing_else() {
     }
     let page = running.page("/debug/syncz").await;
     assert!(page.contains("waypoint/shop/gate") && !page.contains("waypoint/shop/other"), "{page}");
+    running.stop().await;
+}
+
+/// A Gateway at the edge of the mesh with a certificate, and a pod that only looks like its proxy.
+fn edge() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["edge.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let data = serde_json::json!({"tls.crt": certificate.pem(), "tls.key": key.serialize_pem()});
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: shop}}
+spec: {{gatewayClassName: ambit, listeners: [{{name: tls, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: cert}}]}}}}]}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: cert, namespace: shop}}
+type: kubernetes.io/tls
+stringData: {data}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: edge-2, namespace: shop, uid: uid-edge-2, labels: {{gateway.networking.k8s.io/gateway-name: edge}}}}
+spec: {{nodeName: n1, serviceAccountName: waypoints, containers: [{{name: c, image: x}}]}}
+status: {{phase: Running, podIP: 10.244.1.9, podIPs: [{{ip: 10.244.1.9}}]}}
+"
+    )
+}
+
+#[tokio::test]
+async fn the_private_key_of_a_gateway_is_sent_to_its_own_service_account_alone() {
+    let running = Running::new().await;
+    let id = |gateway| node("waypoint~10.244.1.9~edge-1.shop~shop.svc.cluster.local", &[("GATEWAY_NAME", gateway)]);
+    // Before it is there, too.
+    let early = running.client("shop/waypoints edge-2", id("edge"), &[SECRET, LISTENER]);
+    running.write("edge.yaml", &edge());
+    let own = running.client("shop/edge edge-1", id("edge"), &[SECRET, LISTENER]);
+    own.other_than("Secret certificate|shop/cert", None).await;
+    own.other_than("Listener ingress|443", None).await;
+    let others = [
+        early,
+        running.client("shop/waypoints edge-2", id("edge"), &[SECRET, LISTENER]),
+        running.client("shop/gate gate-2", id("gate"), &[SECRET]),
+        running.client("shop/gate gate-3", id("edge"), &[SECRET]),
+        running.client("shop/web web", node("web", &[("GENERATOR", "grpc")]), &[SECRET]),
+        running.client("istio-system/ztunnel ztunnel-1", node("ztunnel~1", &[]), &[SECRET]),
+    ];
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for other in others {
+        assert!(other.held.0.lock().unwrap().is_empty(), "{:?}", other.held.0.lock().unwrap());
+    }
+    // Without its reference the key is taken back.
+    running.write("edge.yaml", &edge().replace("name: cert}]", "name: other}]"));
+    let begin = Instant::now();
+    while own.version("Secret certificate|shop/cert").is_some() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "it is held still");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     running.stop().await;
 }
 

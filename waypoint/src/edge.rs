@@ -1,4 +1,7 @@
-//! Ports at which the proxy is the edge of the mesh: their clients come in no tunnel and prove no identity.
+//! Ports at which the proxy is the edge of the mesh: their clients come in no tunnel and prove no identity. They ask in clear, or in TLS
+//! that ends here.
+
+mod handshake;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,12 +22,14 @@ use tokio::{
     sync::{Semaphore, watch},
     time::sleep,
 };
+use tokio_rustls::server::TlsStream;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
 use crate::{
+    compiled::Edge,
     http::{self as l7, detect::Detected},
     observe::Record,
     proxy::Proxy,
@@ -33,11 +38,15 @@ use crate::{
 
 /// How soon a port that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// TLS handshakes that are made at once at all ports: each costs some milliseconds of a processor, and whoever does not end one holds its place
+/// for as long as a handshake may take.
+const HANDSHAKES: usize = 4096;
 
 /// Listens on the ports that the configuration in force has, until the drain begins, and waits for the connections that are open then (the
 /// drain's deadline cuts them). A port that cannot be opened is tried for as long as it is wanted; the others do not wait for it.
 pub async fn run(proxy: Arc<Proxy>, mut ports: watch::Receiver<BTreeSet<u16>>, drain: Watch) {
     let places = Arc::new(Semaphore::new(proxy.limits.connections));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES.min(proxy.limits.connections)));
     let tasks = TaskTracker::new();
     let mut open: BTreeMap<u16, DropGuard> = BTreeMap::new();
     let mut told = BTreeSet::new();
@@ -50,7 +59,13 @@ pub async fn run(proxy: Arc<Proxy>, mut ports: watch::Receiver<BTreeSet<u16>>, d
                 Ok(listener) => {
                     told.remove(&port);
                     let end = CancellationToken::new();
-                    let at = Port { proxy: proxy.clone(), number: port, places: places.clone(), tasks: tasks.clone() };
+                    let at = Port {
+                        proxy: proxy.clone(),
+                        number: port,
+                        places: places.clone(),
+                        handshakes: handshakes.clone(),
+                        tasks: tasks.clone(),
+                    };
                     tasks.spawn(at.accept(listener, end.clone(), drain.clone()));
                     open.insert(port, end.drop_guard());
                     tracing::info!(port, "requests from outside of the mesh are taken");
@@ -85,6 +100,8 @@ struct Port {
     number: u16,
     /// For the connections of all ports.
     places: Arc<Semaphore>,
+    /// For the handshakes of all ports.
+    handshakes: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -110,9 +127,9 @@ impl Port {
                 record.refused(&Refusal::new(Reason::ConnectionLimit, ""));
                 continue;
             };
-            let proxy = self.proxy.clone();
+            let (proxy, handshakes) = (self.proxy.clone(), self.handshakes.clone());
             self.tasks.spawn(async move {
-                l7::serve(proxy, Arc::new(tunnel), Detected::later(stream)).await;
+                serve(proxy, tunnel, stream, handshakes).await;
                 drop(place);
             });
         }
@@ -122,6 +139,42 @@ impl Port {
     fn client(&self, stream: &TcpStream, from: SocketAddr, drain: Watch) -> Tunnel {
         let destination = stream.local_addr().map_or(from, socket::canonical);
         let peer = Arc::new(Peer::new(from, None));
-        Tunnel { peer, destination, passed_on: HeaderMap::new(), drain, edge: Some(self.number) }
+        Tunnel { peer, destination, passed_on: HeaderMap::new(), drain, edge: Some(self.number), secure: None }
     }
+}
+
+/// Serves one connection, once its handshake is made where its port speaks TLS.
+async fn serve(proxy: Arc<Proxy>, tunnel: Tunnel, stream: TcpStream, handshakes: Arc<Semaphore>) {
+    let edge = tunnel.edge.and_then(|port| proxy.config.load().edge.get(&port).cloned());
+    let (tunnel, detected) = match edge.filter(|edge| edge.clear.is_none()) {
+        // Where there is no listener any more each request is told so.
+        None => (tunnel, Detected::later(stream)),
+        // A connection that is served keeps no room for its handshake.
+        Some(edge) => match Box::pin(secured(&proxy, &edge, stream, &handshakes)).await {
+            Ok((chain, stream)) => (Tunnel { secure: Some(chain), ..tunnel }, Detected::later(stream)),
+            Err(None) => {
+                tracing::debug!(peer = %tunnel.peer.address, "a client has left before its handshake");
+                return;
+            }
+            Err(Some(refusal)) => {
+                let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
+                record.refused(&refusal);
+                return;
+            }
+        },
+    };
+    l7::serve(proxy, Arc::new(tunnel), detected).await;
+}
+
+/// The handshake of a client, if not too many are being made.
+async fn secured(
+    proxy: &Proxy,
+    edge: &Edge,
+    stream: TcpStream,
+    handshakes: &Semaphore,
+) -> Result<(Arc<str>, TlsStream<TcpStream>), handshake::Failed> {
+    let Ok(_place) = handshakes.try_acquire() else {
+        return Err(Some(Refusal::new(Reason::ConnectionLimit, "too many TLS handshakes are being made")));
+    };
+    handshake::accept(edge, stream, proxy.limits.handshake).await
 }

@@ -18,6 +18,8 @@ mod heads;
 mod refused;
 #[path = "traffic/resilience.rs"]
 mod resilience;
+#[path = "traffic/secure.rs"]
+mod secure;
 #[path = "traffic/sessions.rs"]
 mod sessions;
 mod support;

@@ -7,6 +7,7 @@
 //! - [`hello`]: the server name that somebody else's client begins with.
 //! - [`Stream`]: an established connection, whose records are sealed and opened in place.
 //! - [`authority`] and [`token`]: the authority's own side, and the service-account tokens it trusts.
+//! - [`Served`]: a certificate that somebody else has issued, for clients outside of the mesh.
 //! - [`control_plane`]: a verified gRPC channel to the control plane, and the token that goes with each call.
 
 #![forbid(unsafe_code)]
@@ -42,6 +43,7 @@ mod request;
 mod retire;
 pub mod revocation;
 mod rotation;
+mod served;
 pub mod source;
 mod store;
 mod stream;
@@ -59,6 +61,7 @@ pub use peer::{PeerError, Presented, peer_identity};
 pub use provider::provider;
 pub use request::{CertificateRequest, PemSvid};
 pub use retire::{Retired, Retirements, follow_roots};
+pub use served::{Certificates, Served, edge_config};
 pub use source::SvidSource;
 pub use store::{StoreConfig, SvidStatus, SvidStore};
 pub use stream::Stream;

@@ -10,6 +10,7 @@ use http_body_util::Full;
 use crate::Suite;
 use crate::client::{Answer, over, over_http2};
 use crate::mesh::{Driver, Mesh, wait_for};
+use crate::secure::{self, Certificate};
 
 /// The Gateway has no Service here, so its ports are dialled as they are in the pod.
 const PORT: u16 = 10080;
@@ -25,13 +26,15 @@ spec:
   - {name: example, port: 80, protocol: HTTP, hostname: "*.example.com"}
   - {name: closest, port: 80, protocol: HTTP, hostname: closest.example.com}
   - {name: other, port: 8081, protocol: HTTP}
-  - {name: secure, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: certificate}]}}
+  - {name: secure, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: missing}]}}
+  - {name: tls-example, port: 8443, protocol: HTTPS, hostname: "*.example.com", tls: {certificateRefs: [{name: example}]}}
+  - {name: tls-two, port: 8443, protocol: HTTPS, hostname: two.example.com, tls: {certificateRefs: [{name: two}]}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: any-host, namespace: shop}
 spec:
-  parentRefs: [{name: edge, sectionName: example}]
+  parentRefs: [{name: edge, sectionName: example}, {name: edge, sectionName: tls-example}]
   rules:
   - backendRefs: [{name: billing-v1, port: 80}]
   - matches: [{path: {type: PathPrefix, value: /changed}}]
@@ -72,13 +75,16 @@ pub fn tests(suite: &mut Suite) {
 }
 
 async fn outside(mesh: &Mesh) -> anyhow::Result<()> {
-    mesh.start_edge(OBJECTS).await?;
+    let (wide, two) = (Certificate::made("*.example.com")?, Certificate::made("two.example.com")?);
+    let objects = |two: &Certificate| format!("{OBJECTS}{}{}", wide.secret("example"), two.secret("two"));
+    mesh.start_edge(&objects(&two)).await?;
     wait_for("the Gateway", || served(mesh, PORT, "a.example.com")).await?;
     wait_for("its other port", || served(mesh, OTHER_PORT, "two.example.org")).await?;
     hosts(mesh).await?;
     filters(mesh).await?;
     way(mesh).await?;
-    refusals(mesh).await
+    refusals(mesh).await?;
+    secure::outside(mesh, (&wide, &two), objects).await
 }
 
 async fn served(mesh: &Mesh, port: u16, host: &str) -> anyhow::Result<()> {

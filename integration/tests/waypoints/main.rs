@@ -9,6 +9,7 @@ mod mesh;
 mod objects;
 mod policy;
 mod routing;
+mod secure;
 mod streams;
 
 use std::process::ExitCode;

@@ -165,10 +165,15 @@ impl Mesh {
 
     /// Adds a Gateway called `edge`, and starts its proxy, of the same kind as the waypoint; which goes on until the mesh ends.
     pub async fn start_edge(&self, objects: &str) -> anyhow::Result<()> {
-        std::fs::write(self.source.join("edge.yaml"), objects)?;
+        self.write_edge(objects)?;
         let command = proxy(self.driver, "edge", &self.edge, self.discovery, self.bed.dir())?;
         self.edge.spawn(command.arg("--access-log").arg(self.bed.dir().join("edge-access.log")))?;
         Ok(())
+    }
+
+    /// Says what the objects about the Gateway at the edge are from now on.
+    pub fn write_edge(&self, objects: &str) -> anyhow::Result<()> {
+        Ok(std::fs::write(self.source.join("edge.yaml"), objects)?)
     }
 
     async fn ready(&self) -> anyhow::Result<()> {

@@ -1,14 +1,14 @@
 //! From a Gateway to the objects of its waypoint, or of its proxy at the edge of the mesh.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use gateway_api::gateways::Gateway;
+use gateway_api::gateways::{Gateway, GatewayListeners};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::parameters::merge;
 use super::{APPLIED, CLASS_LABEL, MANAGED_BY, MANAGER, Manifest, Options, Parameters, Part, Role, pod};
-use crate::index::{MeshConfig, container_port, label, unserved};
+use crate::index::{HTTPS, MeshConfig, container_port, label, unserved};
 use crate::source::NamespacedName;
 
 /// The objects of the waypoint that a Gateway asks for, in the order in which they are made. `image` is what its pods run.
@@ -121,8 +121,11 @@ fn ports(gateway: &Gateway, role: Role) -> Vec<Port> {
         return vec![Port { name: "mesh".into(), number: 15008, in_pod: 15008, protocol: "hbone" }];
     }
     let serving = gateway.spec.listeners.iter().filter(|listener| unserved(gateway, listener).is_none());
-    let numbers: BTreeSet<u16> = serving.filter_map(|listener| u16::try_from(listener.port).ok()).collect();
-    let port = |number| Port { name: format!("http-{number}"), number, in_pod: container_port(number), protocol: "http" };
+    let spoken = |listener: &GatewayListeners| if listener.protocol == HTTPS { "https" } else { "http" };
+    let numbers: BTreeMap<u16, &str> =
+        serving.filter_map(|listener| Some((u16::try_from(listener.port).ok()?, spoken(listener)))).collect();
+    let port =
+        |(number, protocol)| Port { name: format!("{protocol}-{number}"), number, in_pod: container_port(number), protocol };
     numbers.into_iter().map(port).collect()
 }
 

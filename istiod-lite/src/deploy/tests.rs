@@ -85,6 +85,7 @@ fn a_gateway_at_the_edge_becomes_a_service_with_the_ports_of_its_listeners() {
     assert_eq!(service["type"], "NodePort");
     let expected = json!([
         {"name": "http-80", "port": 80, "protocol": "TCP", "targetPort": 10080, "appProtocol": "http"},
+        {"name": "https-443", "port": 443, "protocol": "TCP", "targetPort": 10443, "appProtocol": "https"},
         {"name": "http-8080", "port": 8080, "protocol": "TCP", "targetPort": 8080, "appProtocol": "http"},
     ]);
     assert_eq!(service["ports"], expected);

@@ -66,7 +66,9 @@ impl Index {
                 for route in self.links.routes_into_namespace.get(&name.namespace.to_string()) {
                     self.route_key_affected(route, changed);
                 }
+                self.showing_affected(self.links.gateways_into_namespace.get(&name.namespace.to_string()), changed);
             }
+            Object::TlsSecret(_) => self.showing_affected(self.links.gateways_by_secret.get(&name), changed),
             Object::AuthorizationPolicy(policy) => self.policy_affected(policy, &name, changed),
             Object::RequestAuthentication(policy) => self.token_policy_affected(policy, &name, changed),
             Object::RequestPolicy(policy) => self.request_policy_affected(policy, &name, changed),
@@ -88,6 +90,12 @@ impl Index {
             }
             Object::ServiceAccount(_) | Object::Telemetry(_) => {}
         }
+    }
+
+    /// Gateways at the edge that show, or may show, certificates.
+    fn showing_affected<'a>(&self, gateways: impl Iterator<Item = &'a NamespacedName>, changed: &mut Changed) {
+        let at_edge = gateways.filter(|name| self.ingress(name).is_some());
+        changed.extend(at_edge.cloned().map(ChangedKey::Waypoint));
     }
 
     fn pod_affected(&self, pod: &Pod, other: Option<&Object>, changed: &mut Changed) {

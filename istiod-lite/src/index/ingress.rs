@@ -7,6 +7,7 @@ use gateway_api::gateways::{Gateway, GatewayListeners};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::binding::Binding;
+use super::certificates::unspoken;
 use super::listeners::ToListener;
 use super::objects::cluster_scoped;
 use super::route::{RouteKey, parent_refs};
@@ -18,6 +19,8 @@ use crate::source::{NamespacedName, Object};
 pub const INGRESS_CLASS: &str = "ambit";
 /// The controller of that class, and of others that are to be the same.
 pub const INGRESS_CONTROLLER: &str = "ambit.dev/gateway-controller";
+/// The protocol of listeners that speak TLS.
+pub const HTTPS: &str = "HTTPS";
 /// What is added to a port below 1024 for the one that it is in the pod, which has not the privilege to open those.
 const ABOVE_PRIVILEGED: u16 = 10_000;
 /// The ports of the proxy itself.
@@ -28,6 +31,8 @@ const OWN_PORTS: [u16; 4] = [15000, 15008, 15020, 15021];
 pub enum Unserved {
     /// Its protocol is not carried out.
     Protocol,
+    /// What it asks of TLS is not carried out, as this says.
+    Tls(&'static str),
     /// Its port is none, is the proxy's own, or is in the pod that of another listener.
     Port,
     /// Another listener speaks something else on its port.
@@ -67,11 +72,17 @@ pub fn listener_host(listener: &GatewayListeners) -> String {
     host.map_or_else(|| "*".to_owned(), str::to_ascii_lowercase)
 }
 
-/// Why a listener of a Gateway at the edge does not serve. Of those that conflict none does, as the specification asks.
+/// Why a listener of a Gateway at the edge does not serve. Of those that conflict none does, as the specification asks. One whose certificates are
+/// missing serves as soon as they are there ([`Index::certificates`]).
 #[must_use]
 pub fn unserved(gateway: &Gateway, listener: &GatewayListeners) -> Option<Unserved> {
-    if listener.protocol != "HTTP" {
+    if !matches!(listener.protocol.as_str(), "HTTP" | HTTPS) {
         return Some(Unserved::Protocol);
+    }
+    if listener.protocol == HTTPS
+        && let Some(why) = unspoken(gateway, listener)
+    {
+        return Some(Unserved::Tls(why));
     }
     let others: Vec<&GatewayListeners> = gateway.spec.listeners.iter().filter(|other| other.name != listener.name).collect();
     let port = u16::try_from(listener.port).ok().filter(|port| *port > 0 && !OWN_PORTS.contains(port));

@@ -8,6 +8,7 @@ use std::option::IntoIter;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::binding::{Requester, waypoint_label};
+use super::certificates::named_secrets;
 use super::endpoint::{host_network, pod_addresses};
 use super::external::{ExternalKey, entry_address, named_by_slice, names_pod, slice_endpoints};
 use super::member::{entry_claims, slice_claims};
@@ -95,6 +96,10 @@ pub(super) struct Links {
     pub(super) routes_by_service: Reverse<NamespacedName, RouteKey>,
     /// Routes by the gateway they are attached to.
     pub(super) routes_by_gateway: Reverse<NamespacedName, RouteKey>,
+    /// Gateways by the Secrets that their listeners name.
+    pub(super) gateways_by_secret: Reverse<NamespacedName, NamespacedName>,
+    /// Gateways by the other namespaces that they name Secrets of.
+    pub(super) gateways_into_namespace: Reverse<String, NamespacedName>,
     /// Routes by the services they send to.
     pub(super) routes_by_backend: Reverse<NamespacedName, RouteKey>,
     /// Routes by the namespaces they send to from another.
@@ -155,6 +160,14 @@ impl Links {
             Object::RequestAuthentication(policy) => {
                 for (source, _) in key_sources(policy) {
                     self.token_policies_by_source.set(source, name.clone(), present);
+                }
+            }
+            Object::Gateway(gateway) => {
+                for secret in named_secrets(gateway) {
+                    if secret.namespace != name.namespace {
+                        self.gateways_into_namespace.set(secret.namespace.to_string(), name.clone(), present);
+                    }
+                    self.gateways_by_secret.set(secret, name.clone(), present);
                 }
             }
             Object::EndpointSlice(slice) => self.set_slice(slice, name, present),

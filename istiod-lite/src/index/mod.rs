@@ -9,6 +9,7 @@ mod affected;
 mod authorizer;
 mod backend;
 mod binding;
+mod certificates;
 mod endpoint;
 mod external;
 mod ingress;
@@ -36,13 +37,15 @@ use ambit_identity::TrustDomain;
 pub use authorizer::{Asked, Limited};
 pub use backend::is_service as is_backend_service;
 pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};
+pub use certificates::Uncertified;
 pub use endpoint::{
     Endpoint, EndpointHealth, Locality, has_ended, host_network, native_tunnel, pod_addresses, pod_health, selects,
     service_account,
 };
 pub use external::{External, ExternalKey};
 pub use ingress::{
-    INGRESS_CLASS, INGRESS_CONTROLLER, Kept, Taken, Unserved, container_port, covers_host, hostnames, listener_host, unserved,
+    HTTPS, INGRESS_CLASS, INGRESS_CONTROLLER, Kept, Taken, Unserved, container_port, covers_host, hostnames, listener_host,
+    unserved,
 };
 pub use listeners::{ToListener, Untaken, WAYPOINT_LISTENER, takes_kind};
 pub use member::{Members, Ports};

@@ -20,6 +20,7 @@ use crate::source::crd::destination::DestinationRule;
 use crate::source::crd::mesh::MeshSettings;
 use crate::source::crd::networking::{ServiceEntry, WorkloadEntry};
 use crate::source::crd::requests::RequestPolicy;
+use crate::source::crd::secret::TlsSecret;
 use crate::source::crd::telemetry::Telemetry;
 use crate::source::crd::tokens::RequestAuthentication;
 use crate::source::crd::traffic::TrafficPolicy;
@@ -89,6 +90,7 @@ objects! {
     telemetries: Telemetry(Telemetry),
     traffic_policies: TrafficPolicy(TrafficPolicy),
     backend_traffic_policies: BackendTrafficPolicy(XBackendTrafficPolicy),
+    tls_secrets: TlsSecret(TlsSecret),
 }
 
 /// The objects of one namespace, in the order of their names.

@@ -34,7 +34,8 @@ impl XdsAuthenticator {
     }
 
     /// Whether the caller runs the waypoint of this Gateway: its pod is labelled so, or its service account bears the Gateway's name
-    /// (as generated for waypoints).
+    /// (as generated for waypoints). The configuration of a Gateway at the edge of the mesh has private keys in it: it is for its service account
+    /// alone, whatever labels a pod has.
     fn runs(&self, caller: &Caller, gateway: &str) -> bool {
         let labelled = caller.pod.as_ref().is_some_and(|token| {
             let index = self.mesh.index();
@@ -46,7 +47,12 @@ impl XdsAuthenticator {
                     && labels.and_then(|labels| labels.get(label::GATEWAY_NAME)).is_some_and(|name| name == gateway)
             })
         });
-        labelled || caller.account.name.as_str() == gateway
+        if caller.account.name.as_str() == gateway {
+            return true;
+        }
+        let (index, name) = (self.mesh.index(), NamespacedName::new(caller.account.namespace.as_str(), gateway));
+        // One that is not there yet may come to have keys.
+        labelled && index.objects().gateways.get(&name).is_some_and(|gateway| !index.is_ingress(gateway))
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) fn policy(index: &Index, name: &NamespacedName) -> Change {
 }
 
 /// Everything a waypoint is to have, by type; nothing if there is no such waypoint.
-pub(super) fn waypoint(index: &Index, gateway: &NamespacedName) -> [(&'static str, Vec<Change>); 4] {
+pub(super) fn waypoint(index: &Index, gateway: &NamespacedName) -> [(&'static str, Vec<Change>); 5] {
     by_type(waypoint::translate(index, gateway).unwrap_or_default())
 }
 
@@ -64,12 +64,13 @@ fn each(resources: Resources) -> Vec<(&'static str, Change)> {
     all.flat_map(|(type_url, changes)| changes.into_iter().map(move |change| (type_url, change))).collect()
 }
 
-fn by_type(resources: Resources) -> [(&'static str, Vec<Change>); 4] {
-    let Resources { listeners, routes, clusters, endpoints } = resources;
+fn by_type(resources: Resources) -> [(&'static str, Vec<Change>); 5] {
+    let Resources { listeners, routes, clusters, endpoints, secrets } = resources;
     let changes = |resources: Vec<(String, Any)>| {
         resources.into_iter().map(|(name, body)| Change::upsert(name, Vec::new(), body)).collect()
     };
     [
+        (type_url::SECRET, changes(secrets)),
         (type_url::CLUSTER, changes(clusters)),
         (type_url::ENDPOINT, changes(endpoints)),
         (type_url::LISTENER, changes(listeners)),

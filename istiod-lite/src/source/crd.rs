@@ -11,6 +11,7 @@ pub mod health;
 pub mod mesh;
 pub mod networking;
 pub mod requests;
+pub mod secret;
 pub mod telemetry;
 pub mod tokens;
 pub mod traffic;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::crd::secret;
 use super::lines::Lines;
 use super::object::{Kind, NamespacedName, ObjectKey};
 use super::validate::{is_label, is_subdomain};
@@ -121,6 +122,10 @@ fn header(value: &mut Value) -> Result<Option<ObjectKey>, HeaderError> {
         }
         return Err(("kind", format!("{kind_text} of {api_version} is not supported and has no effect"), Severity::Warning));
     };
+    // Others are others' business, and nothing of them is kept.
+    if kind == Kind::TlsSecret && fields.get("type").is_none_or(|kind| kind != secret::TYPE) {
+        return Ok(None);
+    }
     let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) else {
         return error("metadata", "missing, or not a mapping");
     };

@@ -20,6 +20,7 @@ use super::crd::destination::DestinationRule;
 use super::crd::mesh::{self, MeshSettings};
 use super::crd::networking::{ServiceEntry, WorkloadEntry};
 use super::crd::requests::RequestPolicy;
+use super::crd::secret::TlsSecret;
 use super::crd::telemetry::Telemetry;
 use super::crd::tokens::RequestAuthentication;
 use super::crd::traffic::TrafficPolicy;
@@ -213,6 +214,7 @@ kinds! {
     Telemetry(Telemetry), "Telemetry", "telemetries", "telemetry.istio.io", ["v1", "v1alpha1"], true;
     TrafficPolicy(TrafficPolicy), "TrafficPolicy", "trafficpolicies", "ambit.dev", ["v1alpha1"], true;
     BackendTrafficPolicy(XBackendTrafficPolicy), "XBackendTrafficPolicy", "xbackendtrafficpolicies", "gateway.networking.x-k8s.io", ["v1alpha1"], true;
+    TlsSecret(TlsSecret), "Secret", "secrets", "", ["v1"], true;
 }
 
 impl Kind {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Service;
 use super::gateway::{by_address, cluster_addresses, is_of, kinds};
 use super::{Condition, Listener, ObjectStatus, route};
 use crate::deploy::{Deployed, Reports};
-use crate::index::{EndpointHealth, Index, ServiceRef, Unserved, unserved};
+use crate::index::{EndpointHealth, HTTPS, Index, ServiceRef, Uncertified, Unserved, unserved};
 use crate::source::NamespacedName;
 
 /// Fills in the status of a Gateway; `None` for those that the deployer has yet to look at.
@@ -68,12 +68,19 @@ pub(crate) fn faults(gateway: &Gateway) -> Vec<(String, String)> {
         let path = format!("spec.listeners[{at}]");
         if let Some((_, message)) = fault(gateway, listener) {
             found.push((path, message));
+        } else if listener.protocol == HTTPS && names_no_certificate(listener) {
+            found.push((format!("{path}.tls.certificateRefs"), format!("Listener {}: no certificate is named", listener.name)));
         } else if let (_, Some(kind)) = kinds(listener) {
             found
                 .push((format!("{path}.allowedRoutes.kinds"), format!("{kind} cannot be attached; HTTPRoute and GRPCRoute can")));
         }
     }
     found
+}
+
+fn names_no_certificate(listener: &GatewayListeners) -> bool {
+    let named = listener.tls.as_ref().and_then(|tls| tls.certificate_refs.as_ref());
+    named.is_none_or(Vec::is_empty)
 }
 
 fn accepted(gateway: &Gateway) -> Condition {
@@ -143,7 +150,10 @@ fn programmed(reached: &Reached) -> Condition {
 fn fault(gateway: &Gateway, listener: &GatewayListeners) -> Option<(&'static str, String)> {
     let GatewayListeners { name, port, protocol, .. } = listener;
     Some(match unserved(gateway, listener)? {
-        Unserved::Protocol => ("UnsupportedProtocol", format!("Listener {name}: {protocol} is not carried out, only HTTP is")),
+        Unserved::Protocol => {
+            ("UnsupportedProtocol", format!("Listener {name}: {protocol} is not carried out, only HTTP and HTTPS are"))
+        }
+        Unserved::Tls(why) => ("UnsupportedValue", format!("Listener {name}: {why}")),
         Unserved::Port => (
             "PortUnavailable",
             format!(
@@ -170,15 +180,23 @@ fn listener(
         None => Condition::new("Accepted", true, "Accepted", "The listener is accepted"),
         Some((reason, message)) => Condition::new("Accepted", false, reason, message.clone()),
     };
+    let uncertified = uncertified(index, name, listener);
+    // One certificate is enough to serve.
+    let shown = listener.protocol != HTTPS || index.is_certified(name, listener);
     let programmed = match &fault {
+        None if !shown => {
+            let why = uncertified.as_ref().map(|(_, message)| message.clone()).unwrap_or_default();
+            Condition::new("Programmed", false, "Invalid", why)
+        }
         None if programmed => Condition::new("Programmed", true, "Programmed", "Requests are taken"),
         None => Condition::new("Programmed", false, "Pending", "The Gateway is not ready yet"),
         Some((_, message)) => Condition::new("Programmed", false, "Invalid", message.clone()),
     };
     let (supported_kinds, unknown) = kinds(listener);
-    let resolved = match unknown {
-        None => Condition::new("ResolvedRefs", true, "ResolvedRefs", "All references are resolved"),
-        Some(kind) => {
+    let resolved = match (uncertified, unknown) {
+        (Some((reason, message)), _) => Condition::new("ResolvedRefs", false, reason, message),
+        (None, None) => Condition::new("ResolvedRefs", true, "ResolvedRefs", "All references are resolved"),
+        (None, Some(kind)) => {
             let message = format!("allowedRoutes.kinds: {kind} cannot be attached; HTTPRoute and GRPCRoute can");
             Condition::new("ResolvedRefs", false, "InvalidRouteKinds", message)
         }
@@ -196,4 +214,15 @@ fn listener(
         supported_kinds: if matches!(fault, Some(("UnsupportedProtocol", _))) { Vec::new() } else { supported_kinds },
         conditions: vec![accepted, programmed, resolved, conflicted],
     }
+}
+
+/// What is wrong with the certificates that a listener names: the reason of the first, and a sentence for each.
+fn uncertified(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners) -> Option<(&'static str, String)> {
+    if listener.protocol != HTTPS {
+        return None;
+    }
+    let wrong: Vec<Uncertified> = index.certificates(gateway, listener).into_iter().filter_map(Result::err).collect();
+    let reason = wrong.first()?.reason();
+    let messages: Vec<String> = wrong.iter().map(|wrong| wrong.message(gateway)).collect();
+    Some((reason, format!("Listener {}: {}", listener.name, messages.join("; "))))
 }

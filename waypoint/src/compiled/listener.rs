@@ -85,15 +85,6 @@ impl Inbound {
     }
 }
 
-/// A listener at the edge of the mesh, for clients that prove no identity.
-#[derive(Debug, Clone, Serialize)]
-pub struct Edge {
-    /// The port it listens on.
-    pub port: u16,
-    /// What it does, which is about requests.
-    pub chain: Arc<Chain>,
-}
-
 /// Where a destination leads.
 #[derive(Debug, Clone, Copy)]
 pub enum Gate<'a> {

@@ -1,6 +1,7 @@
 //! The configuration in the form requests are served from: immutable, published whole, shared by reference count.
 
 mod cluster;
+mod edge;
 mod ext_authz;
 mod faults;
 mod health;
@@ -19,12 +20,13 @@ use ambit_model::route::RouteTable;
 use serde::Serialize;
 
 pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, ServiceInfo, Target};
+pub use edge::{Edge, SecureChain};
 pub use ext_authz::{AuthorizerService, Buffered, ExtAuthz, HttpService, Mark, Marked, NameTests};
 pub use faults::{Faults, Suffering};
 pub use health::{HealthCheck, Probe};
 pub use limiter::Limiter;
 pub use listener::{
-    Chain, Edge, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
+    Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };
 pub use matcher::{AppProtocol, FirstBytes, MatchNode, NameTest, Selection};
 pub use names::WorkloadNames;
@@ -40,7 +42,7 @@ pub struct Snapshot {
     /// What happens to the connection inside.
     pub inbound: Option<Arc<Inbound>>,
     /// What happens to the connections of clients that prove no identity, by the port that they come to.
-    pub edge: BTreeMap<u16, Arc<Chain>>,
+    pub edge: BTreeMap<u16, Arc<Edge>>,
     /// Route tables by name.
     pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
     /// Clusters by name.

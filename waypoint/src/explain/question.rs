@@ -72,6 +72,13 @@ impl Question {
         let peer = Peer::new(SocketAddr::new(self.address, ANY_PORT), Some(self.identity.clone()));
         // Nothing waits for the end of the program here.
         let (_, drain) = drain::channel();
-        Tunnel { peer: Arc::new(peer), destination: self.destination, passed_on: HeaderMap::new(), drain, edge: None }
+        Tunnel {
+            peer: Arc::new(peer),
+            destination: self.destination,
+            passed_on: HeaderMap::new(),
+            drain,
+            edge: None,
+            secure: None,
+        }
     }
 }

@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 
 /// How much is read at once of a connection of a client's own to tell what is spoken in it.
 const CHUNK: usize = 4 << 10;
@@ -23,6 +24,22 @@ pub enum Downstream {
     Tunnel(TunnelStream),
     /// From outside of the mesh, in clear.
     Clear(TcpStream),
+    /// From outside of the mesh, in TLS.
+    Secure(Box<Secure>),
+}
+
+/// A connection in TLS.
+#[derive(Debug)]
+pub struct Secure {
+    stream: TlsStream<TcpStream>,
+    /// How much of what is to be sent is taken already, and waits until the connection takes it.
+    taken: usize,
+}
+
+impl From<TlsStream<TcpStream>> for Downstream {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        Self::Secure(Box::new(Secure { stream, taken: 0 }))
+    }
 }
 
 impl From<TunnelStream> for Downstream {
@@ -43,8 +60,22 @@ impl Downstream {
     pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Self::Tunnel(stream) => stream.poll_reset(cx),
-            Self::Clear(_) => Poll::Ready(io::Error::new(io::ErrorKind::ConnectionReset, "the client has left")),
+            Self::Clear(_) | Self::Secure(_) => {
+                Poll::Ready(io::Error::new(io::ErrorKind::ConnectionReset, "the client has left"))
+            }
         }
+    }
+}
+
+impl Secure {
+    /// Sends of a chunk, and says how much once the connection has taken it: what TLS alone has taken nobody might ever send. The same chunk is to
+    /// come again until then.
+    fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &[u8]) -> Poll<io::Result<usize>> {
+        if self.taken == 0 {
+            self.taken = ready!(Pin::new(&mut self.stream).poll_write(cx, chunk))?;
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        Poll::Ready(Ok(std::mem::take(&mut self.taken)))
     }
 }
 
@@ -53,6 +84,7 @@ impl AsyncRead for Downstream {
         match self.get_mut() {
             Self::Tunnel(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Clear(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Secure(secure) => Pin::new(&mut secure.stream).poll_read(cx, buf),
         }
     }
 }
@@ -62,6 +94,7 @@ impl AsyncWrite for Downstream {
         match self.get_mut() {
             Self::Tunnel(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Clear(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Secure(secure) => Pin::new(&mut secure.stream).poll_write(cx, buf),
         }
     }
 
@@ -69,6 +102,7 @@ impl AsyncWrite for Downstream {
         match self.get_mut() {
             Self::Tunnel(stream) => Pin::new(stream).poll_flush(cx),
             Self::Clear(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Secure(secure) => Pin::new(&mut secure.stream).poll_flush(cx),
         }
     }
 
@@ -76,21 +110,27 @@ impl AsyncWrite for Downstream {
         match self.get_mut() {
             Self::Tunnel(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secure(secure) => Pin::new(&mut secure.stream).poll_shutdown(cx),
         }
     }
 }
 
+/// Some of what comes next; nothing at the end.
+fn poll_some(stream: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    let mut room = [0; CHUNK];
+    let mut read = ReadBuf::new(&mut room);
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    let read = read.filled();
+    Poll::Ready(Ok((!read.is_empty()).then(|| Bytes::copy_from_slice(read))))
+}
+
 impl Side for Downstream {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        let stream = match self {
-            Self::Tunnel(stream) => return stream.poll_chunk(cx),
-            Self::Clear(stream) => stream,
-        };
-        let mut room = [0; CHUNK];
-        let mut read = ReadBuf::new(&mut room);
-        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
-        let read = read.filled();
-        Poll::Ready(Ok((!read.is_empty()).then(|| Bytes::copy_from_slice(read))))
+        match self {
+            Self::Tunnel(stream) => stream.poll_chunk(cx),
+            Self::Clear(stream) => poll_some(stream, cx),
+            Self::Secure(secure) => poll_some(&mut secure.stream, cx),
+        }
     }
 
     fn consumed(&mut self, count: usize) {
@@ -100,11 +140,11 @@ impl Side for Downstream {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<usize>> {
-        let stream = match self {
+        let count = match self {
             Self::Tunnel(stream) => return stream.poll_send(cx, chunk),
-            Self::Clear(stream) => stream,
+            Self::Clear(stream) => ready!(Pin::new(stream).poll_write(cx, chunk))?,
+            Self::Secure(secure) => ready!(secure.poll_send(cx, chunk))?,
         };
-        let count = ready!(Pin::new(stream).poll_write(cx, chunk))?;
         if count == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
@@ -116,6 +156,7 @@ impl Side for Downstream {
         match self {
             Self::Tunnel(stream) => Poll::Ready(stream.finish()),
             Self::Clear(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Secure(secure) => Pin::new(&mut secure.stream).poll_shutdown(cx),
         }
     }
 
@@ -123,17 +164,16 @@ impl Side for Downstream {
         match self {
             Self::Tunnel(stream) => stream.poll_reset(cx),
             // The next read or write meets it.
-            Self::Clear(_) => Poll::Pending,
+            Self::Clear(_) | Self::Secure(_) => Poll::Pending,
         }
     }
 
     fn reset(&mut self) {
         match self {
             Self::Tunnel(stream) => stream.reset(),
-            Self::Clear(stream) => {
-                // Fails only on a socket that is gone.
-                let _gone = stream.set_zero_linger();
-            }
+            // Fails only on a socket that is gone.
+            Self::Clear(stream) => _ = stream.set_zero_linger(),
+            Self::Secure(secure) => _ = secure.stream.get_ref().0.set_zero_linger(),
         }
     }
 }

@@ -62,7 +62,7 @@ pub fn strip_arrived(headers: &mut HeaderMap) {
 
 /// What a request says of its way, when it comes from outside of the mesh: where it comes from is added to what it says itself, and what
 /// only proxies may say is taken out (Envoy, `use_remote_address`).
-pub fn from_outside(headers: &mut HeaderMap, client: IpAddr) {
+pub fn from_outside(headers: &mut HeaderMap, client: IpAddr, scheme: &'static str) {
     strip_arrived(headers);
     let said_by_proxies: Vec<HeaderName> = headers.keys().filter(|name| of_proxies(name.as_str())).cloned().collect();
     for name in said_by_proxies {
@@ -75,7 +75,7 @@ pub fn from_outside(headers: &mut HeaderMap, client: IpAddr) {
         headers.insert(FORWARDED_FOR, hops);
         headers.insert(EXTERNAL_ADDRESS, client);
     }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
 }
 
 /// Whether only proxies may say a header. Some servers take `_` for `-`.
@@ -161,7 +161,7 @@ mod tests {
             ("x-own", "1"),
             ("x_own", "1"),
         ]);
-        from_outside(&mut headers, "198.51.100.7".parse().unwrap());
+        from_outside(&mut headers, "198.51.100.7".parse().unwrap(), "http");
         let expected = map(&[
             ("x-forwarded-for", "192.0.2.1, 192.0.2.2,198.51.100.7"),
             ("x-forwarded-proto", "http"),
@@ -180,12 +180,12 @@ mod tests {
             ("x-own", "1"),
             ("x-kept", "1"),
         ]);
-        from_outside(&mut headers, "198.51.100.7".parse().unwrap());
+        from_outside(&mut headers, "198.51.100.7".parse().unwrap(), "https");
         assert_eq!(upgrade(&headers).as_deref(), Some("websocket"));
         strip_hop(&mut headers);
         let expected = map(&[
             ("x-forwarded-for", "198.51.100.7"),
-            ("x-forwarded-proto", "http"),
+            ("x-forwarded-proto", "https"),
             ("x-envoy-external-address", "198.51.100.7"),
             ("x-kept", "1"),
         ]);

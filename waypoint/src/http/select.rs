@@ -24,6 +24,8 @@ pub struct Target {
     pub authority: String,
     /// The path in its normal form, with the query.
     pub path_and_query: String,
+    /// `https` where the client speaks TLS to us, and `http` elsewhere, in tunnels too.
+    pub scheme: &'static str,
 }
 
 /// A refusal with the status it is answered with.
@@ -37,7 +39,8 @@ pub fn chain(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Res
         ChainProxy::Tcp(_) => Err(gone("the destination is no longer read as HTTP")),
     };
     if let Some(port) = tunnel.edge {
-        let chain = snapshot.edge.get(&port).ok_or_else(|| gone("there is no listener on this port any more"))?;
+        let chain = snapshot.edge.get(&port).and_then(|edge| edge.chain(tunnel.secure.as_deref()));
+        let chain = chain.ok_or_else(|| gone("there is no listener on this port any more"))?;
         return of_requests(chain);
     }
     let inbound = snapshot.inbound.as_ref().ok_or_else(|| gone("there is no inner listener"))?;
@@ -90,7 +93,7 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         Some(query) => format!("{path}?{query}"),
         None => path.into_owned(),
     };
-    Ok(Target { authority: authority.to_owned(), path_and_query })
+    Ok(Target { authority: authority.to_owned(), path_and_query, scheme: "http" })
 }
 
 /// Whether a byte may be in an authority (RFC 3986, section 3.2), as Envoy reads it.

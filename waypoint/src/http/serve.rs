@@ -170,13 +170,13 @@ async fn handle(
         return answer::refused(&mut record, style, StatusCode::SERVICE_UNAVAILABLE, &Refusal::new(Reason::RequestLimit, ""));
     };
     if tunnel.edge.is_some() {
-        headers::from_outside(request.headers_mut(), tunnel.peer.address.ip());
+        headers::from_outside(request.headers_mut(), tunnel.peer.address.ip(), tunnel.scheme());
     } else if request.headers().contains_key(header::CONNECTION) {
         headers::strip_arrived(request.headers_mut());
     }
     let snapshot = proxy.config.load_full();
     let arrived = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
-        let target = select::target(&request, &http)?;
+        let target = select::Target { scheme: tunnel.scheme(), ..select::target(&request, &http)? };
         let known = select::known(&snapshot, &tunnel, &chain, &http, view(&request, &target))?;
         Ok((chain, http, target, known))
     });
@@ -316,7 +316,7 @@ fn change_response(
 pub fn view<'a, B>(request: &'a Request<B>, target: &'a select::Target) -> RequestView<'a> {
     RequestView {
         method: request.method().as_str(),
-        scheme: "http",
+        scheme: target.scheme,
         authority: &target.authority,
         path_and_query: &target.path_and_query,
         headers: request.headers(),

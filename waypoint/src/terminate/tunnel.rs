@@ -33,6 +33,16 @@ pub struct Tunnel {
     pub drain: Watch,
     /// The port of the listener at the edge of the mesh that the client came to, in no tunnel and without identity.
     pub edge: Option<u16>,
+    /// The filter chain there that the server name of the client led to, where it speaks TLS.
+    pub secure: Option<Arc<str>>,
+}
+
+impl Tunnel {
+    /// What a client outside of the mesh speaks; requests inside a tunnel are in clear there.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.secure.is_some() { "https" } else { "http" }
+    }
 }
 
 /// Decides about one CONNECT and carries it to its end.
@@ -52,7 +62,7 @@ pub async fn open(proxy: Arc<Proxy>, peer: Arc<Peer>, incoming: Incoming, drain:
         return;
     };
     let passed_on = passed_on(incoming.headers());
-    let tunnel = Arc::new(Tunnel { peer: peer.clone(), destination, passed_on, drain, edge: None });
+    let tunnel = Arc::new(Tunnel { peer: peer.clone(), destination, passed_on, drain, edge: None, secure: None });
     let snapshot = proxy.config.load_full();
     match decide(&snapshot, &tunnel) {
         Err(refusal) => {

@@ -1,4 +1,5 @@
-//! Listeners at the edge of the mesh: a port, and one chain for the requests that come to it in clear.
+//! Listeners at the edge of the mesh: a port, and one chain for the requests that come to it in clear, or several for those that come in
+//! TLS, by server name.
 
 use std::{mem::take, sync::Arc};
 
@@ -6,12 +7,14 @@ use ambit_api::envoy::pb::envoy::{
     config::listener::v3::{FilterChain, Listener},
     extensions::filters::network::http_connection_manager::v3::HttpConnectionManager,
 };
+use ambit_tls::{Certificates, edge_config};
 
 use super::{
     chain, hcm, listener,
-    read::{Compiled, Problem, Under, boolean, finish, unpack},
+    read::{Compiled, Problem, Under, boolean, finish, required, unpack},
+    tls,
 };
-use crate::compiled::{Chain, Edge, Proxy};
+use crate::compiled::{Chain, Edge, Proxy, SecureChain};
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
@@ -21,13 +24,42 @@ pub fn listener(mut listener: Listener) -> Compiled<Edge> {
     // How the socket is opened is ours: both families, one listener.
     listener.additional_addresses.clear();
     listener.enable_reuse_port = None;
-    let mut chains = take(&mut listener.filter_chains);
-    let (Some(only), true) = (chains.pop(), chains.is_empty()) else {
-        return Err(Problem::new("exactly one filter chain is implemented"));
-    };
+    for filter in take(&mut listener.listener_filters) {
+        // The server name is always looked at where there are chains for one.
+        listener::known_listener_filter(filter.config_type).under(filter.name)?;
+    }
+    // Our own limit of handshakes holds.
+    listener.listener_filters_timeout = None;
+    let chains = take(&mut listener.filter_chains);
     finish(&listener)?;
-    let at = format!("filter_chains[{}]", only.name);
-    Ok(Edge { port, chain: Arc::new(requests(only).under(at)?) })
+    let mut edge = Edge { port, clear: None, secure: Vec::new() };
+    let single = chains.len() == 1;
+    for part in chains {
+        let at = format!("filter_chains[{}]", part.name);
+        match part.transport_socket.is_some() {
+            true => edge.secure.push(secure(part).under(at)?),
+            false if single => edge.clear = Some(Arc::new(requests(part).under(at)?)),
+            false => return Err(Problem::new("several filter chains in clear are not implemented").under(at)),
+        }
+    }
+    match edge.chains().next() {
+        Some(_) => Ok(edge),
+        None => Err(Problem::new("a listener without filter chains is not implemented")),
+    }
+}
+
+/// A chain behind TLS.
+fn secure(mut part: FilterChain) -> Compiled<SecureChain> {
+    let socket = required(part.transport_socket.take(), "transport_socket")?;
+    // Our own limit holds.
+    part.transport_socket_connect_timeout = None;
+    let mut fits = part.filter_chain_match.take().unwrap_or_default();
+    let names = take(&mut fits.server_names).into_iter().map(|name| name.to_ascii_lowercase()).collect();
+    finish(&fits).under("filter_chain_match")?;
+    let tls::Shown { secrets, alpn } = tls::shown(socket).under("transport_socket")?;
+    let certificates = Arc::<Certificates>::default();
+    let tls = edge_config(certificates.clone(), &alpn).map_err(|error| Problem::new(error.to_string()))?;
+    Ok(SecureChain { names, secrets, chain: Arc::new(requests(part)?), certificates, tls })
 }
 
 fn requests(mut part: FilterChain) -> Compiled<Chain> {

@@ -39,7 +39,7 @@ pub enum CompiledListener {
     /// `main_internal`.
     Inbound(Arc<Inbound>),
     /// One at the edge of the mesh.
-    Edge(Edge),
+    Edge(Arc<Edge>),
     /// `connect_originate`, which is how we reach endpoints anyway.
     Originate,
 }
@@ -55,7 +55,7 @@ pub fn listener(mut listener: Listener) -> Compiled<CompiledListener> {
         super::CONNECT_TERMINATE => terminate(listener).map(|l| CompiledListener::Terminate(Arc::new(l))),
         super::MAIN_INTERNAL => inbound(listener).map(|l| CompiledListener::Inbound(Arc::new(l))),
         super::CONNECT_ORIGINATE => originate(listener).map(|()| CompiledListener::Originate),
-        name if name.starts_with(super::INGRESS) => edge::listener(listener).map(CompiledListener::Edge),
+        name if name.starts_with(super::INGRESS) => edge::listener(listener).map(|l| CompiledListener::Edge(Arc::new(l))),
         other => Err(Problem::new(format!("a listener {other:?} is not implemented"))),
     }
 }
@@ -195,7 +195,7 @@ fn inbound(mut listener: Listener) -> Compiled<Inbound> {
     Ok(Inbound { matcher, chains })
 }
 
-fn known_listener_filter(config: Option<listener_filter::ConfigType>) -> Compiled<()> {
+pub(super) fn known_listener_filter(config: Option<listener_filter::ConfigType>) -> Compiled<()> {
     const KNOWN: [&str; 3] = [
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
         "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",

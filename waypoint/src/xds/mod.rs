@@ -26,6 +26,7 @@ mod rbac;
 mod read;
 mod retry;
 mod route;
+mod secret;
 mod session;
 mod state;
 mod store;

@@ -10,9 +10,11 @@ use ambit_api::{
     envoy::pb::envoy::config::{
         cluster::v3 as cluster_pb, endpoint::v3 as endpoint_pb, listener::v3 as listener_pb, route::v3 as route_pb,
     },
+    envoy::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb,
     type_url,
 };
 use ambit_model::route::RouteTable;
+use ambit_tls::Served;
 use ambit_xds::{Any, Rejected, Resource, client::Subscriptions};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -21,9 +23,9 @@ use super::{
     CONNECT_TERMINATE, authority, cluster,
     listener::{self, CompiledListener},
     read::{Compiled, Problem, unpack},
-    route,
+    route, secret,
 };
-use crate::compiled::{Chain, Cluster, Discovery, Endpoints, Proxy, Routes, Snapshot, TerminateTable};
+use crate::compiled::{Chain, Cluster, Discovery, Edge, Endpoints, Proxy, Routes, Snapshot, TerminateTable};
 
 /// Holds compiled resources by name and publishes them.
 #[derive(Clone)]
@@ -42,6 +44,7 @@ struct Held {
     authorities: HashMap<Arc<str>, Arc<TerminateTable>>,
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
     endpoints: HashMap<Arc<str>, Arc<Endpoints>>,
+    secrets: HashMap<Arc<str>, Served>,
 }
 
 impl Store {
@@ -93,10 +96,11 @@ impl Store {
             held.insert(name, part);
         }
         // What nothing refers to any more is unsubscribed, so that its removal would never be told: it is let go here.
-        let (routes, endpoints) = (held.wanted_routes(), held.wanted_endpoints());
+        let (routes, endpoints, secrets) = (held.wanted_routes(), held.wanted_endpoints(), held.wanted_secrets());
         held.routes.retain(|name, _| routes.contains(&**name));
         held.authorities.retain(|name, _| routes.contains(&**name));
         held.endpoints.retain(|name, _| endpoints.contains(&**name));
+        held.secrets.retain(|name, _| secrets.contains(&**name));
         let snapshot = held.snapshot();
         // First, so that no request meets a cluster without its endpoints.
         for cluster in snapshot.clusters.values() {
@@ -110,6 +114,7 @@ impl Store {
             *known = ports;
             changed
         });
+        self.wanted.set(type_url::SECRET, secrets);
         self.wanted.set(type_url::ROUTE, routes);
         self.wanted.set(type_url::ENDPOINT, endpoints);
         rejected
@@ -122,6 +127,7 @@ enum Part {
     Authorities(Arc<TerminateTable>),
     Cluster(Box<Cluster>),
     Endpoints(Arc<Endpoints>),
+    Secret(Served),
 }
 
 fn compile(type_url: &str, body: &Any) -> Compiled<Part> {
@@ -140,6 +146,7 @@ fn compile(type_url: &str, body: &Any) -> Compiled<Part> {
                 false => route::table(config).map(|t| Part::Routes(Arc::new(t))),
             }
         }
+        type_url::SECRET => secret::secret(unpack::<tls_pb::Secret>(body, name)?).map(Part::Secret),
         other => Err(Problem::new(format!("{other} was not asked for"))),
     }
 }
@@ -168,6 +175,7 @@ impl Held {
                 self.clusters.insert(key, Arc::new(*cluster));
             }
             Part::Endpoints(endpoints) => drop(self.endpoints.insert(key, endpoints)),
+            Part::Secret(served) => drop(self.secrets.insert(key, served)),
         }
     }
 
@@ -180,6 +188,7 @@ impl Held {
             }
             type_url::CLUSTER => drop(self.clusters.remove(name)),
             type_url::ENDPOINT => drop(self.endpoints.remove(name)),
+            type_url::SECRET => drop(self.secrets.remove(name)),
             _ => {}
         }
     }
@@ -197,9 +206,12 @@ impl Held {
             Some(CompiledListener::Inbound(inbound)) => Some(inbound.clone()),
             _ => None,
         };
-        let edge = self.listeners.values().filter_map(|listener| match listener {
-            CompiledListener::Edge(edge) => Some((edge.port, edge.chain.clone())),
-            _ => None,
+        let edge = self.edges().map(|edge| {
+            for secure in &edge.secure {
+                let held = secure.secrets.iter().filter_map(|name| self.secrets.get(name));
+                secure.certificates.show(held.cloned().collect());
+            }
+            (edge.port, edge.clone())
         });
         Snapshot {
             terminate,
@@ -220,11 +232,24 @@ impl Held {
                     names.extend(terminate.authorities.as_ref().ok().map(|n| n.to_string()))
                 }
                 CompiledListener::Inbound(inbound) => names.extend(inbound.chains.values().filter_map(named_routes)),
-                CompiledListener::Edge(edge) => names.extend(named_routes(&edge.chain)),
+                CompiledListener::Edge(edge) => names.extend(edge.chains().filter_map(named_routes)),
                 CompiledListener::Originate => {}
             }
         }
         names
+    }
+
+    /// The listeners at the edge of the mesh.
+    fn edges(&self) -> impl Iterator<Item = &Arc<Edge>> {
+        self.listeners.values().filter_map(|listener| match listener {
+            CompiledListener::Edge(edge) => Some(edge),
+            _ => None,
+        })
+    }
+
+    fn wanted_secrets(&self) -> BTreeSet<String> {
+        let chains = self.edges().flat_map(|edge| &edge.secure);
+        chains.flat_map(|secure| &secure.secrets).map(ToString::to_string).collect()
     }
 
     fn wanted_endpoints(&self) -> BTreeSet<String> {

@@ -9,7 +9,7 @@ use ambit_xds::{
 use super::Store;
 
 /// The types in the order that makes before it breaks: clusters and their endpoints before the listeners and routes that use them.
-const TYPES: [&str; 4] = [type_url::CLUSTER, type_url::ENDPOINT, type_url::LISTENER, type_url::ROUTE];
+const TYPES: [&str; 5] = [type_url::SECRET, type_url::CLUSTER, type_url::ENDPOINT, type_url::LISTENER, type_url::ROUTE];
 
 /// A client that keeps `store` up to date. `wanted` must be the one the store was made with.
 pub fn client(target: Target, node: Node, credentials: Credentials, store: &Store, wanted: Subscriptions) -> DeltaClient {

@@ -1,7 +1,7 @@
 //! TLS contexts. We present and check certificates by the rules of the mesh whatever they say, so a context is taken only when it
 //! says the same.
 
-use std::mem::take;
+use std::{mem::take, sync::Arc};
 
 use ambit_api::envoy::pb::envoy::{
     config::core::v3::{TransportSocket, transport_socket::ConfigType},
@@ -13,6 +13,7 @@ use ambit_api::envoy::pb::envoy::{
 use ambit_model::route::StringMatch;
 
 use super::{
+    hcm,
     read::{Compiled, Problem, Under, boolean, finish, required, unpack},
     text,
 };
@@ -93,4 +94,45 @@ fn common(mut context: CommonTlsContext) -> Compiled<Vec<StringMatch>> {
     finish(&combined)?;
     finish(&context)?;
     Ok(peers)
+}
+
+/// What clients outside of the mesh are shown.
+pub struct Shown {
+    /// The names of the secrets with the certificates; never empty.
+    pub secrets: Vec<Arc<str>>,
+    /// The protocols of ALPN, the dearest first.
+    pub alpn: Vec<String>,
+}
+
+/// The server side for clients outside of the mesh, who show no certificate.
+pub fn shown(socket: TransportSocket) -> Compiled<Shown> {
+    let mut context: DownstreamTlsContext =
+        unpack(&typed(socket)?, "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext")?;
+    let mut common = required(context.common_tls_context.take(), "common_tls_context")?;
+    if boolean(context.require_client_certificate.take(), false) {
+        return Err(Problem::new("require_client_certificate is not implemented where clients come from outside of the mesh"));
+    }
+    finish(&context)?;
+    let mut params = required(common.tls_params.take(), "tls_params").under("common_tls_context")?;
+    let versions = (take(&mut params.tls_minimum_protocol_version), take(&mut params.tls_maximum_protocol_version));
+    if versions != (TlsProtocol::TlSv12 as i32, TlsProtocol::TlSv13 as i32) {
+        return Err(Problem::new("only TLS 1.2 to TLS 1.3 is implemented").under("common_tls_context.tls_params"));
+    }
+    finish(&params).under("common_tls_context.tls_params")?;
+    let mut secrets: Vec<Arc<str>> = Vec::new();
+    for secret in take(&mut common.tls_certificate_sds_secret_configs) {
+        hcm::over_ads(secret.sds_config).under("common_tls_context.tls_certificate_sds_secret_configs")?;
+        secrets.push(secret.name.into());
+    }
+    if secrets.is_empty() {
+        return Err(
+            Problem::new("a context without tls_certificate_sds_secret_configs is not implemented").under("common_tls_context")
+        );
+    }
+    let alpn = take(&mut common.alpn_protocols);
+    if let Some(other) = alpn.iter().find(|protocol| !matches!(protocol.as_str(), "h2" | "http/1.1")) {
+        return Err(Problem::new(format!("{other} is not implemented")).under("common_tls_context.alpn_protocols"));
+    }
+    finish(&common).under("common_tls_context")?;
+    Ok(Shown { secrets, alpn })
 }

@@ -162,7 +162,7 @@ pub fn any<M: Message>(name: &str, message: &M) -> Any {
     Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }
 
-fn ads() -> Option<ConfigSource> {
+pub fn ads() -> Option<ConfigSource> {
     let specifier = ConfigSourceSpecifier::Ads(AggregatedConfigSource::default());
     Some(ConfigSource { config_source_specifier: Some(specifier), resource_api_version: 2, ..Default::default() })
 }

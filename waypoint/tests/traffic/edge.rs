@@ -20,12 +20,12 @@ const NAME: &str = "ingress|80";
 /// More than anything takes here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A connection, as soon as the port is open.
-async fn connected(port: u16) -> TcpStream {
+pub(super) async fn connected(port: u16) -> TcpStream {
     let began = Instant::now();
     loop {
         match TcpStream::connect(("127.0.0.1", port)).await {
@@ -42,7 +42,7 @@ async fn once(port: u16, request: Request<Body>) -> (u16, HeaderMap, String) {
     read(sender.send_request(request).await.unwrap()).await
 }
 
-fn get(host: &str, path: &str) -> Request<Body> {
+pub(super) fn get(host: &str, path: &str) -> Request<Body> {
     let request =
         Request::get(path).header("host", host).header("x-forwarded-for", "192.0.2.1").header("x-envoy-retry-on", "5xx");
     request.header("x-forwarded-client-cert", format!("URI={WAYPOINT}")).body(Body::default()).unwrap()

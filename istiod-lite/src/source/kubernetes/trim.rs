@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::source::Kind;
-use crate::source::crd::mesh;
+use crate::source::crd::{mesh, secret};
 
 type Fields = Map<String, Value>;
 
@@ -19,8 +19,12 @@ pub(super) fn wanted(kind: Kind) -> Option<&'static str> {
     (kind == Kind::EndpointSlice).then_some("endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io")
 }
 
-/// The field selector of the only object of a kind that is asked for, where there is but one: a cluster has many ConfigMaps, with much in them.
+/// The field selector of those objects of a kind that are asked for: of the only one, where there is but one, as a cluster has many ConfigMaps
+/// with much in them; of Secrets those with certificates, so that no other ever leaves the API server.
 pub(super) fn only(kind: Kind) -> Option<String> {
+    if kind == Kind::TlsSecret {
+        return Some(format!("type={}", secret::TYPE));
+    }
     kind.only().map(|only| format!("metadata.name={},metadata.namespace={}", only.name, only.namespace))
 }
 
@@ -51,6 +55,11 @@ pub(super) fn trim(kind: Kind, object: &mut Value) {
         Kind::MeshSettings => {
             fields.retain(|key, _| matches!(key.as_str(), "metadata" | "data"));
             keep(fields, "data", &[mesh::KEY]);
+        }
+        Kind::TlsSecret => {
+            fields.retain(|key, _| matches!(key.as_str(), "metadata" | "data"));
+            keep(fields, "metadata", &["name", "namespace"]);
+            keep(fields, "data", &[secret::CERTIFICATE, secret::KEY]);
         }
         _ => {}
     }

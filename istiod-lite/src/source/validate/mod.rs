@@ -68,6 +68,8 @@ pub(super) fn validate(object: &Object) -> Vec<FieldError> {
         | Object::GatewayClass(_)
         | Object::ReferenceGrant(_)
         | Object::BackendTlsPolicy(_)
+        // What is wrong with one is said by the Gateways that name it.
+        | Object::TlsSecret(_)
         // Whatever is wrong in one is left out, so that the rest of it holds.
         | Object::DestinationRule(_) => {}
     }

@@ -86,7 +86,7 @@ fn a_listener_says_why_it_does_not_serve() {
         (said(&status.conditions)[0].clone(), status.listeners.iter().map(of_listener).collect::<Vec<_>>())
     };
     let (accepted, listeners) =
-        reasons(&format!("{HTTP}, {{name: tls, port: 443, protocol: HTTPS}}, {{name: own, port: 15021, protocol: HTTP}}"));
+        reasons(&format!("{HTTP}, {{name: tls, port: 443, protocol: TLS}}, {{name: own, port: 15021, protocol: HTTP}}"));
     assert_eq!(accepted, "Accepted=True ListenersNotValid");
     assert_eq!(
         listeners,
@@ -100,7 +100,8 @@ fn a_listener_says_why_it_does_not_serve() {
         reasons("{name: a, port: 80, protocol: HTTP, hostname: a.b}, {name: b, port: 80, protocol: HTTP, hostname: A.b}");
     assert_eq!(accepted, "Accepted=False ListenersNotValid");
     assert_eq!(listeners[1], "b: Accepted=False HostnameConflict, Conflicted=True HostnameConflict");
-    let (_, listeners) = reasons("{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: TLS, hostname: b.c}");
+    let (_, listeners) = reasons("{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: HTTPS, hostname: b.c}");
+    assert_eq!(listeners[1], "b: Accepted=False ProtocolConflict, Conflicted=True ProtocolConflict");
     assert_eq!(listeners[0], "a: Accepted=False ProtocolConflict, Conflicted=True ProtocolConflict");
 }
 
@@ -154,4 +155,81 @@ fn policies_for_a_gateway_and_for_a_route_on_it_hold() {
     let text = format!("{}{policy}{limit}{}", gateway(HTTP), route("HTTPRoute", "r", "parentRefs: [{name: edge}]"));
     assert_eq!(of_route(&text, Kind::AuthorizationPolicy, "p"), ["WaypointAccepted=True Accepted"]);
     assert_eq!(of_route(&text, Kind::RequestPolicy, "p"), ["Accepted=True Accepted"]);
+}
+
+/// A Secret of type `kubernetes.io/tls`.
+fn secret(namespace: &str, name: &str, certificate: &str, key: &str) -> String {
+    let data = json!({"tls.crt": certificate, "tls.key": key});
+    format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\ntype: kubernetes.io/tls\nstringData: {data}\n"
+    )
+}
+
+/// A certificate for a host, and its key.
+fn pair() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+#[test]
+fn a_listener_that_speaks_tls_says_what_is_wrong_with_its_certificates() {
+    let ((certificate, key), (_, of_another)) = (pair(), pair());
+    let grant = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: keys}\nspec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: shop}], to: [{group: '', kind: Secret, name: granted}]}\n";
+    let secrets = [
+        secret("shop", "good", &certificate, &key),
+        secret("shop", "mixed", &certificate, &of_another),
+        secret("shop", "empty", "", &key),
+        secret("keys", "granted", &certificate, &key),
+        secret("keys", "other", &certificate, &key),
+        secret("shop", "opaque", &certificate, &key).replace("kubernetes.io/tls", "Opaque"),
+    ];
+    let given = "loadBalancer: {ingress: [{ip: 192.0.2.1}]}";
+    let rest = format!("{}{POD}{grant}{}", service(", type: LoadBalancer", given), secrets.concat());
+    let of_listener = |tls: &str| {
+        let https = format!("{HTTP}, {{name: tls, port: 443, protocol: HTTPS, tls: {tls}}}");
+        let status = status(&format!("{}{rest}", gateway(&https)), Deployed::Applied);
+        assert_eq!(said(&status.conditions)[1], "Programmed=True Programmed", "the other one serves");
+        assert_eq!(said(&status.listeners[0].conditions)[1], "Programmed=True Programmed", "the other one serves");
+        let conditions = &status.listeners[1].conditions;
+        (said(conditions)[..3].join(", "), conditions[2].message.clone())
+    };
+    let resolved = "Accepted=True Accepted, Programmed=True Programmed, ResolvedRefs=True ResolvedRefs";
+    for certificates in
+        ["[{name: good}]", "[{name: good}, {name: granted, namespace: keys}]", "[{group: '', kind: Secret, name: good}]"]
+    {
+        assert_eq!(of_listener(&format!("{{certificateRefs: {certificates}}}")).0, resolved, "{certificates}");
+    }
+    let invalid = "Accepted=True Accepted, Programmed=False Invalid, ResolvedRefs=False InvalidCertificateRef";
+    for (certificates, message) in [
+        ("[]", "names no certificate"),
+        ("[{name: missing}]", "Secret shop/missing does not exist, or is not of type kubernetes.io/tls"),
+        ("[{name: opaque}]", "Secret shop/opaque does not exist"),
+        ("[{kind: ConfigMap, name: good}]", "ConfigMap of group \"\" holds no certificate"),
+        ("[{group: certs.example, name: good}]", "Secret of group \"certs.example\" holds no certificate"),
+        ("[{name: mixed}]", "Secret shop/mixed cannot be used: private key: it is not that of the certificate"),
+        ("[{name: empty}]", "Secret shop/empty cannot be used: certificate: there is none in PEM"),
+    ] {
+        let (conditions, said) = of_listener(&format!("{{certificateRefs: {certificates}}}"));
+        assert!(conditions == invalid && said.contains(message), "{certificates}: {conditions}: {said}");
+    }
+    let (conditions, said) = of_listener("{certificateRefs: [{name: other, namespace: keys}]}");
+    assert_eq!(conditions, "Accepted=True Accepted, Programmed=False Invalid, ResolvedRefs=False RefNotPermitted");
+    assert!(said.contains("a ReferenceGrant in namespace keys has to permit Gateways of namespace shop"), "{said}");
+    // One of several is enough to serve, and the other is told.
+    let (conditions, _) = of_listener("{certificateRefs: [{name: good}, {name: missing}]}");
+    assert_eq!(conditions, "Accepted=True Accepted, Programmed=True Programmed, ResolvedRefs=False InvalidCertificateRef");
+    let (conditions, _) = of_listener("{certificateRefs: [{name: good}], mode: Passthrough}");
+    assert!(conditions.starts_with("Accepted=False UnsupportedValue, Programmed=False Invalid"), "{conditions}");
+}
+
+#[test]
+fn a_gateway_that_wants_certificates_of_clients_speaks_no_tls() {
+    let (certificate, key) = pair();
+    let https = "{name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: good}]}}";
+    let frontend = "tls: {frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}}}}";
+    let wanting = gateway(https).replace("gatewayClassName", &format!("{frontend}, gatewayClassName"));
+    let status = status(&format!("{wanting}{}", secret("shop", "good", &certificate, &key)), Deployed::Applied);
+    assert_eq!(said(&status.listeners[0].conditions)[0], "Accepted=False UnsupportedValue");
+    assert!(status.listeners[0].conditions[0].message.contains("spec.tls.frontend"), "{:?}", status.listeners[0].conditions[0]);
 }

@@ -14,11 +14,11 @@ use super::route::{self, RequestRoute, requests};
 use super::scope::ServedPort;
 use super::wire::{bool_value, entry, in_order};
 use super::{Resources, Translation, cluster, insert, limiter, listener};
-use crate::index::{RouteKey, ServiceRef, covers_host, listener_host, unserved};
+use crate::index::{HTTPS, RouteKey, ServiceRef, covers_host, listener_host, unserved};
 use crate::source::Kind;
 
 /// The routes for each host.
-type Hosts = BTreeMap<String, Vec<RequestRoute>>;
+pub(super) type Hosts = BTreeMap<String, Vec<RequestRoute>>;
 
 impl Translation<'_> {
     /// All resources, where the Gateway is at the edge of the mesh.
@@ -51,51 +51,55 @@ impl Translation<'_> {
         self.resources()
     }
 
-    /// One port with all of its listeners.
+    /// One port with all of its listeners, which speak the same.
     fn port_at_edge(&mut self, port: u16, listeners: &[&GatewayListeners]) {
+        if listeners.iter().any(|listener| listener.protocol == HTTPS) {
+            return self.secure_port_at_edge(port, listeners);
+        }
         let place = ServedPort::at_edge(&self.waypoint.name, port);
         let mut enforcement = self.policies(Some(&place), Layer::Http);
+        let mut hosts = Hosts::new();
+        for listener in listeners {
+            hosts.append(&mut self.hosts_of(listener, listeners));
+        }
+        let virtual_hosts = self.virtual_hosts(&place, hosts);
+        enforcement.limiters = limiter::named(self.index, &virtual_hosts);
+        self.authorizers(&enforcement);
+        let listener = listener::edge(port, &enforcement);
+        insert(&mut self.listeners, listener.name.clone(), &listener);
+        let routes = RouteConfiguration { name: ingress(port), virtual_hosts, ..table() };
+        self.routes.insert(routes.name.clone(), in_order(routes));
+    }
+
+    /// A virtual host for each host.
+    pub(super) fn virtual_hosts(&mut self, place: &ServedPort<'_>, hosts: Hosts) -> Vec<VirtualHost> {
         let mut virtual_hosts = Vec::new();
-        for (host, routes) in self.hosts(listeners) {
-            let routes = route::ordered_routes(self.index, &place, &routes, &mut self.backends);
+        for (host, routes) in hosts {
+            let routes = route::ordered_routes(self.index, place, &routes, &mut self.backends);
             let limits = requests::of_host(self.index, &routes);
             let typed_per_filter_config = limits.map(|limits| entry(requests::LIMITS, limits)).unwrap_or_default();
             let domains = vec![host.clone()];
             virtual_hosts.push(VirtualHost { name: host, domains, routes, typed_per_filter_config, ..Default::default() });
         }
-        enforcement.limiters = limiter::named(self.index, &virtual_hosts);
-        self.authorizers(&enforcement);
-        let listener = listener::edge(port, &enforcement);
-        insert(&mut self.listeners, listener.name.clone(), &listener);
-        let routes = RouteConfiguration {
-            name: ingress(port),
-            virtual_hosts,
-            validate_clusters: bool_value(false),
-            most_specific_header_mutations_wins: true,
-            // A client says the port that it has dialled, which may be another one in front of the pod.
-            ignore_port_in_host_matching: true,
-            ..Default::default()
-        };
-        self.routes.insert(routes.name.clone(), in_order(routes));
+        virtual_hosts
     }
 
-    /// The routes for each host that the listeners of one port, or routes on them, name. The host of a listener without routes is among
-    /// them: requests for it are not found, whatever a listener for more hosts has.
-    fn hosts(&self, listeners: &[&GatewayListeners]) -> Hosts {
+    /// The routes for each host that a listener of a port, or a route on it, names. The host of a listener without routes is among them: requests
+    /// for it are not found, whatever another one of `listeners` has that is for more hosts. What is for a host that another says more closely is
+    /// not: so no host is among those of two listeners.
+    pub(super) fn hosts_of(&self, listener: &GatewayListeners, listeners: &[&GatewayListeners]) -> Hosts {
         let mut hosts = Hosts::new();
-        for listener in listeners {
-            let own = listener_host(listener);
-            hosts.entry(own.clone()).or_default();
-            let closest = |host: &str| {
-                let others = listeners.iter().map(|other| listener_host(other)).filter(|other| covers_host(other, host));
-                // `*.b.c` is as long as `a.b.c`, and not as close.
-                others.max_by_key(|other| (!other.starts_with('*'), other.len())).is_some_and(|closest| closest == own)
-            };
-            for taken in self.index.routes_on(&self.waypoint.name, listener) {
-                let Some(route) = self.request_route(&taken.route) else { continue };
-                for host in taken.hosts.into_iter().filter(|host| closest(host)) {
-                    hosts.entry(host).or_default().push(route.clone());
-                }
+        let own = listener_host(listener);
+        hosts.entry(own.clone()).or_default();
+        let closest = |host: &str| {
+            let others = listeners.iter().map(|other| listener_host(other)).filter(|other| covers_host(other, host));
+            // `*.b.c` is as long as `a.b.c`, and not as close.
+            others.max_by_key(|other| (!other.starts_with('*'), other.len())).is_some_and(|closest| closest == own)
+        };
+        for taken in self.index.routes_on(&self.waypoint.name, listener) {
+            let Some(route) = self.request_route(&taken.route) else { continue };
+            for host in taken.hosts.into_iter().filter(|host| closest(host)) {
+                hosts.entry(host).or_default().push(route.clone());
             }
         }
         hosts
@@ -108,5 +112,16 @@ impl Translation<'_> {
             Kind::GrpcRoute => objects.grpc_routes.get(&key.name).and_then(|route| RequestRoute::grpc(route)),
             _ => None,
         }
+    }
+}
+
+/// What the route configurations at the edge have alike.
+pub(super) fn table() -> RouteConfiguration {
+    RouteConfiguration {
+        validate_clusters: bool_value(false),
+        most_specific_header_mutations_wins: true,
+        // A client says the port that it has dialled, which may be another one in front of the pod.
+        ignore_port_in_host_matching: true,
+        ..Default::default()
     }
 }

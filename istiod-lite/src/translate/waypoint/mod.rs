@@ -18,6 +18,7 @@ pub(super) mod names;
 mod rbac;
 pub(super) mod route;
 pub(super) mod scope;
+mod secure;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -51,6 +52,8 @@ pub struct Resources {
     pub clusters: Vec<(String, Any)>,
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
     pub endpoints: Vec<(String, Any)>,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`
+    pub secrets: Vec<(String, Any)>,
 }
 
 /// The resources of the waypoint that a Gateway asks for, or of the proxy that it is at the edge of the mesh; `None` when it is neither.
@@ -89,6 +92,7 @@ struct Translation<'a> {
     routes: Named,
     clusters: Named,
     endpoints: Named,
+    secrets: Named,
 }
 
 impl<'a> Translation<'a> {
@@ -104,6 +108,7 @@ impl<'a> Translation<'a> {
             routes: Named::new(),
             clusters: Named::new(),
             endpoints: Named::new(),
+            secrets: Named::new(),
         }
     }
 
@@ -142,6 +147,7 @@ impl<'a> Translation<'a> {
             routes: self.routes.into_iter().collect(),
             clusters: self.clusters.into_iter().collect(),
             endpoints: self.endpoints.into_iter().collect(),
+            secrets: self.secrets.into_iter().collect(),
         }
     }
 

@@ -85,6 +85,16 @@ pub fn ingress(port: u16) -> String {
     format!("ingress|{port}")
 }
 
+/// Name of the filter chain, and of the route configuration, of a listener that speaks TLS on a port at the edge of the mesh.
+pub fn ingress_listener(port: u16, listener: &str) -> String {
+    format!("{}|{listener}", ingress(port))
+}
+
+/// Name of the secret with the certificate that a Secret holds.
+pub fn certificate(secret: &NamespacedName) -> String {
+    format!("certificate|{secret}")
+}
+
 /// Name of the filter chain for pods of one identity, reached by their own addresses.
 pub fn direct(layer: Layer, identity: &str) -> String {
     format!("direct-{layer}|{identity}")

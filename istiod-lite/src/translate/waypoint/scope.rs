@@ -26,6 +26,8 @@ pub struct ServedPort<'a> {
     pub port: ServicePort,
     /// The routes attached to it.
     pub attached: Attached<'a>,
+    /// It is at the edge of the mesh, and its clients speak TLS.
+    pub secure: bool,
 }
 
 /// What is spoken on a port, as far as the objects tell.
@@ -49,6 +51,7 @@ impl ServedPort<'_> {
             addresses: Vec::new(),
             port: ServicePort { name: None, port, target: TargetPort::Number(port), protocol: AppProtocol::Http11 },
             attached: Attached::default(),
+            secure: false,
         }
     }
 
@@ -101,7 +104,7 @@ pub fn ports<'a>(index: &'a Index, waypoint: &Waypoint) -> Vec<ServedPort<'a>> {
                 continue;
             }
             let (service, host, name, addresses) = (service.clone(), host.clone(), name.clone(), addresses.clone());
-            let mut port = ServedPort { service, host, name, addresses, port, attached: Attached::default() };
+            let mut port = ServedPort { service, host, name, addresses, port, attached: Attached::default(), secure: false };
             port.attached = Attached::to(index, &waypoint.name, &port);
             served.push(port);
         }

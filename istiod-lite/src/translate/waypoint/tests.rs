@@ -20,6 +20,7 @@ mod fields;
 mod limiters;
 mod of_all_kinds;
 mod orders;
+mod secure;
 mod tokens;
 mod traffic;
 
@@ -78,12 +79,13 @@ fn check(name: &str, look: impl Fn(&str, &str) -> bool) {
     assert!(wanted == got, "{name}: out.yaml differs from line {:?} on; got\n{got}", first.map(|line| line + 1));
 }
 
-fn kinds(resources: &Resources) -> [(&'static str, &[(String, Any)]); 4] {
+fn kinds(resources: &Resources) -> [(&'static str, &[(String, Any)]); 5] {
     [
         ("listeners", &resources.listeners),
         ("routes", &resources.routes),
         ("clusters", &resources.clusters),
         ("endpoints", &resources.endpoints),
+        ("secrets", &resources.secrets),
     ]
 }
 
@@ -179,6 +181,11 @@ fn golden_request_policies() {
 }
 
 #[test]
+fn golden_secure_edge() {
+    check("https", |kind, _| matches!(kind, "listeners" | "routes"));
+}
+
+#[test]
 fn golden_policies() {
     check("policies", |kind, name| name == "connect_terminate" && kind == "routes" || name == "main_internal");
 }
@@ -232,7 +239,7 @@ fn golden_waypoint_for_workloads() {
 
 #[test]
 fn the_same_index_gives_the_same_bytes() {
-    for name in ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers"] {
+    for name in ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https"] {
         let first = of_waypoint(&input(name));
         for _ in 0..4 {
             assert_eq!(first, of_waypoint(&input(name)), "{name}");

@@ -249,7 +249,15 @@ fn listeners_at_the_edge_that_do_not_serve_are_told() {
     const HTTP: &str = "{name: web, port: 80, protocol: HTTP}";
     good(Kind::Gateway, &gateway(HTTP));
     let tls = gateway(&format!("{HTTP}, {{name: tls, port: 443, protocol: HTTPS}}"));
-    warned(Kind::Gateway, &tls, "spec.listeners[1]: Listener tls: HTTPS is not carried out");
+    warned(Kind::Gateway, &tls, "spec.listeners[1].tls.certificateRefs: Listener tls: no certificate is named");
+    let https = |tls: &str| {
+        gateway(&format!("{HTTP}, {{name: tls, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: c}}]{tls}}}}}"))
+    };
+    good(Kind::Gateway, &https(""));
+    warned(Kind::Gateway, &https(", mode: Passthrough"), "spec.listeners[1]: Listener tls: HTTPS with tls.mode Passthrough");
+    warned(Kind::Gateway, &https(", options: {a: b}"), "spec.listeners[1]: Listener tls: tls.options are not carried out");
+    let passed_on = gateway(&format!("{HTTP}, {{name: tls, port: 443, protocol: TLS}}"));
+    warned(Kind::Gateway, &passed_on, "spec.listeners[1]: Listener tls: TLS is not carried out");
     let addressed = format!("{{gatewayClassName: ambit, addresses: [{{value: 10.0.0.1}}], listeners: [{HTTP}]}}");
     warned(Kind::Gateway, &addressed, "spec.addresses: A Gateway is reached at");
 }

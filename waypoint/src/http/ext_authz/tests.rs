@@ -77,7 +77,7 @@ fn an_answer_that_allows_changes_the_request_and_its_response_as_it_says() {
         ("x-joined", "one"),
         ("x-secret", "s"),
     ]);
-    let mut target = Target { authority: "shop".into(), path_and_query: "/p?a=1&b=2&c&b=5".into() };
+    let mut target = Target { authority: "shop".into(), path_and_query: "/p?a=1&b=2&c&b=5".into(), scheme: "http" };
     let mut passed = Passed::default();
     changes.unwrap().apply(&mut headers, &mut target, &mut passed).unwrap();
     let expected = map(&[
@@ -109,7 +109,7 @@ fn what_cannot_be_carried_out_is_no_answer_and_changes_nothing() {
         let query_parameters_to_set = vec![QueryParameter { key: "a".into(), value: value.into() }];
         let headers = vec![older("x-set", "new", false)];
         let changes = allowed(OkHttpResponse { query_parameters_to_set, headers, ..Default::default() }).unwrap();
-        let mut target = Target { authority: "shop".into(), path_and_query: "/p".into() };
+        let mut target = Target { authority: "shop".into(), path_and_query: "/p".into(), scheme: "http" };
         let (mut headers, mut passed) = (HeaderMap::new(), Passed::default());
         assert!(changes.apply(&mut headers, &mut target, &mut passed).is_err());
         assert!(headers.is_empty() && target.path_and_query == "/p");

@@ -172,3 +172,19 @@ fn a_request_authentication_that_cannot_be_read_refuses_every_request_to_its_tar
     // Without targets it holds nowhere, be it readable or not.
     assert_eq!(made(kind, &policy(json!({"jwtRules": odd})), None).object, None);
 }
+
+#[test]
+fn of_a_secret_nothing_is_kept_but_a_certificate_and_its_key() {
+    let secret = json!({
+        "metadata": {
+            "namespace": "shop", "name": "it", "resourceVersion": "7",
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "hidden"},
+        },
+        "type": "kubernetes.io/tls",
+        "data": {"tls.crt": "", "tls.key": "", "ca.crt": "aGlkZGVu"},
+    });
+    let read = made(Kind::TlsSecret, &secret, None);
+    let Some(Object::TlsSecret(held)) = &read.object else { panic!("{read:?}") };
+    assert_eq!((held.metadata.name.as_deref(), held.metadata.annotations.as_ref()), (Some("it"), None));
+    assert!(held.pair.is_err() && read.problems.is_empty(), "its Gateways say what is wrong: {:?}", read.problems);
+}

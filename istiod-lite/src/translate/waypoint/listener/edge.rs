@@ -2,32 +2,68 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use ambit_api::envoy::pb::envoy::config::core::v3::TransportSocket;
 use ambit_api::envoy::pb::envoy::config::core::v3::address::Address as AddressKind;
-use ambit_api::envoy::pb::envoy::config::listener::v3::{FilterChain, Listener};
+use ambit_api::envoy::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use ambit_api::envoy::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
 use super::super::endpoint::socket_address;
 use super::super::names::ingress;
 use super::super::rbac::Enforcement;
-use super::super::wire::bool_value;
+use super::super::wire::{bool_value, seconds};
 use super::http::{self, Routes};
-use super::{access_log, network_filter};
+use super::{access_log, listener_filter, network_filter};
 use crate::index::container_port;
+
+/// How long a client may take from its connection to its first request being possible, in seconds, as in our waypoint.
+const HANDSHAKE: u64 = 10;
+
+/// One listener of a Gateway that speaks TLS.
+pub struct Secure {
+    /// The name of the filter chain and of its routes.
+    pub name: String,
+    /// The host that it is for; `*` for any.
+    pub host: String,
+    /// How TLS is spoken.
+    pub socket: Option<TransportSocket>,
+}
 
 /// The listener of one port of a Gateway, on the port that it is in the pod.
 pub fn edge(port: u16, enforcement: &Enforcement) -> Listener {
-    let name = ingress(port);
-    let mut manager = http::manager(&name, Routes::Discovered(name.clone()), enforcement, access_log::at_edge());
+    at(port, vec![chain(&ingress(port), enforcement)])
+}
+
+/// The same where TLS is spoken: the server name of a client leads to the listener of the Gateway that says it most closely, and any other
+/// nowhere.
+pub fn secure(port: u16, listeners: &[Secure], enforcement: &Enforcement) -> Listener {
+    let chains = listeners.iter().map(|listener| FilterChain {
+        filter_chain_match: (listener.host != "*")
+            .then(|| FilterChainMatch { server_names: vec![listener.host.clone()], ..Default::default() }),
+        transport_socket: listener.socket.clone(),
+        transport_socket_connect_timeout: seconds(HANDSHAKE),
+        ..chain(&listener.name, enforcement)
+    });
+    let inspector = listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default());
+    let listener = at(port, chains.collect());
+    Listener { listener_filters: vec![inspector], listener_filters_timeout: seconds(HANDSHAKE), ..listener }
+}
+
+fn chain(name: &str, enforcement: &Enforcement) -> FilterChain {
+    let mut manager = http::manager(name, Routes::Discovered(name.into()), enforcement, access_log::at_edge());
     // Who asks is who has made the connection; what a client says of its way is added to, and what only proxies may say is taken out.
     manager.use_remote_address = bool_value(true);
     manager.xff_num_trusted_hops = 0;
-    let chain = FilterChain {
-        name: name.clone(),
+    FilterChain {
+        name: name.into(),
         filters: vec![network_filter("envoy.filters.network.http_connection_manager", &manager)],
         ..Default::default()
-    };
+    }
+}
+
+fn at(port: u16, filter_chains: Vec<FilterChain>) -> Listener {
     let mut address = socket_address(IpAddr::V6(Ipv6Addr::UNSPECIFIED), container_port(port));
     if let Some(AddressKind::SocketAddress(socket)) = &mut address.address {
         socket.ipv4_compat = true;
     }
-    Listener { name, address: Some(address), filter_chains: vec![chain], ..Default::default() }
+    Listener { name: ingress(port), address: Some(address), filter_chains, ..Default::default() }
 }

@@ -33,7 +33,7 @@ pub fn route(
     let action = if filters.unsupported {
         None
     } else if let Some(filter) = &filters.redirect {
-        redirect::redirect(filter, &path, port.port.port).map(Action::Redirect)
+        redirect::redirect(filter, &path, port.port.port, port.secure).map(Action::Redirect)
     } else {
         forward(index, &port.service, from, rule, &filters, &path, backends).map(Action::Route)
     };

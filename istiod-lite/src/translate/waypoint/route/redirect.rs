@@ -25,11 +25,12 @@ enum PathChange {
     Regex(RegexMatchAndSubstitute),
 }
 
-/// A redirect for requests to a service port; `None` when its path change needs a prefix that the match does not have.
+/// A redirect for requests to a service port, which come in TLS if `secure`; `None` when its path change needs a prefix that the match does not have.
 pub fn redirect(
     filter: &HttpRouteRulesFiltersRequestRedirect,
     path: &PathMatch<'_>,
     service_port: u16,
+    secure: bool,
 ) -> Option<RedirectAction> {
     let mut action = RedirectAction { response_code: code(filter.status_code)?.into(), ..Default::default() };
     let scheme = filter.scheme.as_ref().map(|scheme| match scheme {
@@ -38,7 +39,7 @@ pub fn redirect(
     });
     action.scheme_rewrite_specifier = scheme.map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.into()));
     action.host_redirect = filter.hostname.clone().unwrap_or_default();
-    action.port_redirect = port(filter, scheme, service_port);
+    action.port_redirect = port(filter, scheme, (service_port, secure));
     if let Some(change) = &filter.path {
         let whole = match change.r#type {
             RedirectPath::ReplaceFullPath => change.replace_full_path.as_deref(),
@@ -59,8 +60,8 @@ pub fn redirect(
 
 /// The port to write, 0 to write none: the one asked for, else the scheme's well-known one when there is a scheme, else
 /// the service's. The well-known port of the resulting scheme is left out.
-fn port(filter: &HttpRouteRulesFiltersRequestRedirect, scheme: Option<&str>, service_port: u16) -> u32 {
-    let well_known = if scheme == Some("https") { 443 } else { 80 };
+fn port(filter: &HttpRouteRulesFiltersRequestRedirect, scheme: Option<&str>, (service_port, secure): (u16, bool)) -> u32 {
+    let well_known = if scheme.map_or(secure, |scheme| scheme == "https") { 443 } else { 80 };
     let asked = filter.port.and_then(|port| u32::try_from(port).ok());
     let port = asked.unwrap_or_else(|| if scheme.is_some() { well_known } else { service_port.into() });
     // Without a host name Envoy keeps the request's own port, which for these services is written out.

@@ -7,9 +7,9 @@ use super::action::parse_duration;
 use super::matching::PathMatch;
 use super::redirect::{redirect, rewrite};
 
-fn redirected(filter: &str, service_port: u16) -> RedirectAction {
+fn redirected(filter: &str, service_port: u16, secure: bool) -> RedirectAction {
     let filter: HttpRouteRulesFiltersRequestRedirect = serde_json::from_str(filter).unwrap();
-    redirect(&filter, &PathMatch::Prefix("/foo"), service_port).unwrap()
+    redirect(&filter, &PathMatch::Prefix("/foo"), service_port, secure).unwrap()
 }
 
 #[test]
@@ -27,7 +27,16 @@ fn a_redirect_writes_the_port_only_when_the_scheme_does_not_imply_it() {
         (r#"{"scheme": "https"}"#, 80, 0),
     ];
     for (filter, service_port, written) in cases {
-        assert_eq!(redirected(filter, service_port).port_redirect, written, "{filter} on {service_port}");
+        assert_eq!(redirected(filter, service_port, false).port_redirect, written, "{filter} on {service_port}");
+    }
+    let in_tls = [
+        (r#"{"hostname": "h"}"#, 443, 0),
+        (r#"{"hostname": "h"}"#, 8443, 8443),
+        (r#"{"scheme": "http"}"#, 443, 0),
+        (r"{}", 8443, 8443),
+    ];
+    for (filter, service_port, written) in in_tls {
+        assert_eq!(redirected(filter, service_port, true).port_redirect, written, "{filter} on {service_port} in TLS");
     }
 }
 

@@ -85,7 +85,7 @@ fn a_host_is_for_the_listener_that_says_it_most_closely_and_sees_its_routes_alon
     // A route that the listener does not take for its namespace is on none.
     let closed = yaml.replace("labels: {team: web}", "labels: {team: shop}");
     assert_eq!(hosts(&closed, 80)["*.example.com"], Vec::<String>::new());
-    assert!(!of_waypoint(&yaml).listeners.iter().any(|(name, _)| name.contains("443")), "HTTPS is not carried out");
+    assert!(!of_waypoint(&yaml).listeners.iter().any(|(name, _)| name.contains("443")), "there is no certificate");
 }
 
 #[test]

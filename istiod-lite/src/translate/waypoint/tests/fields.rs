@@ -8,7 +8,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use super::{Any, descriptors, input, kinds, of_waypoint};
 
 /// The inputs of the golden tests, and what they leave out.
-const INPUTS: [&str; 8] = ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers"];
+const INPUTS: [&str; 9] = ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https"];
 const MORE: &str = r#"
 apiVersion: v1
 kind: Namespace

@@ -1,0 +1,79 @@
+//! Ports at the edge of the mesh that speak TLS: each listener of the Gateway has a filter chain, found by the server name that a client asks for,
+//! and routes of its own, so that a connection for one reaches no routes of another.
+//!
+//! A request for a host of another listener of the port is misdirected (421; RFC 9110, section 15.5.20, GEP-3567): its client has taken a
+//! connection that it had for the one. A request for a host of none is not found.
+
+use ambit_api::envoy::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use ambit_api::envoy::pb::envoy::config::route::v3::{
+    DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action,
+};
+use gateway_api::gateways::GatewayListeners;
+
+use super::edge::table;
+use super::listener::Secure;
+use super::names::{Layer, certificate, ingress_listener};
+use super::scope::ServedPort;
+use super::wire::in_order;
+use super::{Translation, insert, limiter, listener, tls};
+use crate::index::listener_host;
+
+/// The status of what is misdirected.
+const MISDIRECTED: u32 = 421;
+
+impl Translation<'_> {
+    /// One port with all of its listeners. Those without a certificate are left out, and the port is closed where all are: what comes for their
+    /// hosts by the connection of another listener is misdirected.
+    pub(super) fn secure_port_at_edge(&mut self, port: u16, listeners: &[&GatewayListeners]) {
+        let place = ServedPort { secure: true, ..ServedPort::at_edge(&self.waypoint.name, port) };
+        let mut enforcement = self.policies(Some(&place), Layer::Http);
+        let mut served = Vec::new();
+        let mut all_hosts = Vec::new();
+        for own in listeners {
+            let secrets = self.certificates_of(own);
+            if secrets.is_empty() {
+                continue;
+            }
+            let (name, host) = (ingress_listener(port, &own.name), listener_host(own));
+            let mut virtual_hosts = self.virtual_hosts(&place, self.hosts_of(own, listeners));
+            let others = listeners.iter().map(|other| listener_host(other)).filter(|other| *other != host);
+            virtual_hosts.extend(others.map(misdirected));
+            all_hosts.extend_from_slice(&virtual_hosts);
+            let routes = RouteConfiguration { name: name.clone(), virtual_hosts, ..table() };
+            self.routes.insert(name.clone(), in_order(routes));
+            served.push(Secure { name, host, socket: tls::at_edge(&secrets) });
+        }
+        if !served.is_empty() {
+            enforcement.limiters = limiter::named(self.index, &all_hosts);
+            self.authorizers(&enforcement);
+            let listener = listener::secure(port, &served, &enforcement);
+            insert(&mut self.listeners, listener.name.clone(), &listener);
+        }
+    }
+
+    /// The names of the secrets with the certificates of a listener, which are sent along.
+    fn certificates_of(&mut self, listener: &GatewayListeners) -> Vec<String> {
+        let mut names = Vec::new();
+        for (secret, held) in self.index.certificates(&self.waypoint.name, listener).into_iter().flatten() {
+            let name = certificate(&secret);
+            if let Ok(pair) = &held.pair
+                && !names.contains(&name)
+            {
+                insert(&mut self.secrets, name.clone(), &tls::certificate(&name, pair));
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
+/// What answers for a host of another listener.
+fn misdirected(host: String) -> VirtualHost {
+    let route = Route {
+        name: "misdirected".into(),
+        r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }),
+        action: Some(Action::DirectResponse(DirectResponseAction { status: MISDIRECTED, ..Default::default() })),
+        ..Default::default()
+    };
+    VirtualHost { name: host.clone(), domains: vec![host], routes: vec![route], ..Default::default() }
+}
