@@ -40,6 +40,7 @@ PROGRAMS = {
     "ambit/helm": ["helm"],
     "ambit-integration/clients": ["xds-client"],
     "ambit-integration/on_kubernetes": ["helm", "xds-client"],
+    "waypoint/hardening": ["h2spec", "grpc-interop-client", "grpc-interop-server"],
     "ztunnel/namespaces": ["h2spec"],
 }
 

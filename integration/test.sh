@@ -77,7 +77,7 @@ install_packages
 # Before anything is built: what comes last should not fail for it after half an hour.
 if [ "$#" -eq 0 ]; then check_go; fi
 install_tools
-programs=(integration/programs.sh h2spec xds-client helm)
+programs=(integration/programs.sh h2spec xds-client grpc-interop-client grpc-interop-server helm)
 # 4 minutes on a new machine. The suites that need one wait for it: suites.py asks once more.
 if [ "$#" -eq 0 ]; then beside target/programs.log "${programs[@]}"; fi
 

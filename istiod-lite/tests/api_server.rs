@@ -126,6 +126,7 @@ async fn slices_entries_and_routes_of_all_kinds_on_an_api_server_yield_what_they
         "serviceentries",
         "telemetries",
         "trafficpolicies",
+        "virtualservices",
         "workloadentries",
     ]
     .map(|kind| definitions.join(format!("{kind}.yaml")));

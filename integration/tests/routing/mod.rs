@@ -12,6 +12,7 @@ mod requests;
 mod sessions;
 mod tokens;
 mod traffic;
+mod virtual_services;
 
 use ambit_integration::SharedMesh;
 use libtest_mimic::Trial;
@@ -36,6 +37,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         access::tests(mesh),
         tokens::tests(mesh),
         traffic::tests(mesh),
+        virtual_services::tests(mesh),
         authorizer::tests(mesh),
         change::tests(mesh),
     ]

@@ -76,6 +76,7 @@ impl Index {
             Object::TrafficPolicy(policy) => self.traffic_policy_affected(policy, &name, changed),
             Object::BackendTrafficPolicy(policy) => self.backend_policy_affected(policy, &name, changed),
             Object::DestinationRule(rule) => self.rule_affected(rule, changed),
+            Object::VirtualService(object) => self.virtual_service_affected(object, changed),
             Object::PeerAuthentication(policy) => {
                 // What a namespace or the mesh says is inherited by the policies of single workloads.
                 for other in self.peer_authentications_under(&name) {
@@ -192,6 +193,7 @@ impl Index {
             ServiceRef::Kubernetes(name) => {
                 changed.insert(ChangedKey::Clients(name.clone()));
                 self.waypoint_of_service(name, changed);
+                self.virtual_services_to(name, changed);
                 for route in self.links.routes_by_backend.get(name) {
                     self.route_key_affected(route, changed);
                 }

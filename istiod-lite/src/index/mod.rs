@@ -24,6 +24,7 @@ mod requests;
 mod route;
 mod service;
 mod traffic;
+mod virtual_services;
 mod waypoint;
 
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use route::{ParentRef, RouteKey, parent_refs};
 pub(crate) use service::single_address;
 pub use service::{ServiceRef, entry_has_addresses};
 pub(crate) use traffic::covers;
+pub(crate) use virtual_services::destinations;
 pub use waypoint::{Waypoint, WaypointFor};
 
 use crate::jwks::Learned;

@@ -24,6 +24,7 @@ use crate::source::crd::secret::TlsSecret;
 use crate::source::crd::telemetry::Telemetry;
 use crate::source::crd::tokens::RequestAuthentication;
 use crate::source::crd::traffic::TrafficPolicy;
+use crate::source::crd::virtual_service::VirtualService;
 use crate::source::crd::{AuthorizationPolicy, PeerAuthentication};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey, Pod};
 
@@ -74,6 +75,7 @@ objects! {
     service_entries: ServiceEntry(ServiceEntry),
     workload_entries: WorkloadEntry(WorkloadEntry),
     destination_rules: DestinationRule(DestinationRule),
+    virtual_services: VirtualService(VirtualService),
     gateway_classes: GatewayClass(GatewayClass),
     gateways: Gateway(Gateway),
     http_routes: HttpRoute(HttpRoute),

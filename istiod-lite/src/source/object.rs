@@ -24,6 +24,7 @@ use super::crd::secret::TlsSecret;
 use super::crd::telemetry::Telemetry;
 use super::crd::tokens::RequestAuthentication;
 use super::crd::traffic::TrafficPolicy;
+use super::crd::virtual_service::VirtualService;
 use super::crd::{AuthorizationPolicy, PeerAuthentication};
 use super::pod::Pod;
 use crate::index::ROOT_NAMESPACE;
@@ -198,6 +199,7 @@ kinds! {
     ServiceEntry(ServiceEntry), "ServiceEntry", "serviceentries", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
     WorkloadEntry(WorkloadEntry), "WorkloadEntry", "workloadentries", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
     DestinationRule(DestinationRule), "DestinationRule", "destinationrules", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
+    VirtualService(VirtualService), "VirtualService", "virtualservices", "networking.istio.io", ["v1", "v1beta1", "v1alpha3"], true;
     GatewayClass(GatewayClass), "GatewayClass", "gatewayclasses", "gateway.networking.k8s.io", ["v1", "v1beta1"], false;
     Gateway(Gateway), "Gateway", "gateways", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;
     HttpRoute(HttpRoute), "HTTPRoute", "httproutes", "gateway.networking.k8s.io", ["v1", "v1beta1"], true;

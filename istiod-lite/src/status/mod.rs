@@ -18,6 +18,7 @@ mod route;
 mod tests;
 mod traffic;
 mod unsupported;
+mod virtual_service;
 mod writer;
 
 use serde_json::Value;
@@ -118,6 +119,7 @@ pub(crate) fn speaks_of(kind: Kind) -> bool {
             | Kind::TrafficPolicy
             | Kind::BackendTrafficPolicy
             | Kind::DestinationRule
+            | Kind::VirtualService
             | Kind::HttpRoute
             | Kind::GrpcRoute
             | Kind::TlsRoute
@@ -145,6 +147,7 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
         Kind::TrafficPolicy => status.conditions = traffic::policy(index, &key.name),
         Kind::BackendTrafficPolicy => status.conditions = backend::policy(index, &key.name),
         Kind::DestinationRule => status.conditions = traffic::rule(index, &key.name),
+        Kind::VirtualService => status.conditions = virtual_service::conditions(index, &key.name),
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => status.conditions = route::conditions(index, key),
         Kind::Gateway => gateway::gateway(index, &key.name, reports, &mut status)?,
         Kind::GatewayClass => status.conditions = gateway::class(index, &key.name)?,

@@ -63,7 +63,7 @@ fn own_types(kind: Kind) -> &'static [&'static str] {
         Kind::Service => &["istio.io/WaypointBound"],
         Kind::AuthorizationPolicy => &["ZtunnelAccepted", "WaypointAccepted", "ResolvedRefs"],
         Kind::RequestAuthentication => &["ZtunnelAccepted", "WaypointAccepted"],
-        Kind::Telemetry | Kind::DestinationRule => &["Accepted"],
+        Kind::Telemetry | Kind::DestinationRule | Kind::VirtualService => &["Accepted"],
         Kind::Gateway => &["Accepted", "Programmed"],
         Kind::GatewayClass => &["Accepted"],
         _ => &[],

@@ -150,7 +150,11 @@ impl Writer {
                             wanted.conditions = vec![policy::unreadable(key.kind, problem)];
                         }
                     }
-                    Kind::TrafficPolicy | Kind::BackendTrafficPolicy | Kind::RequestPolicy | Kind::DestinationRule => {
+                    Kind::TrafficPolicy
+                    | Kind::BackendTrafficPolicy
+                    | Kind::RequestPolicy
+                    | Kind::DestinationRule
+                    | Kind::VirtualService => {
                         if let Some(problem) = unreadable(key) {
                             traffic::unreadable(&mut wanted.conditions, problem);
                         }
@@ -271,6 +275,7 @@ fn held(object: &Object) -> Option<Value> {
         Object::TrafficPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::BackendTrafficPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::DestinationRule(rule) => serde_json::to_value(rule.status.as_ref()?),
+        Object::VirtualService(object) => serde_json::to_value(object.status.as_ref()?),
         Object::HttpRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::GrpcRoute(route) => serde_json::to_value(route.status.as_ref()?),
         Object::TlsRoute(route) => serde_json::to_value(route.status.as_ref()?),

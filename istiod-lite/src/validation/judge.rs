@@ -15,7 +15,7 @@ use crate::deploy::WAYPOINT_CLASS;
 use crate::index::{INGRESS_CLASS, is_service, label};
 use crate::source::crd::{AuthorizationPolicy, MtlsMode, PeerAuthentication, PolicyAction};
 use crate::source::{
-    Examined, FieldError, Kind, Object, TLS_INSTEAD, TLS_REFUSED, examine, refused, unheeding_parents, unverified,
+    Examined, FieldError, Kind, Object, TLS_INSTEAD, TLS_REFUSED, examine, not_routed, refused, unheeding_parents, unverified,
 };
 use crate::status::{Verdict, faults, faults_at_edge, unusable};
 use crate::translate::authorization::unknown_at_l4;
@@ -99,6 +99,8 @@ pub(crate) fn beyond(object: &Object, root_namespace: &str) -> Findings {
         }
         Object::BackendTlsPolicy(policy) => backend_tls_policy(policy, &mut findings),
         Object::DestinationRule(rule) => findings.errors.extend(refused(rule)),
+        // What is for gateways alone is for proxies of another mesh.
+        Object::VirtualService(object) if object.spec.is_for_mesh() => findings.errors.extend(not_routed(object)),
         _ => {}
     }
     labels(object, &mut findings);

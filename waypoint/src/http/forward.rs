@@ -260,6 +260,9 @@ fn prepare<'a>(
     }
     headers::target(request, &path, authority, http2)
         .map_err(|error| (StatusCode::BAD_REQUEST, Refusal::new(Reason::RequestInvalid, error.to_string())))?;
+    if !http2 && upgrade.is_none() && request.body().size_hint().exact().is_none() {
+        headers::delimit(request);
+    }
     Ok((path, authority))
 }
 

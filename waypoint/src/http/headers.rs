@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
 /// Headers of one hop (RFC 9110, section 7.6.1) besides those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -120,6 +120,14 @@ pub fn target<B>(request: &mut Request<B>, path: &str, authority: &str, http2: b
         headers.insert(header::COOKIE, HeaderValue::from_bytes(&joined)?);
     }
     Ok(())
+}
+
+/// Says of a body whose length is not known how it ends. hyper does so itself, but for these methods it takes a body for none that is not
+/// told of, and leaves it out.
+pub fn delimit<B>(request: &mut Request<B>) {
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 #[cfg(test)]

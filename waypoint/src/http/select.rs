@@ -63,6 +63,10 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
     if request.method() == http::Method::CONNECT {
         return Err((StatusCode::FORBIDDEN, Refusal::new(Reason::RequestInvalid, "CONNECT is not passed on")));
     }
+    // Who reads the first one and who reads the last would take it for two requests (RFC 9112, section 3.2).
+    if request.version() < Version::HTTP_2 && request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(bad("there is more than one host"));
+    }
     let host = request.headers().get(header::HOST).map(|v| v.to_str());
     let authority = match (request.uri().authority(), host) {
         (Some(authority), _) => authority.as_str(),

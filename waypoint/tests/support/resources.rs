@@ -134,7 +134,7 @@ pub fn direct(pod: SocketAddr, identity: &str) -> (Vec<(String, Listener)>, Rout
 pub struct Service {
     pub name: &'static str,
     pub vip: SocketAddr,
-    /// `http`, `http2`, `tcp`, or `auto` to look at the first bytes.
+    /// `http`, `http1`, `http2` (always so to the endpoints), `tcp`, or `auto` to look at the first bytes.
     pub protocol: &'static str,
     pub rbac: Vec<Rbac>,
 }
@@ -500,6 +500,9 @@ pub fn cluster(name: &str, service: &Service) -> Cluster {
     let protocol = match service.protocol {
         "http2" => options::UpstreamProtocolOptions::ExplicitHttpConfig(options::ExplicitHttpConfig {
             protocol_config: Some(options::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(Default::default())),
+        }),
+        "http1" => options::UpstreamProtocolOptions::ExplicitHttpConfig(options::ExplicitHttpConfig {
+            protocol_config: Some(options::explicit_http_config::ProtocolConfig::HttpProtocolOptions(Default::default())),
         }),
         _ => options::UpstreamProtocolOptions::UseDownstreamProtocolConfig(options::UseDownstreamHttpConfig::default()),
     };

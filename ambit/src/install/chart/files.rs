@@ -52,5 +52,6 @@ pub const CRDS: &[(&str, &str)] = &[
     ("crds/serviceentries.yaml", text!("crds/serviceentries.yaml")),
     ("crds/telemetries.yaml", text!("crds/telemetries.yaml")),
     ("crds/trafficpolicies.yaml", text!("crds/trafficpolicies.yaml")),
+    ("crds/virtualservices.yaml", text!("crds/virtualservices.yaml")),
     ("crds/workloadentries.yaml", text!("crds/workloadentries.yaml")),
 ];

@@ -15,6 +15,7 @@ mod slice;
 mod tests;
 mod traffic;
 mod unsupported;
+mod virtual_service;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ pub(super) use effect::without_effect;
 pub(crate) use unsupported::{
     NOT_BELIEVED, RuleKeys, TLS_INSTEAD, TLS_REFUSED, heedless, key_sources, keys_of, source_field, unverified,
 };
+pub(crate) use virtual_service::{faults_of_rule, not_routed};
 
 /// All that is wrong with the values of an object.
 pub(super) fn validate(object: &Object) -> Vec<FieldError> {
@@ -71,7 +73,9 @@ pub(super) fn validate(object: &Object) -> Vec<FieldError> {
         // What is wrong with one is said by the Gateways that name it.
         | Object::TlsSecret(_)
         // Whatever is wrong in one is left out, so that the rest of it holds.
-        | Object::DestinationRule(_) => {}
+        | Object::DestinationRule(_)
+        // Its rules are not carried out one by one, and answer for that.
+        | Object::VirtualService(_) => {}
     }
     errors.0
 }

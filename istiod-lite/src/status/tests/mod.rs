@@ -7,6 +7,7 @@ mod requests;
 mod route;
 mod traffic;
 mod unsupported;
+mod virtual_service;
 
 use ambit_identity::TrustDomain;
 

@@ -64,7 +64,9 @@ fn condition(mut condition: RouteMatch) -> Option<(RouteMatch, bool)> {
     }
     let all = condition.headers.len();
     condition.headers.retain(|header| !header.name.starts_with(':'));
-    let known = condition.headers.len() == all;
+    // Whose namespace it is for no client is told.
+    let of_some = !std::mem::take(&mut condition.filter_state).is_empty();
+    let known = condition.headers.len() == all && !of_some;
     Some((condition, known))
 }
 

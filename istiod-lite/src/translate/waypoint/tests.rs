@@ -23,6 +23,7 @@ mod orders;
 mod secure;
 mod tokens;
 mod traffic;
+mod virtual_service;
 
 /// An index of the objects in some YAML.
 pub(super) fn index(yaml: &str) -> Index {

@@ -194,6 +194,44 @@ fn what_of_a_destination_rule_is_not_carried_out_is_refused_by_name() {
 }
 
 #[test]
+fn what_of_a_virtual_service_is_not_carried_out_is_refused_by_name() {
+    let kind = Kind::VirtualService;
+    let rule = |rule: &str| format!("{{hosts: [a], http: [{{{rule}}}]}}");
+    const TO_A: &str = "route: [{destination: {host: a}}]";
+    good(kind, &rule(&format!("{TO_A}, match: [{{uri: {{prefix: /a}}, headers: {{x: {{}}}}}}], timeout: 0s")));
+    good(kind, &format!("{{hosts: [a], gateways: [mesh], exportTo: ['*'], http: [{{{TO_A}}}]}}"));
+    // For gateways of another mesh alone.
+    warned(kind, "{hosts: [a], gateways: [front], http: [{delegate: {name: b}}]}", "spec.gateways[0]: \"front\"");
+    for (spec, part) in [
+        ("{http: []}", "spec.hosts: must not be empty"),
+        ("{hosts: [a], gateways: [mesh, front]}", "spec.gateways[1]: \"front\": it holds in the mesh alone"),
+        ("{hosts: [a], exportTo: [b]}", "spec.exportTo[0]: \"b\": it holds for whoever"),
+        ("{hosts: [a], tcp: []}", "spec.tcp: it has no effect"),
+    ] {
+        refused(kind, spec, part);
+    }
+    for (more, part) in [
+        ("match: [{ignoreUriCase: true}]", "match[0].ignoreUriCase: it is not carried out"),
+        ("match: [{sourceLabels: {a: b}}]", "match[0].sourceLabels: it is not carried out"),
+        ("match: [{uri: {regex: '('}}]", "match[0].uri.regex: \"(\" is no regular expression"),
+        ("match: [{headers: {'a b': {exact: c}}}]", "match[0].headers[a b]: \"a b\" is no name of a header"),
+        ("redirect: {}", "spec.http[0]: it needs one of route, redirect and directResponse"),
+        ("timeout: soon", "timeout: it is no duration"),
+        ("retries: {attempts: 1, retryOn: unavailable}", "retries.retryOn: \"unavailable\" is none of 5xx"),
+        ("fault: {abort: {httpStatus: 1}}", "fault.abort.httpStatus: it is no status"),
+        ("fault: {delay: {fixedDelay: 5s, percentage: {value: 101}}}", "fault.delay.percentage: it is no percentage"),
+        ("headers: {request: {set: {x: '%REQ(a)%'}}}", "headers.request: x: \"%REQ(a)%\" has a placeholder"),
+        ("headers: {request: {set: {Host: b}}}", "headers.request: \"Host\" is no header that is changed here"),
+        ("rewrite: {uriRegexRewrite: {match: a}}", "rewrite.uriRegexRewrite: it is not carried out"),
+        ("corsPolicy: {allowOrigin: ['*']}", "corsPolicy.allowOrigin: it is not carried out"),
+    ] {
+        refused(kind, &rule(&format!("{TO_A}, {more}")), part);
+    }
+    refused(kind, &rule("route: [{destination: {host: a, subset: b}}]"), "destination.subset: it is not carried out");
+    refused(kind, &rule("delegate: {name: b}"), "delegate: it is not carried out");
+}
+
+#[test]
 fn rules_that_a_waypoint_would_answer_with_errors_are_refused() {
     let kind = Kind::HttpRoute;
     let route = |parent: &str, rule: &str| format!("{{parentRefs: [{{{parent}}}], rules: [{{{rule}}}]}}");

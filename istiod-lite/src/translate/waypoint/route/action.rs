@@ -164,7 +164,8 @@ fn backend(
     }
 }
 
-fn is_plain(cluster: &ClusterWeight) -> bool {
+/// Whether it is all that is said of where to send.
+pub fn is_plain(cluster: &ClusterWeight) -> bool {
     *cluster == ClusterWeight { name: cluster.name.clone(), weight: cluster.weight, ..Default::default() }
 }
 

@@ -1,5 +1,7 @@
 //! Filters of a rule or of a backend, in list order.
 
+use std::collections::BTreeMap;
+
 use ambit_api::envoy::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use ambit_api::envoy::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use gateway_api::experimental::httproutes::{
@@ -105,6 +107,13 @@ pub struct HeaderChange {
 }
 
 impl HeaderChange {
+    /// What is set, what is added, and what is taken out.
+    pub fn of(set: &BTreeMap<String, String>, add: &BTreeMap<String, String>, remove: &[String]) -> Self {
+        let set = set.iter().map(|(name, value)| option(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd));
+        let add = add.iter().map(|(name, value)| option(name, value, HeaderAppendAction::AppendIfExistsOrAdd));
+        Self { add: set.chain(add).collect(), remove: remove.iter().map(|name| name.to_lowercase()).collect() }
+    }
+
     fn apply(&mut self, change: &HttpRouteRulesFiltersRequestHeaderModifier) {
         for header in change.set.iter().flatten() {
             self.forget(&header.name);

@@ -41,7 +41,8 @@ pub fn policies(
     policies
 }
 
-fn policy(cluster: String, share: u32) -> RequestMirrorPolicy {
+/// To a cluster, of so many in a million.
+pub fn policy(cluster: String, share: u32) -> RequestMirrorPolicy {
     let percent = FractionalPercent { numerator: share, denominator: DenominatorType::Million.into() };
     RequestMirrorPolicy {
         cluster,

@@ -3,6 +3,7 @@
 //! Producer routes (of the service's namespace) hold for all clients. Consumer routes (of another namespace) hold for
 //! the clients of that namespace, told by their certificates, and for them take the place of the producer's without
 //! merging (GEP-1294). Routes attached to the waypoint's own Gateway hold for services without a route of their own.
+//! A VirtualService holds where no producer route does, in the order in which it is written.
 //! Within each of these sets the precedence of the specification orders all matches of all routes. `hostnames` are
 //! ignored, as the specification asks of mesh routes.
 
@@ -18,6 +19,8 @@ mod retry;
 pub mod session;
 #[cfg(test)]
 mod tests;
+mod virtual_match;
+mod virtual_service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +37,7 @@ use super::names::{self, Layer, inbound_vip};
 use super::scope::ServedPort;
 use super::wire::{bool_value, entry, matches, peer_is};
 use crate::index::{Index, ServiceRef, ToListener};
+use crate::source::crd::virtual_service::VirtualService;
 use crate::source::{Kind, NamespacedName};
 pub use action::{parse_duration, respond, to_cluster};
 pub use grpc::RequestRoute;
@@ -68,13 +72,16 @@ pub struct Attached<'a> {
     names: Vec<&'a Arc<TlsRoute>>,
     /// For connections.
     connections: Option<&'a Arc<TcpRoute>>,
+    /// For requests, where no route of the service's namespace is.
+    virtual_service: Option<&'a Arc<VirtualService>>,
 }
 
 impl<'a> Attached<'a> {
     /// The routes of a service port, on a waypoint.
     pub fn to(index: &'a Index, waypoint: &NamespacedName, port: &ServedPort<'_>) -> Self {
         let mut attached = Self::by_service(index, port);
-        if attached.producer.is_empty() && attached.names.is_empty() && attached.connections.is_none() {
+        let none = attached.producer.is_empty() && attached.virtual_service.is_none();
+        if none && attached.names.is_empty() && attached.connections.is_none() {
             // It holds for every client of every service of the waypoint, so the Gateway says whose routes it takes.
             let http = index.http_routes_of_gateway(waypoint).into_iter().map(RequestRoute::http);
             let grpc = index.grpc_routes_of_gateway(waypoint).into_iter().filter_map(|route| RequestRoute::grpc(route));
@@ -102,6 +109,7 @@ impl<'a> Attached<'a> {
             }
             attached.names = names_of(index, port, service);
             attached.connections = connections_of(index, port, service);
+            attached.virtual_service = index.virtual_service_of(service);
         }
         only_first_kind(&mut attached.producer);
         attached.consumer.values_mut().for_each(only_first_kind);
@@ -261,7 +269,10 @@ pub fn configuration(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeS
 /// The routes for every client without routes of its own namespace.
 pub fn for_everyone(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Vec<Route> {
     if port.attached.producer.is_empty() {
-        return vec![default_route(index, port, backends)];
+        return match port.attached.virtual_service {
+            Some(object) => virtual_service::routes(index, port, object, backends),
+            None => vec![default_route(index, port, backends)],
+        };
     }
     ordered_routes(index, port, &port.attached.producer, backends)
 }

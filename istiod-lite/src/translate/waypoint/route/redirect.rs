@@ -111,6 +111,6 @@ fn prefix_change(path: &PathMatch<'_>, replacement: &str) -> Option<PathChange> 
 }
 
 /// RE2 takes a backslash in the replacement for a reference to a group.
-fn substitute(pattern: &str, replacement: &str) -> RegexMatchAndSubstitute {
+pub fn substitute(pattern: &str, replacement: &str) -> RegexMatchAndSubstitute {
     RegexMatchAndSubstitute { pattern: Some(regex(pattern)), substitution: replacement.replace('\\', r"\\") }
 }

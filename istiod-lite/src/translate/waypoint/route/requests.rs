@@ -233,7 +233,8 @@ fn header(header: &FaultHeader) -> HeaderMatcher {
 }
 
 /// Of a million as many as the percentage says; all where it says nothing.
-fn share(percent: Option<f64>) -> FractionalPercent {
+/// A share of a hundred; all where nothing is said.
+pub fn share(percent: Option<f64>) -> FractionalPercent {
     let of_million = (percent.unwrap_or(100.0) * 10_000.0).round().clamp(0.0, 1_000_000.0);
     let numerator = of_million as u32;
     match numerator % 10_000 {

@@ -14,7 +14,7 @@ use super::super::wire::{duration, header_is, matches, regex, u32_value};
 use super::action::parse_duration;
 
 /// Methods that may arrive twice.
-const REPEATABLE: &str = "GET|HEAD|OPTIONS|PUT|DELETE|TRACE";
+pub const REPEATABLE: &str = "GET|HEAD|OPTIONS|PUT|DELETE|TRACE";
 /// Retries where the number is not said.
 const ATTEMPTS: u32 = 1;
 /// Nothing of the request has been seen by the service.

@@ -101,6 +101,11 @@ apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: a, namespace: shop}
 spec: {host: a, trafficPolicy: {outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a, namespace: shop}
+spec: {hosts: [a], http: [{match: [{withoutHeaders: {x: {exact: y}}}], directResponse: {status: 403, body: {string: "no"}}}]}
 "#;
 
 fn root() -> PathBuf {

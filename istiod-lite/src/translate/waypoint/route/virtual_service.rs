@@ -1,0 +1,268 @@
+//! A VirtualService as Envoy routes, in its own order: unlike the Gateway API's, its rules hold as they are written, the first that matches.
+//!
+//! A rule of which something is not carried out answers the requests that it is for with 500, as a rule of an HTTPRoute does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ambit_api::envoy::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use ambit_api::envoy::pb::envoy::config::route::v3::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
+use ambit_api::envoy::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
+use ambit_api::envoy::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+use ambit_api::envoy::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use ambit_api::envoy::pb::envoy::config::route::v3::{
+    DirectResponseAction, RedirectAction, RetryPolicy, Route, RouteAction, WeightedCluster, route::Action,
+};
+use ambit_api::envoy::pb::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier};
+use ambit_api::envoy::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
+use ambit_api::envoy::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType};
+use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+
+use super::super::names::{INVALID_BACKEND, Layer};
+use super::super::scope::ServedPort;
+use super::super::wire::{any, bool_value, duration, entry, header_is, matches, regex, u32_value};
+use super::action::{is_plain, respond, to_cluster};
+use super::filter::HeaderChange;
+use super::retry::{REPEATABLE, UNSEEN};
+use super::virtual_match::{condition, string};
+use super::{Backend, cors, mirror, not_found, redirect, requests};
+use crate::index::Index;
+use crate::source::crd::destination::as_time;
+use crate::source::crd::virtual_service::{
+    self as crd, Destination, Headers, HttpMatch, HttpRule, Percent, Retries, VirtualService,
+};
+use crate::source::{NamespacedName, faults_of_rule};
+
+/// What is sent again where that is not said: what the endpoint has not looked at, or did not take.
+const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request,503";
+
+/// The routes of a VirtualService for a port of a Service of its namespace.
+pub fn routes(index: &Index, port: &ServedPort<'_>, object: &VirtualService, backends: &mut BTreeSet<Backend>) -> Vec<Route> {
+    let name = NamespacedName::of(&object.metadata);
+    let mut routes = Vec::new();
+    for (at, rule) in object.spec.http.iter().enumerate() {
+        let unusable = !faults_of_rule(rule, "").is_empty();
+        let any = [HttpMatch::default()];
+        let conditions = if rule.conditions.is_empty() { any.as_slice() } else { rule.conditions.as_slice() };
+        for (number, said) in conditions.iter().enumerate().filter(|(_, said)| said.is_for(port.port.port)) {
+            let mut route = match unusable {
+                true => Route { action: Some(Action::DirectResponse(respond(500))), ..Default::default() },
+                false => carried_out(index, port, &name, rule, said, backends),
+            };
+            route.name = format!("{name}/http[{at}]/match[{number}]");
+            route.r#match = Some(condition(index, said));
+            requests::of_route(index, port, None, &mut route);
+            routes.extend(again(rule, said, route));
+        }
+    }
+    routes.push(not_found(&format!("{name}/unmatched")));
+    routes
+}
+
+fn carried_out(
+    index: &Index,
+    port: &ServedPort<'_>,
+    name: &NamespacedName,
+    rule: &HttpRule,
+    said: &HttpMatch,
+    backends: &mut BTreeSet<Backend>,
+) -> Route {
+    let action = if let Some(redirect) = &rule.redirect {
+        Action::Redirect(redirected(redirect))
+    } else if let Some(answer) = &rule.direct_response {
+        Action::DirectResponse(answered(answer))
+    } else {
+        let sent = forward(index, port.port.port, name, rule, said, backends);
+        sent.map_or_else(|| Action::DirectResponse(respond(500)), Action::Route)
+    };
+    let (request, response) = changes(rule.headers.as_ref());
+    let mut filters = rule.cors_policy.as_ref().map(|said| entry(cors::FILTER, any(&cors_policy(said)))).unwrap_or_default();
+    if let Some(said) = &rule.fault {
+        filters.insert(requests::FAULTS.to_owned(), any(&fault(said)));
+    }
+    Route {
+        action: Some(action),
+        request_headers_to_add: request.add,
+        request_headers_to_remove: request.remove,
+        response_headers_to_add: response.add,
+        response_headers_to_remove: response.remove,
+        typed_per_filter_config: filters,
+        ..Default::default()
+    }
+}
+
+/// `None` when all of its weights are zero.
+fn forward(
+    index: &Index,
+    port: u16,
+    name: &NamespacedName,
+    rule: &HttpRule,
+    said: &HttpMatch,
+    backends: &mut BTreeSet<Backend>,
+) -> Option<RouteAction> {
+    let mut cluster = |to: &Destination| {
+        let (service, port) = index.destination(&name.namespace, port, to).ok()?;
+        let backend = Backend { service, port };
+        let cluster = backend.cluster(index, Layer::Http);
+        backends.insert(backend);
+        Some(cluster)
+    };
+    let only = rule.route.len() == 1;
+    let mut weighted = Vec::new();
+    for to in &rule.route {
+        let weight = if only { 1 } else { u32::try_from(to.weight.unwrap_or(0)).unwrap_or(0) };
+        if weight == 0 {
+            continue;
+        }
+        let (request, response) = changes(to.headers.as_ref());
+        weighted.push(ClusterWeight {
+            name: cluster(&to.destination).unwrap_or_else(|| INVALID_BACKEND.to_owned()),
+            weight: u32_value(weight),
+            request_headers_to_add: request.add,
+            request_headers_to_remove: request.remove,
+            response_headers_to_add: response.add,
+            response_headers_to_remove: response.remove,
+            ..Default::default()
+        });
+    }
+    let mut action = to_cluster(String::new());
+    action.cluster_specifier = Some(match weighted.as_slice() {
+        [] => return None,
+        [only] if is_plain(only) => ClusterSpecifier::Cluster(only.name.clone()),
+        _ => ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: weighted, ..Default::default() }),
+    });
+    action.timeout = duration(rule.timeout.as_deref().and_then(as_time).unwrap_or(Duration::ZERO));
+    let of_rule = rule.mirror.iter().map(|to| (to, rule.mirror_percentage.as_ref()));
+    let copies = of_rule.chain(rule.mirrors.iter().map(|mirror| (&mirror.destination, mirror.percentage.as_ref())));
+    for (to, percent) in copies {
+        let share = of_million(percent);
+        // Of a copy that leads nowhere the request itself does not know.
+        if let Some(cluster) = cluster(to).filter(|_| share > 0) {
+            action.request_mirror_policies.push(mirror::policy(cluster, share));
+        }
+    }
+    let rewrite = rule.rewrite.as_ref();
+    action.host_rewrite_specifier =
+        rewrite.and_then(|rewrite| rewrite.authority.clone()).map(HostRewriteSpecifier::HostRewriteLiteral);
+    match (rewrite.and_then(|rewrite| rewrite.uri.as_ref()), said.uri.as_ref().is_some_and(|uri| uri.exact.is_some())) {
+        (None, _) => {}
+        (Some(path), true) => action.regex_rewrite = Some(redirect::substitute("^/.*$", path)),
+        (Some(prefix), false) => action.prefix_rewrite.clone_from(prefix),
+    }
+    Some(action)
+}
+
+fn redirected(said: &crd::Redirect) -> RedirectAction {
+    RedirectAction {
+        response_code: match said.redirect_code {
+            Some(302) => RedirectResponseCode::Found,
+            Some(303) => RedirectResponseCode::SeeOther,
+            Some(307) => RedirectResponseCode::TemporaryRedirect,
+            Some(308) => RedirectResponseCode::PermanentRedirect,
+            _ => RedirectResponseCode::MovedPermanently,
+        }
+        .into(),
+        host_redirect: said.authority.clone().unwrap_or_default(),
+        port_redirect: said.port.and_then(|port| u32::try_from(port).ok()).unwrap_or(0),
+        scheme_rewrite_specifier: said.scheme.clone().map(SchemeRewriteSpecifier::SchemeRedirect),
+        path_rewrite_specifier: said.uri.clone().map(PathRewriteSpecifier::PathRedirect),
+        ..Default::default()
+    }
+}
+
+fn answered(said: &crd::DirectResponse) -> DirectResponseAction {
+    let text = said.body.as_ref().and_then(|body| body.string.clone());
+    let body = text.map(|text| DataSource { specifier: Some(Specifier::InlineString(text)), ..Default::default() });
+    DirectResponseAction { body, ..respond(u32::try_from(said.status).unwrap_or(500)) }
+}
+
+fn changes(said: Option<&Headers>) -> (HeaderChange, HeaderChange) {
+    let one = |said: &crd::HeaderOperations| HeaderChange::of(&said.set, &said.add, &said.remove);
+    said.map(|said| (one(&said.request), one(&said.response))).unwrap_or_default()
+}
+
+fn fault(said: &crd::Fault) -> HttpFault {
+    let value = |percent: &Option<Percent>| percent.as_ref().map(|percent| percent.value);
+    HttpFault {
+        delay: said.delay.as_ref().map(|delay| FaultDelay {
+            percentage: Some(requests::share(value(&delay.percentage))),
+            fault_delay_secifier: delay
+                .fixed_delay
+                .as_deref()
+                .and_then(as_time)
+                .and_then(duration)
+                .map(FaultDelaySecifier::FixedDelay),
+        }),
+        abort: said.abort.as_ref().map(|abort| FaultAbort {
+            percentage: Some(requests::share(value(&abort.percentage))),
+            error_type: abort.http_status.and_then(|status| u32::try_from(status).ok()).map(ErrorType::HttpStatus),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn cors_policy(said: &crd::CorsPolicy) -> CorsPolicy {
+    CorsPolicy {
+        allow_origin_string_match: said.allow_origins.iter().map(origin).collect(),
+        allow_methods: said.allow_methods.join(","),
+        allow_headers: said.allow_headers.join(","),
+        expose_headers: said.expose_headers.join(","),
+        max_age: said.max_age.as_deref().map(|age| as_time(age).unwrap_or_default().as_secs().to_string()).unwrap_or_default(),
+        allow_credentials: bool_value(said.allow_credentials == Some(true)),
+        // As of an HTTPRoute: the mesh knows the answer.
+        forward_not_matching_preflights: bool_value(false),
+        ..Default::default()
+    }
+}
+
+/// A star is every origin.
+fn origin(said: &crd::StringMatch) -> StringMatcher {
+    if said.exact.as_deref() == Some("*") { string(&crd::StringMatch::default()) } else { string(said) }
+}
+
+fn of_million(percent: Option<&Percent>) -> u32 {
+    // Within 0 and 100, or the rule is not carried out.
+    (percent.map_or(100.0, |percent| percent.value) * 10_000.0).round() as u32
+}
+
+/// A route as the routes that send again what may be sent again, the first that applies first. Methods that may not arrive twice are sent again
+/// only where the endpoint has seen nothing, whatever is asked for.
+fn again(rule: &HttpRule, said: &HttpMatch, mut route: Route) -> Vec<Route> {
+    let retries = rule.retries.as_ref().filter(|retries| retries.attempts > 0);
+    let (Some(retries), Some(Action::Route(action))) = (retries, &mut route.action) else { return vec![route] };
+    action.retry_policy = Some(policy(retries, false));
+    let mut again = route.clone();
+    if let (Some(condition), Some(Action::Route(action))) = (&mut again.r#match, &mut again.action) {
+        action.retry_policy = Some(policy(retries, true));
+        match said.method.as_ref().and_then(|method| method.exact.as_deref()) {
+            Some(method) if REPEATABLE.split('|').any(|known| known == method) => return vec![again],
+            Some(_) => return vec![route],
+            None => condition.headers.push(header_is(":method", matches(MatchPattern::SafeRegex(regex(REPEATABLE))))),
+        }
+    }
+    vec![again, route]
+}
+
+fn policy(retries: &Retries, repeatable: bool) -> RetryPolicy {
+    let asked = retries.retry_on.as_deref().filter(|on| !on.trim().is_empty()).unwrap_or(RETRY_ON);
+    let words = asked.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let (statuses, mut conditions): (Vec<&str>, Vec<&str>) = words.partition(|word| word.parse::<u32>().is_ok());
+    if !statuses.is_empty() && !conditions.contains(&"retriable-status-codes") {
+        conditions.push("retriable-status-codes");
+    }
+    let time = |text: &Option<String>| text.as_deref().and_then(as_time);
+    RetryPolicy {
+        retry_on: if repeatable { conditions.join(",") } else { UNSEEN.to_owned() },
+        num_retries: u32_value(u32::try_from(retries.attempts).unwrap_or(0)),
+        per_try_timeout: time(&retries.per_try_timeout).and_then(duration),
+        retriable_status_codes: match repeatable {
+            true => statuses.iter().filter_map(|status| status.parse().ok()).collect(),
+            false => Vec::new(),
+        },
+        retry_back_off: time(&retries.backoff).map(|base| RetryBackOff { base_interval: duration(base), ..Default::default() }),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,134 @@
+//! What VirtualServices make of requests.
+
+use serde_json::Value;
+
+use super::{of_waypoint, render};
+
+const AROUND: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a, namespace: shop}
+spec: {clusterIP: 10.96.0.10, selector: {app: a}, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: b, namespace: shop}
+spec: {clusterIP: 10.96.0.11, selector: {app: b}, ports: [{name: http, port: 8080}]}
+"#;
+const A: &str = "inbound-vip|80|http|a.shop.svc.cluster.local";
+const B: &str = "inbound-vip|8080|http|b.shop.svc.cluster.local";
+
+/// A VirtualService of `a` with these rules.
+fn service(name: &str, http: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{hosts: [a], http: {http}}}\n"
+    )
+}
+
+/// The routes of `a`, with these objects besides.
+fn routes(objects: &str) -> Vec<Value> {
+    let resources = of_waypoint(&format!("{AROUND}{objects}"));
+    let (_, table) = resources.routes.iter().find(|(known, _)| known == A).unwrap();
+    render(table)["virtual_hosts"][0]["routes"].as_array().unwrap().clone()
+}
+
+#[test]
+fn rules_hold_in_the_order_in_which_they_are_written() {
+    let rules = "[{match: [{uri: {prefix: /a}}, {headers: {x-user: {regex: 'j.*'}}}], route: [{destination: {host: b}}]},
+      {route: [{destination: {host: a}, weight: 3}, {destination: {host: b.shop.svc.cluster.local}, weight: 1}]}]";
+    let routes = routes(&service("vs", rules));
+    let [prefix, header, all, none] = routes.as_slice() else { panic!("{routes:#?}") };
+    assert_eq!((&prefix["match"]["prefix"], &prefix["route"]["cluster"]), (&"/a".into(), &B.into()));
+    assert_eq!((&header["match"]["headers"][0]["name"], &header["route"]["cluster"]), (&"x-user".into(), &B.into()));
+    let clusters = all["route"]["weighted_clusters"]["clusters"].as_array().unwrap();
+    let shares: Vec<_> = clusters.iter().map(|cluster| (cluster["name"].as_str().unwrap(), cluster["weight"].as_u64())).collect();
+    assert_eq!(shares, [(A, Some(3)), (B, Some(1))]);
+    assert_eq!(none["direct_response"]["status"], 404, "what no rule is for is not found");
+}
+
+#[test]
+fn a_rule_of_which_something_is_not_carried_out_answers_with_500_and_the_others_hold() {
+    for bad in [
+        "route: [{destination: {host: b, subset: v2}}]",
+        "delegate: {name: other}",
+        "route: [{destination: {host: b}}], match: [{uri: {prefix: /x}, ignoreUriCase: true}]",
+        "route: [{destination: {host: b}}], match: [{sourceLabels: {app: x}}]",
+        "route: [{destination: {host: b}}], match: [{uri: {regex: '('}}]",
+        "route: [{destination: {host: b}}], retries: {attempts: 2, retryOn: cancelled}",
+        "redirect: {redirectCode: 399}",
+    ] {
+        let routes = routes(&service("vs", &format!("[{{{bad}}}, {{route: [{{destination: {{host: b}}}}]}}]")));
+        assert_eq!(routes[0]["direct_response"]["status"], 500, "{bad}");
+        assert_eq!(routes[1]["route"]["cluster"], B, "{bad}");
+    }
+    let lost = routes(&service("vs", "[{route: [{destination: {host: gone}}]}]"));
+    assert_eq!(lost[0]["route"]["cluster"], "invalid-backend");
+}
+
+#[test]
+fn an_http_route_comes_before_a_virtual_service_and_what_is_not_for_the_mesh_does_nothing() {
+    let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\n\
+                 spec: {parentRefs: [{group: '', kind: Service, name: a}], rules: [{backendRefs: [{name: b, port: 8080}]}]}\n";
+    let redirect = service("vs", "[{redirect: {uri: /elsewhere}}]");
+    assert_eq!(routes(&redirect)[0]["redirect"]["path_redirect"], "/elsewhere");
+    assert_eq!(routes(&format!("{redirect}{route}"))[0]["route"]["cluster"], B);
+    let outside = redirect.replace("hosts: [a]", "hosts: [a], gateways: [front]");
+    assert_eq!(routes(&outside)[0]["route"]["cluster"], A);
+    let both = redirect.replace("hosts: [a]", "hosts: [a], gateways: [front, mesh]");
+    assert_eq!(routes(&both)[0]["redirect"]["path_redirect"], "/elsewhere");
+}
+
+#[test]
+fn what_a_rule_says_of_a_request_is_done() {
+    let rule = "[{match: [{uri: {exact: /old}, method: {exact: GET}}], route: [{destination: {host: b}}], timeout: 1.5s,
+      rewrite: {uri: /new, authority: b.example}, retries: {attempts: 2, perTryTimeout: 500ms, retryOn: '5xx,409'},
+      headers: {request: {set: {x-a: '1'}, remove: [X-B]}, response: {add: {x-c: '2'}}},
+      mirrors: [{destination: {host: a}, percentage: {value: 50}}],
+      fault: {abort: {httpStatus: 503, percentage: {value: 0.5}}}, corsPolicy: {allowOrigins: [{exact: 'https://a.example'}], maxAge: 1h}}]";
+    let routes = routes(&service("vs", rule));
+    assert_eq!(routes.len(), 2, "{routes:#?}");
+    let action = &routes[0]["route"];
+    assert_eq!((&action["timeout"], &action["host_rewrite_literal"]), (&"1.500s".into(), &"b.example".into()));
+    assert_eq!(action["regex_rewrite"]["substitution"], "/new");
+    assert_eq!(
+        (&action["retry_policy"]["retry_on"], &action["retry_policy"]["num_retries"]),
+        (&"5xx,retriable-status-codes".into(), &2.into())
+    );
+    assert_eq!(action["retry_policy"]["retriable_status_codes"][0], 409);
+    assert_eq!(action["request_mirror_policies"][0]["cluster"], A);
+    assert_eq!(routes[0]["request_headers_to_remove"][0], "x-b");
+    let filters = routes[0]["typed_per_filter_config"].as_object().unwrap();
+    assert!(filters.contains_key("envoy.filters.http.fault") && filters.contains_key("envoy.filters.http.cors"), "{filters:?}");
+    let post = service("vs", "[{match: [{method: {exact: POST}}], route: [{destination: {host: b}}], retries: {attempts: 2}}]");
+    let unseen = "connect-failure,refused-stream,reset-before-request";
+    assert_eq!(self::routes(&post)[0]["route"]["retry_policy"]["retry_on"], unseen, "a write is sent again after it was seen");
+}
+
+#[test]
+fn what_a_request_must_not_have_and_what_is_answered_are_said() {
+    let rule = "[{match: [{withoutHeaders: {X-Skip: {}, x-user: {exact: jason}}, queryParams: {v: {prefix: '2'}}, sourceNamespace: front, port: 80}, {port: 81}],
+      directResponse: {status: 403, body: {string: not here}}}]";
+    let routes = routes(&service("vs", rule));
+    assert_eq!(routes.len(), 2, "what is for another port is here: {routes:#?}");
+    let header = &routes[0]["match"]["headers"][0];
+    assert_eq!(
+        (&header["name"], &header["invert_match"], &header["present_match"]),
+        (&"x-skip".into(), &true.into(), &true.into())
+    );
+    let header = &routes[0]["match"]["headers"][1];
+    assert_eq!((&header["name"], &header["treat_missing_header_as_empty"]), (&"x-user".into(), &true.into()));
+    assert_eq!(routes[0]["match"]["query_parameters"][0]["string_match"]["prefix"], "2");
+    let clients = routes[0]["match"]["filter_state"][0]["string_match"]["prefix"].as_str().unwrap();
+    assert_eq!(clients, "spiffe://cluster.local/ns/front/sa/");
+    assert_eq!(routes[0]["direct_response"]["body"]["inline_string"], "not here");
+}
