@@ -146,6 +146,8 @@ reasons! {
     RateLimited => "rate_limited",
     /// A rate limit server was to be asked about the request, and did not answer as it should.
     RateLimitError => "rate_limit_error",
+    /// The service takes longer with so many requests at once, and no more are let in.
+    Overloaded => "overloaded",
     /// A policy at layer 7 denied the request.
     RbacDenied => "rbac_denied",
     /// The configuration for this request could not be compiled, so it is refused.

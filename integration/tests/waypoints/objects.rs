@@ -126,6 +126,7 @@ spec:
     - type: ResponseHeaderModifier
       responseHeaderModifier: {set: [{name: x-answer, value: yes-it-is}], remove: [x-remove-me]}
     backendRefs: [{name: billing-v1, port: 80}]
+    timeouts: {request: 30s}
   - matches: [{path: {type: PathPrefix, value: /rewrite/prefix}}]
     filters: [{type: URLRewrite, urlRewrite: {hostname: new.example, path: {type: ReplacePrefixMatch, replacePrefixMatch: /xyz}}}]
     backendRefs: [{name: billing-v1, port: 80}]

@@ -106,14 +106,19 @@ async fn weights(mesh: &Mesh) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How long the answer may take, in milliseconds, as the route says.
+const DEADLINE: &str = "x-envoy-expected-rq-timeout-ms";
+
 async fn headers(mesh: &Mesh) -> anyhow::Result<()> {
-    let sent = [("x-set", "before"), ("x-add", "one"), ("x-remove", "1"), ("x-forwarded-for", "192.0.2.1")];
+    let untrue = (DEADLINE, "1");
+    let sent = [("x-set", "before"), ("x-add", "one"), ("x-remove", "1"), ("x-forwarded-for", "192.0.2.1"), untrue];
     let answer = mesh.request("web", BILLING, 80, request("GET", "/headers", &sent)).await?;
     let seen = answer.seen()?["headers"].clone();
     ensure!(seen["x-set"] == serde_json::json!(["100%"]), "set: {seen}");
     let added: Vec<&str> = seen["x-add"].as_array().into_iter().flatten().filter_map(|value| value.as_str()).collect();
     ensure!(added.join(",").replace(' ', "") == "one,two", "add: {seen}");
     ensure!(seen["x-remove"].is_null(), "remove: {seen}");
+    ensure!(seen[DEADLINE] == serde_json::json!(["30000"]), "the time of the route: {seen}");
     ensure!(seen["x-forwarded-for"] == serde_json::json!(["192.0.2.1"]), "untouched: {seen}");
     ensure!(seen["host"] == serde_json::json!(["billing.shop"]), "host: {seen}");
     ensure!(answer.headers.get("x-answer").is_some_and(|value| value == "yes-it-is"), "{:?}", answer.headers);

@@ -13,7 +13,7 @@ use ambit_model::{
 };
 use serde::Serialize;
 
-use super::{ExtAuthz, Faults, FirstBytes, Limiter, MatchNode, Selection, ServiceInfo};
+use super::{Admission, ExtAuthz, Faults, FirstBytes, Limiter, MatchNode, Selection, ServiceInfo};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -73,6 +73,18 @@ pub struct Inbound {
 }
 
 impl Inbound {
+    /// What goes on in chains that are the same as before goes on.
+    pub fn follow(&mut self, before: &Self) {
+        for (name, chain) in &mut self.chains {
+            let (Some(chain), Some(before)) = (Arc::get_mut(chain), before.chains.get(name)) else { continue };
+            let (Proxy::Http(http), Proxy::Http(before)) = (&mut chain.proxy, &before.proxy) else { continue };
+            let (Some(http), Some(before)) = (Arc::get_mut(http), &before.admission) else { continue };
+            if let Some(admission) = http.admission.as_mut().and_then(Arc::get_mut) {
+                admission.follow(before);
+            }
+        }
+    }
+
     /// The chain for a destination, or that it depends on the first bytes. See [`MatchNode::select`].
     #[must_use]
     pub fn select(&self, destination: SocketAddr, seen: Option<&FirstBytes>) -> Gate<'_> {
@@ -205,6 +217,8 @@ pub struct HttpChain {
     pub max_header_bytes: usize,
     /// Servers of limits that are asked about what routes say, in order.
     pub limiters: Vec<Arc<Limiter>>,
+    /// How many requests are let in at once, by how long they take.
+    pub admission: Option<Arc<Admission>>,
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The configuration in the form requests are served from: immutable, published whole, shared by reference count.
 
+mod admission;
 mod cluster;
 mod edge;
 mod ext_authz;
@@ -19,6 +20,7 @@ use std::{
 use ambit_model::route::RouteTable;
 use serde::Serialize;
 
+pub use admission::{Admission, Admitted};
 pub use cluster::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, ServiceInfo, Target};
 pub use edge::{Edge, SecureChain};
 pub use ext_authz::{AuthorizerService, Buffered, ExtAuthz, HttpService, Mark, Marked, NameTests};

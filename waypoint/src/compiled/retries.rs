@@ -1,11 +1,14 @@
 //! How many requests to a cluster are under way for another time.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
-use ambit_model::route::RetryBudget;
+use ambit_model::route::{RetryBudget, Savings};
 
 /// Requests to a cluster that are under way, and how many of them for another time. Cloning shares the counts.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +18,7 @@ pub struct Retries(Arc<Counts>);
 struct Counts {
     requests: AtomicUsize,
     retries: AtomicUsize,
+    savings: Mutex<Savings>,
 }
 
 /// A request that is counted until this is dropped.
@@ -27,6 +31,21 @@ impl Retries {
     pub fn request(&self) -> Counted {
         self.0.requests.fetch_add(1, Ordering::AcqRel);
         Counted(self.clone(), |counts| &counts.requests)
+    }
+
+    /// A request that could have been sent again went well.
+    pub fn well(&self, budget: &RetryBudget) {
+        if let Some(part) = budget.earned() {
+            self.0.savings.lock().unwrap_or_else(PoisonError::into_inner).earn(part);
+        }
+    }
+
+    /// As [`Self::another`], for a try that endpoints have work with once more, which requests that went well must have earned.
+    #[must_use]
+    pub fn earned(&self, budget: &RetryBudget) -> Option<Counted> {
+        let place = self.another(budget)?;
+        let earned = || self.0.savings.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        (budget.earned().is_none() || earned()).then_some(place)
     }
 
     /// A place for one more try, if there is one.
@@ -61,5 +80,16 @@ mod tests {
         drop(requests);
         drop((first, second));
         assert!(retries.another(&budget).is_some());
+    }
+
+    #[test]
+    fn what_endpoints_have_work_with_is_earned() {
+        let (retries, budget) = (Retries::default(), RetryBudget::Share { percent: 100.0, least: 3 });
+        let taken = |budget: &RetryBudget| (0..100).filter(|_| retries.earned(budget).is_some()).count();
+        assert!((20..30).contains(&taken(&budget)));
+        assert!(taken(&budget) < 5 && retries.another(&budget).is_some());
+        assert!(retries.earned(&RetryBudget::Count(1)).is_some(), "a number says nothing of what is earned");
+        (0..8).for_each(|_| retries.well(&budget));
+        assert!((2..10).contains(&taken(&budget)));
     }
 }

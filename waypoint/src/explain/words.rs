@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ambit_model::{
     explain::{Stage, Step, request::HostConsidered},
-    route::{Claim, Counted, HeaderMutations, RequestView, RetryBudget, RetryOn, RetryPolicy, Route, Session},
+    route::{AdmissionSettings, Claim, Counted, HeaderMutations, RequestView, RetryBudget, RetryOn, RetryPolicy, Route, Session},
 };
 use http::{HeaderMap, HeaderName};
 
@@ -66,15 +66,21 @@ pub(super) fn ahead(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: Requ
     let faults = fault.map(|fault| fault.in_words()).unwrap_or_default();
     let counted = counted(route, tunnel, view);
     let limits = limit_of(http, route).map(|limit| limit.in_words(&counted)).unwrap_or_default();
+    let admission = http.admission.as_ref().filter(|admission| !admission.is_probe(&view));
+    let admitted = admission.map(|admission| {
+        let AdmissionSettings { least, most, .. } = admission.settings;
+        format!("{} such requests are let in at once by now, from {least} to {most} by how long they take", admission.limit())
+    });
     let says = match (faults.is_empty(), limits.is_empty()) {
-        (true, true) => return None,
+        (true, true) if admitted.is_none() => return None,
+        (true, true) => "a limit holds of how many requests are let in at once",
         (false, true) => "a fault is put in its way",
         (true, false) => "a limit holds of how often requests may come",
         (false, false) => "a fault is put in its way, and a limit holds of how often requests may come",
     };
     let faults = faults.into_iter().map(|fault| format!("of such requests {fault}"));
     let limits = limits.into_iter().map(|limit| format!("they may come {limit}, and are refused beyond"));
-    Some(faults.chain(limits).fold(Step::new(Stage::Policy, says), |step, ground| step.because(ground)))
+    Some(faults.chain(limits).chain(admitted).fold(Step::new(Stage::Policy, says), |step, ground| step.because(ground)))
 }
 
 /// What a request is counted by.
@@ -145,7 +151,10 @@ pub(super) fn budget(budget: &RetryBudget) -> String {
     match budget {
         RetryBudget::Count(count) => format!("at most {count} of its requests are sent again at once"),
         RetryBudget::Share { percent, least } => {
-            format!("at most {percent}% of its requests are sent again at once, and {least} in any case")
+            format!(
+                "at most {percent}% of its requests are sent again at once, and {least} in any case; over time, {}% of those that go well",
+                percent / 4.0
+            )
         }
     }
 }

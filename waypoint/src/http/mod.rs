@@ -1,6 +1,7 @@
 //! HTTP: which route a request takes (`select`), what is done to it on the way (`headers`), who may (`authz`), and how it
 //! reaches an endpoint (`forward`).
 
+mod admission;
 pub(crate) mod ahead;
 mod answer;
 mod arrival;

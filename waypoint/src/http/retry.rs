@@ -37,9 +37,12 @@ pub async fn send(
             Ok(sent) => Some(Ended::Status(sent.response.status().as_u16())),
             Err(failure) => failure.ended,
         };
-        if !ended.is_some_and(|ended| policy.asks_for_another(ended)) {
+        let Some(ended) = ended.filter(|ended| policy.asks_for_another(*ended)) else {
+            if outcome.is_ok() {
+                sender.went_well();
+            }
             return outcome;
-        }
+        };
         if before >= policy.retries {
             counter!(RETRIES, "result" => "exhausted").increment(1);
             record.given = Some(Given::Exhausted);
@@ -47,7 +50,7 @@ pub async fn send(
         }
         let unsent = outcome.as_mut().err().and_then(|failure| failure.request.take());
         let Some(again) = unsent.map(Request::into_body).or_else(|| kept.again()) else { return outcome };
-        place = sender.another();
+        place = sender.another(ended);
         if place.is_none() {
             record.given = Some(Given::OverBudget);
             return outcome;

@@ -143,9 +143,15 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// A place in the cluster's budget.
-    pub fn another(&self) -> Option<Counted> {
-        let place = self.cluster.retries.another(&self.cluster.retry_budget);
+    /// A try went well that could have been followed by another one.
+    pub fn went_well(&self) {
+        self.cluster.retries.well(&self.cluster.retry_budget);
+    }
+
+    /// A place in the cluster's budget for another try after one that ended so.
+    pub fn another(&self, after: Ended) -> Option<Counted> {
+        let (retries, budget) = (&self.cluster.retries, &self.cluster.retry_budget);
+        let place = if after.unseen() { retries.another(budget) } else { retries.earned(budget) };
         if place.is_none() {
             counter!(RETRIES, "result" => "over_budget").increment(1);
         }

@@ -14,7 +14,7 @@ use ambit_model::{Reason, Refusal, balance::Outcome, policy::PolicyKey};
 
 use super::Telemetry;
 use crate::{
-    compiled::{Cluster, ServiceInfo, Suffering, WorkloadNames},
+    compiled::{Admitted, Cluster, ServiceInfo, Suffering, WorkloadNames},
     terminate::Peer,
     upstream::Host,
 };
@@ -78,6 +78,8 @@ pub struct Record {
     pub delayed: bool,
     /// Its place among those that suffer by a fault, until its end.
     pub suffering: Option<Suffering>,
+    /// Its place among those that were let in, until its end.
+    pub admitted: Option<Box<Admitted>>,
     /// The endpoint whose connection or answer is awaited, where it matters how that ends.
     pub awaiting: Option<(Arc<Cluster>, Arc<Host>)>,
     /// What went wrong.
@@ -110,6 +112,7 @@ impl Record {
             given: None,
             delayed: false,
             suffering: None,
+            admitted: None,
             awaiting: None,
             error: None,
             sent: Arc::default(),
@@ -139,6 +142,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(place) = self.admitted.as_mut().filter(|_| self.reason != Reason::ClientReset) {
+            place.whole();
+        }
         let telemetry = self.telemetry.clone();
         telemetry.write(self);
     }

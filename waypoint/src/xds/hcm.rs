@@ -1,6 +1,6 @@
 //! The HTTP connection manager of an inner filter chain.
 
-use std::{mem::take, sync::Arc};
+use std::{mem::take, sync::Arc, time::Instant};
 
 use ambit_api::envoy::pb::envoy::{
     config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier},
@@ -13,15 +13,15 @@ use ambit_api::envoy::pb::envoy::{
 };
 use ambit_model::{
     jwt::JwtAuthentication,
-    route::{LocalLimit, Rbac},
+    route::{HeaderMatch, LocalLimit, Rbac},
 };
 
 use super::{
-    chain, cors, ext_authz, fault, jwt, limit, limiter,
+    admission, chain, cors, ext_authz, fault, jwt, limit, limiter,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route, session,
 };
-use crate::compiled::{ExtAuthz, Faults, HttpChain, Limiter, RbacFilter, Routes};
+use crate::compiled::{Admission, ExtAuthz, Faults, HttpChain, Limiter, RbacFilter, Routes};
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -37,7 +37,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
     let envoy_headers = config.http_filters.iter().any(tells_of_itself);
-    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions, limiters } =
+    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions, limiters, probes: _, admission } =
         filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
@@ -71,6 +71,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         merge_slashes,
         max_header_bytes,
         limiters,
+        admission,
     })
 }
 
@@ -148,6 +149,10 @@ struct Filters {
     limits: Option<Option<Arc<LocalLimit>>>,
     /// Servers that are asked about limits, in order.
     limiters: Vec<Arc<Limiter>>,
+    /// The headers of requests that are always let in.
+    probes: Vec<Vec<HeaderMatch>>,
+    /// How many others are.
+    admission: Option<Arc<Admission>>,
 }
 
 impl Filters {
@@ -194,6 +199,28 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
                 if read.sessions =>
             {
                 return Err(Problem::new("sessions before other filters are not implemented").under(at));
+            }
+            // What others refuse says nothing of how long a service takes.
+            jwt::FILTER
+            | ext_authz::FILTER
+            | RBAC
+            | cors::FILTER
+            | fault::FILTER
+            | limit::FILTER
+            | limiter::FILTER
+            | admission::PROBES
+            | admission::FILTER
+                if read.admission.is_some() =>
+            {
+                return Err(Problem::new("filters other than sessions after adaptive concurrency are not implemented").under(at));
+            }
+            admission::PROBES | admission::FILTER if read.sessions => {
+                return Err(Problem::new("sessions before adaptive concurrency are not implemented").under(at));
+            }
+            admission::PROBES => read.probes.push(admission::probes(&any).under(at)?),
+            admission::FILTER => {
+                let (settings, probes) = (admission::settings(&any).under(at)?, take(&mut read.probes));
+                read.admission = settings.map(|settings| Arc::new(Admission::new(settings, probes, Instant::now())));
             }
             // What is refused must take no tokens and suffer no fault, and a fault comes before a limit, as they are put there.
             jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER if read.faults.is_some() || read.limited() => {

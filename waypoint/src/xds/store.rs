@@ -155,7 +155,15 @@ impl Held {
     fn insert(&mut self, name: String, part: Part) {
         let key: Arc<str> = name.as_str().into();
         match part {
-            Part::Listener(listener) => drop(self.listeners.insert(name, listener)),
+            Part::Listener(mut listener) => {
+                if let (CompiledListener::Inbound(fresh), Some(CompiledListener::Inbound(before))) =
+                    (&mut listener, self.listeners.get(&name))
+                    && let Some(fresh) = Arc::get_mut(fresh)
+                {
+                    fresh.follow(before);
+                }
+                self.listeners.insert(name, listener);
+            }
             Part::Routes(mut table) => {
                 if let (Some(before), Some(fresh)) = (self.routes.get(&key), Arc::get_mut(&mut table)) {
                     *fresh = take(fresh).after(before);

@@ -4,6 +4,7 @@
 //! the waypoint compiles them, runs them for every request, and `ambit explain` runs the same ones.
 
 mod action;
+mod admission;
 mod cors;
 mod fault;
 mod limit;
@@ -15,6 +16,7 @@ mod path;
 mod rbac;
 mod request;
 mod retry;
+mod savings;
 mod session;
 mod share;
 mod table;
@@ -24,6 +26,7 @@ mod words;
 mod tests;
 
 pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, Upstream};
+pub use admission::{AdmissionSettings, BestTime, Gradient};
 pub use cors::{Cors, Crossing};
 pub use fault::{Abort, Fault};
 pub use limit::{Bucket, Counted, Descriptor, Filling, GlobalLimit, LimitSettings, LocalLimit, Part, Source, Taken};
@@ -35,6 +38,7 @@ pub use path::{PathMatch, PathTest, normalize_path};
 pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
 pub use request::RequestView;
 pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy, may_leave_again};
+pub use savings::Savings;
 pub use session::{Carrier, Claim, Cookie, EndpointName, Session};
 pub use share::Share;
 pub use table::{Difference, DomainMatch, Route, RouteMatch, RouteTable, VirtualHost};

@@ -50,6 +50,14 @@ pub fn may_leave_again(method: &str, body: bool, unseen: bool) -> bool {
     unseen || (!body && matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"))
 }
 
+impl Ended {
+    /// Nobody has looked at the request: another try is no more work for endpoints than the first one.
+    #[must_use]
+    pub fn unseen(self) -> bool {
+        matches!(self, Self::Unreached | Self::Refused | Self::BeforeRequest)
+    }
+}
+
 /// When a request is sent again, how often, and how long after (`envoy.config.route.v3.RetryPolicy`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RetryPolicy {
@@ -121,6 +129,16 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
+    /// Of how many requests that go well one may be sent again, as a part of one: a quarter of what may be under way at once for another time.
+    /// `None` where nothing holds over time. Three services in a row that all retry then ask the last one for less than a fifth more.
+    #[must_use]
+    pub fn earned(&self) -> Option<f64> {
+        match self {
+            Self::Count(_) => None,
+            Self::Share { percent, .. } => Some(percent / 400.0),
+        }
+    }
+
     /// Whether one more may begin while `requests` are under way, `retries` of them for another time.
     #[must_use]
     pub fn allows(&self, requests: usize, retries: usize) -> bool {
@@ -190,6 +208,13 @@ mod tests {
         }
         let none = RetryPolicy { backoff: Duration::ZERO, max_backoff: Duration::ZERO, ..policy };
         assert_eq!(none.wait(u32::MAX, 7), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_share_holds_over_time_as_well() {
+        assert_eq!(RetryBudget::Share { percent: 20.0, least: 3 }.earned(), Some(0.05));
+        assert_eq!(RetryBudget::Count(3).earned(), None);
+        assert!(Ended::Unreached.unseen() && !Ended::Reset.unseen() && !Ended::Status(503).unseen());
     }
 
     #[test]

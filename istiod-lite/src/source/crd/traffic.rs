@@ -39,9 +39,30 @@ pub struct TrafficPolicySpec {
     /// How many of the requests under way may be retries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
+    /// How many requests are let in at once, by how long they take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Admission>,
     /// Which endpoints are given nothing because they say, when they are asked, that they are not well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
+}
+
+/// How many requests are let in at once, of one waypoint, to one port of a Service: more as long as they take hardly longer than when there are few.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Admission {
+    /// Never fewer, and so many while it is measured what they take; 3 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_concurrency: Option<u32>,
+    /// Never more; 1000 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
+    /// What requests take when there are few; measured when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normal_latency: Option<String>,
+    /// What others are answered with: 503, or 429.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_on_reject: Option<u16>,
 }
 
 /// A Service, or a port of it.

@@ -4,7 +4,7 @@ use gateway_api::Duration;
 use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
 
 use super::{Errors, health};
-use crate::source::crd::traffic::{OutlierDetection, TrafficPolicy, TrafficPolicySpec};
+use crate::source::crd::traffic::{Admission, OutlierDetection, TrafficPolicy, TrafficPolicySpec};
 
 /// How much may be targeted: as many ancestors a status has.
 const MOST_TARGETS: usize = 16;
@@ -31,6 +31,9 @@ pub(super) fn policy(policy: &TrafficPolicy, errors: &mut Errors) {
     }
     if let Some(check) = &spec.health_check {
         health::check(check, errors);
+    }
+    if let Some(asked) = &spec.admission {
+        admission(asked, errors);
     }
     let asks = TrafficPolicySpec { target_refs: spec.target_refs.clone(), ..TrafficPolicySpec::default() } != *spec;
     errors.check(asks, "spec", || "it asks for nothing".into());
@@ -86,6 +89,20 @@ fn outliers(detection: &OutlierDetection, errors: &mut Errors) {
         && detection.success_rate.is_none();
     errors
         .check(!never, &format!("{path}.consecutiveErrors"), || "with 0 and nothing besides no endpoint is ever ejected".into());
+}
+
+fn admission(asked: &Admission, errors: &mut Errors) {
+    let path = "spec.admission";
+    time(errors, &format!("{path}.normalLatency"), asked.normal_latency.as_deref());
+    // What holds of the one that is not given.
+    let (least, most) = (asked.min_concurrency.unwrap_or(3), asked.max_concurrency.unwrap_or(1000));
+    errors.check(least > 0, &format!("{path}.minConcurrency"), || "must be at least 1: nothing would pass".into());
+    errors.check(least <= most, &format!("{path}.maxConcurrency"), || format!("{most} is less than minConcurrency, {least}"));
+    errors.check(
+        asked.status_on_reject.is_none_or(|status| [429, 503].contains(&status)),
+        &format!("{path}.statusOnReject"),
+        || "must be 429 or 503".into(),
+    );
 }
 
 fn percent(errors: &mut Errors, path: &str, percent: Option<u32>) {

@@ -5,6 +5,7 @@
 //! through `connect_originate`, which expects the endpoint's exact identity. Everything is a function of the index, and
 //! the same index gives the same bytes.
 
+mod admission;
 mod backend;
 mod cluster;
 mod connection;
@@ -208,6 +209,9 @@ impl<'a> Translation<'a> {
             }
             // Said to be no requests: there is no token to look for.
             Layer::Tcp => {}
+        }
+        if let (Layer::Http, Some(port)) = (layer, port) {
+            enforcement.admission = admission::asked(self.index, &port.service, port.port.port);
         }
         enforcement
     }

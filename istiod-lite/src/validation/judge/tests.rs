@@ -115,6 +115,7 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
     );
     good(kind, &asks("healthCheck: {grpc: {service: shop.Cart}, unhealthyThreshold: 1, healthyThreshold: 1}"));
     good(kind, &asks("healthCheck: {tcp: {}, timeout: 10ms}"));
+    good(kind, &asks("admission: {}"));
     good(kind, &asks("connectTimeout: 1m30s, limits: {connections: 1, retries: 0}, loadBalancing: {policy: Random}"));
     for (what, part) in [
         ("", "spec: it asks for nothing"),
@@ -135,6 +136,10 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
         ("healthCheck: {tcp: {}, interval: 5ms}", "spec.healthCheck.interval: must be at least 10ms"),
         ("healthCheck: {tcp: {}, timeout: soon}", "spec.healthCheck.timeout: \"soon\" is not a duration"),
         ("healthCheck: {tcp: {}, healthyThreshold: 0}", "spec.healthCheck.healthyThreshold: must be at least 1"),
+        ("admission: {minConcurrency: 0}", "spec.admission.minConcurrency: must be at least 1"),
+        ("admission: {maxConcurrency: 2}", "spec.admission.maxConcurrency: 2 is less than minConcurrency, 3"),
+        ("admission: {statusOnReject: 200}", "spec.admission.statusOnReject: must be 429 or 503"),
+        ("admission: {normalLatency: 0s}", "spec.admission.normalLatency: \"0s\" is not a duration"),
         ("outlierDetection: {consecutiveErrors: 0}", "spec.outlierDetection.consecutiveErrors: with 0 and nothing besides"),
     ] {
         refused(kind, &asks(what), part);

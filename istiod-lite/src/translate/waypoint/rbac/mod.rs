@@ -29,6 +29,7 @@ use super::limiter::Limiter;
 use super::names::Layer;
 use super::wire::ordered::{JwtAuthentication, Rules};
 use crate::index::label;
+use crate::source::crd::traffic::Admission;
 use crate::source::crd::{AuthorizationPolicy, PolicyAction, Rule};
 pub use principal::escape;
 use term::{Effect, Term, all_of, any_of};
@@ -58,6 +59,8 @@ pub struct Enforcement {
     pub allow: Option<Rules>,
     /// Have these count what is left, once the routes are known that name them.
     pub limiters: Vec<Limiter>,
+    /// Let in so many at once of what is not refused.
+    pub admission: Option<Admission>,
 }
 
 /// Compiles the policies that hold at a place.

@@ -15,7 +15,7 @@ use super::super::scope::ServedPort;
 use super::super::wire::{duration, u32_value};
 use super::filter::Filters;
 use super::matching::PathMatch;
-use super::{Backend, Reference, cors, mirror, redirect, resolve, retry};
+use super::{Backend, Reference, cors, deadline, mirror, redirect, resolve, retry};
 use crate::index::{Index, ServiceRef};
 use crate::source::{Kind, NamespacedName};
 
@@ -39,6 +39,10 @@ pub fn route(
     };
     if matches!(action, Some(Action::Route(_))) && with_filters(rule) {
         (filters.request, filters.response) = Default::default();
+    }
+    if matches!(action, Some(Action::Route(_))) {
+        let told = deadline::told(rule, &filters.request.add);
+        filters.request.add.extend(told);
     }
     Route {
         action: Some(action.unwrap_or_else(|| Action::DirectResponse(respond(unusable(from.0))))),
@@ -170,7 +174,7 @@ pub fn is_plain(cluster: &ClusterWeight) -> bool {
 }
 
 /// The time a request may take, zero for any. Of a request that is tried once the shorter of both timeouts holds.
-fn timeout(rule: &HttpRouteRules) -> Duration {
+pub fn timeout(rule: &HttpRouteRules) -> Duration {
     let Some(timeouts) = &rule.timeouts else { return Duration::ZERO };
     let of_one_try = timeouts.backend_request.as_ref().filter(|_| retry::wanted(rule).is_none());
     let set = [timeouts.request.as_ref(), of_one_try].into_iter().flatten();

@@ -9,6 +9,7 @@
 
 mod action;
 pub mod cors;
+mod deadline;
 mod filter;
 mod grpc;
 mod matching;

@@ -62,6 +62,7 @@ metadata: {name: a, namespace: shop}
 spec:
   targetRefs: [{kind: Service, name: a, sectionName: http}]
   limits: {retries: 5}
+  admission: {minConcurrency: 5, maxConcurrency: 500, statusOnReject: 429}
   outlierDetection: {consecutiveGatewayErrors: 2, interval: 1s, baseEjectionTime: 1s, successRate: {minimumHosts: 3, requestVolume: 10, stdevFactor: 1500}}
 ---
 apiVersion: v1
@@ -96,6 +97,11 @@ metadata: {name: checked-tcp, namespace: shop}
 spec:
   targetRefs: [{kind: Service, name: checked, sectionName: http}]
   healthCheck: {tcp: {}}
+---
+apiVersion: ambit.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: one, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: a, sectionName: one}], admission: {normalLatency: 20ms}}
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule

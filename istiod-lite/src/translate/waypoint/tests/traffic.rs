@@ -88,6 +88,44 @@ fn with(fields: &Value) -> Value {
     whole
 }
 
+/// What the filter of a port lets in at once, behind the one that knows probes; nothing where there are no such filters.
+fn admission(objects: &str, name: &str) -> Option<Value> {
+    let resources = of_waypoint(&format!("{AROUND}{objects}"));
+    let (_, inner) = resources.listeners.iter().find(|(known, _)| known == "main_internal").unwrap();
+    let inner = render(inner);
+    let chain = inner["filter_chains"].as_array().unwrap().iter().find(|chain| chain["name"] == name).unwrap();
+    let filters = chain["filters"][0]["typed_config"]["http_filters"].as_array().unwrap();
+    let names: Vec<_> = filters.iter().map(|filter| filter["name"].as_str().unwrap()).collect();
+    let at = names.iter().position(|name| *name == "envoy.filters.http.adaptive_concurrency")?;
+    let around = (names[at - 2], names[at - 1], names[at + 1]);
+    let expected =
+        ("envoy.filters.http.local_ratelimit", "envoy.filters.http.health_check", "envoy.filters.http.stateful_session");
+    assert_eq!(around, expected);
+    Some(filters[at]["typed_config"].clone())
+}
+
+#[test]
+fn requests_are_let_in_by_what_they_take_where_a_policy_asks_for_it() {
+    assert_eq!(admission("", FIRST), None);
+    let everything = "{minConcurrency: 5, maxConcurrency: 50, normalLatency: 20ms, statusOnReject: 429}";
+    let target = "targetRefs: [{kind: Service, name: a, sectionName: http}]";
+    let one = policy("p", 0, &format!("{{{target}, admission: {everything}}}"));
+    let made = admission(&one, FIRST).unwrap();
+    assert_eq!(made["concurrency_limit_exceeded_status"], json!({"code": "TooManyRequests"}));
+    let expected = json!({
+        "concurrency_limit_params": {"max_concurrency_limit": 50, "concurrency_update_interval": "0.500s"},
+        "min_rtt_calc_params": {"fixed_value": "0.020s", "min_concurrency": 5},
+    });
+    assert_eq!(made["gradient_controller_config"], expected);
+    assert_eq!(admission(&one, SECOND), None, "another port");
+    let nothing_said = admission(&policy("p", 0, &format!("{{{TO_A}, admission: {{}}}}")), SECOND).unwrap();
+    let expected = json!({
+        "concurrency_limit_params": {"concurrency_update_interval": "0.500s"},
+        "min_rtt_calc_params": {"interval": "300s"},
+    });
+    assert_eq!(nothing_said["gradient_controller_config"], expected);
+}
+
 const TO_A: &str = "targetRefs: [{group: '', kind: Service, name: a}]";
 
 #[test]

@@ -1,0 +1,78 @@
+//! What is saved for retries while requests go well, so that services which retry on one another do not multiply what comes to the one that
+//! fails (as gRFC A6 has it for one client).
+
+use std::time::Instant;
+
+/// So many retries there may be in a row after a quiet time.
+const MOST: f64 = 20.0;
+/// What comes along by itself, so that a service that is seldom asked is asked again, too.
+const A_SECOND: f64 = 1.0;
+
+/// The retries that the requests to a cluster have earned.
+#[derive(Debug, Clone, Copy)]
+pub struct Savings {
+    left: f64,
+    /// Until when what comes along by itself has come.
+    until: Option<Instant>,
+}
+
+impl Default for Savings {
+    fn default() -> Self {
+        Self { left: MOST, until: None }
+    }
+}
+
+impl Savings {
+    /// A request went well, of which a retry is earned in this part.
+    pub fn earn(&mut self, part: f64) {
+        self.left = (self.left + part).min(MOST);
+    }
+
+    /// Takes a retry, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let since = self.until.map_or(0.0, |until| now.saturating_duration_since(until).as_secs_f64());
+        self.until = Some(now);
+        self.earn(since * A_SECOND);
+        let may = self.left >= 1.0;
+        if may {
+            self.left -= 1.0;
+        }
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// How many of so many requests are sent again in ten seconds, of which `fails` says which fail.
+    fn retried(requests: u32, fails: impl Fn(u32) -> bool) -> u32 {
+        let (mut savings, began) = (Savings::default(), Instant::now());
+        let mut retried = 0;
+        for number in 0..requests {
+            let now = began + Duration::from_secs(10) * number / requests;
+            if fails(number) {
+                retried += u32::from(savings.take(now));
+            } else {
+                savings.earn(0.05);
+            }
+        }
+        retried
+    }
+
+    #[test]
+    fn what_fails_seldom_is_always_sent_again() {
+        assert_eq!(retried(10_000, |number| number % 25 == 0), 400);
+        assert_eq!(retried(15, |_| true), 15, "of few requests all are");
+    }
+
+    #[test]
+    fn what_fails_always_is_hardly_sent_again() {
+        let all = retried(10_000, |_| true);
+        assert!((28..=30).contains(&all), "{all}");
+        let half = retried(10_000, |number| number % 2 == 0);
+        assert!((270..=281).contains(&half), "a twentieth of those that went well, and as many as without them: {half}");
+    }
+}

@@ -1,0 +1,51 @@
+//! Services that ask one another, each through a waypoint that sends failed requests again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::ensure;
+use futures::future::join_all;
+
+use crate::client::Channel;
+use crate::mesh::Mesh;
+use crate::objects::B;
+
+/// Requests while it fails in one way.
+const OFFERED: u32 = 1000;
+/// The pause between two of them.
+const PACE: Duration = Duration::from_millis(5);
+
+/// How many came to the last service for each that was asked of the first one, however it fails; and that what fails seldom is mended.
+pub async fn three_layers(mesh: &Mesh) -> anyhow::Result<()> {
+    for (percent, fine_at_least) in [(2, OFFERED - 5), (50, 0), (100, 0)] {
+        mesh.last.fail(percent);
+        let before = mesh.last.came();
+        let fine = ask(mesh, OFFERED).await;
+        let came = mesh.last.came() - before;
+        let ratio = came as f64 / f64::from(OFFERED);
+        println!(
+            "of {OFFERED} requests with {percent} % of tries failing {fine} went well, and {ratio:.3} times as many came to the last service"
+        );
+        ensure!(ratio >= 1.0, "with {percent} % failing only {came} of {OFFERED} came to the last service");
+        ensure!(ratio <= 1.2, "with {percent} % failing {ratio:.3} times as many came to the last service");
+        ensure!(fine >= fine_at_least, "with {percent} % failing {fine} of {OFFERED} went well");
+    }
+    mesh.last.fail(0);
+    let fine = ask(mesh, 100).await;
+    ensure!(fine == 100, "once all is well {fine} of 100 went well");
+    Ok(())
+}
+
+/// Asks at an even pace, whatever becomes of it, and says how many went well.
+async fn ask(mesh: &Mesh, count: u32) -> u32 {
+    let channel = Arc::new(Channel::new(B));
+    let mut pace = tokio::time::interval(PACE);
+    let mut asked = Vec::new();
+    for _ in 0..count {
+        pace.tick().await;
+        let (caller, channel) = (Arc::clone(&mesh.caller), Arc::clone(&channel));
+        asked.push(tokio::spawn(async move { channel.get(&caller, "/", "").await.is_ok_and(|(status, _)| status == 200) }));
+    }
+    let ended = join_all(asked).await;
+    ended.into_iter().map(|fine| u32::from(fine.unwrap_or(false))).sum()
+}

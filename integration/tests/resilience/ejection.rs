@@ -1,0 +1,48 @@
+//! An endpoint that fails while the others of its service do not.
+
+use ambit_integration::wait::until;
+use anyhow::ensure;
+
+use crate::client::Channel;
+use crate::mesh::{Mesh, PATIENCE};
+use crate::objects::EJECTING;
+
+/// How many requests the endpoints have been given, each.
+fn given(mesh: &Mesh) -> [u64; 3] {
+    [0, 1, 2].map(|at: usize| mesh.ejecting[at].came())
+}
+
+/// Asks one after the other; says how many of them went well, and how many came to the first endpoint.
+async fn ask(mesh: &Mesh, channel: &Channel, count: u64) -> anyhow::Result<(u64, u64)> {
+    let [before, ..] = given(mesh);
+    let mut fine = 0;
+    for _ in 0..count {
+        let (status, _) = channel.get(&mesh.caller, "/", "").await?;
+        fine += u64::from(status == 200);
+    }
+    let [after, ..] = given(mesh);
+    Ok((fine, after - before))
+}
+
+/// It is left alone while it fails, but for tries now and then, and has its share again when it is well.
+pub async fn returns(mesh: &Mesh) -> anyhow::Result<()> {
+    let channel = Channel::new(EJECTING);
+    let (fine, first) = ask(mesh, &channel, 60).await?;
+    ensure!(fine == 60 && (12..=28).contains(&first), "while all are well {fine} of 60 went well, {first} at the first endpoint");
+    mesh.ejecting[0].fail(100);
+    let (fine, first) = ask(mesh, &channel, 150).await?;
+    println!("of 150 requests while one of three endpoints failed {fine} went well, {first} were tried there");
+    // A third would be 50.
+    ensure!(first <= 20 && fine + first == 150, "{first} of 150 were sent to an endpoint that fails, {fine} went well");
+    mesh.ejecting[0].fail(0);
+    let back = async || match ask(mesh, &channel, 5).await {
+        Ok((_, 0)) => Err("it is given nothing".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    let ((), after) = until("the endpoint is asked again", PATIENCE, back).await?;
+    let (fine, first) = ask(mesh, &channel, 150).await?;
+    println!("it was asked again {after:.1?} after it was well, and had {first} of the next 150 requests");
+    ensure!(fine == 150 && (15..=75).contains(&first), "{fine} of 150 went well, {first} at the endpoint that is well again");
+    Ok(())
+}

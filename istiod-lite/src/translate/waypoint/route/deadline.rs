@@ -1,0 +1,60 @@
+//! What a backend is told of the time that its answer may take.
+
+use ambit_api::envoy::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use ambit_api::envoy::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use gateway_api::experimental::httproutes::HttpRouteRules;
+
+use super::action::{parse_duration, timeout};
+
+/// The header in which an Envoy says it, in milliseconds.
+const EXPECTED: &str = "x-envoy-expected-rq-timeout-ms";
+
+/// The header for backends of a rule that has timeouts: the shorter of what its whole answer, and one try, may take. What a client has written
+/// in it does not come through. (An Envoy would say it by itself, and with it more that nobody asks for: its router has to suppress all or nothing.)
+pub fn told(rule: &HttpRouteRules, changed: &[HeaderValueOption]) -> Option<HeaderValueOption> {
+    let by_rule =
+        changed.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key.eq_ignore_ascii_case(EXPECTED));
+    if by_rule {
+        return None;
+    }
+    let of_try = rule.timeouts.as_ref().and_then(|timeouts| parse_duration(timeouts.backend_request.as_ref()?));
+    let times = [Some(timeout(rule)), of_try].into_iter().flatten();
+    let time = times.filter(|time| !time.is_zero()).min()?;
+    let header = HeaderValue { key: EXPECTED.into(), value: time.as_millis().to_string(), ..Default::default() };
+    Some(HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(rule: &str) -> Option<String> {
+        let rule: HttpRouteRules = serde_json::from_str(rule).unwrap();
+        told(&rule, &[]).and_then(|option| option.header).map(|header| header.value)
+    }
+
+    #[test]
+    fn a_backend_is_told_the_shortest_time_that_holds_for_it() {
+        for (rule, expected) in [
+            ("{}", None),
+            (r#"{"timeouts": {"request": "0s"}}"#, None),
+            (r#"{"timeouts": {"request": "1m"}}"#, Some("60000")),
+            (r#"{"timeouts": {"request": "1m", "backendRequest": "1s500ms"}}"#, Some("1500")),
+            (r#"{"timeouts": {"request": "1m", "backendRequest": "2s"}, "retry": {"attempts": 2}}"#, Some("2000")),
+            (r#"{"timeouts": {"request": "1s", "backendRequest": "0s"}, "retry": {"attempts": 2}}"#, Some("1000")),
+        ] {
+            assert_eq!(value(rule).as_deref(), expected, "{rule}");
+        }
+    }
+
+    #[test]
+    fn what_the_rule_says_itself_stays() {
+        let rule: HttpRouteRules = serde_json::from_str(r#"{"timeouts": {"request": "1s"}}"#).unwrap();
+        let said = told(&rule, &[]).unwrap();
+        assert_eq!(told(&rule, &[said]), None);
+    }
+}
