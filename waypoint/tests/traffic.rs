@@ -14,6 +14,8 @@ mod explained;
 mod filters;
 #[path = "traffic/heads.rs"]
 mod heads;
+#[path = "traffic/processed.rs"]
+mod processed;
 #[path = "traffic/refused.rs"]
 mod refused;
 #[path = "traffic/resilience.rs"]

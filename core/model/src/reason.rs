@@ -130,6 +130,10 @@ reasons! {
     ExtAuthzDenied => "ext_authz_denied",
     /// An external authorizer was to be asked about the request, and did not answer as it should.
     ExtAuthzError => "ext_authz_error",
+    /// An external processor answered the request itself.
+    ExtProcAnswered => "ext_proc_answered",
+    /// An external processor was to be told of the request, and did not answer as it should.
+    ExtProcError => "ext_proc_error",
     /// The request or its headers are larger than is allowed.
     RequestTooLarge => "request_too_large",
     /// No listener takes this destination.

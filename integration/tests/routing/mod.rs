@@ -7,6 +7,7 @@ mod filters;
 mod limiter;
 mod matches;
 mod outcomes;
+mod processor;
 mod protocols;
 mod requests;
 mod sessions;
@@ -39,6 +40,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         traffic::tests(mesh),
         virtual_services::tests(mesh),
         authorizer::tests(mesh),
+        processor::tests(mesh),
         change::tests(mesh),
     ]
     .into_iter()

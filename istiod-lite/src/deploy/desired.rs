@@ -95,7 +95,7 @@ type Infrastructure = gateway_api::gateways::GatewayInfrastructure;
 /// What the Gateway wants on everything that is made for it.
 fn infrastructure(
     gateway: &Gateway,
-    field: impl Fn(&Infrastructure) -> Option<&std::collections::BTreeMap<String, String>>,
+    field: impl Fn(&Infrastructure) -> Option<&BTreeMap<String, String>>,
 ) -> Value {
     let pairs = gateway.spec.infrastructure.as_ref().and_then(field);
     let pairs = pairs.into_iter().flatten().map(|(key, value)| (key.clone(), json!(value)));

@@ -167,6 +167,7 @@ impl Index {
             changed.extend(entry_claims(entry).map(ChangedKey::External));
         }
         self.waypoints_asking(&ServiceRef::Host(host.clone()), changed);
+        self.waypoints_processed_by(&ServiceRef::Host(host.clone()), changed);
         changed.insert(ChangedKey::Host(host));
     }
 
@@ -189,6 +190,7 @@ impl Index {
     /// clients reach it by.
     pub(super) fn waypoints_seeing(&self, service: &ServiceRef, changed: &mut Changed) {
         self.waypoints_asking(service, changed);
+        self.waypoints_processed_by(service, changed);
         match service {
             ServiceRef::Kubernetes(name) => {
                 changed.insert(ChangedKey::Clients(name.clone()));

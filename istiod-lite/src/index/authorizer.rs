@@ -76,7 +76,7 @@ impl Index {
     }
 
     /// The service of a provider, and the port there.
-    fn place_of(&self, provider: &str, written: &str, number: u16) -> Result<(ServiceRef, ServicePort), String> {
+    pub(super) fn place_of(&self, provider: &str, written: &str, number: u16) -> Result<(ServiceRef, ServicePort), String> {
         let place = format!("{written}:{number} of the extension provider {provider}");
         let Some(service) = self.service_of_authorizer(written) else {
             return Err(format!("there is no service {place}; it is to be the whole host name"));

@@ -64,6 +64,10 @@ fn condition(index: &Index, policy: &NamespacedName, target: &RequestTarget) -> 
     if !has_waypoint(index, &object) {
         return fault("AncestorNotBound", format!("{key} has no waypoint, so the policy has no effect on it"));
     }
+    let processing = index.objects().request_policies.get(policy).and_then(|policy| policy.spec.external_processing.as_ref());
+    if let Some(why) = processing.and_then(|processing| index.processor(&processing.provider).err()) {
+        return fault("ProviderNotFound", format!("Nobody can process requests, so they are answered with 500: {why}"));
+    }
     Condition::new("Accepted", true, "Accepted", "Attached to the waypoints of its target")
 }
 

@@ -13,7 +13,7 @@ use ambit_model::{
 };
 use serde::Serialize;
 
-use super::{Admission, ExtAuthz, Faults, FirstBytes, Limiter, MatchNode, Selection, ServiceInfo};
+use super::{Admission, ExtAuthz, ExtProc, Faults, FirstBytes, Limiter, MatchNode, Selection, ServiceInfo};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -217,6 +217,8 @@ pub struct HttpChain {
     pub max_header_bytes: usize,
     /// Servers of limits that are asked about what routes say, in order.
     pub limiters: Vec<Arc<Limiter>>,
+    /// Who processes requests that nothing has refused, and their responses in reverse order.
+    pub processors: Vec<Arc<ExtProc>>,
     /// How many requests are let in at once, by how long they take.
     pub admission: Option<Arc<Admission>>,
 }

@@ -285,9 +285,12 @@ impl Explanation {
         if let Some(step) = words::ahead(http, route, routed.tunnel, view) {
             self.steps.push(step);
         }
+        if matches!(route.action, Action::Forward(_)) {
+            self.steps.extend(words::limiters(http, route, routed.tunnel, view));
+        }
+        self.steps.extend(words::processed(http, route));
         match &route.action {
             Action::Forward(forwarding) => {
-                self.steps.extend(words::limiters(http, route, routed.tunnel, view));
                 self.forwarded(routed, forwarding, crossing);
                 Some(())
             }

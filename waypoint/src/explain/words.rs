@@ -107,6 +107,18 @@ pub(super) fn limiters(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: R
     asked.collect()
 }
 
+/// Who is told of it before its route does anything with it. What they would answer is not known here.
+pub(super) fn processed(http: &HttpChain, route: &Route) -> Vec<Step> {
+    let told = http.processors.iter().filter(|config| config.holds_for(route)).map(|config| {
+        let says = format!("an external processor is told of it, by the cluster {}", config.cluster);
+        let otherwise = if config.failure_mode_allow { "goes on" } else { "is refused" };
+        let step = Step::new(Stage::Action, says);
+        let step = step.because(format!("without an answer within {:?} the request {otherwise}", config.message_timeout));
+        step.because("what it answers is not known here; the rest holds if it leaves the request as it is")
+    });
+    told.collect()
+}
+
 /// A time, or none.
 pub(super) fn limit(limit: Option<Duration>) -> String {
     match limit {

@@ -1,5 +1,5 @@
-//! What a request meets between authorization and what its route does with it: faults that are put in its way, limits of how often
-//! requests may come, then how many are let in at once.
+//! What a request meets between authorization and what its route does with it: faults that are put in its way, and limits of how often
+//! requests may come. How many are let in at once is looked at after that, and after all who are asked (`admission`).
 
 use std::{
     sync::Arc,
@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use super::{
-    ResponseBody, admission,
+    ResponseBody,
     answer::{self, Style},
     forward::head,
     select::Target,
@@ -76,18 +76,9 @@ pub async fn meet(
         let headers = crate::terminate::reason_headers(&refusal);
         return Err(Box::new(answer::plain(record, style, status, abort.body.clone(), headers)));
     }
-    let left = match limit_of(http, route) {
-        Some(limit) => count(limit, route, tunnel, (&mut *request, target), style, record)?,
-        None => None,
-    };
-    match admission::admit(http, &view(request, target), style, record) {
-        Ok(()) => Ok(left),
-        Err(mut refused) => {
-            if let Some(left) = left {
-                left.tell(refused.headers_mut());
-            }
-            Err(refused)
-        }
+    match limit_of(http, route) {
+        Some(limit) => count(limit, route, tunnel, (request, target), style, record),
+        None => Ok(None),
     }
 }
 

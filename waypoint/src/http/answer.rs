@@ -36,10 +36,15 @@ pub fn plain(
 ) -> Response<ResponseBody> {
     let text: Bytes = text.into();
     record.received = if style.grpc { 0 } else { text.len() as u64 };
+    record.status = Some(if style.grpc { 200 } else { status.as_u16() });
+    unrecorded(style, status, text, headers)
+}
+
+/// The same of which nothing is recorded.
+pub fn unrecorded(style: Style, status: StatusCode, text: Bytes, headers: HeaderMap) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::local(Bytes::new()));
     *response.headers_mut() = headers;
     if style.grpc {
-        record.status = Some(200);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(grpc_status(status)));
@@ -49,7 +54,6 @@ pub fn plain(
         }
         return response;
     }
-    record.status = Some(status.as_u16());
     *response.status_mut() = status;
     if !text.is_empty() {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

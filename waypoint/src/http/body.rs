@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    mem::replace,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -15,7 +16,7 @@ use super::{Over, arrival::Expiry};
 use crate::{
     compiled::Counted,
     observe::{InFlight, Record},
-    upstream::Lease,
+    upstream::{Lease, RequestBody},
 };
 
 /// A body made here, or one that streams through.
@@ -24,6 +25,8 @@ pub struct ResponseBody(Kind);
 enum Kind {
     Local(Bytes),
     Streaming(Box<Streaming>),
+    /// Was read before, or is another in its place; with what the response holds all the same.
+    Put(Box<RequestBody>, Option<Box<Streaming>>),
 }
 
 /// What a response that streams through holds until its end: the upstream connection, its record, its place among those in flight.
@@ -63,6 +66,30 @@ impl ResponseBody {
     pub fn streaming(streaming: Streaming) -> Self {
         Self(Kind::Streaming(Box::new(streaming)))
     }
+
+    /// Has this body in its place; of what is not read yet nothing more is.
+    pub fn put(&mut self, body: RequestBody) {
+        let mut held = match replace(&mut self.0, Kind::Local(Bytes::new())) {
+            Kind::Local(_) => None,
+            Kind::Streaming(held) => Some(held),
+            Kind::Put(_, held) => held,
+        };
+        if let Some(held) = &mut held
+            && let Some(lease) = held.lease.take()
+        {
+            // Its connection cannot be used again.
+            drop(lease);
+            held.record.reason = Reason::Ok;
+        }
+        self.0 = Kind::Put(Box::new(body), held);
+    }
+
+    /// The record of a response from an endpoint in whose place there is going to be another, whose record it becomes.
+    pub fn record(&mut self) -> Option<&mut Record> {
+        let (Kind::Streaming(held) | Kind::Put(_, Some(held))) = &mut self.0 else { return None };
+        held.lease = None;
+        Some(&mut held.record)
+    }
 }
 
 impl fmt::Debug for ResponseBody {
@@ -98,6 +125,7 @@ impl Body for ResponseBody {
             Kind::Local(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Kind::Local(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Streaming(streaming) => streaming,
+            Kind::Put(body, _) => return Pin::new(body.as_mut()).poll_frame(cx).map_err(BodyError::from),
         };
         if let Some(deadline) = &mut streaming.deadline
             && deadline.as_mut().poll(cx).is_ready()
@@ -134,6 +162,7 @@ impl Body for ResponseBody {
         match &self.0 {
             Kind::Local(bytes) => bytes.is_empty(),
             Kind::Streaming(streaming) => streaming.inner.is_end_stream(),
+            Kind::Put(body, _) => body.is_end_stream(),
         }
     }
 
@@ -141,6 +170,7 @@ impl Body for ResponseBody {
         match &self.0 {
             Kind::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Streaming(streaming) => streaming.inner.size_hint(),
+            Kind::Put(body, _) => body.size_hint(),
         }
     }
 }

@@ -254,6 +254,7 @@ mod tests {
             merge_slashes: false,
             max_header_bytes: 1024,
             limiters: Vec::new(),
+            processors: Vec::new(),
             admission: None,
         }
     }

@@ -18,10 +18,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Over, Phase, ResponseBody,
+    Over, Phase, ResponseBody, admission,
     answer::{self, Style},
     detect::Detected,
     ext_authz::{Asking, Passed},
+    ext_proc::Processors,
     forward::{self, Exchange, Hold},
     headers, limiter, select,
 };
@@ -239,10 +240,14 @@ fn refuse<B>(
     response
 }
 
-/// Does with a request what its route says.
-async fn act(exchange: Exchange, mut request: Request<Incoming>, mut record: Record, hold: Hold) -> Response<ResponseBody> {
-    let Exchange { chain, http, route, target, tunnel, style, .. } = &exchange;
-    let style = *style;
+/// Has a request meet what comes before its route, and does with it what that says.
+async fn act(
+    mut exchange: Exchange,
+    mut request: Request<Incoming>,
+    mut record: Record,
+    mut hold: Hold,
+) -> Response<ResponseBody> {
+    let Exchange { chain, http, route, target, .. } = &exchange;
     record.route = Some(route.name.clone());
     if !matches!(route.action, Action::Forward(_)) {
         record.service = chain.service();
@@ -264,7 +269,38 @@ async fn act(exchange: Exchange, mut request: Request<Incoming>, mut record: Rec
             return *answered;
         }
     };
-    let mut response = match &route.action {
+    let mut response = match Processors::of(&exchange) {
+        None => take(exchange, request, record, hold).await,
+        // Few have such, and the others need no room for them.
+        Some(mut processors) => {
+            let told = processors.request(&mut request, &mut exchange.target, &mut hold, &mut record);
+            let response = match Box::pin(told).await {
+                Ok(()) => Box::pin(take(exchange, request, record, hold)).await,
+                Err(answered) => {
+                    record.service = exchange.chain.service();
+                    *answered
+                }
+            };
+            Box::pin(processors.response(response)).await
+        }
+    };
+    if let Some(Crossing::Passed(headers)) = crossing {
+        response.headers_mut().extend(headers);
+    }
+    met.tell(response.headers_mut());
+    response
+}
+
+/// Does with a request what its route says, if there is room for it.
+async fn take(exchange: Exchange, request: Request<Incoming>, mut record: Record, hold: Hold) -> Response<ResponseBody> {
+    let Exchange { chain, http, route, target, tunnel, style, .. } = &exchange;
+    let style = *style;
+    // What was refused or answered before has taken no place.
+    if let Err(refused) = admission::admit(http, &view(&request, target), style, &mut record) {
+        record.service = chain.service();
+        return *refused;
+    }
+    match &route.action {
         // By far the largest part of what a request needs, which those that are answered here do without.
         Action::Forward(_) => Box::pin(forward::forward(exchange, request, record, hold)).await,
         Action::Redirect(redirect) => {
@@ -287,12 +323,7 @@ async fn act(exchange: Exchange, mut request: Request<Incoming>, mut record: Rec
             let response = answer::plain(&mut record, style, status, direct.body.clone(), headers);
             change_response(route, tunnel, &view(&request, target), response)
         }
-    };
-    if let Some(Crossing::Passed(headers)) = crossing {
-        response.headers_mut().extend(headers);
     }
-    met.tell(response.headers_mut());
-    response
 }
 
 /// The service asked for, where no cluster was chosen that would tell.

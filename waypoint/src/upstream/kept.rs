@@ -240,6 +240,16 @@ impl Part {
         true
     }
 
+    /// Has these bytes in the place of those that have come; trailers stay. Says whether there was room for them.
+    pub fn replace(&mut self, data: &[u8]) -> bool {
+        self.data.clear();
+        let fits = self.grow(data.len());
+        if fits {
+            self.data.extend_from_slice(data);
+        }
+        fits
+    }
+
     /// Makes place for `length` bytes: at least twice as much as before, so that many small parts are not moved each time one comes.
     fn grow(&mut self, length: usize) -> bool {
         let now = self.data.capacity();

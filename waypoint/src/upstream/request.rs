@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::DropGuard;
 
 use super::kept::{Again, Keeper, Kept, LONGEST, Part, SHORT};
@@ -31,6 +31,8 @@ enum Kind {
     Again(Again),
     /// What has passed before, then the rest as it comes.
     Resumed(Again, Box<Streaming>),
+    /// Of the waypoint's own, as it is said; ends when its sender is dropped.
+    Fed(mpsc::Receiver<Bytes>),
 }
 
 /// A body as it comes from the client.
@@ -69,6 +71,11 @@ impl RequestBody {
         Self(if data.is_empty() { Kind::Empty } else { Kind::Again(Again::of(data)) })
     }
 
+    /// A body of what is said one after the other.
+    pub fn fed(parts: mpsc::Receiver<Bytes>) -> Self {
+        Self(Kind::Fed(parts))
+    }
+
     /// A body without bytes.
     pub fn empty() -> Self {
         Self(Kind::Empty)
@@ -91,7 +98,7 @@ impl RequestBody {
     pub fn spare(&mut self, room: &Arc<Semaphore>) -> Option<Kept> {
         match &mut self.0 {
             Kind::Streaming(streaming) => streaming.keep(room, SHORT),
-            Kind::Empty | Kind::Again(_) | Kind::Resumed(..) => None,
+            Kind::Empty | Kind::Again(_) | Kind::Resumed(..) | Kind::Fed(_) => None,
         }
     }
 }
@@ -139,6 +146,23 @@ impl Beginning {
     #[must_use]
     pub fn length(&self) -> usize {
         self.part.data().len()
+    }
+
+    /// Takes what comes next of a body that is read elsewhere. Says whether there was room for it.
+    pub fn add(&mut self, frame: &Frame<Bytes>) -> bool {
+        self.part.add(frame)
+    }
+
+    /// Has these bytes in the place of all that was read, and of all that may follow. Says whether there was room for them.
+    pub fn replace(&mut self, data: &[u8]) -> bool {
+        self.whole = true;
+        self.part.replace(data)
+    }
+
+    /// What was read as a body of its own.
+    #[must_use]
+    pub fn into_body(self) -> RequestBody {
+        RequestBody(Kind::Again(self.part.done()))
     }
 
     /// Whether that was all.
@@ -278,6 +302,7 @@ impl Body for RequestBody {
                 Some(frame) => Poll::Ready(Some(Ok(frame))),
                 None => rest.poll(cx),
             },
+            Kind::Fed(parts) => parts.poll_recv(cx).map(|part| part.map(|part| Ok(Frame::data(part)))),
         }
     }
 
@@ -287,6 +312,7 @@ impl Body for RequestBody {
             Kind::Streaming(streaming) => streaming.is_end(),
             Kind::Again(again) => again.is_end(),
             Kind::Resumed(before, rest) => before.is_end() && rest.is_end(),
+            Kind::Fed(_) => false,
         }
     }
 
@@ -296,7 +322,7 @@ impl Body for RequestBody {
             Kind::Streaming(streaming) => streaming.size_hint(),
             Kind::Again(again) => again.length().map_or_else(SizeHint::new, SizeHint::with_exact),
             // Its request has a head already, which says its length if the client did.
-            Kind::Resumed(..) => SizeHint::new(),
+            Kind::Resumed(..) | Kind::Fed(_) => SizeHint::new(),
         }
     }
 }

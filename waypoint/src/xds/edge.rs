@@ -42,10 +42,10 @@ pub fn listener(mut listener: Listener) -> Compiled<Edge> {
             false => return Err(Problem::new("several filter chains in clear are not implemented").under(at)),
         }
     }
-    match edge.chains().next() {
-        Some(_) => Ok(edge),
-        None => Err(Problem::new("a listener without filter chains is not implemented")),
+    if edge.chains().next().is_none() {
+        return Err(Problem::new("a listener without filter chains is not implemented"));
     }
+    Ok(edge)
 }
 
 /// A chain behind TLS.

@@ -17,11 +17,11 @@ use ambit_model::{
 };
 
 use super::{
-    admission, chain, cors, ext_authz, fault, jwt, limit, limiter,
+    admission, chain, cors, ext_authz, ext_proc, fault, jwt, limit, limiter,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route, session,
 };
-use crate::compiled::{Admission, ExtAuthz, Faults, HttpChain, Limiter, RbacFilter, Routes};
+use crate::compiled::{Admission, ExtAuthz, ExtProc, Faults, HttpChain, Limiter, RbacFilter, Routes};
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -37,7 +37,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
     let envoy_headers = config.http_filters.iter().any(tells_of_itself);
-    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions, limiters, probes: _, admission } =
+    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions, limiters, processors, probes: _, admission } =
         filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
@@ -71,6 +71,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         merge_slashes,
         max_header_bytes,
         limiters,
+        processors,
         admission,
     })
 }
@@ -149,6 +150,8 @@ struct Filters {
     limits: Option<Option<Arc<LocalLimit>>>,
     /// Servers that are asked about limits, in order.
     limiters: Vec<Arc<Limiter>>,
+    /// Who processes what comes past all of them, in order.
+    processors: Vec<Arc<ExtProc>>,
     /// The headers of requests that are always let in.
     probes: Vec<Vec<HeaderMatch>>,
     /// How many others are.
@@ -182,9 +185,7 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
     let mut routed = false;
     for mut filter in filters {
         let at = take(&mut filter.name);
-        if take(&mut filter.disabled) {
-            return Err(Problem::new("disabled is not implemented").under(at));
-        }
+        let off = take(&mut filter.disabled);
         let optional = take(&mut filter.is_optional);
         let any = match filter.config_type.take() {
             Some(ConfigType::TypedConfig(any)) => any,
@@ -194,8 +195,17 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
             return Err(Problem::new("a filter after the router").under(at));
         }
         match type_of(&any) {
+            // Routes turn it on.
+            other if off && other != ext_proc::FILTER => return Err(Problem::new("disabled is not implemented").under(at)),
             // What a request goes on with is read as others have left it.
-            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER | fault::FILTER | limit::FILTER | limiter::FILTER
+            jwt::FILTER
+            | ext_authz::FILTER
+            | RBAC
+            | cors::FILTER
+            | fault::FILTER
+            | limit::FILTER
+            | limiter::FILTER
+            | ext_proc::FILTER
                 if read.sessions =>
             {
                 return Err(Problem::new("sessions before other filters are not implemented").under(at));
@@ -208,6 +218,7 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
             | fault::FILTER
             | limit::FILTER
             | limiter::FILTER
+            | ext_proc::FILTER
             | admission::PROBES
             | admission::FILTER
                 if read.admission.is_some() =>
@@ -221,6 +232,16 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
             admission::FILTER => {
                 let (settings, probes) = (admission::settings(&any).under(at)?, take(&mut read.probes));
                 read.admission = settings.map(|settings| Arc::new(Admission::new(settings, probes, Instant::now())));
+            }
+            // Which requests are probes is told by their headers as they are let in.
+            ext_proc::FILTER if !read.probes.is_empty() => {
+                return Err(Problem::new("external processing after health checks is not implemented").under(at));
+            }
+            // A processor is told of nothing that is refused, and nothing is judged as it leaves it.
+            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER | fault::FILTER | limit::FILTER | limiter::FILTER
+                if !read.processors.is_empty() =>
+            {
+                return Err(Problem::new("this filter after external processing is not implemented").under(at));
             }
             // What is refused must take no tokens and suffer no fault, and a fault comes before a limit, as they are put there.
             jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER if read.faults.is_some() || read.limited() => {
@@ -267,6 +288,10 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
                 read.limits = Some(limit::of_filter(&any).under(&at)?);
             }
             limiter::FILTER => limiter::add(&at, &any, &mut read.limiters).under(&at)?,
+            ext_proc::FILTER => {
+                let filter = ext_proc::filter(&at, off, unpack(&any, ext_proc::FILTER)?).under(at)?;
+                read.processors.push(Arc::new(filter));
+            }
             ROUTER => {
                 let mut router: Router = unpack(&any, ROUTER)?;
                 router.suppress_envoy_headers = false;
@@ -296,49 +321,4 @@ fn of_name(name: &str, wanted: &str) -> Compiled<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use ambit_api::envoy::pb::google::protobuf::Any;
-
-    use super::*;
-
-    /// Reads filters of which nothing is said but name and type.
-    fn read(of: &[(&str, &str)]) -> Result<(), String> {
-        let filter = |(name, type_name): &(&str, &str)| HttpFilter {
-            name: (*name).to_owned(),
-            config_type: Some(ConfigType::TypedConfig(Any { type_url: format!("x/{type_name}"), value: Vec::new() })),
-            ..Default::default()
-        };
-        filters(of.iter().map(filter).collect()).map(drop).map_err(|problem| problem.to_string())
-    }
-
-    #[test]
-    fn faults_and_limits_come_after_all_that_may_refuse_and_in_this_order() {
-        let (cors, fault, limit) =
-            (("envoy.filters.http.cors", cors::FILTER), (fault::NAME, fault::FILTER), (limit::NAME, limit::FILTER));
-        let router = ("router", ROUTER);
-        assert_eq!(read(&[cors, fault, limit, router]), Ok(()));
-        assert_eq!(read(&[fault, router]), Ok(()));
-        let (rbac, asked) = (("rbac", RBAC), ("ext_authz", ext_authz::FILTER));
-        let limiter = ("envoy.filters.http.ratelimit.mine", limiter::FILTER);
-        let problem = read(&[limiter, router]).unwrap_err();
-        assert_eq!(problem, "envoy.filters.http.ratelimit.mine: rate_limit_service is missing");
-        let problem = read(&[("mine", limiter::FILTER), router]).unwrap_err();
-        assert!(problem.contains("mine: this filter under a name that does not begin with"), "{problem}");
-        for wrong in [
-            [fault, cors],
-            [limit, cors],
-            [limit, fault],
-            [fault, fault],
-            [limit, limit],
-            [fault, rbac],
-            [fault, asked],
-            [limit, asked],
-            [cors, asked],
-        ] {
-            let problem = read(&[wrong[0], wrong[1], router]).unwrap_err();
-            assert!(problem.contains("after"), "{wrong:?}: {problem}");
-        }
-        let problem = read(&[("faults", fault::FILTER), router]).unwrap_err();
-        assert_eq!(problem, "faults: this filter under another name than envoy.filters.http.fault is not implemented");
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ mod cluster;
 mod cors;
 mod edge;
 mod ext_authz;
+mod ext_proc;
 mod fault;
 mod grpc;
 mod hcm;

@@ -9,7 +9,7 @@ use ambit_api::envoy::pb::google::protobuf::Any;
 use ambit_model::route::{Cors, Fault, GlobalLimit, LocalLimit, Session};
 
 use super::{
-    cors, fault, limit, limiter,
+    cors, ext_proc, fault, limit, limiter,
     read::{Compiled, Problem, Under},
     session,
 };
@@ -24,6 +24,8 @@ pub struct Said {
     pub session: Option<Option<Session>>,
     /// What servers of limits are asked, by the names of the filters.
     pub global: BTreeMap<String, Arc<GlobalLimit>>,
+    /// By the names of the filters.
+    pub processing: BTreeMap<String, bool>,
 }
 
 impl Said {
@@ -41,6 +43,7 @@ impl Said {
             limit: said.remove(limit::NAME).map(|any| limit::of_routes(&any)).transpose().under(limit::NAME)?,
             session: said.remove(session::NAME).map(|any| session::per_route(&any)).transpose().under(session::NAME)?,
             global,
+            processing: ext_proc::per_filter(&mut said)?,
         };
         match said.keys().min() {
             Some(other) => Err(Problem::new(format!("{other} is not implemented"))),
@@ -50,7 +53,10 @@ impl Said {
 
     /// The same with what `outer` says of filters of which nothing is said here.
     pub fn or(self, outer: &Self) -> Self {
+        let mut processing = outer.processing.clone();
+        processing.extend(self.processing);
         Self {
+            processing,
             cors: self.cors.or_else(|| outer.cors.clone()),
             fault: self.fault.or_else(|| outer.fault.clone()),
             limit: self.limit.or_else(|| outer.limit.clone()),

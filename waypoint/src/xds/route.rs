@@ -77,7 +77,7 @@ fn route(mut route: pb::Route, of_host: &Said, (host, table): (&Changes, &Change
     let own = header_changes!(route);
     let when = matches(required(route.r#match.take(), "match")?).under("match")?;
     let said = Said::read(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
-    let Said { cors, fault, limit, session, global } = said.or(of_host);
+    let Said { cors, fault, limit, session, global, processing } = said.or(of_host);
     let action = match required(route.action.take(), "action")? {
         PbAction::Route(action) => Action::Forward(Box::new(upstream(action).under("route")?)),
         PbAction::Redirect(action) => Action::Redirect(Box::new(redirect(action).under("redirect")?)),
@@ -109,6 +109,7 @@ fn route(mut route: pb::Route, of_host: &Said, (host, table): (&Changes, &Change
         request_headers: chain(own.0, &host.0, &table.0),
         response_headers: chain(own.1, &host.1, &table.1),
         global_limits: global,
+        processing,
     })
 }
 

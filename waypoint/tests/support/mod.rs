@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod endpoint;
+pub mod processor;
 pub mod resources;
 pub mod scripted;
 

@@ -35,8 +35,13 @@ use ambit_api::{
                 filters::{
                     common::set_filter_state::v3::{FilterStateValue, filter_state_value},
                     http::{
-                        cors::v3::Cors, local_ratelimit::v3::LocalRateLimit, ratelimit::v3::RateLimit,
-                        rbac::v3::Rbac as HttpRbac, router::v3::Router, stateful_session::v3::StatefulSession,
+                        cors::v3::Cors,
+                        ext_proc::v3::{ExternalProcessor, external_processor::RouteCacheAction},
+                        local_ratelimit::v3::LocalRateLimit,
+                        ratelimit::v3::RateLimit,
+                        rbac::v3::Rbac as HttpRbac,
+                        router::v3::Router,
+                        stateful_session::v3::StatefulSession,
                     },
                     network::{
                         http_connection_manager::v3::{
@@ -129,6 +134,9 @@ pub fn direct(pod: SocketAddr, identity: &str) -> (Vec<(String, Listener)>, Rout
     (listeners, table, cluster)
 }
 
+/// Changes how a processor is asked.
+pub type ChangeProcessor = fn(&mut ExternalProcessor);
+
 /// A service port behind the waypoint.
 #[derive(Clone)]
 pub struct Service {
@@ -137,11 +145,13 @@ pub struct Service {
     /// `http`, `http1`, `http2` (always so to the endpoints), `tcp`, or `auto` to look at the first bytes.
     pub protocol: &'static str,
     pub rbac: Vec<Rbac>,
+    /// The cluster of a processor, and what is changed of how it is asked.
+    pub processor: Option<(&'static str, ChangeProcessor)>,
 }
 
 impl Service {
     pub fn http(name: &'static str, vip: SocketAddr) -> Self {
-        Self { name, vip, protocol: "http", rbac: vec![] }
+        Self { name, vip, protocol: "http", rbac: vec![], processor: None }
     }
 
     pub fn cluster(&self) -> String {
@@ -369,7 +379,9 @@ fn http_chain(service: &Service) -> FilterChain {
     let limits = LocalRateLimit { stat_prefix: "limits".into(), ..Default::default() };
     let mut limits = http_filter("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", &limits);
     limits.name = "envoy.filters.http.local_ratelimit".into();
-    http_filters.extend([cors, faults, limits, limiter("strict", true), limiter("open", false), sessions, router()]);
+    http_filters.extend([cors, faults, limits, limiter("strict", true), limiter("open", false)]);
+    http_filters.extend(service.processor.map(|(cluster, change)| processor(cluster, change)));
+    http_filters.extend([sessions, router()]);
     let config = HttpConnectionManager {
         stat_prefix: service.chain(),
         route_specifier: rds(&service.chain()),
@@ -382,6 +394,21 @@ fn http_chain(service: &Service) -> FilterChain {
         ..Default::default()
     };
     FilterChain { name: service.chain(), filters: vec![hcm_filter(config)], ..Default::default() }
+}
+
+/// A processor that is told of headers.
+fn processor(cluster: &str, change: fn(&mut ExternalProcessor)) -> HttpFilter {
+    let envoy = EnvoyGrpc { cluster_name: cluster.into(), authority: "processor.shop".into(), ..Default::default() };
+    let mut config = ExternalProcessor {
+        grpc_service: Some(GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() }),
+        route_cache_action: RouteCacheAction::Retain.into(),
+        message_timeout: Some(Duration { seconds: 2, nanos: 0 }),
+        ..Default::default()
+    };
+    change(&mut config);
+    let mut filter = http_filter("envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor", &config);
+    filter.name = "envoy.filters.http.ext_proc".into();
+    filter
 }
 
 fn network_rbac(rules: &Rbac) -> Filter {

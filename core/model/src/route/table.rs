@@ -144,6 +144,8 @@ pub struct Route {
     pub response_headers: Vec<HeaderMutations>,
     /// What servers of limits are asked, by the name of the filter that asks.
     pub global_limits: BTreeMap<String, Arc<GlobalLimit>>,
+    /// Whether filters of these names have requests processed outside; of others they say it themselves.
+    pub processing: BTreeMap<String, bool>,
 }
 
 impl Route {

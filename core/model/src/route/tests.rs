@@ -165,6 +165,7 @@ fn route(name: &str, when: RouteMatch) -> std::sync::Arc<Route> {
         request_headers,
         response_headers,
         global_limits: Default::default(),
+        processing: Default::default(),
     }
     .into()
 }

@@ -1,5 +1,6 @@
 //! The ConfigMap in which users of Istio have the configuration of their mesh. Of its text only those are read whom waypoints ask about
-//! requests, as `extensionProviders` has them: external authorizers, and servers of limits, of which Istio knows nothing; field names follow the public Istio API reference.
+//! requests, as `extensionProviders` has them: external authorizers, as the public Istio API reference has their fields, and servers of limits
+//! and external processors, of which Istio knows nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,8 +13,10 @@ use serde_json::Value;
 use crate::source::is_subdomain;
 
 mod limiter;
+mod processor;
 
 pub use limiter::Limiter;
+pub use processor::{BodyMode, HeaderMode, Processor, Told};
 
 /// The name of the ConfigMap, which is in the root namespace.
 pub const NAME: &str = "istio";
@@ -38,6 +41,8 @@ pub struct MeshSettings {
     pub providers: BTreeMap<String, Result<Authorizer, String>>,
     /// Whom limits may have asked, by name, or why nobody can be.
     pub limiters: BTreeMap<String, Result<Limiter, String>>,
+    /// Whom policies may have requests processed by, by name, or why nobody can.
+    pub processors: BTreeMap<String, Result<Processor, String>>,
     /// Why nothing of the text can be read.
     pub unreadable: Option<String>,
 }
@@ -106,11 +111,11 @@ struct ConfigMap {
 impl From<ConfigMap> for MeshSettings {
     fn from(ConfigMap { metadata, data, .. }: ConfigMap) -> Self {
         let read = data.get(KEY).map_or_else(|| Ok(Providers::default()), |text| providers(text));
-        let (Providers { authorizers, limiters }, unreadable) = match read {
+        let (Providers { authorizers, limiters, processors }, unreadable) = match read {
             Ok(providers) => (providers, None),
             Err(why) => (Providers::default(), Some(why)),
         };
-        Self { metadata, providers: authorizers, limiters, unreadable }
+        Self { metadata, providers: authorizers, limiters, processors, unreadable }
     }
 }
 
@@ -119,6 +124,7 @@ impl From<ConfigMap> for MeshSettings {
 struct Providers {
     authorizers: BTreeMap<String, Result<Authorizer, String>>,
     limiters: BTreeMap<String, Result<Limiter, String>>,
+    processors: BTreeMap<String, Result<Processor, String>>,
 }
 
 impl Providers {
@@ -128,8 +134,12 @@ impl Providers {
             *known = Err(twice());
         } else if let Some(known) = self.limiters.get_mut(&name) {
             *known = Err(twice());
+        } else if let Some(known) = self.processors.get_mut(&name) {
+            *known = Err(twice());
         } else if entry.get(limiter::KIND).is_some() {
             self.limiters.insert(name, limiter::read(entry));
+        } else if entry.get(processor::KIND).is_some() {
+            self.processors.insert(name, processor::read(entry));
         } else {
             self.authorizers.insert(name, provider(entry));
         }

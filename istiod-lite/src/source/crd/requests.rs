@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Faults that are put in the way of requests, and limits of how often they may come; carried out by waypoints.
+/// Faults that are put in the way of requests, limits of how often they may come, and who processes them; carried out by waypoints.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct RequestPolicy {
     /// Object metadata.
@@ -33,6 +33,17 @@ pub struct RequestPolicySpec {
     /// How often they may come.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// Who processes them and their responses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_processing: Option<ExternalProcessing>,
+}
+
+/// Who processes requests and their responses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ExternalProcessing {
+    /// The extension provider of this name (`envoyExtProcGrpc`).
+    pub provider: String,
 }
 
 /// What a [`RequestPolicy`] holds for.

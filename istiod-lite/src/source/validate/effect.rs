@@ -38,6 +38,12 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
             for (name, why) in settings.limiters.iter().filter_map(|(name, limiter)| Some((name, limiter.as_ref().err()?))) {
                 found.add("data.mesh", format!("extension provider {name}: {why}; limits that name it do not hold"));
             }
+            for (name, why) in settings.processors.iter().filter_map(|(name, known)| Some((name, known.as_ref().err()?))) {
+                found.add(
+                    "data.mesh",
+                    format!("extension provider {name}: {why}; requests of policies that ask for it are answered with 500"),
+                );
+            }
         }
         _ => {}
     }

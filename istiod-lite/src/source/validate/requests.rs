@@ -26,7 +26,10 @@ pub(super) fn policy(policy: &RequestPolicy, errors: &mut Errors) {
         self::target(target, &format!("spec.targetRefs[{index}]"), errors);
     }
     let local = spec.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
-    errors.check(spec.fault.is_some() || spec.rate_limit.is_some(), "spec", || "must have fault or rateLimit".into());
+    let something = spec.fault.is_some() || spec.rate_limit.is_some() || spec.external_processing.is_some();
+    errors.check(something, "spec", || "must have fault, rateLimit or externalProcessing".into());
+    let unnamed = spec.external_processing.as_ref().is_some_and(|processing| processing.provider.is_empty());
+    errors.check(!unnamed, "spec.externalProcessing.provider", || "must name an extension provider".into());
     let global = spec.rate_limit.as_ref().and_then(|limit| limit.global.as_ref());
     let counts = local.is_some() || global.is_some();
     errors.check(spec.rate_limit.is_none() || counts, "spec.rateLimit", || "must have local or global".into());

@@ -266,6 +266,7 @@ fn what_a_request_policy_cannot_say_is_named() {
         (entries("{from: RemoteAddress, key: x}"), "spec.rateLimit.global.descriptors[0].entries[0].key: must not be empty, and"),
         (entries("{from: Policy, optional: true}"), "spec.rateLimit.global.descriptors[0].entries[0].optional: goes with"),
         (entries("{from: Host}"), "spec.rateLimit.global.descriptors[0].entries[0].from: unknown variant"),
+        ("externalProcessing: {}".to_owned(), "spec.externalProcessing.provider: must name an extension provider"),
         (local("requests: 0, per: second"), "spec.rateLimit.local.requests: must be at least 1"),
         (local("requests: 1, per: day"), "spec.rateLimit.local.per: \"day\" is not second, minute, hour"),
         (local("requests: 1, per: 500ms"), "spec.rateLimit.local.per: \"500ms\" is not second, minute, hour"),

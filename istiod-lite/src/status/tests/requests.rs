@@ -153,3 +153,32 @@ fn a_policy_says_why_its_limit_is_counted_by_nobody() {
         assert_eq!(ancestors["ancestors"].as_array().map(Vec::len), Some(1), "{ancestors}");
     }
 }
+
+#[test]
+fn a_policy_whose_provider_is_not_there_says_so() {
+    let processes = |provider: &str| {
+        format!(
+            "---\napiVersion: ambit.dev/v1alpha1\nkind: RequestPolicy\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{targetRefs: [{}], externalProcessing: {{provider: {provider}}}}}\n",
+            of_service("a")
+        )
+    };
+    let providers = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    extensionProviders:\n\
+        \u{20}   - {name: good, envoyExtProcGrpc: {service: a.shop.svc.cluster.local, port: 80}}\n\
+        \u{20}   - {name: port, envoyExtProcGrpc: {service: a.shop.svc.cluster.local, port: 81}}\n\
+        \u{20}   - {name: bad, envoyExtProcGrpc: {service: a.shop.svc.cluster.local, port: 80, processingMode: {requestBodyMode: GRPC}}}\n\
+        \u{20}   - {name: guard, envoyExtAuthzGrpc: {service: a.shop.svc.cluster.local, port: 80}}\n";
+    for (provider, said) in [
+        ("good", "Attached to the waypoints of its target"),
+        ("port", "there is no port a.shop.svc.cluster.local:81 of the extension provider port"),
+        ("bad", "the extension provider bad cannot process anything: envoyExtProcGrpc: unknown variant `GRPC`"),
+        ("guard", "has no extension provider guard of kind envoyExtProcGrpc"),
+    ] {
+        let index = mesh(&[GATEWAY, &service("a", "shop", "gate"), providers, &processes(provider)].concat());
+        let key = ObjectKey { kind: Kind::RequestPolicy, name: NamespacedName::new("shop", "p") };
+        let conditions = of(&index, &key, None).unwrap().conditions;
+        let [condition] = conditions.as_slice() else { panic!("{conditions:?}") };
+        let good = condition.status == "True";
+        assert!(condition.message.contains(said) && good == (provider == "good"), "{provider}: {condition:?}");
+    }
+}

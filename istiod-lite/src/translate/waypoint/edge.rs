@@ -13,7 +13,7 @@ use super::names::{CONNECT_ORIGINATE, Layer, ingress};
 use super::route::{self, RequestRoute, requests};
 use super::scope::ServedPort;
 use super::wire::{bool_value, entry, in_order};
-use super::{Resources, Translation, cluster, insert, limiter, listener};
+use super::{Resources, Translation, cluster, ext_proc, insert, limiter, listener};
 use crate::index::{HTTPS, RouteKey, ServiceRef, covers_host, listener_host, unserved};
 use crate::source::Kind;
 
@@ -62,7 +62,8 @@ impl Translation<'_> {
         for listener in listeners {
             hosts.append(&mut self.hosts_of(listener, listeners));
         }
-        let virtual_hosts = self.virtual_hosts(&place, hosts);
+        let mut virtual_hosts = self.virtual_hosts(&place, hosts);
+        enforcement.processes = ext_proc::processes(self.index, &mut virtual_hosts);
         enforcement.limiters = limiter::named(self.index, &virtual_hosts);
         self.authorizers(&enforcement);
         let listener = listener::edge(port, &enforcement);

@@ -67,7 +67,7 @@ pub fn provider(filter: &str) -> Option<&str> {
 pub fn of_route(index: &Index, limit: &GlobalRateLimit, policy: &NamespacedName) -> Option<(String, Any)> {
     server(index, &limit.provider)?;
     let descriptor = |entries: &[LimitEntry]| {
-        let action = |entry| Action { action_specifier: Some(self::action(entry, policy)) };
+        let action = |entry| Action { action_specifier: Some(action(entry, policy)) };
         Descriptor { actions: entries.iter().map(action).collect(), ..Default::default() }
     };
     let said = RateLimitPerRoute {
@@ -105,8 +105,8 @@ fn action(entry: &LimitEntry, policy: &NamespacedName) -> ActionSpecifier {
 }
 
 /// The servers that routes name, in the order of the providers' names.
-pub fn named(index: &Index, hosts: &[VirtualHost]) -> Vec<Limiter> {
-    let routes = hosts.iter().flat_map(|host| &host.routes);
+pub fn named<'h>(index: &Index, hosts: impl IntoIterator<Item = &'h VirtualHost>) -> Vec<Limiter> {
+    let routes = hosts.into_iter().flat_map(|host| &host.routes);
     let filters = routes.flat_map(|route| route.typed_per_filter_config.keys());
     let providers: BTreeSet<&str> = filters.filter_map(|name| provider(name)).collect();
     providers.into_iter().filter_map(|provider| server(index, provider)).collect()

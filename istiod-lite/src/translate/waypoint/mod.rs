@@ -12,6 +12,7 @@ mod connection;
 mod edge;
 pub(super) mod endpoint;
 mod ext_authz;
+mod ext_proc;
 mod health;
 mod limiter;
 mod listener;
@@ -160,7 +161,8 @@ impl<'a> Translation<'a> {
                 (self.policies(Some(port), Layer::Http), self.policies(Some(port), Layer::Tcp));
             let layers = port.layers();
             if layers.contains(&Layer::Http) {
-                let configuration = route::configuration(self.index, port, &mut self.backends);
+                let mut configuration = route::configuration(self.index, port, &mut self.backends);
+                for_requests.processes = ext_proc::processes(self.index, &mut configuration.virtual_hosts);
                 for_requests.limiters = limiter::named(self.index, &configuration.virtual_hosts);
                 self.authorizers(&for_requests);
                 self.routes.insert(configuration.name.clone(), wire::in_order(configuration));
@@ -216,13 +218,16 @@ impl<'a> Translation<'a> {
         enforcement
     }
 
-    /// The clusters of those who are asked.
+    /// The clusters of those who are asked, and of those who process.
     fn authorizers(&mut self, enforcement: &Enforcement) {
         for ask in &enforcement.asks {
             self.asked(&ask.cluster, &ask.endpoints, (&ask.service, ask.port), ask.http2);
         }
         for of in enforcement.limiters.iter().filter_map(|limiter| limiter.reached.as_ref()) {
             self.asked(&of.cluster, &of.endpoints, (&of.service, of.port), true);
+        }
+        for process in &enforcement.processes {
+            self.asked(&process.cluster, &process.endpoints, (&process.service, process.port), true);
         }
     }
 

@@ -15,7 +15,7 @@ use super::listener::Secure;
 use super::names::{Layer, certificate, ingress_listener};
 use super::scope::ServedPort;
 use super::wire::in_order;
-use super::{Translation, insert, limiter, listener, tls};
+use super::{Translation, ext_proc, insert, limiter, listener, tls};
 use crate::index::listener_host;
 
 /// The status of what is misdirected.
@@ -28,7 +28,7 @@ impl Translation<'_> {
         let place = ServedPort { secure: true, ..ServedPort::at_edge(&self.waypoint.name, port) };
         let mut enforcement = self.policies(Some(&place), Layer::Http);
         let mut served = Vec::new();
-        let mut all_hosts = Vec::new();
+        let mut tables = Vec::new();
         for own in listeners {
             let secrets = self.certificates_of(own);
             if secrets.is_empty() {
@@ -38,13 +38,14 @@ impl Translation<'_> {
             let mut virtual_hosts = self.virtual_hosts(&place, self.hosts_of(own, listeners));
             let others = listeners.iter().map(|other| listener_host(other)).filter(|other| *other != host);
             virtual_hosts.extend(others.map(misdirected));
-            all_hosts.extend_from_slice(&virtual_hosts);
-            let routes = RouteConfiguration { name: name.clone(), virtual_hosts, ..table() };
-            self.routes.insert(name.clone(), in_order(routes));
+            tables.push(RouteConfiguration { name: name.clone(), virtual_hosts, ..table() });
             served.push(Secure { name, host, socket: tls::at_edge(&secrets) });
         }
+        // The chains have the same filters, so these are what the routes of any of them name.
+        enforcement.processes = ext_proc::processes(self.index, tables.iter_mut().flat_map(|table| &mut table.virtual_hosts));
+        enforcement.limiters = limiter::named(self.index, tables.iter().flat_map(|table| &table.virtual_hosts));
+        self.routes.extend(tables.into_iter().map(|table| (table.name.clone(), in_order(table))));
         if !served.is_empty() {
-            enforcement.limiters = limiter::named(self.index, &all_hosts);
             self.authorizers(&enforcement);
             let listener = listener::secure(port, &served, &enforcement);
             insert(&mut self.listeners, listener.name.clone(), &listener);

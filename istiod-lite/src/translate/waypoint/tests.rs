@@ -20,6 +20,7 @@ mod fields;
 mod limiters;
 mod of_all_kinds;
 mod orders;
+mod processors;
 mod secure;
 mod tokens;
 mod traffic;
@@ -240,7 +241,7 @@ fn golden_waypoint_for_workloads() {
 
 #[test]
 fn the_same_index_gives_the_same_bytes() {
-    for name in ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https"] {
+    for name in ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https", "processors"] {
         let first = of_waypoint(&input(name));
         for _ in 0..4 {
             assert_eq!(first, of_waypoint(&input(name)), "{name}");

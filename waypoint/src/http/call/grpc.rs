@@ -1,28 +1,39 @@
-//! Asking by gRPC: one message each way, without compression (the gRPC documentation, "gRPC over HTTP2").
+//! Asking by gRPC: one message each way, without compression (the gRPC documentation, "gRPC over HTTP2"). Calls in which more are said are in
+//! `http::callout`.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use prost::Message;
 
 use super::{Answer, Question};
 
 /// What comes before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub const PREFIX: usize = 5;
 
 /// The request that calls the method at `path` with a message.
 pub fn question(message: &impl Message, path: &str, authority: &str) -> Question {
+    Question { head: head(), path: path.to_owned(), authority: authority.to_owned(), body: framed(message) }
+}
+
+/// A message as it goes over the wire.
+pub fn framed(message: &impl Message) -> Bytes {
     let message = message.encode_to_vec();
-    let mut body = BytesMut::with_capacity(PREFIX + message.len());
-    body.put_u8(0);
+    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
+    framed.put_u8(0);
     // Bodies and headers of requests have limits far below.
-    body.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    body.extend_from_slice(&message);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.extend_from_slice(&message);
+    framed.freeze()
+}
+
+/// The head of a call, without where it goes.
+pub fn head() -> Request<()> {
     let mut head = Request::new(());
     *head.method_mut() = Method::POST;
     let headers = head.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    Question { head, path: path.to_owned(), authority: authority.to_owned(), body: body.freeze() }
+    head
 }
 
 /// The message of an answer.
@@ -48,14 +59,14 @@ pub fn message<M: Message + Default>(Answer { head, body, trailers }: &Answer) -
     M::decode(message).map_err(|error| format!("its answer cannot be read: {error}"))
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+/// A header that is text.
+pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use ambit_api::envoy::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
-    use bytes::Bytes;
 
     use super::*;
 

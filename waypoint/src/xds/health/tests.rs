@@ -41,7 +41,7 @@ fn what_is_not_said_is_as_with_envoy() {
     assert_eq!(found.thresholds, Thresholds { unhealthy: 3, healthy: 2 });
     assert_eq!(found.probe, Probe::Tcp);
     let http = |host: &str, http2, expected| Probe::Http { host: host.into(), path: "/healthz?full".into(), http2, expected };
-    assert_eq!(read(of_http(|_| {})).unwrap().probe, http("a", false, vec![200..201]));
+    assert_eq!(read(of_http(|_| {})).unwrap().probe, http("a", false, std::iter::once(200..201).collect()));
     let more = of_http(|http| {
         http.host = "b.example".into();
         http.codec_client_type = CodecClientType::Http2.into();

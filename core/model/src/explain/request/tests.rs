@@ -99,6 +99,7 @@ fn route(name: String, when: RouteMatch) -> Arc<Route> {
         request_headers,
         response_headers,
         global_limits: Default::default(),
+        processing: Default::default(),
     })
 }
 

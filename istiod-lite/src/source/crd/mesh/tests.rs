@@ -107,3 +107,53 @@ fn servers_of_limits_let_pass_without_an_answer_unless_it_is_said_otherwise() {
     let both = read(&format!("extensionProviders: [{{name: p, {limiter}, envoyExtAuthzGrpc: {{}}}}]"));
     assert!(both.limiters["p"].as_ref().is_err_and(|why| why.contains("envoyExtAuthzGrpc")), "{both:?}");
 }
+
+#[test]
+fn processors_are_read_with_their_defaults_and_refused_by_the_field() {
+    let settings = read(
+        "extensionProviders:\n\
+         - {name: plain, envoyExtProcGrpc: {service: a.shop.svc.cluster.local, port: 9000}}\n\
+         - {name: all, envoyExtProcGrpc: {service: shop/b.example.com, port: 1, timeout: 1s, failOpen: true, \
+         processingMode: {requestBodyMode: BUFFERED, responseHeaderMode: SKIP}}}\n",
+    );
+    let plain = settings.processors["plain"].as_ref().unwrap();
+    assert_eq!(
+        (plain.port, plain.timeout, plain.fail_open, plain.told),
+        (9000, Duration::from_millis(200), false, Told::default())
+    );
+    let all = settings.processors["all"].as_ref().unwrap();
+    assert_eq!((all.timeout, all.fail_open), (Duration::from_secs(1), true));
+    let told = Told { request_body_mode: BodyMode::Buffered, response_header_mode: HeaderMode::Skip, ..Told::default() };
+    assert_eq!(all.told, told);
+    for (fields, why) in [
+        ("envoyExtProcGrpc: {port: 1}", "envoyExtProcGrpc.service"),
+        ("envoyExtProcGrpc: {service: a}", "envoyExtProcGrpc.port"),
+        ("envoyExtProcGrpc: {service: a, port: 1, timeout: 0s}", "envoyExtProcGrpc.timeout"),
+        ("envoyExtProcGrpc: {service: a, port: 1, messageTimeout: 1s}", "unknown field `messageTimeout`"),
+        ("envoyExtProcGrpc: {service: a, port: 1, processingMode: {requestBodyMode: STREAMED}}", "unknown variant `STREAMED`"),
+        (
+            "envoyExtProcGrpc: {service: a, port: 1, processingMode: {requestHeaderMode: SKIP, responseHeaderMode: SKIP}}",
+            "it is told nothing",
+        ),
+        ("envoyExtProcGrpc: {service: a, port: 1}, opentelemetry: {}", "nothing besides"),
+    ] {
+        let settings = read(&format!("extensionProviders: [{{name: p, {fields}}}]"));
+        let said = settings.processors["p"].clone().unwrap_err();
+        assert!(said.contains(why), "{why}: {said}");
+    }
+}
+
+#[test]
+fn a_name_that_is_given_twice_is_nobody_s_of_whatever_kinds() {
+    let kinds = ["envoyExtAuthzGrpc", "ambitRateLimitGrpc", "envoyExtProcGrpc"];
+    let twice = |known: Option<Option<String>>| known.is_none_or(|why| why.as_deref() == Some("it is given twice"));
+    for (first, second) in kinds.iter().flat_map(|first| kinds.iter().map(move |second| (first, second))) {
+        let of = |kind: &str| format!("{{name: p, {kind}: {{service: a, port: 1}}}}");
+        let settings = read(&format!("extensionProviders: [{}, {}]", of(first), of(second)));
+        assert!(twice(settings.providers.get("p").map(|known| known.clone().err())), "{settings:?}");
+        assert!(twice(settings.limiters.get("p").map(|known| known.clone().err())), "{settings:?}");
+        assert!(twice(settings.processors.get("p").map(|known| known.clone().err())), "{settings:?}");
+        let known = settings.providers.len() + settings.limiters.len() + settings.processors.len();
+        assert_eq!((known, settings.unreadable), (1, None), "{first} {second}");
+    }
+}

@@ -25,6 +25,7 @@ use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{Policy, permission::Rule as PermissionRule, principal::Identifier};
 
 use super::ext_authz::Ask;
+use super::ext_proc::Process;
 use super::limiter::Limiter;
 use super::names::Layer;
 use super::wire::ordered::{JwtAuthentication, Rules};
@@ -59,6 +60,8 @@ pub struct Enforcement {
     pub allow: Option<Rules>,
     /// Have these count what is left, once the routes are known that name them.
     pub limiters: Vec<Limiter>,
+    /// Have what is left processed by these, where routes say so.
+    pub processes: Vec<Process>,
     /// Let in so many at once of what is not refused.
     pub admission: Option<Admission>,
 }

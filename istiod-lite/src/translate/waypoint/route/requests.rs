@@ -1,4 +1,4 @@
-//! RequestPolicies: faults that routes say of themselves, and limits, which the virtual host says for all of its routes.
+//! RequestPolicies: faults and processors that routes say of themselves, and limits, which the virtual host says for all of its routes.
 //!
 //! A rule becomes as many routes as it has matches, and each would count for itself. So routes name their policy in their metadata, and the
 //! virtual host has a bucket for each policy.
@@ -24,6 +24,7 @@ use ambit_api::envoy::pb::envoy::r#type::v3::{FractionalPercent, TokenBucket, fr
 use ambit_api::envoy::pb::google::protobuf::Struct;
 use gateway_api::Duration as Gep2257;
 
+use super::super::ext_proc;
 use super::super::limiter;
 use super::super::names::PEER_PRINCIPAL;
 use super::super::scope::ServedPort;
@@ -91,11 +92,16 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
         let filter_metadata = [(POLICIES.to_owned(), Struct { fields })].into();
         route.metadata = Some(Metadata { filter_metadata, ..Default::default() });
     }
+    let of_others = of_service.filter(|policy| foreign && policy.spec.external_processing.is_some());
+    if let Some(policy) = of_others.or(own).or(of_service) {
+        ext_proc::of_route(policy, route);
+    }
 }
 
 /// Takes out again what [`of_route`] adds, for clients that carry out their routes themselves.
 pub fn without(mut route: Route) -> Route {
     route.typed_per_filter_config.retain(|filter, _| filter != FAULTS && limiter::provider(filter).is_none());
+    ext_proc::without(&mut route);
     route.metadata = None;
     route
 }

@@ -115,7 +115,7 @@ fn an_entry_takes_no_address_of_a_service_or_a_pod_and_its_hosts_share_none() {
 
 #[test]
 fn the_endpoints_of_a_service_alone_are_those_that_the_whole_has() {
-    for name in ["whole", "routes", "policies", "kinds", "authorizers"] {
+    for name in ["whole", "routes", "policies", "kinds", "authorizers", "processors"] {
         let index = index(&input(name));
         let whole = super::super::translate(&index, &NamespacedName::new("shop", "waypoint")).unwrap();
         let services = index.objects().services.keys().cloned().map(ServiceRef::Kubernetes);

@@ -76,6 +76,44 @@ fn a_connection_for_one_listener_reaches_no_routes_of_another_and_a_host_of_anot
 }
 
 #[test]
+fn processors_and_servers_of_limits_that_any_route_names_are_in_all_chains_of_a_port() {
+    let more = r#"
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    extensionProviders:
+    - {name: scrub, envoyExtProcGrpc: {service: billing.shop.svc.cluster.local, port: 80}}
+    - {name: limits, ambitRateLimitGrpc: {service: billing.shop.svc.cluster.local, port: 80}}
+---
+apiVersion: ambit.dev/v1alpha1
+kind: RequestPolicy
+metadata: {name: of-edge, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: billing}]
+  rateLimit: {global: {provider: limits, domain: shop, descriptors: [{entries: [{from: Policy}]}]}}
+  externalProcessing: {provider: scrub}
+"#;
+    let resources = of_waypoint(&(input("https") + more));
+    let wanted = ["envoy.filters.http.ratelimit.limits", "envoy.filters.http.ext_proc/scrub"];
+    let listener = find(&resources.listeners, "ingress|443");
+    let chains = listener["filter_chains"].as_array().unwrap();
+    assert_eq!(chains.len(), 3);
+    for chain in chains {
+        let filters = texts(&chain["filters"][0]["typed_config"]["http_filters"], "name");
+        let places = wanted.map(|name| filters.iter().position(|filter| filter == name));
+        assert!(places[0].is_some() && places[0] < places[1], "{filters:?}");
+    }
+    let routes = find(&resources.routes, "ingress|443|wide").to_string();
+    assert!(wanted.iter().all(|name| routes.contains(name)), "{routes}");
+    for name in ["ext-proc|80|billing.shop.svc.cluster.local", "rate-limit|80|grpc|billing.shop.svc.cluster.local"] {
+        find(&resources.clusters, name);
+    }
+}
+
+#[test]
 fn a_private_key_is_in_no_text_of_the_index() {
     let index = super::index(&input("https"));
     let text = format!("{index:?}");

@@ -1,6 +1,9 @@
 //! An external authorizer: by gRPC on `--grpc`, by HTTP on `--http`. The header `x-verdict` of a request says what it answers: `allow`,
 //! `deny`, `refuse` (without a word), `fail`, or `slow`. What it was told of a request that it allows, the request goes on with. By gRPC it is a
-//! rate limit server, too: the entry `verdict` of what it is asked says `over`, `fail` or `slow`, and anything else is within the limit.
+//! rate limit server, too: the entry `verdict` of what it is asked says `over`, `fail` or `slow`, and anything else is within the limit. And it is
+//! an external processor.
+
+mod processor;
 
 use std::{collections::BTreeMap, convert::Infallible, net::Ipv6Addr, time::Duration};
 
@@ -16,6 +19,7 @@ use ambit_api::envoy::pb::{
             authorization_server::{Authorization, AuthorizationServer},
             check_response::HttpResponse,
         },
+        service::ext_proc::v3::external_processor_server::ExternalProcessorServer,
         service::ratelimit::v3::{
             RateLimitRequest, RateLimitResponse,
             rate_limit_response::Code,
@@ -48,6 +52,7 @@ async fn main() -> anyhow::Result<()> {
     let by_grpc = tonic::transport::Server::builder()
         .add_service(AuthorizationServer::new(Guard))
         .add_service(RateLimitServiceServer::new(Guard))
+        .add_service(ExternalProcessorServer::new(processor::Processor))
         .serve((Ipv6Addr::UNSPECIFIED, port("--grpc")?).into());
     let by_http = serve(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port("--http")?)).await?);
     tokio::select! {

@@ -1,0 +1,125 @@
+//! RequestPolicies that have requests processed outside. For each extension provider there is a filter, which is off; routes say that it is on
+//! for them. It comes after all that may refuse a request, and before what requests go on with to find their endpoint. Where nobody can
+//! process the requests of a route, they are answered with 500.
+
+use std::collections::BTreeMap;
+
+use ambit_api::envoy::pb::envoy::config::core::v3::{
+    GrpcService,
+    grpc_service::{EnvoyGrpc, TargetSpecifier},
+};
+use ambit_api::envoy::pb::envoy::config::route::v3::{Route, VirtualHost, route::Action};
+use ambit_api::envoy::pb::envoy::extensions::filters::http::ext_proc::v3::{
+    ExtProcOverrides, ExtProcPerRoute, ExternalProcessor, ProcessingMode,
+    ext_proc_per_route::Override,
+    external_processor::RouteCacheAction,
+    processing_mode::{BodySendMode, HeaderSendMode},
+};
+use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+
+use super::listener::http_filter;
+use super::names::{Layer, inbound_vip, of_service};
+use super::route::respond;
+use super::wire::{any, duration};
+use crate::index::{Index, Processes, ServiceRef};
+use crate::source::crd::mesh::{BodyMode, HeaderMode, Told};
+use crate::source::crd::requests::RequestPolicy;
+
+/// What precedes the provider in the name of its filter.
+const FILTER: &str = "envoy.filters.http.ext_proc/";
+
+/// A processor that routes of a place ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    /// The extension provider.
+    provider: String,
+    /// How it is asked.
+    filter: ExternalProcessor,
+    /// The cluster that it is reached by.
+    pub cluster: String,
+    /// The name of that one's endpoints.
+    pub endpoints: String,
+    /// Its service.
+    pub service: ServiceRef,
+    /// The port of it.
+    pub port: u16,
+}
+
+/// Has the requests of a route processed as its policy says; by whom is looked at with all routes of a place ([`processes`]).
+pub fn of_route(policy: &RequestPolicy, route: &mut Route) {
+    let Some(processing) = &policy.spec.external_processing else { return };
+    let per_route = ExtProcPerRoute { r#override: Some(Override::Overrides(ExtProcOverrides::default())) };
+    route.typed_per_filter_config.insert(format!("{FILTER}{}", processing.provider), any(&per_route));
+}
+
+/// Takes out again what [`of_route`] adds.
+pub fn without(route: &mut Route) {
+    route.typed_per_filter_config.retain(|name, _| !name.starts_with(FILTER));
+}
+
+/// The processors that these routes ask for, in the order of the providers' names. A route for which there is nobody answers with 500.
+pub fn processes<'h>(index: &Index, hosts: impl IntoIterator<Item = &'h mut VirtualHost>) -> Vec<Process> {
+    let mut processes = BTreeMap::new();
+    for route in hosts.into_iter().flat_map(|host| &mut host.routes) {
+        let named = route.typed_per_filter_config.keys().find_map(|name| name.strip_prefix(FILTER));
+        let Some(provider) = named.map(str::to_owned) else { continue };
+        match index.processor(&provider).map(|found| process(index, &found)) {
+            Ok(process) => _ = processes.insert(provider, process),
+            Err(_) => {
+                without(route);
+                route.action = Some(Action::DirectResponse(respond(500)));
+            }
+        }
+    }
+    processes.into_values().collect()
+}
+
+fn process(index: &Index, processes: &Processes<'_>) -> Process {
+    let Processes { provider, processor, service, port } = processes;
+    let name = of_service(index.config(), service);
+    let cluster = format!("ext-proc|{}|{name}", port.port);
+    // Without it the host would be the cluster's name, which no server knows.
+    let authority = service.hostname(index.config());
+    let envoy = EnvoyGrpc { cluster_name: cluster.clone(), authority, ..Default::default() };
+    let filter = ExternalProcessor {
+        grpc_service: Some(GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() }),
+        failure_mode_allow: processor.fail_open,
+        processing_mode: Some(mode(&processor.told)),
+        message_timeout: duration(processor.timeout),
+        // What was allowed is what goes on: the route stays.
+        route_cache_action: RouteCacheAction::Retain.into(),
+        ..Default::default()
+    };
+    Process {
+        provider: (*provider).to_owned(),
+        filter,
+        cluster,
+        endpoints: inbound_vip(port.port, Layer::Http, &name),
+        service: service.clone(),
+        port: port.port,
+    }
+}
+
+fn mode(told: &Told) -> ProcessingMode {
+    let headers = |mode| match mode {
+        HeaderMode::Send => HeaderSendMode::Send,
+        HeaderMode::Skip => HeaderSendMode::Skip,
+    };
+    let body = |mode| match mode {
+        BodyMode::None => BodySendMode::None,
+        BodyMode::Buffered => BodySendMode::Buffered,
+    };
+    ProcessingMode {
+        request_header_mode: headers(told.request_header_mode).into(),
+        response_header_mode: headers(told.response_header_mode).into(),
+        request_body_mode: body(told.request_body_mode).into(),
+        response_body_mode: body(told.response_body_mode).into(),
+        request_trailer_mode: HeaderSendMode::Skip.into(),
+        response_trailer_mode: HeaderSendMode::Skip.into(),
+    }
+}
+
+/// The filter of a processor.
+pub fn filter(process: &Process) -> HttpFilter {
+    HttpFilter { disabled: true, ..http_filter(&format!("{FILTER}{}", process.provider), any(&process.filter)) }
+}

@@ -1,0 +1,3 @@
+//! Calls of the waypoint's own that requests wait for.
+
+pub mod stream;
