@@ -49,6 +49,7 @@ PROGRAMS = {
 AT_A_TIME = 2
 BESIDE_EACH_OTHER = [
     "ambit-node-agent/capture",
+    "ambit-integration/differential",
     "ambit-integration/routing_envoy",
     "ambit-integration/waypoints",
     "ambit-integration/policy_up",

@@ -347,6 +347,13 @@ async fn the_private_key_of_a_gateway_is_sent_to_its_own_service_account_alone()
     let id = |gateway| node("waypoint~10.244.1.9~edge-1.shop~shop.svc.cluster.local", &[("GATEWAY_NAME", gateway)]);
     // Before it is there, too.
     let early = running.client("shop/waypoints edge-2", id("edge"), &[SECRET, LISTENER]);
+    // And while it is a waypoint, which the label is enough for.
+    let waypoint = edge()
+        .replace("ClassName: ambit", "ClassName: istio-waypoint")
+        .replace("port: 443, protocol: HTTPS", "port: 15008, protocol: HBONE");
+    running.write("edge.yaml", &waypoint);
+    let before = running.client("shop/waypoints edge-2", id("edge"), &[SECRET, LISTENER]);
+    before.other_than("Listener connect_terminate", None).await;
     running.write("edge.yaml", &edge());
     let own = running.client("shop/edge edge-1", id("edge"), &[SECRET, LISTENER]);
     own.other_than("Secret certificate|shop/cert", None).await;
@@ -360,8 +367,9 @@ async fn the_private_key_of_a_gateway_is_sent_to_its_own_service_account_alone()
         running.client("istio-system/ztunnel ztunnel-1", node("ztunnel~1", &[]), &[SECRET]),
     ];
     tokio::time::sleep(Duration::from_millis(300)).await;
-    for other in others {
-        assert!(other.held.0.lock().unwrap().is_empty(), "{:?}", other.held.0.lock().unwrap());
+    for other in others.iter().chain([&before]) {
+        let held = other.held.0.lock().unwrap();
+        assert!(!held.keys().any(|name| name.starts_with("Secret") || name.contains("ingress")), "{held:?}");
     }
     // Without its reference the key is taken back.
     running.write("edge.yaml", &edge().replace("name: cert}]", "name: other}]"));
@@ -369,6 +377,18 @@ async fn the_private_key_of_a_gateway_is_sent_to_its_own_service_account_alone()
     while own.version("Secret certificate|shop/cert").is_some() {
         assert!(begin.elapsed() < Duration::from_secs(10), "it is held still");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // An account of its name that is there for others gets none, and who was let in before it was seen gets no more.
+    running.write(
+        "account.yaml",
+        &format!("{SERVICE}---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: edge, namespace: shop}}\n"),
+    );
+    running.node_proxy().other_than(WEB_SERVICE, None).await;
+    running.write("edge.yaml", &edge());
+    let late = running.client("shop/edge edge-3", id("edge"), &[SECRET]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for client in [&own, &late] {
+        assert_eq!(client.version("Secret certificate|shop/cert"), None);
     }
     running.stop().await;
 }

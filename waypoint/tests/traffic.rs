@@ -1,5 +1,7 @@
 //! A client's requests through a waypoint to endpoints, in one process.
 
+#[path = "traffic/admitted.rs"]
+mod admitted;
 #[path = "traffic/again.rs"]
 mod again;
 #[path = "traffic/ahead.rs"]

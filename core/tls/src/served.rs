@@ -73,6 +73,12 @@ impl Certificates {
     pub fn show(&self, certificates: Vec<Served>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = certificates;
     }
+
+    /// Shows what another one shows now.
+    pub fn follow(&self, before: &Self) {
+        let shown = before.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.show(shown);
+    }
 }
 
 impl ResolvesServerCert for Certificates {

@@ -61,8 +61,9 @@ pub fn gateway_api(channel: Channel) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The directory has other things: a kustomization, a policy against older versions, and the API's experiments beside the mesh.
+/// The directory has other things: a kustomization, a policy against older versions, and experiments of which one is for meshes.
 fn is_definition(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with("gateway.networking.k8s.io_") && !name.contains("_vap_")
+    let of_the_api = name.starts_with("gateway.networking.k8s.io_") && !name.contains("_vap_");
+    of_the_api || name.contains("_xbackendtrafficpolicies.")
 }

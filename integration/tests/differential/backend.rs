@@ -17,6 +17,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 /// The ports that answer. The last one is that of the services which are called.
 pub const PORTS: [u16; 5] = [8080, 8081, 8082, 8083, 8084];
+/// The one among them that is sent copies of requests and nothing else.
+pub const COPIES: u16 = PORTS[3];
 /// A port that nobody listens on.
 pub const CLOSED: u16 = 8090;
 

@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use regex::Regex;
 use serde::Deserialize;
 
-use crate::backend::{Arrival, BACKEND};
+use crate::backend::{Arrival, BACKEND, COPIES};
+use crate::logs::Logged;
 use crate::wire::Answer;
 
 /// Whose waypoint.
@@ -22,15 +23,19 @@ pub enum Side {
 pub struct Outcome {
     pub answer: Answer,
     pub arrivals: Vec<Arrival>,
+    /// What the access log says of it, where its line is known.
+    pub logged: Option<Logged>,
 }
 
 /// What is not the same on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// `status`, `response header NAME`, `header of its own answer NAME`, `request header NAME`, …
+    /// `status`, `response header NAME`, `header of its own answer NAME`, `request header NAME`, `header of a copy NAME`, `flags in the log`, …
     pub field: String,
     pub ours: String,
     pub envoys: String,
+    /// The status that ours answered.
+    pub status: String,
 }
 
 impl std::fmt::Display for Difference {
@@ -75,7 +80,7 @@ impl Outcome {
         let mut all = Vec::new();
         let mut compare = |field: String, ours: String, envoys: String| {
             if ours != envoys {
-                all.push(Difference { field, ours, envoys });
+                all.push(Difference { field, ours, envoys, status: self.answer.status.clone() });
             }
         };
         compare("status".to_owned(), self.answer.status.clone(), envoys.answer.status.clone());
@@ -89,6 +94,10 @@ impl Outcome {
                 let value = |outcome: &Self| outcome.answer.header(name).unwrap_or_else(|| ABSENT.to_owned());
                 compare(format!("{kind} {name}"), value(self), value(envoys));
             }
+            if let (Some(ours), Some(envoys)) = (&self.logged, &envoys.logged) {
+                compare("flags in the log".to_owned(), ours.flags.clone(), envoys.flags.clone());
+                compare("route in the log".to_owned(), ours.route.clone(), envoys.route.clone());
+            }
         }
         for port in self.ports().intersection(&envoys.ports()).copied() {
             let method = |arrival: &Arrival| Some(arrival.method.clone());
@@ -99,9 +108,10 @@ impl Outcome {
             compare("length of the body".to_owned(), self.sent(port, length), envoys.sent(port, length));
             let both = self.arrivals.iter().chain(&envoys.arrivals).filter(|arrival| arrival.port == port);
             let names: BTreeSet<&String> = both.flat_map(|arrival| arrival.headers.keys()).collect();
+            let kind = if port == COPIES { "header of a copy" } else { "request header" };
             for name in names {
                 let value = |arrival: &Arrival| arrival.headers.get(name).map(|values| values.join(" | "));
-                compare(format!("request header {name}"), self.sent(port, value), envoys.sent(port, value));
+                compare(format!("{kind} {name}"), self.sent(port, value), envoys.sent(port, value));
             }
         }
         all
@@ -117,6 +127,8 @@ struct Written {
     ours: Option<String>,
     envoys: Option<String>,
     request: Option<String>,
+    /// And of the status that ours answered.
+    status: Option<String>,
     /// Both say the same once their values are in one line.
     #[serde(default)]
     joined: bool,
@@ -132,6 +144,7 @@ pub struct Known {
     ours: Option<Regex>,
     envoys: Option<Regex>,
     request: Option<Regex>,
+    status: Option<Regex>,
     joined: bool,
 }
 
@@ -149,7 +162,8 @@ impl Known {
         anyhow::ensure!(written.reason.len() > 20, "known.yaml: {} has no reason", written.field);
         let whole = |text: &str| Regex::new(&format!("^(?s:{text})$")).with_context(|| format!("known.yaml: {text}"));
         let maybe = |text: Option<&String>| text.map(|text| whole(text)).transpose();
-        let parts = [("ours", &written.ours), ("envoys", &written.envoys), ("request", &written.request)];
+        let parts =
+            [("ours", &written.ours), ("envoys", &written.envoys), ("request", &written.request), ("status", &written.status)];
         let said = parts.iter().filter_map(|&(name, text)| Some(format!(", {name} {}", text.as_ref()?)));
         Ok(Self {
             text: format!("{}{}{}", written.field, said.collect::<String>(), if written.joined { ", joined" } else { "" }),
@@ -158,6 +172,7 @@ impl Known {
             ours: maybe(written.ours.as_ref())?,
             envoys: maybe(written.envoys.as_ref())?,
             request: maybe(written.request.as_ref())?,
+            status: maybe(written.status.as_ref())?,
             joined: written.joined,
         })
     }
@@ -170,6 +185,7 @@ impl Known {
             && holds(&self.ours, &difference.ours)
             && holds(&self.envoys, &difference.envoys)
             && holds(&self.request, request)
+            && holds(&self.status, &difference.status)
             && (!self.joined || joined(&difference.ours) == joined(&difference.envoys))
     }
 }

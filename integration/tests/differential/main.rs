@@ -64,7 +64,7 @@ fn run() -> anyhow::Result<Report> {
         Ok(seed) => seed.parse()?,
         Err(_) => today(),
     };
-    println!("the seed of the day is {seed}: AMBIT_DIFF_SEED={seed}");
+    println!("the corpus of the day is made again by AMBIT_DIFF_SEED={seed} cargo test -p ambit-integration --test differential");
     let mut services = vec![world::picked::service_of_paths()];
     services.extend(world::generated("s", FIXED.0, FIXED.1, 1));
     services.extend(world::generated("r", seed, ROTATING, 100));
@@ -81,7 +81,7 @@ fn run() -> anyhow::Result<Report> {
         let asked = Box::pin(run::all(&mesh, &services, &known)).await.map_err(|error| error.context(mesh.logs()));
         let report = asked.map(|ran| {
             println!("both waypoints stood after {}, and all was asked after {}", seconds(started), seconds(began.elapsed()));
-            Report::of(&services, &ran, &known, only.is_none())
+            Report::of(&services, &ran, &known, (seed, only.is_none()))
         });
         mesh.bed.shutdown().await;
         report

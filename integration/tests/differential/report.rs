@@ -11,6 +11,8 @@ use crate::world::Service;
 const KINDS: usize = 60;
 /// So many of them with the objects that they come of.
 const WITH_OBJECTS: usize = 6;
+/// Of so many in a hundred pairs the lines in both logs are known, at least.
+const LOGGED: usize = 90;
 /// Longer texts are cut.
 const LONGEST: usize = 100;
 
@@ -35,11 +37,16 @@ type Kinds<'a> = BTreeMap<(String, String, String), Found<'a>>;
 
 impl Report {
     /// Counts, tells the counts, and says what is wrong. `whole`: all services were asked.
-    pub fn of(services: &[Service], ran: &Ran, known: &[Known], whole: bool) -> Self {
+    pub fn of(services: &[Service], ran: &Ran, known: &[Known], (seed, whole): (u64, bool)) -> Self {
         let fixed = unlisted(services, ran, known, false);
         // Those of the fixed corpus are always the same.
         let unmet = known.iter().filter(|known| whole && known.met.get() == 0);
-        let unmet = unmet.map(|known| format!("known.yaml lists what is not there: {}", known.text)).collect();
+        let mut unmet: Vec<String> = unmet.map(|known| format!("known.yaml lists what is not there: {}", known.text)).collect();
+        let is_logged = |pair: &&Pair| pair.ours[0].logged.is_some() && pair.envoys[0].logged.is_some();
+        let (logged, of) = (ran.pairs.iter().filter(is_logged).count(), ran.pairs.len());
+        if whole && logged * 100 < of * LOGGED {
+            unmet.push(format!("of {of} pairs the lines in both logs are known of {logged} only"));
+        }
         let rotating = unlisted(services, ran, known, true);
         let (unlike_told, told) = unlike_told(services, &ran.pairs);
         let mut statuses = BTreeMap::<&str, usize>::new();
@@ -48,12 +55,12 @@ impl Report {
         }
         let routes: usize = services.iter().map(Service::routes).sum();
         println!("{} pairs of requests to {} services with {routes} routes", ran.pairs.len(), services.len());
-        println!("{} were asked again, {told} were explained, {} services have the same in both logs", ran.again, ran.logs.len());
+        println!("{} were asked again, {told} were explained, and of {logged} the lines in both logs are compared", ran.again);
         println!("answered by ours: {statuses:?}");
         for known in known {
             println!("{:6} known differences: {}", known.met.get(), known.text);
         }
-        Self { fixed: words(fixed), rotating: words(rotating), unmet, unlike_told }
+        Self { fixed: words(fixed, seed), rotating: words(rotating, seed), unmet, unlike_told }
     }
 }
 
@@ -70,14 +77,6 @@ fn unlisted<'a>(services: &'a [Service], ran: &Ran, known: &[Known], rotates: bo
         let request = service.requests[pair.request].text();
         for difference in pair.unlisted(known, &request) {
             found(service, request.clone(), difference);
-        }
-    }
-    for (service, differences) in ran.logs.iter().filter(|(service, _)| of_corpus(&services[**service])) {
-        for difference in differences {
-            match known.iter().find(|known| known.is(difference, "")) {
-                Some(known) => known.met.set(known.met.get() + 1),
-                None => found(&services[*service], "all requests to it\n".to_owned(), difference.clone()),
-            }
         }
     }
     kinds
@@ -106,17 +105,17 @@ fn unlike_told(services: &[Service], pairs: &[Pair]) -> (Vec<String>, usize) {
 }
 
 /// The most frequent ones first.
-fn words(found: Kinds<'_>) -> Vec<String> {
+fn words(found: Kinds<'_>, seed: u64) -> Vec<String> {
     let mut found: Vec<Found<'_>> = found.into_values().collect();
     found.sort_by_key(|found| std::cmp::Reverse(found.count));
     let kinds = found.len();
     let mut texts = Vec::new();
     for (at, Found { count, service, request, difference }) in found.into_iter().take(KINDS).enumerate() {
-        let Difference { field, ours, envoys } = difference;
-        let difference = Difference { field, ours: cut(&ours), envoys: cut(&envoys) };
+        let Difference { field, ours, envoys, status } = difference;
+        let difference = Difference { field, ours: cut(&ours), envoys: cut(&envoys), status };
         let mut text = format!("{count} times {difference}\n  {}: {}", service.name, cut_lines(&request));
         if at < WITH_OBJECTS {
-            text += &format!("\n  made again by AMBIT_DIFF_ONLY={}, of\n{}", service.name, service.yaml());
+            text += &format!("\n  made again by AMBIT_DIFF_SEED={seed} AMBIT_DIFF_ONLY={}, of\n{}", service.name, service.yaml());
         }
         texts.push(text);
     }

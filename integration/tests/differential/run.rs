@@ -1,6 +1,6 @@
 //! All requests through both waypoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use futures::StreamExt as _;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::explained;
 use crate::known::{Difference, Known, Outcome, Side};
-use crate::logs::Logs;
+use crate::logs::{Logs, Which, only_whole};
 use crate::mesh::{Client, Mesh};
 use crate::wire::Answer;
-use crate::world::Service;
+use crate::world::{Request, Service};
 
 /// So many services are asked at a time.
 const AT_A_TIME: usize = 4;
@@ -33,8 +33,6 @@ pub struct Ran {
     pub pairs: Vec<Pair>,
     /// How many were asked again.
     pub again: usize,
-    /// In what the access logs differ, by service.
-    pub logs: BTreeMap<usize, Vec<Difference>>,
 }
 
 /// What one request was answered, each time, by both.
@@ -48,8 +46,11 @@ impl Pair {
     /// The differences that are in no entry of the file, of the two outcomes that are most alike. Entries that the others are in have been met.
     pub fn unlisted(&self, known: &[Known], text: &str) -> Vec<Difference> {
         let mut least: Option<Vec<Difference>> = None;
-        for ours in &self.ours {
-            for envoys in &self.envoys {
+        // Where the lines of some are known, the others say less.
+        let is_logged = |outcome: &&Outcome| outcome.logged.is_some();
+        let of_all = !self.ours.iter().any(|ours| is_logged(&ours)) || !self.envoys.iter().any(|envoys| is_logged(&envoys));
+        for ours in self.ours.iter().filter(|ours| of_all || is_logged(ours)) {
+            for envoys in self.envoys.iter().filter(|envoys| of_all || is_logged(envoys)) {
                 let all = ours.differences(envoys);
                 let entry = |difference: &Difference| known.iter().find(|known| known.is(difference, text));
                 let unlisted: Vec<Difference> = all.iter().filter(|difference| entry(difference).is_none()).cloned().collect();
@@ -76,23 +77,19 @@ pub async fn all(mesh: &Mesh, services: &[Service], known: &[Known]) -> anyhow::
     let new = |(service, request)| Pair { service, request, ours: Vec::new(), envoys: Vec::new(), told: None };
     let mut pairs: Vec<Pair> = each.map(new).collect();
     let every: BTreeSet<usize> = (0..pairs.len()).collect();
-    ask(mesh, services, &mut pairs, &every, 0..1).await?;
-    let written = Logs::settled(mesh, services).await;
+    let mut logs = Logs::new(services);
+    ask(mesh, services, &mut pairs, &every, 0..1, &mut logs).await?;
     let mut unlike = which_are_unlike(services, &pairs, known);
     let again = unlike.len();
-    // What has ended in another way is in the logs as well.
-    let apart: BTreeSet<usize> = unlike.iter().map(|at| pairs[*at].service).collect();
-    let logs = services.iter().enumerate().filter(|(at, _)| !apart.contains(at));
-    let logs = logs.map(|(at, service)| (at, written.differences(service))).collect();
     for round in 0..2 {
         if !unlike.is_empty() {
             let first = 1 + round * AGAIN;
-            ask(mesh, services, &mut pairs, &unlike, first..first + AGAIN).await?;
+            ask(mesh, services, &mut pairs, &unlike, first..first + AGAIN, &mut logs).await?;
             unlike = which_are_unlike(services, &pairs, known);
         }
     }
     known.iter().for_each(|known| known.met.set(0));
-    Ok(Ran { pairs, again, logs })
+    Ok(Ran { pairs, again })
 }
 
 fn which_are_unlike(services: &[Service], pairs: &[Pair], known: &[Known]) -> BTreeSet<usize> {
@@ -111,6 +108,7 @@ async fn ask(
     pairs: &mut [Pair],
     which: &BTreeSet<usize>,
     times: Range<usize>,
+    logs: &mut Logs,
 ) -> anyhow::Result<()> {
     let mut of_service: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
     for at in which {
@@ -118,22 +116,36 @@ async fn ask(
     }
     let work = of_service.into_iter().map(|(service, which)| Box::pin(of_one(mesh, &services[service], which, times.clone())));
     let asked: Vec<anyhow::Result<Vec<Asked>>> = futures::stream::iter(work).buffer_unordered(AT_A_TIME).collect().await;
+    let asked: Vec<Asked> = asked.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
     let arrivals = mesh.arrivals.settled().await;
-    for asked in asked {
-        for Asked { pair, told, answers } in asked? {
-            let place = &mut pairs[pair];
-            place.told = place.told.take().or(told);
-            for (time, [ours, envoys]) in answers {
-                let outcome = |side, answer| {
-                    let arrivals = arrivals.get(&id(pair, time, side)).cloned().unwrap_or_default();
-                    Outcome { answer, arrivals }
-                };
-                place.ours.push(outcome(Side::Ours, ours));
-                place.envoys.push(outcome(Side::Envoys, envoys));
-            }
+    let mut lines = logs.settled(mesh).await;
+    for (lines, side) in lines.iter_mut().zip([Side::Ours, Side::Envoys]) {
+        let answers = asked.iter().flat_map(|asked| asked.answers.iter().map(|(_, answers)| (asked.pair, answers)));
+        only_whole(lines, answers.map(|(pair, answers)| line_of(services, &pairs[pair], &answers[side as usize])));
+    }
+    for Asked { pair, told, answers } in asked {
+        for (time, answers) in answers {
+            let [ours, envoys] = answers.map(|answer| (line_of(services, &pairs[pair], &answer), answer));
+            let mut outcome = |side: Side, (which, answer): (Which, Answer)| {
+                let arrivals = arrivals.get(&id(pair, time, side)).cloned().unwrap_or_default();
+                let logged = lines[side as usize].get_mut(&which).and_then(VecDeque::pop_front);
+                Outcome { answer, arrivals, logged }
+            };
+            let (ours, envoys) = (outcome(Side::Ours, ours), outcome(Side::Envoys, envoys));
+            pairs[pair].ours.push(ours);
+            pairs[pair].envoys.push(envoys);
         }
+        let place = &mut pairs[pair];
+        place.told = place.told.take().or(told);
     }
     Ok(())
+}
+
+/// Among which lines of the log is that of a request of this pair that was answered so.
+fn line_of(services: &[Service], pair: &Pair, answer: &Answer) -> Which {
+    let service = &services[pair.service];
+    let Request { method, .. } = &service.requests[pair.request];
+    Which { service: service.address, method: method.clone(), status: answer.status.clone() }
 }
 
 fn id(pair: usize, time: usize, side: Side) -> String {

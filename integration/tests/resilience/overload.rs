@@ -19,8 +19,8 @@ const PLACES: usize = 30;
 const WORK: Duration = Duration::from_millis(300);
 /// How many times as much is asked for as it can do.
 const TIMES: f64 = 10.0;
-const SETTLING: Duration = Duration::from_secs(6);
-const MEASURED: Duration = Duration::from_secs(5);
+const SETTLING: Duration = Duration::from_secs(5);
+const MEASURED: Duration = Duration::from_secs(4);
 
 /// The backend.
 pub struct Busy;

@@ -109,9 +109,10 @@ async fn send(mesh: &Mesh, method: &str, stage: &str, id: &str) -> anyhow::Resul
 
 /// At each stage several at once, first on new connections of the waypoint, then on those that it has at hand.
 pub async fn once(mesh: &Mesh) -> anyhow::Result<()> {
-    let mut posted = 0;
+    let (mut posted, mut all) = (0, 0);
     for stage in STAGES {
-        for round in ["new", "at-hand"] {
+        // What is late takes its time, and as a connection does not break one kind of it is enough.
+        for round in ["new", "at-hand"].into_iter().skip(usize::from(stage == "late")) {
             if round == "at-hand" {
                 let ids: Vec<String> = (0..AT_ONCE).map(|at| format!("{stage}-before-{at}")).collect();
                 let before = join_all(ids.iter().map(|id| send(mesh, "GET", "fine", id))).await;
@@ -123,6 +124,7 @@ pub async fn once(mesh: &Mesh) -> anyhow::Result<()> {
                 let times = mesh.written.of(id);
                 ensure!(times <= 1, "POST {id} came {times} times; it was answered {answer:?}");
                 posted += times;
+                all += 1;
             }
         }
     }
@@ -132,7 +134,6 @@ pub async fn once(mesh: &Mesh) -> anyhow::Result<()> {
         let times = mesh.written.of(&id);
         ensure!(times >= 2 && status == 503, "GET {id} came {times} times, and was answered {status}");
     }
-    let all = u32::try_from(STAGES.len() * 2 * AT_ONCE)?;
     ensure!(posted * 5 >= all * 4, "only {posted} of {all} POSTs came to the endpoint at all");
     println!("{posted} POSTs came once each, however their connections ended");
     Ok(())

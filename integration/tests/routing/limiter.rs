@@ -55,7 +55,8 @@ async fn counted(suite: &Suite) -> anyhow::Result<()> {
     ensure!(seen == expected, "{seen}");
     let echo = answer.echo()?;
     let of_request = |name: &str| echo.headers.get(name).map(String::as_str).unwrap_or_default();
-    ensure!(of_request("x-asked") == seen && of_request("x-user").contains("limiter"), "{echo:?}");
+    let told = seen.to_string();
+    ensure!(of_request("x-asked") == told && of_request("x-user").contains("limiter"), "{echo:?}");
     ensure!(answer.status == 200 && answer.header("x-left") == Some("7"), "{answer:?}");
     ensure!(answer.header("x-envoy-ratelimited").is_none(), "{answer:?}");
     // What a request lacks is left out, or it is not counted so at all.

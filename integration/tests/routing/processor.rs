@@ -95,7 +95,7 @@ async fn changes(client: &Client) -> anyhow::Result<()> {
 async fn bodies(client: &Client) -> anyhow::Result<()> {
     let answer = ask(client, "scrub", "body", "a body").await?;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
-    let echo: Value = serde_json::from_str(text.strip_prefix("whole ").with_context(|| text.clone())?)?;
+    let echo: Value = serde_json::from_str(text.strip_prefix("whole ").with_context(|| format!("{answer:?}"))?)?;
     ensure!(echo["body"] == 12 && echo["method"] == "POST" && echo["headers"]["x-user"] == "body", "{echo}");
     // Without one there is nothing to be told.
     let answer = ask(client, "hasty", "body", "a body").await?;

@@ -93,10 +93,7 @@ fn identity(gateway: &Gateway, name: &NamespacedName, part: Part, role: Role) ->
 type Infrastructure = gateway_api::gateways::GatewayInfrastructure;
 
 /// What the Gateway wants on everything that is made for it.
-fn infrastructure(
-    gateway: &Gateway,
-    field: impl Fn(&Infrastructure) -> Option<&BTreeMap<String, String>>,
-) -> Value {
+fn infrastructure(gateway: &Gateway, field: impl Fn(&Infrastructure) -> Option<&BTreeMap<String, String>>) -> Value {
     let pairs = gateway.spec.infrastructure.as_ref().and_then(field);
     let pairs = pairs.into_iter().flatten().map(|(key, value)| (key.clone(), json!(value)));
     Value::Object(pairs.collect::<Map<_, _>>())

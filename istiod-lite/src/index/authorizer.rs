@@ -109,7 +109,9 @@ impl Index {
         let mut hosts = entries
             .filter(|(_, entry)| entry.spec.hosts.iter().any(|named| named.eq_ignore_ascii_case(&host)))
             .map(|(name, _)| NamespacedName::new(name.namespace.clone(), host.as_str()))
-            .filter(|key| namespace.is_none_or(|namespace| *key.namespace == *namespace));
+            .filter(|key| namespace.is_none_or(|namespace| *key.namespace == *namespace))
+            // While a Service is not there nobody else takes its place.
+            .filter(|key| of_services.is_none_or(|(_, of)| *key.namespace == *of));
         // Without a namespace it must be clear whose it is.
         let first = hosts.next()?;
         let other = hosts.any(|host| host != first);

@@ -5,11 +5,12 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 use ambit_xds::{Node, node_string, server::Authenticate};
 use tonic::{Status, metadata::MetadataMap};
 
-use super::{CLIENT_VIEW, Clients, NODE_VIEW, waypoint_view};
+use super::{CLIENT_VIEW, Clients, NODE_VIEW, resources::gateway_of, waypoint_view};
 use crate::{
     ca::{Caller, Refusals, Tokens, Who, claimed, short},
     config::Account,
-    index::label,
+    deploy::{MANAGED_BY, MANAGER},
+    index::{Index, label},
     mesh::Mesh,
     source::NamespacedName,
 };
@@ -37,23 +38,37 @@ impl XdsAuthenticator {
     /// (as generated for waypoints). The configuration of a Gateway at the edge of the mesh has private keys in it: it is for its service account
     /// alone, whatever labels a pod has.
     fn runs(&self, caller: &Caller, gateway: &str) -> bool {
-        let labelled = caller.pod.as_ref().is_some_and(|token| {
-            let index = self.mesh.index();
-            let name = NamespacedName::new(caller.account.namespace.as_str(), token.name.as_str());
-            index.objects().pods.get(&name).is_some_and(|pod| {
-                let labels = pod.metadata.labels.as_ref();
-                crate::index::service_account(pod) == caller.account.name.as_str()
-                    && pod.metadata.uid.as_deref().unwrap_or_default() == token.uid
-                    && labels.and_then(|labels| labels.get(label::GATEWAY_NAME)).is_some_and(|name| name == gateway)
-            })
-        });
-        if caller.account.name.as_str() == gateway {
-            return true;
-        }
         let (index, name) = (self.mesh.index(), NamespacedName::new(caller.account.namespace.as_str(), gateway));
-        // One that is not there yet may come to have keys.
-        labelled && index.objects().gateways.get(&name).is_some_and(|gateway| !index.is_ingress(gateway))
+        match index.objects().gateways.get(&name) {
+            Some(held) if index.is_ingress(held) => is_its_own(&index, caller, &name),
+            // One that is not there yet may come to have keys.
+            held => caller.account.name.as_str() == gateway || (held.is_some() && is_labelled(&index, caller, gateway)),
+        }
     }
+}
+
+/// Whether the caller's account is that which was made for the Gateway. One of its name that others run under (`default`, say) is not, and
+/// nothing is deployed for the Gateway beside it. Without Kubernetes accounts need not be there.
+fn is_its_own(index: &Index, caller: &Caller, gateway: &NamespacedName) -> bool {
+    let bears = caller.account.namespace.as_str() == &*gateway.namespace && caller.account.name.as_str() == &*gateway.name;
+    bears
+        && index.objects().service_accounts.get(gateway).is_none_or(|account| {
+            let label = |key: &str| account.metadata.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+            label(label::GATEWAY_NAME) == Some(&*gateway.name) && label(MANAGED_BY) == Some(MANAGER)
+        })
+}
+
+/// Whether the caller's pod bears the label of the Gateway.
+fn is_labelled(index: &Index, caller: &Caller, gateway: &str) -> bool {
+    caller.pod.as_ref().is_some_and(|token| {
+        let name = NamespacedName::new(caller.account.namespace.as_str(), token.name.as_str());
+        index.objects().pods.get(&name).is_some_and(|pod| {
+            let labels = pod.metadata.labels.as_ref();
+            crate::index::service_account(pod) == caller.account.name.as_str()
+                && pod.metadata.uid.as_deref().unwrap_or_default() == token.uid
+                && labels.and_then(|labels| labels.get(label::GATEWAY_NAME)).is_some_and(|name| name == gateway)
+        })
+    })
 }
 
 impl Authenticate for XdsAuthenticator {
@@ -99,5 +114,12 @@ impl Authenticate for XdsAuthenticator {
             }
             kind => refused(format!("nodes of kind {kind:?} are not served")),
         }
+    }
+
+    /// A Gateway may have come to the edge of the mesh since, and its configuration to have private keys in it.
+    fn may_see(&self, caller: &Caller, view: &str) -> bool {
+        let Some(gateway) = gateway_of(view) else { return true };
+        let index = self.mesh.index();
+        index.ingress(&gateway).is_none() || is_its_own(&index, caller, &gateway)
     }
 }

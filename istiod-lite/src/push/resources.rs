@@ -16,10 +16,19 @@ use crate::{
 /// The view of every node proxy.
 pub const NODE_VIEW: &str = "ztunnel";
 
+/// What the views of waypoints begin with.
+const WAYPOINT: &str = "waypoint/";
+
 /// The view of the waypoint of a Gateway.
 #[must_use]
 pub fn waypoint_view(gateway: &NamespacedName) -> String {
-    format!("waypoint/{}/{}", gateway.namespace, gateway.name)
+    format!("{WAYPOINT}{}/{}", gateway.namespace, gateway.name)
+}
+
+/// The Gateway whose waypoint has the view.
+pub(super) fn gateway_of(view: &str) -> Option<NamespacedName> {
+    let (namespace, name) = view.strip_prefix(WAYPOINT)?.split_once('/')?;
+    Some(NamespacedName::new(namespace, name))
 }
 
 /// Applies events to the index and puts what follows from them into the cache.

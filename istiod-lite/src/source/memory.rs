@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -15,9 +16,10 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Opens the directory, or makes it.
+    /// Opens the directory, or makes it. Files may have private keys in them, and their owner may have let nobody else read them.
     pub(super) fn open(directory: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
         Ok(Self { directory })
     }
 

@@ -2,11 +2,15 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ambit_model::route::{AdmissionSettings, Gradient, HeaderMatch, RequestView};
 use serde::Serialize;
+
+/// A place is kept for so long, and while others come for twice as long at most. What lasts longer is a stream: a few of them would have all
+/// places, nothing would end any more, and so nothing would ever be let in again.
+const KEPT: Duration = Duration::from_secs(30);
 
 /// What is said of it, and what it has come to.
 #[derive(Debug, Clone, Serialize)]
@@ -23,7 +27,25 @@ pub struct Admission {
 #[derive(Debug)]
 struct Live {
     gradient: Gradient,
-    under_way: u32,
+    /// Counts the spans of time by whose ends places lapse.
+    span: u64,
+    span_began: Instant,
+    /// Those under way that began in this span, and in the one before it.
+    young: u32,
+    old: u32,
+}
+
+impl Live {
+    /// How many have a place.
+    fn under_way(&mut self, now: Instant) -> u32 {
+        let since = now.saturating_duration_since(self.span_began);
+        if since >= 2 * KEPT {
+            (self.old, self.young, self.span, self.span_began) = (0, 0, self.span + 2, now);
+        } else if since >= KEPT {
+            (self.old, self.young, self.span, self.span_began) = (self.young, 0, self.span + 1, now);
+        }
+        self.young.saturating_add(self.old)
+    }
 }
 
 /// A request that was let in, until this is dropped.
@@ -32,13 +54,14 @@ pub struct Admitted {
     live: Arc<Mutex<Live>>,
     settings: AdmissionSettings,
     began: Instant,
+    span: u64,
     whole: bool,
 }
 
 impl Admission {
     /// Nothing is under way yet.
     pub fn new(settings: AdmissionSettings, probes: Vec<Vec<HeaderMatch>>, now: Instant) -> Self {
-        let live = Live { gradient: Gradient::new(&settings, now), under_way: 0 };
+        let live = Live { gradient: Gradient::new(&settings, now), span: 0, span_began: now, young: 0, old: 0 };
         Self { settings, probes, live: Arc::new(Mutex::new(live)) }
     }
 
@@ -69,11 +92,11 @@ impl Admission {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.gradient.look(&self.settings, now);
         let limit = live.gradient.limit();
-        if live.under_way >= limit {
+        if live.under_way(now) >= limit {
             return Err(limit);
         }
-        live.under_way += 1;
-        Ok(Admitted { live: self.live.clone(), settings: self.settings, began: now, whole: false })
+        live.young = live.young.saturating_add(1);
+        Ok(Admitted { live: self.live.clone(), settings: self.settings, began: now, span: live.span, whole: false })
     }
 }
 
@@ -87,7 +110,12 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.under_way = live.under_way.saturating_sub(1);
+        match live.span.saturating_sub(self.span) {
+            0 => live.young = live.young.saturating_sub(1),
+            1 => live.old = live.old.saturating_sub(1),
+            // It has none any more.
+            _ => {}
+        }
         if self.whole {
             live.gradient.ended(&self.settings, self.began, Instant::now(), fastrand::u64(..));
         }
@@ -96,8 +124,6 @@ impl Drop for Admitted {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use ambit_model::route::BestTime;
 
     use super::*;
@@ -131,5 +157,22 @@ mod tests {
         assert!(again.admit(now).is_ok());
         drop(second);
         assert_eq!(again.limit(), 2);
+    }
+
+    #[test]
+    fn what_lasts_does_not_keep_its_place_for_ever() {
+        let began = Instant::now();
+        let admission = Admission::new(settings(), Vec::new(), began);
+        let admit = |second: u64| admission.admit(began + Duration::from_secs(second));
+        let streams = [admit(0).unwrap(), admit(1).unwrap()];
+        for second in [29, 31, 59] {
+            assert_eq!(admit(second).map(drop), Err(2), "after {second} s");
+        }
+        let later = admit(62).unwrap();
+        drop(streams);
+        let last = admit(63).unwrap();
+        assert_eq!(admit(64).map(drop), Err(2), "what had no place any more gives none back");
+        drop((later, last));
+        assert!(admit(65).is_ok() && admit(200).is_ok());
     }
 }

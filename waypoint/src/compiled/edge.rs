@@ -42,6 +42,15 @@ impl Edge {
         self.clear.iter().chain(self.secure.iter().map(|secure| &secure.chain))
     }
 
+    /// Chains that were there before show what they showed, until they have certificates of their own.
+    pub fn follow(&self, before: &Self) {
+        for fresh in &self.secure {
+            if let Some(was) = before.secure.iter().find(|was| was.chain.name == fresh.chain.name) {
+                fresh.certificates.follow(&was.certificates);
+            }
+        }
+    }
+
     /// The chain of a connection: that in clear, or the one of this name that its server name led to.
     #[must_use]
     pub fn chain(&self, secure: Option<&str>) -> Option<&Arc<Chain>> {

@@ -44,7 +44,7 @@ impl Retries {
     #[must_use]
     pub fn earned(&self, budget: &RetryBudget) -> Option<Counted> {
         let place = self.another(budget)?;
-        let earned = || self.0.savings.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        let earned = || self.0.savings.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now(), budget.a_second());
         (budget.earned().is_none() || earned()).then_some(place)
     }
 

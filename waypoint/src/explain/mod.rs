@@ -30,6 +30,7 @@ use crate::{
     authz,
     compiled::{AppProtocol, Chain, FirstBytes, Gate, HttpChain, Proxy, Routes, Snapshot, TcpChain},
     http::{
+        arrived,
         select::{self, Tokens},
         view,
     },
@@ -107,22 +108,29 @@ impl Explanation {
         let tunnel = question.tunnel();
         self.tunnel(snapshot, &tunnel)?;
         let (chain, http) = self.filter_chain(snapshot, &tunnel, question.protocol())?;
-        let target = match select::target(&question.request, &http) {
+        let mut request = question.request.clone();
+        arrived(&mut request, None);
+        let target = match select::target(&request, &http) {
             Ok(target) => target,
             Err(refused) => {
                 return self.refuse(Step::new(Stage::Admission, "the request is not taken"), Some(refused.0), refused.1);
             }
         };
-        let sent = question.request.uri().path_and_query().map_or("", |sent| sent.as_str());
+        let taken_out = words::changes(question.request.headers(), request.headers());
+        if !taken_out.is_empty() {
+            let step = Step::new(Stage::Admission, "what concerns its connection alone is taken out first");
+            self.steps.push(taken_out.into_iter().fold(step, |step, change| step.because(change)));
+        }
+        let sent = request.uri().path_and_query().map_or("", |sent| sent.as_str());
         if sent != target.path_and_query {
             let step = Step::new(Stage::Admission, format!("the path is read as {:?}", target.path_and_query));
             self.steps.push(step.because("paths are brought to their normal form before any rule sees them"));
         }
-        let view = view(&question.request, &target);
+        let view = view(&request, &target);
         let (route, changed) = self.routed(snapshot, &tunnel, &chain, &http, view)?;
         // From here on it is what its tokens have made of it.
         let view = select::seen(view, changed.as_ref());
-        let version = question.request.version();
+        let version = request.version();
         let routed = Routed { snapshot, tunnel: &tunnel, chain: &chain, http: &http, route: &route, view, version };
         self.act(routed)
     }
@@ -289,6 +297,7 @@ impl Explanation {
             self.steps.extend(words::limiters(http, route, routed.tunnel, view));
         }
         self.steps.extend(words::processed(http, route));
+        self.steps.extend(words::admitted(http, view));
         match &route.action {
             Action::Forward(forwarding) => {
                 self.forwarded(routed, forwarding, crossing);

@@ -24,6 +24,7 @@ pub(super) fn session(session: &Session, claim: Claim, found: bool) -> String {
         (Claim::Nothing, _) => {
             format!("it has no session yet: its answer begins one with the endpoint that gives it, by {place}")
         }
+        (_, true) if session.strict => format!("its session decides: {place} names this endpoint, and no other is tried"),
         (_, true) => format!("its session decides: {place} names this endpoint, and others are tried only if it is not reached"),
         (_, false) => format!("{place} names no endpoint that takes requests: its answer begins another session"),
     }
@@ -66,21 +67,24 @@ pub(super) fn ahead(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: Requ
     let faults = fault.map(|fault| fault.in_words()).unwrap_or_default();
     let counted = counted(route, tunnel, view);
     let limits = limit_of(http, route).map(|limit| limit.in_words(&counted)).unwrap_or_default();
-    let admission = http.admission.as_ref().filter(|admission| !admission.is_probe(&view));
-    let admitted = admission.map(|admission| {
-        let AdmissionSettings { least, most, .. } = admission.settings;
-        format!("{} such requests are let in at once by now, from {least} to {most} by how long they take", admission.limit())
-    });
     let says = match (faults.is_empty(), limits.is_empty()) {
-        (true, true) if admitted.is_none() => return None,
-        (true, true) => "a limit holds of how many requests are let in at once",
+        (true, true) => return None,
         (false, true) => "a fault is put in its way",
         (true, false) => "a limit holds of how often requests may come",
         (false, false) => "a fault is put in its way, and a limit holds of how often requests may come",
     };
     let faults = faults.into_iter().map(|fault| format!("of such requests {fault}"));
     let limits = limits.into_iter().map(|limit| format!("they may come {limit}, and are refused beyond"));
-    Some(faults.chain(limits).chain(admitted).fold(Step::new(Stage::Policy, says), |step, ground| step.because(ground)))
+    Some(faults.chain(limits).fold(Step::new(Stage::Policy, says), |step, ground| step.because(ground)))
+}
+
+/// How many requests are let in at once of what nothing has refused before, and nobody has answered.
+pub(super) fn admitted(http: &HttpChain, view: RequestView<'_>) -> Option<Step> {
+    let admission = http.admission.as_ref().filter(|admission| !admission.is_probe(&view))?;
+    let AdmissionSettings { least, most, .. } = admission.settings;
+    let now = admission.limit();
+    let step = Step::new(Stage::Policy, "a limit holds of how many requests are let in at once");
+    Some(step.because(format!("{now} such requests are let in at once by now, from {least} to {most} by how long they take")))
 }
 
 /// What a request is counted by.
@@ -199,4 +203,19 @@ pub(super) fn to_response<'a>(changes: impl Iterator<Item = &'a HeaderMutations>
         parts.push(format!("removes {}", removed.join(", ")));
     }
     (!parts.is_empty()).then(|| format!("of its response it {}", parts.join(" and ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_model::route::Carrier;
+
+    use super::*;
+
+    #[test]
+    fn of_a_strict_session_no_other_endpoint_is_told() {
+        for (strict, others) in [(false, true), (true, false)] {
+            let says = session(&Session { carrier: Carrier::Header("x-session".into()), strict }, Claim::Nonsense, true);
+            assert_eq!((says.contains("others are tried"), says.contains("no other is tried")), (others, strict), "{says}");
+        }
+    }
 }

@@ -7,6 +7,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use super::ResponseBody;
 use crate::observe::Record;
 
+/// The longest text that gRPC clients are told, in bytes, which is a header to them: one that is longer than their limit has them get nothing.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// What an answer depends on besides its status.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
@@ -49,7 +52,8 @@ pub fn unrecorded(style: Style, status: StatusCode, text: Bytes, headers: Header
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(grpc_status(status)));
         // Bytes that are no text are no message.
-        if let Some(message) = std::str::from_utf8(&text).ok().and_then(|text| HeaderValue::from_str(text).ok()) {
+        let message = std::str::from_utf8(&text).ok().and_then(|text| text.get(..text.len().min(LONGEST_MESSAGE)));
+        if let Some(message) = message.and_then(|text| HeaderValue::from_str(text).ok()) {
             headers.insert("grpc-message", message);
         }
         return response;
@@ -60,6 +64,20 @@ pub fn unrecorded(style: Style, status: StatusCode, text: Bytes, headers: Header
         *response.body_mut() = ResponseBody::local(text);
     }
     response
+}
+
+/// Has a route make its changes of an answer of ours. What these say of its type goes before what we do, but a call's is what it is, and what
+/// has no body has none (so does Envoy).
+pub fn changed(headers: &mut HeaderMap, changes: impl FnOnce(&mut HeaderMap)) {
+    let own = headers.remove(header::CONTENT_TYPE);
+    changes(headers);
+    match own {
+        None => drop(headers.remove(header::CONTENT_TYPE)),
+        Some(own) if own == "application/grpc" || !headers.contains_key(header::CONTENT_TYPE) => {
+            headers.insert(header::CONTENT_TYPE, own);
+        }
+        Some(_) => {}
+    }
 }
 
 /// The status of an answer as an endpoint is judged by it: for an answer to a gRPC call that consists of its status, the one that goes with
@@ -96,5 +114,30 @@ fn grpc_status(status: StatusCode) -> u16 {
         404 => 12,
         429 | 502..=504 => 14,
         _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_says_the_type_of_a_text_but_not_that_of_a_call_or_of_nothing() {
+        for (own, made, expected) in [
+            (Some("text/plain"), Some("text/html"), Some("text/html")),
+            (Some("text/plain"), None, Some("text/plain")),
+            (Some("application/grpc"), Some("text/html"), Some("application/grpc")),
+            (Some("application/grpc"), None, Some("application/grpc")),
+            (None, Some("text/html"), None),
+        ] {
+            let mut headers: HeaderMap =
+                own.map(|own| (header::CONTENT_TYPE, HeaderValue::from_static(own))).into_iter().collect();
+            changed(&mut headers, |headers| match made {
+                Some(made) => drop(headers.append(header::CONTENT_TYPE, HeaderValue::from_static(made))),
+                None => drop(headers.remove(header::CONTENT_TYPE)),
+            });
+            let found: Vec<_> = headers.get_all(header::CONTENT_TYPE).iter().collect();
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{own:?} {made:?}");
+        }
     }
 }

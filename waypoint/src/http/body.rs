@@ -84,6 +84,15 @@ impl ResponseBody {
         self.0 = Kind::Put(Box::new(body), held);
     }
 
+    /// Leaves out what was made here: the response to `HEAD` has no body, and the server for HTTP/2 would send one.
+    pub fn leave_out(&mut self) {
+        match &mut self.0 {
+            Kind::Local(bytes) => bytes.clear(),
+            Kind::Put(body, _) => **body = RequestBody::empty(),
+            Kind::Streaming(_) => {}
+        }
+    }
+
     /// The record of a response from an endpoint in whose place there is going to be another, whose record it becomes.
     pub fn record(&mut self) -> Option<&mut Record> {
         let (Kind::Streaming(held) | Kind::Put(_, Some(held))) = &mut self.0 else { return None };

@@ -113,7 +113,7 @@ pub async fn forward(
                 response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
             }
             if let Some(asked) = &asked {
-                change_response(&exchange, &weight, asked, response.headers_mut());
+                answer::changed(response.headers_mut(), |headers| change_response(&exchange, &weight, asked, headers));
             }
             response
         }
@@ -164,6 +164,9 @@ async fn attempt(
     let (path, authority) = prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
     let sent = record.sent.clone();
     let mut request = request.map(|body| RequestBody::new(body, before, sent, phase, arriving));
+    if !http2 && upgrade.is_none() && request.body().is_end_stream() {
+        headers::without_body(&mut request);
+    }
     let proxy = &*exchange.proxy;
     let mirrors: Vec<_> =
         forwarding.mirrors.iter().filter(|mirror| upgrade.is_none() && mirror.takes(fastrand::u64(..))).collect();
@@ -245,8 +248,11 @@ fn prepare<'a>(
     let authority = host.map_or(exchange.target.authority.as_str(), |host| &host.0);
     let map = request.headers_mut();
     headers::strip_hop(map);
+    headers::strip_orders(map);
     // The expectation is met here: reading the body makes the server side send 100 (RFC 9110, section 10.1.1).
-    map.remove(header::EXPECT);
+    if map.get(header::EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        map.remove(header::EXPECT);
+    }
     if !map.contains_key("x-forwarded-proto") {
         map.insert("x-forwarded-proto", HeaderValue::from_static("http"));
     }
@@ -300,6 +306,8 @@ fn respond(
         if let Some(phase) = &hold.phase {
             phase.upgraded();
         }
+        // It may last for days, which says nothing of how long requests take, and keeps none from being let in.
+        record.admitted = None;
         let held = (hold.place, lease.connected(), lease, counted);
         exchange.upgrades.spawn(upgrade::carry(client, upstream, record, held, exchange.tunnel.drain.clone()));
         return response.map(|_| ResponseBody::local(bytes::Bytes::new()));

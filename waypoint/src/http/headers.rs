@@ -22,6 +22,39 @@ const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-clie
 /// The address at which it came into the mesh.
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
+/// What only a proxy of the mesh may say of a request.
+const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+
+/// What a client may order an Envoy to do with its request. Envoy takes them out of it, whether it does that or not.
+const ORDERS: [HeaderName; 10] = [
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+];
+
+/// Takes out what clients order Envoys to do: neither are these orders carried out here, nor are they for whoever comes next.
+pub fn strip_orders(headers: &mut HeaderMap) {
+    for name in &ORDERS {
+        headers.remove(name);
+    }
+}
+
+/// Says of a request over HTTP/1.1 without a body that there is none, where its method lets expect one (RFC 9110, section 8.6): there are
+/// servers that do not take it otherwise.
+pub fn without_body<B>(request: &mut Request<B>) {
+    let bodiless = [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::CONNECT].contains(request.method());
+    if !bodiless && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+}
+
 /// Removes what concerns one hop only. `TE: trailers` stays: it is about the whole way (gRPC relies on it).
 pub fn strip_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
@@ -51,7 +84,7 @@ pub fn strip_hop(headers: &mut HeaderMap) {
 
 /// The same for a request that has just come; what upgrade it asks for stays known. Done first, so that a client has nothing of what is said
 /// of it here taken out later by naming it in `Connection`, nor anybody told what is not sent on.
-pub fn strip_arrived(headers: &mut HeaderMap) {
+fn strip_arrived(headers: &mut HeaderMap) {
     let upgrade_to = upgrade(headers).and_then(|_| headers.get(header::UPGRADE).cloned());
     strip_hop(headers);
     if let Some(name) = upgrade_to {
@@ -60,9 +93,39 @@ pub fn strip_arrived(headers: &mut HeaderMap) {
     }
 }
 
+/// A request that has just come, as everything here looks at it; `outside` is the address of a client outside of the mesh, and the scheme that it
+/// speaks with us.
+pub fn arrived<B>(request: &mut Request<B>, outside: Option<(IpAddr, &'static str)>) {
+    let http2 = request.version() == Version::HTTP_2;
+    let headers = request.headers_mut();
+    match outside {
+        Some((client, scheme)) => from_outside(headers, client, scheme),
+        None if headers.contains_key(header::CONNECTION) => strip_arrived(headers),
+        None => {}
+    }
+    headers.remove(INTERNAL);
+    if http2 {
+        join_cookies(headers);
+        if headers.get(header::COOKIE).is_some_and(HeaderValue::is_empty) {
+            headers.remove(header::COOKIE);
+        }
+    }
+}
+
+/// Has all cookies in one line: HTTP/2 may split them, and nobody else has to know (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// What a request says of its way, when it comes from outside of the mesh: where it comes from is added to what it says itself, and what
 /// only proxies may say is taken out (Envoy, `use_remote_address`).
-pub fn from_outside(headers: &mut HeaderMap, client: IpAddr, scheme: &'static str) {
+fn from_outside(headers: &mut HeaderMap, client: IpAddr, scheme: &'static str) {
     strip_arrived(headers);
     let said_by_proxies: Vec<HeaderName> = headers.keys().filter(|name| of_proxies(name.as_str())).cloned().collect();
     for name in said_by_proxies {
@@ -114,10 +177,8 @@ pub fn target<B>(request: &mut Request<B>, path: &str, authority: &str, http2: b
         true => drop(headers.remove(header::HOST)),
         false => drop(headers.insert(header::HOST, HeaderValue::from_str(authority)?)),
     }
-    if !http2 && headers.get_all(header::COOKIE).iter().nth(1).is_some() {
-        // HTTP/2 may split cookies, HTTP/1.1 must not (RFC 9113, section 8.2.3).
-        let joined = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
-        headers.insert(header::COOKIE, HeaderValue::from_bytes(&joined)?);
+    if !http2 {
+        join_cookies(headers);
     }
     Ok(())
 }
@@ -212,6 +273,36 @@ mod tests {
             headers.insert("x-user", HeaderValue::from_static("guard"));
             strip_hop(&mut headers);
             assert_eq!(headers, map(&[("x-user", "guard"), ("x-kept", "1")]));
+        }
+    }
+
+    #[test]
+    fn what_only_proxies_say_and_orders_to_them_are_not_passed_on() {
+        let mut request = Request::new(());
+        *request.headers_mut() = map(&[("x-envoy-internal", "true"), ("x-envoy-retry-on", "5xx"), ("x-envoy-own", "1")]);
+        arrived(&mut request, None);
+        assert_eq!(*request.headers(), map(&[("x-envoy-retry-on", "5xx"), ("x-envoy-own", "1")]), "rules may ask for orders");
+        strip_orders(request.headers_mut());
+        assert_eq!(*request.headers(), map(&[("x-envoy-own", "1")]));
+    }
+
+    #[test]
+    fn that_there_is_no_body_is_said_where_one_may_be_expected() {
+        for (method, said) in [("GET", None), ("DELETE", None), ("POST", Some("0")), ("PATCH", Some("0"))] {
+            let mut request = Request::builder().method(method).body(()).unwrap();
+            without_body(&mut request);
+            assert_eq!(request.headers().get("content-length").map(|length| length.to_str().unwrap()), said, "{method}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_http_2_has_its_cookies_in_one_line() {
+        for (version, cookies) in [(Version::HTTP_2, &["a=1; b=2"][..]), (Version::HTTP_11, &["a=1", "b=2"])] {
+            let mut request =
+                Request::builder().version(version).header("cookie", "a=1").header("cookie", "b=2").body(()).unwrap();
+            arrived(&mut request, None);
+            let all: Vec<_> = request.headers().get_all("cookie").iter().collect();
+            assert_eq!(all, cookies, "{version:?}");
         }
     }
 

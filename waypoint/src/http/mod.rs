@@ -25,6 +25,7 @@ mod upgrade;
 
 pub use body::ResponseBody;
 pub use downstream::Downstream;
+pub(crate) use headers::arrived;
 pub use mirror::Mirrors;
 pub use rewound::{Over, Phase, Rewound};
 pub use send::unreached;

@@ -24,7 +24,8 @@ pub struct Target {
     pub authority: String,
     /// The path in its normal form, with the query.
     pub path_and_query: String,
-    /// `https` where the client speaks TLS to us, and `http` elsewhere, in tunnels too.
+    /// What its client speaks: with us, where it is outside of the mesh, and else where it came from, as it says itself, or as who has taken it in
+    /// before says, else `http`.
     pub scheme: &'static str,
 }
 
@@ -60,14 +61,18 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         let text = format!("{fields} bytes of header fields, more than {}", http.max_header_bytes);
         return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Refusal::new(Reason::RequestTooLarge, text)));
     }
+    if request.method() == http::Method::CONNECT && request.uri().authority().is_none() {
+        return Err(bad("CONNECT is for no host"));
+    }
     if request.method() == http::Method::CONNECT {
         return Err((StatusCode::FORBIDDEN, Refusal::new(Reason::RequestInvalid, "CONNECT is not passed on")));
     }
-    // Who reads the first one and who reads the last would take it for two requests (RFC 9112, section 3.2).
-    if request.version() < Version::HTTP_2 && request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next().map(|v| v.to_str());
+    // Whoever takes the other one would get around rules (RFC 9112, section 3.2).
+    if hosts.next().is_some() {
         return Err(bad("there is more than one host"));
     }
-    let host = request.headers().get(header::HOST).map(|v| v.to_str());
     let authority = match (request.uri().authority(), host) {
         (Some(authority), _) => authority.as_str(),
         (None, Some(host)) => host.map_err(|_| bad("the host is not text"))?,
@@ -97,7 +102,16 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         Some(query) => format!("{path}?{query}"),
         None => path.into_owned(),
     };
-    Ok(Target { authority: authority.to_owned(), path_and_query, scheme: "http" })
+    Ok(Target { authority: authority.to_owned(), path_and_query, scheme: scheme(request) })
+}
+
+/// As Envoy reads it.
+fn scheme<B>(request: &Request<B>) -> &'static str {
+    let forwarded = || request.headers().get("x-forwarded-proto").and_then(|scheme| scheme.to_str().ok());
+    match request.uri().scheme_str().or_else(forwarded) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
+        _ => "http",
+    }
 }
 
 /// Whether a byte may be in an authority (RFC 3986, section 3.2), as Envoy reads it.
@@ -153,10 +167,9 @@ fn taken(snapshot: &Snapshot, tunnel: &Tunnel, http: &HttpChain, view: RequestVi
     })
 }
 
-/// Applies the chain's rules to a request as it then is, and gives the route that takes it.
-pub fn admitted(tunnel: &Tunnel, http: &HttpChain, view: RequestView<'_>, known: Known) -> Result<Arc<Route>, Refused> {
-    authz::request(&http.rbac, tunnel, view, known.metadata()).map_err(denied)?;
-    known.route
+/// Applies the chain's rules to a request as it then is.
+pub fn admits(tunnel: &Tunnel, http: &HttpChain, view: RequestView<'_>, known: &Known) -> Result<(), Refused> {
+    authz::request(&http.rbac, tunnel, view, known.metadata()).map_err(denied)
 }
 
 /// All of that for a request about which nobody is asked; with what of it is another afterwards.
@@ -169,7 +182,8 @@ pub fn route(
 ) -> Result<(Arc<Route>, Option<Changed>), Refused> {
     let mut known = known(snapshot, tunnel, chain, http, view)?;
     let changed = known.changed.take();
-    Ok((admitted(tunnel, http, seen(view, changed.as_ref()), known)?, changed))
+    admits(tunnel, http, seen(view, changed.as_ref()), &known)?;
+    Ok((known.route?, changed))
 }
 
 /// What the tokens of a request say, and what of it is another once they were looked at.
@@ -289,7 +303,20 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_user_information_gets_around_no_rule() {
+    fn a_host_with_user_information_gets_around_no_rule_nor_does_a_second_one() {
         assert_eq!(read("GET", "http://anyone@shop/"), Err(400));
+        let two = Request::builder().uri("/").header("host", "shop").header("host", "other").body(()).unwrap();
+        assert_eq!(target(&two, &chain()).unwrap_err().0, StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn the_scheme_is_that_of_the_client_or_of_who_took_its_request_in() {
+        for (uri, forwarded, expected) in
+            [("/", "https", "https"), ("/", "http", "http"), ("/", "x", "http"), ("http://shop/", "https", "http")]
+        {
+            let request =
+                Request::builder().uri(uri).header("host", "shop").header("x-forwarded-proto", forwarded).body(()).unwrap();
+            assert_eq!(target(&request, &chain()).unwrap().scheme, expected, "{uri} {forwarded}");
+        }
     }
 }

@@ -4,10 +4,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
-    route::{Action, Crossing, RequestView},
+    route::{Action, Crossing, RequestView, Route},
 };
 use ambit_runtime::drain::Watch;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -60,10 +60,14 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
         let over = phase.begin(protocol == AppProtocol::Http1 && request.body().is_end_stream());
         let told = (protocol == AppProtocol::Http1).then(|| phase.clone());
         let (proxy, tunnel, upgrades) = (proxy.clone(), tunnel.clone(), upgrades.clone());
+        let head = protocol == AppProtocol::Http2 && request.method() == Method::HEAD;
         // What a request needs is gone with it: a connection that waits for its next one keeps no room for that.
         Box::pin(async move {
             let (drain, edge) = (tunnel.drain.clone(), tunnel.edge.is_some());
             let mut response = handle(proxy, tunnel, protocol, upgrades, (over, told), request).await;
+            if head {
+                response.body_mut().leave_out();
+            }
             if edge {
                 // Who is outside of the mesh need not know what policies are called in it.
                 response.headers_mut().remove("x-ambit-policy");
@@ -170,14 +174,13 @@ async fn handle(
     let Some(place) = proxy.telemetry.admit(proxy.limits.requests) else {
         return answer::refused(&mut record, style, StatusCode::SERVICE_UNAVAILABLE, &Refusal::new(Reason::RequestLimit, ""));
     };
-    if tunnel.edge.is_some() {
-        headers::from_outside(request.headers_mut(), tunnel.peer.address.ip(), tunnel.scheme());
-    } else if request.headers().contains_key(header::CONNECTION) {
-        headers::strip_arrived(request.headers_mut());
-    }
+    headers::arrived(&mut request, tunnel.edge.map(|_| (tunnel.peer.address.ip(), tunnel.scheme())));
     let snapshot = proxy.config.load_full();
     let arrived = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
-        let target = select::Target { scheme: tunnel.scheme(), ..select::target(&request, &http)? };
+        let mut target = select::target(&request, &http)?;
+        if tunnel.edge.is_some() {
+            target.scheme = tunnel.scheme();
+        }
         let known = select::known(&snapshot, &tunnel, &chain, &http, view(&request, &target))?;
         Ok((chain, http, target, known))
     });
@@ -207,23 +210,52 @@ async fn handle(
             Ok(allowed) => passed = allowed,
             Err(refused) => {
                 record.service = chain.service();
-                return refused.answer(&mut record, style);
+                let mut response = refused.answer(&mut record, style);
+                told_by(known.route.as_ref().ok(), &tunnel, &view(&request, &target), &mut record, &mut response);
+                return response;
             }
         }
     }
     let before = passed.before.take();
-    let mut response = match select::admitted(&tunnel, &http, view(&request, &target), known) {
-        Ok(route) => {
+    let admitted = select::admits(&tunnel, &http, view(&request, &target), &known);
+    let mut response = match (admitted, known.route) {
+        (Ok(()), Ok(route)) => {
             let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
             act(exchange, request, record, Hold { place, over, phase, before }).await
         }
-        Err(refused) => {
+        (Err(refused), route) => {
+            record.service = chain.service();
+            let mut response = refuse(&mut record, style, &request, refused);
+            told_by(route.as_ref().ok(), &tunnel, &view(&request, &target), &mut record, &mut response);
+            response
+        }
+        (Ok(()), Err(refused)) => {
             record.service = chain.service();
             refuse(&mut record, style, &request, refused)
         }
     };
     passed.tell(response.headers_mut());
     response
+}
+
+/// Says of a request which route would have taken it, and makes of its answer what that and one of its clusters make of responses (so does
+/// Envoy).
+fn told_by(
+    route: Option<&Arc<Route>>,
+    tunnel: &Tunnel,
+    view: &RequestView<'_>,
+    record: &mut Record,
+    response: &mut Response<ResponseBody>,
+) {
+    let Some(route) = route else { return };
+    record.route = Some(route.name.clone());
+    let Action::Forward(forwarding) = &route.action else { return };
+    let Some(weight) = forwarding.choose(fastrand::u64(..)) else { return };
+    answer::changed(response.headers_mut(), |headers| {
+        for changes in route.response_changes(&weight.response_headers) {
+            changes.apply(headers, view, tunnel.peer.uri.as_deref());
+        }
+    });
 }
 
 /// A refusal, with what a client needs to know to do better.
@@ -233,6 +265,8 @@ fn refuse<B>(
     request: &Request<B>,
     (status, refusal): select::Refused,
 ) -> Response<ResponseBody> {
+    // Nothing is known of a call whose head is too large, as in Envoy.
+    let style = Style { grpc: style.grpc && status != StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE };
     let mut response = answer::refused(record, style, status, &refusal);
     if refusal.reason == Reason::TokenInvalid {
         authn::challenge(request, &mut response);
@@ -247,7 +281,7 @@ async fn act(
     mut record: Record,
     mut hold: Hold,
 ) -> Response<ResponseBody> {
-    let Exchange { chain, http, route, target, .. } = &exchange;
+    let Exchange { chain, http, route, target, tunnel, .. } = &exchange;
     record.route = Some(route.name.clone());
     if !matches!(route.action, Action::Forward(_)) {
         record.service = chain.service();
@@ -263,6 +297,7 @@ async fn act(
         Ok(met) => met,
         Err(mut answered) => {
             record.service = chain.service();
+            told_by(Some(route), tunnel, &view(&request, target), &mut record, &mut answered);
             if let Some(Crossing::Passed(headers)) = crossing {
                 answered.headers_mut().extend(headers);
             }
@@ -307,7 +342,8 @@ async fn take(exchange: Exchange, request: Request<Incoming>, mut record: Record
             let location = redirect.location(&view(&request, target), &route.when.path);
             record.reason = Reason::Ok;
             let status = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
-            let mut response = answer::plain(&mut record, Style { grpc: false }, status, String::new(), HeaderMap::new());
+            // A call is told its status, as of any other answer of ours.
+            let mut response = answer::plain(&mut record, style, status, String::new(), HeaderMap::new());
             if let Ok(location) = HeaderValue::from_str(&location) {
                 response.headers_mut().insert(header::LOCATION, location);
             }
@@ -332,14 +368,16 @@ fn asked_for(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Opt
 }
 
 fn change_response(
-    route: &ambit_model::route::Route,
+    route: &Route,
     tunnel: &Tunnel,
     view: &RequestView<'_>,
     mut response: Response<ResponseBody>,
 ) -> Response<ResponseBody> {
-    for changes in &route.response_headers {
-        changes.apply(response.headers_mut(), view, tunnel.peer.uri.as_deref());
-    }
+    answer::changed(response.headers_mut(), |headers| {
+        for changes in &route.response_headers {
+            changes.apply(headers, view, tunnel.peer.uri.as_deref());
+        }
+    });
     response
 }
 

@@ -231,28 +231,20 @@ fn labels(record: &Record) -> Vec<Label> {
     labels
 }
 
-/// The short codes that Envoy gives for the same outcome (`%RESPONSE_FLAGS%`), in its order.
+/// The short codes that Envoy gives for the same outcome (`%RESPONSE_FLAGS%`), in the order in which it learns of them.
 fn flags(reason: Reason, given: Option<Given>, delayed: bool) -> SharedString {
-    let of_end = flags_of_end(reason, given);
-    if !delayed {
-        return of_end;
-    }
-    let mut all: Vec<&str> = of_end.split(',').filter(|flag| *flag != "-").collect();
-    let behind = all.iter().position(|flag| matches!(*flag, "FI" | "RL" | "RLSE" | "DC" | "URX" | "UPE" | "NC" | "OM"));
-    all.insert(behind.unwrap_or(all.len()), "DI");
-    SharedString::from_owned(all.join(","))
-}
-
-fn flags_of_end(reason: Reason, given: Option<Given>) -> SharedString {
     let given = given.map(|given| match given {
         Given::Exhausted => "URX",
         Given::OverBudget => "UO",
     });
-    match (flag(reason), given) {
-        (flag, None) => SharedString::const_str(flag),
-        ("-", Some(given)) => SharedString::const_str(given),
-        ("UPE", Some(given)) => SharedString::from_owned(format!("{given},UPE")),
-        (flag, Some(given)) => SharedString::from_owned(format!("{flag},{given}")),
+    let of_end = flag(reason);
+    match (delayed, given) {
+        (false, None) => SharedString::const_str(of_end),
+        (delayed, given) => {
+            let delay = delayed.then_some("DI");
+            let of_end = Some(of_end).filter(|flag| *flag != "-");
+            SharedString::from_owned(delay.into_iter().chain(given).chain(of_end).collect::<Vec<_>>().join(","))
+        }
     }
 }
 
@@ -289,9 +281,9 @@ mod tests {
             (Reason::Ok, over, "UO"),
             (Reason::UpstreamReset, None, "UC"),
             (Reason::ClusterOverloaded, None, "UO"),
-            (Reason::UpstreamReset, exhausted, "UC,URX"),
-            (Reason::UpstreamRefused, exhausted, "UF,URX"),
-            (Reason::RequestTimeout, over, "UT,UO"),
+            (Reason::UpstreamReset, exhausted, "URX,UC"),
+            (Reason::UpstreamRefused, exhausted, "URX,UF"),
+            (Reason::RequestTimeout, over, "UO,UT"),
             (Reason::UpstreamProtocolError, exhausted, "URX,UPE"),
         ] {
             assert_eq!(&*flags(reason, given, false), expected, "{reason:?} {given:?}");
@@ -301,7 +293,7 @@ mod tests {
             (Reason::FaultInjected, None, "DI,FI"),
             (Reason::RateLimited, None, "DI,RL"),
             (Reason::RateLimitError, None, "DI,RLSE"),
-            (Reason::UpstreamReset, exhausted, "UC,DI,URX"),
+            (Reason::UpstreamReset, exhausted, "DI,URX,UC"),
         ] {
             assert_eq!(&*flags(reason, given, true), expected, "{reason:?} {given:?} after a delay");
         }

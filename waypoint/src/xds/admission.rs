@@ -59,7 +59,9 @@ fn gradient(mut controller: GradientControllerConfig, status: u16) -> Compiled<A
     finish(&controller)?;
     let (first, buffer, best) = best(measured).under("min_rtt_calc_params")?;
     let (least, most, every) = bounds(limit).under("concurrency_limit_params")?;
-    Ok(AdmissionSettings { percentile, first, least: least.unwrap_or(first), most, every, best, buffer, status })
+    // With none nothing would ever be let in, nor seen of what requests take.
+    let least = least.unwrap_or(first).max(1);
+    Ok(AdmissionSettings { percentile, first, least, most, every, best, buffer, status })
 }
 
 fn bounds(mut params: ConcurrencyLimitCalculationParams) -> Compiled<(Option<u32>, u32, Duration)> {
@@ -73,7 +75,7 @@ fn bounds(mut params: ConcurrencyLimitCalculationParams) -> Compiled<(Option<u32
 
 fn best(mut params: MinimumRttCalculationParams) -> Compiled<(u32, f64, BestTime)> {
     let part = |percent: Option<Percent>, or: f64| percent.map_or(or, |percent| percent.value) / 100.0;
-    let first = number(params.min_concurrency.take()).unwrap_or(FEW);
+    let first = number(params.min_concurrency.take()).unwrap_or(FEW).max(1);
     let requests = number(params.request_count.take()).unwrap_or(REQUESTS);
     let (jitter, buffer) = (part(params.jitter.take(), JITTER), part(params.buffer.take(), BUFFER));
     let interval = params.interval.take().map(duration).transpose().under("interval")?.filter(|every| !every.is_zero());
@@ -141,6 +143,12 @@ mod tests {
         });
         let fixed = fixed.unwrap().unwrap();
         assert_eq!((fixed.best, fixed.first, fixed.least), (BestTime::Fixed(Duration::from_millis(5)), 10, 10));
+        let none = read(|controller| {
+            controller.min_rtt_calc_params.as_mut().unwrap().min_concurrency = Some(UInt32Value { value: 0 });
+            controller.concurrency_limit_params.as_mut().unwrap().min_concurrency_limit = Some(UInt32Value { value: 0 });
+        });
+        let none = none.unwrap().unwrap();
+        assert_eq!((none.first, none.least), (1, 1), "something is let in");
         let cases: [(Edit, &str); 3] = [
             (|controller| controller.min_rtt_calc_params = None, "gradient_controller_config: min_rtt_calc_params is missing"),
             (|controller| controller.min_rtt_calc_params.as_mut().unwrap().interval = None, "interval or fixed_value is missing"),

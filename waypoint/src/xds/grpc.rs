@@ -39,8 +39,8 @@ pub fn called(mut config: GrpcService) -> Compiled<Called> {
     Ok(Called { cluster: cluster.into(), authority: authority.into(), timeout })
 }
 
-/// A status that clients are answered.
+/// A status that clients are answered, after which nothing more comes.
 pub fn status(status: HttpStatus) -> Compiled<StatusCode> {
     let known = u16::try_from(status.code).ok().and_then(|code| StatusCode::from_u16(code).ok());
-    known.ok_or_else(|| Problem::new(format!("{} is not a status", status.code)))
+    known.filter(|code| !code.is_informational()).ok_or_else(|| Problem::new(format!("{} is not a status", status.code)))
 }

@@ -101,6 +101,7 @@ impl Store {
         held.authorities.retain(|name, _| routes.contains(&**name));
         held.endpoints.retain(|name, _| endpoints.contains(&**name));
         held.secrets.retain(|name, _| secrets.contains(&**name));
+        held.show(type_url == type_url::SECRET);
         let snapshot = held.snapshot();
         // First, so that no request meets a cluster without its endpoints.
         for cluster in snapshot.clusters.values() {
@@ -162,6 +163,11 @@ impl Held {
                 {
                     fresh.follow(before);
                 }
+                if let (CompiledListener::Edge(fresh), Some(CompiledListener::Edge(before))) =
+                    (&listener, self.listeners.get(&name))
+                {
+                    fresh.follow(before);
+                }
                 self.listeners.insert(name, listener);
             }
             Part::Routes(mut table) => {
@@ -201,6 +207,17 @@ impl Held {
         }
     }
 
+    /// Gives the chains at the edge the certificates that are there of those they name. Where none is, a chain that has changed shows what it
+    /// showed, as in Envoy, until the server has `answered`.
+    fn show(&self, answered: bool) {
+        for secure in self.edges().flat_map(|edge| &edge.secure) {
+            let held: Vec<Served> = secure.secrets.iter().filter_map(|name| self.secrets.get(name)).cloned().collect();
+            if answered || !held.is_empty() {
+                secure.certificates.show(held);
+            }
+        }
+    }
+
     fn snapshot(&self) -> Snapshot {
         let terminate = match self.listeners.get(CONNECT_TERMINATE) {
             Some(CompiledListener::Terminate(terminate)) => Some(terminate.clone()),
@@ -214,13 +231,7 @@ impl Held {
             Some(CompiledListener::Inbound(inbound)) => Some(inbound.clone()),
             _ => None,
         };
-        let edge = self.edges().map(|edge| {
-            for secure in &edge.secure {
-                let held = secure.secrets.iter().filter_map(|name| self.secrets.get(name));
-                secure.certificates.show(held.cloned().collect());
-            }
-            (edge.port, edge.clone())
-        });
+        let edge = self.edges().map(|edge| (edge.port, edge.clone()));
         Snapshot {
             terminate,
             authorities,

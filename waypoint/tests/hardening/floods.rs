@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    PATIENCE,
+    ALONE, PATIENCE,
     frames::{self, CANCEL, CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM},
     resident,
     support::{
@@ -35,6 +35,7 @@ async fn mesh(number: u8) -> (Mesh, Service) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_are_taken_back_at_once_leave_nothing_behind_and_others_are_served() {
+    let _alone = ALONE.lock().await;
     let (mesh, service) = mesh(164).await;
     let before = resident();
     for _ in 0..CONNECTIONS {
@@ -77,6 +78,7 @@ async fn requests_that_are_taken_back_at_once_leave_nothing_behind_and_others_ar
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_headers_without_end_ends_its_connection() {
+    let _alone = ALONE.lock().await;
     let (mesh, service) = mesh(165).await;
     let before = resident();
     // Fields that fill a frame, small ones, and none at all.

@@ -12,7 +12,7 @@ use tokio::{
 use waypoint::edge;
 
 use super::{
-    PATIENCE, backend, resident,
+    ALONE, PATIENCE, backend, resident,
     support::{
         Mesh,
         resources::{self, Ep, Service},
@@ -60,6 +60,7 @@ async fn thousands_of_connections_are_kept_and_served() {
     let may = ambit_runtime::sys::raise_open_files().unwrap().saturating_sub(OTHERS) / 2;
     let count = asked.min(usize::try_from(may).unwrap());
     assert!(count > 0, "this process may have too few files open");
+    let _alone = ALONE.lock().await;
     let mesh = Mesh::start(168).await;
     let service = Service::http("billing", mesh.socket(100, 80));
     mesh.serve(std::slice::from_ref(&service));

@@ -162,7 +162,9 @@ async fn answer(mesh: &Mesh, service: &Service, request: &[u8]) -> Vec<u8> {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut buffer).await {
             answer.extend_from_slice(&buffer[..count]);
-            if answer.ends_with(b"\r\n\r\nok") {
+            // The connection of what is refused may stay open for another request.
+            let refused = answer.starts_with(b"HTTP/1.1 4") && answer.windows(4).any(|end| end == b"\r\n\r\n");
+            if refused || answer.ends_with(b"\r\n\r\nok") {
                 break;
             }
         }

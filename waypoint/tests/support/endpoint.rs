@@ -13,7 +13,7 @@ use std::{
 use ambit_hbone::{Incoming as Connect, ServerConfig, TunnelStream, server};
 use ambit_identity::SpiffeId;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, service::service_fn};
@@ -150,7 +150,9 @@ async fn answer(
     seen.requests.fetch_add(1, Ordering::SeqCst);
     let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
     seen.log.lock().expect("the log").push(format!("{} {} {host}", request.method(), request.uri()));
-    let full = |text: String| Full::new(Bytes::from(text)).boxed_unsync();
+    // The server for HTTP/2 would send a body in answer to HEAD, which breaks the answer off.
+    let bodiless = request.method() == Method::HEAD && request.version() == Version::HTTP_2;
+    let full = |text: String| Full::new(if bodiless { Bytes::new() } else { Bytes::from(text) }).boxed_unsync();
     if request.headers().contains_key(header::UPGRADE) {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {

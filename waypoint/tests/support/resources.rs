@@ -35,6 +35,11 @@ use ambit_api::{
                 filters::{
                     common::set_filter_state::v3::{FilterStateValue, filter_state_value},
                     http::{
+                        adaptive_concurrency::v3::{
+                            AdaptiveConcurrency, GradientControllerConfig,
+                            adaptive_concurrency::ConcurrencyControllerConfig,
+                            gradient_controller_config::{ConcurrencyLimitCalculationParams, MinimumRttCalculationParams},
+                        },
                         cors::v3::Cors,
                         ext_proc::v3::{ExternalProcessor, external_processor::RouteCacheAction},
                         local_ratelimit::v3::LocalRateLimit,
@@ -147,11 +152,13 @@ pub struct Service {
     pub rbac: Vec<Rbac>,
     /// The cluster of a processor, and what is changed of how it is asked.
     pub processor: Option<(&'static str, ChangeProcessor)>,
+    /// So many requests are let in at once.
+    pub at_once: Option<u32>,
 }
 
 impl Service {
     pub fn http(name: &'static str, vip: SocketAddr) -> Self {
-        Self { name, vip, protocol: "http", rbac: vec![], processor: None }
+        Self { name, vip, protocol: "http", rbac: vec![], processor: None, at_once: None }
     }
 
     pub fn cluster(&self) -> String {
@@ -381,6 +388,7 @@ fn http_chain(service: &Service) -> FilterChain {
     limits.name = "envoy.filters.http.local_ratelimit".into();
     http_filters.extend([cors, faults, limits, limiter("strict", true), limiter("open", false)]);
     http_filters.extend(service.processor.map(|(cluster, change)| processor(cluster, change)));
+    http_filters.extend(service.at_once.map(admission));
     http_filters.extend([sessions, router()]);
     let config = HttpConnectionManager {
         stat_prefix: service.chain(),
@@ -394,6 +402,29 @@ fn http_chain(service: &Service) -> FilterChain {
         ..Default::default()
     };
     FilterChain { name: service.chain(), filters: vec![hcm_filter(config)], ..Default::default() }
+}
+
+/// Lets in so many requests at once, neither more nor fewer.
+fn admission(at_once: u32) -> HttpFilter {
+    let (at_once, seconds) = (Some(UInt32Value { value: at_once }), |seconds| Some(Duration { seconds, nanos: 0 }));
+    let controller = GradientControllerConfig {
+        concurrency_limit_params: Some(ConcurrencyLimitCalculationParams {
+            max_concurrency_limit: at_once,
+            concurrency_update_interval: seconds(1),
+            ..Default::default()
+        }),
+        min_rtt_calc_params: Some(MinimumRttCalculationParams {
+            fixed_value: seconds(10),
+            min_concurrency: at_once,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let config = AdaptiveConcurrency {
+        concurrency_controller_config: Some(ConcurrencyControllerConfig::GradientControllerConfig(controller)),
+        ..Default::default()
+    };
+    http_filter("envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency", &config)
 }
 
 /// A processor that is told of headers.

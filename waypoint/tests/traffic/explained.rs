@@ -150,6 +150,9 @@ async fn the_admin_page_answers_from_the_configuration_in_force() {
     let told = &answer["explanation"];
     assert_eq!((status.as_str(), &told["verdict"], &told["route"]), ("HTTP/1.1 200 OK", &"allowed".into(), &"versioned".into()));
     assert_eq!(told["clusters"][0]["endpoints"][0]["identity"], BILLING, "{answer:#}");
+    // What a client names in `Connection` is no part of its request.
+    let (_, answer) = ask(asked("/known").replace("x-b%3A1", "connection%3A%20x-version")).await;
+    assert_eq!(answer["explanation"]["reason"], "route_not_found", "{answer:#}");
     mesh.route(&service, vec![resources::prefix_to("/other", &service.cluster())]);
     let (_, answer) = ask(asked("/known")).await;
     let told = &answer["explanation"];

@@ -18,7 +18,7 @@ use waypoint::explain::{Question, explain, request};
 
 use super::support::{
     BILLING, Mesh, WEB,
-    client::{Body, once},
+    client::{Body, http2, once, read},
     endpoint::{self, HTTP, Seen},
     id,
     processor::{self, Act, Heard, header},
@@ -175,6 +175,11 @@ async fn a_processor_changes_requests_and_responses_and_answers_in_their_place()
         assert_eq!(world.seen.requests(), requests, "{path}");
         world.mesh.logged(&[&format!("path={path} "), "status=429", "reason=ext_proc_answered"]).await;
     }
+    // No answer to HEAD has a body, whoever gives it: in HTTP/2 it would break the answer off.
+    let head = Request::head("http://billing.shop/no").body(Body::default()).unwrap();
+    let response = http2(&world.mesh, WEB, world.billing.vip).await.send_request(head).await.unwrap();
+    let (status, headers, text) = read(response).await;
+    assert_eq!((status, headers["x-why"].as_bytes(), text.as_str()), (429, &b"because"[..], ""));
 }
 
 #[tokio::test]

@@ -221,7 +221,17 @@ async fn a_certificate_is_replaced_without_ending_connections() {
     sender.ready().await.unwrap();
     assert_eq!(read(sender.send_request(get("own.example.com", "/")).await.unwrap()).await.0, 200, "the connection goes on");
 
-    mesh.store.apply(type_url::SECRET, Vec::new(), vec!["own".into()]);
+    // Another secret is shown once it is there, and what was until then.
+    let next = listener_with(port, &[("own", "own.example.com")], |context| {
+        let common = context.common_tls_context.as_mut().unwrap();
+        common.tls_certificate_sds_secret_configs[0].name = "next".into();
+    });
+    mesh.deliver(type_url::LISTENER, vec![(NAME.into(), next)]);
+    assert_eq!(shown(&connect().await.unwrap()), after.der);
+    mesh.deliver(type_url::SECRET, vec![before.secret("next")]);
+    assert_eq!(shown(&connect().await.unwrap()), before.der);
+
+    mesh.store.apply(type_url::SECRET, Vec::new(), vec!["next".into()]);
     assert!(connect().await.is_err(), "there is no certificate any more");
     let dump = serde_json::to_string(&*mesh.store.snapshot()).unwrap();
     assert!(dump.contains("own.example.com") && !dump.contains("PRIVATE"), "{dump}");

@@ -145,9 +145,9 @@ impl StringMatch {
 pub enum HeaderTest {
     /// The header is there (`true`) or is not (`false`).
     Present(bool),
-    /// Its value passes.
+    /// One of its values passes.
     Value(StringMatch),
-    /// Its value is a whole number from the first, included, to the second, left out.
+    /// One of its values is a whole number from the first, included, to the second, left out.
     Range(i64, i64),
 }
 
@@ -168,19 +168,17 @@ impl HeaderMatch {
     /// Whether the request passes.
     #[must_use]
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
-        let value = request.header(&self.name);
-        if let HeaderTest::Present(wanted) = self.test {
-            return ((value.is_some() || self.missing_is_empty) == wanted) != self.invert;
-        }
-        let Some(value) = value.or_else(|| self.missing_is_empty.then(Default::default)) else {
-            return false;
-        };
-        let passes = match &self.test {
-            HeaderTest::Present(_) => false,
-            HeaderTest::Value(test) => test.matches(&value),
+        let passes = |value: &str| match &self.test {
+            HeaderTest::Present(_) => true,
+            HeaderTest::Value(test) => test.matches(value),
             HeaderTest::Range(from, to) => value.parse::<i64>().is_ok_and(|n| (*from..*to).contains(&n)),
         };
-        passes != self.invert
+        let passed = request.any_value(&self.name, passes).or_else(|| self.missing_is_empty.then(|| passes("")));
+        match (&self.test, passed) {
+            (HeaderTest::Present(wanted), passed) => (passed.is_some() == *wanted) != self.invert,
+            (_, Some(passed)) => passed != self.invert,
+            (_, None) => false,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 /// A request as the rules see it. Nothing in it is owned, so looking at a request copies nothing.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +18,31 @@ pub struct RequestView<'a> {
     /// The header fields, without pseudo headers.
     pub headers: &'a HeaderMap,
 }
+
+/// Headers of which Envoy keeps one line, however many it is sent.
+const IN_ONE_LINE: [&str; 21] = [
+    "accept",
+    "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-type",
+    "expect",
+    "grpc-timeout",
+    "origin",
+    "referer",
+    "te",
+    "user-agent",
+    "via",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-request-id",
+];
 
 impl<'a> RequestView<'a> {
     /// The path without query and fragment.
@@ -40,7 +65,24 @@ impl<'a> RequestView<'a> {
         self.query()?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).find(|(n, _)| *n == name).map(|(_, v)| v)
     }
 
-    /// All values of a header joined by `,` (Envoy compares them so), or a pseudo header's value.
+    /// Whether a value of a header passes a test; `None` when it is not there. Each line that was sent is a value, as for Envoy from 1.39 on: a
+    /// rule on `admin` is not got around by another line. Of some headers there is one line in any case.
+    #[must_use]
+    pub fn any_value(&self, name: &str, test: impl Fn(&str) -> bool) -> Option<bool> {
+        let joined = || self.header(name).map(|value| test(&value));
+        if name.starts_with(':') || name == "host" {
+            return joined();
+        }
+        let passes = |line: &HeaderValue| test(&String::from_utf8_lossy(line.as_bytes()));
+        let mut lines = self.headers.get_all(name).iter();
+        match (lines.next()?, lines.next()) {
+            (only, None) => Some(passes(only)),
+            (_, Some(_)) if IN_ONE_LINE.contains(&name) => joined(),
+            (first, Some(second)) => Some(passes(first) || passes(second) || lines.any(passes)),
+        }
+    }
+
+    /// All values of a header joined by `,`, or a pseudo header's value.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<Cow<'a, str>> {
         match name {

@@ -139,6 +139,16 @@ impl RetryBudget {
         }
     }
 
+    /// So many requests a second may be sent again even where none goes well: one, or as many as may be at once in any case where more is said
+    /// than Envoy has by itself.
+    #[must_use]
+    pub fn a_second(&self) -> f64 {
+        match self {
+            Self::Share { least, .. } if *least > 3 => f64::from(*least),
+            Self::Share { .. } | Self::Count(_) => 1.0,
+        }
+    }
+
     /// Whether one more may begin while `requests` are under way, `retries` of them for another time.
     #[must_use]
     pub fn allows(&self, requests: usize, retries: usize) -> bool {
@@ -214,6 +224,9 @@ mod tests {
     fn a_share_holds_over_time_as_well() {
         assert_eq!(RetryBudget::Share { percent: 20.0, least: 3 }.earned(), Some(0.05));
         assert_eq!(RetryBudget::Count(3).earned(), None);
+        for (least, expected) in [(0, 1.0), (3, 1.0), (10, 10.0)] {
+            assert_eq!(RetryBudget::Share { percent: 20.0, least }.a_second(), expected);
+        }
         assert!(Ended::Unreached.unseen() && !Ended::Reset.unseen() && !Ended::Status(503).unseen());
     }
 

@@ -5,8 +5,6 @@ use std::time::Instant;
 
 /// So many retries there may be in a row after a quiet time.
 const MOST: f64 = 20.0;
-/// What comes along by itself, so that a service that is seldom asked is asked again, too.
-const A_SECOND: f64 = 1.0;
 
 /// The retries that the requests to a cluster have earned.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +26,11 @@ impl Savings {
         self.left = (self.left + part).min(MOST);
     }
 
-    /// Takes a retry, if there is one.
-    pub fn take(&mut self, now: Instant) -> bool {
+    /// Takes a retry, if there is one. So many `a_second` come along by themselves, so that a service that is seldom asked is asked again, too.
+    pub fn take(&mut self, now: Instant, a_second: f64) -> bool {
         let since = self.until.map_or(0.0, |until| now.saturating_duration_since(until).as_secs_f64());
         self.until = Some(now);
-        self.earn(since * A_SECOND);
+        self.earn(since * a_second);
         let may = self.left >= 1.0;
         if may {
             self.left -= 1.0;
@@ -48,13 +46,13 @@ mod tests {
     use super::*;
 
     /// How many of so many requests are sent again in ten seconds, of which `fails` says which fail.
-    fn retried(requests: u32, fails: impl Fn(u32) -> bool) -> u32 {
+    fn retried(requests: u32, a_second: f64, fails: impl Fn(u32) -> bool) -> u32 {
         let (mut savings, began) = (Savings::default(), Instant::now());
         let mut retried = 0;
         for number in 0..requests {
             let now = began + Duration::from_secs(10) * number / requests;
             if fails(number) {
-                retried += u32::from(savings.take(now));
+                retried += u32::from(savings.take(now, a_second));
             } else {
                 savings.earn(0.05);
             }
@@ -64,15 +62,17 @@ mod tests {
 
     #[test]
     fn what_fails_seldom_is_always_sent_again() {
-        assert_eq!(retried(10_000, |number| number % 25 == 0), 400);
-        assert_eq!(retried(15, |_| true), 15, "of few requests all are");
+        assert_eq!(retried(10_000, 1.0, |number| number % 25 == 0), 400);
+        assert_eq!(retried(15, 1.0, |_| true), 15, "of few requests all are");
     }
 
     #[test]
     fn what_fails_always_is_hardly_sent_again() {
-        let all = retried(10_000, |_| true);
+        let all = retried(10_000, 1.0, |_| true);
         assert!((28..=30).contains(&all), "{all}");
-        let half = retried(10_000, |number| number % 2 == 0);
+        let more = retried(10_000, 10.0, |_| true);
+        assert!((118..=120).contains(&more), "ten a second besides those of the beginning: {more}");
+        let half = retried(10_000, 1.0, |number| number % 2 == 0);
         assert!((270..=281).contains(&half), "a twentieth of those that went well, and as many as without them: {half}");
     }
 }

@@ -60,12 +60,15 @@ fn a_query_is_no_part_of_the_path() {
 }
 
 #[test]
-fn header_tests_compare_joined_values_and_know_absence() {
-    let map = headers(&[("x-a", "one"), ("x-a", "two"), ("x-n", "-3")]);
+fn header_tests_look_at_each_line_and_know_absence() {
+    let agent = [("user-agent", "one"), ("user-agent", "two")];
+    let map = headers(&[("x-a", "one"), ("x-a", "two"), ("x-n", "-3"), agent[0], agent[1]]);
     let request = view("POST", "/", &map);
     let exact = |v: &str| HeaderTest::Value(StringMatch::exact(v));
-    assert!(header("x-a", exact("one,two")).matches(&request));
-    assert!(!header("x-a", exact("one")).matches(&request));
+    assert!(header("x-a", exact("one")).matches(&request) && header("x-a", exact("two")).matches(&request));
+    assert!(!header("x-a", exact("one,two")).matches(&request));
+    assert!(header("user-agent", exact("one,two")).matches(&request), "there is one line of it in any case");
+    assert!(!header("user-agent", exact("one")).matches(&request));
     assert!(header(":method", exact("POST")).matches(&request));
     assert!(header(":authority", exact("shop.example:8080")).matches(&request));
     assert!(header("x-n", HeaderTest::Range(-10, 0)).matches(&request));
@@ -73,8 +76,9 @@ fn header_tests_compare_joined_values_and_know_absence() {
     assert!(header("x-a", HeaderTest::Present(true)).matches(&request));
     assert!(header("x-b", HeaderTest::Present(false)).matches(&request));
     assert!(!header("x-b", HeaderTest::Present(true)).matches(&request));
-    let inverted = HeaderMatch { invert: true, ..header("x-a", exact("one")) };
-    assert!(inverted.matches(&request));
+    let inverted = |value| HeaderMatch { invert: true, ..header("x-a", exact(value)) };
+    assert!(inverted("three").matches(&request));
+    assert!(!inverted("one").matches(&request) && !inverted("two").matches(&request));
     let absent = HeaderMatch { invert: true, ..header("x-b", exact("one")) };
     assert!(!absent.matches(&request), "a missing header does not match a test on its value, inverted or not");
     let empty = HeaderMatch { invert: true, missing_is_empty: true, ..header("x-b", exact("one")) };

@@ -89,12 +89,16 @@ async fn answer(verdict: &str, told: Told) -> Option<Result<ProcessingResponse, 
         }
         ("body", Told::RequestBody(told)) => {
             let twice = String::from_utf8_lossy(&told.body).repeat(2);
-            CommonResponse { header_mutation: sets(&[("x-user", "body")]), body_mutation: body(&twice), ..Default::default() }
+            // Envoy takes no body that is not as long as is said.
+            let length = twice.len().to_string();
+            let header_mutation = sets(&[("x-user", "body"), ("content-length", &length)]);
+            CommonResponse { header_mutation, body_mutation: body(&twice), ..Default::default() }
         }
         ("body", Told::ResponseBody(told)) => {
             let whole = if told.end_of_stream { "whole" } else { "part" };
             let text = format!("{whole} {}", String::from_utf8_lossy(&told.body));
-            CommonResponse { body_mutation: body(&text), ..Default::default() }
+            let header_mutation = sets(&[("content-length", &text.len().to_string())]);
+            CommonResponse { header_mutation, body_mutation: body(&text), ..Default::default() }
         }
         ("answer", _) | ("late-answer", Told::ResponseHeaders(_)) => {
             let immediate = ImmediateResponse {

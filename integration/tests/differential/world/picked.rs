@@ -24,7 +24,7 @@ pub fn service_of_paths() -> Service {
                 rule(json!([{"path": {"type": "RegularExpression", "value": "/open/[0-9]+"}}]), "b2"),
                 rule(json!([{"queryParams": [{"name": "q", "value": "1"}]}]), "b1"),
                 rule(json!([{"headers": [{"name": "x-one", "value": "1"}]}]), "b2"),
-                rule(prefix("/"), "b3"),
+                rule(prefix("/"), name),
             ],
         },
     });

@@ -290,7 +290,7 @@ pub struct Fault {
 pub struct Delay {
     /// How long.
     pub fixed_delay: Option<String>,
-    /// Of how many; all when not given.
+    /// Of how many; none when not given.
     pub percentage: Option<Percent>,
     /// Older forms.
     #[serde(flatten)]
@@ -303,7 +303,7 @@ pub struct Delay {
 pub struct Abort {
     /// Its status.
     pub http_status: Option<i64>,
-    /// To how many; all when not given.
+    /// To how many; none when not given.
     pub percentage: Option<Percent>,
     /// `grpcStatus`.
     #[serde(flatten)]

@@ -117,15 +117,12 @@ fn objects_without_what_every_object_has_are_errors() {
 
 #[test]
 fn kinds_of_the_mesh_that_are_not_supported_are_warnings_and_others_are_none_of_ours() {
-    let text = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x}\n---\n\
+    let text = "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: x}\n---\n\
                 apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n---\n";
     let mut layers = Layers::default();
     let changed = apply(&mut layers, &[(0, "a.yaml", Some(&format!("{text}{NAMESPACE}")))]);
     assert_eq!(changed, ["+Namespace shop"]);
-    assert_eq!(
-        problems(&layers),
-        ["a.yaml:2: kind: VirtualService of networking.istio.io/v1 is not supported and has no effect",]
-    );
+    assert_eq!(problems(&layers), ["a.yaml:2: kind: Sidecar of networking.istio.io/v1 is not supported and has no effect",]);
     assert_eq!(layers.problems()[0].severity, Severity::Warning);
 }
 

@@ -35,7 +35,7 @@ pub(super) use effect::without_effect;
 pub(crate) use unsupported::{
     NOT_BELIEVED, RuleKeys, TLS_INSTEAD, TLS_REFUSED, heedless, key_sources, keys_of, source_field, unverified,
 };
-pub(crate) use virtual_service::{faults_of_rule, not_routed};
+pub(crate) use virtual_service::{faults_of_rule, is_pattern, not_routed};
 
 /// All that is wrong with the values of an object.
 pub(super) fn validate(object: &Object) -> Vec<FieldError> {

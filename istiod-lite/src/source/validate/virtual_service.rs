@@ -2,6 +2,7 @@
 //! it asks for is not known, and they must not go elsewhere for that.
 
 use super::Errors;
+use super::route::pattern;
 use crate::source::crd::destination::as_time;
 use crate::source::crd::virtual_service::{
     Destination, HeaderOperations, Headers, HttpMatch, HttpRule, MESH, Others, Percent, Retries, StringMatch, VirtualService,
@@ -75,6 +76,10 @@ pub(crate) fn faults_of_rule(rule: &HttpRule, path: &str) -> Vec<FieldError> {
         });
         headers(to.headers.as_ref(), &format!("{path}.headers"), &mut found);
     }
+    let some = rule.route.iter().any(|to| to.weight.is_some_and(|weight| weight != 0));
+    found.check(rule.route.len() < 2 || some, &format!("{path}.route"), || {
+        "of several none has a weight, so that none is sent to".into()
+    });
     headers(rule.headers.as_ref(), &format!("{path}.headers"), &mut found);
     time(&mut found, &format!("{path}.timeout"), rule.timeout.as_deref(), true);
     if let Some(retries) = &rule.retries {
@@ -124,9 +129,17 @@ fn text(test: &StringMatch, path: &str, found: &mut Errors) {
         "it says more than one of exact, prefix and regex".into()
     });
     if let Some(expression) = &test.regex {
-        let good = !expression.is_empty() && regex::Regex::new(expression).is_ok();
-        found.check(good, &format!("{path}.regex"), || format!("{expression:?} is no regular expression"));
+        let path = format!("{path}.regex");
+        found.check(!expression.is_empty(), &path, || "must not be empty".into());
+        pattern(found, &path, expression);
     }
+}
+
+/// Whether it is a regular expression that a waypoint takes: with one that it does not, it would refuse a whole table of routes.
+pub(crate) fn is_pattern(text: &str) -> bool {
+    let mut found = Errors::default();
+    pattern(&mut found, "", text);
+    !text.is_empty() && found.0.is_empty()
 }
 
 fn is_header(name: &str) -> bool {

@@ -116,6 +116,8 @@ fn a_policy_says_why_nobody_can_be_asked() {
         \u{20}   - {name: port, envoyExtAuthzGrpc: {service: bound.shop.svc.cluster.local, port: 81}}\n\
         \u{20}   - {name: gone, envoyExtAuthzGrpc: {service: gone.shop.svc.cluster.local, port: 80}}\n\
         \u{20}   - {name: spans, opentelemetry: {service: bound.shop.svc.cluster.local, port: 80}}\n";
+    // Nobody else takes the place of a Service that is not there.
+    let other = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: gone, namespace: other}\nspec: {hosts: [gone.shop.svc.cluster.local], addresses: [240.0.0.9], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.9}]}\n";
     for (provider, said) in [
         ("good", "Attached to the waypoints of its targets"),
         ("port", "there is no port bound.shop.svc.cluster.local:81 of the extension provider port"),
@@ -126,7 +128,7 @@ fn a_policy_says_why_nobody_can_be_asked() {
         let policy = format!(
             "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: asks, namespace: shop}}\nspec: {{action: CUSTOM, provider: {{name: {provider}}}, targetRefs: [{{group: '', kind: Service, name: bound}}], rules: [{{}}]}}\n"
         );
-        let index = mesh(&[GATEWAY, &service("bound", "shop", "gate"), providers, &policy].concat());
+        let index = mesh(&[GATEWAY, &service("bound", "shop", "gate"), providers, other, &policy].concat());
         let of_policy = |status: super::ObjectStatus| {
             status.object.to_string().starts_with("AuthorizationPolicy").then_some(status.conditions)
         };

@@ -6,16 +6,21 @@ use std::collections::BTreeSet;
 use ambit_api::envoy::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
 use ambit_api::envoy::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use ambit_api::envoy::pb::envoy::config::route::v3::{
-    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, route::Action, route_match::PathSpecifier,
+    HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+    header_matcher::HeaderMatchSpecifier, route::Action, route_match::PathSpecifier,
 };
+use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use regex::Regex;
 
 use super::super::waypoint::route::{UNSEEN, cors, for_everyone, requests, respond, session};
 use super::super::waypoint::scope::ServedPort;
-use super::super::waypoint::wire::{exactly, header_is};
 use crate::index::Index;
 
 /// The status of calls that a client cannot send as a route says; to gRPC it is `UNAVAILABLE`.
 const UNAVAILABLE: u32 = 503;
+/// The method of all calls, and the pseudo-header that has it.
+const POST: &str = "POST";
+const METHOD: &str = ":method";
 
 /// The route configuration of a port: the routes of the service's namespace, or everything to the service itself.
 pub fn configuration(index: &Index, port: &ServedPort<'_>, name: String) -> RouteConfiguration {
@@ -53,11 +58,10 @@ fn condition(mut condition: RouteMatch) -> Option<(RouteMatch, bool)> {
     if !condition.query_parameters.is_empty() {
         return None;
     }
-    let post = header_is(":method", exactly("POST"));
-    if condition.headers.iter().any(|header| header.name == post.name && *header != post) {
+    if condition.headers.iter().any(|header| header.name == METHOD && !is_of_calls(header)) {
         return None;
     }
-    condition.headers.retain(|header| header.name != post.name);
+    condition.headers.retain(|header| header.name != METHOD);
     // The path of a call is always /SERVICE/METHOD.
     if let Some(PathSpecifier::PathSeparatedPrefix(prefix)) = &condition.path_specifier {
         condition.path_specifier = Some(PathSpecifier::Prefix(format!("{prefix}/")));
@@ -68,6 +72,23 @@ fn condition(mut condition: RouteMatch) -> Option<(RouteMatch, bool)> {
     let of_some = !std::mem::take(&mut condition.filter_state).is_empty();
     let known = condition.headers.len() == all && !of_some;
     Some((condition, known))
+}
+
+/// Whether a call meets what is asked of the method.
+fn is_of_calls(header: &HeaderMatcher) -> bool {
+    let met = match &header.header_match_specifier {
+        Some(HeaderMatchSpecifier::StringMatch(test)) => match &test.match_pattern {
+            Some(MatchPattern::Exact(method)) => method == POST,
+            Some(MatchPattern::Prefix(prefix)) => POST.starts_with(prefix.as_str()),
+            Some(MatchPattern::SafeRegex(expression)) => {
+                Regex::new(&format!("^(?:{})$", expression.regex)).is_ok_and(|expression| expression.is_match(POST))
+            }
+            _ => false,
+        },
+        // It is there.
+        _ => true,
+    };
+    met != header.invert_match
 }
 
 /// To one cluster or several by weight, with a time limit; `None` when the action says more. Retries of what no server has seen are left out,

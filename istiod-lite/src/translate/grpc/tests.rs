@@ -137,6 +137,18 @@ fn what_clients_would_leave_out_fails_instead() {
     // No call is a GET, or has a query.
     assert_eq!(http("{method: GET}"), [""; 0]);
     assert_eq!(http("{queryParams: [{name: a, value: b}]}"), [""; 0]);
+    let of_method = |test: &str| {
+        let rule = format!("{{match: [{{method: {{{test}}}}}], route: [{{destination: {{host: echo-2}}}}]}}");
+        let spec = format!("{{hosts: [echo], http: [{rule}]}}");
+        let object = "apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v, namespace: shop}";
+        routes(&echo(&[MESH, &format!("{{{object}, spec: {spec}}}")]), 0)
+    };
+    for test in ["exact: POST", "prefix: P", "regex: 'GET|POST'"] {
+        assert_eq!(of_method(test), [format!("/* -> {to}"), "/* -> 503".to_owned()], "{test}");
+    }
+    for test in ["exact: GET", "prefix: PU", "regex: 'P'"] {
+        assert_eq!(of_method(test), ["/* -> 503"], "{test}");
+    }
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn what_of_a_virtual_service_is_not_carried_out_is_refused_by_name() {
     for (more, part) in [
         ("match: [{ignoreUriCase: true}]", "match[0].ignoreUriCase: it is not carried out"),
         ("match: [{sourceLabels: {a: b}}]", "match[0].sourceLabels: it is not carried out"),
-        ("match: [{uri: {regex: '('}}]", "match[0].uri.regex: \"(\" is no regular expression"),
+        ("match: [{uri: {regex: '('}}]", "match[0].uri.regex: \"(\" is not a regular expression"),
         ("match: [{headers: {'a b': {exact: c}}}]", "match[0].headers[a b]: \"a b\" is no name of a header"),
         ("redirect: {}", "spec.http[0]: it needs one of route, redirect and directResponse"),
         ("timeout: soon", "timeout: it is no duration"),
@@ -233,6 +233,11 @@ fn what_of_a_virtual_service_is_not_carried_out_is_refused_by_name() {
         refused(kind, &rule(&format!("{TO_A}, {more}")), part);
     }
     refused(kind, &rule("route: [{destination: {host: a, subset: b}}]"), "destination.subset: it is not carried out");
+    refused(
+        kind,
+        &rule("route: [{destination: {host: a}}, {destination: {host: b}}]"),
+        "spec.http[0].route: of several none has a weight",
+    );
     refused(kind, &rule("delegate: {name: b}"), "delegate: it is not carried out");
 }
 

@@ -1,6 +1,6 @@
 //! External processors: told of requests that nothing has refused, then of their responses, and may change both or answer in their place.
 //! None that fails lets anything pass, unless its configuration says so. Rules have decided before: the route stays, and so do host and
-//! method, whatever is changed.
+//! scheme, whatever is changed, and the method but for one that comes with another body.
 //!
 //! | file | what it does |
 //! |---|---|
@@ -16,7 +16,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use ::http::{HeaderMap, Request, Response, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use ambit_api::envoy::pb::envoy::service::ext_proc::v3::{
     CommonResponse, common_response::ResponseStatus, processing_request::Request as Told,
 };
@@ -35,6 +35,7 @@ use self::{
 use super::{
     Phase, ResponseBody,
     answer::Style,
+    body::BodyError,
     callout::stream::Callee,
     forward::{Exchange, Hold},
     select::Target,
@@ -104,6 +105,10 @@ impl Processors {
             if let Err(end) = context.request(session, request, target, before, phase.as_ref()).await {
                 sessions.truncate(at);
                 return Err(Box::new(end.answer(Some(record), *style)));
+            }
+            if !config.mode.response_headers && config.mode.response_body == BodyMode::None {
+                // It need not hold a call for as long as the endpoint takes.
+                session.end();
             }
         }
         Ok(())
@@ -194,7 +199,7 @@ impl Context<'_> {
             self.change_response(session, response, &common)?;
             if replaces(&common) {
                 let body = self.replaced(session, common)?.unwrap_or_default();
-                response.headers_mut().remove(header::CONTENT_LENGTH);
+                say_length(response.headers_mut(), &body);
                 response.body_mut().put(RequestBody::of(body));
                 return Ok(());
             }
@@ -209,7 +214,7 @@ impl Context<'_> {
         if let Some(common) = self.told(session, told).await? {
             self.change_response(session, response, &common)?;
             if let Some(body) = self.replaced(session, common)? {
-                response.headers_mut().remove(header::CONTENT_LENGTH);
+                say_length(response.headers_mut(), &body);
                 if !read.replace(&body) {
                     return Err(no_room());
                 }
@@ -302,13 +307,18 @@ impl Context<'_> {
 
     /// Has a request go on with this body.
     fn put(&self, headers: &mut HeaderMap, before: &mut Option<Box<Beginning>>, body: &[u8]) -> Result<(), End> {
-        headers.remove(header::CONTENT_LENGTH);
+        say_length(headers, body);
         let beginning = before.get_or_insert_with(|| Box::new(Beginning::new(&self.callee.proxy.kept_bodies)));
         match beginning.replace(body) {
             true => Ok(()),
             false => Err(no_room()),
         }
     }
+}
+
+/// The length of a body that comes in the place of another is known, whatever was said of that one.
+fn say_length(headers: &mut HeaderMap, body: &[u8]) {
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
 }
 
 /// Whether what a processor says comes in the place of the body, of which it is told nothing.
@@ -319,8 +329,7 @@ fn replaces(common: &CommonResponse) -> bool {
 /// Reads a response's body to its end.
 async fn whole(body: &mut ResponseBody, read: &mut Beginning) -> Result<(), End> {
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| End::refused(StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamReset, error.to_string()))?;
+        let frame = frame.map_err(broken)?;
         if read.length() + frame.data_ref().map_or(0, Bytes::len) > LONGEST {
             let text = format!("a response of more than {LONGEST} bytes, of which a processor is to be told");
             return Err(End::refused(StatusCode::INTERNAL_SERVER_ERROR, Reason::ExtProcError, text));
@@ -330,6 +339,15 @@ async fn whole(body: &mut ResponseBody, read: &mut Beginning) -> Result<(), End>
         }
     }
     Ok(())
+}
+
+/// A response broke off, or took longer than its route allows.
+fn broken(error: BodyError) -> End {
+    let (status, reason) = match error {
+        BodyError::Upstream(_) => (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamReset),
+        BodyError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, Reason::RequestTimeout),
+    };
+    End::refused(status, reason, error.to_string())
 }
 
 fn too_long() -> String {

@@ -112,7 +112,8 @@ impl Session {
         Err(failure)
     }
 
-    fn end(&mut self) {
+    /// The processor is told nothing more, and its call ends.
+    pub fn end(&mut self) {
         self.over = true;
         self.stream = None;
     }

@@ -75,7 +75,9 @@ impl Known {
         for endpoint in self.endpoints.localities.iter().flat_map(|locality| &locality.endpoints) {
             let Some(host) = self.hosts.get(&endpoint.target) else { continue };
             let is_new = !before.contains_key(&endpoint.target);
-            host.set_checked(checks && endpoint.checked, is_new && waits);
+            // What has no address of its own cannot be asked, and would fail for ever.
+            let can_be = matches!(endpoint.target, Target::Hbone { .. } | Target::Clear { .. });
+            host.set_checked(checks && endpoint.checked && can_be, is_new && waits);
         }
     }
 }

@@ -111,7 +111,7 @@ impl Gradient {
         self.times = Times::default();
         let limit = next(self.limit, best, took, settings);
         let still = self.limit == settings.least && limit == settings.least;
-        self.at_least = if still { self.at_least + 1 } else { 0 };
+        self.at_least = if still { self.at_least.saturating_add(1) } else { 0 };
         if self.at_least >= AT_LEAST && matches!(settings.best, BestTime::Measured { .. }) {
             self.next_measurement = Some(now);
         }

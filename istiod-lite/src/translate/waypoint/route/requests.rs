@@ -238,8 +238,7 @@ fn header(header: &FaultHeader) -> HeaderMatcher {
     header_is(header.name.to_ascii_lowercase(), value)
 }
 
-/// Of a million as many as the percentage says; all where it says nothing.
-/// A share of a hundred; all where nothing is said.
+/// Of a hundred, or of a million, as many as the percentage says; all where it says nothing.
 pub fn share(percent: Option<f64>) -> FractionalPercent {
     let of_million = (percent.unwrap_or(100.0) * 10_000.0).round().clamp(0.0, 1_000_000.0);
     let numerator = of_million as u32;

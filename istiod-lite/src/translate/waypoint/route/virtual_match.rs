@@ -10,6 +10,7 @@ use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{StringMatcher, string_mat
 use super::super::wire::{exactly, header_is, matches, peer_is, regex};
 use crate::index::Index;
 use crate::source::crd::virtual_service::{HttpMatch, StringMatch};
+use crate::source::is_pattern;
 
 /// All that is asked, but for the port.
 pub fn condition(index: &Index, said: &HttpMatch) -> RouteMatch {
@@ -18,7 +19,7 @@ pub fn condition(index: &Index, said: &HttpMatch) -> RouteMatch {
         (Some(path), ..) => PathSpecifier::Path(path.clone()),
         // As Istio has it, of letters and not of whole parts.
         (_, Some(prefix), _) if !prefix.is_empty() => PathSpecifier::Prefix(prefix.clone()),
-        (_, _, Some(expression)) if usable(expression) => PathSpecifier::SafeRegex(regex(expression)),
+        (_, _, Some(expression)) if is_pattern(expression) => PathSpecifier::SafeRegex(regex(expression)),
         _ => whole(),
     }));
     let mut made = RouteMatch { path_specifier, ..Default::default() };
@@ -28,7 +29,9 @@ pub fn condition(index: &Index, said: &HttpMatch) -> RouteMatch {
     for (name, test) in &said.headers {
         made.headers.extend(header(name, test));
     }
-    for (name, test) in &said.without_headers {
+    // With an expression that is none the rule is not carried out, and a test that no request passes would let them go on to the next one.
+    let can_be = |test: &StringMatch| test.regex.as_deref().is_none_or(is_pattern);
+    for (name, test) in said.without_headers.iter().filter(|named| can_be(named.1)) {
         // One that is not there has no such value either.
         let treat_missing_header_as_empty = says(test);
         made.headers.extend(header(name, test).map(|header| HeaderMatcher {
@@ -43,7 +46,7 @@ pub fn condition(index: &Index, said: &HttpMatch) -> RouteMatch {
             query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(string(test))),
         });
     }
-    if let Some(namespace) = &said.source_namespace {
+    if let Some(namespace) = said.source_namespace.as_deref().filter(|namespace| !namespace.is_empty()) {
         let clients = format!("spiffe://{}/ns/{namespace}/sa/", index.config().trust_domain);
         made.filter_state.push(peer_is(matches(MatchPattern::Prefix(clients))));
     }
@@ -77,12 +80,7 @@ pub fn string(test: &StringMatch) -> StringMatcher {
     match (&test.exact, &test.prefix, &test.regex) {
         (Some(text), ..) => exactly(text.as_str()),
         (_, Some(prefix), _) if !prefix.is_empty() => matches(MatchPattern::Prefix(prefix.clone())),
-        (_, _, Some(expression)) if usable(expression) => matches(MatchPattern::SafeRegex(regex(expression))),
+        (_, _, Some(expression)) if is_pattern(expression) => matches(MatchPattern::SafeRegex(regex(expression))),
         _ => matches(MatchPattern::SafeRegex(regex(".*"))),
     }
-}
-
-/// With one that is none Envoy would refuse all routes; the rule is not carried out.
-fn usable(expression: &str) -> bool {
-    !expression.is_empty() && ::regex::Regex::new(expression).is_ok()
 }

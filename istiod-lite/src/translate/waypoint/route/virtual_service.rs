@@ -27,8 +27,8 @@ use super::action::{is_plain, respond, to_cluster};
 use super::filter::HeaderChange;
 use super::retry::{REPEATABLE, UNSEEN};
 use super::virtual_match::{condition, string};
-use super::{Backend, cors, mirror, not_found, redirect, requests};
-use crate::index::Index;
+use super::{Backend, cors, mirror, not_found, redirect, requests, session};
+use crate::index::{Index, ServiceRef};
 use crate::source::crd::destination::as_time;
 use crate::source::crd::virtual_service::{
     self as crd, Destination, Headers, HttpMatch, HttpRule, Percent, Retries, VirtualService,
@@ -53,6 +53,9 @@ pub fn routes(index: &Index, port: &ServedPort<'_>, object: &VirtualService, bac
             };
             route.name = format!("{name}/http[{at}]/match[{number}]");
             route.r#match = Some(condition(index, said));
+            if let Some(service) = sole_destination(index, port, &name, rule) {
+                session::keep_with(&mut route, index, &service);
+            }
             requests::of_route(index, port, None, &mut route);
             routes.extend(again(rule, said, route));
         }
@@ -91,6 +94,14 @@ fn carried_out(
         typed_per_filter_config: filters,
         ..Default::default()
     }
+}
+
+/// The only Service that all requests of a rule are sent to.
+fn sole_destination(index: &Index, port: &ServedPort<'_>, name: &NamespacedName, rule: &HttpRule) -> Option<ServiceRef> {
+    let only = rule.route.len() == 1;
+    let mut sent = rule.route.iter().filter(|to| only || to.weight.is_some_and(|weight| weight > 0));
+    let (Some(to), None) = (sent.next(), sent.next()) else { return None };
+    index.destination(&name.namespace, port.port.port, &to.destination).ok().map(|(service, _)| service)
 }
 
 /// `None` when all of its weights are zero.
@@ -184,7 +195,8 @@ fn changes(said: Option<&Headers>) -> (HeaderChange, HeaderChange) {
 }
 
 fn fault(said: &crd::Fault) -> HttpFault {
-    let value = |percent: &Option<Percent>| percent.as_ref().map(|percent| percent.value);
+    // Unlike in a RequestPolicy, where no share is said there is no fault.
+    let value = |percent: &Option<Percent>| Some(percent.as_ref().map_or(0.0, |percent| percent.value));
     HttpFault {
         delay: said.delay.as_ref().map(|delay| FaultDelay {
             percentage: Some(requests::share(value(&delay.percentage))),

@@ -64,11 +64,15 @@ fn a_rule_of_which_something_is_not_carried_out_answers_with_500_and_the_others_
         "route: [{destination: {host: b}}], match: [{uri: {prefix: /x}, ignoreUriCase: true}]",
         "route: [{destination: {host: b}}], match: [{sourceLabels: {app: x}}]",
         "route: [{destination: {host: b}}], match: [{uri: {regex: '('}}]",
+        "route: [{destination: {host: b}}], match: [{uri: {regex: '(x{1000}){100}'}}]",
         "route: [{destination: {host: b}}], retries: {attempts: 2, retryOn: cancelled}",
+        "route: [{destination: {host: b}}], match: [{withoutHeaders: {x-a: {regex: '('}}}]",
+        "route: [{destination: {host: a}}, {destination: {host: b}}]",
         "redirect: {redirectCode: 399}",
     ] {
         let routes = routes(&service("vs", &format!("[{{{bad}}}, {{route: [{{destination: {{host: b}}}}]}}]")));
         assert_eq!(routes[0]["direct_response"]["status"], 500, "{bad}");
+        assert!(routes[0]["match"].get("headers").is_none(), "{bad} narrows who is answered so: {routes:#?}");
         assert_eq!(routes[1]["route"]["cluster"], B, "{bad}");
     }
     let lost = routes(&service("vs", "[{route: [{destination: {host: gone}}]}]"));
@@ -131,4 +135,19 @@ fn what_a_request_must_not_have_and_what_is_answered_are_said() {
     let clients = routes[0]["match"]["filter_state"][0]["string_match"]["prefix"].as_str().unwrap();
     assert_eq!(clients, "spiffe://cluster.local/ns/front/sa/");
     assert_eq!(routes[0]["direct_response"]["body"]["inline_string"], "not here");
+}
+
+#[test]
+fn a_rule_that_sends_to_one_service_keeps_the_sessions_that_it_asks_for_and_a_fault_without_a_share_is_none() {
+    let sessions = "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {name: s, namespace: shop}\n\
+                    spec: {targetRefs: [{group: '', kind: Service, name: b}], sessionPersistence: {sessionName: cart}}\n";
+    let rules = "[{match: [{uri: {prefix: /a}, sourceNamespace: ''}], route: [{destination: {host: b}}], fault: {abort: {httpStatus: 503}}},
+      {route: [{destination: {host: a}, weight: 1}, {destination: {host: b}, weight: 1}]}]";
+    let routes = routes(&format!("{}{sessions}", service("vs", rules)));
+    let kept = |route: &Value| route["typed_per_filter_config"].get("envoy.filters.http.stateful_session").is_some();
+    assert_eq!((kept(&routes[0]), kept(&routes[1])), (true, false), "{routes:#?}");
+    assert!(routes[0]["match"].get("filter_state").is_none(), "it is for clients of every namespace: {routes:#?}");
+    let fault = &routes[0]["typed_per_filter_config"]["envoy.filters.http.fault"]["abort"];
+    assert!(fault["percentage"].get("numerator").is_none_or(|of_hundred| of_hundred == 0), "{fault}");
+    assert_eq!(fault["http_status"], 503);
 }
