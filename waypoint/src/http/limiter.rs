@@ -25,8 +25,7 @@ use super::{
     ResponseBody,
     ahead::{self, Left, by_policy},
     answer,
-    call::{Call, Question, grpc},
-    ext_authz::{MOST, is_of_the_connection},
+    call::{Call, MOST_CHANGES, Question, grpc, is_of_the_connection},
     forward::Exchange,
     serve::view,
 };
@@ -168,8 +167,8 @@ struct Said {
 impl Said {
     fn of(message: RateLimitResponse) -> Result<Self, String> {
         let (request, response) = (message.request_headers_to_add, message.response_headers_to_add);
-        if request.len().max(response.len()) > MOST {
-            return Err(format!("it has more than {MOST} headers added"));
+        if request.len().max(response.len()) > MOST_CHANGES {
+            return Err(format!("it has more than {MOST_CHANGES} headers added"));
         }
         let over = |code: i32| code == i32::from(Code::OverLimit);
         let wait = message.statuses.iter().filter(|status| over(status.code)).map(seconds).max();

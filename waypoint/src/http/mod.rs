@@ -7,7 +7,6 @@ mod answer;
 mod arrival;
 mod body;
 mod call;
-mod callout;
 pub mod detect;
 mod downstream;
 mod ext_authz;

@@ -1,5 +1,7 @@
 //! The HTTP connection manager of an inner filter chain.
 
+mod order;
+
 use std::{mem::take, sync::Arc, time::Instant};
 
 use ambit_api::envoy::pb::envoy::{
@@ -16,6 +18,7 @@ use ambit_model::{
     route::{HeaderMatch, LocalLimit, Rbac},
 };
 
+use self::order::Place;
 use super::{
     admission, chain, cors, ext_authz, ext_proc, fault, jwt, limit, limiter,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
@@ -159,30 +162,23 @@ struct Filters {
 }
 
 impl Filters {
-    /// Whether anything is asked of a request yet.
-    fn asked(&self) -> bool {
-        self.cors || !self.rbac.is_empty() || !self.marks.is_empty() || !self.asks.is_empty()
-    }
-
-    /// Whether a request may have met a limit yet.
-    fn limited(&self) -> bool {
-        self.limits.is_some() || !self.limiters.is_empty()
-    }
-
-    fn rules(&mut self, mut config: HttpRbac) -> Compiled<()> {
+    /// Reads a set of rules, and says where it stands: what refuses nothing may be there before authorizers are asked.
+    fn rules(&mut self, mut config: HttpRbac) -> Compiled<Place> {
         let prefix = take(&mut config.shadow_rules_stat_prefix);
-        match chain::http_rbac(config)? {
+        let filter = chain::http_rbac(config)?;
+        let place = if filter.rules.is_some() { Place::Rules } else { Place::Authorizers };
+        match filter {
             RbacFilter { rules: None, shadow: Some(shadow) } if !prefix.is_empty() => self.marks.push((prefix, shadow)),
             filter => self.rbac.push(filter),
         }
-        Ok(())
+        Ok(place)
     }
 }
 
 /// Reads the filters; the router must be the last.
 fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
     let mut read = Filters::default();
-    let mut routed = false;
+    let (mut there, mut routed) = (Place::default(), false);
     for mut filter in filters {
         let at = take(&mut filter.name);
         let off = take(&mut filter.disabled);
@@ -194,79 +190,24 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
         if routed {
             return Err(Problem::new("a filter after the router").under(at));
         }
-        match type_of(&any) {
-            // Routes turn it on.
-            other if off && other != ext_proc::FILTER => return Err(Problem::new("disabled is not implemented").under(at)),
-            // What a request goes on with is read as others have left it.
-            jwt::FILTER
-            | ext_authz::FILTER
-            | RBAC
-            | cors::FILTER
-            | fault::FILTER
-            | limit::FILTER
-            | limiter::FILTER
-            | ext_proc::FILTER
-                if read.sessions =>
-            {
-                return Err(Problem::new("sessions before other filters are not implemented").under(at));
-            }
-            // What others refuse says nothing of how long a service takes.
-            jwt::FILTER
-            | ext_authz::FILTER
-            | RBAC
-            | cors::FILTER
-            | fault::FILTER
-            | limit::FILTER
-            | limiter::FILTER
-            | ext_proc::FILTER
-            | admission::PROBES
-            | admission::FILTER
-                if read.admission.is_some() =>
-            {
-                return Err(Problem::new("filters other than sessions after adaptive concurrency are not implemented").under(at));
-            }
-            admission::PROBES | admission::FILTER if read.sessions => {
-                return Err(Problem::new("sessions before adaptive concurrency are not implemented").under(at));
-            }
+        let type_name = type_of(&any);
+        // Routes turn it on.
+        if off && type_name != ext_proc::FILTER {
+            return Err(Problem::new("disabled is not implemented").under(at));
+        }
+        let mut place = there;
+        if let Some(own) = Place::of(type_name) {
+            own.after(there).under(&at)?;
+            place = own;
+        }
+        match type_name {
             admission::PROBES => read.probes.push(admission::probes(&any).under(at)?),
             admission::FILTER => {
                 let (settings, probes) = (admission::settings(&any).under(at)?, take(&mut read.probes));
                 read.admission = settings.map(|settings| Arc::new(Admission::new(settings, probes, Instant::now())));
             }
-            // Which requests are probes is told by their headers as they are let in.
-            ext_proc::FILTER if !read.probes.is_empty() => {
-                return Err(Problem::new("external processing after health checks is not implemented").under(at));
-            }
-            // A processor is told of nothing that is refused, and nothing is judged as it leaves it.
-            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER | fault::FILTER | limit::FILTER | limiter::FILTER
-                if !read.processors.is_empty() =>
-            {
-                return Err(Problem::new("this filter after external processing is not implemented").under(at));
-            }
-            // What is refused must take no tokens and suffer no fault, and a fault comes before a limit, as they are put there.
-            jwt::FILTER | ext_authz::FILTER | RBAC | cors::FILTER if read.faults.is_some() || read.limited() => {
-                return Err(
-                    Problem::new("tokens, authorizers, rules or CORS after faults or limits are not implemented").under(at)
-                );
-            }
-            fault::FILTER if read.faults.is_some() || read.limited() => {
-                return Err(Problem::new("faults after limits or other faults are not implemented").under(at));
-            }
-            limit::FILTER if read.limited() => {
-                return Err(Problem::new("limits after other limits are not implemented").under(at));
-            }
-            // Rules would not know yet what a token says, and a preflight would be answered before anybody asked.
-            jwt::FILTER if read.asked() || read.jwt.is_some() => {
-                return Err(Problem::new("tokens after rules, CORS or other tokens are not implemented").under(at));
-            }
             jwt::FILTER => read.jwt = Some(Arc::new(jwt::filter(unpack(&any, jwt::FILTER)?).under(at)?)),
-            // A preflight would be answered before anybody asked whether it may be made.
-            RBAC if read.cors => return Err(Problem::new("rules after CORS are not implemented").under(at)),
-            RBAC => read.rules(unpack(&any, RBAC)?).under(at)?,
-            // Rules would decide about a request that it may yet change.
-            ext_authz::FILTER if read.cors || read.rbac.iter().any(|rbac| rbac.rules.is_some()) => {
-                return Err(Problem::new("external authorization after rules or CORS is not implemented").under(at));
-            }
+            RBAC => place = read.rules(unpack(&any, RBAC)?).under(at)?,
             ext_authz::FILTER => {
                 let asked = ext_authz::filter(unpack(&any, ext_authz::FILTER)?, &mut read.marks).under(at)?;
                 read.asks.push(Arc::new(asked));
@@ -302,6 +243,7 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
             _ if optional => {}
             other => return Err(Problem::new(format!("{other} is not implemented")).under(at)),
         }
+        there = there.max(place);
     }
     if !routed {
         return Err(Problem::new("there is no router"));

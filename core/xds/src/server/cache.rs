@@ -7,7 +7,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ambit_api::envoy::pb::envoy::service::discovery::v3::Resource;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -71,11 +70,6 @@ impl Entry {
     #[must_use]
     pub fn body(&self) -> Any {
         self.encoded.body()
-    }
-
-    /// The resource with its name, version and aliases.
-    pub(super) fn resource(&self) -> Resource {
-        self.encoded.resource()
     }
 }
 

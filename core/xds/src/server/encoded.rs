@@ -50,6 +50,7 @@ impl EncodedResource {
     }
 
     /// The resource, decoded.
+    #[cfg(test)]
     pub(super) fn resource(&self) -> Resource {
         Resource::decode(&*self.bytes).unwrap_or_default()
     }

@@ -34,9 +34,10 @@ impl Held {
     }
 
     /// The version of the name that the peer has, if it may have any, and if it is known. Of what has changed since it was looked, none is.
+    /// Of what it has told, a list comes first.
     pub(super) fn version(&self, name: &str) -> Option<Option<&str>> {
         match self {
-            Self::Told(told) => told.iter().find(|(told, _)| *told == name).map(|(_, version)| Some(version)),
+            Self::Told(_) => None,
             Self::Listed(names) => names.get(name).map(|version| Some(&**version)),
             Self::All(_) => Some(None),
         }
@@ -47,12 +48,11 @@ impl Held {
         self.version(name) == Some(Some(version))
     }
 
-    /// The names, where they are known.
-    pub(super) fn names(&self) -> Option<Vec<Arc<str>>> {
+    /// The names, where they are listed.
+    pub(super) fn names(&self) -> Option<impl Iterator<Item = &Arc<str>>> {
         match self {
-            Self::Told(told) => Some(told.iter().map(|(name, _)| name.into()).collect()),
-            Self::Listed(names) => Some(names.keys().cloned().collect()),
-            Self::All(_) => None,
+            Self::Listed(names) => Some(names.keys()),
+            Self::Told(_) | Self::All(_) => None,
         }
     }
 

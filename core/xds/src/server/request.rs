@@ -1,7 +1,5 @@
 //! Requests of delta sessions, and what a peer that comes back says it has: megabytes, that are looked at once.
 
-use std::sync::Arc;
-
 use ambit_api::envoy::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use prost::{
     DecodeError, Message,
@@ -28,7 +26,7 @@ pub struct DeltaRequest {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
     /// Entries of the map, each after its length.
-    entries: Arc<[u8]>,
+    entries: Bytes,
     count: usize,
 }
 

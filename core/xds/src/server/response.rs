@@ -60,12 +60,12 @@ impl Resources {
     }
 }
 
+#[cfg(test)]
 impl DeltaResponse {
     /// The message, decoded.
-    #[must_use]
-    pub fn message(&self) -> DeltaDiscoveryResponse {
+    pub(super) fn message(&self) -> DeltaDiscoveryResponse {
         let resources = match &self.resources {
-            Resources::Some(entries) => entries.iter().map(|entry| entry.resource()).collect(),
+            Resources::Some(entries) => entries.iter().map(|entry| entry.encoded.resource()).collect(),
             // They were encoded here, so they can be decoded.
             Resources::Whole(fields) => DeltaDiscoveryResponse::decode(fields.as_slice()).unwrap_or_default().resources,
         };

@@ -268,8 +268,8 @@ impl Subscription {
         }
         let names = self.held.names()?;
         for name in names {
-            if content.get(&name).is_none() {
-                found.gone.insert(name);
+            if content.get(name).is_none() {
+                found.gone.insert(Arc::clone(name));
             }
         }
         for entry in content.entries() {

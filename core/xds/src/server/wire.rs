@@ -270,11 +270,11 @@ impl<R: Answer> http_body::Body for Encoded<R> {
     }
 }
 
-/// A part of a response and its turn, which is over when the transport needs the bytes no more: it takes a response whole before the peer has
-/// room for it, and asks for the next one.
+/// A part of a response, which may be shared with others, and its turn, which is over when the transport needs the bytes no more: it takes a
+/// response whole before the peer has room for it, and asks for the next one.
 struct Sealed<B> {
     bytes: B,
-    _turn: Turn,
+    _turn: Option<Turn>,
 }
 
 impl AsRef<[u8]> for Sealed<Vec<u8>> {
@@ -289,26 +289,13 @@ impl AsRef<[u8]> for Sealed<Arc<Vec<u8>>> {
     }
 }
 
-/// Bytes that others are sent as well.
-struct Shared(Arc<Vec<u8>>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 /// A response as it is on the wire, in one part or two.
 fn sealed<R: Answer>(Due { response, turn }: Due<R>) -> Result<(Bytes, Option<Bytes>), Status> {
     let (first, rest) = response.parts();
     let first = framed(first, rest.as_ref().map_or(0, |rest| rest.len()))?;
-    Ok(match turn {
-        Some(turn) => {
-            let rest = rest.map(|bytes| Bytes::from_owner(Sealed { bytes, _turn: turn.clone() }));
-            (Bytes::from_owner(Sealed { bytes: first, _turn: turn }), rest)
-        }
-        None => (first.into(), rest.map(|bytes| Bytes::from_owner(Shared(bytes)))),
-    })
+    let rest = rest.map(|bytes| Bytes::from_owner(Sealed { bytes, _turn: turn.clone() }));
+    let first = if turn.is_some() { Bytes::from_owner(Sealed { bytes: first, _turn: turn }) } else { first.into() };
+    Ok((first, rest))
 }
 
 /// Memory for so many bytes of a message, after what will stand before it.

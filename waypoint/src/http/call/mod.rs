@@ -1,6 +1,11 @@
-//! One request to somebody whom the waypoint itself asks about a request, an authorizer or a rate limit server, and the whole answer.
+//! One request to somebody whom the waypoint itself asks about a request, an authorizer or a rate limit server, and the whole answer; and calls
+//! of it in which messages go both ways.
 
+mod changes;
 pub mod grpc;
+pub mod stream;
+
+pub use self::changes::{MOST_CHANGES, is_of_the_connection};
 
 use ambit_model::route::may_leave_again;
 use bytes::{Bytes, BytesMut};

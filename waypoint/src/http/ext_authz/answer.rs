@@ -8,41 +8,20 @@ use ambit_api::envoy::pb::envoy::{
 };
 use ambit_model::Refusal;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, uri::PathAndQuery};
 
 use super::Failure;
 use crate::{
     http::{
         ResponseBody,
         answer::{Style, plain},
+        call::{MOST_CHANGES, is_of_the_connection},
         select::Target,
     },
     observe::Record,
     terminate::reason_headers,
     upstream::Beginning,
 };
-
-/// Headers that are about a connection, or about how a body comes on it.
-const OF_THE_CONNECTION: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::HOST,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// The most changes of a kind that an answer may have: a map of headers takes no more than 32768 (and panics), and each change may look at all
-/// before it.
-pub const MOST: usize = 1000;
-
-/// Whether nobody but the two ends of a connection may change a header.
-pub fn is_of_the_connection(name: &HeaderName) -> bool {
-    OF_THE_CONNECTION.contains(name)
-}
 
 /// What an authorizer says.
 #[derive(Debug)]
@@ -143,8 +122,8 @@ impl Said {
 impl Changes {
     fn of(said: OkHttpResponse) -> Result<Self, Failure> {
         let queries = said.query_parameters_to_set.len().max(said.query_parameters_to_remove.len());
-        if said.headers.len().max(said.headers_to_remove.len()).max(queries) > MOST {
-            return Err(Failure::from(format!("it has more than {MOST} things changed")));
+        if said.headers.len().max(said.headers_to_remove.len()).max(queries) > MOST_CHANGES {
+            return Err(Failure::from(format!("it has more than {MOST_CHANGES} things changed")));
         }
         let request = said.headers.into_iter().map(|option| match Change::of_request(option) {
             Some(change) if !is_of_the_connection(&change.name) => Ok(change),
@@ -235,7 +214,7 @@ impl Change {
 /// Changes of what a client gets. What is no header, and what is too much, is left out, as nothing is allowed by it.
 fn for_client(options: Vec<HeaderValueOption>) -> Vec<Change> {
     let changes = options.into_iter().filter_map(Change::of_answer);
-    changes.filter(|change| !is_of_the_connection(&change.name)).take(MOST).collect()
+    changes.filter(|change| !is_of_the_connection(&change.name)).take(MOST_CHANGES).collect()
 }
 
 impl Denial {

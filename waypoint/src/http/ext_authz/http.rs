@@ -5,12 +5,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, head
 
 use super::{
     Failure,
-    answer::{Change, Changes, Denial, How, Said, is_of_the_connection},
+    answer::{Change, Changes, Denial, How, Said},
     check::{Told, separator},
 };
 use crate::{
     compiled::{HttpService, NameTests},
-    http::call::{Answer, Question},
+    http::call::{Answer, Question, is_of_the_connection},
 };
 
 /// Names headers that are taken out of the request, in an answer that allows it.

@@ -26,7 +26,7 @@ use metrics::counter;
 use serde_json::Value;
 use tokio::time::timeout;
 
-pub use self::answer::{MOST, Passed, Refused, is_of_the_connection};
+pub use self::answer::{Passed, Refused};
 use self::{
     answer::{Denial, Said},
     check::Told,

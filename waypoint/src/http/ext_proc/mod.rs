@@ -36,7 +36,7 @@ use super::{
     Phase, ResponseBody,
     answer::Style,
     body::BodyError,
-    callout::stream::Callee,
+    call::stream::Callee,
     forward::{Exchange, Hold},
     select::Target,
     serve::view,

@@ -1,24 +1,15 @@
 //! What a processor changes of a head, as far as its rules allow it.
 
 use ambit_api::envoy::pb::envoy::{config::core::v3::HeaderValueOption, service::ext_proc::v3::HeaderMutation};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, uri::PathAndQuery};
 
-use crate::{compiled::MutationRules, http::select::Target};
-
-/// Headers that are about a connection, or about how a body comes on it: the waypoint says them itself.
-const FRAMING: [HeaderName; 8] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// The most changes of a kind that an answer may have: a map of headers takes no more than 32768 (and panics).
-const MOST: usize = 1000;
+use crate::{
+    compiled::MutationRules,
+    http::{
+        call::{MOST_CHANGES, is_of_the_connection},
+        select::Target,
+    },
+};
 
 /// What is in the first line of a head, or in pseudo headers.
 pub enum Line<'a> {
@@ -46,8 +37,8 @@ pub fn apply(
     line: &mut Line<'_>,
     most: usize,
 ) -> Result<(), String> {
-    if mutation.set_headers.len().max(mutation.remove_headers.len()) > MOST {
-        return Err(format!("it changes more than {MOST} headers"));
+    if mutation.set_headers.len().max(mutation.remove_headers.len()) > MOST_CHANGES {
+        return Err(format!("it changes more than {MOST_CHANGES} headers"));
     }
     for name in mutation.remove_headers {
         let name = name.to_ascii_lowercase();
@@ -56,7 +47,7 @@ pub fn apply(
             Ok(parsed) => Some(parsed),
             Err(_) => return Err("it removes something that is no header".into()),
         };
-        match parsed.filter(|parsed| *parsed != header::HOST && allows(rules, parsed.as_str())) {
+        match parsed.filter(|parsed| allows(rules, parsed.as_str())) {
             Some(parsed) => drop(headers.remove(parsed)),
             None => disallowed(rules, &name)?,
         }
@@ -109,10 +100,10 @@ fn disallowed(rules: &MutationRules, name: &str) -> Result<(), String> {
 
 /// Whether a header of this name may be changed at all.
 fn allows(rules: &MutationRules, name: &str) -> bool {
-    let of_the_route = matches!(name, "host" | ":authority" | ":method" | ":scheme");
+    let of_the_route = matches!(name, ":authority" | ":method" | ":scheme");
     let of_envoy = name.starts_with("x-envoy") && !rules.allow_envoy;
     let of_the_system = name.starts_with(':') && rules.disallow_system;
-    !(rules.disallow_all || of_the_route || of_envoy || of_the_system || FRAMING.iter().any(|framing| *framing == name))
+    !(rules.disallow_all || of_the_route || of_envoy || of_the_system || is_of_the_connection(name))
 }
 
 fn replaces(line: &Line<'_>) -> bool {

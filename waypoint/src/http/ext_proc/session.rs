@@ -19,9 +19,9 @@ use tokio::time::timeout;
 
 use crate::{
     compiled::{BodyMode, ExtProc},
-    http::{
-        call::grpc::framed,
-        callout::stream::{Callee, Stream},
+    http::call::{
+        grpc::framed,
+        stream::{Callee, Stream},
     },
 };
 

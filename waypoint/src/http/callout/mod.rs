@@ -1,3 +1,0 @@
-//! Calls of the waypoint's own that requests wait for.
-
-pub mod stream;
