@@ -1,5 +1,8 @@
 //! All subscribers together, in a process of their own, so that what the control plane uses is told apart from what they use.
 //!
+//! They have what the control plane leaves of the processors: a thousand subscribers are on a thousand other machines, and reading what has come is
+//! their work. So the time until a response has come is told by the kernel, and the time until it was read beside it.
+//!
 //! Each line of the process's input is an [`Order`], each line of its output the [`Report`] that answers it. Both sides go by the
 //! monotonic clock, which is the same for all processes.
 
@@ -41,8 +44,10 @@ pub struct Report {
     pub responses: u64,
     /// Resources and removals.
     pub resources: u64,
-    /// When the last of them came, in nanoseconds of the monotonic clock.
+    /// When the last of them was in the subscriber's socket, in nanoseconds of the monotonic clock.
     pub last: u64,
+    /// When it was read there.
+    pub last_read: u64,
 }
 
 /// The process, from the side of who measures. It is killed when this is dropped.
@@ -60,8 +65,14 @@ impl Herd {
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Path, answer_after_ms: u64) -> anyhow::Result<Self> {
-        let mut command = Command::new(program);
-        command.arg("subscribers").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut command = Command::new("nice");
+        command
+            .args(["-n", "19"])
+            .arg(program)
+            .arg("subscribers")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let orders = child.stdin.take().context("the subscribers' input")?;
         let reports = BufReader::new(child.stdout.take().context("the subscribers' output")?).lines();

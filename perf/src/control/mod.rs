@@ -92,10 +92,14 @@ pub struct Outcome {
     pub connect_peak_mb: f64,
     /// Memory with all subscribers, MB.
     pub connected_mb: f64,
-    /// From a change to its last subscriber, milliseconds.
+    /// From a change until it is in the socket of its last subscriber, milliseconds.
     pub change_p50_ms: f64,
     /// As above, of one in a hundred.
     pub change_p99_ms: f64,
+    /// Until the last subscriber has read it, on what is left of these processors, milliseconds.
+    pub read_p50_ms: f64,
+    /// As above, of one in a hundred.
+    pub read_p99_ms: f64,
     /// CPU of the control plane for each change, milliseconds.
     pub change_cpu_ms: f64,
     /// CPU of all subscribers for each change, milliseconds.
@@ -176,8 +180,10 @@ pub async fn measure(size: Size, changes: usize, answer_after_ms: u64, program: 
         connect_s,
         connect_peak_mb,
         connected_mb,
-        change_p50_ms: changed.quantile(0.5),
-        change_p99_ms: changed.quantile(0.99),
+        change_p50_ms: quantile(&changed.times, 0.5),
+        change_p99_ms: quantile(&changed.times, 0.99),
+        read_p50_ms: quantile(&changed.read, 0.5),
+        read_p99_ms: quantile(&changed.read, 0.99),
         change_cpu_ms: of_each(changed.cpu_s * 1000.0),
         subscribers_cpu_ms: of_each(changed.subscribers_cpu_s * 1000.0),
         responses_each: of_each(changed.sent.responses as f64),
@@ -198,6 +204,7 @@ async fn connect(herd: &mut Herd, plane: &Plane, size: Size, held: Vec<(String, 
 /// What changes cost.
 struct Changed {
     times: Histogram<u64>,
+    read: Histogram<u64>,
     cpu_s: f64,
     subscribers_cpu_s: f64,
     sent: Report,
@@ -205,7 +212,8 @@ struct Changed {
 
 impl Changed {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self { times: Histogram::new(3)?, cpu_s: 0.0, subscribers_cpu_s: 0.0, sent: Report::default() })
+        let (times, read) = (Histogram::new(3)?, Histogram::new(3)?);
+        Ok(Self { times, read, cpu_s: 0.0, subscribers_cpu_s: 0.0, sent: Report::default() })
     }
 
     /// A pod's readiness, until all node proxies and the one waypoint that has it as an endpoint are told.
@@ -220,6 +228,7 @@ impl Changed {
         plane.tell(vec![event]).await?;
         let after = herd.have(before.responses + told).await?;
         self.times.record(after.last.saturating_sub(began))?;
+        self.read.record(after.last_read.saturating_sub(began))?;
         let (ours_after, theirs_after) = cpu(herd);
         self.cpu_s += ours_after - ours;
         self.subscribers_cpu_s += theirs_after - theirs;
@@ -227,10 +236,11 @@ impl Changed {
         self.sent.resources += after.resources - before.resources;
         Ok(())
     }
+}
 
-    fn quantile(&self, quantile: f64) -> f64 {
-        self.times.value_at_quantile(quantile) as f64 / 1e6
-    }
+/// In milliseconds, of nanoseconds.
+fn quantile(times: &Histogram<u64>, quantile: f64) -> f64 {
+    times.value_at_quantile(quantile) as f64 / 1e6
 }
 
 fn print(outcome: &Outcome) {
@@ -241,6 +251,7 @@ fn print(outcome: &Outcome) {
     println!("  everybody connected from nothing   {:>9.1} s, at most {:.0} MB", outcome.connect_s, outcome.connect_peak_mb);
     println!("  memory with all subscribers        {:>9.0} MB", outcome.connected_mb);
     println!("  a pod's change to its last one     {:>9.1} ms p50, {:.1} ms p99", outcome.change_p50_ms, outcome.change_p99_ms);
+    println!("  … and read there, beside all this  {:>9.1} ms p50, {:.1} ms p99", outcome.read_p50_ms, outcome.read_p99_ms);
     println!(
         "  CPU for each change                {:>9.1} ms, and {:.1} ms of all subscribers; {:.1} responses with {:.1} resources",
         outcome.change_cpu_ms, outcome.subscribers_cpu_ms, outcome.responses_each, outcome.resources_each

@@ -13,6 +13,7 @@ use ambit_api::{
     envoy::pb::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest},
     type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINT, LISTENER, ROUTE},
 };
+use anyhow::Context;
 use bytes::{Buf, Bytes};
 use nix::time::{ClockId, clock_gettime};
 use prost::{
@@ -32,8 +33,9 @@ pub struct Seen {
     resources: AtomicU64,
     /// First answers: one for each type of each stream.
     firsts: AtomicU64,
-    /// When the last response came, as [`monotonic`] tells.
+    /// When the last response had come, and when it was read, as [`monotonic`] tells.
     last: AtomicU64,
+    last_read: AtomicU64,
     /// Streams that ended though nobody wanted them to.
     lost: AtomicU64,
 }
@@ -57,14 +59,32 @@ impl Seen {
     /// All of it. What a response holds is counted before the response is.
     pub fn report(&self) -> Report {
         let responses = self.responses.load(Ordering::Acquire);
-        Report { responses, resources: self.resources.load(Ordering::Acquire), last: self.last.load(Ordering::Acquire) }
+        Report {
+            responses,
+            resources: self.resources.load(Ordering::Acquire),
+            last: self.last.load(Ordering::Acquire),
+            last_read: self.last_read.load(Ordering::Acquire),
+        }
     }
 }
 
 /// Nanoseconds of the clock that is the same for all processes, 0 where there is none.
 pub fn monotonic() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+    nanoseconds(clock(ClockId::CLOCK_MONOTONIC))
+}
+
+/// As [`monotonic`] tells, a moment of the wall clock that is not long ago.
+fn monotonic_at(wall: Duration) -> u64 {
+    let since = clock(ClockId::CLOCK_REALTIME).saturating_sub(wall);
+    monotonic().saturating_sub(nanoseconds(since))
+}
+
+fn clock(which: ClockId) -> Duration {
+    clock_gettime(which).map(Duration::from).unwrap_or_default()
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What a subscriber asks for.
@@ -127,7 +147,9 @@ async fn follow(to: SocketAddr, asks: Asks, seen: &Seen) -> anyhow::Result<()> {
         let response = Looked::at(stream.next().await?)?;
         if response.resources > 0 {
             seen.resources.fetch_add(response.resources, Ordering::AcqRel);
-            seen.last.fetch_max(monotonic(), Ordering::AcqRel);
+            let arrived = stream.arrived().context("the kernel does not tell when bytes have come")?;
+            seen.last.fetch_max(monotonic_at(arrived), Ordering::AcqRel);
+            seen.last_read.fetch_max(monotonic(), Ordering::AcqRel);
             seen.responses.fetch_add(1, Ordering::AcqRel);
         }
         if !seen.answer_after.is_zero() {

@@ -3,12 +3,24 @@
 //!
 //! It asks the peer for no more than what RFC 9113 has every peer do, and gives up on anything unexpected.
 
-use std::net::SocketAddr;
+use std::{
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes};
+use nix::{
+    cmsg_space,
+    sys::{
+        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::ReceiveTimestampns},
+        time::TimeSpec,
+    },
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncWriteExt, Interest},
     net::TcpStream,
 };
 
@@ -47,6 +59,10 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 pub struct GrpcStream {
     socket: TcpStream,
     buffer: Box<[u8]>,
+    /// For what the kernel tells beside the bytes.
+    beside: Vec<u8>,
+    /// When the last bytes that were read had come.
+    arrived: Option<Duration>,
     /// What was read and is no whole frame yet.
     read: Vec<u8>,
     /// Messages, of which the first may not be whole yet.
@@ -69,6 +85,7 @@ impl GrpcStream {
     pub async fn open(to: SocketAddr, path: &str) -> anyhow::Result<Self> {
         let socket = TcpStream::connect(to).await.with_context(|| format!("connecting to {to}"))?;
         socket.set_nodelay(true)?;
+        setsockopt(&socket, ReceiveTimestampns, &true).context("asking the kernel when bytes come")?;
         let mut write = PREFACE.to_vec();
         frame(&mut write, SETTINGS, 0, 0, &[&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &WINDOW.to_be_bytes()].concat());
         frame(&mut write, WINDOW_UPDATE, 0, 0, &(WINDOW - FIRST_WINDOW as u32).to_be_bytes());
@@ -86,6 +103,8 @@ impl GrpcStream {
         Ok(Self {
             socket,
             buffer: vec![0; READ].into(),
+            beside: cmsg_space!(TimeSpec),
+            arrived: None,
             read: Vec::new(),
             messages: Vec::new(),
             write,
@@ -111,6 +130,11 @@ impl GrpcStream {
         self.flush().await
     }
 
+    /// When the kernel had the end of the last message, whoever had the processors then: since the beginning of its wall clock.
+    pub fn arrived(&self) -> Option<Duration> {
+        self.arrived
+    }
+
     /// The next message.
     ///
     /// # Errors
@@ -120,12 +144,27 @@ impl GrpcStream {
             if let Some(message) = self.whole_message()? {
                 return Ok(message);
             }
-            let count = self.socket.read(&mut self.buffer).await.context("reading")?;
+            let count = self.read().await.context("reading")?;
             ensure!(count > 0, "the connection was closed");
             self.read.extend_from_slice(self.buffer.get(..count).unwrap_or_default());
             self.take_frames()?;
             self.flush().await?;
         }
+    }
+
+    /// Reads what is there into the buffer, and when its last part came.
+    async fn read(&mut self) -> io::Result<usize> {
+        let Self { socket, buffer, beside, arrived, .. } = self;
+        let receive = || {
+            let mut slices = [IoSliceMut::new(buffer)];
+            let received = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(beside.as_mut_slice()), MsgFlags::empty())?;
+            *arrived = received.cmsgs()?.find_map(|told| match told {
+                ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
+                _ => None,
+            });
+            Ok(received.bytes)
+        };
+        socket.async_io(Interest::READABLE, receive).await
     }
 
     fn whole_message(&mut self) -> anyhow::Result<Option<Bytes>> {

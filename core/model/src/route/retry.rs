@@ -139,13 +139,13 @@ impl RetryBudget {
         }
     }
 
-    /// So many requests a second may be sent again even where none goes well: one, or as many as may be at once in any case where more is said
-    /// than Envoy has by itself.
+    /// So many requests a second may be sent again even where none goes well: as many as may be at once in any case, or ten where that is what
+    /// Envoy has by itself, so that nobody may have said anything (`minRetryRate` of GEP-3388 where nothing is said).
     #[must_use]
     pub fn a_second(&self) -> f64 {
         match self {
-            Self::Share { least, .. } if *least > 3 => f64::from(*least),
-            Self::Share { .. } | Self::Count(_) => 1.0,
+            Self::Share { least, .. } if *least != 3 => f64::from((*least).max(1)),
+            Self::Share { .. } | Self::Count(_) => 10.0,
         }
     }
 
@@ -224,7 +224,7 @@ mod tests {
     fn a_share_holds_over_time_as_well() {
         assert_eq!(RetryBudget::Share { percent: 20.0, least: 3 }.earned(), Some(0.05));
         assert_eq!(RetryBudget::Count(3).earned(), None);
-        for (least, expected) in [(0, 1.0), (3, 1.0), (10, 10.0)] {
+        for (least, expected) in [(0, 1.0), (2, 2.0), (3, 10.0), (20, 20.0)] {
             assert_eq!(RetryBudget::Share { percent: 20.0, least }.a_second(), expected);
         }
         assert!(Ended::Unreached.unseen() && !Ended::Reset.unseen() && !Ended::Status(503).unseen());

@@ -79,11 +79,23 @@ pub fn authorizer(name: &str, service: &str, endpoints: &str, http2: bool) -> cl
         discovery.service_name = endpoints.into();
     }
     if !http2 {
-        let protocol_config = Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()));
-        let chosen = UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config });
-        protocol_options(&mut cluster, &HttpProtocolOptions { upstream_protocol_options: Some(chosen), ..Default::default() });
+        in_http1(&mut cluster);
     }
     cluster
+}
+
+/// For clients of another kind than those of the mesh: endpoints whose port does not declare HTTP/2 are spoken to in HTTP/1.1, whatever it is that
+/// clients speak. Browsers speak HTTP/2 with whom they can.
+pub fn not_as_clients(cluster: &mut cluster::Cluster, protocol: AppProtocol) {
+    if !matches!(protocol, AppProtocol::Http2 | AppProtocol::Grpc) {
+        in_http1(cluster);
+    }
+}
+
+fn in_http1(cluster: &mut cluster::Cluster) {
+    let protocol_config = Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()));
+    let chosen = UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config });
+    protocol_options(cluster, &HttpProtocolOptions { upstream_protocol_options: Some(chosen), ..Default::default() });
 }
 
 /// Requests that are under way for another time are a share of all, so that a service that fails is not asked many times as often. It is

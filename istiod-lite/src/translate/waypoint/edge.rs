@@ -4,7 +4,7 @@
 //! A request is for the listener of its port that says its host most closely, and sees the routes of that one alone; among them for the
 //! host that is said most closely. Where that has no rule for it, it is not found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_api::envoy::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use gateway_api::gateways::GatewayListeners;
@@ -24,6 +24,7 @@ impl Translation<'_> {
     /// All resources, where the Gateway is at the edge of the mesh.
     pub(super) fn run_at_edge(mut self) -> Resources {
         let gateway = self.waypoint.gateway.clone();
+        self.of_grpc = Some(BTreeSet::new());
         let mut ports: BTreeMap<u16, Vec<&GatewayListeners>> = BTreeMap::new();
         for listener in gateway.spec.listeners.iter().filter(|listener| unserved(&gateway, listener).is_none()) {
             if let Ok(port) = u16::try_from(listener.port) {
@@ -76,6 +77,10 @@ impl Translation<'_> {
     pub(super) fn virtual_hosts(&mut self, place: &ServedPort<'_>, hosts: Hosts) -> Vec<VirtualHost> {
         let mut virtual_hosts = Vec::new();
         for (host, routes) in hosts {
+            let of_grpc: Vec<_> = routes.iter().filter(|route| route.kind == Kind::GrpcRoute).cloned().collect();
+            if !of_grpc.is_empty() {
+                route::ordered_routes(self.index, place, &of_grpc, self.of_grpc.get_or_insert_default());
+            }
             let routes = route::ordered_routes(self.index, place, &routes, &mut self.backends);
             let limits = requests::of_host(self.index, &routes);
             let typed_per_filter_config = limits.map(|limits| entry(requests::LIMITS, limits)).unwrap_or_default();

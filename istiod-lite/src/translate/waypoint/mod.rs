@@ -90,6 +90,8 @@ struct Translation<'a> {
     chains: Chains,
     known: Vec<KnownAuthority>,
     backends: BTreeSet<Backend>,
+    /// At the edge of the mesh, where what clients speak says nothing of services: those among them that GRPCRoutes lead to.
+    of_grpc: Option<BTreeSet<Backend>>,
     listeners: Named,
     routes: Named,
     clusters: Named,
@@ -106,6 +108,7 @@ impl<'a> Translation<'a> {
             chains: Chains::default(),
             known: Vec::new(),
             backends: BTreeSet::new(),
+            of_grpc: None,
             listeners: Named::new(),
             routes: Named::new(),
             clusters: Named::new(),
@@ -262,6 +265,10 @@ impl<'a> Translation<'a> {
             cluster::service(name, &label, layer, protocol)
         };
         traffic::asked(self.index, service, port).apply_to(&mut made, layer);
+        let backend = Backend { service: service.clone(), port };
+        if layer == Layer::Http && self.of_grpc.as_ref().is_some_and(|of_grpc| !of_grpc.contains(&backend)) {
+            cluster::not_as_clients(&mut made, protocol);
+        }
         insert(&mut self.clusters, name.into(), &made);
     }
 }

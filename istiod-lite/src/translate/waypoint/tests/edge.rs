@@ -41,6 +41,27 @@ fn a_port_of_a_gateway_is_a_listener_for_strangers_and_endpoints_are_reached_by_
 }
 
 #[test]
+fn what_clients_speak_says_nothing_of_a_service_unless_it_is_grpc() {
+    let spoken = |yaml: &str, name: &str| {
+        let name = format!("inbound-vip|{name}.svc.cluster.local");
+        let resources = of_waypoint(yaml);
+        let cluster = resources.clusters.iter().find(|(known, _)| *known == name).map(|(_, any)| render(any)).unwrap();
+        let options = &cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+        match (&options["use_downstream_protocol_config"], &options["explicit_http_config"]["http_protocol_options"]) {
+            (Value::Object(_), _) => "as the client",
+            (_, Value::Object(_)) => "HTTP/1.1",
+            _ => "HTTP/2",
+        }
+    };
+    let yaml = input("edge");
+    assert_eq!(spoken(&yaml, "80|http|billing.shop"), "HTTP/1.1");
+    assert_eq!(spoken(&yaml, "9000|http|calls.shop"), "HTTP/2", "its port says so");
+    let unsaid = yaml.replace("name: grpc, port: 9000", "name: calls, port: 9000");
+    assert_ne!(unsaid, yaml);
+    assert_eq!(spoken(&unsaid, "9000|http|calls.shop"), "as the client", "a GRPCRoute leads there");
+}
+
+#[test]
 fn an_authorizer_is_asked_at_the_edge_by_a_cluster_of_its_own() {
     let more = r#"
 ---
