@@ -5,7 +5,7 @@ use anyhow::ensure;
 
 use crate::client::Channel;
 use crate::mesh::{Mesh, PATIENCE};
-use crate::objects::EJECTING;
+use crate::objects::{EJECTING, RETURNING};
 
 /// How many requests the endpoints have been given, each.
 fn given(mesh: &Mesh) -> [u64; 3] {
@@ -44,5 +44,37 @@ pub async fn returns(mesh: &Mesh) -> anyhow::Result<()> {
     let (fine, first) = ask(mesh, &channel, 120).await?;
     println!("it was asked again {after:.1?} after it was well, and had {first} of the next 120 requests");
     ensure!(fine == 120 && (12..=60).contains(&first), "{fine} of 120 went well, {first} at the endpoint that is well again");
+    Ok(())
+}
+
+/// With a window of 4 seconds: a tenth of a share at first, and the whole of it at the end.
+pub async fn returns_slowly(mesh: &Mesh) -> anyhow::Result<()> {
+    let channel = Channel::new(RETURNING);
+    let (fine, first) = ask(mesh, &channel, 60).await?;
+    ensure!(fine == 60 && (12..=28).contains(&first), "while all are well {fine} of 60 went well, {first} at the first endpoint");
+    mesh.ejecting[0].fail(100);
+    let alone = async || match ask(mesh, &channel, 10).await {
+        Ok((_, 0)) => Ok(()),
+        Ok((_, first)) => Err(format!("{first} of 10 came to it")),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    until("the endpoint is left alone", PATIENCE, alone).await?;
+    mesh.ejecting[0].fail(0);
+    let back = async || match ask(mesh, &channel, 5).await {
+        Ok((_, 0)) => Err("it is given nothing".to_owned()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    until("the endpoint is asked again", PATIENCE, back).await?;
+    let (fine, at_first) = ask(mesh, &channel, 60).await?;
+    // A third would be 20.
+    ensure!(fine == 60 && at_first <= 12, "{fine} of 60 went well, {at_first} at an endpoint that has just returned");
+    let whole = async || match ask(mesh, &channel, 30).await {
+        Ok((_, first)) if first >= 9 => Ok(first),
+        Ok((_, first)) => Err(format!("{first} of 30 came to it")),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    let (whole, after) = until("the endpoint has its whole share", PATIENCE, whole).await?;
+    println!("of 60 requests {at_first} came to an endpoint that had just returned, {after:.1?} later {whole} of 30");
     Ok(())
 }

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         test("an endpoint that fails is left alone, and is asked again once it is well", |mesh| {
             Box::pin(ejection::returns(mesh))
         }),
+        test("an endpoint that returns is given its share by and by", |mesh| Box::pin(ejection::returns_slowly(mesh))),
         test("a POST comes to an endpoint once at most, wherever its connection breaks", |mesh| Box::pin(writes::once(mesh))),
         test("asked for ten times as much as it can do, a service does what it can, in time", |mesh| {
             Box::pin(overload::ten_times(mesh))

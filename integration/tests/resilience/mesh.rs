@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 use crate::backend::{self, Failing, Handler};
 use crate::client::{Caller, Channel};
-use crate::objects::{self, B, BUSY, C, D, EJECTING, WRITTEN};
+use crate::objects::{self, B, BUSY, C, D, EJECTING, RETURNING, WRITTEN};
 use crate::overload::Busy;
 use crate::writes::Seen;
 
@@ -156,7 +156,7 @@ impl Mesh {
 
     /// Waits until each service answers.
     async fn answers(&self) -> anyhow::Result<()> {
-        for service in [B, C, D, EJECTING, WRITTEN, BUSY] {
+        for service in [B, C, D, EJECTING, RETURNING, WRITTEN, BUSY] {
             let ask = async || {
                 let request = http::Request::get("/healthz").header("host", "any").body(http_body_util::Full::default());
                 let request = request.map_err(|error| error.to_string())?;

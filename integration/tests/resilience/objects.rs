@@ -13,6 +13,8 @@ pub const EJECTING: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 14);
 pub const WRITTEN: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 15);
 /// Which can do only so much.
 pub const BUSY: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 16);
+/// Of the same endpoints as [`EJECTING`], which are given their share by and by.
+pub const RETURNING: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 17);
 
 const FIXED: &str = r#"
 apiVersion: v1
@@ -32,6 +34,14 @@ metadata: {name: ejecting, namespace: shop}
 spec:
   targetRefs: [{group: "", kind: Service, name: ejecting}]
   outlierDetection: {consecutiveErrors: 3, interval: 250ms, baseEjectionTime: 1s, maxEjectionPercent: 50}
+---
+apiVersion: ambit.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: returning, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: returning}]
+  outlierDetection: {consecutiveErrors: 3, interval: 250ms, baseEjectionTime: 1s, maxEjectionPercent: 50}
+  loadBalancing: {policy: RoundRobin, slowStart: {window: 4s}}
 ---
 apiVersion: ambit.dev/v1alpha1
 kind: TrafficPolicy
@@ -76,8 +86,9 @@ pub fn all(pods: &[String]) -> String {
     let mut yaml = FIXED.trim().to_owned();
     let services = [("b", B), ("c", C), ("d", D), ("ejecting", EJECTING), ("written", WRITTEN), ("busy", BUSY)];
     let services = services.map(|(name, address)| service(name, address));
+    let returning = service("returning", RETURNING).replace("{app: returning}", "{app: ejecting}");
     let routes = [("b", 3), ("c", 3), ("d", 3), ("written", 1)].map(|(name, attempts)| retries(name, attempts));
-    for object in pods.iter().chain(&services).chain(&routes) {
+    for object in pods.iter().chain(&services).chain([&returning]).chain(&routes) {
         let _infallible = write!(yaml, "\n---\n{object}");
     }
     yaml

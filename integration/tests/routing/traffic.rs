@@ -1,8 +1,17 @@
 //! What TrafficPolicies and DestinationRules ask for, where a waypoint sends on.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use ambit_integration::{SharedMesh, client::get, shared, suite::Suite, wait};
+use ambit_integration::{
+    SharedMesh,
+    client::{Session, get},
+    shared,
+    suite::Suite,
+    wait,
+};
 use anyhow::ensure;
 use bytes::Bytes;
 use libtest_mimic::Trial;
@@ -15,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![
         shared(mesh, "an endpoint that fails is given no more requests", ejected),
+        shared(mesh, "a new endpoint is given its share by and by", grown),
         shared(mesh, "an endpoint that fails its health check is given no requests until it is well", checked),
         shared(mesh, "a request beyond the limit is refused, and one after it is not", limited),
     ]
@@ -43,6 +53,44 @@ async fn ejected(suite: &Suite) -> anyhow::Result<()> {
         ensure!(echo.version == "v2", "{} was asked, which is ejected", echo.version);
     }
     Ok(())
+}
+
+/// The window of the Service's slow start is 5 seconds.
+async fn grown(suite: &Suite) -> anyhow::Result<()> {
+    const FILE: &str = "30-traffic.yaml";
+    let mut session = suite.client(CLIENT, "shop/growing", 80)?.session().await?;
+    for _ in 0..10 {
+        let echo = session.get("/").await?.echo()?;
+        ensure!(echo.version == "v1", "{} was asked, which is no endpoint", echo.version);
+    }
+    let original = suite.original(FILE)?;
+    suite.apply(FILE, &original.replace("selector: {version: v1, app: echo}", "selector: {app: echo}"))?;
+    let began = async || {
+        let version = session.get("/").await.and_then(|answer| answer.echo()).map_err(|error| error.to_string())?.version;
+        if version == "v2" { Ok(()) } else { Err(format!("{version} answers")) }
+    };
+    wait::until("the new endpoint answers for the first time", PATIENCE, began).await?;
+    // In a hundred requests.
+    let mut seen = vec![share_of_new(&mut session).await?];
+    // A tenth of the other's share is 9 of them, and half of it 33.
+    ensure!(seen[0] < 33, "{} of 100 requests came to a new endpoint", seen[0]);
+    let until = Instant::now() + PATIENCE;
+    while seen.last().is_some_and(|share| *share < 42) {
+        ensure!(Instant::now() < until, "its share does not grow: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        seen.push(share_of_new(&mut session).await?);
+    }
+    println!("of 100 requests each, these came to the new endpoint: {seen:?}");
+    ensure!(seen.last().is_some_and(|share| *share <= 58), "{seen:?}");
+    suite.apply(FILE, &original)
+}
+
+async fn share_of_new(session: &mut Session) -> anyhow::Result<u32> {
+    let mut new = 0;
+    for _ in 0..100 {
+        new += u32::from(session.get("/").await?.echo()?.version == "v2");
+    }
+    Ok(new)
 }
 
 /// v1 says that it is not well, and then that it is.

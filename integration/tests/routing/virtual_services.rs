@@ -8,7 +8,20 @@ use libtest_mimic::Trial;
 use super::CLIENT;
 
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
-    vec![shared(mesh, "a VirtualService routes requests in the order of its rules, and what it cannot say is refused", routed)]
+    vec![
+        shared(mesh, "a VirtualService routes requests in the order of its rules, and what it cannot say is refused", routed),
+        shared(mesh, "a VirtualService leads to the endpoints of a subset alone", subset),
+    ]
+}
+
+/// Of both pods that the Service has; without the subset they would take turns.
+async fn subset(suite: &Suite) -> anyhow::Result<()> {
+    let mut session = suite.client(CLIENT, "shop/virtual", 80)?.session().await?;
+    for turn in 0..10 {
+        let echo = session.get("/subset").await?.echo()?;
+        ensure!(echo.version == "v2", "request {turn}: {echo:?}");
+    }
+    Ok(())
 }
 
 async fn routed(suite: &Suite) -> anyhow::Result<()> {
@@ -28,7 +41,7 @@ async fn routed(suite: &Suite) -> anyhow::Result<()> {
     let location = answer.header("location").unwrap_or_default().to_owned();
     ensure!(answer.status == 307 && location.starts_with("http://other.example/there"), "{} {location}", answer.status);
     for (path, status, body) in
-        [("/closed", 418, "no coffee"), ("/fails/x", 509, ""), ("/subset", 500, ""), ("/nothing", 404, "")]
+        [("/closed", 418, "no coffee"), ("/fails/x", 509, ""), ("/lost", 500, ""), ("/not", 500, ""), ("/nothing", 404, "")]
     {
         let answer = session.get(path).await?;
         ensure!(answer.status == status, "{path}: {} and not {status}", answer.status);

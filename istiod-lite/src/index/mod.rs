@@ -24,6 +24,7 @@ mod processor;
 mod requests;
 mod route;
 mod service;
+mod subset;
 mod traffic;
 mod virtual_services;
 mod waypoint;

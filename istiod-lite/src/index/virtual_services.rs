@@ -68,6 +68,9 @@ impl Index {
         if let Some(asks) = self.asks_for_tls(&service, found) {
             return Err(format!("{asks} asks for TLS to it, which a waypoint does not begin"));
         }
+        if let Some(subset) = destination.named_subset() {
+            self.leads_to_subset(&service, found, subset)?;
+        }
         Ok((service, found.port))
     }
 

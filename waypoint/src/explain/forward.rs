@@ -235,6 +235,7 @@ fn chosen(cluster: &Cluster, endpoints: &[EndpointSaid], version: Option<http::V
     if usable > 1 {
         let tries = usable.min(TRIES);
         step = step.because(format!("{}; {tries} are tried when they cannot be reached", cluster.balance.policy.in_words()));
+        step = cluster.balance.slow_start.iter().fold(step, |step, slow| step.because(slow.in_words()));
     }
     step = step.because(format!("a connection must stand within {:?}", cluster.connect_timeout));
     match version {

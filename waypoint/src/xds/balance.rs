@@ -3,13 +3,16 @@
 use std::{mem::take, time::Duration};
 
 use ambit_api::envoy::pb::{
-    envoy::config::cluster::v3::{
-        self as pb,
-        cluster::{CommonLbConfig, LbConfig, LbPolicy, common_lb_config::LocalityConfigSpecifier},
+    envoy::config::{
+        cluster::v3::{
+            self as pb,
+            cluster::{CommonLbConfig, LbConfig, LbPolicy, SlowStartConfig, common_lb_config::LocalityConfigSpecifier},
+        },
+        core::v3::RuntimeDouble,
     },
     google::protobuf::{Duration as ProtoDuration, UInt32Value},
 };
-use ambit_model::balance::{Enforced, OutlierDetection, PANIC_THRESHOLD, Policy, Rules, SuccessRate};
+use ambit_model::balance::{Enforced, OutlierDetection, PANIC_THRESHOLD, Policy, Rules, SlowStart, SuccessRate};
 
 use super::read::{Compiled, Problem, Under, boolean, duration, finish, number};
 
@@ -17,39 +20,67 @@ use super::read::{Compiled, Problem, Under, boolean, duration, finish, number};
 const CHOICES: u32 = 2;
 /// How many endpoints a request looks at, however many are asked for: so many at random hold one of the best as good as always.
 const MOST_CHOICES: u32 = 64;
+/// Envoy's default: the least that a new endpoint has of its share, in a hundred.
+const LEAST_PERCENT: f64 = 10.0;
 
 /// What a cluster says of load balancing, but for what its kind of discovery says.
 pub fn rules(cluster: &mut pb::Cluster) -> Compiled<Rules> {
-    let policy = policy(take(&mut cluster.lb_policy), cluster.lb_config.take())?;
+    let (policy, slow_start) = policy(take(&mut cluster.lb_policy), cluster.lb_config.take())?;
     let common = cluster.common_lb_config.take().unwrap_or_default();
-    common_rules(common, policy).under("common_lb_config")
+    Ok(Rules { slow_start, ..common_rules(common, policy).under("common_lb_config")? })
 }
 
-fn policy(policy: i32, config: Option<LbConfig>) -> Compiled<Policy> {
+fn policy(policy: i32, config: Option<LbConfig>) -> Compiled<(Policy, Option<SlowStart>)> {
     let policy = LbPolicy::try_from(policy).map_err(|_| Problem::new("lb_policy is not implemented"))?;
     match (policy, config) {
-        (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(config))) => {
+        (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(mut config))) => {
+            let slow = slow_start(config.slow_start_config.take()).under("round_robin_lb_config")?;
             finish(&config).under("round_robin_lb_config")?;
-            Ok(Policy::RoundRobin)
+            Ok((Policy::RoundRobin, slow))
         }
-        (LbPolicy::RoundRobin | LbPolicy::ClusterProvided, None) => Ok(Policy::RoundRobin),
-        (LbPolicy::Random, None) => Ok(Policy::Random),
-        (LbPolicy::LeastRequest, None) => Ok(Policy::LeastRequest { choices: CHOICES }),
+        (LbPolicy::RoundRobin | LbPolicy::ClusterProvided, None) => Ok((Policy::RoundRobin, None)),
+        (LbPolicy::Random, None) => Ok((Policy::Random, None)),
+        (LbPolicy::LeastRequest, None) => Ok((Policy::LeastRequest { choices: CHOICES }, None)),
         (LbPolicy::LeastRequest, Some(LbConfig::LeastRequestLbConfig(mut config))) => {
             let choices = number(config.choice_count.take()).unwrap_or(CHOICES);
+            let slow = slow_start(config.slow_start_config.take()).under("least_request_lb_config")?;
             finish(&config).under("least_request_lb_config")?;
             if choices < CHOICES {
                 return Err(
                     Problem::new(format!("choice_count: {choices} is less than {CHOICES}")).under("least_request_lb_config")
                 );
             }
-            Ok(Policy::LeastRequest { choices: choices.min(MOST_CHOICES) })
+            Ok((Policy::LeastRequest { choices: choices.min(MOST_CHOICES) }, slow))
         }
         (LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::LeastRequest | LbPolicy::ClusterProvided, Some(_)) => {
             Err(Problem::new("lb_config of another lb_policy is not implemented"))
         }
         (other, _) => Err(Problem::new(format!("{} is not implemented", other.as_str_name())).under("lb_policy")),
     }
+}
+
+/// How the share of a new endpoint grows, if not at once.
+fn slow_start(said: Option<SlowStartConfig>) -> Compiled<Option<SlowStart>> {
+    said.map(growing).transpose().under("slow_start_config").map(Option::flatten)
+}
+
+fn growing(mut said: SlowStartConfig) -> Compiled<Option<SlowStart>> {
+    let window = said.slow_start_window.take().map(duration).transpose().under("slow_start_window")?.unwrap_or_default();
+    let aggression = match said.aggression.take() {
+        None => 1.0,
+        // Nothing here changes at run time, so that what is said holds.
+        Some(RuntimeDouble { default_value, .. }) if default_value > 0.0 && default_value.is_finite() => default_value,
+        Some(RuntimeDouble { default_value, .. }) => {
+            return Err(Problem::new(format!("{default_value} is not more than nothing")).under("aggression"));
+        }
+    };
+    let least_percent = match said.min_weight_percent.take() {
+        None => LEAST_PERCENT,
+        Some(percent) if (0.0..=100.0).contains(&percent.value) => percent.value,
+        Some(percent) => return Err(Problem::new(format!("{} is no percentage", percent.value)).under("min_weight_percent")),
+    };
+    finish(&said)?;
+    Ok((!window.is_zero()).then_some(SlowStart { window, aggression, least_percent, after_ejection: false }))
 }
 
 fn common_rules(mut common: CommonLbConfig, policy: Policy) -> Compiled<Rules> {
@@ -66,7 +97,7 @@ fn common_rules(mut common: CommonLbConfig, policy: Policy) -> Compiled<Rules> {
         }
     };
     finish(&common)?;
-    Ok(Rules { policy, panic_threshold, by_locality })
+    Ok(Rules { policy, panic_threshold, by_locality, slow_start: None })
 }
 
 /// Which endpoints are ejected.

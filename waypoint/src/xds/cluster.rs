@@ -47,7 +47,7 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     cluster.cleanup_interval = None;
     let connect_timeout = cluster.connect_timeout.take().map(duration).transpose().under("connect_timeout")?;
     let discovery = discovery(&mut cluster, &name)?;
-    let balance = balance::rules(&mut cluster)?;
+    let mut balance = balance::rules(&mut cluster)?;
     // Envoy's own book-keeping of endpoints that are gone: here they are gone at once, failing or not.
     cluster.ignore_health_on_host_removal = false;
     let acquits = cluster.outlier_detection.as_ref().and_then(|said| said.successful_active_health_check_uneject_host);
@@ -60,7 +60,11 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     let tunnels = matches!(discovery, Discovery::OriginalDestination);
     sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take(), tunnels)?;
     let (retry_budget, limits) = retry::thresholds(cluster.circuit_breakers.take()).under("circuit_breakers")?;
-    let service = cluster.metadata.take().and_then(|m| service(&m, &name));
+    let metadata = cluster.metadata.take();
+    if let (Some(slow), Some(said)) = (&mut balance.slow_start, &metadata) {
+        slow.after_ejection = string(said, AMBIT, "slow_start") == Some("after_ejection");
+    }
+    let service = metadata.and_then(|m| service(&m, &name));
     finish(&cluster)?;
     Ok(Cluster {
         name,

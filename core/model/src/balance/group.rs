@@ -60,11 +60,11 @@ fn scaled(point: u64, most: u64) -> u64 {
 
 impl<T> Group<T> {
     /// The endpoints, each with its weight.
-    pub(super) fn new(members: impl Iterator<Item = (T, u32)>) -> Self {
+    pub(super) fn new(members: impl Iterator<Item = (T, u64)>) -> Self {
         let (items, weights): (Vec<_>, Vec<_>) = members.unzip();
         let uniform = weights.windows(2).all(|pair| matches!(pair, [a, b] if a == b));
         let sums = weights.iter().scan(0_u64, |sum, weight| {
-            *sum += u64::from(*weight);
+            *sum = sum.saturating_add(*weight);
             Some(*sum)
         });
         let sums = (!uniform).then(|| sums.collect());
@@ -138,7 +138,7 @@ mod tests {
     const LEAST: Policy = Policy::LeastRequest { choices: 2 };
 
     fn group(weights: &[u32]) -> Group<usize> {
-        Group::new(weights.iter().copied().enumerate())
+        Group::new(weights.iter().map(|weight| u64::from(*weight)).enumerate())
     }
 
     /// How often each was chosen in `times` requests.

@@ -10,6 +10,7 @@ mod outlier;
 mod rate;
 mod shares;
 mod spread;
+mod warm;
 
 pub use group::{Group, Policy};
 pub use health::{Checks, Found, Thresholds};
@@ -18,3 +19,4 @@ pub use outlier::{Enforced, History, Outcome, OutlierDetection, Why};
 pub use rate::{Rate, SuccessRate};
 pub use shares::{Counts, OVERPROVISIONING, PANIC_THRESHOLD, Share, shares};
 pub use spread::{Locality, Member, Rules, Spread, Standing};
+pub use warm::{SlowStart, Warmth};

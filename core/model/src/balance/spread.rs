@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Counts, Group, PANIC_THRESHOLD, Policy, group::mixed, shares::shares};
+use super::{Counts, Group, PANIC_THRESHOLD, Policy, SlowStart, Warmth, group::mixed, shares::shares};
 
 /// Whether an endpoint takes requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -28,6 +28,8 @@ pub struct Member<T> {
     pub weight: u32,
     /// Whether it takes requests.
     pub standing: Standing,
+    /// How much of its weight it has now.
+    pub warmth: Warmth,
 }
 
 /// Endpoints of one place and priority.
@@ -42,7 +44,7 @@ pub struct Locality<T> {
 }
 
 /// How a cluster's requests are spread.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rules {
     /// Which endpoint.
     pub policy: Policy,
@@ -50,12 +52,15 @@ pub struct Rules {
     pub panic_threshold: u32,
     /// Localities have shares of their own (`locality_weighted_lb_config`).
     pub by_locality: bool,
+    /// Endpoints have their share only by and by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
 }
 
 impl Default for Rules {
     /// What Envoy does where nothing is said.
     fn default() -> Self {
-        Self { policy: Policy::default(), panic_threshold: PANIC_THRESHOLD, by_locality: false }
+        Self { policy: Policy::default(), panic_threshold: PANIC_THRESHOLD, by_locality: false, slow_start: None }
     }
 }
 
@@ -133,7 +138,7 @@ impl<T: Clone> Part<T> {
     fn new(localities: &[&Locality<T>], load: u32, factor: Option<u32>, may: impl Fn(Standing) -> bool) -> Self {
         let group = |localities: &[&Locality<T>]| {
             let members = localities.iter().flat_map(|locality| &locality.members).filter(|member| may(member.standing));
-            Group::new(members.map(|member| (member.item.clone(), member.weight)))
+            Group::new(members.map(|member| (member.item.clone(), member.warmth.of(member.weight))))
         };
         let mut groups = Vec::new();
         let mut sum = 0.0;
@@ -167,6 +172,8 @@ impl<T> Part<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::balance::OVERPROVISIONING;
 
@@ -175,7 +182,8 @@ mod tests {
 
     /// A locality whose endpoints are called by their place, from `name` on.
     fn locality(priority: u32, weight: u32, name: u32, standings: &[Standing]) -> Locality<u32> {
-        let members = (name..).zip(standings).map(|(item, standing)| Member { item, weight: 1, standing: *standing }).collect();
+        let member = |(item, standing): (u32, &Standing)| Member { item, weight: 1, standing: *standing, warmth: Warmth::WHOLE };
+        let members = (name..).zip(standings).map(member).collect();
         Locality { priority, weight, members }
     }
 
@@ -233,6 +241,20 @@ mod tests {
         // One without a weight is sent nothing, unless no other is there.
         near(&taken(&[locality(0, 0, 0, &[UP]), locality(0, 2, 10, &[UP])], &by), &[(10, 10_000)]);
         near(&taken(&[locality(0, 0, 0, &[UP])], &by), &[(0, 10_000)]);
+    }
+
+    #[test]
+    fn an_endpoint_that_warms_up_is_sent_its_part_of_a_share_and_the_others_the_rest() {
+        let slow = SlowStart { window: Duration::from_secs(10), aggression: 1.0, least_percent: 10.0, after_ejection: false };
+        for policy in [Policy::RoundRobin, Policy::LeastRequest { choices: 2 }] {
+            let rules = Rules { policy, ..Rules::default() };
+            for (seconds, first) in [(0, 476), (5, 2000), (9, 3103), (10, 3333)] {
+                let mut warming = locality(0, 0, 0, &[UP, UP, UP]);
+                warming.members[0].warmth = slow.warmth(Duration::from_secs(seconds));
+                let rest = (10_000 - first) / 2;
+                near(&taken(&[warming], &rules), &[(0, first), (1, rest), (2, rest)]);
+            }
+        }
     }
 
     #[test]

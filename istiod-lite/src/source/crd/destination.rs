@@ -1,6 +1,8 @@
 //! The `networking.istio.io` custom resource that says how to send on to a host, as far as a waypoint carries it out. Of the rest, known
 //! by name to be refused by it, only that it is there is read.
 
+mod subset;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::duration;
+pub use subset::Subset;
 
 /// The shortest time that Istio takes, and more than anybody means.
 const TIMES: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_hours(365 * 24);
@@ -35,9 +38,9 @@ pub struct DestinationRuleSpec {
     /// What is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic_policy: Option<RulePolicy>,
-    /// Parts of the host by labels: not carried out.
+    /// Parts of the host's endpoints, to which VirtualServices lead.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub subsets: Vec<Value>,
+    pub subsets: Vec<Subset>,
     /// Namespaces that see it: all but `*` and `.` not carried out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub export_to: Vec<String>,
@@ -168,12 +171,27 @@ pub struct LoadBalancer {
     /// Not carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locality_lb_setting: Option<Value>,
-    /// Not carried out.
+    /// New endpoints are given their share by and by.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup: Option<Value>,
-    /// Not carried out.
+    pub warmup: Option<Warmup>,
+    /// The older form of its duration, which holds where there is no other.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup_duration_secs: Option<Value>,
+    pub warmup_duration_secs: Option<String>,
+}
+
+/// How the share of a new endpoint grows.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Warmup {
+    /// How long it takes until it is whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// The least that it is, of a hundred; 10 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimum_percent: Option<f64>,
+    /// 1, which is the default, for evenly; more for faster at first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aggression: Option<f64>,
 }
 
 /// By what endpoints are chosen.
@@ -373,6 +391,18 @@ pub fn as_u32(number: i64) -> Option<u32> {
 #[must_use]
 pub fn as_percent(number: i64) -> Option<u32> {
     as_u32(number).filter(|percent| *percent <= 100)
+}
+
+/// A part of a hundred; `None` when it cannot be one.
+#[must_use]
+pub fn as_share(number: f64) -> Option<f64> {
+    (0.0..=100.0).contains(&number).then_some(number)
+}
+
+/// How fast a share grows; `None` when it cannot be that.
+#[must_use]
+pub fn as_aggression(number: f64) -> Option<f64> {
+    (1.0..=1e6).contains(&number).then_some(number)
 }
 
 /// A length of time; `None` when it cannot be one.

@@ -100,11 +100,29 @@ pub struct Limits {
 }
 
 /// How requests and connections are spread over endpoints.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct LoadBalancing {
     /// By what the next endpoint is chosen.
     pub policy: LoadBalancingPolicy,
+    /// Endpoints that are new, or well again, are given their share by and by; at once when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
+}
+
+/// How the share of an endpoint grows that is new, or well again.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct SlowStart {
+    /// How long it takes until it is whole; 30 s when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<String>,
+    /// 1, which is the default, for evenly; more for faster at first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aggression: Option<f64>,
+    /// The least that it is from the first moment on, of a hundred; 10 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_weight_percent: Option<u32>,
 }
 
 /// By what the next endpoint is chosen.

@@ -164,9 +164,19 @@ pub struct Destination {
     pub host: String,
     /// One of its ports; not needed where it has one, or the same that was asked for.
     pub port: Option<PortSelector>,
-    /// `subset`.
+    /// A part of its endpoints, as a DestinationRule names it.
+    pub subset: Option<String>,
+    /// Nothing that is known.
     #[serde(flatten)]
     pub others: Others,
+}
+
+impl Destination {
+    /// The part of the endpoints that is meant, if it is not all of them.
+    #[must_use]
+    pub fn named_subset(&self) -> Option<&str> {
+        self.subset.as_deref().filter(|name| !name.is_empty())
+    }
 }
 
 /// A port.

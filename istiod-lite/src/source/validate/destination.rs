@@ -3,7 +3,8 @@
 use super::Errors;
 use super::unsupported::{TLS_INSTEAD, TLS_REFUSED};
 use crate::source::crd::destination::{
-    ConnectionPool, DestinationRule, LoadBalancer, RuleOutliers, Settings, Simple, TlsMode, as_percent, as_time, as_u32,
+    ConnectionPool, DestinationRule, DestinationRuleSpec, LoadBalancer, RuleOutliers, RulePolicy, Settings, Simple, TlsMode,
+    as_aggression, as_percent, as_share, as_time, as_u32,
 };
 use crate::source::typed::FieldError;
 
@@ -18,9 +19,6 @@ pub(crate) fn refused(rule: &DestinationRule) -> Vec<FieldError> {
     found.check(!spec.host.contains('*'), "spec.host", || {
         format!("{:?}: a waypoint goes by no wildcard; write a rule for each host", spec.host)
     });
-    found.check(spec.subsets.is_empty(), "spec.subsets", || {
-        "there are no subsets, and nothing leads to one: write a Service for each, and lead to them by an HTTPRoute".into()
-    });
     for (at, namespace) in spec.export_to.iter().enumerate() {
         found.check(matches!(namespace.as_str(), "*" | "."), &format!("spec.exportTo[{at}]"), || {
             format!("{namespace:?}: a rule holds for whoever goes through the waypoint of its host, so for \"*\"")
@@ -29,30 +27,46 @@ pub(crate) fn refused(rule: &DestinationRule) -> Vec<FieldError> {
     found.check(spec.workload_selector.is_none(), "spec.workloadSelector", || {
         "a rule holds for whoever goes through the waypoint of its host: take it out".into()
     });
-    let Some(policy) = &spec.traffic_policy else { return found.0 };
-    settings(&policy.settings(), "spec.trafficPolicy", &mut found);
-    absent(
-        &mut found,
-        "spec.trafficPolicy",
-        &[("tunnel", policy.tunnel.is_some()), ("proxyProtocol", policy.proxy_protocol.is_some())],
-    );
+    if let Some(asked) = &spec.traffic_policy {
+        policy(asked, "spec.trafficPolicy", &mut found);
+    }
+    subsets(spec, &mut found);
+    found.0
+}
+
+fn subsets(spec: &DestinationRuleSpec, found: &mut Errors) {
+    for (at, subset) in spec.subsets.iter().enumerate() {
+        let path = format!("spec.subsets[{at}]");
+        found.check(subset.has_name(), &format!("{path}.name"), || {
+            format!("{:?} is no name: 1 to 63 letters, digits, \"-\", \"_\" and \".\"", subset.name)
+        });
+        let earlier = spec.subsets.iter().take(at).any(|other| other.name == subset.name);
+        found.check(!earlier, &path, || format!("{:?} is given before, which holds", subset.name));
+        if let Some(asked) = &subset.traffic_policy {
+            policy(asked, &format!("{path}.trafficPolicy"), found);
+        }
+    }
+}
+
+fn policy(policy: &RulePolicy, path: &str, found: &mut Errors) {
+    settings(&policy.settings(), path, found);
+    absent(found, path, &[("tunnel", policy.tunnel.is_some()), ("proxyProtocol", policy.proxy_protocol.is_some())]);
     if let Some(budget) = &policy.retry_budget {
-        let path = "spec.trafficPolicy.retryBudget";
+        let path = format!("{path}.retryBudget");
         let good = budget.percent.is_none_or(|percent| (0.0..=100.0).contains(&percent));
         found.check(good, &format!("{path}.percent"), || "it is no percentage (0 to 100)".into());
-        count(&mut found, &format!("{path}.minRetryConcurrency"), budget.min_retry_concurrency);
+        count(found, &format!("{path}.minRetryConcurrency"), budget.min_retry_concurrency);
     }
     for (at, of_port) in policy.port_level_settings.iter().enumerate() {
-        let path = format!("spec.trafficPolicy.portLevelSettings[{at}]");
+        let path = format!("{path}.portLevelSettings[{at}]");
         let number = of_port.port.number;
         found.check((1..=65535).contains(&number), &format!("{path}.port.number"), || {
             format!("{number} is not a port (1 to 65535)")
         });
         let earlier = policy.port_level_settings.iter().take(at).any(|other| other.port == of_port.port);
         found.check(!earlier, &path, || format!("port {number} is given before, which holds"));
-        settings(&of_port.settings(), &path, &mut found);
+        settings(&of_port.settings(), &path, found);
     }
-    found.0
 }
 
 /// The parts that ask for what the mesh does by itself, and do not mean all of what they say.
@@ -91,13 +105,25 @@ fn load_balancer(said: &LoadBalancer, path: &str, found: &mut Errors) {
     found.check(known, &format!("{path}.simple"), || {
         "it is none of ROUND_ROBIN, RANDOM, LEAST_REQUEST: endpoints take turns".into()
     });
-    let parts = [
-        ("consistentHash", said.consistent_hash.is_some()),
-        ("localityLbSetting", said.locality_lb_setting.is_some()),
-        ("warmup", said.warmup.is_some()),
-        ("warmupDurationSecs", said.warmup_duration_secs.is_some()),
-    ];
+    let parts = [("consistentHash", said.consistent_hash.is_some()), ("localityLbSetting", said.locality_lb_setting.is_some())];
     absent(found, path, &parts);
+    warmup(said, path, found);
+}
+
+fn warmup(said: &LoadBalancer, path: &str, found: &mut Errors) {
+    let parts = [("warmup", said.warmup.is_some()), ("warmupDurationSecs", said.warmup_duration_secs.is_some())];
+    for (field, _) in parts.iter().filter(|(_, there)| *there && said.simple == Simple::Random) {
+        found.add(format!("{path}.{field}"), "endpoints are chosen by chance, whatever their weights, so that it has no effect");
+    }
+    time(found, &format!("{path}.warmupDurationSecs"), said.warmup_duration_secs.as_deref());
+    let Some(said) = &said.warmup else { return };
+    let path = format!("{path}.warmup");
+    found.check(said.duration.is_some(), &format!("{path}.duration"), || "without one it has no effect".into());
+    time(found, &format!("{path}.duration"), said.duration.as_deref());
+    let good = said.minimum_percent.is_none_or(|percent| as_share(percent).is_some());
+    found.check(good, &format!("{path}.minimumPercent"), || "it is no percentage (0 to 100)".into());
+    let good = said.aggression.is_none_or(|aggression| as_aggression(aggression).is_some());
+    found.check(good, &format!("{path}.aggression"), || "it is less than 1, or no number, and has no effect".into());
 }
 
 fn connection_pool(said: &ConnectionPool, path: &str, found: &mut Errors) {

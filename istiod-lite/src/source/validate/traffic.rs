@@ -4,7 +4,9 @@ use gateway_api::Duration;
 use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
 
 use super::{Errors, health};
-use crate::source::crd::traffic::{Admission, OutlierDetection, TrafficPolicy, TrafficPolicySpec};
+use crate::source::crd::traffic::{
+    Admission, LoadBalancing, LoadBalancingPolicy, OutlierDetection, TrafficPolicy, TrafficPolicySpec,
+};
 
 /// How much may be targeted: as many ancestors a status has.
 const MOST_TARGETS: usize = 16;
@@ -25,6 +27,9 @@ pub(super) fn policy(policy: &TrafficPolicy, errors: &mut Errors) {
     }
     if let Some(budget) = &spec.retry_budget {
         percent(errors, "spec.retryBudget.percent", budget.percent);
+    }
+    if let Some(asked) = &spec.load_balancing {
+        balancing(asked, errors);
     }
     if let Some(detection) = &spec.outlier_detection {
         outliers(detection, errors);
@@ -77,6 +82,18 @@ fn targets(spec: &TrafficPolicySpec, errors: &mut Errors) {
         let twice = spec.target_refs.iter().take(at).any(|other| other == target);
         errors.check(!twice, &path, || "is given twice".into());
     }
+}
+
+fn balancing(asked: &LoadBalancing, errors: &mut Errors) {
+    let Some(slow) = &asked.slow_start else { return };
+    let path = "spec.loadBalancing.slowStart";
+    errors.check(asked.policy != LoadBalancingPolicy::Random, path, || {
+        "with policy Random endpoints are chosen whatever their weights: choose RoundRobin or LeastRequest".into()
+    });
+    time(errors, &format!("{path}.window"), slow.window.as_deref());
+    let good = slow.aggression.is_none_or(|aggression| (0.1..=100.0).contains(&aggression));
+    errors.check(good, &format!("{path}.aggression"), || "must be between 0.1 and 100".into());
+    percent(errors, &format!("{path}.minWeightPercent"), slow.min_weight_percent);
 }
 
 fn outliers(detection: &OutlierDetection, errors: &mut Errors) {

@@ -137,8 +137,8 @@ fn a_destination_rule_says_what_of_it_holds() {
         "Accepted=False Conflicted: A TrafficPolicy comes before a DestinationRule: TrafficPolicy shop/p for port 80",
     );
     check(
-        &[rule("x", 1, "a", ", loadBalancer: {warmup: {}}")],
-        "Accepted=False UnsupportedValue: spec.trafficPolicy.loadBalancer.warmup: a waypoint does not carry it out, and does as without it: take it out. The rest holds",
+        &[rule("x", 1, "a", ", loadBalancer: {consistentHash: {}}")],
+        "Accepted=False UnsupportedValue: spec.trafficPolicy.loadBalancer.consistentHash: a waypoint does not carry it out, and does as without it: take it out. The rest holds",
     );
     let tls = "spec.trafficPolicy.tls.mode: a waypoint begins no TLS to backends, and answers requests with 500";
     check(&[rule("x", 1, "a", ", tls: {mode: SIMPLE}")], &format!("Accepted=False UnsupportedValue: {tls}"));

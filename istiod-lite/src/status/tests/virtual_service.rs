@@ -37,8 +37,16 @@ fn a_virtual_service_says_what_of_it_holds() {
     check(
         "hosts: [a], http: [{route: [{destination: {host: a, subset: v2}}]}]",
         "",
-        "Accepted=False UnsupportedValue: spec.http[0].route[0].destination.subset: it is not carried out",
+        "Accepted=False UnsupportedValue: spec.http[0]: there is no subset \"v2\", as no DestinationRule of its namespace has the host \
+         a.shop.svc.cluster.local; requests that go there are answered with 500. The rest holds",
     );
+    let parts = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: parts, namespace: shop}\n\
+                 spec: {host: a, subsets: [{name: v1, labels: {version: v1}}, {name: v3, trafficPolicy: {tls: {mode: SIMPLE}}}]}\n";
+    let leads = |subset: &str| format!("hosts: [a], http: [{{route: [{{destination: {{host: a, subset: {subset}}}}}]}}]");
+    check(&leads("v1"), parts, "Accepted=True Accepted: ");
+    let lost = "Accepted=False UnsupportedValue: spec.http[0]: ";
+    check(&leads("v2"), parts, &format!("{lost}DestinationRule shop/parts has no subset \"v2\"; requests that go there"));
+    check(&leads("v3"), parts, &format!("{lost}its subset \"v3\" asks for TLS, which a waypoint does not begin; requests"));
     check(
         "hosts: [a], http: [{route: [{destination: {host: gone}}]}]",
         "",

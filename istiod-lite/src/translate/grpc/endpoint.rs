@@ -8,16 +8,17 @@ use ambit_api::envoy::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
 };
 
-use super::super::waypoint::endpoint::{socket_address, usable};
+use super::super::waypoint::endpoint::{socket_address, usable_in};
+use super::super::waypoint::route::Backend;
 use super::super::waypoint::wire::u32_value;
-use crate::index::{Index, ServiceRef};
+use crate::index::Index;
 
 /// The endpoints of a service port that take connections, all of them in one place. A place without a weight is ignored by clients, and an
 /// address that comes twice makes them refuse all.
-pub fn assignment(index: &Index, cluster: &str, service: &ServiceRef, port: u16) -> ClusterLoadAssignment {
+pub fn assignment(index: &Index, cluster: &str, to: &Backend) -> ClusterLoadAssignment {
     let (mut seen, mut endpoints) = (BTreeSet::new(), Vec::new());
-    for endpoint in usable(index, service) {
-        let (Some(address), Some(target)) = (endpoint.addresses.first(), endpoint.ports.get(&port)) else { continue };
+    for endpoint in usable_in(index, &to.service, to.subset.as_deref()) {
+        let (Some(address), Some(target)) = (endpoint.addresses.first(), endpoint.ports.get(&to.port)) else { continue };
         let target = SocketAddr::new(*address, *target);
         if endpoint.weight != Some(0) && seen.insert(target) {
             endpoints.push(at(target, endpoint.weight));

@@ -77,16 +77,24 @@ fn served(index: &Index, service: ServiceRef, addresses: Vec<IpAddr>, port: Serv
 
 fn add(resources: &mut Resources, index: &Index, port: &ServedPort<'_>, through: Option<IpAddr>) {
     let target = format!("{}:{}", port.host, port.port.port);
-    let own = Backend { service: port.service.clone(), port: port.port.port };
+    let own = Backend { service: port.service.clone(), port: port.port.port, subset: None };
     let cluster_name = own.cluster(index, Layer::Http);
     let assignment = match through {
         Some(address) => endpoint::one(&cluster_name, address, port.port.port),
-        None => endpoint::assignment(index, &cluster_name, &port.service, port.port.port),
+        None => endpoint::assignment(index, &cluster_name, &own),
     };
     resources.listeners.push((target.clone(), any(&listener(&target))));
     resources.routes.push((target.clone(), any(&route::configuration(index, port, target))));
     resources.clusters.push((cluster_name.clone(), any(&cluster(&cluster_name))));
     resources.endpoints.push((cluster_name, any(&assignment)));
+    // Through a waypoint it is the waypoint that chooses.
+    let subsets = if through.is_none() { index.subsets_of(&port.service) } else { Vec::new() };
+    for subset in subsets {
+        let part = Backend { subset: Some(subset.name.clone()), ..own.clone() };
+        let name = part.cluster(index, Layer::Http);
+        resources.clusters.push((name.clone(), any(&cluster(&name))));
+        resources.endpoints.push((name.clone(), any(&endpoint::assignment(index, &name, &part))));
+    }
 }
 
 fn listener(target: &str) -> Listener {

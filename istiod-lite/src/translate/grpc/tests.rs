@@ -152,6 +152,27 @@ fn what_clients_would_leave_out_fails_instead() {
 }
 
 #[test]
+fn a_time_limit_holds_and_a_subset_is_a_cluster_of_its_own_with_its_endpoints() {
+    let to = "inbound-vip|80|http|echo-2.shop.svc.cluster.local";
+    let limited = "[{timeouts: {request: 1s}, backendRefs: [{name: echo-2, port: 80}]}]";
+    assert_eq!(routes(&echo(&[MESH, &grpc_route(limited).replace("GRPCRoute", "HTTPRoute")]), 0), [format!("/* -> {to}")]);
+    let meta = |kind: &str| format!("apiVersion: networking.istio.io/v1, kind: {kind}, metadata: {{name: v, namespace: shop}}");
+    let leads = format!(
+        "{{{}, spec: {{hosts: [echo], http: [{{timeout: 2s, route: [{{destination: {{host: echo, subset: two}}}}]}}]}}}}",
+        meta("VirtualService")
+    );
+    let rule =
+        format!("{{{}, spec: {{host: echo, subsets: [{{name: two, labels: {{version: '2'}}}}]}}}}", meta("DestinationRule"));
+    let with = echo(&[MESH, &leads, &rule]);
+    let cluster = "inbound-vip|80|http/two|echo.shop.svc.cluster.local";
+    assert_eq!(routes(&with, 0), [format!("/* -> {cluster}"), "/* -> 503".to_owned()]);
+    assert!(with.clusters.iter().any(|(name, _)| name == cluster));
+    let endpoints = with.endpoints.into_iter().filter(|(name, _)| name == cluster).collect();
+    assert_eq!(addresses(&Resources { endpoints, ..Resources::default() }), ["10.1.0.2:8080"]);
+    assert_eq!(routes(&echo(&[MESH, &leads]), 0)[0], "/* -> invalid-backend");
+}
+
+#[test]
 fn a_service_with_a_waypoint_is_reached_at_its_own_address_even_while_the_waypoint_is_away() {
     let rules = "[{backendRefs: [{name: echo-2, port: 80}]}]";
     let echo = echo(&[MESH, WAYPOINT, &grpc_route(rules)]);

@@ -10,7 +10,8 @@ use ambit_api::envoy::pb::envoy::config::endpoint::v3 as envoy;
 
 use super::health;
 use super::names::{
-    AMBIT_METADATA, CONNECT_ORIGINATE, Layer, ORIGINAL_DST_METADATA, TRANSPORT_MATCH_METADATA, inbound_vip, of_service,
+    AMBIT_METADATA, CONNECT_ORIGINATE, Layer, ORIGINAL_DST_METADATA, TRANSPORT_MATCH_METADATA, inbound_subset, inbound_vip,
+    of_service,
 };
 use super::scope::LookedUp;
 use super::wire::ordered::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, Metadata, Struct};
@@ -23,14 +24,25 @@ pub fn assignment(index: &Index, cluster: &str, service: &ServiceRef, port: u16)
     of_endpoints(index, cluster, &usable(index, service), port, health::wanted(index, service, port))
 }
 
-/// All that may be asked for of a service: the endpoints of each port, under the name of the cluster of each layer.
+/// The same for a subset of the service; one that is not there has none.
+pub fn of_subset(index: &Index, cluster: &str, (service, port): (&ServiceRef, u16), subset: &str) -> ClusterLoadAssignment {
+    of_endpoints(index, cluster, &usable_in(index, service, Some(subset)), port, health::wanted(index, service, port))
+}
+
+/// All that may be asked for of a service: the endpoints of each port, under the name of the cluster of each layer, and of each subset.
 pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<ClusterLoadAssignment> {
     let (endpoints, name) = (usable(index, service), of_service(index.config(), service));
+    let in_subset = |name: &str| usable_in(index, service, Some(name));
+    let subsets = index.subsets_of(service).into_iter().map(|subset| (&*subset.name, in_subset(&subset.name)));
+    let subsets: Vec<(&str, Vec<Endpoint>)> = subsets.collect();
     let mut all = Vec::new();
     for port in index.service_ports(service) {
         let checked = health::wanted(index, service, port.port);
         for layer in [Layer::Http, Layer::Tcp] {
             all.push(of_endpoints(index, &inbound_vip(port.port, layer, &name), &endpoints, port.port, checked));
+        }
+        for (subset, endpoints) in &subsets {
+            all.push(of_endpoints(index, &inbound_subset(port.port, subset, &name), endpoints, port.port, checked));
         }
     }
     all
@@ -46,6 +58,16 @@ pub fn usable(index: &Index, service: &ServiceRef) -> Vec<Endpoint> {
     };
     let mut endpoints = index.endpoints(service);
     endpoints.retain(|endpoint| any_health || endpoint.health == EndpointHealth::Healthy);
+    endpoints
+}
+
+/// The same, of a subset where one is named.
+pub fn usable_in(index: &Index, service: &ServiceRef, subset: Option<&str>) -> Vec<Endpoint> {
+    let mut endpoints = usable(index, service);
+    if let Some(name) = subset {
+        let subset = index.subset(service, name).ok();
+        endpoints.retain(|endpoint| subset.is_some_and(|subset| index.is_in_subset(endpoint, subset)));
+    }
     endpoints
 }
 

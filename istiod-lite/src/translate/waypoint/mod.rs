@@ -21,6 +21,7 @@ mod rbac;
 pub(super) mod route;
 pub(super) mod scope;
 mod secure;
+mod slow_start;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -172,7 +173,10 @@ impl<'a> Translation<'a> {
             }
             if layers.contains(&Layer::Tcp) {
                 match connection::backends(self.index, port) {
-                    None => self.cluster(&port.chain(Layer::Tcp), &port.service, port.port.port, Layer::Tcp, port.port.protocol),
+                    None => {
+                        let own = Backend { service: port.service.clone(), port: port.port.port, subset: None };
+                        self.cluster(&port.chain(Layer::Tcp), &own, Layer::Tcp, port.port.protocol);
+                    }
                     Some(backends) => backends.iter().for_each(|backend| self.backend(backend, Layer::Tcp)),
                 }
             }
@@ -251,22 +255,26 @@ impl<'a> Translation<'a> {
     fn backend(&mut self, backend: &Backend, layer: Layer) {
         let port = self.index.service_ports(&backend.service).into_iter().find(|port| port.port == backend.port);
         if let Some(port) = port {
-            self.cluster(&backend.cluster(self.index, layer), &backend.service, backend.port, layer, port.protocol);
+            self.cluster(&backend.cluster(self.index, layer), backend, layer, port.protocol);
         }
     }
 
-    fn cluster(&mut self, name: &str, service: &ServiceRef, port: u16, layer: Layer, protocol: AppProtocol) {
+    fn cluster(&mut self, name: &str, to: &Backend, layer: Layer, protocol: AppProtocol) {
+        let (service, port, subset) = (&to.service, to.port, to.subset.as_deref());
         let label = label(service);
         let mut made = if let Some(names) = scope::looked_up(self.index, service, port) {
             cluster::looked_up(name, &label, layer, protocol, &names)
         } else {
-            let assignment = endpoint::assignment(self.index, name, service, port);
+            let assignment = match subset {
+                Some(subset) => endpoint::of_subset(self.index, name, (service, port), subset),
+                None => endpoint::assignment(self.index, name, service, port),
+            };
             self.endpoints.insert(name.into(), wire::any_as(ASSIGNMENT, &assignment));
             cluster::service(name, &label, layer, protocol)
         };
-        traffic::asked(self.index, service, port).apply_to(&mut made, layer);
-        let backend = Backend { service: service.clone(), port };
-        if layer == Layer::Http && self.of_grpc.as_ref().is_some_and(|of_grpc| !of_grpc.contains(&backend)) {
+        traffic::asked(self.index, service, port, subset).apply_to(&mut made, layer);
+        let leads = |backend: &Backend| (&backend.service, backend.port) == (service, port);
+        if layer == Layer::Http && self.of_grpc.as_ref().is_some_and(|of_grpc| !of_grpc.iter().any(leads)) {
             cluster::not_as_clients(&mut made, protocol);
         }
         insert(&mut self.clusters, name.into(), &made);

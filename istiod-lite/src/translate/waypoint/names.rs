@@ -75,6 +75,11 @@ pub fn inbound_vip(port: u16, layer: Layer, service: &str) -> String {
     format!("inbound-vip|{port}|{layer}|{service}")
 }
 
+/// Name of the cluster of a subset of a service port, for requests.
+pub fn inbound_subset(port: u16, subset: &str, service: &str) -> String {
+    format!("inbound-vip|{port}|{}/{subset}|{service}", Layer::Http)
+}
+
 /// Name of the filter chain of a TLSRoute on a service port.
 pub fn inbound_name(port: u16, route: &NamespacedName, service: &str) -> String {
     format!("inbound-vip|{port}|{}|{route}|{service}", Layer::Tcp)

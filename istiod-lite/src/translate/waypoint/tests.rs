@@ -22,6 +22,7 @@ mod of_all_kinds;
 mod orders;
 mod processors;
 mod secure;
+mod subsets;
 mod tokens;
 mod traffic;
 mod virtual_service;

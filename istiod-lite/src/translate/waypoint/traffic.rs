@@ -14,11 +14,12 @@ use ambit_api::envoy::pb::google::protobuf::{BoolValue, UInt32Value};
 use super::cluster::{MIN_RETRIES, RETRY_PERCENT};
 use super::names::Layer;
 use super::route::parse_duration;
+use super::slow_start::SlowStart;
 use super::wire::{duration, u32_value};
 use super::{backend, health};
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::destination::{RuleOutliers, Settings, Simple, as_percent, as_time, as_u32};
-use crate::source::crd::traffic::{self, LoadBalancingPolicy, TrafficPolicySpec};
+use crate::source::crd::traffic::{self, LoadBalancing, LoadBalancingPolicy, TrafficPolicySpec};
 
 /// Errors in a row after which an endpoint is ejected.
 const ERRORS: u32 = 5;
@@ -38,11 +39,12 @@ pub struct Asked {
     panic_threshold: Option<u32>,
     outliers: Option<OutlierDetection>,
     health_check: Option<HealthCheck>,
+    slow_start: Option<SlowStart>,
 }
 
-/// What is asked of a port of a service.
-pub fn asked(index: &Index, service: &ServiceRef, number: u16) -> Asked {
-    let asked = of_ours(index, service, number);
+/// What is asked of a port of a service, or of a subset of it.
+pub fn asked(index: &Index, service: &ServiceRef, number: u16, subset: Option<&str>) -> Asked {
+    let asked = of_ours(index, service, number, subset);
     // The Gateway API's own comes first, for the one thing that it says.
     match backend::budget(index, service) {
         Some(budget) => Asked { retry_budget: Some(budget), max_retries: None, ..asked },
@@ -51,14 +53,15 @@ pub fn asked(index: &Index, service: &ServiceRef, number: u16) -> Asked {
 }
 
 /// The same by a TrafficPolicy or a DestinationRule.
-fn of_ours(index: &Index, service: &ServiceRef, number: u16) -> Asked {
+fn of_ours(index: &Index, service: &ServiceRef, number: u16, subset: Option<&str>) -> Asked {
     let port = index.service_ports(service).into_iter().find(|port| port.port == number);
     if let Some((protocol, policy)) = port.and_then(|port| Some((port.protocol, index.traffic_policy_of(service, &port)?))) {
         let check = |said| health::check(said, &service.hostname(index.config()), protocol);
         return Asked { health_check: policy.spec.health_check.as_ref().map(check), ..of_policy(&policy.spec) };
     }
-    let rule = index.destination_rule_of(service).and_then(|rule| rule.spec.traffic_policy.as_ref());
-    rule.map(|policy| of_rule(&policy.for_port(number))).unwrap_or_default()
+    let Some(rule) = index.destination_rule_of(service) else { return Asked::default() };
+    let subset = subset.and_then(|name| index.subset(service, name).ok());
+    of_rule(&rule.spec.settings(subset, number))
 }
 
 impl Asked {
@@ -68,6 +71,9 @@ impl Asked {
             cluster.connect_timeout = duration(timeout);
         }
         cluster.lb_policy = self.lb_policy.into();
+        if let Some(slow) = self.slow_start {
+            slow.apply_to(cluster);
+        }
         for thresholds in cluster.circuit_breakers.iter_mut().flat_map(|breakers| &mut breakers.thresholds) {
             self.limit(thresholds, layer);
         }
@@ -130,7 +136,14 @@ fn of_policy(spec: &TrafficPolicySpec) -> Asked {
         panic_threshold: None,
         outliers: spec.outlier_detection.as_ref().map(of_outliers),
         health_check: None,
+        slow_start: spec.load_balancing.as_ref().and_then(of_new),
     }
+}
+
+/// How the share of new endpoints grows; at once where all have the same whatever their weights.
+fn of_new(said: &LoadBalancing) -> Option<SlowStart> {
+    let slow = said.slow_start.as_ref().filter(|_| said.policy != LoadBalancingPolicy::Random);
+    slow.map(SlowStart::of_policy)
 }
 
 /// How many in a row, and in how many of a hundred cases it counts that there were as many.
@@ -185,6 +198,7 @@ fn of_rule(said: &Settings<'_>) -> Asked {
         panic_threshold: said.outlier_detection.map(|outliers| outliers.min_health_percent.and_then(as_percent).unwrap_or(0)),
         outliers: said.outlier_detection.map(of_rule_outliers),
         health_check: None,
+        slow_start: said.load_balancer.and_then(SlowStart::of_rule),
     }
 }
 

@@ -116,6 +116,8 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
     good(kind, &asks("healthCheck: {grpc: {service: shop.Cart}, unhealthyThreshold: 1, healthyThreshold: 1}"));
     good(kind, &asks("healthCheck: {tcp: {}, timeout: 10ms}"));
     good(kind, &asks("admission: {}"));
+    good(kind, &asks("loadBalancing: {slowStart: {}}"));
+    good(kind, &asks("loadBalancing: {policy: LeastRequest, slowStart: {window: 1m30s, aggression: 1.5, minWeightPercent: 5}}"));
     good(kind, &asks("connectTimeout: 1m30s, limits: {connections: 1, retries: 0}, loadBalancing: {policy: Random}"));
     for (what, part) in [
         ("", "spec: it asks for nothing"),
@@ -126,6 +128,13 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
         ("connectTimeout: 1.5s", "spec.connectTimeout: \"1.5s\" is not a duration"),
         ("connectTimeout: 0s", "spec.connectTimeout: \"0s\" is not a duration such as 10s or 1m30s, longer than nothing"),
         ("loadBalancing: {policy: Hash}", "spec.loadBalancing.policy: unknown variant"),
+        (
+            "loadBalancing: {policy: Random, slowStart: {}}",
+            "spec.loadBalancing.slowStart: with policy Random endpoints are chosen",
+        ),
+        ("loadBalancing: {slowStart: {window: 1.5s}}", "spec.loadBalancing.slowStart.window: \"1.5s\" is not a duration"),
+        ("loadBalancing: {slowStart: {aggression: 0}}", "spec.loadBalancing.slowStart.aggression: must be between 0.1 and 100"),
+        ("loadBalancing: {slowStart: {minWeightPercent: 101}}", "spec.loadBalancing.slowStart.minWeightPercent: 101 is no"),
         ("outlierDetection: {maxEjectionPercent: 200}", "spec.outlierDetection.maxEjectionPercent: 200 is no percentage"),
         ("healthCheck: {interval: 1s}", "spec.healthCheck: just one of http, grpc and tcp is to be given, not 0"),
         ("healthCheck: {tcp: {}, grpc: {}}", "spec.healthCheck: just one of http, grpc and tcp is to be given, not 2"),
@@ -160,11 +169,21 @@ fn what_of_a_destination_rule_is_not_carried_out_is_refused_by_name() {
     let kind = Kind::DestinationRule;
     let traffic = |policy: &str| format!("{{host: a, trafficPolicy: {{{policy}}}}}");
     good(kind, &traffic("tls: {mode: ISTIO_MUTUAL}, loadBalancer: {simple: LEAST_CONN}, outlierDetection: {}"));
+    good(kind, &traffic("loadBalancer: {warmup: {duration: 1m, minimumPercent: 5.5, aggression: 2}}"));
+    good(kind, &traffic("loadBalancer: {simple: LEAST_REQUEST, warmupDurationSecs: 30s}"));
     good(kind, "{host: a, exportTo: ['.', '*']}");
+    let own = "trafficPolicy: {loadBalancer: {simple: RANDOM}, portLevelSettings: [{port: {number: 80}}]}";
+    good(kind, &format!("{{host: a, subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v-2.b, {own}}}]}}"));
     for (spec, part) in [
         ("{host: ''}", "spec.host: must not be empty"),
         ("{host: '*.shop'}", "spec.host: \"*.shop\": a waypoint goes by no wildcard"),
-        ("{host: a, subsets: [{name: v1}]}", "spec.subsets: there are no subsets"),
+        ("{host: a, subsets: [{labels: {version: v1}}]}", "spec.subsets[0].name: \"\" is no name: 1 to 63"),
+        ("{host: a, subsets: [{name: 'a|b'}]}", "spec.subsets[0].name: \"a|b\" is no name"),
+        ("{host: a, subsets: [{name: v1}, {name: v1}]}", "spec.subsets[1]: \"v1\" is given before, which holds"),
+        (
+            "{host: a, subsets: [{name: v1, trafficPolicy: {tls: {mode: SIMPLE}}}]}",
+            "spec.subsets[0].trafficPolicy.tls.mode: a waypoint begins no TLS",
+        ),
         ("{host: a, exportTo: [b]}", "spec.exportTo[0]: \"b\": a rule holds for whoever"),
         ("{host: a, workloadSelector: {matchLabels: {a: b}}}", "spec.workloadSelector: a rule holds for whoever"),
     ] {
@@ -184,7 +203,15 @@ fn what_of_a_destination_rule_is_not_carried_out_is_refused_by_name() {
         ("loadBalancer: {simple: PASSTHROUGH}", "loadBalancer.simple: it is none of ROUND_ROBIN"),
         ("loadBalancer: {consistentHash: {useSourceIp: true}}", "loadBalancer.consistentHash: a waypoint does not"),
         ("loadBalancer: {localityLbSetting: {}}", "loadBalancer.localityLbSetting: a waypoint does not"),
-        ("loadBalancer: {warmup: {}}", "loadBalancer.warmup: a waypoint does not"),
+        ("loadBalancer: {warmup: {}}", "loadBalancer.warmup.duration: without one it has no effect"),
+        ("loadBalancer: {warmup: {duration: soon}}", "loadBalancer.warmup.duration: it is no duration"),
+        ("loadBalancer: {warmup: {duration: 1s, aggression: 0.5}}", "loadBalancer.warmup.aggression: it is less than 1"),
+        (
+            "loadBalancer: {warmup: {duration: 1s, minimumPercent: 101}}",
+            "loadBalancer.warmup.minimumPercent: it is no percentage",
+        ),
+        ("loadBalancer: {simple: RANDOM, warmup: {duration: 1s}}", "loadBalancer.warmup: endpoints are chosen by chance"),
+        ("loadBalancer: {warmupDurationSecs: soon}", "loadBalancer.warmupDurationSecs: it is no duration"),
         ("connectionPool: {tcp: {tcpKeepalive: {}}}", "connectionPool.tcp.tcpKeepalive: a waypoint does not"),
         ("connectionPool: {tcp: {connectTimeout: 1}}", "invalid type"),
         ("connectionPool: {tcp: {connectTimeout: soon}}", "connectionPool.tcp.connectTimeout: it is no duration"),
@@ -232,7 +259,8 @@ fn what_of_a_virtual_service_is_not_carried_out_is_refused_by_name() {
     ] {
         refused(kind, &rule(&format!("{TO_A}, {more}")), part);
     }
-    refused(kind, &rule("route: [{destination: {host: a, subset: b}}]"), "destination.subset: it is not carried out");
+    good(kind, &rule("route: [{destination: {host: a, subset: b}}]"));
+    refused(kind, &rule("route: [{destination: {host: a, hash: b}}]"), "destination.hash: it is not carried out");
     refused(
         kind,
         &rule("route: [{destination: {host: a}}, {destination: {host: b}}]"),

@@ -44,7 +44,10 @@ impl Live {
             health.why = why;
             health.checks.note(found, check.thresholds)
         });
-        let name = &*cluster.name;
+        let (name, now) = (&*cluster.name, self.began.elapsed());
+        if changed && found == Found::Well {
+            host.since.now(now);
+        }
         match (changed, found) {
             (false, _) => {}
             (true, Found::Well) => {
@@ -58,6 +61,7 @@ impl Live {
         }
         if found == Found::Well && check.acquits && !host.is_failing() && host.is_ejected() {
             host.acquit();
+            known.returns(host, now);
             counter!(RETURNS).increment(1);
             tracing::info!(cluster = name, endpoint = %host, "an endpoint that was ejected answers its health check well");
             changed = true;

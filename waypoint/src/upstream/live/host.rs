@@ -13,7 +13,7 @@ use ambit_model::balance::{Checks, History, Why};
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use super::checks::Health;
+use super::{checks::Health, warm::Since};
 use crate::compiled::Target;
 
 /// What goes on at one endpoint of a cluster.
@@ -30,6 +30,7 @@ pub struct Host {
     checked: AtomicBool,
     failing: AtomicBool,
     health: Mutex<Health>,
+    pub(super) since: Since,
 }
 
 /// An endpoint as the admin page shows it.
@@ -63,6 +64,7 @@ impl Host {
             checked: AtomicBool::default(),
             failing: AtomicBool::default(),
             health: Mutex::default(),
+            since: Since::default(),
         }
     }
 

@@ -7,6 +7,7 @@ mod host;
 mod outliers;
 #[cfg(test)]
 mod tests;
+mod warm;
 
 use std::{
     collections::HashMap,
@@ -41,6 +42,8 @@ pub struct Live {
     known: Mutex<Known>,
     /// When it is looked next which endpoints return, in milliseconds since the beginning.
     due: AtomicU64,
+    /// When it is looked next what the shares are of those that warm up, in the same.
+    warms: AtomicU64,
     breakers: Breakers,
 }
 
@@ -82,6 +85,7 @@ impl Default for Live {
             sorted: ArcSwap::default(),
             known: Mutex::default(),
             due: AtomicU64::default(),
+            warms: AtomicU64::new(warm::NEVER),
             breakers: Breakers::default(),
         }
     }
@@ -123,10 +127,12 @@ impl Live {
 
     /// Sorts out the endpoints anew.
     fn spread(&self, known: &Known) {
+        let now = self.began.elapsed();
         let member = |endpoint: &Arc<Endpoint>| {
             let host = known.hosts.get(&endpoint.target)?.clone();
             let standing = if host.is_ejected() || host.is_failing() { Standing::Unhealthy } else { endpoint.standing };
-            Some(Member { item: Place { endpoint: endpoint.clone(), host }, weight: endpoint.weight, standing })
+            let warmth = known.warmth(&host, standing, now);
+            Some(Member { item: Place { endpoint: endpoint.clone(), host }, weight: endpoint.weight, standing, warmth })
         };
         let localities: Vec<_> = known
             .endpoints
@@ -139,6 +145,7 @@ impl Live {
                 members: locality.endpoints.iter().filter(|endpoint| endpoint.weight > 0).filter_map(member).collect(),
             })
             .collect();
+        self.warms_on(&localities, known.rules.slow_start.as_ref(), now);
         let takes = |member: &&Member<Place>| member.standing != Standing::Unhealthy;
         let taking = localities.iter().flat_map(|locality| &locality.members).filter(takes);
         let taking = taking.map(|member| member.item.clone()).collect();
@@ -185,6 +192,7 @@ impl Live {
         mut each: impl FnMut(&Place) -> Result<R, E>,
     ) -> Result<Vec<R>, E> {
         self.look(cluster);
+        self.warm();
         let turn = match first {
             Some(_) => self.turn.load(Ordering::Relaxed),
             None => self.turn.fetch_add(1, Ordering::Relaxed),

@@ -91,6 +91,7 @@ impl Live {
         for host in &hosts {
             if host.judge(|history| history.look(now, intervals, rules)) {
                 counter!(RETURNS).increment(1);
+                known.returns(host, now);
                 tracing::info!(cluster = &*cluster.name, endpoint = %host, "an endpoint that was ejected is given requests again");
                 changed = true;
             }
@@ -109,6 +110,6 @@ impl Live {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

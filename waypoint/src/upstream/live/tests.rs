@@ -7,7 +7,7 @@ use std::{
 
 use ambit_model::{
     Reason,
-    balance::{Enforced, Limits, Outcome, OutlierDetection},
+    balance::{Enforced, Limits, Outcome, OutlierDetection, SlowStart},
 };
 
 use super::*;
@@ -41,6 +41,28 @@ pub(super) fn endpoints(ports: &[u16]) -> Option<Arc<Endpoints>> {
     };
     let locality = compiled::Locality { priority: 0, weight: 0, endpoints: ports.iter().map(endpoint).collect() };
     Some(Arc::new(Endpoints { localities: vec![locality], ..Endpoints::default() }))
+}
+
+/// A cluster of so old has endpoints that are older than [`WINDOW`], and no test takes as long as the difference.
+pub(super) const AGE: Duration = Duration::from_secs(30);
+pub(super) const WINDOW: Duration = Duration::from_secs(20);
+
+/// What goes on in a cluster of this age.
+pub(super) fn of_age() -> Arc<Live> {
+    Arc::new(Live { began: Instant::now().checked_sub(AGE).unwrap(), ..Live::default() })
+}
+
+/// A cluster whose endpoints have their share after [`WINDOW`].
+pub(super) fn slowly(live: &Arc<Live>, after_ejection: bool, outliers: Option<OutlierDetection>) -> Arc<Cluster> {
+    let mut cluster = Arc::into_inner(cluster(live, outliers, NONE)).unwrap();
+    cluster.balance.slow_start = Some(SlowStart { window: WINDOW, aggression: 1.0, least_percent: 10.0, after_ejection });
+    Arc::new(cluster)
+}
+
+/// How many of a thousand requests begin with a port.
+pub(super) fn share(cluster: &Cluster, wanted: u16) -> usize {
+    let choose = |_| cluster.live.choose(cluster, 1, |place| Ok::<_, ()>(port(place))).unwrap();
+    (0..1000).flat_map(choose).filter(|port| *port == wanted).count()
 }
 
 fn port(place: &Place) -> u16 {

@@ -34,7 +34,7 @@ fn seconds(seconds: i64) -> Option<ProtoDuration> {
 #[test]
 fn each_policy_of_load_balancing_is_compiled() {
     let with = |policy| Rules { policy, ..Rules::default() };
-    check(|_| {}, Rules { policy: Policy::RoundRobin, panic_threshold: 50, by_locality: false });
+    check(|_| {}, Rules { policy: Policy::RoundRobin, panic_threshold: 50, by_locality: false, slow_start: None });
     check(|c| c.lb_policy = LbPolicy::Random as i32, with(Policy::Random));
     check(|c| c.lb_policy = LbPolicy::LeastRequest as i32, with(Policy::LeastRequest { choices: 2 }));
     for (asked, choices) in [(5, 5), (64, 64), (65, 64), (u32::MAX, 64)] {
@@ -54,7 +54,7 @@ fn each_policy_of_load_balancing_is_compiled() {
                 common.locality_config_specifier = Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default()));
             });
         },
-        Rules { policy: Policy::RoundRobin, panic_threshold: 33, by_locality: true },
+        Rules { policy: Policy::RoundRobin, panic_threshold: 33, by_locality: true, slow_start: None },
     );
 }
 
@@ -76,19 +76,57 @@ fn what_is_not_implemented_of_load_balancing_is_rejected_by_name() {
         of_least(|config| config.active_request_bias = Some(RuntimeDouble::default())),
         "least_request_lb_config: active_request_bias is not implemented",
     );
-    check_rejected(
-        |c| {
-            let config = pb::cluster::RoundRobinLbConfig { slow_start_config: Some(Default::default()) };
-            c.lb_config = Some(LbConfig::RoundRobinLbConfig(config));
-        },
-        "round_robin_lb_config: slow_start_config is not implemented",
-    );
+    let subsets = pb::Cluster { lb_subset_config: Some(Default::default()), ..Default::default() };
+    let problem = super::super::cluster::cluster(subsets).unwrap_err().to_string();
+    assert!(problem.contains("lb_subset_config is not implemented"), "{problem}");
     let zones = || common(|c| c.locality_config_specifier = Some(LocalityConfigSpecifier::ZoneAwareLbConfig(Default::default())));
     check_rejected(|c| c.common_lb_config = zones(), "common_lb_config: zone_aware_lb_config is not implemented");
     let merged = || common(|c| c.update_merge_window = seconds(1));
     check_rejected(|c| c.common_lb_config = merged(), "common_lb_config: update_merge_window is not implemented");
     let many = || common(|c| c.healthy_panic_threshold = Some(Percent { value: 101.0 }));
     check_rejected(|c| c.common_lb_config = many(), "healthy_panic_threshold: 101 is no percentage");
+}
+
+/// Round robin with a slow start.
+fn slowly(said: SlowStartConfig) -> impl FnOnce(&mut pb::Cluster) {
+    let config = pb::cluster::RoundRobinLbConfig { slow_start_config: Some(said) };
+    |c| c.lb_config = Some(LbConfig::RoundRobinLbConfig(config))
+}
+
+/// A slow start of so many seconds.
+fn lasting(window: i64) -> SlowStartConfig {
+    SlowStartConfig { slow_start_window: seconds(window), ..Default::default() }
+}
+
+fn aggression(default_value: f64) -> Option<RuntimeDouble> {
+    Some(RuntimeDouble { default_value, runtime_key: "some.key".into() })
+}
+
+#[test]
+fn a_slow_start_is_compiled_for_both_policies_that_go_by_weights() {
+    let expected = SlowStart { window: Duration::from_secs(30), aggression: 1.0, least_percent: 10.0, after_ejection: false };
+    check(slowly(lasting(30)), Rules { slow_start: Some(expected), ..Rules::default() });
+    check(
+        |c| {
+            let min_weight_percent = Some(Percent { value: 2.5 });
+            let said = SlowStartConfig { aggression: aggression(1.5), min_weight_percent, ..lasting(30) };
+            let config = pb::cluster::LeastRequestLbConfig { slow_start_config: Some(said), ..Default::default() };
+            (c.lb_policy, c.lb_config) = (LbPolicy::LeastRequest as i32, Some(LbConfig::LeastRequestLbConfig(config)));
+        },
+        Rules {
+            policy: Policy::LeastRequest { choices: 2 },
+            slow_start: Some(SlowStart { aggression: 1.5, least_percent: 2.5, ..expected }),
+            ..Rules::default()
+        },
+    );
+    check(slowly(SlowStartConfig::default()), Rules::default());
+    let rejected = |said: SlowStartConfig, words: &str| check_rejected(slowly(said), words);
+    let of = "round_robin_lb_config.slow_start_config";
+    rejected(SlowStartConfig { aggression: aggression(0.0), ..lasting(1) }, &format!("{of}.aggression: 0 is not more than"));
+    rejected(SlowStartConfig { aggression: aggression(f64::NAN), ..lasting(1) }, "aggression: NaN is not more than");
+    let percent = Some(Percent { value: 100.5 });
+    rejected(SlowStartConfig { min_weight_percent: percent, ..lasting(1) }, "min_weight_percent: 100.5 is no percentage");
+    rejected(lasting(-1), &format!("{of}.slow_start_window: a negative length of time"));
 }
 
 #[test]

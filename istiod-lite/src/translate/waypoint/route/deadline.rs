@@ -1,7 +1,10 @@
 //! What a backend is told of the time that its answer may take.
 
+use std::time::Duration;
+
 use ambit_api::envoy::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use ambit_api::envoy::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use ambit_api::envoy::pb::envoy::config::route::v3::Route;
 use gateway_api::experimental::httproutes::HttpRouteRules;
 
 use super::action::{parse_duration, timeout};
@@ -12,20 +15,30 @@ const EXPECTED: &str = "x-envoy-expected-rq-timeout-ms";
 /// The header for backends of a rule that has timeouts: the shorter of what its whole answer, and one try, may take. What a client has written
 /// in it does not come through. (An Envoy would say it by itself, and with it more that nobody asks for: its router has to suppress all or nothing.)
 pub fn told(rule: &HttpRouteRules, changed: &[HeaderValueOption]) -> Option<HeaderValueOption> {
+    let of_try = rule.timeouts.as_ref().and_then(|timeouts| parse_duration(timeouts.backend_request.as_ref()?));
+    shortest([Some(timeout(rule)), of_try], changed)
+}
+
+/// The header for backends that have these times, of which nothing is no limit.
+pub fn shortest(times: [Option<Duration>; 2], changed: &[HeaderValueOption]) -> Option<HeaderValueOption> {
     let by_rule =
         changed.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key.eq_ignore_ascii_case(EXPECTED));
     if by_rule {
         return None;
     }
-    let of_try = rule.timeouts.as_ref().and_then(|timeouts| parse_duration(timeouts.backend_request.as_ref()?));
-    let times = [Some(timeout(rule)), of_try].into_iter().flatten();
-    let time = times.filter(|time| !time.is_zero()).min()?;
+    let time = times.into_iter().flatten().filter(|time| !time.is_zero()).min()?;
     let header = HeaderValue { key: EXPECTED.into(), value: time.as_millis().to_string(), ..Default::default() };
     Some(HeaderValueOption {
         header: Some(header),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
         ..Default::default()
     })
+}
+
+/// A route without the header: clients that go by it themselves say in `grpc-timeout` how long they wait.
+pub fn without(mut route: Route) -> Route {
+    route.request_headers_to_add.retain(|option| option.header.as_ref().is_none_or(|header| header.key != EXPECTED));
+    route
 }
 
 #[cfg(test)]

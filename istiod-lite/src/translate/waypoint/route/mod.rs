@@ -9,7 +9,7 @@
 
 mod action;
 pub mod cors;
-mod deadline;
+pub mod deadline;
 mod filter;
 mod grpc;
 mod matching;
@@ -53,12 +53,18 @@ pub struct Backend {
     pub service: ServiceRef,
     /// Its port.
     pub port: u16,
+    /// Only the endpoints of this subset.
+    pub subset: Option<String>,
 }
 
 impl Backend {
     /// Name of its cluster for a layer.
     pub fn cluster(&self, index: &Index, layer: Layer) -> String {
-        inbound_vip(self.port, layer, &names::of_service(index.config(), &self.service))
+        let service = names::of_service(index.config(), &self.service);
+        match &self.subset {
+            Some(subset) => names::inbound_subset(self.port, subset, &service),
+            None => inbound_vip(self.port, layer, &service),
+        }
     }
 }
 
@@ -314,7 +320,7 @@ pub fn ordered_routes(
 
 /// Everything to the service itself, when no route is attached.
 fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Route {
-    let own = Backend { service: port.service.clone(), port: port.port.port };
+    let own = Backend { service: port.service.clone(), port: port.port.port, subset: None };
     let mut route = Route { name: "default".into(), r#match: Some(any_path()), ..Default::default() };
     requests::of_route(index, port, None, &mut route);
     if index.asks_for_tls(&own.service, &port.port).is_some() {
@@ -351,7 +357,7 @@ pub fn resolve(index: &Index, parent: &ServiceRef, from: (Kind, &str), reference
     // What was asked to go on by TLS must not go on in clear. Of connections the client has done with as it wants.
     let requests = matches!(kind, Kind::HttpRoute | Kind::GrpcRoute);
     let in_clear = requests && index.asks_for_tls(&service, &found).is_some();
-    (allowed && !in_clear).then_some(Backend { service, port })
+    (allowed && !in_clear).then_some(Backend { service, port, subset: None })
 }
 
 /// A backend reference of a route of any kind.

@@ -27,7 +27,7 @@ use super::action::{is_plain, respond, to_cluster};
 use super::filter::HeaderChange;
 use super::retry::{REPEATABLE, UNSEEN};
 use super::virtual_match::{condition, string};
-use super::{Backend, cors, mirror, not_found, redirect, requests, session};
+use super::{Backend, cors, deadline, mirror, not_found, redirect, requests, session};
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::destination::as_time;
 use crate::source::crd::virtual_service::{
@@ -80,7 +80,11 @@ fn carried_out(
         let sent = forward(index, port.port.port, name, rule, said, backends);
         sent.map_or_else(|| Action::DirectResponse(respond(500)), Action::Route)
     };
-    let (request, response) = changes(rule.headers.as_ref());
+    let (mut request, response) = changes(rule.headers.as_ref());
+    if matches!(action, Action::Route(_)) {
+        let told = deadline::shortest(times(rule), &request.add);
+        request.add.extend(told);
+    }
     let mut filters = rule.cors_policy.as_ref().map(|said| entry(cors::FILTER, any(&cors_policy(said)))).unwrap_or_default();
     if let Some(said) = &rule.fault {
         filters.insert(requests::FAULTS.to_owned(), any(&fault(said)));
@@ -94,6 +98,13 @@ fn carried_out(
         typed_per_filter_config: filters,
         ..Default::default()
     }
+}
+
+/// How long a whole answer may take, and that of one try.
+fn times(rule: &HttpRule) -> [Option<Duration>; 2] {
+    let retries = rule.retries.as_ref().filter(|retries| retries.attempts > 0);
+    let of_try = retries.and_then(|retries| retries.per_try_timeout.as_deref());
+    [rule.timeout.as_deref().and_then(as_time), of_try.and_then(as_time)]
 }
 
 /// The only Service that all requests of a rule are sent to.
@@ -115,7 +126,7 @@ fn forward(
 ) -> Option<RouteAction> {
     let mut cluster = |to: &Destination| {
         let (service, port) = index.destination(&name.namespace, port, to).ok()?;
-        let backend = Backend { service, port };
+        let backend = Backend { service, port, subset: to.named_subset().map(str::to_owned) };
         let cluster = backend.cluster(index, Layer::Http);
         backends.insert(backend);
         Some(cluster)

@@ -63,6 +63,7 @@ metadata: {name: a, namespace: shop}
 spec:
   targetRefs: [{kind: Service, name: a, sectionName: http}]
   limits: {retries: 5}
+  loadBalancing: {slowStart: {aggression: 1.5, minWeightPercent: 5}}
   admission: {minConcurrency: 5, maxConcurrency: 500, statusOnReject: 429}
   outlierDetection: {consecutiveGatewayErrors: 2, interval: 1s, baseEjectionTime: 1s, successRate: {minimumHosts: 3, requestVolume: 10, stdevFactor: 1500}}
 ---
@@ -102,7 +103,7 @@ spec:
 apiVersion: ambit.dev/v1alpha1
 kind: TrafficPolicy
 metadata: {name: one, namespace: shop}
-spec: {targetRefs: [{kind: Service, name: a, sectionName: one}], admission: {normalLatency: 20ms}}
+spec: {targetRefs: [{kind: Service, name: a, sectionName: one}], admission: {normalLatency: 20ms}, loadBalancing: {policy: LeastRequest, slowStart: {}}}
 ---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule

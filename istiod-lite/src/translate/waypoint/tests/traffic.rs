@@ -63,7 +63,9 @@ fn cluster(objects: &str, name: &str) -> Value {
         "health_checks",
         "ignore_health_on_host_removal",
         "lb_policy",
+        "least_request_lb_config",
         "outlier_detection",
+        "round_robin_lb_config",
     ];
     Value::Object(fields.into_iter().filter(|(field, _)| asked.contains(&field.as_str())).collect::<Map<_, _>>())
 }
@@ -228,6 +230,45 @@ fn a_destination_rule_is_carried_out_as_by_istio() {
     let budget = cluster(&rule("r", "a", "{retryBudget: {percent: 12.5}}"), FIRST);
     let budget = &budget["circuit_breakers"]["thresholds"][0]["retry_budget"];
     assert_eq!(*budget, json!({"budget_percent": {"value": 12.5}, "min_retry_concurrency": 3}));
+}
+
+#[test]
+fn new_endpoints_are_given_their_share_by_and_by_where_a_policy_or_a_rule_asks_for_it() {
+    let by_policy = |said: &str| policy("p", 0, &format!("{{{TO_A}, loadBalancing: {{{said}}}}}"));
+    let by_rule = |said: &str| rule("r", "a", &format!("{{loadBalancer: {{{said}}}}}"));
+    let round = |slow: Value| with(&json!({"round_robin_lb_config": {"slow_start_config": slow}}));
+    let least =
+        |slow: Value| with(&json!({"lb_policy": "LEAST_REQUEST", "least_request_lb_config": {"slow_start_config": slow}}));
+    let whole = |window: &str, aggression: f64, percent: f64| {
+        json!({
+            "slow_start_window": window,
+            "aggression": {"default_value": aggression, "runtime_key": "ambit.slow_start.aggression"},
+            "min_weight_percent": {"value": percent},
+        })
+    };
+    for (objects, expected) in [
+        (by_policy("slowStart: {}"), round(json!({"slow_start_window": "30s"}))),
+        (
+            by_policy("policy: LeastRequest, slowStart: {window: 1m, aggression: 1.5, minWeightPercent: 5}"),
+            least(whole("60s", 1.5, 5.0)),
+        ),
+        (by_rule("warmup: {duration: 45s, minimumPercent: 2.5, aggression: 3}"), round(whole("45s", 3.0, 2.5))),
+        (by_rule("simple: LEAST_REQUEST, warmupDurationSecs: 45s"), least(json!({"slow_start_window": "45s"}))),
+        (by_rule("warmup: {duration: 9s, aggression: 0.5}, warmupDurationSecs: 45s"), round(json!({"slow_start_window": "9s"}))),
+        (by_rule("warmup: {aggression: 2}"), with(&json!({}))),
+        (by_rule("simple: RANDOM, warmup: {duration: 9s}"), with(&json!({"lb_policy": "RANDOM"}))),
+    ] {
+        assert_eq!(cluster(&objects, FIRST), expected, "{objects}");
+    }
+    // Only our own waypoint can do the same for one that was ejected, which Istio does not do.
+    for (objects, asked) in
+        [(by_policy("slowStart: {}"), true), (by_rule("warmup: {duration: 9s}"), false), (String::new(), false)]
+    {
+        let resources = of_waypoint(&format!("{AROUND}{objects}"));
+        let (_, found) = resources.clusters.iter().find(|(known, _)| known == FIRST).unwrap();
+        let own = render(found)["metadata"]["filter_metadata"]["io.ambit"].clone();
+        assert_eq!((own["slow_start"] == "after_ejection", own["service"] == "shop/a"), (asked, true), "{own}");
+    }
 }
 
 #[test]

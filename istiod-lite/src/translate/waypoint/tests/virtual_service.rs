@@ -59,7 +59,6 @@ fn rules_hold_in_the_order_in_which_they_are_written() {
 #[test]
 fn a_rule_of_which_something_is_not_carried_out_answers_with_500_and_the_others_hold() {
     for bad in [
-        "route: [{destination: {host: b, subset: v2}}]",
         "delegate: {name: other}",
         "route: [{destination: {host: b}}], match: [{uri: {prefix: /x}, ignoreUriCase: true}]",
         "route: [{destination: {host: b}}], match: [{sourceLabels: {app: x}}]",
@@ -75,8 +74,10 @@ fn a_rule_of_which_something_is_not_carried_out_answers_with_500_and_the_others_
         assert!(routes[0]["match"].get("headers").is_none(), "{bad} narrows who is answered so: {routes:#?}");
         assert_eq!(routes[1]["route"]["cluster"], B, "{bad}");
     }
-    let lost = routes(&service("vs", "[{route: [{destination: {host: gone}}]}]"));
-    assert_eq!(lost[0]["route"]["cluster"], "invalid-backend");
+    for gone in ["{host: gone}", "{host: b, subset: v2}"] {
+        let lost = routes(&service("vs", &format!("[{{route: [{{destination: {gone}}}]}}]")));
+        assert_eq!(lost[0]["route"]["cluster"], "invalid-backend", "{gone}");
+    }
 }
 
 #[test]
@@ -111,6 +112,9 @@ fn what_a_rule_says_of_a_request_is_done() {
     assert_eq!(action["retry_policy"]["retriable_status_codes"][0], 409);
     assert_eq!(action["request_mirror_policies"][0]["cluster"], A);
     assert_eq!(routes[0]["request_headers_to_remove"][0], "x-b");
+    let (told, said) =
+        (r#""key":"x-envoy-expected-rq-timeout-ms","value":"500""#, routes[0]["request_headers_to_add"].to_string());
+    assert!(said.contains(told), "{said}");
     let filters = routes[0]["typed_per_filter_config"].as_object().unwrap();
     assert!(filters.contains_key("envoy.filters.http.fault") && filters.contains_key("envoy.filters.http.cors"), "{filters:?}");
     let post = service("vs", "[{match: [{method: {exact: POST}}], route: [{destination: {host: b}}], retries: {attempts: 2}}]");

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use ambit_model::balance::{Limits, Outcome, OutlierDetection, Thresholds};
 
-use super::super::tests::{LONG, cluster, endpoints, host, outliers, used};
+use super::super::tests::{LONG, cluster, endpoints, host, of_age, outliers, share, slowly, used};
 use super::*;
 use crate::compiled::Probe;
 
@@ -58,6 +58,26 @@ fn a_result_counts_only_for_an_endpoint_that_is_there_and_checked() {
     silent(&third);
     silent(&third);
     assert_eq!(used(&unchecked), [1, 2, 3].into());
+}
+
+#[test]
+fn one_that_is_well_again_is_given_little_at_first_where_its_cluster_starts_slowly() {
+    let live = of_age();
+    let mut cluster = Arc::into_inner(slowly(&live, false, None)).unwrap();
+    cluster.checks = Some(Arc::new(check()));
+    let cluster = Arc::new(cluster);
+    live.follow(&cluster, endpoints(&[1, 2]));
+    let [first, second] = [1, 2].map(|port| host(&cluster, port));
+    for host in [&first, &second] {
+        host.since.now(Duration::ZERO);
+    }
+    live.found(&cluster, &check(), &first, Found::Silent, None);
+    assert_eq!(used(&cluster), [2].into());
+    for _ in 0..2 {
+        live.found(&cluster, &check(), &first, Found::Well, None);
+    }
+    let share = share(&cluster, 1);
+    assert!((30..250).contains(&share), "{share}");
 }
 
 #[test]
