@@ -72,6 +72,7 @@ fn helm_renders_what_this_program_renders() {
             "networkPolicies.enabled=true,networkPolicies.apiServer={10.0.0.1/32,fd00::/64},resourceQuota.enabled=true,dashboards.enabled=true",
         ],
     );
+    the_same("istio-system", &["meshConfig=ambitExplain: {}"]);
     the_same("istio-system", &["podMonitors.enabled=true,podMonitors.labels.release=prometheus", "podMonitors.interval=1m"]);
     the_same(
         "istio-system",

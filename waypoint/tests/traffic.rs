@@ -16,6 +16,8 @@ mod explained;
 mod filters;
 #[path = "traffic/heads.rs"]
 mod heads;
+#[path = "traffic/live.rs"]
+mod live;
 #[path = "traffic/processed.rs"]
 mod processed;
 #[path = "traffic/refused.rs"]

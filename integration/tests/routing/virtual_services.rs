@@ -32,6 +32,7 @@ async fn routed(suite: &Suite) -> anyhow::Result<()> {
     let header = |name: &str| echo.headers.get(name).map(String::as_str);
     ensure!((header("host"), header("x-set")) == (Some("rewritten.example"), Some("virtual")), "{echo:?}");
     ensure!(answer.header("x-added") == Some("virtual"), "{:?}", answer.headers);
+    ensure!(header("x-envoy-expected-rq-timeout-ms") == Some("10000"), "the time of the rule: {echo:?}");
 
     let answer = session.send(get("/v1/b?who=jim").header("x-skip", "yes"), Bytes::new()).await?;
     let echo = answer.echo()?;

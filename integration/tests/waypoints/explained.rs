@@ -58,12 +58,45 @@ async fn each(mesh: &Mesh) -> anyhow::Result<()> {
             let mut endpoints = clusters.flat_map(|cluster| cluster["endpoints"].as_array().into_iter().flatten());
             ensure!(endpoints.any(|endpoint| endpoint["workload"] == *pod && endpoint["usable"] == true), what());
         }
+        by_itself(mesh, (account, method, path, header, service), &told).await?;
         ends.insert(answer.status);
     }
     ensure!(
         [200, 301, 403, 404, 500, 503].iter().all(|status| ends.contains(status)),
         "not every kind of end was seen: {ends:?}"
     );
+    Ok(())
+}
+
+/// The same asked with the request: an administrator is told what the page says, and what has happened; to anybody else it is as if he had
+/// not asked.
+async fn by_itself(mesh: &Mesh, (account, method, path, header, service): Case, told: &Value) -> anyhow::Result<()> {
+    let ask = async |how: &'static str| {
+        let headers: Vec<_> = header.into_iter().chain([("x-ambit-explain", how)]).collect();
+        mesh.request(account, service, 80, request(method, path, &headers)).await
+    };
+    let (explained, beside) = (ask("answer").await?, ask("beside").await?);
+    let what = || format!("{account} {method} {path} {header:?}: {} {:?}", explained.status, beside.headers);
+    ensure!(u64::from(beside.status) == told["status"].as_u64().unwrap_or(200), what());
+    if account != "web" {
+        ensure!(explained.status == beside.status, what());
+        ensure!([&explained, &beside].iter().all(|answer| !answer.headers.contains_key("x-ambit-explained")), what());
+        return Ok(());
+    }
+    ensure!(explained.status == 200 && explained.headers.get("x-ambit-explained").is_some_and(|said| said == "answer"), what());
+    let said: Value = serde_json::from_str(&explained.body)?;
+    for part in ["verdict", "chain", "route", "status", "reason", "policy", "steps"] {
+        ensure!(said["explanation"][part] == told[part], "{}: {part}: {said:#} and not {told:#}", what());
+    }
+    let happened = beside.headers.get("x-ambit-explained").with_context(what)?;
+    let happened: Value = serde_json::from_str(happened.to_str()?)?;
+    ensure!(happened["status"] == beside.status, "{}: {happened:#}", what());
+    // Of what policies refuse it is not explained which route would have taken it.
+    ensure!(told["route"].is_null() || happened["route"] == told["route"], "{}: {happened:#}", what());
+    if told["status"].is_null() {
+        let pod = format!("shop/{}", beside.pod());
+        ensure!(happened["endpoint"]["workload"] == *pod && !beside.body.is_empty(), "{}: {happened:#}", what());
+    }
     Ok(())
 }
 

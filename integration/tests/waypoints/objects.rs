@@ -27,6 +27,11 @@ spec:
   listeners: [{name: mesh, port: 15008, protocol: HBONE}]
 ---
 apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "ambitExplain: {administrators: [shop/web]}"}
+---
+apiVersion: v1
 kind: Service
 metadata: {name: billing, namespace: shop}
 spec:

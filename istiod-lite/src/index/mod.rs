@@ -5,6 +5,7 @@
 //! same resources. Every object is kept once, behind an `Arc`; the reverse indexes in `links` say which objects an
 //! event can reach, so that the cost of an event is that of what it touches.
 
+mod administrators;
 mod affected;
 mod authorizer;
 mod backend;

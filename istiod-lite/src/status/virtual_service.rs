@@ -9,55 +9,75 @@ use crate::source::{NamespacedName, not_routed};
 pub(super) fn conditions(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(object) = index.objects().virtual_services.get(name) else { return Vec::new() };
     let mut parts: Vec<String> = not_routed(object).into_iter().map(|part| format!("{}: {}", part.path, part.reason)).collect();
-    let verdict = of_hosts(index, object, name);
-    if verdict.is_ok() {
+    let Hosts { held, wrong } = of_hosts(index, object, name);
+    if !held.is_empty() {
         parts.extend(lost(index, object, name));
     }
-    let condition = match (verdict, parts.is_empty()) {
-        (Ok(message), true) => Condition::new("Accepted", true, "Accepted", message),
-        (Ok(_), false) => Condition::new("Accepted", false, "UnsupportedValue", format!("{}. The rest holds", parts.join("; "))),
-        (Err((reason, message)), true) => Condition::new("Accepted", false, reason, message),
-        (Err((reason, message)), false) => Condition::new("Accepted", false, reason, format!("{message}; {}", parts.join("; "))),
+    let held = held.join(", ");
+    let condition = match (wrong.first(), parts.is_empty()) {
+        (None, true) => Condition::new("Accepted", true, "Accepted", format!("Attached to the waypoint of Service {held}")),
+        (None, false) => Condition::new("Accepted", false, "UnsupportedValue", format!("{}. The rest holds", parts.join("; "))),
+        (Some((reason, _)), _) => {
+            let holds = (!held.is_empty()).then(|| format!("it holds for Service {held}"));
+            let said: Vec<String> = wrong.iter().map(|(_, message)| message.clone()).chain(holds).chain(parts).collect();
+            Condition::new("Accepted", false, *reason, said.join("; "))
+        }
     };
     vec![condition]
 }
 
-fn of_hosts(index: &Index, object: &VirtualService, name: &NamespacedName) -> Result<String, (&'static str, String)> {
+/// For whose requests it holds.
+#[derive(Default)]
+struct Hosts {
+    held: Vec<String>,
+    /// Why it does not hold for the others, or for none: reason and message.
+    wrong: Vec<(&'static str, String)>,
+}
+
+fn of_hosts(index: &Index, object: &VirtualService, name: &NamespacedName) -> Hosts {
     let spec = &object.spec;
+    let nothing = |why: &str| Hosts { wrong: vec![("UnsupportedValue", why.to_owned())], ..Hosts::default() };
     if !spec.is_for_mesh() {
-        return Err(("UnsupportedValue", "spec.gateways does not have \"mesh\", so it has no effect".into()));
+        return nothing("spec.gateways does not have \"mesh\", so it has no effect");
     }
     if spec.http.is_empty() {
-        return Err(("UnsupportedValue", "It has no rules for requests (spec.http), so it has no effect".into()));
+        return nothing("It has no rules for requests (spec.http), so it has no effect");
     }
-    let mut held = Vec::new();
+    let mut hosts = Hosts::default();
     for host in &spec.hosts {
-        let service = index.service_of_host(&name.namespace, host).map_err(|why| ("TargetNotFound", why))?;
-        let Some(known) = index.objects().services.get(&service) else {
-            return Err(("TargetNotFound", format!("Service {service} does not exist")));
-        };
-        let first = index.virtual_service_of(&service).map(|first| NamespacedName::of(&first.metadata));
-        if let Some(older) = first.filter(|first| first != name) {
-            return Err((
-                "Conflicted",
-                format!("VirtualService {older} has the host {host:?} too and is older, and holds in its place"),
-            ));
+        match of_host(index, name, host) {
+            Ok(service) => hosts.held.push(service.to_string()),
+            Err(why) => hosts.wrong.push(why),
         }
-        if let Binding::None | Binding::OtherTraffic(_) = index.service_binding(known) {
-            return Err((
-                "AncestorNotBound",
-                format!("Service {service} has no waypoint, so the VirtualService has no effect on it"),
-            ));
-        }
-        if let Some(route) = route_of(index, &service) {
-            let message = format!(
-                "{route} is attached to Service {service}, and comes before a VirtualService at the ports that it is for"
-            );
-            return Err(("Conflicted", message));
-        }
-        held.push(service.to_string());
     }
-    Ok(format!("Attached to the waypoint of Service {}", held.join(", ")))
+    hosts
+}
+
+/// The Service of a host, if it holds for that one.
+fn of_host(index: &Index, name: &NamespacedName, host: &str) -> Result<NamespacedName, (&'static str, String)> {
+    let service = index.service_of_host(&name.namespace, host).map_err(|why| ("TargetNotFound", why))?;
+    let Some(known) = index.objects().services.get(&service) else {
+        return Err(("TargetNotFound", format!("Service {service} does not exist")));
+    };
+    let first = index.virtual_service_of(&service).map(|first| NamespacedName::of(&first.metadata));
+    if let Some(older) = first.filter(|first| first != name) {
+        return Err((
+            "Conflicted",
+            format!("VirtualService {older} has the host {host:?} too and is older, and holds in its place"),
+        ));
+    }
+    if let Binding::None | Binding::OtherTraffic(_) = index.service_binding(known) {
+        return Err((
+            "AncestorNotBound",
+            format!("Service {service} has no waypoint, so the VirtualService has no effect on it"),
+        ));
+    }
+    if let Some(route) = route_of(index, &service) {
+        let message =
+            format!("{route} is attached to Service {service}, and comes before a VirtualService at the ports that it is for");
+        return Err(("Conflicted", message));
+    }
+    Ok(service)
 }
 
 /// A route of the Gateway API of the Service's own namespace.

@@ -1,7 +1,7 @@
 //! Listeners and their filter chains.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -70,6 +70,8 @@ pub struct Inbound {
     pub matcher: MatchNode,
     /// Chains by name.
     pub chains: HashMap<Arc<str>, Arc<Chain>>,
+    /// Who may have it told what becomes of requests of theirs.
+    pub administrators: BTreeSet<SpiffeId>,
 }
 
 impl Inbound {

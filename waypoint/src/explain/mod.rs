@@ -39,8 +39,10 @@ use crate::{
 
 pub use endpoints::EndpointSaid;
 pub use forward::ClusterSaid;
+pub(crate) use page::answer;
 pub use page::page;
 pub use policies::PolicySaid;
+pub(crate) use policies::decided;
 pub use question::{Question, request};
 
 /// What becomes of a request.

@@ -1,5 +1,6 @@
 //! `/explain` of the admin pages: the question as the query of an address, answered from the configuration in force. It is served on the
-//! loopback device only, and no header of a request can ask it: what is refused, and by which policy, is nobody's business but the mesh's.
+//! loopback device only, as what is refused, and by which policy, is nobody's business but the mesh's; an administrator of it may ask with a request
+//! as well (`http::live`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,6 +23,14 @@ struct Answer {
 #[derive(Debug, Serialize)]
 struct NoAnswer {
     error: String,
+}
+
+/// The answer as the page gives it.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn answer(snapshot: &Snapshot, question: &Question) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec_pretty(&Answer { explanation: explain(snapshot, question) })
 }
 
 /// Answers the page.

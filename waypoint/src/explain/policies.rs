@@ -54,6 +54,14 @@ pub(super) fn told(filters: &[RbacFilter], subject: &Subject<'_>) -> Vec<PolicyS
     said
 }
 
+/// The rules of `filters` that decide about `subject`, up to the rule set that refuses.
+pub(crate) fn decided(filters: &[RbacFilter], subject: &Subject<'_>) -> Vec<String> {
+    let deciding = told(filters, subject).into_iter().filter(|said| said.decides);
+    deciding
+        .map(|said| format!("{} {}{}", action(said.action), said.rule, if said.dry_run { " (dry run)" } else { "" }))
+        .collect()
+}
+
 /// Whether none of `filters` refuses `subject`.
 pub(super) fn let_pass(filters: &[RbacFilter], subject: &Subject<'_>) -> bool {
     filters.iter().filter_map(|filter| filter.rules.as_ref()).all(|rules| authz::ask(rules, subject).is_ok())
@@ -109,11 +117,15 @@ pub(super) fn grounds(mut step: Step, said: &[PolicySaid]) -> Step {
     }
 }
 
-fn describe(said: &PolicySaid) -> String {
-    let action = match said.action {
+fn action(action: RbacAction) -> &'static str {
+    match action {
         RbacAction::Allow => "ALLOW",
         RbacAction::Deny => "DENY",
-    };
+    }
+}
+
+fn describe(said: &PolicySaid) -> String {
+    let action = action(said.action);
     let dry = if said.dry_run { " (dry run)" } else { "" };
     let decides = match (said.matches, said.decides) {
         (true, false) => ", after another of them did",

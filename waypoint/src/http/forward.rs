@@ -172,6 +172,7 @@ async fn attempt(
         forwarding.mirrors.iter().filter(|mirror| upgrade.is_none() && mirror.takes(fastrand::u64(..))).collect();
     let retry = forwarding.retry.as_ref().filter(|_| upgrade.is_none());
     let kept = (retry.is_some() || !mirrors.is_empty()).then(|| request.body_mut().keep(&proxy.kept_bodies));
+    record.note(|told| told.copied_to = mirrors.iter().map(|mirror| mirror.cluster.clone()).collect());
     for (mirror, kept) in mirrors.into_iter().zip(kept.iter().cycle().cloned()) {
         let head = self::head(&request);
         mirror::start(exchange, mirror, Copy { head, path: &path, authority, kept, version });
@@ -289,6 +290,7 @@ fn respond(
 ) -> Response<ResponseBody> {
     let Outcome { sent: Sent { mut response, lease }, counted, weight, claim, head, upgrade, version } = outcome;
     record.status = Some(response.status().as_u16());
+    record.tell();
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upstream = switched.then(|| hyper::upgrade::on(&mut response));
     let name = response.headers().get(header::UPGRADE).cloned();

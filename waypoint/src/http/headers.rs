@@ -25,6 +25,9 @@ const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-a
 /// What only a proxy of the mesh may say of a request.
 const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 
+/// By which an administrator of the mesh asks what becomes of a request.
+pub const EXPLAIN: HeaderName = HeaderName::from_static("x-ambit-explain");
+
 /// What a client may order an Envoy to do with its request. Envoy takes them out of it, whether it does that or not.
 const ORDERS: [HeaderName; 10] = [
     HeaderName::from_static("x-envoy-retry-on"),
@@ -104,6 +107,8 @@ pub fn arrived<B>(request: &mut Request<B>, outside: Option<(IpAddr, &'static st
         None => {}
     }
     headers.remove(INTERNAL);
+    // Whoever asks has been heard; it is for nobody else to see, and rules and routes do not go by it.
+    headers.remove(EXPLAIN);
     if http2 {
         join_cookies(headers);
         if headers.get(header::COOKIE).is_some_and(HeaderValue::is_empty) {
@@ -279,7 +284,12 @@ mod tests {
     #[test]
     fn what_only_proxies_say_and_orders_to_them_are_not_passed_on() {
         let mut request = Request::new(());
-        *request.headers_mut() = map(&[("x-envoy-internal", "true"), ("x-envoy-retry-on", "5xx"), ("x-envoy-own", "1")]);
+        *request.headers_mut() = map(&[
+            ("x-envoy-internal", "true"),
+            ("x-ambit-explain", "beside"),
+            ("x-envoy-retry-on", "5xx"),
+            ("x-envoy-own", "1"),
+        ]);
         arrived(&mut request, None);
         assert_eq!(*request.headers(), map(&[("x-envoy-retry-on", "5xx"), ("x-envoy-own", "1")]), "rules may ask for orders");
         strip_orders(request.headers_mut());

@@ -94,6 +94,9 @@ async fn ask(
     let Exchange { proxy, snapshot, tunnel, http, route, .. } = exchange;
     for limiter in &http.limiters {
         let Some(question) = question(limiter, exchange, request) else { continue };
+        if let Some(beside) = &record.beside {
+            beside.asks("rate limit server", &limiter.cluster);
+        }
         let call = Call { proxy, snapshot, tunnel, cluster: &limiter.cluster };
         let answer = timeout(limiter.timeout, call.send(question, Version::HTTP_2)).await;
         let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {:?}", limiter.timeout)));

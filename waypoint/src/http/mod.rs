@@ -14,6 +14,7 @@ mod ext_proc;
 mod forward;
 mod headers;
 mod limiter;
+mod live;
 mod mirror;
 mod retry;
 mod rewound;

@@ -61,6 +61,7 @@ impl<'a> Sender<'a> {
         let before = self.resent;
         for to in &candidates.endpoints {
             record.upstream = Some(to.upstream.clone());
+            record.note(|told| told.tried.push(to.upstream.address));
             // What is sent for the second time is not to meet another connection that is over.
             let anew = self.resent != before;
             match self.to(&candidates.cluster, to, request, record, anew).await {

@@ -24,12 +24,13 @@ use super::{
     ext_authz::{Asking, Passed},
     ext_proc::Processors,
     forward::{self, Exchange, Hold},
-    headers, limiter, select,
+    headers, limiter, live, select,
 };
 use crate::{
-    authn,
+    authn, authz,
     compiled::{AppProtocol, ServiceInfo, Snapshot},
-    observe::Record,
+    explain,
+    observe::{Beside, Record},
     proxy::Proxy,
     terminate::Tunnel,
 };
@@ -55,16 +56,21 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
     let phase = stream.phase();
     let io = TokioIo::new(stream);
     let max_header = max_header(&proxy, &tunnel, protocol);
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         // Now and not when the future is first polled: in between the server may already look for the end of the connection.
         let over = phase.begin(protocol == AppProtocol::Http1 && request.body().is_end_stream());
         let told = (protocol == AppProtocol::Http1).then(|| phase.clone());
         let (proxy, tunnel, upgrades) = (proxy.clone(), tunnel.clone(), upgrades.clone());
         let head = protocol == AppProtocol::Http2 && request.method() == Method::HEAD;
+        let asks = live::asks(&proxy.config, &tunnel, &mut request);
         // What a request needs is gone with it: a connection that waits for its next one keeps no room for that.
         Box::pin(async move {
             let (drain, edge) = (tunnel.drain.clone(), tunnel.edge.is_some());
-            let mut response = handle(proxy, tunnel, protocol, upgrades, (over, told), request).await;
+            let mut response = match asks {
+                None => handle(proxy, tunnel, protocol, upgrades, (over, told, None), request).await,
+                // Hardly any does.
+                Some(asks) => Box::pin(live::serve(asks, proxy, tunnel, protocol, upgrades, (over, told), request)).await,
+            };
             if head {
                 response.body_mut().leave_out();
             }
@@ -159,18 +165,19 @@ fn max_header(proxy: &Proxy, tunnel: &Tunnel, protocol: AppProtocol) -> usize {
 }
 
 /// One request, to the head of its response.
-async fn handle(
+pub(super) async fn handle(
     proxy: Arc<Proxy>,
     tunnel: Arc<Tunnel>,
     protocol: AppProtocol,
     upgrades: TaskTracker,
-    (over, phase): (Over, Option<Phase>),
+    (over, phase, beside): (Over, Option<Phase>, Option<Arc<Beside>>),
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let style = Style { grpc: is_grpc(request.headers()) };
     let kind = if style.grpc { "grpc" } else { "http" };
     let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, kind);
     record.request = Some((request.method().as_str().to_owned(), request.uri().path().to_owned()));
+    record.beside.clone_from(&beside);
     let Some(place) = proxy.telemetry.admit(proxy.limits.requests) else {
         return answer::refused(&mut record, style, StatusCode::SERVICE_UNAVAILABLE, &Refusal::new(Reason::RequestLimit, ""));
     };
@@ -191,6 +198,7 @@ async fn handle(
             return refuse(&mut record, style, &request, refused);
         }
     };
+    record.note(|told| told.chain = Some(chain.name.clone()));
     if let Some(changed) = known.changed.take() {
         *request.headers_mut() = changed.headers;
         target.path_and_query = changed.path_and_query;
@@ -205,6 +213,7 @@ async fn handle(
             http: &http,
             metadata: known.metadata(),
             phase: phase.as_ref(),
+            beside: beside.as_deref(),
         };
         match Box::pin(asking.ask(&mut request, &mut target)).await {
             Ok(allowed) => passed = allowed,
@@ -218,6 +227,11 @@ async fn handle(
     }
     let before = passed.before.take();
     let admitted = select::admits(&tunnel, &http, view(&request, &target), &known);
+    record.note(|told| {
+        let connection = explain::decided(&chain.rbac, &authz::subject(&tunnel, None, None));
+        let subject = authz::subject(&tunnel, Some(view(&request, &target)), known.metadata());
+        told.rules = connection.into_iter().chain(explain::decided(&http.rbac, &subject)).collect();
+    });
     let mut response = match (admitted, known.route) {
         (Ok(()), Ok(route)) => {
             let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };

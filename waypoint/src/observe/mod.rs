@@ -1,8 +1,10 @@
 //! What is recorded: one access-log line and one set of metrics for each request and each connection, with one reason code.
 
+mod beside;
 mod record;
 mod telemetry;
 
+pub use beside::{Beside, Reached, Told};
 pub use record::{Given, Record, Upstream};
 pub use telemetry::{InFlight, Telemetry};
 

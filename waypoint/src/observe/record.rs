@@ -12,7 +12,7 @@ use std::{
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, balance::Outcome, policy::PolicyKey};
 
-use super::Telemetry;
+use super::{Beside, Telemetry};
 use crate::{
     compiled::{Admitted, Cluster, ServiceInfo, Suffering, WorkloadNames},
     terminate::Peer,
@@ -88,6 +88,8 @@ pub struct Record {
     pub sent: Arc<AtomicU64>,
     /// Bytes to the client.
     pub received: u64,
+    /// Where it is noted what becomes of it, for an administrator who has asked.
+    pub beside: Option<Arc<Beside>>,
 }
 
 impl Record {
@@ -117,6 +119,7 @@ impl Record {
             error: None,
             sent: Arc::default(),
             received: 0,
+            beside: None,
         }
     }
 
@@ -145,6 +148,7 @@ impl Drop for Record {
         if let Some(place) = self.admitted.as_mut().filter(|_| self.reason != Reason::ClientReset) {
             place.whole();
         }
+        self.tell();
         let telemetry = self.telemetry.clone();
         telemetry.write(self);
     }

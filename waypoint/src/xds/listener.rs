@@ -4,7 +4,7 @@ use std::{collections::HashMap, mem::take, sync::Arc};
 
 use ambit_api::envoy::pb::envoy::{
     config::{
-        core::v3::{Address, address, socket_address::PortSpecifier},
+        core::v3::{Address, Metadata, address, socket_address::PortSpecifier},
         listener::v3::{FilterChain, Listener, listener::ListenerSpecifier, listener_filter},
     },
     extensions::filters::{
@@ -18,7 +18,7 @@ use ambit_api::envoy::pb::envoy::{
 };
 
 use super::{
-    authority, chain, edge, hcm, matcher,
+    authority, chain, edge, hcm, matcher, metadata,
     read::{Compiled, Problem, Under, finish, port, required, type_of, unpack},
     state, text, tls,
 };
@@ -50,10 +50,10 @@ pub fn listener(mut listener: Listener) -> Compiled<CompiledListener> {
     listener.stat_prefix.clear();
     listener.access_log.clear();
     listener.traffic_direction = 0;
-    listener.metadata = None;
+    let metadata = listener.metadata.take();
     match name.as_str() {
         super::CONNECT_TERMINATE => terminate(listener).map(|l| CompiledListener::Terminate(Arc::new(l))),
-        super::MAIN_INTERNAL => inbound(listener).map(|l| CompiledListener::Inbound(Arc::new(l))),
+        super::MAIN_INTERNAL => inbound(listener, metadata).map(|l| CompiledListener::Inbound(Arc::new(l))),
         super::CONNECT_ORIGINATE => originate(listener).map(|()| CompiledListener::Originate),
         name if name.starts_with(super::INGRESS) => edge::listener(listener).map(|l| CompiledListener::Edge(Arc::new(l))),
         other => Err(Problem::new(format!("a listener {other:?} is not implemented"))),
@@ -167,8 +167,9 @@ fn kept_facts(mut config: HttpState) -> Compiled<()> {
     finish(&config)
 }
 
-fn inbound(mut listener: Listener) -> Compiled<Inbound> {
+fn inbound(mut listener: Listener, metadata: Option<Metadata>) -> Compiled<Inbound> {
     internal(&mut listener)?;
+    let administrators = metadata::administrators(metadata).under("metadata")?;
     for filter in take(&mut listener.listener_filters) {
         // Where the first bytes must be looked at follows from the matcher, so where Envoy's inspector is off does not matter.
         known_listener_filter(filter.config_type).under(filter.name)?;
@@ -192,7 +193,7 @@ fn inbound(mut listener: Listener) -> Compiled<Inbound> {
         },
         (None, _) => return Err(Problem::new("several filter chains without filter_chain_matcher are not implemented")),
     };
-    Ok(Inbound { matcher, chains })
+    Ok(Inbound { matcher, chains, administrators })
 }
 
 pub(super) fn known_listener_filter(config: Option<listener_filter::ConfigType>) -> Compiled<()> {

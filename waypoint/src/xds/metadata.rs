@@ -1,10 +1,19 @@
 //! What resources say of themselves for filters to read (`envoy.config.core.v3.Metadata`).
 
+use std::collections::BTreeSet;
+
 use ambit_api::envoy::pb::{
     envoy::config::core::v3::Metadata,
     google::protobuf::{ListValue, Struct, Value as Pb, value::Kind},
 };
+use ambit_identity::SpiffeId;
 use serde_json::Value;
+
+use super::read::{Compiled, Problem};
+
+/// Under which our own say something.
+const OWN: &str = "io.ambit";
+const ADMINISTRATORS: &str = "explain_administrators";
 
 /// All of it, by filter. What is typed is for nobody here.
 pub fn by_filter(metadata: Option<Metadata>) -> Value {
@@ -13,6 +22,16 @@ pub fn by_filter(metadata: Option<Metadata>) -> Value {
         return Value::Null;
     }
     Value::Object(all.into_iter().map(|(filter, said)| (filter, object(said))).collect())
+}
+
+/// Who a listener says is an administrator of the mesh: nobody, where it says nothing of that.
+pub fn administrators(metadata: Option<Metadata>) -> Compiled<BTreeSet<SpiffeId>> {
+    let said = by_filter(metadata);
+    let Some(named) = said.get(OWN).and_then(|own| own.get(ADMINISTRATORS)) else { return Ok(BTreeSet::new()) };
+    let Value::Array(named) = named else { return Err(Problem::new(format!("{ADMINISTRATORS} is no list"))) };
+    let identity = |one: &Value| one.as_str().and_then(|text| text.parse::<SpiffeId>().ok());
+    let read = |one| identity(one).ok_or_else(|| Problem::new(format!("{ADMINISTRATORS}: {one} is no SPIFFE identity")));
+    named.iter().map(read).collect()
 }
 
 fn object(said: Struct) -> Value {
@@ -27,5 +46,35 @@ fn value(value: Pb) -> Value {
         Some(Kind::BoolValue(value)) => value.into(),
         Some(Kind::StructValue(said)) => object(said),
         Some(Kind::ListValue(ListValue { values })) => Value::Array(values.into_iter().map(self::value).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(key: &str, said: Kind) -> Result<Vec<String>, String> {
+        let fields = [(key.to_owned(), Pb { kind: Some(said) })].into();
+        let filter_metadata = [(OWN.to_owned(), Struct { fields })].into();
+        let read = administrators(Some(Metadata { filter_metadata, ..Default::default() }));
+        read.map(|all| all.iter().map(ToString::to_string).collect()).map_err(|problem| problem.to_string())
+    }
+
+    fn list(texts: &[&str]) -> Kind {
+        let values = texts.iter().map(|text| Pb { kind: Some(Kind::StringValue((*text).to_owned())) }).collect();
+        Kind::ListValue(ListValue { values })
+    }
+
+    #[test]
+    fn administrators_are_identities_and_what_is_none_rejects_the_listener() {
+        const ONE: &str = "spiffe://cluster.local/ns/ops/sa/admin";
+        assert_eq!(read(ADMINISTRATORS, list(&[ONE, ONE])), Ok(vec![ONE.to_owned()]));
+        assert_eq!(read(ADMINISTRATORS, list(&[])), Ok(Vec::new()));
+        assert_eq!(read("service", list(&["shop/api"])), Ok(Vec::new()));
+        assert_eq!(administrators(None), Ok(BTreeSet::new()));
+        for wrong in [list(&[ONE, "*"]), list(&["ops/admin"]), Kind::StringValue(ONE.to_owned()), Kind::BoolValue(true)] {
+            let problem = read(ADMINISTRATORS, wrong.clone()).unwrap_err();
+            assert!(problem.starts_with(ADMINISTRATORS), "{wrong:?}: {problem}");
+        }
     }
 }

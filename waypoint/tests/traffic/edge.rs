@@ -45,6 +45,7 @@ async fn once(port: u16, request: Request<Body>) -> (u16, HeaderMap, String) {
 pub(super) fn get(host: &str, path: &str) -> Request<Body> {
     let request =
         Request::get(path).header("host", host).header("x-forwarded-for", "192.0.2.1").header("x-envoy-retry-on", "5xx");
+    let request = request.header("x-ambit-explain", "answer");
     request.header("x-forwarded-client-cert", format!("URI={WAYPOINT}")).body(Body::default()).unwrap()
 }
 
@@ -73,7 +74,10 @@ async fn requests_from_outside_of_the_mesh_reach_endpoints_in_it_by_the_proxys_o
     for part in expected {
         assert!(text.contains(part), "{part} is not in {text}");
     }
-    assert!(!text.contains("x-envoy-retry-on") && !text.contains("x-forwarded-client-cert"), "{text}");
+    assert!(
+        !text.contains("x-ambit-explain") && !text.contains("x-envoy-retry-on") && !text.contains("x-forwarded-client-cert"),
+        "{text}"
+    );
     mesh.logged(&[
         "src.addr=127.0.0.1:",
         "path=/a ",

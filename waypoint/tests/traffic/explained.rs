@@ -35,7 +35,7 @@ use super::{
     },
 };
 
-const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
+pub(super) const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
 
 fn header(name: &str, value: &str) -> HeaderMatcher {
     let text = StringMatcher { match_pattern: Some(MatchPattern::Exact(value.into())), ..Default::default() };
@@ -47,10 +47,15 @@ fn does(path: &str, action: Action) -> Route {
     Route { action: Some(action), ..resources::prefix_to(path, "replaced") }
 }
 
+/// A service without endpoints.
+pub(super) fn none(mesh: &Mesh) -> Service {
+    Service::http("none", mesh.socket(101, 80))
+}
+
 /// `billing` with a route of every kind, who may not delete, and `none` without endpoints.
-async fn mesh(number: u8) -> (Mesh, Service) {
+pub(super) async fn mesh(number: u8) -> (Mesh, Service) {
     let (mesh, mut service, _) = billing(number).await;
-    let none = Service::http("none", mesh.socket(101, 80));
+    let none = none(&mesh);
     let deny = rbac::permission::Rule::Header(header(":method", "DELETE"));
     service.rbac = vec![
         resources::rules(rbac::rbac::Action::Deny, "ns[shop]-policy[no-delete]-rule[0]", deny, WEB),
@@ -83,7 +88,15 @@ async fn mesh(number: u8) -> (Mesh, Service) {
     (mesh, service)
 }
 
-fn explained(mesh: &Mesh, service: &Service, identity: &str, method: &str, host: &str, path: &str, version: &str) -> Explanation {
+pub(super) fn explained(
+    mesh: &Mesh,
+    service: &Service,
+    identity: &str,
+    method: &str,
+    host: &str,
+    path: &str,
+    version: &str,
+) -> Explanation {
     let headers = vec![("x-version".to_owned(), version.to_owned())];
     let request = request(method, host, path, &headers, false).unwrap();
     let question = Question { identity: id(identity), address: [127, 0, 0, 1].into(), destination: service.vip, request };

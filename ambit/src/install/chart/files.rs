@@ -32,6 +32,7 @@ pub(super) const TEMPLATES: &[File] = chart![
     "templates/node/access.yaml",
     "templates/node/daemonset.yaml",
     "templates/options/dashboards.yaml",
+    "templates/options/mesh.yaml",
     "templates/options/networkpolicies.yaml",
     "templates/options/podmonitors.yaml",
     "templates/options/quota.yaml",

@@ -23,7 +23,7 @@ mod validation;
 /// Everything that can be switched on.
 const ALL: &str = "networkPolicies.enabled=true,resourceQuota.enabled=true,podMonitors.enabled=true,podMonitors.labels.team=a,\
                    dashboards.enabled=true,ztunnel.otlpEndpoint=http://c:4318,istiod.nodeSelector.pool=mesh,node.seLinuxOptions.type=spc_t,\
-                   cni.keepProgram=true,istiod.jwksRoots=issuers";
+                   cni.keepProgram=true,istiod.jwksRoots=issuers,meshConfig=ambitExplain: {}";
 
 fn settings(text: &str) -> Settings {
     let mut settings = Settings::default();

@@ -1,6 +1,6 @@
 //! The ConfigMap in which users of Istio have the configuration of their mesh. Of its text only those are read whom waypoints ask about
 //! requests, as `extensionProviders` has them: external authorizers, as the public Istio API reference has their fields, and servers of limits
-//! and external processors, of which Istio knows nothing.
+//! and external processors, of which Istio knows nothing; and who may have waypoints tell what becomes of requests.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,9 +12,11 @@ use serde_json::Value;
 
 use crate::source::is_subdomain;
 
+mod administrators;
 mod limiter;
 mod processor;
 
+pub use administrators::{Administrator, Administrators};
 pub use limiter::Limiter;
 pub use processor::{BodyMode, HeaderMode, Processor, Told};
 
@@ -45,6 +47,8 @@ pub struct MeshSettings {
     pub processors: BTreeMap<String, Result<Processor, String>>,
     /// Why nothing of the text can be read.
     pub unreadable: Option<String>,
+    /// Who may have waypoints tell what becomes of requests of theirs.
+    pub administrators: Administrators,
 }
 
 /// An external authorizer.
@@ -111,20 +115,21 @@ struct ConfigMap {
 impl From<ConfigMap> for MeshSettings {
     fn from(ConfigMap { metadata, data, .. }: ConfigMap) -> Self {
         let read = data.get(KEY).map_or_else(|| Ok(Providers::default()), |text| providers(text));
-        let (Providers { authorizers, limiters, processors }, unreadable) = match read {
+        let (Providers { authorizers, limiters, processors, administrators }, unreadable) = match read {
             Ok(providers) => (providers, None),
             Err(why) => (Providers::default(), Some(why)),
         };
-        Self { metadata, providers: authorizers, limiters, processors, unreadable }
+        Self { metadata, providers: authorizers, limiters, processors, unreadable, administrators }
     }
 }
 
-/// Those who are asked, by what.
+/// Those who are asked, by what; and who may ask.
 #[derive(Default)]
 struct Providers {
     authorizers: BTreeMap<String, Result<Authorizer, String>>,
     limiters: BTreeMap<String, Result<Limiter, String>>,
     processors: BTreeMap<String, Result<Processor, String>>,
+    administrators: Administrators,
 }
 
 impl Providers {
@@ -157,12 +162,12 @@ fn providers(text: &str) -> Result<Providers, String> {
         Some(Value::Object(fields)) => fields,
         Some(_) => return Err("not a mapping".into()),
     };
+    let mut read = Providers { administrators: administrators::read(mesh.remove(administrators::KEY)), ..Providers::default() };
     let entries = match mesh.remove("extensionProviders") {
-        None | Some(Value::Null) => return Ok(Providers::default()),
+        None | Some(Value::Null) => return Ok(read),
         Some(Value::Array(entries)) => entries,
         Some(_) => return Err("extensionProviders: not a list".into()),
     };
-    let mut read = Providers::default();
     for (index, entry) in entries.into_iter().enumerate() {
         let Some(name) = entry.get("name").and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned) else {
             return Err(format!("extensionProviders[{index}].name: missing, or not a text"));

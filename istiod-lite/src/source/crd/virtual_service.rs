@@ -48,6 +48,13 @@ impl VirtualServiceSpec {
     pub fn is_for_mesh(&self) -> bool {
         self.gateways.is_empty() || self.gateways.iter().any(|gateway| gateway == MESH)
     }
+
+    /// Whether any of its rules can be for a request of the mesh at a port.
+    #[must_use]
+    pub fn is_for(&self, port: u16) -> bool {
+        let can_be = |rule: &HttpRule| rule.conditions.is_empty() || rule.conditions.iter().any(|said| said.is_for(port));
+        self.http.iter().any(can_be)
+    }
 }
 
 /// What is done with some of the requests.

@@ -44,6 +44,9 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
                     format!("extension provider {name}: {why}; requests of policies that ask for it are answered with 500"),
                 );
             }
+            if let Some(why) = &settings.administrators.wrong {
+                found.add("data.mesh", format!("{why}; nobody is told by waypoints what becomes of requests"));
+            }
         }
         _ => {}
     }

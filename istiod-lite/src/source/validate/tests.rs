@@ -290,3 +290,13 @@ fn what_a_request_policy_cannot_say_is_named() {
         assert!(matches!(problems.as_slice(), [one] if one.starts_with(&format!("error {expected}"))), "{target}: {problems:#?}");
     }
 }
+
+#[test]
+fn who_names_somebody_who_is_nobody_among_administrators_is_told_that_there_are_none() {
+    let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+                data: {mesh: 'ambitExplain: {administrators: [ops/debug, everybody]}'}\n";
+    let said = problems(text);
+    let [only] = said.as_slice() else { panic!("{said:?}") };
+    assert!(only.starts_with("warning data.mesh: ambitExplain.administrators[1]: \"everybody\" is neither "), "{only}");
+    assert_eq!(problems(&text.replace(", everybody", "")), Vec::<String>::new());
+}

@@ -59,6 +59,19 @@ fn a_virtual_service_says_what_of_it_holds() {
     check(&format!("hosts: [gone], {TO_A}"), "", "Accepted=False TargetNotFound: Service shop/gone does not exist");
     check(&format!("hosts: [a.other.svc.cluster.local], {TO_A}"), "", "Accepted=False TargetNotFound: ");
     check(&format!("hosts: [plain], {TO_A}"), "", "Accepted=False AncestorNotBound: Service shop/plain has no waypoint");
+    check(
+        &format!("hosts: [gone, a, plain, a.other.svc.cluster.local], {TO_A}"),
+        "",
+        "Accepted=False TargetNotFound: Service shop/gone does not exist; Service shop/plain has no waypoint, so the \
+         VirtualService has no effect on it; \"a.other.svc.cluster.local\" is of another namespace: write a VirtualService there, \
+         or an HTTPRoute with a ReferenceGrant; it holds for Service shop/a",
+    );
+    check(
+        "hosts: [plain, a], http: [{route: [{destination: {host: gone}}]}]",
+        "",
+        "Accepted=False AncestorNotBound: Service shop/plain has no waypoint, so the VirtualService has no effect on it; it holds \
+         for Service shop/a; spec.http[0]: Service shop/gone does not exist; requests that go there are answered with 500",
+    );
     check(&of_a, &made("o", 1, &of_a), "Accepted=False Conflicted: VirtualService shop/o has the host \"a\" too and is older");
     check(&of_a, &made("o", 3, &of_a), "Accepted=True");
     let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\n\

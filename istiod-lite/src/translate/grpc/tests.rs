@@ -134,6 +134,9 @@ fn what_clients_would_leave_out_fails_instead() {
     // Clients retry by themselves what no server has seen, and know no pages.
     let more = "[{retry: {attempts: 2}, filters: [{type: CORS, cors: {}}], backendRefs: [{name: echo-2, port: 80}]}]";
     assert_eq!(routes(&echo(&[MESH, &grpc_route(more).replace("GRPCRoute", "HTTPRoute")]), 0), [format!("/* -> {to}")]);
+    // They tell the server themselves how much time there is.
+    let timed = "[{timeouts: {request: 5s}, backendRefs: [{name: echo-2, port: 80}]}]";
+    assert_eq!(routes(&echo(&[MESH, &grpc_route(timed).replace("GRPCRoute", "HTTPRoute")]), 0), [format!("/* -> {to}")]);
     // No call is a GET, or has a query.
     assert_eq!(http("{method: GET}"), [""; 0]);
     assert_eq!(http("{queryParams: [{name: a, value: b}]}"), [""; 0]);

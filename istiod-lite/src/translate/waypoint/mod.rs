@@ -134,8 +134,8 @@ impl<'a> Translation<'a> {
             self.chains.pods(&identity, addresses, &for_requests, &for_connections);
         }
         self.http_backends();
-        let listeners =
-            [listener::terminate(&self.trust_domain), listener::inner(std::mem::take(&mut self.chains)), listener::originate()];
+        let inner = listener::inner(std::mem::take(&mut self.chains), &self.index.administrators());
+        let listeners = [listener::terminate(&self.trust_domain), inner, listener::originate()];
         for listener in listeners {
             insert(&mut self.listeners, listener.name.clone(), &listener);
         }

@@ -236,6 +236,24 @@ fn authorizers_are_asked_before_all_rules_and_those_of_nobody_deny() {
 }
 
 #[test]
+fn administrators_are_told_to_the_inner_listener_alone_and_where_there_are_none_nothing_is() {
+    let (yaml, key) = (input("authorizers"), "ambitExplain:");
+    assert!(yaml.contains(key));
+    for (yaml, some) in [(yaml.clone(), true), (yaml.replace(key, "ambitOther:"), false)] {
+        for (name, listener) in &of_waypoint(&yaml).listeners {
+            let metadata = render(listener)["metadata"].clone();
+            if name != "main_internal" || !some {
+                assert_eq!(metadata, Value::Null, "{name}");
+                continue;
+            }
+            let expected = ["cluster.local/ns/ops/sa/debug", "cluster.local/ns/tools/sa/debug", "other.example/ns/ops/sa/debug"];
+            let expected = expected.map(|rest| format!("spiffe://{rest}"));
+            assert_eq!(metadata["filter_metadata"]["io.ambit"]["explain_administrators"], Value::from(expected.to_vec()));
+        }
+    }
+}
+
+#[test]
 fn golden_waypoint_for_workloads() {
     check("direct", |kind, name| kind == "routes" || name == "main_internal");
 }

@@ -40,6 +40,7 @@ use super::{
 use crate::{
     authz,
     compiled::{AuthorizerService, Buffered, ExtAuthz, HttpChain, Snapshot},
+    observe::Beside,
     proxy::Proxy,
     terminate::Tunnel,
     upstream::{Beginning, Unread},
@@ -68,6 +69,8 @@ pub struct Asking<'a> {
     pub metadata: Option<&'a Value>,
     /// Told when its body has ended, on a connection of one request at a time.
     pub phase: Option<&'a Phase>,
+    /// Where it is noted who was asked, if somebody wants to know.
+    pub beside: Option<&'a Beside>,
 }
 
 impl Asking<'_> {
@@ -84,6 +87,9 @@ impl Asking<'_> {
                 Some((policy, rule)) => refusal.by(policy, rule),
                 None => refusal,
             };
+            if let Some(beside) = self.beside {
+                beside.asks("external authorizer", &authorizer.cluster);
+            }
             let body = match authorizer.body {
                 Some(wanted) => {
                     let read = self.read(wanted, request, &mut passed.before).await;

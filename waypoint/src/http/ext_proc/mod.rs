@@ -101,6 +101,9 @@ impl Processors {
             let Some(session) = sessions.get_mut(at) else { break };
             let config = session.config.clone();
             let context = Context { callee: callee(proxy, snapshot, tunnel, &config), most: *most };
+            if let Some(beside) = &record.beside {
+                beside.asks("external processor", &config.cluster);
+            }
             let Hold { phase, before, .. } = hold;
             if let Err(end) = context.request(session, request, target, before, phase.as_ref()).await {
                 sessions.truncate(at);

@@ -157,3 +157,34 @@ fn a_name_that_is_given_twice_is_nobody_s_of_whatever_kinds() {
         assert_eq!((known, settings.unreadable), (1, None), "{first} {second}");
     }
 }
+
+#[test]
+fn administrators_are_accounts_or_identities_and_one_who_is_neither_leaves_nobody() {
+    let domain: ambit_identity::TrustDomain = "mesh.example".parse().unwrap();
+    let named = |list: &str| {
+        let Administrators { named, wrong } = read(&format!("ambitExplain: {{administrators: [{list}]}}")).administrators;
+        (named.iter().map(|one| one.identity(&domain).to_string()).collect::<Vec<_>>(), wrong)
+    };
+    let (all, wrong) = named("ops/debug, 'spiffe://other.example/ns/ops/sa/debug'");
+    assert_eq!(all, ["spiffe://mesh.example/ns/ops/sa/debug", "spiffe://other.example/ns/ops/sa/debug"]);
+    assert_eq!(wrong, None);
+    for text in
+        ["'*'", "debug", "ops/*", "ops/", "/debug", "ops/debug/more", "'spiffe://mesh.example/*'", "'spiffe:ops/debug'", "''"]
+    {
+        let (all, wrong) = named(&format!("ops/debug, {text}"));
+        assert!(all.is_empty(), "{text}: {all:?}");
+        assert!(wrong.is_some_and(|why| why.starts_with("ambitExplain.administrators[1]: ")), "{text}");
+    }
+    for text in ["ambitExplain: {admins: [ops/debug]}", "ambitExplain: [ops/debug]", "ambitExplain: {administrators: ops/debug}"]
+    {
+        let Administrators { named, wrong } = read(text).administrators;
+        assert!(named.is_empty() && wrong.is_some_and(|why| why.starts_with("ambitExplain: ")), "{text}");
+    }
+    for text in ["", "ambitExplain:", "ambitExplain: {}", "extensionProviders: []"] {
+        assert_eq!(read(text).administrators, Administrators::default(), "{text}");
+    }
+    let both = read(
+        "extensionProviders: [{name: p, envoyExtAuthzGrpc: {service: a, port: 1}}]\nambitExplain: {administrators: [ops/debug]}",
+    );
+    assert_eq!((both.providers.len(), both.administrators.named.len()), (1, 1));
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ambit_api::envoy::pb::envoy::config::core::v3::Metadata;
 use ambit_api::envoy::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::{MatchSet, Rule};
 use ambit_api::envoy::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, ListenerFilterChainMatchPredicate};
 use ambit_api::envoy::pb::envoy::config::route::v3::{
@@ -17,14 +18,18 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::tcp_proxy::v3::tc
     ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight,
 };
 use ambit_api::envoy::pb::envoy::r#type::v3::Int32Range;
+use ambit_api::envoy::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
+use ambit_identity::SpiffeId;
 
 use super::super::connection::{Named, leads as leads_by_name};
-use super::super::names::{BLOCKED, DIRECT, Layer, MAIN_INTERNAL, ORIGINAL_DESTINATION, UPSTREAM_IDENTITY, direct};
+use super::super::names::{
+    AMBIT_METADATA, BLOCKED, DIRECT, Layer, MAIN_INTERNAL, ORIGINAL_DESTINATION, UPSTREAM_IDENTITY, direct,
+};
 use super::super::rbac::{Enforcement, nothing_allowed};
 use super::super::route;
 use super::super::scope::{ServedPort, Spoken};
 use super::super::wire::ordered::{NetworkRbac, Rules};
-use super::super::wire::{any_as, bool_value, seconds};
+use super::super::wire::{any_as, bool_value, entry, seconds, string_kind};
 use super::http::{self, Routes};
 use super::matcher::{Lead, by_address};
 use super::{
@@ -104,8 +109,9 @@ impl Chains {
     }
 }
 
-/// The listener. A destination that no chain is for is refused by a chain of its own, so that it is seen in the log.
-pub fn inner(mut chains: Chains) -> Listener {
+/// The listener. A destination that no chain is for is refused by a chain of its own, so that it is seen in the log. The administrators are for
+/// our own waypoint alone; a change of them has Envoy drain its connections.
+pub fn inner(mut chains: Chains, administrators: &BTreeSet<SpiffeId>) -> Listener {
     chains.chains.push(blocked());
     let mut inspector = listener_filter("envoy.filters.listener.http_inspector", &HttpInspector::default());
     inspector.filter_disabled = (!chains.sniff_all).then(|| none_of(&chains.sniffed));
@@ -123,8 +129,17 @@ pub fn inner(mut chains: Chains) -> Listener {
         // An address matcher without ranges is invalid.
         filter_chain_matcher: (!chains.leads.is_empty()).then(|| by_address(chains.leads, BLOCKED)),
         filter_chains: chains.chains,
+        metadata: (!administrators.is_empty()).then(|| explains_to(administrators)),
         ..internal_listener(MAIN_INTERNAL)
     }
+}
+
+/// Who is told what becomes of requests of theirs.
+fn explains_to(administrators: &BTreeSet<SpiffeId>) -> Metadata {
+    let values = administrators.iter().map(|identity| string_kind(identity.to_string())).collect();
+    let list = Value { kind: Some(Kind::ListValue(ListValue { values })) };
+    let own = Struct { fields: entry("explain_administrators", list) };
+    Metadata { filter_metadata: entry(AMBIT_METADATA, own), ..Default::default() }
 }
 
 /// Destination ports other than these.

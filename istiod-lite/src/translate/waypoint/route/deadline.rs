@@ -16,17 +16,17 @@ const EXPECTED: &str = "x-envoy-expected-rq-timeout-ms";
 /// in it does not come through. (An Envoy would say it by itself, and with it more that nobody asks for: its router has to suppress all or nothing.)
 pub fn told(rule: &HttpRouteRules, changed: &[HeaderValueOption]) -> Option<HeaderValueOption> {
     let of_try = rule.timeouts.as_ref().and_then(|timeouts| parse_duration(timeouts.backend_request.as_ref()?));
-    shortest([Some(timeout(rule)), of_try], changed)
+    of([Some(timeout(rule)), of_try].into_iter().flatten(), changed)
 }
 
-/// The header for backends that have these times, of which nothing is no limit.
-pub fn shortest(times: [Option<Duration>; 2], changed: &[HeaderValueOption]) -> Option<HeaderValueOption> {
+/// The same where these times hold, of which none is one of zero.
+pub fn of(times: impl IntoIterator<Item = Duration>, changed: &[HeaderValueOption]) -> Option<HeaderValueOption> {
     let by_rule =
         changed.iter().filter_map(|option| option.header.as_ref()).any(|header| header.key.eq_ignore_ascii_case(EXPECTED));
     if by_rule {
         return None;
     }
-    let time = times.into_iter().flatten().filter(|time| !time.is_zero()).min()?;
+    let time = times.into_iter().filter(|time| !time.is_zero()).min()?;
     let header = HeaderValue { key: EXPECTED.into(), value: time.as_millis().to_string(), ..Default::default() };
     Some(HeaderValueOption {
         header: Some(header),
@@ -35,9 +35,13 @@ pub fn shortest(times: [Option<Duration>; 2], changed: &[HeaderValueOption]) -> 
     })
 }
 
-/// A route without the header: clients that go by it themselves say in `grpc-timeout` how long they wait.
+/// A route without it, for clients that tell a server of their time in their own way. What the rule says itself stays.
 pub fn without(mut route: Route) -> Route {
-    route.request_headers_to_add.retain(|option| option.header.as_ref().is_none_or(|header| header.key != EXPECTED));
+    // Of what rules say empty values are kept.
+    let is = |option: &HeaderValueOption| {
+        !option.keep_empty_value && option.header.as_ref().is_some_and(|header| header.key == EXPECTED)
+    };
+    route.request_headers_to_add.retain(|option| !is(option));
     route
 }
 

@@ -79,7 +79,7 @@ pub struct Attached<'a> {
     names: Vec<&'a Arc<TlsRoute>>,
     /// For connections.
     connections: Option<&'a Arc<TcpRoute>>,
-    /// For requests, where no route of the service's namespace is.
+    /// For requests, where no route of the service's namespace is, and some rule is for the port.
     virtual_service: Option<&'a Arc<VirtualService>>,
 }
 
@@ -116,7 +116,8 @@ impl<'a> Attached<'a> {
             }
             attached.names = names_of(index, port, service);
             attached.connections = connections_of(index, port, service);
-            attached.virtual_service = index.virtual_service_of(service);
+            // Of a port that no rule is for it says nothing (so in Istio).
+            attached.virtual_service = index.virtual_service_of(service).filter(|object| object.spec.is_for(port.port.port));
         }
         only_first_kind(&mut attached.producer);
         attached.consumer.values_mut().for_each(only_first_kind);

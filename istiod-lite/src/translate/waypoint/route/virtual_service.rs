@@ -82,7 +82,7 @@ fn carried_out(
     };
     let (mut request, response) = changes(rule.headers.as_ref());
     if matches!(action, Action::Route(_)) {
-        let told = deadline::shortest(times(rule), &request.add);
+        let told = deadline::of(times(rule), &request.add);
         request.add.extend(told);
     }
     let mut filters = rule.cors_policy.as_ref().map(|said| entry(cors::FILTER, any(&cors_policy(said)))).unwrap_or_default();
@@ -100,11 +100,11 @@ fn carried_out(
     }
 }
 
-/// How long a whole answer may take, and that of one try.
-fn times(rule: &HttpRule) -> [Option<Duration>; 2] {
+/// The times that hold for an answer, and for each try.
+fn times(rule: &HttpRule) -> impl Iterator<Item = Duration> {
     let retries = rule.retries.as_ref().filter(|retries| retries.attempts > 0);
     let of_try = retries.and_then(|retries| retries.per_try_timeout.as_deref());
-    [rule.timeout.as_deref().and_then(as_time), of_try.and_then(as_time)]
+    [rule.timeout.as_deref(), of_try].into_iter().flatten().filter_map(as_time)
 }
 
 /// The only Service that all requests of a rule are sent to.

@@ -155,3 +155,39 @@ fn a_rule_that_sends_to_one_service_keeps_the_sessions_that_it_asks_for_and_a_fa
     assert!(fault["percentage"].get("numerator").is_none_or(|of_hundred| of_hundred == 0), "{fault}");
     assert_eq!(fault["http_status"], 503);
 }
+
+#[test]
+fn a_port_that_no_rule_is_for_has_the_routes_that_it_has_without_a_virtual_service() {
+    let elsewhere = "{match: [{port: 81}, {gateways: [front]}], redirect: {uri: /elsewhere}}";
+    let without = routes("");
+    assert_eq!((without.len(), &without[0]["route"]["cluster"]), (1, &A.into()));
+    assert_eq!(routes(&service("vs", &format!("[{elsewhere}]"))), without);
+    let of_gateway = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\n\
+                      spec: {parentRefs: [{kind: Gateway, name: waypoint}], rules: [{backendRefs: [{name: b, port: 8080}]}]}\n";
+    let as_all = routes(&format!("{}{of_gateway}", service("vs", &format!("[{elsewhere}]"))));
+    assert_eq!(as_all[0]["route"]["cluster"], B, "{as_all:#?}");
+    let some =
+        routes(&service("vs", &format!("[{elsewhere}, {{match: [{{port: 80, uri: {{prefix: /a}}}}], redirect: {{uri: /b}}}}]")));
+    assert_eq!((some.len(), &some[1]["direct_response"]["status"]), (2, &404.into()), "{some:#?}");
+}
+
+#[test]
+fn backends_are_told_the_shortest_time_that_holds_for_them() {
+    let told = |rule: &str| {
+        let routes = routes(&service("vs", &format!("[{{route: [{{destination: {{host: b}}}}], {rule}}}]")));
+        let added = routes[0]["request_headers_to_add"].as_array().cloned().unwrap_or_default();
+        let header = added.iter().find(|option| option["header"]["key"] == "x-envoy-expected-rq-timeout-ms");
+        header.map(|option| option["header"]["value"].as_str().unwrap().to_owned())
+    };
+    for (rule, expected) in [
+        ("headers: {}", None),
+        ("timeout: 1.5s", Some("1500")),
+        ("timeout: 2s, retries: {attempts: 2, perTryTimeout: 500ms}", Some("500")),
+        ("timeout: 2s, retries: {attempts: 2, perTryTimeout: 3s}", Some("2000")),
+        ("timeout: 2s, retries: {attempts: 0, perTryTimeout: 500ms}", Some("2000")),
+        ("retries: {attempts: 2, perTryTimeout: 500ms}", Some("500")),
+        ("timeout: 2s, headers: {request: {set: {X-Envoy-Expected-Rq-Timeout-Ms: '7'}}}", None),
+    ] {
+        assert_eq!(told(rule).as_deref(), expected, "{rule}");
+    }
+}
