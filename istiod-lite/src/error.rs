@@ -38,9 +38,6 @@ pub enum Error {
     /// TLS of the discovery server.
     #[error("cannot serve TLS: {0}")]
     Serving(String),
-    /// gRPC.
-    #[error("the discovery server failed: {0}")]
-    Grpc(#[from] tonic::transport::Error),
     /// One of the control plane's own tasks ended.
     #[error("{0} stopped")]
     Stopped(&'static str),

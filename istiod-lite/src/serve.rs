@@ -8,14 +8,14 @@ use ambit_runtime::{
     socket::{ListenOptions, listen},
     telemetry,
 };
-use ambit_xds::server::{AdsServer, Cache, ServerConfig, Status, WINDOW};
+use ambit_xds::server::{AdsServer, Cache, ServerConfig, Status};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::transport::Server;
+use tonic::service::Routes;
 
 use crate::{
     accept::Acceptor,
@@ -146,7 +146,7 @@ impl ControlPlane {
         let pusher = Pusher::new(cache.clone());
         let authenticator =
             XdsAuthenticator::new(tokens.clone(), accounts.clone(), Arc::clone(&mesh), pusher.clients(), refusals.clone());
-        let ads = AdsServer::new(cache.clone(), authenticator, ServerConfig::default(), closing.clone());
+        let ads = AdsServer::new(cache.clone(), authenticator, ServerConfig::default(), closing);
         let status: Status = ads.status();
         let rules = Rules { trust_domain: config.trust_domain.clone(), node_accounts: accounts };
         let ca = CertificateService::new(issuing.clone(), tokens, rules, Arc::clone(&mesh), refusals.clone());
@@ -203,19 +203,9 @@ impl ControlPlane {
             jwks::first_round(&awaited).await;
             listed.done();
             let (incoming, accepting) = Acceptor::new(discovery, acceptor).incoming();
-            let server = Server::builder()
-                .http2_keepalive_interval(Some(Duration::from_secs(30)))
-                .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-                .max_concurrent_streams(256)
-                // A thousand node proxies that come back say what they have at once, and wait for their turn with what is here already.
-                .initial_stream_window_size(WINDOW)
-                .initial_connection_window_size(2 * WINDOW)
-                .add_service(ads.into_service())
-                .add_service(ca.into_service())
-                .serve_with_incoming_shutdown(incoming, closed(closing));
-            let (served, ()) = tokio::join!(server, accepting);
+            tokio::join!(ads.serve(incoming, Routes::new(ca.into_service())), accepting);
             drop(watch);
-            served.map_err(Error::from)
+            Ok(())
         };
         tasks.spawn(serve);
         tracing::info!(discovery = %config.listen, monitoring = %config.monitoring, "the control plane runs");
@@ -294,8 +284,4 @@ async fn election_ended(election: &mut Option<Candidacy>) {
         Some(election) => election.ended().await,
         None => std::future::pending().await,
     }
-}
-
-async fn closed(mut closing: watch::Receiver<bool>) {
-    let _ = closing.wait_for(|closing| *closing).await;
 }

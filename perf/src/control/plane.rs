@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use ambit_runtime::socket::{ListenOptions, listen};
 use ambit_xds::{
     Node,
-    server::{AdsServer, Authenticate, Cache, ServerConfig, WINDOW},
+    server::{AdsServer, Authenticate, Cache, ServerConfig},
 };
 use istiod_lite::{
     Mesh,
@@ -18,7 +18,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Status, metadata::MetadataMap, service::Routes};
 
 /// What an API server would tell, told by hand.
 struct Told(mpsc::Receiver<Vec<Event>>);
@@ -87,12 +87,8 @@ impl Plane {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { _ = push::read(Told(told), batches).await });
         tasks.spawn(push::follow(mesh, Pusher::new(cache.clone()), received));
-        let server = tonic::transport::Server::builder()
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(2 * WINDOW)
-            .add_service(ads.into_service());
         let incoming = TcpListenerStream::new(listener).map(|stream| stream.inspect(|stream| _ = stream.set_nodelay(true)));
-        tasks.spawn(async move { _ = server.serve_with_incoming(incoming).await });
+        tasks.spawn(ads.serve(incoming, Routes::default()));
         Ok(Self { address, cache, generation, events, _tasks: tasks })
     }
 

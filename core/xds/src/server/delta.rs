@@ -1,11 +1,12 @@
 //! The server's side of a delta stream as a state machine: requests in, responses out, no I/O and no time.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use ambit_api::{envoy::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse, type_url};
 
 use super::{
     Cache, TypeStatus,
+    cache::Sight,
     order::{is_named_by_others, rank, waits_for},
     request::DeltaRequest,
     response::{DeltaResponse, Resources},
@@ -30,6 +31,8 @@ pub struct DeltaSession {
     released: bool,
     /// The peer has fallen too far behind.
     lost: bool,
+    /// The peer was sent all that there was when it was looked last, and has only answered since.
+    caught_up: bool,
 }
 
 impl DeltaSession {
@@ -45,6 +48,8 @@ impl DeltaSession {
     /// When the peer asks for more than a session may.
     pub fn request(&mut self, request: impl Into<DeltaRequest>) -> Result<(), XdsError> {
         let DeltaRequest { message: request, told } = request.into();
+        let asks = !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty();
+        self.caught_up &= !asks && !request.response_nonce.is_empty();
         let too_many = || XdsError::Protocol(format!("more than {MAX_NAMES} names of type {}", request.type_url));
         let rank = rank(&request.type_url);
         let place = self.types.binary_search_by(|of| (of.rank, &*of.type_url).cmp(&(rank, request.type_url.as_str())));
@@ -58,6 +63,7 @@ impl DeltaSession {
                     return Err(too_many());
                 }
                 let wildcard = request.resource_names_subscribe.is_empty();
+                self.caught_up = false;
                 self.types.insert(place, Subscription::new(rank, request.type_url.as_str().into(), wildcard, told));
                 place
             }
@@ -74,11 +80,22 @@ impl DeltaSession {
     /// removal after.
     pub fn next(&mut self, cache: &Cache, view: &str) -> Option<DeltaResponse> {
         self.holding = false;
-        let response = self.next_upsert(cache, view).or_else(|| self.next_removal(cache, view));
-        if response.is_none() {
-            self.released = false;
-        }
-        response
+        cache.look(view, |types| {
+            let response = self.next_upsert(types).or_else(|| self.next_removal(types));
+            // Most sessions have all when they are sent what has changed. They need not be looked at again for the next response, nor
+            // when this one is answered.
+            self.caught_up = !self.lost && self.types.iter().all(|of| of.is_caught_up(types.of(&of.type_url)));
+            if response.is_none() || self.caught_up {
+                self.released = false;
+            }
+            response
+        })
+    }
+
+    /// Whether there is nothing to send before the view changes or the peer asks for something.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.caught_up
     }
 
     /// Whether something waits for an answer of the peer to something else.
@@ -99,7 +116,7 @@ impl DeltaSession {
         self.lost
     }
 
-    fn next_upsert(&mut self, cache: &Cache, view: &str) -> Option<DeltaResponse> {
+    fn next_upsert(&mut self, types: Sight<'_>) -> Option<DeltaResponse> {
         for place in 0..self.types.len() {
             let waits_for = self.types.get(place).map(|of| waits_for(&of.type_url)).unwrap_or_default();
             let held = !self.released && waits_for.iter().any(|other| self.is_outstanding(other));
@@ -108,9 +125,8 @@ impl DeltaSession {
             if (of.is_outstanding() || held) && !of.is_asked() {
                 continue;
             }
-            let type_url = Arc::clone(&of.type_url);
-            let taken = cache.read(view, &type_url, |content| of.take(content, is_named_by_others(&type_url)));
-            let Some(taken) = taken else {
+            let defer = is_named_by_others(&of.type_url);
+            let Some(taken) = of.take(types.of(&of.type_url), defer) else {
                 self.lost = true;
                 return None;
             };
@@ -137,7 +153,7 @@ impl DeltaSession {
     }
 
     /// Removals that were put off: once nothing else is to be sent and the types that might name the resources have been answered.
-    fn next_removal(&mut self, cache: &Cache, view: &str) -> Option<DeltaResponse> {
+    fn next_removal(&mut self, types: Sight<'_>) -> Option<DeltaResponse> {
         for place in (0..self.types.len()).rev() {
             let rank = self.types.get(place).filter(|of| of.defers()).map(|of| of.rank);
             let Some(rank) = rank else { continue };
@@ -147,8 +163,7 @@ impl DeltaSession {
             }
             let of = self.types.get_mut(place)?;
             // It may have come back meanwhile.
-            let type_url = Arc::clone(&of.type_url);
-            let removed = cache.read(view, &type_url, |content| of.take_deferred(content));
+            let removed = of.take_deferred(types.of(&of.type_url));
             if !removed.is_empty() {
                 return self.respond(place, Resources::default(), removed);
             }

@@ -2,26 +2,32 @@
 
 mod ads;
 mod cache;
+mod connection;
 mod delta;
 mod encoded;
 mod held;
+mod latest;
 mod order;
 mod request;
 mod response;
+mod serve;
 mod sotw;
 mod status;
+mod stream;
 mod subscription;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod view;
 mod whole;
 mod wire;
 
 pub use ads::{AdsServer, Authenticate, ServerConfig};
-pub use cache::{Cache, Change, Entry, View, Writer};
+pub use cache::{Cache, Change, Writer};
 pub use delta::DeltaSession;
 pub use request::DeltaRequest;
 pub use response::DeltaResponse;
 pub use sotw::SotwSession;
 pub use status::{Nack, Protocol, SessionStatus, Status, TypeStatus};
-pub use wire::{AdsService, WINDOW};
+pub use view::{Entry, View};
+pub use wire::AdsService;

@@ -50,6 +50,9 @@ impl DeltaRequest {
     /// # Errors
     /// When it is none.
     pub(super) fn decode(mut bytes: Bytes) -> Result<Self, DecodeError> {
+        if !tells(&bytes)? {
+            return Ok(Self { message: DeltaDiscoveryRequest::decode(bytes)?, told: Told::default() });
+        }
         let mut rest = Vec::new();
         let mut entries = Vec::new();
         let mut count = 0;
@@ -93,6 +96,18 @@ impl Told {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.bytes().filter_map(|(name, version)| Some((str::from_utf8(name).ok()?, str::from_utf8(version).ok()?)))
     }
+}
+
+/// Whether a peer says in its request what it has, as it does in the first one for a type alone: most requests are answers.
+fn tells(mut fields: &[u8]) -> Result<bool, DecodeError> {
+    while !fields.is_empty() {
+        let (tag, wire_type) = decode_key(&mut fields)?;
+        if (tag, wire_type) == (VERSIONS, WireType::LengthDelimited) {
+            return Ok(true);
+        }
+        skip_field(wire_type, tag, &mut fields, DecodeContext::default())?;
+    }
+    Ok(false)
 }
 
 /// What comes after its own length, which is taken off `bytes`.
@@ -143,6 +158,9 @@ mod tests {
     fn what_a_peer_has_is_told_apart_from_what_it_asks() {
         let decoded = DeltaRequest::decode(request().encode_to_vec().into()).unwrap();
         let made = DeltaRequest::from(request());
+        let answer = DeltaDiscoveryRequest { initial_resource_versions: [].into(), ..request() };
+        let answer = (DeltaRequest::decode(answer.encode_to_vec().into()).unwrap(), answer);
+        assert_eq!((&answer.0.message, answer.0.told.is_empty()), (&answer.1, true));
         for request in [&decoded, &made] {
             assert_eq!(told(request), [("", "3"), ("a", "1"), ("b", "")]);
             assert_eq!((request.told.len(), request.told.is_empty()), (3, false));

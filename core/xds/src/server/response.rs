@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use ambit_api::envoy::pb::envoy::{config::cluster::v3::Cluster, service::discovery::v3::DeltaDiscoveryResponse};
 use prost::Message;
 
-use super::cache::Entry;
+use super::Entry;
 
 /// A `DeltaDiscoveryResponse`.
 #[derive(Debug, Clone)]
@@ -20,8 +20,8 @@ pub struct DeltaResponse {
 pub(super) enum Resources {
     /// These.
     Some(Vec<Arc<Entry>>),
-    /// Those of the whole view, as fields of the response.
-    Whole(Arc<Vec<u8>>),
+    /// Those of the whole view, or those that changed last in it, as fields of the response.
+    Fields(Arc<Vec<u8>>),
 }
 
 impl fmt::Debug for Resources {
@@ -29,7 +29,7 @@ impl fmt::Debug for Resources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Some(entries) => f.debug_tuple("Some").field(entries).finish(),
-            Self::Whole(fields) => f.debug_tuple("Whole").field(&fields.len()).finish(),
+            Self::Fields(fields) => f.debug_tuple("Fields").field(&fields.len()).finish(),
         }
     }
 }
@@ -41,7 +41,8 @@ impl Default for Resources {
 }
 
 impl Resources {
-    /// By which names the endpoints of these clusters are asked for; none of a whole view, before which nothing was.
+    /// By which names the endpoints of these clusters are asked for; none of a whole view, before which nothing was. What changes of clusters
+    /// is never in fields: their removal is put off.
     pub(super) fn names_of_endpoints(&self) -> Vec<String> {
         let Self::Some(clusters) = self else { return Vec::new() };
         let name = |entry: &Arc<Entry>| {
@@ -55,7 +56,7 @@ impl Resources {
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Some(entries) => entries.is_empty(),
-            Self::Whole(fields) => fields.is_empty(),
+            Self::Fields(fields) => fields.is_empty(),
         }
     }
 }
@@ -67,7 +68,7 @@ impl DeltaResponse {
         let resources = match &self.resources {
             Resources::Some(entries) => entries.iter().map(|entry| entry.encoded.resource()).collect(),
             // They were encoded here, so they can be decoded.
-            Resources::Whole(fields) => DeltaDiscoveryResponse::decode(fields.as_slice()).unwrap_or_default().resources,
+            Resources::Fields(fields) => DeltaDiscoveryResponse::decode(fields.as_slice()).unwrap_or_default().resources,
         };
         DeltaDiscoveryResponse { resources, ..self.head.clone() }
     }

@@ -126,6 +126,12 @@ impl SotwSession {
         false
     }
 
+    /// Never known: what is to be sent again, and what waits for what, is found by looking.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        false
+    }
+
     /// Whether something waits for an answer of the peer to something else.
     #[must_use]
     pub fn is_holding(&self) -> bool {

@@ -9,8 +9,7 @@ use ambit_api::envoy::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use foldhash::fast::RandomState;
 
 use super::{
-    Nack, TypeStatus, View,
-    cache::Entry,
+    Entry, Nack, TypeStatus, View,
     held::{Held, LISTED},
     request::Told,
     response::Resources,
@@ -163,6 +162,11 @@ impl Subscription {
         self.outstanding.is_some()
     }
 
+    /// Whether the peer was sent all that there is for it.
+    pub(super) fn is_caught_up(&self, content: &View) -> bool {
+        !self.is_asked() && !self.compare_all && !self.defers() && self.seen == content.generation()
+    }
+
     /// Whether there are removals that were put off.
     pub(super) fn defers(&self) -> bool {
         !self.deferred.is_empty()
@@ -207,11 +211,18 @@ impl Subscription {
         let many = self.wildcard && count > LISTED;
         let plain = self.wildcard && self.asked.is_empty();
         let found = match &self.held {
+            // After a change to what all have, this is the way of nearly all.
+            Held::All(_) if plain && !defer && !self.compare_all && self.deferred.is_empty() => {
+                let changed = content.latest(self.seen)?;
+                self.seen = content.generation();
+                self.held = Held::All(count);
+                return Some(Taken { resources: Resources::Fields(changed.resources), removed: changed.removed });
+            }
             Held::Told(told) if plain && many && told.is_empty() => {
                 self.compare_all = false;
                 self.seen = content.generation();
                 self.held = Held::All(count);
-                return Some(Taken { resources: Resources::Whole(content.whole()), ..Taken::default() });
+                return Some(Taken { resources: Resources::Fields(content.whole()), ..Taken::default() });
             }
             Held::Told(told) if plain && many => told_differences(content, told),
             _ => {

@@ -1,4 +1,5 @@
 mod cache;
+mod connection;
 mod delta;
 mod sotw;
 mod wire;

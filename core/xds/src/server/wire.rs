@@ -27,17 +27,18 @@ use tonic::{
 
 use super::{
     AdsServer, DeltaSession, SotwSession,
-    ads::{Authenticate, Due, Responses, Session},
+    ads::Authenticate,
     request::DeltaRequest,
     response::{DeltaResponse, Resources},
+    stream::{Due, Responses, Session},
     turns::Turn,
 };
 use crate::Node;
 
 const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// Bytes of requests of one stream that come before they are read: what a server that serves this one is to have for each.
-pub const WINDOW: u32 = 64 << 10;
+/// Bytes that are the same for others are copied up to here: a second part is a second frame.
+const COPIED: usize = 8 << 10;
 
 /// Before each message: whether it is compressed, and its length.
 const HEAD: usize = 5;
@@ -48,6 +49,12 @@ pub struct AdsService<A>(Arc<AdsServer<A>>);
 impl<A> AdsService<A> {
     pub(super) fn new(server: AdsServer<A>) -> Self {
         Self(Arc::new(server))
+    }
+
+    /// Whether requests for this path are for it.
+    pub(super) fn has(path: &str) -> bool {
+        let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(NAME));
+        method.is_some_and(|method| method.starts_with('/'))
     }
 }
 
@@ -85,7 +92,7 @@ impl<A: Authenticate> Service<http::Request<Body>> for AdsService<A> {
 
 async fn answer<A: Authenticate, S: Session>(server: &AdsServer<A>, request: http::Request<Body>) -> http::Response<Body> {
     let (parts, body) = request.into_parts();
-    let requests = Requests { body, buffered: Vec::new(), longest: server.max_request(), message: PhantomData };
+    let requests = Requests { body, buffered: Vec::new(), longest: server.config().max_request, message: PhantomData };
     let request = tonic::Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, requests);
     match server.open::<S>(request).await {
         Ok(responses) => {
@@ -155,7 +162,13 @@ impl Answer for DiscoveryResponse {
 impl Answer for DeltaResponse {
     fn parts(self) -> (Vec<u8>, Option<Arc<Vec<u8>>>) {
         match self.resources {
-            Resources::Whole(fields) => {
+            Resources::Fields(fields) if fields.len() <= COPIED => {
+                let mut bytes = room(self.head.encoded_len() + fields.len());
+                self.head.encode_raw(&mut bytes);
+                bytes.extend_from_slice(&fields);
+                (bytes, None)
+            }
+            Resources::Fields(fields) => {
                 let mut bytes = room(self.head.encoded_len());
                 self.head.encode_raw(&mut bytes);
                 (bytes, Some(fields))
@@ -186,16 +199,21 @@ impl<R: Ask> Requests<R> {
     /// # Errors
     /// When it is compressed, too long or not one, or the connection broke.
     pub(super) async fn message(&mut self) -> Result<Option<R>, Status> {
+        poll_fn(|context| self.poll_message(context)).await
+    }
+
+    /// As [`Self::message`].
+    pub(super) fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<R>, Status>> {
         loop {
             if let Some(request) = cut(&mut self.buffered, self.longest)? {
-                return Ok(Some(request));
+                return Poll::Ready(Ok(Some(request)));
             }
-            if !self.read().await? {
-                return if self.buffered.is_empty() {
+            if !ready!(self.poll_read(context))? {
+                return Poll::Ready(if self.buffered.is_empty() {
                     Ok(None)
                 } else {
                     Err(Status::internal("the stream ended within a request"))
-                };
+                });
             }
         }
     }
@@ -205,16 +223,16 @@ impl<R: Ask> Requests<R> {
     /// # Errors
     /// When the connection broke.
     pub(super) async fn begun(&mut self) -> Result<(), Status> {
-        while self.buffered.is_empty() && self.read().await? {}
+        while self.buffered.is_empty() && poll_fn(|context| self.poll_read(context)).await? {}
         Ok(())
     }
 
     /// Reads on; false when there is no more.
-    async fn read(&mut self) -> Result<bool, Status> {
-        let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await.transpose()?;
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<bool, Status>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context)).transpose()?;
         let more = frame.is_some();
         frame.and_then(|frame| frame.into_data().ok()).into_iter().for_each(|data| self.buffered.extend_from_slice(&data));
-        Ok(more)
+        Poll::Ready(Ok(more))
     }
 }
 

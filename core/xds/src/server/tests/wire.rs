@@ -12,13 +12,9 @@ use ambit_api::envoy::pb::envoy::service::discovery::v3::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 use tokio_stream::{StreamExt as _, wrappers::TcpListenerStream};
-use tonic::{
-    Code, Status as Refusal,
-    metadata::MetadataMap,
-    transport::{Channel, Server},
-};
+use tonic::{Code, Status as Refusal, metadata::MetadataMap, service::Routes, transport::Channel};
 
-use super::{aliased, change};
+use super::{aliased, change, connection::Other};
 use crate::{
     Node, Rejected, Resource,
     client::{Credentials, DeltaClient, Subscription, Subscriptions, Target},
@@ -26,8 +22,8 @@ use crate::{
     server::{AdsServer, Authenticate, Cache, Change, Protocol, ServerConfig, Status},
 };
 
-const VIEW: &str = "nodes";
-const TYPE: &str = "type/any";
+pub(super) const VIEW: &str = "nodes";
+pub(super) const TYPE: &str = "type/any";
 const OTHER: &str = "type/other";
 
 /// Lets in those with the token "good", as nodes whose id says that they are one. The view of one of them is never made.
@@ -51,30 +47,24 @@ impl Authenticate for Gate {
     }
 }
 
-struct Running {
-    address: SocketAddr,
-    status: Status,
-    drain: watch::Sender<bool>,
-    task: JoinHandle<()>,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) status: Status,
+    pub(super) drain: watch::Sender<bool>,
+    pub(super) task: JoinHandle<()>,
 }
 
-async fn serve(cache: &Cache, config: ServerConfig, address: &str) -> Running {
+pub(super) async fn serve(cache: &Cache, config: ServerConfig, address: &str) -> Running {
     let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (drain, draining) = watch::channel(false);
-    let mut stop = draining.clone();
     let server = AdsServer::new(cache.clone(), Gate, config, draining);
     let status = server.status();
-    let service = server.into_service();
-    let task = tokio::spawn(async move {
-        let stop = async { drop(stop.wait_for(|stop| *stop).await) };
-        let incoming = TcpListenerStream::new(listener);
-        Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, stop).await.unwrap();
-    });
+    let task = tokio::spawn(server.serve(TcpListenerStream::new(listener), Routes::new(Other)));
     Running { address, status, drain, task }
 }
 
-fn dial(address: SocketAddr) -> Channel {
+pub(super) fn dial(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy()
 }
 
@@ -118,7 +108,7 @@ impl Seen {
 }
 
 /// Waits until `now` says what is expected.
-async fn eventually<T: PartialEq + std::fmt::Debug>(expected: T, now: impl Fn() -> T) {
+pub(super) async fn eventually<T: PartialEq + std::fmt::Debug>(expected: T, now: impl Fn() -> T) {
     let wait = async {
         while now() != expected {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -1,0 +1,258 @@
+//! An HTTP/2 connection and all of its streams as one task.
+//!
+//! hyper asks for a task of its own for each stream. A change then wakes the task of the stream, on whichever thread is free, and that one
+//! wakes the task of its connection, mostly on another: a thousand times over for a thousand subscribers, and again for their answers.
+//! Here the streams that became ready are looked at first and the connection after them, which writes what they have said.
+
+use std::{
+    mem,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use futures::{Stream as _, future::BoxFuture, stream::FuturesUnordered, task::AtomicWaker};
+use hyper::rt::Executor;
+
+/// The parts of a connection. Each is looked at only when it has called: to look at what waits takes locks that all connections share.
+const CONNECTION: u8 = 1;
+const STREAMS: u8 = 1 << 1;
+const DRAIN: u8 = 1 << 2;
+/// The task is looking at its parts, and hears what calls meanwhile by itself.
+const AWAKE: u8 = 1 << 7;
+
+/// So often the parts may call each other before other connections have their turn. What is due is done after two rounds; more are of a peer
+/// that sends and reads all the time, or of a task that has used up what the runtime gives it at a time.
+const ROUNDS: usize = 8;
+
+/// Which parts have called.
+#[derive(Debug)]
+struct Calls {
+    of: AtomicU8,
+    task: AtomicWaker,
+}
+
+impl Calls {
+    fn call(&self, part: u8) {
+        if self.of.fetch_or(part, Ordering::AcqRel) == 0 {
+            self.task.wake();
+        }
+    }
+
+    fn begin(&self, task: &Waker) {
+        self.task.register(task);
+        self.of.fetch_or(AWAKE, Ordering::AcqRel);
+    }
+
+    /// Whether the part has called since it was asked last.
+    fn hears(&self, part: u8) -> bool {
+        self.of.fetch_and(!part, Ordering::AcqRel) & part != 0
+    }
+
+    /// Whether the task may rest; from then on it is woken by who calls.
+    fn rests(&self) -> bool {
+        self.of.compare_exchange(AWAKE, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// By which one part calls.
+#[derive(Debug)]
+struct Caller {
+    calls: Arc<Calls>,
+    part: u8,
+}
+
+impl Wake for Caller {
+    fn wake(self: Arc<Self>) {
+        self.calls.call(self.part);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.calls.call(self.part);
+    }
+}
+
+/// Streams that have begun and that the task does not have yet.
+pub(super) struct Begun {
+    streams: Mutex<Vec<BoxFuture<'static, ()>>>,
+    calls: Arc<Calls>,
+}
+
+impl Begun {
+    pub(super) fn new() -> Arc<Self> {
+        let calls = Calls { of: AtomicU8::new(CONNECTION | STREAMS | DRAIN), task: AtomicWaker::new() };
+        Arc::new(Self { streams: Mutex::default(), calls: Arc::new(calls) })
+    }
+
+    /// Where hyper puts them.
+    pub(super) fn executor(self: &Arc<Self>) -> Here {
+        Here(Arc::downgrade(self))
+    }
+
+    fn take(&self) -> Vec<BoxFuture<'static, ()>> {
+        mem::take(&mut *self.streams.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Runs the streams of a connection in its task. They hold this themselves, so it does not hold them.
+#[derive(Clone)]
+pub(super) struct Here(Weak<Begun>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Here {
+    fn execute(&self, stream: F) {
+        if let Some(begun) = self.0.upgrade() {
+            begun.streams.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(stream));
+            begun.calls.call(STREAMS);
+        }
+    }
+}
+
+/// A connection with its streams, as one future.
+pub(super) struct OneTask<C> {
+    connection: Pin<Box<C>>,
+    close: fn(Pin<&mut C>),
+    streams: FuturesUnordered<BoxFuture<'static, ()>>,
+    begun: Arc<Begun>,
+    /// When the connection is to be closed in order, until it is.
+    drained: Option<BoxFuture<'static, ()>>,
+    of_connection: Waker,
+    of_streams: Waker,
+    of_drain: Waker,
+}
+
+impl<C: Future> OneTask<C> {
+    /// Of a connection whose executor is that of `begun`. Once `drained` is done, `close` is called.
+    pub(super) fn new(
+        begun: Arc<Begun>,
+        connection: Pin<Box<C>>,
+        close: fn(Pin<&mut C>),
+        drained: BoxFuture<'static, ()>,
+    ) -> Self {
+        let caller = |part| Waker::from(Arc::new(Caller { calls: Arc::clone(&begun.calls), part }));
+        let (of_connection, of_streams, of_drain) = (caller(CONNECTION), caller(STREAMS), caller(DRAIN));
+        let streams = FuturesUnordered::new();
+        Self { connection, close, streams, begun, drained: Some(drained), of_connection, of_streams, of_drain }
+    }
+
+    fn look_at_drain(&mut self) {
+        let Some(drained) = &mut self.drained else { return };
+        if drained.as_mut().poll(&mut Context::from_waker(&self.of_drain)).is_ready() {
+            self.drained = None;
+            (self.close)(self.connection.as_mut());
+            self.begun.calls.call(CONNECTION);
+        }
+    }
+
+    fn look_at_streams(&mut self) {
+        self.streams.extend(self.begun.take());
+        let mut context = Context::from_waker(&self.of_streams);
+        while let Poll::Ready(Some(())) = Pin::new(&mut self.streams).poll_next(&mut context) {}
+    }
+}
+
+impl<C: Future> Future for OneTask<C> {
+    type Output = C::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
+        let this = self.get_mut();
+        this.begun.calls.begin(context.waker());
+        for _ in 0..ROUNDS {
+            if this.begun.calls.hears(DRAIN) {
+                this.look_at_drain();
+            }
+            if this.begun.calls.hears(STREAMS) {
+                this.look_at_streams();
+            }
+            // Last, for it writes what all others have had to say.
+            if this.begun.calls.hears(CONNECTION) {
+                let mut context = Context::from_waker(&this.of_connection);
+                if let Poll::Ready(end) = this.connection.as_mut().poll(&mut context) {
+                    return Poll::Ready(end);
+                }
+            }
+            if this.begun.calls.rests() {
+                return Poll::Pending;
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, sync::atomic::AtomicUsize, time::Duration};
+
+    use tokio::{
+        sync::{mpsc, oneshot},
+        time::timeout,
+    };
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn parts_are_looked_at_when_they_call_and_only_then() {
+        let begun = Begun::new();
+        let here = begun.executor();
+        let looks = Arc::new(AtomicUsize::new(0));
+        let (tell, mut told) = mpsc::channel::<u32>(4);
+        let (say, mut said) = mpsc::channel::<u32>(4);
+        let (end, ended) = oneshot::channel::<()>();
+        let seen = Arc::clone(&looks);
+        let mut ended = Box::pin(ended);
+        // Begins a stream when it is first looked at, as a connection does, and counts.
+        let connection = poll_fn(move |context| {
+            if seen.fetch_add(1, Ordering::SeqCst) == 0 {
+                let (mut told, say) = (mem::replace(&mut told, mpsc::channel(1).1), say.clone());
+                here.execute(async move {
+                    while let Some(number) = told.recv().await {
+                        say.send(number).await.unwrap();
+                    }
+                });
+            }
+            ended.as_mut().poll(context)
+        });
+        let task = tokio::spawn(OneTask::new(begun, Box::pin(connection), |_| (), Box::pin(std::future::pending())));
+        for number in 0..100 {
+            tell.send(number).await.unwrap();
+            assert_eq!(timeout(PATIENCE, said.recv()).await.unwrap(), Some(number));
+        }
+        assert_eq!(looks.load(Ordering::SeqCst), 1, "nothing called for the connection");
+        end.send(()).unwrap();
+        timeout(PATIENCE, task).await.unwrap().unwrap().unwrap();
+        assert_eq!(looks.load(Ordering::SeqCst), 2);
+        assert!(timeout(PATIENCE, tell.closed()).await.is_ok(), "its streams end with the connection");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_never_done_with_itself_lets_others_run() {
+        static CLOSED: AtomicUsize = AtomicUsize::new(0);
+        let begun = Begun::new();
+        begun.executor().execute(poll_fn(|context| {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        let (drain, drained) = oneshot::channel::<()>();
+        let drained = Box::pin(async move { drop(drained.await) });
+        let connection = Box::pin(std::future::pending::<()>());
+        let count = |_: Pin<&mut _>| {
+            CLOSED.fetch_add(1, Ordering::SeqCst);
+        };
+        let task = tokio::spawn(OneTask::new(begun, connection, count, drained));
+        // On the one thread of this test.
+        tokio::task::yield_now().await;
+        drain.send(()).unwrap();
+        let wait = async {
+            while CLOSED.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, wait).await.unwrap();
+        task.abort();
+    }
+}

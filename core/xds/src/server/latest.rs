@@ -1,0 +1,61 @@
+//! What changed last in a view as it is sent: the same for all who had everything before, which are nearly all of a thousand node proxies.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// No more bytes than this are kept.
+const KEPT: usize = 64 << 10;
+
+/// What changed between two generations.
+#[derive(Clone, Default)]
+pub(super) struct Changed {
+    /// The resources, as fields of a response.
+    pub(super) resources: Arc<Vec<u8>>,
+    /// The names of what is gone.
+    pub(super) removed: Vec<String>,
+}
+
+/// The changes that were asked for last, and between which generations they were.
+#[derive(Default)]
+pub(super) struct Latest(Mutex<(u64, u64, Changed)>);
+
+impl fmt::Debug for Latest {
+    /// Without the bytes, which may be those of private keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Latest").finish_non_exhaustive()
+    }
+}
+
+impl Latest {
+    /// What changed after one generation and up to the other, which `collect` finds; `None` when it cannot.
+    pub(super) fn between(&self, seen: u64, now: u64, collect: impl FnOnce() -> Option<Changed>) -> Option<Changed> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if (kept.0, kept.1) == (seen, now) {
+            return Some(kept.2.clone());
+        }
+        let changed = collect()?;
+        if changed.resources.len() <= KEPT {
+            *kept = (seen, now, changed.clone());
+        }
+        Some(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changed_is_collected_once_for_all_who_are_equally_far_unless_it_is_much() {
+        let changed = |length: usize| Changed { resources: Arc::new(vec![1; length]), removed: vec!["a".to_owned()] };
+        let latest = Latest::default();
+        let first = latest.between(1, 2, || Some(changed(3))).unwrap();
+        let second = latest.between(1, 2, || None).unwrap();
+        assert!(Arc::ptr_eq(&first.resources, &second.resources) && first.removed == second.removed);
+        assert!(latest.between(0, 2, || None).is_none(), "of who was further behind");
+        assert_eq!(latest.between(2, 3, || Some(changed(KEPT + 1))).unwrap().resources.len(), KEPT + 1);
+        assert!(latest.between(2, 3, || None).is_none());
+    }
+}
