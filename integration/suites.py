@@ -3,15 +3,15 @@
     cargo test --no-run --message-format=json-render-diagnostics ... >target/suites.json
     python3 integration/suites.py target/suites.json
 
-Cargo would run them one after the other, in the order of their names. Here those come last that need Kubernetes or another program which may
-still be built meanwhile, two of those run at a time that mostly wait, and what tries random input for as long as it is given runs beside the
-others, on the processor time that nobody else wants. What that is decided by is told at the end: of each slow suite the time, and how much of
-it a processor was busy with it.
+Cargo would run them one after the other, in the order of their names. Here several run at a time, by what plan.py knows of them; those that need
+Kubernetes or another program which may still be built meanwhile begin when it is there, and what tries random input for as long as it is given
+runs beside all others, on the processor time that nobody else wants. At the end is told what plan.py is to know: of each slow suite the time,
+and how much of it a processor was busy with it.
 """
 
-import concurrent.futures
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -19,71 +19,33 @@ import sys
 import threading
 import time
 
+# It would be left in the checkout.
+sys.dont_write_bytecode = True
+import plan  # noqa: E402
+
 # Longer than any suite may ever take: what hangs fails.
 PATIENCE = 1200
-
-# By package, the suites that begin once Kubernetes is built.
-ON_KUBERNETES = {
-    "ambit": {"handover", "install", "install_cni", "up_kubernetes", "waypoint"},
-    "ambit-cluster": {"api_server", "cluster"},
-    "ambit-integration": {"clients", "cluster", "ecosystem", "on_kubernetes", "up_kubernetes"},
-    "ambit-node-agent": {"kubernetes"},
-    "istiod-lite": {"api_server", "kubernetes_authority", "kubernetes_validation"},
-}
-
-# By package, the tests of the library that do so, by a part of their names.
-ON_KUBERNETES_IN_LIBRARY = {"ambit": "up::kubernetes::tests", "istiod-lite": "cluster_tests"}
-
-# By name, the suites with programs of others that may still be built when the first suites run.
-PROGRAMS = {
-    "ambit/handover": ["helm"],
-    "ambit/helm": ["helm"],
-    "ambit-integration/clients": ["xds-client"],
-    "ambit-integration/on_kubernetes": ["helm", "xds-client"],
-    "waypoint/hardening": ["h2spec", "grpc-interop-client", "grpc-interop-server"],
-    "ztunnel/namespaces": ["h2spec"],
-}
-
-# By name, the suites that mostly wait, and measure no time: in network namespaces of their own, or on Kubernetes for an API server of their
-# own, on ports and in directories that nobody else has. So many run at a time, the longest first.
-AT_A_TIME = 2
-BESIDE_EACH_OTHER = [
-    "ambit-node-agent/capture",
-    "ambit-integration/differential",
-    "ambit-integration/routing_envoy",
-    "ambit-integration/waypoints",
-    "ambit-integration/policy_up",
-    "ambit-integration/routing_ours",
-    "istiod-lite/lib cluster_tests",
-    "istiod-lite/kubernetes_authority",
-    "istiod-lite/kubernetes_validation",
-    "ambit/install",
-    "ambit/waypoint",
-    "ambit/handover",
-    "ambit-cluster/api_server",
-    "ambit/up_kubernetes",
-    "ambit/lib up::kubernetes::tests",
-    "ambit/install_cni",
-]
 
 # The packages whose library has tests of random input, in modules of this name; so is a whole suite called.
 WITH_RANDOM = {"ambit-hbone", "ambit-tls", "ztunnel"}
 RANDOM = "fuzz"
 
-# Waits for Kubernetes, or builds it, or says at once that it is there.
-BUILD_KUBERNETES = ["target/debug/ambit", "cluster", "build"]
-# The same of programs, whose names follow.
-BUILD_PROGRAMS = ["integration/programs.sh"]
+# Waits for Kubernetes, which test.sh has begun to compile, or builds it, or says at once that it is there.
+BUILD_KUBERNETES = ["flock", "target/kubernetes.lock", "target/debug/ambit", "cluster", "build"]
+# The same of a program, whose name follows.
+BUILD_PROGRAM = "integration/programs.sh"
 BUILD_PATIENCE = 2700
+# Of what is to run on processor time that nobody else wants.
+LAST = 19
 
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;", re.MULTILINE)
 WELL = re.compile(r"^test .* \.\.\. ok$")
-SLOWEST = 20
+SLOWEST = 40
 # So many lines of a suite that failed are told again at the end, where they are found.
 TOLD = 80
 
 
-# The test programs that run now.
+# The programs that run now.
 RUNNING = set()
 
 
@@ -93,17 +55,10 @@ class Suite:
     def __init__(self, package, target, executable, directory, arguments=()):
         self.package, self.target, self.executable, self.directory = package, target, executable, directory
         self.arguments = list(arguments)
-        self.needs_kubernetes = target in ON_KUBERNETES.get(package, ())
-        self.programs = PROGRAMS.get(f"{package}/{target}", [])
         self.output, self.status, self.seconds, self.busy = "", -1, 0.0, 0.0
 
     def with_arguments(self, *arguments):
         return Suite(self.package, self.target, self.executable, self.directory, arguments)
-
-    def on_kubernetes(self, part):
-        these = self.with_arguments(part)
-        these.needs_kubernetes = True
-        return these
 
     @property
     def name(self):
@@ -191,42 +146,21 @@ def built(path):
     return sorted(suites, key=lambda suite: (suite.package, suite.target))
 
 
-class Plan:
-    """Which suites run when."""
-
-    def __init__(self, suites):
-        self.random, ordinary = [], []
-        for suite in suites:
-            part = ON_KUBERNETES_IN_LIBRARY.get(suite.package) if suite.target == "lib" else None
-            if suite.target == RANDOM:
-                self.random.append(suite)
-            elif suite.target == "lib" and suite.package in WITH_RANDOM:
-                ordinary.append(suite.with_arguments("--skip", RANDOM))
-                self.random.append(suite.with_arguments(RANDOM))
-            elif part:
-                ordinary += [suite.with_arguments("--skip", part), suite.on_kubernetes(part)]
-            else:
-                ordinary.append(suite)
-        # First what needs nothing that may still be built, then what needs programs of others, last what needs Kubernetes.
-        ordinary.sort(key=lambda suite: bool(suite.programs))
-        self.beside, self.alone = self.those(ordinary, kubernetes=False)
-        self.beside_on_kubernetes, self.alone_on_kubernetes = self.those(ordinary, kubernetes=True)
-
-    @staticmethod
-    def those(suites, kubernetes):
-        """Those with or without Kubernetes: that run beside each other, and that run alone."""
-        these = [suite for suite in suites if suite.needs_kubernetes == kubernetes]
-        beside = [suite for suite in these if suite.name in BESIDE_EACH_OTHER]
-        beside.sort(key=lambda suite: BESIDE_EACH_OTHER.index(suite.name))
-        return beside, [suite for suite in these if suite not in beside]
-
-    @property
-    def on_kubernetes(self):
-        return self.beside_on_kubernetes + self.alone_on_kubernetes
-
-    @property
-    def suites(self):
-        return self.beside + self.alone + self.on_kubernetes + self.random
+def of_random_input(suites):
+    """The suites that are left, and those that try random input."""
+    ordinary, random = [], []
+    for suite in suites:
+        on_kubernetes = plan.ON_KUBERNETES_IN_LIBRARY.get(suite.package)
+        if suite.target == RANDOM:
+            random.append(suite)
+        elif suite.target == "lib" and suite.package in WITH_RANDOM:
+            ordinary.append(suite.with_arguments("--skip", RANDOM))
+            random.append(suite.with_arguments(RANDOM))
+        elif suite.target == "lib" and on_kubernetes:
+            ordinary += [suite.with_arguments("--skip", on_kubernetes), suite.with_arguments(on_kubernetes)]
+        else:
+            ordinary.append(suite)
+    return ordinary, random
 
 
 def say(text):
@@ -234,58 +168,114 @@ def say(text):
     sys.stdout.flush()
 
 
-def bring(what, command):
-    """Waits for what is built meanwhile, or builds it."""
-    began = time.monotonic()
-    subprocess.run(command, check=True, timeout=BUILD_PATIENCE, stdin=subprocess.DEVNULL)
-    say(f"\n== {what}, {time.monotonic() - began:.0f} s waited for\n")
-
-
-def bring_programs(suites):
-    if names := sorted({name for suite in suites for name in suite.programs}):
+def build(what, happened):
+    """Builds these one after the other, or waits until they are built, and says of each whether it is there."""
+    for name in what:
+        command = BUILD_KUBERNETES if name == plan.KUBERNETES else [BUILD_PROGRAM, name]
+        why = None
         try:
-            bring(", ".join(names), BUILD_PROGRAMS + names)
-        except subprocess.SubprocessError as error:
-            # What needs it fails for that, and the others count.
-            say(f"{error}\n")
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                preexec_fn=lambda: stand_back(LAST),
+            )
+            RUNNING.add(process)
+            try:
+                said, _ = process.communicate(timeout=BUILD_PATIENCE)
+            finally:
+                if process.poll() is None:
+                    end(process)
+                RUNNING.discard(process)
+            if process.returncode != 0:
+                last = "\n".join(said.splitlines()[-(TOLD // 4) :])
+                why = f"{name} cannot be built: {' '.join(command)} ended with {process.returncode}\n{last}"
+        except (OSError, subprocess.SubprocessError) as error:
+            why = f"{name} cannot be built: {error}"
+        happened.put((name, why))
 
 
-def run_alone(suites):
-    """Runs them one after the other."""
-    for suite in suites:
-        bring_programs([suite])
-        say(f"\n     Running {suite.name}\n")
-        suite.run(tell=say)
+class Run:
+    """All suites in the order of the plan, each as soon as there is a processor for it and what it needs is built."""
 
+    def __init__(self, suites):
+        order = {name: place for place, name in enumerate(plan.in_order({suite.name for suite in suites}))}
+        self.waiting = sorted(suites, key=lambda suite: order[suite.name])
+        self.running, self.built, self.happened = [], set(), queue.SimpleQueue()
+        self.idle = 0.0
 
-def run_together(suites):
-    """Runs some of them at a time, in this order, and tells what each has said when it ends."""
-    bring_programs(suites)
-    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
-        running = {pool.submit(suite.run): suite for suite in suites}
-        for ended in concurrent.futures.as_completed(running):
-            ended.result()
-            say(f"\n     Ran beside another: {running[ended].name}\n{running[ended].output}")
+    def to_build(self):
+        """What the suites need that may still be built, Kubernetes last: it takes longest."""
+        awaited = {what for suite in self.waiting for what in plan.awaited(suite.name)}
+        return sorted(awaited, key=lambda what: (what == plan.KUBERNETES, what))
+
+    def to_its_end(self):
+        threading.Thread(target=build, args=(self.to_build(), self.happened), daemon=True).start()
+        self.start_what_fits()
+        while self.running or self.waiting:
+            since, nobody = time.monotonic(), not self.running
+            self.take(*self.happened.get())
+            if nobody:
+                self.idle += time.monotonic() - since
+            self.start_what_fits()
+
+    def take(self, what, why):
+        """A suite has ended, or something is built, or cannot be built, for which all fails that needs it."""
+        if isinstance(what, Suite):
+            self.running.remove(what)
+            if what.name not in plan.ALONE:
+                say(f"\n     Ran: {what.name}\n{what.output}")
+            return
+        self.built.add(what)
+        if why:
+            without = [suite for suite in self.waiting if what in plan.awaited(suite.name)]
+            self.waiting = [suite for suite in self.waiting if suite not in without]
+            for suite in without:
+                suite.output, suite.status = f"not run: {why}\n", 1
+
+    def start_what_fits(self):
+        while True:
+            names = [suite.name for suite in self.waiting]
+            place = plan.next_of(names, [suite.name for suite in self.running], self.built.__contains__)
+            if place is None:
+                return
+            suite = self.waiting.pop(place)
+            self.running.append(suite)
+            tell = say if suite.name in plan.ALONE else lambda line: None
+            say(f"\n     {'Running' if suite.name in plan.ALONE else 'Begins'}: {suite.name}\n")
+            threading.Thread(target=self.one, args=(suite, tell), daemon=True).start()
+
+    def one(self, suite, tell):
+        try:
+            suite.run(tell=tell)
+        except Exception as error:  # Whatever it is, all others go on, and this one has failed.
+            suite.output, suite.status = f"{suite.output}\nit cannot be run: {error!r}\n", 1
+        finally:
+            self.happened.put((suite, None))
 
 
 def main():
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end_all)
-    plan = Plan(built(sys.argv[1]))
-    suites = plan.suites
+    ordinary, random = of_random_input(built(sys.argv[1]))
+    suites = ordinary + random
     if not suites:
         sys.exit("there is nothing to run")
-    random = threading.Thread(target=lambda: [suite.run(niceness=19) for suite in plan.random], daemon=True)
-    random.start()
-    run_together(plan.beside)
-    run_alone(plan.alone)
-    if plan.on_kubernetes:
-        bring("Kubernetes", BUILD_KUBERNETES)
-    run_together(plan.beside_on_kubernetes)
-    run_alone(plan.alone_on_kubernetes)
-    random.join()
-    for suite in plan.random:
+    if forgotten := plan.forgotten([suite.name for suite in suites]):
+        sys.exit(f"integration/plan.py tells of suites that are not there: {', '.join(forgotten)}")
+    beside = threading.Thread(target=lambda: [suite.run(niceness=LAST) for suite in random], daemon=True)
+    beside.start()
+    run = Run(ordinary)
+    run.to_its_end()
+    beside.join()
+    for suite in random:
         say(f"\n     Ran beside the others: {suite.name}\n{suite.output}")
+    if run.idle > 1:
+        say(f"\n{run.idle:.0f} s nothing ran, for what was still being built\n")
     say("\n== result\nslowest, in seconds, and how much of them a processor was busy, as far as its processes were waited for:\n")
     for suite in sorted(suites, key=lambda suite: -suite.seconds)[:SLOWEST]:
         say(f"  {suite.seconds:6.1f}  {100 * suite.busy / max(suite.seconds, 0.1):4.0f} %  {suite.name}\n")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Passes all tests: installs what they need, checks format, lints, dependencies and docs, then runs every test,
-# the suites on real network namespaces included. The last line counts what ran.
+# Passes all tests: installs what they need, checks format, dependencies and lints, then runs every test,
+# the suites on real network namespaces included, and checks docs beside them. The last line counts what ran.
 #
 #   integration/test.sh            everything
 #   integration/test.sh NAME ...   only the tests of these packages, without the other checks
@@ -66,6 +66,8 @@ command -v cargo >/dev/null || fail "cargo is not installed; see https://rustup.
 export CARGO_TERM_COLOR=never
 # Incremental state is of no use to a build from a clean checkout and doubles its size.
 if [ "${CI:-}" = true ]; then export CARGO_INCREMENTAL=0; fi
+# Nor are line numbers in backtraces, which are two fifths of each program: that is written by linkers, and again into images for each node.
+if [ "${CI:-}" = true ]; then export CARGO_PROFILE_DEV_DEBUG=false; fi
 # Parsers that a peer reaches are tried with random messages for as long; less by default.
 if [ "${CI:-}" = true ]; then export AMBIT_FUZZ_SECONDS="${AMBIT_FUZZ_SECONDS:-60}"; fi
 
@@ -77,9 +79,18 @@ install_packages
 # Before anything is built: what comes last should not fail for it after half an hour.
 if [ "$#" -eq 0 ]; then check_go; fi
 install_tools
-programs=(integration/programs.sh h2spec xds-client grpc-interop-client grpc-interop-server helm)
-# 4 minutes on a new machine. The suites that need one wait for it: suites.py asks once more.
-if [ "$#" -eq 0 ]; then beside target/programs.log "${programs[@]}"; fi
+compile_kubernetes() { # into Go's cache, from which `ambit cluster build` links it, which is not built yet; once one is linked it does it by itself
+    if compgen -G "${XDG_CACHE_HOME:-$HOME/.cache}/ambit/kubernetes/*/kube" >/dev/null; then return; fi
+    cd integration/cluster/programs || return
+    GOTOOLCHAIN=auto GOFLAGS= GOWORK=off CGO_ENABLED=0 exec go build -trimpath -buildvcs=false -mod=readonly ./kube ./coredns
+}
+export -f compile_kubernetes
+# On a new machine 4 minutes and 6 to 15. The suites that need one of them wait for it: suites.py asks once more. Two that compile the same
+# Kubernetes would both compile all of it.
+if [ "$#" -eq 0 ]; then
+    beside target/programs.log bash -c 'integration/programs.sh h2spec xds-client grpc-interop-client grpc-interop-server helm
+        exec flock target/kubernetes.lock bash -c compile_kubernetes'
+fi
 
 packages=(--workspace)
 if [ "$#" -gt 0 ]; then
@@ -94,8 +105,6 @@ else
     cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
     # Which is not among them, as it is not run by default.
     cargo clippy --locked --workspace --test ecosystem --quiet -- -D warnings
-    step "docs"
-    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 fi
 
 # Tests with cert-manager, Prometheus and Flagger, which have to be asked for: they take minutes, and so do their programs to build.
@@ -107,19 +116,23 @@ if [ "$ecosystem" ]; then
 fi
 
 step "build"
-if [ "$#" -eq 0 ]; then
-    # Of the whole workspace, so that it has the same features as for the tests and what it is made of is compiled once.
-    cargo build --locked --quiet --workspace --bin ambit
-    # 6 to 15 minutes on a new machine, beside the first tests; later a look into the cache. The programs above come first.
-    beside target/kubernetes.log bash -c '"$@"; exec target/debug/ambit cluster build' kubernetes "${programs[@]}"
-else
-    cargo build --locked --quiet -p ambit
-fi
+# With all tests comes every program, with the features that it has for them.
+if [ "$#" -gt 0 ]; then cargo build --locked --quiet -p ambit; fi
 build_tests() { cargo test --locked --quiet "${packages[@]}" "$@" --no-run --message-format=json-render-diagnostics; }
-build_tests --lib --bins --tests >target/suites.json
+# The tests of libraries and programs are among them. With `--bins`, programs without any would be built as tests, too.
+build_tests --tests >target/suites.json
 # By itself: among all it is left out, as it is not run by default.
 if [ "$ecosystem" ]; then build_tests --test ecosystem >>target/suites.json; fi
 
 step "tests"
+# How that ends is asked for at last: it has to give way to tests, and takes a minute by itself.
+if [ "$#" -eq 0 ]; then
+    beside target/docs.log env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+    docs=${aside[-1]}
+fi
 # Longer than it may ever take: what hangs fails.
 timeout --kill-after=60 7200 python3 integration/suites.py target/suites.json
+if [ "$#" -eq 0 ] && ! wait "$docs"; then
+    cat target/docs.log >&2
+    fail "cargo doc is not content"
+fi

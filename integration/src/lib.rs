@@ -1,7 +1,7 @@
 //! What the suites on real namespaces share: a mesh from a directory of YAML, an HTTP client in a pod, and waiting with a reason.
 //!
 //! The suites are test programs without the standard harness: each enters a private bed first ([`run`]), then runs its tests one
-//! after another inside it, so that they have the machine's two processors for themselves.
+//! after another inside it. What else runs beside them is said in `integration/plan.py`.
 
 #![forbid(unsafe_code)]
 

@@ -83,7 +83,9 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Each is a mesh of its own, and mostly waits.
     arguments.test_threads.get_or_insert(2);
-    let tests = parts::tests().into_iter().chain(roots::tests()).chain(reuse::tests());
+    // Two take a minute or more: they come first, so that neither runs by itself at the end.
+    let tests =
+        [roots::longest(), reuse::longest()].into_iter().chain(parts::tests()).chain(roots::tests()).chain(reuse::tests());
     let conclusion = libtest_mimic::run(&arguments, tests.collect());
     report::print_table();
     conclusion.exit_code()

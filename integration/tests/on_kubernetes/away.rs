@@ -53,12 +53,10 @@ impl User<'_> {
         self.cluster.start_etcd().await?;
         (self.tell)("etcd was killed and started again");
         self.takes_effect("v2").await?;
-        // A kubelet may have waited longer for the API server than anybody else.
-        self.first_requests("back", 2).await?;
         load.judge(self, "etcd was restarted", since, |_| None).await
     }
 
-    /// The replica that leads is killed while it writes; then both are.
+    /// The replica that leads is killed while it writes; then both are. At last new pods are in the mesh as they start.
     pub async fn control_plane_killed(&self) -> anyhow::Result<()> {
         let load = self.under_load().await?;
         let replicas = self.pods(CONTROL_PLANE, "{.metadata.name}").await?;
@@ -83,6 +81,8 @@ impl User<'_> {
         self.kill_while_writing(&replicas, "second").await?;
         self.all_replicas().await?;
         self.takes_effect("v2").await?;
+        // So late, because a kubelet waits longer for the API server that was away, and for etcd, than anybody else: up to a minute.
+        self.first_requests("back", 2).await?;
         load.judge(self, "all replicas of the control plane were killed", since, |_| None).await
     }
 
