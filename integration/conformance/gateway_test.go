@@ -27,12 +27,14 @@ var (
 // The class that the suite takes when none is said.
 const defaultClass = "gateway-conformance"
 
-// The core features of the profiles GATEWAY-HTTP and GATEWAY-GRPC, which the suite adds by itself.
+// The core features of the profiles GATEWAY-HTTP, GATEWAY-GRPC, GATEWAY-TLS and GATEWAY-TCP, which the suite adds by itself.
 var core = []features.FeatureName{
 	features.SupportGateway,
 	features.SupportReferenceGrant,
 	features.SupportHTTPRoute,
 	features.SupportGRPCRoute,
+	features.SupportTLSRoute,
+	features.SupportTCPRoute,
 }
 
 // The extended features that Gateways of class `ambit` are to have. Each is declared unless -without says otherwise, by name.
@@ -67,17 +69,24 @@ var extendedAtEdge = []features.FeatureName{
 	features.SupportHTTPRouteRetryBackendTimeout,
 	features.SupportHTTPRouteRetryConnectionError,
 	features.SupportGRPCRouteNamedRouteRule,
+	features.SupportTLSRouteModeTerminate,
+	features.SupportTLSRouteModeMixed,
 }
 
-// TestGateway runs the profiles GATEWAY-HTTP and GATEWAY-GRPC against Gateways of class `ambit`. The suite asks them from here, at the addresses
-// that they have from addresses_test.go.
+// TestGateway runs the profiles GATEWAY-HTTP, GATEWAY-GRPC, GATEWAY-TLS and GATEWAY-TCP against Gateways of class `ambit`. The suite asks them from
+// here, at the addresses that they have from addresses_test.go.
 func TestGateway(t *testing.T) {
 	options := conformance.DefaultOptions(t)
 	if options.GatewayClassName == defaultClass {
 		options.GatewayClassName = *ingressClass
 	}
 	if len(options.ConformanceProfiles) == 0 {
-		options.ConformanceProfiles = []suite.ConformanceProfileName{suite.GatewayHTTPConformanceProfileName, suite.GatewayGRPCConformanceProfileName}
+		options.ConformanceProfiles = []suite.ConformanceProfileName{
+			suite.GatewayHTTPConformanceProfileName,
+			suite.GatewayGRPCConformanceProfileName,
+			suite.GatewayTLSConformanceProfileName,
+			suite.GatewayTCPConformanceProfileName,
+		}
 	}
 	if len(options.SupportedFeatures) == 0 {
 		declared, err := declaredAtEdge()
@@ -153,7 +162,12 @@ func TestTestsAtTheEdgeAreThoseOfWhatIsDeclared(t *testing.T) {
 	for _, test := range every {
 		require.NotContains(t, test.Features, features.SupportMesh, test.ShortName)
 	}
-	known := features.SetsToNamesSet(features.GatewayExtendedFeatures, features.HTTPRouteExtendedFeatures, features.GRPCRouteExtendedFeatures)
+	known := features.SetsToNamesSet(
+		features.GatewayExtendedFeatures,
+		features.HTTPRouteExtendedFeatures,
+		features.GRPCRouteExtendedFeatures,
+		features.TLSRouteExtendedFeatures,
+	)
 	for _, feature := range extendedAtEdge {
 		require.True(t, known.Has(feature), "%s is no extended feature of the profiles", feature)
 	}

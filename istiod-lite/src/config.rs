@@ -82,6 +82,10 @@ pub struct ClusterConfig {
     /// keeps the roots in the ValidatingWebhookConfiguration ambit-validation right.
     #[arg(long, value_name = "ADDRESS", requires = "kubernetes")]
     pub validation: Option<SocketAddr>,
+    /// Read no Secret: listeners of Gateways at the edge of the mesh at which TLS is to end serve nobody. For an installation that is not to have
+    /// the right to list and watch Secrets.
+    #[arg(long, requires = "kubernetes")]
+    pub no_gateway_secrets: bool,
     /// The waypoints that are made for Gateways.
     #[command(flatten)]
     pub waypoints: crate::deploy::Options,

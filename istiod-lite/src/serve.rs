@@ -172,7 +172,9 @@ impl ControlPlane {
         let mut election = None;
         match &cluster {
             Some(client) => {
-                tasks.spawn(push::read(Kubernetes::new(client, kubernetes::Timing::default(), &readiness), batches));
+                let source = Kubernetes::new(client, kubernetes::Timing::default(), &readiness);
+                let source = if config.cluster.no_gateway_secrets { source.without_secrets() } else { source };
+                tasks.spawn(push::read(source, batches));
                 let first = applied(mesh.generation());
                 let candidacy = Candidacy::begin(client, &config.mesh().root_namespace, &config.cluster.replica_name, first);
                 if let Some(roots) = roots {

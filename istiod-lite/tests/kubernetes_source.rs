@@ -13,6 +13,8 @@ use tokio::time::timeout;
 
 const SERVICES: &str = "/api/v1/services";
 const PODS: &str = "/api/v1/pods";
+const GATEWAYS: &str = "/apis/gateway.networking.k8s.io/v1/gateways";
+const SECRETS: &str = "/api/v1/namespaces/shop/secrets";
 const GRANTS: &str = "/apis/gateway.networking.k8s.io/v1/referencegrants";
 /// Longest wait for anything, however slow the machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -280,4 +282,64 @@ async fn every_kind_is_asked_for_under_its_own_path() {
             if group.is_empty() { format!("/api/{version}/{plural}") } else { format!("/apis/{group}/{version}/{plural}") };
         eventually(&path, || api.requests(&path).len() >= 2).await;
     }
+}
+
+fn gateway(secret: &str) -> Value {
+    let tls = json!({"certificateRefs": [{"name": secret}]});
+    json!({
+        "metadata": {"namespace": "shop", "name": "edge"},
+        "spec": {"gatewayClassName": "ambit", "listeners": [{"name": "a", "port": 443, "protocol": "HTTPS", "tls": tls}]},
+    })
+}
+
+fn secret(name: &str) -> Value {
+    json!({"metadata": {"namespace": "shop", "name": name}, "type": "kubernetes.io/tls", "data": {}})
+}
+
+#[tokio::test]
+async fn a_secret_is_asked_for_while_a_gateway_names_it_and_nobody_waits_for_the_right_to_read_it() {
+    let api = FakeApi::default();
+    api.put(SECRETS, secret("cert"));
+    api.put(SECRETS, secret("other"));
+    api.put(GATEWAYS, gateway("cert"));
+    api.wrong(SECRETS, Some(Wrong::Forbidden));
+    let mut watching = Watching::new(&api, timing());
+    // What stands in its place says why.
+    assert_eq!(watching.next().await, ["+Gateway shop/edge", "+Secret shop/cert"]);
+    assert!(watching.ready.is_ready());
+    watching.until(|problems| problems.len() == 1 && problems[0].contains("cannot list secrets (403)")).await;
+    api.wrong(SECRETS, None);
+    assert_eq!(watching.events().await, ["+Secret shop/cert"], "of all that are there this one is named");
+    watching.until(<[String]>::is_empty).await;
+    let asked = api.requests(SECRETS);
+    assert!(asked.iter().all(|request| request.contains("metadata.name%3Dcert%2Ctype%3D")), "{asked:?}");
+    assert!(api.requests("/api/v1/secrets").is_empty());
+
+    api.put(GATEWAYS, gateway("other"));
+    let mut changed = watching.events().await;
+    while changed.len() < 3 {
+        changed.extend(watching.events().await);
+    }
+    assert_eq!(changed, ["+Gateway shop/edge", "-Secret shop/cert", "+Secret shop/other"]);
+    let follows = |request: &String| request.contains("watch") && request.contains("metadata.name%3Dother");
+    eventually("a watch", || api.requests(SECRETS).iter().any(follows)).await;
+    // Nobody asks for it any more, and what happens to it is not told.
+    api.put(SECRETS, secret("cert"));
+    api.delete(SECRETS, "shop", "other");
+    assert_eq!(watching.events().await, ["-Secret shop/other"]);
+    api.delete(GATEWAYS, "shop", "edge");
+    assert_eq!(watching.events().await, ["-Gateway shop/edge", "-Secret shop/other"]);
+}
+
+#[tokio::test]
+async fn who_is_told_to_read_no_secrets_asks_for_none() {
+    let api = FakeApi::default();
+    api.put(SECRETS, secret("cert"));
+    api.put(GATEWAYS, gateway("cert"));
+    let ready = Readiness::new();
+    let source = Kubernetes::new(&api.client(), timing(), &ready).without_secrets();
+    let mut watching = Watching { source, ready };
+    assert_eq!(watching.next().await, ["+Gateway shop/edge", "+Secret shop/cert"]);
+    assert!(watching.ready.is_ready() && watching.problems().is_empty());
+    assert!(api.requests(SECRETS).is_empty());
 }

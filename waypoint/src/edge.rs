@@ -1,7 +1,9 @@
 //! Ports at which the proxy is the edge of the mesh: their clients come in no tunnel and prove no identity. They ask in clear, or in TLS
-//! that ends here.
+//! that ends here, or have bytes carried, in TLS that is passed on among them.
 
+mod begun;
 mod handshake;
+mod places;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use ambit_hbone::copy::{Side, TcpSide};
 use ambit_model::{Reason, Refusal};
 use ambit_runtime::{
     drain::Watch,
@@ -22,31 +25,32 @@ use tokio::{
     sync::{Semaphore, watch},
     time::sleep,
 };
-use tokio_rustls::server::TlsStream;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
+use self::{handshake::Made, places::Places};
 use crate::{
-    compiled::Edge,
+    compiled::{Chain, Edge, Proxy as ChainProxy},
     http::{self as l7, detect::Detected},
     observe::Record,
     proxy::Proxy,
+    tcp,
     terminate::{Peer, Tunnel},
 };
 
 /// How soon a port that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// TLS handshakes that are made at once at all ports: each costs some milliseconds of a processor, and whoever does not end one holds its place
-/// for as long as a handshake may take.
+/// for as long as a handshake may take, so that the clients of one address have but a share of them.
 const HANDSHAKES: usize = 4096;
 
 /// Listens on the ports that the configuration in force has, until the drain begins, and waits for the connections that are open then (the
 /// drain's deadline cuts them). A port that cannot be opened is tried for as long as it is wanted; the others do not wait for it.
 pub async fn run(proxy: Arc<Proxy>, mut ports: watch::Receiver<BTreeSet<u16>>, drain: Watch) {
     let places = Arc::new(Semaphore::new(proxy.limits.connections));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES.min(proxy.limits.connections)));
+    let handshakes = Places::new(HANDSHAKES.min(proxy.limits.connections));
     let tasks = TaskTracker::new();
     let mut open: BTreeMap<u16, DropGuard> = BTreeMap::new();
     let mut told = BTreeSet::new();
@@ -101,7 +105,7 @@ struct Port {
     /// For the connections of all ports.
     places: Arc<Semaphore>,
     /// For the handshakes of all ports.
-    handshakes: Arc<Semaphore>,
+    handshakes: Arc<Places>,
     tasks: TaskTracker,
 }
 
@@ -144,37 +148,64 @@ impl Port {
 }
 
 /// Serves one connection, once its handshake is made where its port speaks TLS.
-async fn serve(proxy: Arc<Proxy>, tunnel: Tunnel, stream: TcpStream, handshakes: Arc<Semaphore>) {
+async fn serve(proxy: Arc<Proxy>, tunnel: Tunnel, stream: TcpStream, handshakes: Arc<Places>) {
     let edge = tunnel.edge.and_then(|port| proxy.config.load().edge.get(&port).cloned());
-    let (tunnel, detected) = match edge.filter(|edge| edge.clear.is_none()) {
+    let Some(edge) = edge else {
         // Where there is no listener any more each request is told so.
-        None => (tunnel, Detected::later(stream)),
-        // A connection that is served keeps no room for its handshake.
-        Some(edge) => match Box::pin(secured(&proxy, &edge, stream, &handshakes)).await {
-            Ok((chain, stream)) => (Tunnel { secure: Some(chain), ..tunnel }, Detected::later(stream)),
-            Err(None) => {
-                tracing::debug!(peer = %tunnel.peer.address, "a client has left before its handshake");
-                return;
-            }
-            Err(Some(refusal)) => {
-                let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
-                record.refused(&refusal);
-                return;
-            }
-        },
+        return l7::serve(proxy, Arc::new(tunnel), Detected::later(stream)).await;
     };
-    l7::serve(proxy, Arc::new(tunnel), detected).await;
+    // What is in force now may be replaced while the connection is open, which does not keep it.
+    if let Some(chain) = edge.clear.clone() {
+        drop(edge);
+        return match chain.carries() {
+            false => {
+                drop(chain);
+                l7::serve(proxy, Arc::new(tunnel), Detected::later(stream)).await;
+            }
+            true => carry(proxy, tunnel, chain, TcpSide::from(stream)).await,
+        };
+    }
+    // A connection that is served keeps no room for its handshake.
+    let made = Box::pin(secured(&proxy, &edge, &tunnel, stream, &handshakes)).await;
+    drop((edge, handshakes));
+    match made {
+        Ok(Made::PassedOn(chain, begun)) => carry(proxy, tunnel, chain, begun).await,
+        Ok(Made::Ended(chain, stream)) => {
+            let peer = Arc::new(Peer { in_tls: true, ..(*tunnel.peer).clone() });
+            let tunnel = Tunnel { peer, secure: Some(chain.name.clone()), ..tunnel };
+            let detected = Detected::later(*stream);
+            match chain.carries() {
+                false => {
+                    drop(chain);
+                    l7::serve(proxy, Arc::new(tunnel), detected).await;
+                }
+                true => carry(proxy, tunnel, chain, detected.into_stream()).await,
+            }
+        }
+        Err(None) => tracing::debug!(peer = %tunnel.peer.address, "a client has left before its handshake"),
+        Err(Some(refusal)) => {
+            let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
+            record.refused(&refusal);
+        }
+    }
+}
+
+/// Carries a connection that nobody looks into.
+async fn carry<S: Side>(proxy: Arc<Proxy>, tunnel: Tunnel, chain: Arc<Chain>, stream: S) {
+    if let ChainProxy::Tcp(tcp) = &chain.proxy {
+        // Most connections are for requests, and need no room for this.
+        Box::pin(tcp::carry(proxy, Arc::new(tunnel), chain.clone(), tcp, stream)).await;
+    }
 }
 
 /// The handshake of a client, if not too many are being made.
 async fn secured(
     proxy: &Proxy,
     edge: &Edge,
+    tunnel: &Tunnel,
     stream: TcpStream,
-    handshakes: &Semaphore,
-) -> Result<(Arc<str>, TlsStream<TcpStream>), handshake::Failed> {
-    let Ok(_place) = handshakes.try_acquire() else {
-        return Err(Some(Refusal::new(Reason::ConnectionLimit, "too many TLS handshakes are being made")));
-    };
+    handshakes: &Arc<Places>,
+) -> Result<Made, handshake::Failed> {
+    let _place = handshakes.take(tunnel.peer.address.ip()).map_err(Some)?;
     handshake::accept(edge, stream, proxy.limits.handshake).await
 }

@@ -28,6 +28,9 @@ pub struct Limits {
     pub head: Duration,
     /// The longest an HTTP/1 client may take from one request to the next (15 min).
     pub idle: Duration,
+    /// The longest that nothing may come of a request's body whose length its client has said, before its answer has begun, from outside of the
+    /// mesh (60 s); of another one [`Limits::idle`].
+    pub body: Duration,
     /// Requests on one HTTP/2 connection at once (1000).
     pub http2_streams: u32,
     /// Copies of requests under way at once (1024); what is to be copied beyond is not.
@@ -48,6 +51,7 @@ impl Default for Limits {
             detect: Duration::from_secs(1),
             head: Duration::from_secs(10),
             idle: Duration::from_mins(15),
+            body: Duration::from_secs(60),
             http2_streams: 1000,
             mirrors: 1024,
             kept_bodies: 64 << 20,

@@ -6,6 +6,8 @@ mod admitted;
 mod again;
 #[path = "traffic/ahead.rs"]
 mod ahead;
+#[path = "traffic/carried.rs"]
+mod carried;
 #[path = "traffic/checks.rs"]
 mod checks;
 #[path = "traffic/edge.rs"]

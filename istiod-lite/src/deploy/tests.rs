@@ -73,6 +73,8 @@ fn a_gateway_at_the_edge_becomes_a_service_with_the_ports_of_its_listeners() {
                 {"name": "b", "port": 80, "protocol": "HTTP"},
                 {"name": "c", "port": 8080, "protocol": "HTTP"},
                 {"name": "d", "port": 443, "protocol": "HTTPS"},
+                {"name": "e", "port": 8443, "protocol": "TLS", "tls": {"mode": "Passthrough"}},
+                {"name": "f", "port": 5432, "protocol": "TCP"},
             ],
         },
     }))
@@ -86,7 +88,9 @@ fn a_gateway_at_the_edge_becomes_a_service_with_the_ports_of_its_listeners() {
     let expected = json!([
         {"name": "http-80", "port": 80, "protocol": "TCP", "targetPort": 10080, "appProtocol": "http"},
         {"name": "https-443", "port": 443, "protocol": "TCP", "targetPort": 10443, "appProtocol": "https"},
+        {"name": "tcp-5432", "port": 5432, "protocol": "TCP", "targetPort": 5432, "appProtocol": "tcp"},
         {"name": "http-8080", "port": 8080, "protocol": "TCP", "targetPort": 8080, "appProtocol": "http"},
+        {"name": "tls-8443", "port": 8443, "protocol": "TCP", "targetPort": 8443, "appProtocol": "tls"},
     ]);
     assert_eq!(service["ports"], expected);
     let template = &spec(Part::Deployment)["template"];
@@ -114,6 +118,26 @@ fn the_type_of_the_service_at_the_edge_is_said_by_an_annotation() {
     assert_eq!(role("networking.istio.io/service-type: ClusterIP"), Ok("ClusterIP"));
     let error = role("networking.istio.io/service-type: ExternalName").unwrap_err();
     assert!(error.contains("\"ExternalName\" is none of LoadBalancer, NodePort, ClusterIP"), "{error}");
+}
+
+#[test]
+fn a_gateway_at_the_edge_can_be_told_to_keep_the_addresses_of_its_clients() {
+    let gateway: Gateway = serde_json::from_value(json!({
+        "metadata": {"name": "edge", "namespace": "shop", "uid": "u1"},
+        "spec": {"gatewayClassName": "ambit", "listeners": [{"name": "a", "port": 80, "protocol": "HTTP"}]},
+    }))
+    .unwrap();
+    let mesh = MeshConfig::new("cluster.local".parse::<TrustDomain>().unwrap(), "Kubernetes");
+    let policy = |parameters: &Parameters| {
+        let role = Role::Edge { service_type: "LoadBalancer" };
+        let manifests = super::made(&gateway, role, parameters, &mesh, &Options::default(), "ambit:1.2");
+        let service = manifests.iter().find(|manifest| manifest.part == Part::Service).unwrap().value["spec"].clone();
+        assert_eq!(service["ports"].as_array().unwrap().len(), 1, "{service:#}");
+        service["externalTrafficPolicy"].clone()
+    };
+    assert_eq!(policy(&Parameters::default()), Value::Null);
+    let local = [("service".to_owned(), "spec: {externalTrafficPolicy: Local}".to_owned())];
+    assert_eq!(policy(&Parameters::read(&local.into()).unwrap()), "Local");
 }
 
 fn refused(key: &str, text: &str) -> String {

@@ -272,6 +272,12 @@ impl Index {
         for (_, route) in in_namespace(&self.objects().grpc_routes, namespace) {
             gateways_affected(&Object::GrpcRoute(route.clone()), changed);
         }
+        for (_, route) in in_namespace(&self.objects().tls_routes, namespace) {
+            gateways_affected(&Object::TlsRoute(route.clone()), changed);
+        }
+        for (_, route) in in_namespace(&self.objects().tcp_routes, namespace) {
+            gateways_affected(&Object::TcpRoute(route.clone()), changed);
+        }
     }
 
     fn all_in(&self, namespace: &str, changed: &mut Changed) {

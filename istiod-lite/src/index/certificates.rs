@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersTlsCertificateRefs, GatewayListenersTlsMode};
 
 use super::Index;
+use super::ingress::HTTPS;
 use super::objects::in_namespace;
 use crate::source::NamespacedName;
 use crate::source::crd::secret::{TYPE, TlsSecret};
@@ -58,11 +59,12 @@ impl Uncertified {
 pub(super) fn unspoken(gateway: &Gateway, listener: &GatewayListeners) -> Option<&'static str> {
     let tls = listener.tls.as_ref();
     let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
-    if tls.is_some_and(|tls| tls.mode == Some(GatewayListenersTlsMode::Passthrough)) {
+    let passed_on = tls.is_some_and(|tls| tls.mode == Some(GatewayListenersTlsMode::Passthrough));
+    if passed_on && listener.protocol == HTTPS {
         Some("HTTPS with tls.mode Passthrough cannot be, as requests are looked at; use Terminate")
     } else if tls.and_then(|tls| tls.options.as_ref()).is_some_and(|options| !options.is_empty()) {
         Some("tls.options are not carried out; take them out")
-    } else if frontend.is_some() {
+    } else if frontend.is_some() && !passed_on {
         Some("spec.tls.frontend of the Gateway is not carried out: certificates of clients are not looked at")
     } else {
         None
@@ -70,7 +72,7 @@ pub(super) fn unspoken(gateway: &Gateway, listener: &GatewayListeners) -> Option
 }
 
 /// The Secrets that the listeners of a Gateway name.
-pub(super) fn named_secrets(gateway: &Gateway) -> impl Iterator<Item = NamespacedName> {
+pub(crate) fn named_secrets(gateway: &Gateway) -> impl Iterator<Item = NamespacedName> {
     let own = NamespacedName::of(&gateway.metadata);
     let tls = gateway.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
     let named = tls.flat_map(|tls| tls.certificate_refs.iter().flatten()).filter(|named| is_secret(named));

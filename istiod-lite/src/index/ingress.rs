@@ -10,6 +10,7 @@ use super::binding::Binding;
 use super::certificates::unspoken;
 use super::listeners::ToListener;
 use super::objects::cluster_scoped;
+use super::protocols::{TCP, TLS, share_a_port};
 use super::route::{RouteKey, parent_refs};
 use super::waypoint::Waypoint;
 use super::{Index, label};
@@ -19,7 +20,7 @@ use crate::source::{NamespacedName, Object};
 pub const INGRESS_CLASS: &str = "ambit";
 /// The controller of that class, and of others that are to be the same.
 pub const INGRESS_CONTROLLER: &str = "ambit.dev/gateway-controller";
-/// The protocol of listeners that speak TLS.
+/// The protocol of listeners that speak TLS and look at the requests in it.
 pub const HTTPS: &str = "HTTPS";
 /// What is added to a port below 1024 for the one that it is in the pod, which has not the privilege to open those.
 const ABOVE_PRIVILEGED: u16 = 10_000;
@@ -76,10 +77,10 @@ pub fn listener_host(listener: &GatewayListeners) -> String {
 /// missing serves as soon as they are there ([`Index::certificates`]).
 #[must_use]
 pub fn unserved(gateway: &Gateway, listener: &GatewayListeners) -> Option<Unserved> {
-    if !matches!(listener.protocol.as_str(), "HTTP" | HTTPS) {
+    if !matches!(listener.protocol.as_str(), "HTTP" | HTTPS | TLS | TCP) {
         return Some(Unserved::Protocol);
     }
-    if listener.protocol == HTTPS
+    if matches!(listener.protocol.as_str(), HTTPS | TLS)
         && let Some(why) = unspoken(gateway, listener)
     {
         return Some(Unserved::Tls(why));
@@ -92,11 +93,12 @@ pub fn unserved(gateway: &Gateway, listener: &GatewayListeners) -> Option<Unserv
         return Some(Unserved::Port);
     }
     let on_port = || others.iter().filter(|other| other.port == listener.port && other.protocol != "UDP");
-    if on_port().any(|other| other.protocol != listener.protocol) {
+    if on_port().any(|other| !share_a_port(listener, other)) {
         return Some(Unserved::OtherProtocol);
     }
     let host = listener_host(listener);
-    on_port().any(|other| listener_host(other) == host).then_some(Unserved::SameHostname)
+    // A connection says no host.
+    on_port().any(|other| listener.protocol == TCP || listener_host(other) == host).then_some(Unserved::SameHostname)
 }
 
 /// Whether all hosts of `inner` are hosts of `outer`; either may be a wildcard, which stands for one label or more.
@@ -134,6 +136,7 @@ pub fn hostnames(route: &Object) -> &[String] {
     match route {
         Object::HttpRoute(route) => route.spec.hostnames.as_deref().unwrap_or_default(),
         Object::GrpcRoute(route) => route.spec.hostnames.as_deref().unwrap_or_default(),
+        Object::TlsRoute(route) => &route.spec.hostnames,
         _ => &[],
     }
 }
@@ -168,12 +171,15 @@ impl Index {
     }
 
     /// The routes that a listener at the edge takes, the oldest first. Of an HTTPRoute and a GRPCRoute for the same hosts the older one
-    /// holds (specification of GRPCRoute).
+    /// holds (specification of GRPCRoute). Of several TCPRoutes the first holds, and all are attached (Gateway API, conflicts).
     #[must_use]
     pub fn routes_on(&self, gateway: &NamespacedName, listener: &GatewayListeners) -> Vec<Taken> {
         let http = self.http_routes_of_gateway(gateway).into_iter().map(|route| Object::HttpRoute(Arc::clone(route)));
         let grpc = self.grpc_routes_of_gateway(gateway).into_iter().map(|route| Object::GrpcRoute(Arc::clone(route)));
-        let mut routes: Vec<Object> = http.chain(grpc).filter(|route| self.names_listener(route, gateway, listener)).collect();
+        let tls = self.tls_routes_of_gateway(gateway).into_iter().map(|route| Object::TlsRoute(Arc::clone(route)));
+        let tcp = self.tcp_routes_of_gateway(gateway).into_iter().map(|route| Object::TcpRoute(Arc::clone(route)));
+        let all = http.chain(grpc).chain(tls).chain(tcp);
+        let mut routes: Vec<Object> = all.filter(|route| self.names_listener(route, gateway, listener)).collect();
         routes.sort_by_cached_key(|route| {
             let created = route.metadata().creation_timestamp.as_ref().map(|time| time.0);
             (created.is_none(), created, NamespacedName::of(route.metadata()))

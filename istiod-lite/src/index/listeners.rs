@@ -4,12 +4,11 @@ use gateway_api::gateways::GatewayListeners;
 
 use super::Index;
 use super::ingress::{shared_hosts, unserved};
+use super::protocols::kinds;
 use crate::source::{Kind, NamespacedName};
 
 /// The port and protocol of a waypoint's listener; it has no other.
 pub const WAYPOINT_LISTENER: (i32, &str) = (15008, "HBONE");
-/// The kinds of routes that a waypoint takes as a whole, and does unless a listener says otherwise.
-const KINDS: [Kind; 2] = [Kind::HttpRoute, Kind::GrpcRoute];
 
 /// A reference of a route to a Gateway.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +46,7 @@ pub fn takes_kind(listener: &GatewayListeners, kind: Kind) -> bool {
         let group = |group: Option<&str>| group.is_none_or(|group| group == kind.group());
         asked.iter().any(|asked| asked.kind == kind.as_str() && group(asked.group.as_deref()))
     };
-    KINDS.contains(&kind) && (asked.is_empty() || is_asked())
+    kinds(listener).contains(&kind) && (asked.is_empty() || is_asked())
 }
 
 impl Index {

@@ -22,6 +22,7 @@ mod objects;
 mod policy;
 mod port;
 mod processor;
+mod protocols;
 mod requests;
 mod route;
 mod service;
@@ -42,6 +43,7 @@ pub use authorizer::{Asked, Limited};
 pub use backend::is_service as is_backend_service;
 pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};
 pub use certificates::Uncertified;
+pub(crate) use certificates::named_secrets;
 pub use endpoint::{
     Endpoint, EndpointHealth, Locality, has_ended, host_network, native_tunnel, pod_addresses, pod_health, selects,
     service_account,
@@ -57,6 +59,7 @@ pub use objects::{Objects, Store, cluster_scoped, in_namespace};
 pub(crate) use policy::is_service;
 pub use port::{ServicePort, TargetPort};
 pub use processor::Processes;
+pub use protocols::{TCP, TLS, carries_connections, ends_tls, kinds as kinds_of_listener};
 pub(crate) use requests::route_kind;
 pub use route::{ParentRef, RouteKey, parent_refs};
 pub(crate) use service::single_address;

@@ -129,6 +129,20 @@ impl Index {
         routes.filter_map(|route| self.objects().grpc_routes.get(&route.name)).collect()
     }
 
+    /// The TLSRoutes attached to a Gateway.
+    #[must_use]
+    pub fn tls_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<TlsRoute>> {
+        let routes = self.links.routes_by_gateway.get(gateway).filter(|route| route.kind == Kind::TlsRoute);
+        routes.filter_map(|route| self.objects().tls_routes.get(&route.name)).collect()
+    }
+
+    /// The TCPRoutes attached to a Gateway.
+    #[must_use]
+    pub fn tcp_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<TcpRoute>> {
+        let routes = self.links.routes_by_gateway.get(gateway).filter(|route| route.kind == Kind::TcpRoute);
+        routes.filter_map(|route| self.objects().tcp_routes.get(&route.name)).collect()
+    }
+
     /// The TCPRoutes attached to a service.
     #[must_use]
     pub fn tcp_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<TcpRoute>> {

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::Service;
 use super::{CONTROLLER, Condition, Listener, ObjectStatus, ingress, route};
 use crate::deploy::{Deployed, Reports};
 use crate::index::{
-    EndpointHealth, INGRESS_CONTROLLER, Index, ServiceRef, WAYPOINT_LISTENER as HBONE, cluster_scoped, label, takes_kind,
+    EndpointHealth, INGRESS_CONTROLLER, Index, ServiceRef, WAYPOINT_LISTENER as HBONE, cluster_scoped, kinds_of_listener, label,
+    takes_kind,
 };
 use crate::source::{Kind, NamespacedName};
 
@@ -191,13 +192,13 @@ fn listener(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners
 /// The kinds of routes that a listener takes of those it asks for, and the first that it asks for in vain.
 pub(super) fn kinds(listener: &GatewayListeners) -> (Vec<&'static str>, Option<String>) {
     let asked = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_ref());
-    let all = vec!["HTTPRoute", "GRPCRoute"];
+    let all: Vec<&'static str> = kinds_of_listener(listener).iter().copied().map(Kind::as_str).collect();
     let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return (all, None) };
     let is = |kind: &GatewayListenersAllowedRoutesKinds, name: &str| {
         kind.kind == name && kind.group.as_deref().is_none_or(|group| group == "gateway.networking.k8s.io")
     };
     let unknown = asked.iter().find(|kind| !all.iter().any(|name| is(kind, name))).map(|kind| kind.kind.clone());
-    let taken = [Kind::HttpRoute, Kind::GrpcRoute].into_iter().filter(|kind| takes_kind(listener, *kind));
+    let taken = kinds_of_listener(listener).iter().copied().filter(|kind| takes_kind(listener, *kind));
     (taken.map(Kind::as_str).collect(), unknown)
 }
 

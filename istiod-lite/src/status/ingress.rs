@@ -6,8 +6,10 @@ use k8s_openapi::api::core::v1::Service;
 use super::gateway::{by_address, cluster_addresses, is_of, kinds};
 use super::{Condition, Listener, ObjectStatus, route};
 use crate::deploy::{Deployed, Reports};
-use crate::index::{EndpointHealth, HTTPS, Index, ServiceRef, Uncertified, Unserved, unserved};
-use crate::source::NamespacedName;
+use crate::index::{
+    EndpointHealth, Index, ServiceRef, Uncertified, Unserved, carries_connections, ends_tls, kinds_of_listener, unserved,
+};
+use crate::source::{Kind, NamespacedName};
 
 /// Fills in the status of a Gateway; `None` for those that the deployer has yet to look at.
 pub(super) fn gateway(
@@ -68,14 +70,19 @@ pub(crate) fn faults(gateway: &Gateway) -> Vec<(String, String)> {
         let path = format!("spec.listeners[{at}]");
         if let Some((_, message)) = fault(gateway, listener) {
             found.push((path, message));
-        } else if listener.protocol == HTTPS && names_no_certificate(listener) {
+        } else if ends_tls(listener) && names_no_certificate(listener) {
             found.push((format!("{path}.tls.certificateRefs"), format!("Listener {}: no certificate is named", listener.name)));
         } else if let (_, Some(kind)) = kinds(listener) {
-            found
-                .push((format!("{path}.allowedRoutes.kinds"), format!("{kind} cannot be attached; HTTPRoute and GRPCRoute can")));
+            found.push((format!("{path}.allowedRoutes.kinds"), not_attached(listener, &kind)));
         }
     }
     found
+}
+
+/// What is said of a kind of routes that a listener asks for in vain.
+fn not_attached(listener: &GatewayListeners, kind: &str) -> String {
+    let can: Vec<&str> = kinds_of_listener(listener).iter().copied().map(Kind::as_str).collect();
+    format!("{kind} cannot be attached; {} can", can.join(" and "))
 }
 
 fn names_no_certificate(listener: &GatewayListeners) -> bool {
@@ -151,7 +158,7 @@ fn fault(gateway: &Gateway, listener: &GatewayListeners) -> Option<(&'static str
     let GatewayListeners { name, port, protocol, .. } = listener;
     Some(match unserved(gateway, listener)? {
         Unserved::Protocol => {
-            ("UnsupportedProtocol", format!("Listener {name}: {protocol} is not carried out, only HTTP and HTTPS are"))
+            ("UnsupportedProtocol", format!("Listener {name}: {protocol} is not carried out; HTTP, HTTPS, TLS and TCP are"))
         }
         Unserved::Tls(why) => ("UnsupportedValue", format!("Listener {name}: {why}")),
         Unserved::Port => (
@@ -182,13 +189,16 @@ fn listener(
     };
     let uncertified = uncertified(index, name, listener);
     // One certificate is enough to serve.
-    let shown = listener.protocol != HTTPS || index.is_certified(name, listener);
+    let shown = !ends_tls(listener) || index.is_certified(name, listener);
     let programmed = match &fault {
         None if !shown => {
             let why = uncertified.as_ref().map(|(_, message)| message.clone()).unwrap_or_default();
             Condition::new("Programmed", false, "Invalid", why)
         }
-        None if programmed => Condition::new("Programmed", true, "Programmed", "Requests are taken"),
+        None if programmed => {
+            let taken = if carries_connections(listener) { "Connections are taken" } else { "Requests are taken" };
+            Condition::new("Programmed", true, "Programmed", taken)
+        }
         None => Condition::new("Programmed", false, "Pending", "The Gateway is not ready yet"),
         Some((_, message)) => Condition::new("Programmed", false, "Invalid", message.clone()),
     };
@@ -197,7 +207,7 @@ fn listener(
         (Some((reason, message)), _) => Condition::new("ResolvedRefs", false, reason, message),
         (None, None) => Condition::new("ResolvedRefs", true, "ResolvedRefs", "All references are resolved"),
         (None, Some(kind)) => {
-            let message = format!("allowedRoutes.kinds: {kind} cannot be attached; HTTPRoute and GRPCRoute can");
+            let message = format!("allowedRoutes.kinds: {}", not_attached(listener, &kind));
             Condition::new("ResolvedRefs", false, "InvalidRouteKinds", message)
         }
     };
@@ -218,7 +228,7 @@ fn listener(
 
 /// What is wrong with the certificates that a listener names: the reason of the first, and a sentence for each.
 fn uncertified(index: &Index, gateway: &NamespacedName, listener: &GatewayListeners) -> Option<(&'static str, String)> {
-    if listener.protocol != HTTPS {
+    if !ends_tls(listener) {
         return None;
     }
     let wrong: Vec<Uncertified> = index.certificates(gateway, listener).into_iter().filter_map(Result::err).collect();

@@ -15,6 +15,8 @@ const INSTALLED: &str = include_str!("../../../manifests/ambit.yaml");
 const OBJECTS: &str = "
 {apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: gate}}, spec: {ports: [{name: web, port: 80}]}}
 ---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: edge, namespace: shop}, spec: {gatewayClassName: ambit, listeners: [{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}]}}
+---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: parameters, namespace: shop}, data: {podDisruptionBudget: '', horizontalPodAutoscaler: ''}}
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: web, namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: web}]}}
@@ -132,5 +134,30 @@ async fn each_right_of_the_control_plane_is_needed_and_none_is_missing() {
     .await
     .to_string();
     assert!(refused.contains("patch /api/v1/namespaces/") && refused.contains("/configmaps/istio-ca-"), "{refused}");
+    without_secrets(&bed, &mut rules["rules"]).await;
     replica.stop().await;
+}
+
+/// A control plane that may not read Secrets goes on without those that are named from then on, says so of the listener that names one, and reads
+/// it once it may.
+async fn without_secrets(bed: &Bed, rules: &mut serde_json::Value) {
+    let give = async |rules: &serde_json::Value| {
+        let patch = serde_json::json!({"rules": rules}).to_string();
+        bed.api.kubectl(&["patch", "clusterrole", "istiod-lite", "--type=merge", "-p", &patch]).await.unwrap();
+    };
+    let with = rules.clone();
+    rules.as_array_mut().unwrap().retain(|rule| rule["resources"] != serde_json::json!(["secrets"]));
+    give(&*rules).await;
+    let names = "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: late, namespace: shop}, spec: {gatewayClassName: \
+                 ambit, listeners: [{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: late}]}}]}}";
+    bed.api.apply(names).await.unwrap();
+    let says = async |part: &str| {
+        let path = "jsonpath={.status.listeners[0].conditions}";
+        let said = bed.api.kubectl(&["get", "gateway", "late", "-n", "shop", "-o", path]).await.unwrap();
+        (said.contains("InvalidCertificateRef") && said.contains(part)).then_some(())
+    };
+    let lacking = "the control plane has not the right to read it; give its service account the verbs list and watch on secrets";
+    eventually("a word on the right that is missing", async || says(lacking).await).await;
+    give(&with).await;
+    eventually("a look at the Secret", async || says("Secret shop/late does not exist").await).await;
 }

@@ -8,38 +8,44 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::Chain;
 
-/// A listener at the edge of the mesh, for clients that prove no identity: requests in clear, or in TLS.
+/// A listener at the edge of the mesh, for clients that prove no identity: requests or bytes in clear, or in TLS, which may be passed on.
 #[derive(Debug, Clone, Serialize)]
 pub struct Edge {
     /// The port it listens on.
     pub port: u16,
-    /// What takes requests in clear.
+    /// What takes requests in clear, or bytes of which nothing is looked at.
     pub clear: Option<Arc<Chain>>,
-    /// What takes those in TLS, by the server name that a client asks for; where there is any, nothing is taken in clear.
+    /// What takes what comes in TLS, by the server name that a client asks for; where there is any, nothing is taken in clear.
     pub secure: Vec<SecureChain>,
 }
 
-/// A filter chain behind TLS.
+/// A filter chain for what comes in TLS.
 #[derive(Debug, Clone, Serialize)]
 pub struct SecureChain {
     /// The server names that it is for, in lower case, `*.` for one label or more; none for any, and for clients that ask for none.
     pub names: Vec<String>,
     /// The secrets with its certificates.
     pub secrets: Vec<Arc<str>>,
-    /// What takes the requests.
+    /// What takes the requests, or the bytes.
     pub chain: Arc<Chain>,
     /// The certificates that the secrets hold now.
     #[serde(skip)]
     pub certificates: Arc<Certificates>,
-    /// How TLS is spoken with them.
+    /// How TLS is spoken with them; `None` where it is passed on as it is.
     #[serde(skip)]
-    pub tls: Arc<ServerConfig>,
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 impl Edge {
     /// All chains.
     pub fn chains(&self) -> impl Iterator<Item = &Arc<Chain>> {
         self.clear.iter().chain(self.secure.iter().map(|secure| &secure.chain))
+    }
+
+    /// Whether TLS is passed on by some chain.
+    #[must_use]
+    pub fn passes_on(&self) -> bool {
+        self.secure.iter().any(|secure| secure.tls.is_none())
     }
 
     /// Chains that were there before show what they showed, until they have certificates of their own.
@@ -90,7 +96,7 @@ mod tests {
 
     fn chain(name: &str, names: &[&str]) -> SecureChain {
         let certificates = Arc::<Certificates>::default();
-        let tls = ambit_tls::edge_config(certificates.clone(), &[]).unwrap();
+        let tls = Some(ambit_tls::edge_config(certificates.clone(), &[]).unwrap());
         let proxy = Proxy::Tcp(TcpChain { clusters: Vec::new() });
         let chain = Arc::new(Chain { name: name.into(), rbac: Vec::new(), upstream_identity: None, proxy });
         let names = names.iter().map(|name| (*name).to_owned()).collect();
@@ -118,6 +124,7 @@ mod tests {
             let found = edge.select(name).unwrap();
             assert_eq!(&*found.chain.name, expected, "{name:?}");
         }
+        assert!(!edge.passes_on());
         edge.secure.remove(0);
         assert!(edge.select(Some("example.com")).is_none() && edge.select(None).is_none());
         assert!(edge.chain(None).is_none() && edge.chain(Some("deep")).is_some() && edge.chain(Some("any")).is_none());

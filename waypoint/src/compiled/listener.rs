@@ -127,6 +127,12 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Whether it carries bytes, and looks for no requests in them.
+    #[must_use]
+    pub fn carries(&self) -> bool {
+        matches!(self.proxy, Proxy::Tcp(_))
+    }
+
     /// The service whose port this is, as the name says; `None` where a destination is addressed directly.
     #[must_use]
     pub fn service(&self) -> Option<ServiceInfo> {

@@ -32,6 +32,20 @@ struct Coming {
 pub type Expiry = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Coming {
+    /// Completes when nothing has passed for `limit` of what has not come whole.
+    async fn paused(&self, limit: Duration) {
+        loop {
+            let before = self.passed.load(Ordering::Relaxed);
+            tokio::select! {
+                () = sleep(limit) => {}
+                () = self.ends.cancelled() => pending::<()>().await,
+            }
+            if self.passed.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
     /// Completes when nothing has passed for `pause`, nor for `limit` after that.
     async fn unmoved(&self, pause: Duration, limit: Duration) {
         loop {
@@ -69,6 +83,14 @@ impl Arrival {
         Box::pin(async move { self.after(limit).await })
     }
 
+    /// Completes when nothing has passed on for `limit` of a request that has not come whole. Of use before the answer begins, as below.
+    pub fn paused(self, limit: Duration) -> Expiry {
+        match self.0 {
+            None => Box::pin(pending()),
+            Some(coming) => Box::pin(async move { coming.paused(limit).await }),
+        }
+    }
+
     /// Completes so long after the rest of the request is not waited for any more, unless more of it passes on meanwhile. Of use before the
     /// answer begins: later both sides may have reason to be silent.
     pub fn stuck(self, limit: Duration) -> Expiry {
@@ -101,6 +123,23 @@ mod tests {
         drop(guard);
         late.await;
         arrival.after(LIMIT).await;
+    }
+
+    #[tokio::test]
+    async fn a_request_of_which_nothing_comes_for_a_time_is_paused_until_it_has_come_whole() {
+        const LIMIT: Duration = Duration::from_millis(20);
+        let passed = Arc::default();
+        let (arrival, guard) = Arrival::new(false, &passed);
+        let began = Instant::now();
+        let mut paused = arrival.clone().paused(LIMIT);
+        assert!(poll!(&mut paused).is_pending());
+        passed.fetch_add(1, Ordering::Relaxed);
+        paused.await;
+        assert!(began.elapsed() >= 2 * LIMIT, "it did not begin anew: {:?}", began.elapsed());
+        let mut never = arrival.paused(LIMIT);
+        assert!(poll!(&mut never).is_pending());
+        drop(guard);
+        assert!(tokio::time::timeout(3 * LIMIT, never).await.is_err(), "it has come whole");
     }
 
     #[tokio::test]

@@ -79,7 +79,12 @@ pub async fn forward(
         );
     };
     let timed = forwarding.timeout.is_some() || forwarding.retry.as_ref().is_some_and(|retry| retry.per_try.is_some());
-    let (arrival, arriving) = Arrival::new(!timed || request.body().is_end_stream(), &record.sent);
+    // Who is outside of the mesh may be anybody, and is not waited for as long as it likes.
+    let outside = exchange.tunnel.edge.is_some();
+    let (arrival, arriving) = Arrival::new(!(timed || outside) || request.body().is_end_stream(), &record.sent);
+    let limits = &exchange.proxy.limits;
+    let pause = if request.body().size_hint().exact().is_some() { limits.body } else { limits.idle };
+    let paused = outside.then(|| arrival.clone().paused(pause));
     let weight = match choose(&exchange, forwarding, &mut record) {
         Ok(weight) => weight,
         Err((status, refusal)) => return answer::refused(&mut record, exchange.style, status, &refusal),
@@ -93,16 +98,20 @@ pub async fn forward(
     let passing = Passing { phase: hold.phase.clone(), before: hold.before.take(), arrival, arriving };
     let attempt = attempt(&exchange, forwarding, weight.clone(), request, &mut record, passing);
     let late = |text: &str| Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, text)));
-    let outcome = match deadline.as_mut().zip(stuck) {
-        None => attempt.await,
-        Some((deadline, stuck)) => tokio::select! {
+    let outcome = match (deadline.as_mut(), paused) {
+        (None, None) => attempt.await,
+        (deadline, paused) => tokio::select! {
             biased;
             outcome = attempt => outcome,
-            () = deadline => {
+            () = if_any(deadline) => {
                 record.timed_out();
                 late("no response in time")
             }
-            () = stuck => late("no response in time, and nothing more of the request is passed on"),
+            () = if_any(stuck) => late("no response in time, and nothing more of the request is passed on"),
+            () = if_any(paused) => {
+                let detail = format!("nothing more of the request has come for {pause:?}");
+                Err((StatusCode::REQUEST_TIMEOUT, Refusal::new(Reason::RequestTimeout, detail)))
+            }
         },
     };
     match outcome {
@@ -117,6 +126,14 @@ pub async fn forward(
             }
             response
         }
+    }
+}
+
+/// Completes when this does, and never where there is none.
+async fn if_any(expiry: Option<impl Future<Output = ()>>) {
+    match expiry {
+        Some(expiry) => expiry.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -183,6 +183,7 @@ fn entry(record: &Record) -> Entry<'_> {
 fn security(record: &Record) -> Security {
     match record.peer.identity {
         Some(_) => Security::MutualTls,
+        None if record.peer.in_tls => Security::Tls,
         None => Security::None,
     }
 }
@@ -216,7 +217,7 @@ fn labels(record: &Record) -> Vec<Label> {
         text(label::DESTINATION_SERVICE_NAME, service.map(|s| &*s.name)),
         text(label::DESTINATION_SERVICE_NAMESPACE, service.map(|s| &*s.namespace)),
         Label::new(label::REQUEST_PROTOCOL, record.protocol),
-        Label::new(label::CONNECTION_SECURITY_POLICY, security(record).as_str()),
+        Label::new(label::CONNECTION_SECURITY_POLICY, security(record).label()),
         Label::new(label::RESPONSE_FLAGS, flags(record.reason, record.given, record.delayed)),
         Label::new(label::REASON, record.reason.label()),
     ];

@@ -23,13 +23,15 @@ pub struct Peer {
     pub canonical_service: Option<Arc<str>>,
     /// The version it says it is.
     pub canonical_revision: Option<Arc<str>>,
+    /// It proves no identity, and TLS ends with us.
+    pub in_tls: bool,
 }
 
 impl Peer {
     /// A peer that has proven its identity, or has not.
     pub fn new(address: SocketAddr, identity: Option<SpiffeId>) -> Self {
         let uri = identity.as_ref().map(|id| id.to_string().into());
-        Self { address, identity, uri, workload: None, canonical_service: None, canonical_revision: None }
+        Self { address, identity, uri, workload: None, canonical_service: None, canonical_revision: None, in_tls: false }
     }
 
     /// The same peer with what the CONNECT says about it (wire contract, section 4: `baggage`).

@@ -1,17 +1,17 @@
-//! Listeners at the edge of the mesh: a port, and one chain for the requests that come to it in clear, or several for those that come in
-//! TLS, by server name.
+//! Listeners at the edge of the mesh: a port, and one chain for what comes to it in clear, or several for what comes in TLS, by server name.
+//! A chain is for requests or for bytes; where it ends no TLS and is for server names, TLS is passed on.
 
 use std::{mem::take, sync::Arc};
 
 use ambit_api::envoy::pb::envoy::{
-    config::listener::v3::{FilterChain, Listener},
+    config::listener::v3::{FilterChain, Listener, filter},
     extensions::filters::network::http_connection_manager::v3::HttpConnectionManager,
 };
 use ambit_tls::{Certificates, edge_config};
 
 use super::{
     chain, hcm, listener,
-    read::{Compiled, Problem, Under, boolean, finish, required, unpack},
+    read::{Compiled, Problem, Under, boolean, finish, required, type_of, unpack},
     tls,
 };
 use crate::compiled::{Chain, Edge, Proxy, SecureChain};
@@ -36,9 +36,11 @@ pub fn listener(mut listener: Listener) -> Compiled<Edge> {
     let single = chains.len() == 1;
     for part in chains {
         let at = format!("filter_chains[{}]", part.name);
+        let named = part.filter_chain_match.as_ref().is_some_and(|fits| !fits.server_names.is_empty());
         match part.transport_socket.is_some() {
             true => edge.secure.push(secure(part).under(at)?),
-            false if single => edge.clear = Some(Arc::new(requests(part).under(at)?)),
+            false if named => edge.secure.push(passed_on(part).under(at)?),
+            false if single => edge.clear = Some(Arc::new(chain(part).under(at)?)),
             false => return Err(Problem::new("several filter chains in clear are not implemented").under(at)),
         }
     }
@@ -48,18 +50,43 @@ pub fn listener(mut listener: Listener) -> Compiled<Edge> {
     Ok(edge)
 }
 
-/// A chain behind TLS.
+/// A chain behind TLS that ends here.
 fn secure(mut part: FilterChain) -> Compiled<SecureChain> {
     let socket = required(part.transport_socket.take(), "transport_socket")?;
     // Our own limit holds.
     part.transport_socket_connect_timeout = None;
-    let mut fits = part.filter_chain_match.take().unwrap_or_default();
-    let names = take(&mut fits.server_names).into_iter().map(|name| name.to_ascii_lowercase()).collect();
-    finish(&fits).under("filter_chain_match")?;
+    let names = names(&mut part)?;
     let tls::Shown { secrets, alpn } = tls::shown(socket).under("transport_socket")?;
     let certificates = Arc::<Certificates>::default();
     let tls = edge_config(certificates.clone(), &alpn).map_err(|error| Problem::new(error.to_string()))?;
-    Ok(SecureChain { names, secrets, chain: Arc::new(requests(part)?), certificates, tls })
+    Ok(SecureChain { names, secrets, chain: Arc::new(chain(part)?), certificates, tls: Some(tls) })
+}
+
+/// A chain for TLS that ends elsewhere.
+fn passed_on(mut part: FilterChain) -> Compiled<SecureChain> {
+    let names = names(&mut part)?;
+    let chain = Arc::new(chain(part)?);
+    if matches!(chain.proxy, Proxy::Http(_)) {
+        return Err(Problem::new("requests in TLS cannot be looked at without transport_socket"));
+    }
+    Ok(SecureChain { names, secrets: Vec::new(), chain, certificates: Arc::default(), tls: None })
+}
+
+/// The server names that a chain is for.
+fn names(part: &mut FilterChain) -> Compiled<Vec<String>> {
+    let mut fits = part.filter_chain_match.take().unwrap_or_default();
+    let names = take(&mut fits.server_names).into_iter().map(|name| name.to_ascii_lowercase()).collect();
+    finish(&fits).under("filter_chain_match")?;
+    Ok(names)
+}
+
+/// What takes requests, or bytes.
+fn chain(part: FilterChain) -> Compiled<Chain> {
+    let of_requests = part
+        .filters
+        .iter()
+        .any(|filter| matches!(&filter.config_type, Some(filter::ConfigType::TypedConfig(any)) if type_of(any) == HCM));
+    if of_requests { requests(part) } else { chain::chain(part) }
 }
 
 fn requests(mut part: FilterChain) -> Compiled<Chain> {

@@ -456,7 +456,7 @@ fn tcp_proxy(cluster: &str) -> Filter {
     network("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", &config)
 }
 
-fn tcp_chain(service: &Service) -> FilterChain {
+pub fn tcp_chain(service: &Service) -> FilterChain {
     let mut filters: Vec<_> = service.rbac.iter().map(network_rbac).collect();
     filters.push(tcp_proxy(&service.tcp_chain()));
     FilterChain { name: service.tcp_chain(), filters, ..Default::default() }

@@ -7,13 +7,17 @@ use ambit_runtime::drain::{self, Outcome};
 use http::{HeaderMap, Request};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use waypoint::edge;
 
 use super::support::{
-    WAYPOINT, billing,
+    BILLING, Limits, Mesh, WAYPOINT, billing,
     client::{Body, read},
-    resources,
+    endpoint::{self, HTTP},
+    resources::{self, Ep, Service},
 };
 
 const NAME: &str = "ingress|80";
@@ -131,4 +135,25 @@ async fn a_port_follows_the_configuration_and_who_asks_there_must_be_taken_for_a
     assert!(refused(|manager| manager.use_remote_address = None).contains("use_remote_address must be true"));
     assert!(refused(|manager| manager.xff_num_trusted_hops = 1).contains("xff_num_trusted_hops is not implemented"));
     assert!(refused(|manager| manager.skip_xff_append = true).contains("skip_xff_append is not implemented"));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_go_on_with_the_body_of_its_request_is_not_waited_for() {
+    let limits = Limits { body: Duration::from_millis(300), ..Limits::default() };
+    let mesh = Mesh::start_with(98, limits).await;
+    let service = Service::http("billing", mesh.socket(100, 80));
+    mesh.serve(std::slice::from_ref(&service));
+    endpoint::start(&mesh, 1, "v1", BILLING).await;
+    mesh.endpoints(&service.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
+    let port = free_port();
+    mesh.deliver(type_url::LISTENER, vec![(NAME.into(), resources::edge(port, NAME))]);
+    mesh.deliver(type_url::ROUTE, vec![resources::routes(NAME, vec![resources::to(&service.cluster())])]);
+    let (_trigger, watch) = drain::channel();
+    let _running = tokio::spawn(edge::run(mesh.proxy.clone(), mesh.store.ports(), watch));
+    let mut stream = connected(port).await;
+    stream.write_all(b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
+    let mut answer = vec![0; 12];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 408");
+    mesh.logged(&["path=/echo", "reason=request_timeout", "status=408"]).await;
 }

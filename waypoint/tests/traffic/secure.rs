@@ -50,21 +50,21 @@ use super::{
 const NAME: &str = "ingress|443";
 
 /// A certificate, which is its own root, and its key.
-struct Made {
+pub(super) struct Made {
     certificate: String,
     key: String,
-    der: CertificateDer<'static>,
+    pub(super) der: CertificateDer<'static>,
 }
 
 impl Made {
-    fn of(host: &str) -> Self {
+    pub(super) fn of(host: &str) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let made = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(&key).unwrap();
         Self { certificate: made.pem(), key: key.serialize_pem(), der: made.der().clone() }
     }
 
     /// As a secret of this name.
-    fn secret(&self, name: &str) -> (String, Secret) {
+    pub(super) fn secret(&self, name: &str) -> (String, Secret) {
         let source = |text: &str| {
             Some(DataSource { specifier: Some(Specifier::InlineBytes(text.as_bytes().to_vec())), ..Default::default() })
         };
@@ -90,7 +90,7 @@ fn tls(secret: &str) -> DownstreamTlsContext {
 }
 
 /// A listener with a chain for each server name, whose secret has the name of the chain.
-fn listener(port: u16, chains: &[(&str, &str)]) -> Listener {
+pub(super) fn listener(port: u16, chains: &[(&str, &str)]) -> Listener {
     listener_with(port, chains, |_| {})
 }
 
@@ -113,7 +113,7 @@ fn listener_with(port: u16, chains: &[(&str, &str)], change: fn(&mut DownstreamT
 }
 
 /// What a client believes and speaks.
-fn client(believed: &[&Made], versions: &[&'static SupportedProtocolVersion], alpn: &str) -> ClientConfig {
+pub(super) fn client(believed: &[&Made], versions: &[&'static SupportedProtocolVersion], alpn: &str) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for made in believed {
         roots.add(made.der.clone()).unwrap();
@@ -125,7 +125,7 @@ fn client(believed: &[&Made], versions: &[&'static SupportedProtocolVersion], al
     config
 }
 
-async fn connect(port: u16, name: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
+pub(super) async fn connect(port: u16, name: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, connected(port).await).await
 }
@@ -157,6 +157,7 @@ async fn a_server_name_leads_to_its_certificate_and_its_routes_and_any_other_now
         assert!(status == 200 && text.contains("x-forwarded-proto: https\n"), "{status} {text}");
         assert!(!text.contains("x-forwarded-client-cert"), "{text}");
     }
+    mesh.logged(&["path=/a ", "status=200", "security=tls"]).await;
     let stream = connect(port, "OWN.example.com", client(&believed, ALL_VERSIONS, "h2")).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

@@ -281,6 +281,35 @@ fn the_control_plane_may_read_every_kind_that_it_reads_and_no_other() {
 }
 
 #[test]
+fn an_installation_that_is_not_to_read_secrets_has_no_right_to_and_does_not_ask() {
+    let lists_secrets = |settings: &Settings| {
+        let objects = rendered(settings);
+        let role = objects.iter().find(|object| object["kind"] == "ClusterRole" && object["metadata"]["name"] == "istiod-lite");
+        role.unwrap()["rules"].as_array().unwrap().iter().any(|rule| rule["resources"].to_string().contains("\"secrets\""))
+    };
+    let arguments = |settings: &Settings| {
+        let pods = pods(settings);
+        let arguments = containers(&pods["istiod-lite"])[0]["args"].as_array().unwrap().clone();
+        arguments.iter().map(|argument| argument.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let flag = "--no-gateway-secrets".to_owned();
+    let reads = Settings::default();
+    assert!(lists_secrets(&reads) && !arguments(&reads).contains(&flag));
+    let without = settings("gateways.secrets=false");
+    assert!(!lists_secrets(&without) && arguments(&without).contains(&flag));
+    Cli::try_parse_from(["ambit".to_owned()].into_iter().chain(arguments(&without))).unwrap();
+    // What the right in all namespaces was good for besides: those of the authority are watched.
+    let verbs = |settings: &Settings| {
+        let objects = rendered(settings);
+        let role = objects.iter().find(|object| object["kind"] == "Role" && object["metadata"]["name"] == "istiod-lite").unwrap();
+        let of_authority = |rule: &&Value| rule["resourceNames"] == serde_json::json!(["cacerts", "ambit-ca"]);
+        role["rules"].as_array().unwrap().iter().find(of_authority).unwrap()["verbs"].clone()
+    };
+    assert_eq!(verbs(&reads), serde_json::json!(["get"]));
+    assert_eq!(verbs(&without), serde_json::json!(["get", "list", "watch"]));
+}
+
+#[test]
 fn settings_that_the_chart_does_not_have_are_refused_by_name() {
     let refused = |text: &str| rendered_error(&settings(text));
     for (text, parts) in [

@@ -33,26 +33,29 @@ pub enum Security {
     MutualTls,
     /// Verified identities, and the bytes never left the node: no wire on which they could be read.
     NodeLocal,
+    /// TLS with a client outside of the mesh, which proves no identity.
+    Tls,
     /// Not protected.
     None,
 }
 
 impl Security {
-    /// `mutual_tls`, `node_local` or `none`.
+    /// `mutual_tls`, `node_local`, `tls` or `none`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::MutualTls => "mutual_tls",
             Self::NodeLocal => "node_local",
+            Self::Tls => "tls",
             Self::None => "none",
         }
     }
 
     /// The value of the label `connection_security_policy`, of which dashboards know `mutual_tls` and `none`: the first means that the
-    /// mesh made the connection secure, so it stands for what stayed on the node as well.
+    /// mesh made the connection secure, so it stands for what stayed on the node as well, and not for TLS that is no doing of the mesh's.
     pub fn label(self) -> &'static str {
         match self {
             Self::MutualTls | Self::NodeLocal => "mutual_tls",
-            Self::None => "none",
+            Self::Tls | Self::None => "none",
         }
     }
 }

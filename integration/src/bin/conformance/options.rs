@@ -27,7 +27,7 @@ pub struct Options {
     /// Measure as well how soon changes of a route are seen, which takes three minutes more
     #[arg(long, conflicts_with = "gateway")]
     pub changes: bool,
-    /// Run the profiles GATEWAY-HTTP and GATEWAY-GRPC against Gateways of class `ambit`, in place of those of the mesh
+    /// Run the profiles GATEWAY-HTTP, GATEWAY-GRPC, GATEWAY-TLS and GATEWAY-TCP against Gateways of class `ambit`, in place of those of the mesh
     #[arg(long)]
     pub gateway: bool,
     /// With --gateway: extended features that are not declared, so that their tests are not run

@@ -9,6 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::source::NamespacedName;
+
 /// The type of the Secrets that are read.
 pub const TYPE: &str = "kubernetes.io/tls";
 /// The key of the certificate, with those that have issued it after it.
@@ -24,6 +26,14 @@ pub struct TlsSecret {
     pub metadata: ObjectMeta,
     /// What it holds, or why that cannot be used.
     pub pair: Result<Pair, String>,
+}
+
+impl TlsSecret {
+    /// What stands for a Secret that cannot be read, and why.
+    pub(crate) fn unread(name: &NamespacedName, why: String) -> Self {
+        let (namespace, name) = (Some(name.namespace.to_string()), Some(name.name.to_string()));
+        Self { metadata: ObjectMeta { namespace, name, ..ObjectMeta::default() }, pair: Err(why) }
+    }
 }
 
 /// A certificate and its private key, both as PEM, which fit each other.

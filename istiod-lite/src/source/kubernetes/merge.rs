@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::source::{Event, Kind, Object, ObjectKey, Origin, Problem, Severity};
+use crate::source::{Event, Kind, NamespacedName, Object, ObjectKey, Origin, Problem, Severity};
 
 /// What keeps a kind from being listed or watched at present.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +17,13 @@ pub(super) struct Trouble {
     pub(super) unreachable: bool,
 }
 
-/// News of one kind.
+/// News of one kind, or of one object of it.
 #[derive(Debug)]
 pub(super) struct Update {
     pub(super) kind: Kind,
-    /// Whether all objects of the kind were told of.
+    /// The one object that is watched, and which watch of it this is from.
+    pub(super) only: Option<(NamespacedName, u64)>,
+    /// Whether all objects of the kind were told of, or that one.
     pub(super) listed: bool,
     pub(super) events: Vec<Event>,
     /// What is wrong with its objects.
@@ -36,7 +38,7 @@ pub(super) struct Merge {
     /// The objects of the first batch, until it is told.
     first: Option<BTreeMap<ObjectKey, Object>>,
     events: Vec<Event>,
-    wrong: BTreeMap<Kind, (Arc<Vec<Problem>>, Option<Trouble>)>,
+    wrong: BTreeMap<(Kind, Option<NamespacedName>), (Arc<Vec<Problem>>, Option<Trouble>)>,
     problems: Arc<Vec<Problem>>,
     /// Whether the problems are others than were told of.
     other: bool,
@@ -69,9 +71,9 @@ impl Merge {
 
     /// Takes in news of a kind.
     pub(super) fn take(&mut self, update: Update) {
-        let Update { kind, listed, events, problems, trouble } = update;
-        if listed {
-            self.unlisted.remove(&kind);
+        let Update { kind, only, listed, events, problems, trouble } = update;
+        if listed && only.is_none() {
+            self.listed(kind);
         }
         match &mut self.first {
             None => self.events.extend(events),
@@ -85,12 +87,28 @@ impl Merge {
                 }
             }
         }
-        let new = (problems, trouble);
-        if self.wrong.get(&kind).is_some_and(|old| *old.0 == *new.0 && old.1 == new.1) {
+        let (new, whose) = ((problems, trouble), (kind, only.map(|(name, _)| name)));
+        if self.wrong.get(&whose).is_some_and(|old| *old.0 == *new.0 && old.1 == new.1) {
             return;
         }
-        self.wrong.insert(kind, new);
+        self.wrong.insert(whose, new);
         self.note();
+    }
+
+    /// All objects of a kind were told of.
+    pub(super) fn listed(&mut self, kind: Kind) {
+        self.unlisted.remove(&kind);
+    }
+
+    /// An object is not asked for any more.
+    pub(super) fn forget(&mut self, key: &ObjectKey) {
+        match &mut self.first {
+            None => self.events.push(Event::Delete(key.clone())),
+            Some(first) => drop(first.remove(key)),
+        }
+        if self.wrong.remove(&(key.kind, Some(key.name.clone()))).is_some() {
+            self.note();
+        }
     }
 
     /// The next batch, if there is one: the first is everything, and comes even if it is empty; a later one may have only problems.

@@ -8,6 +8,8 @@
 //! | `watch.rs` | one kind: asks what the reflector wants, notices a watch that says nothing any more, counts |
 //! | `read.rs`, `trim.rs`, `strict.rs` | from a tree of values to the object as it is kept, and what holds when it cannot be read |
 //! | `merge.rs` | all kinds: the first batch when each is listed, then changes; no I/O |
+//! | `named.rs` | which Secrets Gateways name; no other is asked for; no I/O |
+//! | `secrets.rs` | a list and a watch for each of these |
 //!
 //! `kube::runtime::watcher` is not used: it hides bookmarks, so that nobody could tell a quiet watch from a dead one, and one object
 //! that does not fit its type would stop its whole kind.
@@ -16,8 +18,10 @@
 mod client;
 mod failure;
 mod merge;
+mod named;
 mod read;
 mod reflector;
+mod secrets;
 mod strict;
 #[cfg(test)]
 mod tests;
@@ -37,6 +41,7 @@ pub use client::{client_config, connect};
 pub(crate) use failure::chain;
 use merge::{Merge, Update};
 use reflector::Reflector;
+use secrets::Secrets;
 
 use super::{Event, Kind, Problem, Source, SourceError};
 
@@ -82,6 +87,7 @@ impl Default for Timing {
 pub struct Kubernetes {
     updates: mpsc::Receiver<Update>,
     watches: JoinSet<Kind>,
+    secrets: Secrets,
     merge: Merge,
     /// What readiness waits for, by kind.
     pending: BTreeMap<Kind, Task>,
@@ -97,20 +103,45 @@ impl Kubernetes {
         let mut pending = BTreeMap::new();
         for kind in Kind::ALL.iter().copied() {
             pending.insert(kind, ready.task(format!("the list of {} of the API server", kind.plural())));
+            // These are asked for by name.
+            if kind == Kind::TlsSecret {
+                continue;
+            }
             let watch = watch::Watch::new(client.clone(), Reflector::new(kind), timing, sender.clone());
             watches.spawn(async move {
                 watch.run().await;
                 kind
             });
         }
-        Self { updates, watches, merge: Merge::new(Kind::ALL), pending, told: Arc::default() }
+        let secrets = Secrets::new(client.clone(), timing, sender);
+        Self { updates, watches, secrets, merge: Merge::new(Kind::ALL), pending, told: Arc::default() }
+    }
+
+    /// The same that asks for no Secret, whichever Gateways name.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Self {
+        self.secrets.withhold();
+        self
     }
 
     fn take(&mut self, update: Update) {
-        if update.listed {
+        if !self.secrets.expects(&update) {
+            return;
+        }
+        if update.listed && update.only.is_none() {
             self.pending.remove(&update.kind);
         }
+        let named_anew = self.secrets.look(&update.events);
         self.merge.take(update);
+        if named_anew {
+            self.secrets.follow(&mut self.merge);
+        }
+        // Which there are is known once all are that could name one.
+        let unlisted = |kind| self.pending.contains_key(&kind);
+        if unlisted(Kind::TlsSecret) && !unlisted(Kind::Gateway) && !unlisted(Kind::GatewayClass) && self.secrets.are_listed() {
+            self.pending.remove(&Kind::TlsSecret);
+            self.merge.listed(Kind::TlsSecret);
+        }
     }
 
     /// Says what stands in the way of the first batch. Later on, whoever takes the batches says it.
@@ -132,6 +163,7 @@ impl Source for Kubernetes {
                 ended = self.watches.join_next() => {
                     return Err(SourceError::Ended(ended.and_then(Result::ok).map_or("a kind of object", Kind::plural)));
                 }
+                () = self.secrets.ended() => return Err(SourceError::Ended(Kind::TlsSecret.plural())),
             };
             let Some(update) = update else { return Err(SourceError::Ended("all kinds of objects")) };
             self.take(update);

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::read::{name_of, read};
+use super::trim;
 use crate::source::Problem;
+use crate::source::crd::secret::TlsSecret;
 use crate::source::object::{Event, Kind, NamespacedName, Object, ObjectKey};
 
 /// Objects in a page of a list.
@@ -47,6 +49,8 @@ pub(super) enum Pause {
 #[derive(Debug)]
 pub(super) struct Reflector {
     kind: Kind,
+    /// The only object that is asked for; all where it is none.
+    only: Option<NamespacedName>,
     /// Which of the kind's versions is asked for.
     version: usize,
     state: State,
@@ -91,6 +95,7 @@ impl Reflector {
     pub(super) fn new(kind: Kind) -> Self {
         Self {
             kind,
+            only: None,
             version: 0,
             state: State::List(Listing::new(true)),
             known: BTreeMap::new(),
@@ -103,8 +108,26 @@ impl Reflector {
         }
     }
 
+    /// The same for one Secret, which whoever names it may do without, where it may not be read.
+    pub(super) fn of_secret(name: NamespacedName) -> Self {
+        Self { only: Some(name), ..Self::new(Kind::TlsSecret) }
+    }
+
     pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The only object that is asked for.
+    pub(super) fn only(&self) -> Option<&NamespacedName> {
+        self.only.as_ref()
+    }
+
+    /// The field selector of what is asked for.
+    pub(super) fn selector(&self) -> Option<String> {
+        let of_kind = trim::only(self.kind);
+        let Some(only) = &self.only else { return of_kind };
+        let named = format!("metadata.name={}", only.name);
+        Some(of_kind.map_or_else(|| named.clone(), |of_kind| format!("{named},{of_kind}")))
     }
 
     /// Whether all objects there are have been told of.
@@ -140,9 +163,10 @@ impl Reflector {
     /// What to ask next.
     pub(super) fn request(&self) -> Request {
         let (group, version) = (self.kind.group(), self.version());
+        let place = self.only.as_ref().map(|only| format!("namespaces/{}/", only.namespace)).unwrap_or_default();
         let path = match group {
-            "" => format!("/api/{version}/{}", self.kind.plural()),
-            group => format!("/apis/{group}/{version}/{}", self.kind.plural()),
+            "" => format!("/api/{version}/{place}{}", self.kind.plural()),
+            group => format!("/apis/{group}/{version}/{place}{}", self.kind.plural()),
         };
         match &self.state {
             State::List(listing) => Request::List { path, limit: listing.paged.then_some(PAGE), token: listing.token.clone() },
@@ -159,7 +183,7 @@ impl Reflector {
     ) -> Result<Vec<Event>, Failure> {
         let State::List(listing) = &mut self.state else { return Ok(Vec::new()) };
         for object in objects {
-            let Some(name) = name_of(&object) else { continue };
+            let Some(name) = name_of(&object).filter(|name| self.only.as_ref().is_none_or(|only| only == name)) else { continue };
             let held = self.known.get(&name);
             let made = read(self.kind, &name, object, held);
             if made.object.as_ref() != held {
@@ -207,6 +231,9 @@ impl Reflector {
             return Err(Failure::Broken("an event has no name or resourceVersion".into()));
         };
         self.went_on(version);
+        if self.only.as_ref().is_some_and(|only| *only != name) {
+            return Ok(None);
+        }
         let had_problems = self.problems.remove(&name).is_some();
         if gone {
             if had_problems {
@@ -247,6 +274,9 @@ impl Reflector {
     pub(super) fn failed(&mut self, failure: &Failure) -> (Vec<Event>, Pause) {
         let failures = self.failures;
         self.failures = self.failures.saturating_add(1);
+        if let (Failure::Denied { code: 403, .. }, Some(only)) = (failure, self.only.clone()) {
+            return (Vec::from_iter(self.withheld(only)), Pause::Failures(failures));
+        }
         if *failure != Failure::Missing {
             self.missing = 0;
         }
@@ -290,6 +320,24 @@ impl Reflector {
         self.tell();
         let gone: Vec<NamespacedName> = self.known.keys().cloned().collect();
         (gone.into_iter().filter_map(|name| self.delete(&name)).collect(), Pause::Absent)
+    }
+
+    /// The right to read the only object is missing: nobody waits for it any more, and who names it is told. What was read before stays, and it is
+    /// asked for again, since the right may be given.
+    fn withheld(&mut self, only: NamespacedName) -> Option<Event> {
+        // Once it is given, what is there now is looked at.
+        (self.state, self.listed) = (State::List(Listing::new(true)), true);
+        if self.known.contains_key(&only) {
+            return None;
+        }
+        let why = format!(
+            "the control plane has not the right to read it; give its service account the verbs list and watch on secrets, in namespace {} \
+             or in all",
+            only.namespace
+        );
+        let object = Object::TlsSecret(Arc::new(TlsSecret::unread(&only, why)));
+        self.known.insert(only, object.clone());
+        Some(Event::Upsert(object))
     }
 
     fn went_on(&mut self, version: String) {

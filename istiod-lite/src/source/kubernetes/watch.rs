@@ -37,6 +37,8 @@ pub(super) struct Watch {
     reflector: Reflector,
     timing: Timing,
     updates: mpsc::Sender<Update>,
+    /// Which watch this is, where several follow each other for one object.
+    number: u64,
     /// When the server last said anything about the kind.
     heard: Instant,
     trouble: Option<Trouble>,
@@ -63,7 +65,13 @@ impl From<Failure> for Stop {
 
 impl Watch {
     pub(super) fn new(client: Client, reflector: Reflector, timing: Timing, updates: mpsc::Sender<Update>) -> Self {
-        Self { client, reflector, timing, updates, heard: Instant::now(), trouble: None, absent: false, mute: false, told: None }
+        let heard = Instant::now();
+        Self { client, reflector, timing, updates, number: 0, heard, trouble: None, absent: false, mute: false, told: None }
+    }
+
+    /// The same, of this number.
+    pub(super) fn numbered(self, number: u64) -> Self {
+        Self { number, ..self }
     }
 
     /// Goes on until nobody wants updates any more.
@@ -89,7 +97,7 @@ impl Watch {
 
     async fn list(&mut self, path: &str, limit: Option<u32>, token: Option<String>) -> Result<(), Stop> {
         let label_selector = trim::wanted(self.reflector.kind()).map(str::to_owned);
-        let field_selector = trim::only(self.reflector.kind());
+        let field_selector = self.reflector.selector();
         let params = ListParams { limit, continue_token: token, label_selector, field_selector, ..ListParams::default() };
         let request = request::Request::new(path).list(&params).map_err(|error| Failure::Broken(chain(&error)))?;
         let answer = timeout(self.timing.answer, self.client.request::<ObjectList<Value>>(request)).await;
@@ -156,7 +164,7 @@ impl Watch {
     async fn follow(&mut self, path: &str, from: &str) -> Result<End, Stop> {
         let longest = self.timing.watch.as_secs_f64() * (1.0 - 0.2 * fastrand::f64());
         let label_selector = trim::wanted(self.reflector.kind()).map(str::to_owned);
-        let field_selector = trim::only(self.reflector.kind());
+        let field_selector = self.reflector.selector();
         let timeout_seconds = Some(longest as u32);
         let params =
             WatchParams { timeout: timeout_seconds, bookmarks: true, label_selector, field_selector, ..WatchParams::default() };
@@ -236,15 +244,20 @@ impl Watch {
     /// Sends events, and whatever else changed.
     async fn send(&mut self, events: Vec<Event>) -> Result<(), Stop> {
         let kind = self.reflector.kind();
-        metrics::gauge!("pilot_k8s_last_event_seconds", "kind" => kind.as_str()).set(self.heard.elapsed().as_secs_f64());
-        metrics::gauge!("pilot_k8s_objects", "kind" => kind.as_str()).set(self.reflector.len() as f64);
+        let only = self.reflector.only().map(|name| (name.clone(), self.number));
+        // One of many is not the kind.
+        if only.is_none() {
+            metrics::gauge!("pilot_k8s_last_event_seconds", "kind" => kind.as_str()).set(self.heard.elapsed().as_secs_f64());
+            metrics::gauge!("pilot_k8s_objects", "kind" => kind.as_str()).set(self.reflector.len() as f64);
+        }
         let problems = self.reflector.problems();
         let state = (self.reflector.is_listed(), self.trouble.clone(), std::sync::Arc::as_ptr(&problems) as usize);
         if events.is_empty() && self.told.as_ref() == Some(&state) {
             return Ok(());
         }
         self.told = Some(state);
-        let update = Update { kind, listed: self.reflector.is_listed(), events, problems, trouble: self.trouble.clone() };
+        let (listed, trouble) = (self.reflector.is_listed(), self.trouble.clone());
+        let update = Update { kind, only, listed, events, problems, trouble };
         self.updates.send(update).await.map_err(|_| Stop::Unwanted)
     }
 }

@@ -156,6 +156,8 @@ fn attachment(index: &Index, parent: &Parent, target: &NamespacedName, route: &O
                 Err(Untaken::Kind) => {
                     let fix = match kind {
                         Kind::HttpRoute | Kind::GrpcRoute => "; its allowedRoutes.kinds can admit them",
+                        Kind::TlsRoute if at_edge => "; a listener of protocol TLS does",
+                        Kind::TcpRoute if at_edge => "; a listener of protocol TCP does",
                         _ => ", but HTTPRoutes and GRPCRoutes",
                     };
                     Attachment::Refused("NotAllowedByListeners", format!("Gateway {target} takes no {}s{fix}", kind.as_str()))

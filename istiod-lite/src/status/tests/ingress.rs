@@ -86,13 +86,13 @@ fn a_listener_says_why_it_does_not_serve() {
         (said(&status.conditions)[0].clone(), status.listeners.iter().map(of_listener).collect::<Vec<_>>())
     };
     let (accepted, listeners) =
-        reasons(&format!("{HTTP}, {{name: tls, port: 443, protocol: TLS}}, {{name: own, port: 15021, protocol: HTTP}}"));
+        reasons(&format!("{HTTP}, {{name: dns, port: 53, protocol: UDP}}, {{name: own, port: 15021, protocol: HTTP}}"));
     assert_eq!(accepted, "Accepted=True ListenersNotValid");
     assert_eq!(
         listeners,
         [
             "web: Accepted=True Accepted, Conflicted=False NoConflicts",
-            "tls: Accepted=False UnsupportedProtocol, Conflicted=False NoConflicts",
+            "dns: Accepted=False UnsupportedProtocol, Conflicted=False NoConflicts",
             "own: Accepted=False PortUnavailable, Conflicted=False NoConflicts",
         ]
     );

@@ -1,4 +1,5 @@
 mod broken;
+mod carried;
 mod gateway;
 mod ingress;
 mod patch;

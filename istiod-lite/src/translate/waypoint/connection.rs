@@ -22,7 +22,7 @@ pub type Weighted = (Option<Backend>, u32);
 /// The backends of a route with their weights, zero left out. Both kinds have the same fields in types of their own.
 macro_rules! backends {
     ($name:ident, $route:ty, $kind:expr) => {
-        fn $name(index: &Index, port: &ServedPort<'_>, route: &$route) -> Vec<Weighted> {
+        pub fn $name(index: &Index, port: &ServedPort<'_>, route: &$route) -> Vec<Weighted> {
             let namespace = NamespacedName::of(&route.metadata).namespace;
             let references = route.spec.rules.first().map(|rule| rule.backend_refs.as_slice()).unwrap_or_default();
             let weighted = references.iter().map(|backend| (backend, u32::try_from(backend.weight.unwrap_or(1)).unwrap_or(1)));
@@ -99,7 +99,7 @@ fn chain_of(port: &ServedPort<'_>, route: &TlsRoute) -> String {
 }
 
 /// Clusters, each once.
-fn clusters(index: &Index, backends: Vec<Weighted>) -> Vec<(String, u32)> {
+pub fn clusters(index: &Index, backends: Vec<Weighted>) -> Vec<(String, u32)> {
     let mut targets: Vec<(String, u32)> = Vec::new();
     for (backend, weight) in backends {
         let name = backend.map_or_else(|| INVALID_BACKEND.to_owned(), |backend| backend.cluster(index, Layer::Tcp));

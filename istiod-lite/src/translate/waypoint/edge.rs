@@ -10,11 +10,11 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{RouteConfiguration, Virtual
 use gateway_api::gateways::GatewayListeners;
 
 use super::names::{CONNECT_ORIGINATE, Layer, ingress};
-use super::route::{self, RequestRoute, requests};
+use super::route::{self, Backend, RequestRoute, requests};
 use super::scope::ServedPort;
 use super::wire::{bool_value, entry, in_order};
 use super::{Resources, Translation, cluster, ext_proc, insert, limiter, listener};
-use crate::index::{HTTPS, RouteKey, ServiceRef, covers_host, listener_host, unserved};
+use crate::index::{HTTPS, RouteKey, ServiceRef, TCP, TLS, covers_host, listener_host, unserved};
 use crate::source::Kind;
 
 /// The routes for each host.
@@ -35,14 +35,7 @@ impl Translation<'_> {
             self.port_at_edge(port, &listeners);
         }
         for backend in std::mem::take(&mut self.backends) {
-            let kept = match &backend.service {
-                ServiceRef::Kubernetes(service) => self.index.kept_from_ingress(service).is_some(),
-                ServiceRef::Host(_) => false,
-            };
-            // Without its cluster requests are answered as those to an invalid backend; the status of the route says why.
-            if !kept {
-                self.backend(&backend, Layer::Http);
-            }
+            self.backend_at_edge(&backend, Layer::Http);
         }
         let originate = listener::originate();
         insert(&mut self.listeners, originate.name.clone(), &originate);
@@ -52,10 +45,25 @@ impl Translation<'_> {
         self.resources()
     }
 
-    /// One port with all of its listeners, which speak the same.
+    /// The cluster of a backend that may be reached from outside of the mesh. Without it requests are answered as those to an invalid backend, and
+    /// connections are ended; the status of the route says why.
+    pub(super) fn backend_at_edge(&mut self, backend: &Backend, layer: Layer) {
+        let kept = match &backend.service {
+            ServiceRef::Kubernetes(service) => self.index.kept_from_ingress(service).is_some(),
+            ServiceRef::Host(_) => false,
+        };
+        if !kept {
+            self.backend(backend, layer);
+        }
+    }
+
+    /// One port with all of its listeners, which can be told apart by what clients say first.
     fn port_at_edge(&mut self, port: u16, listeners: &[&GatewayListeners]) {
-        if listeners.iter().any(|listener| listener.protocol == HTTPS) {
+        if listeners.iter().any(|listener| matches!(listener.protocol.as_str(), HTTPS | TLS)) {
             return self.secure_port_at_edge(port, listeners);
+        }
+        if let Some(only) = listeners.iter().find(|listener| listener.protocol == TCP) {
+            return self.connections_at_edge(port, only);
         }
         let place = ServedPort::at_edge(&self.waypoint.name, port);
         let mut enforcement = self.policies(Some(&place), Layer::Http);
@@ -97,14 +105,9 @@ impl Translation<'_> {
         let mut hosts = Hosts::new();
         let own = listener_host(listener);
         hosts.entry(own.clone()).or_default();
-        let closest = |host: &str| {
-            let others = listeners.iter().map(|other| listener_host(other)).filter(|other| covers_host(other, host));
-            // `*.b.c` is as long as `a.b.c`, and not as close.
-            others.max_by_key(|other| (!other.starts_with('*'), other.len())).is_some_and(|closest| closest == own)
-        };
         for taken in self.index.routes_on(&self.waypoint.name, listener) {
             let Some(route) = self.request_route(&taken.route) else { continue };
-            for host in taken.hosts.into_iter().filter(|host| closest(host)) {
+            for host in taken.hosts.into_iter().filter(|host| says_most_closely(&own, listeners, host)) {
                 hosts.entry(host).or_default().push(route.clone());
             }
         }
@@ -119,6 +122,13 @@ impl Translation<'_> {
             _ => None,
         }
     }
+}
+
+/// Whether of the listeners of a port the one for the host `own` says a host most closely.
+pub(super) fn says_most_closely(own: &str, listeners: &[&GatewayListeners], host: &str) -> bool {
+    let others = listeners.iter().map(|other| listener_host(other)).filter(|other| covers_host(other, host));
+    // `*.b.c` is as long as `a.b.c`, and not as close.
+    others.max_by_key(|other| (!other.starts_with('*'), other.len())).is_some_and(|closest| closest == own)
 }
 
 /// What the route configurations at the edge have alike.

@@ -7,6 +7,7 @@
 
 mod admission;
 mod backend;
+mod carried;
 mod cluster;
 mod connection;
 mod edge;

@@ -95,6 +95,12 @@ pub fn ingress_listener(port: u16, listener: &str) -> String {
     format!("{}|{listener}", ingress(port))
 }
 
+/// Name of the filter chain of a route for connections on such a listener, or of what no route is for.
+pub fn ingress_route(port: u16, listener: &str, route: Option<&NamespacedName>) -> String {
+    let listener = ingress_listener(port, listener);
+    route.map_or_else(|| format!("{listener}|{BLOCKED}"), |route| format!("{listener}|{route}"))
+}
+
 /// Name of the secret with the certificate that a Secret holds.
 pub fn certificate(secret: &NamespacedName) -> String {
     format!("certificate|{secret}")

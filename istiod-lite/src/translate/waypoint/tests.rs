@@ -15,6 +15,7 @@ use super::{Any, Resources, translate};
 use crate::index::{Index, MeshConfig};
 use crate::source::{Directory, NamespacedName, Source as _};
 
+mod carried;
 mod edge;
 mod fields;
 mod limiters;

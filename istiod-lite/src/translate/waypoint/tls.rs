@@ -41,8 +41,9 @@ pub fn upstream(trust_domain: &str) -> Option<TransportSocket> {
     transport_socket(TLS, &context)
 }
 
-/// The server end for clients outside of the mesh, who show no certificate: the secrets, of which the one for their server name is shown.
-pub fn at_edge(secrets: &[String]) -> Option<TransportSocket> {
+/// The server end for clients outside of the mesh, who show no certificate: the secrets, of which the one for their server name is shown, and
+/// what is said to be spoken in it.
+pub fn at_edge(secrets: &[String], alpn: &[&str]) -> Option<TransportSocket> {
     let secret = |name: &String| SdsSecretConfig { name: name.clone(), sds_config: ads() };
     let common = CommonTlsContext {
         tls_params: Some(TlsParameters {
@@ -50,7 +51,7 @@ pub fn at_edge(secrets: &[String]) -> Option<TransportSocket> {
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
             ..Default::default()
         }),
-        alpn_protocols: vec!["h2".into(), "http/1.1".into()],
+        alpn_protocols: alpn.iter().copied().map(Into::into).collect(),
         tls_certificate_sds_secret_configs: secrets.iter().map(secret).collect(),
         ..Default::default()
     };

@@ -332,8 +332,14 @@ fn listeners_at_the_edge_that_do_not_serve_are_told() {
     good(Kind::Gateway, &https(""));
     warned(Kind::Gateway, &https(", mode: Passthrough"), "spec.listeners[1]: Listener tls: HTTPS with tls.mode Passthrough");
     warned(Kind::Gateway, &https(", options: {a: b}"), "spec.listeners[1]: Listener tls: tls.options are not carried out");
-    let passed_on = gateway(&format!("{HTTP}, {{name: tls, port: 443, protocol: TLS}}"));
-    warned(Kind::Gateway, &passed_on, "spec.listeners[1]: Listener tls: TLS is not carried out");
+    let names = gateway(&format!("{HTTP}, {{name: dns, port: 53, protocol: UDP}}"));
+    warned(Kind::Gateway, &names, "spec.listeners[1]: Listener dns: UDP is not carried out");
+    good(
+        Kind::Gateway,
+        &gateway("{name: tls, port: 443, protocol: TLS, tls: {mode: Passthrough}}, {name: db, port: 5432, protocol: TCP}"),
+    );
+    let ended = gateway(&format!("{HTTP}, {{name: tls, port: 443, protocol: TLS, tls: {{mode: Terminate}}}}"));
+    warned(Kind::Gateway, &ended, "spec.listeners[1].tls.certificateRefs: Listener tls: no certificate is named");
     let addressed = format!("{{gatewayClassName: ambit, addresses: [{{value: 10.0.0.1}}], listeners: [{HTTP}]}}");
     warned(Kind::Gateway, &addressed, "spec.addresses: A Gateway is reached at");
 }

@@ -8,7 +8,7 @@ use crate::source::kubernetes::merge::{Merge, Trouble, Update};
 use crate::source::object::{Event, Kind, NamespacedName, ObjectKey};
 
 fn update(kind: Kind, listed: bool, events: Vec<Event>) -> Update {
-    Update { kind, listed, events, problems: Arc::default(), trouble: None }
+    Update { kind, only: None, listed, events, problems: Arc::default(), trouble: None }
 }
 
 fn upsert(name: &str, port: u32) -> Event {

@@ -26,9 +26,20 @@ pub fn connections(host: &str) -> Vec<AccessLog> {
     ))
 }
 
+/// How the connections of clients outside of the mesh are protected that come to a listener where TLS ends, or to another one.
+fn end_at_edge(ends_tls: bool) -> String {
+    END.replace("security=mutual_tls", if ends_tls { "security=tls" } else { "security=none" })
+}
+
+/// Of the connections of clients outside of the mesh.
+pub fn connections_at_edge(ends_tls: bool) -> Vec<AccessLog> {
+    let end = end_at_edge(ends_tls);
+    line(&format!("{SOURCE} dst.addr=%UPSTREAM_HOST% reason=%CONNECTION_TERMINATION_DETAILS% cluster=%UPSTREAM_CLUSTER% {end}"))
+}
+
 /// Of the requests of clients outside of the mesh.
-pub fn at_edge() -> Vec<AccessLog> {
-    let end = END.replace("security=mutual_tls", "security=none");
+pub fn at_edge(ends_tls: bool) -> Vec<AccessLog> {
+    let end = end_at_edge(ends_tls);
     line(&format!(
         "{SOURCE} dst.addr=%UPSTREAM_HOST% reason=%RESPONSE_CODE_DETAILS% method=%REQ(:METHOD)% authority=%REQ(:AUTHORITY)% \
          path=%REQ(:PATH)% status=%RESPONSE_CODE% route=%ROUTE_NAME% cluster=%UPSTREAM_CLUSTER% {end}"

@@ -12,13 +12,14 @@ use super::super::names::ingress;
 use super::super::rbac::Enforcement;
 use super::super::wire::{bool_value, seconds};
 use super::http::{self, Routes};
+use super::inner::{network_rbac, tcp_proxy};
 use super::{access_log, listener_filter, network_filter};
 use crate::index::container_port;
 
 /// How long a client may take from its connection to its first request being possible, in seconds, as in our waypoint.
 const HANDSHAKE: u64 = 10;
 
-/// One listener of a Gateway that speaks TLS.
+/// One listener of a Gateway that speaks TLS and looks at requests.
 pub struct Secure {
     /// The name of the filter chain and of its routes.
     pub name: String,
@@ -28,28 +29,65 @@ pub struct Secure {
     pub socket: Option<TransportSocket>,
 }
 
-/// The listener of one port of a Gateway, on the port that it is in the pod.
-pub fn edge(port: u16, enforcement: &Enforcement) -> Listener {
-    at(port, vec![chain(&ingress(port), enforcement)])
+/// Connections that are carried, and not looked into.
+pub struct Carried {
+    /// The name of the filter chain.
+    pub name: String,
+    /// The server names that they say, of which none is another chain's; none for all connections of a port.
+    pub hosts: Vec<String>,
+    /// How TLS is spoken, where it ends here.
+    pub socket: Option<TransportSocket>,
+    /// The clusters that they are spread over, with their weights; never empty.
+    pub targets: Vec<(String, u32)>,
 }
 
-/// The same where TLS is spoken: the server name of a client leads to the listener of the Gateway that says it most closely, and any other
-/// nowhere.
-pub fn secure(port: u16, listeners: &[Secure], enforcement: &Enforcement) -> Listener {
-    let chains = listeners.iter().map(|listener| FilterChain {
+/// The listener of one port of a Gateway, on the port that it is in the pod.
+pub fn edge(port: u16, enforcement: &Enforcement) -> Listener {
+    at(port, vec![chain(&ingress(port), false, enforcement)])
+}
+
+/// The same where connections are carried of which nothing is looked at.
+pub fn carrying(port: u16, carried: &Carried, enforcement: &Enforcement) -> Listener {
+    at(port, vec![carrying_chain(carried, enforcement)])
+}
+
+/// The same where TLS is spoken: the server name of a client leads to the listener of the Gateway that says it most closely, or to the route of
+/// it that does where it carries connections, and any other nowhere. Policies are those for requests, and those for connections.
+pub fn secure(
+    port: u16,
+    listeners: &[Secure],
+    carried: &[Carried],
+    (enforcement, for_connections): (&Enforcement, &Enforcement),
+) -> Listener {
+    let requests = listeners.iter().map(|listener| FilterChain {
         filter_chain_match: (listener.host != "*")
             .then(|| FilterChainMatch { server_names: vec![listener.host.clone()], ..Default::default() }),
         transport_socket: listener.socket.clone(),
         transport_socket_connect_timeout: seconds(HANDSHAKE),
-        ..chain(&listener.name, enforcement)
+        ..chain(&listener.name, true, enforcement)
     });
+    let chains = requests.chain(carried.iter().map(|carried| carrying_chain(carried, for_connections)));
     let inspector = listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default());
     let listener = at(port, chains.collect());
     Listener { listener_filters: vec![inspector], listener_filters_timeout: seconds(HANDSHAKE), ..listener }
 }
 
-fn chain(name: &str, enforcement: &Enforcement) -> FilterChain {
-    let mut manager = http::manager(name, Routes::Discovered(name.into()), enforcement, access_log::at_edge());
+fn carrying_chain(carried: &Carried, enforcement: &Enforcement) -> FilterChain {
+    let Carried { name, hosts, socket, targets } = carried;
+    let mut filters = network_rbac(name, enforcement);
+    filters.push(tcp_proxy(name, targets, access_log::connections_at_edge(socket.is_some())));
+    FilterChain {
+        name: name.clone(),
+        filter_chain_match: (!hosts.is_empty()).then(|| FilterChainMatch { server_names: hosts.clone(), ..Default::default() }),
+        transport_socket: socket.clone(),
+        transport_socket_connect_timeout: socket.as_ref().and_then(|_| seconds(HANDSHAKE)),
+        filters,
+        ..Default::default()
+    }
+}
+
+fn chain(name: &str, ends_tls: bool, enforcement: &Enforcement) -> FilterChain {
+    let mut manager = http::manager(name, Routes::Discovered(name.into()), enforcement, access_log::at_edge(ends_tls));
     // Who asks is who has made the connection; what a client says of its way is added to, and what only proxies may say is taken out.
     manager.use_remote_address = bool_value(true);
     manager.xff_num_trusted_hops = 0;

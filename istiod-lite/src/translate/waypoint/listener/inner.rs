@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ambit_api::envoy::pb::envoy::config::accesslog::v3::AccessLog;
 use ambit_api::envoy::pb::envoy::config::core::v3::Metadata;
 use ambit_api::envoy::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::{MatchSet, Rule};
 use ambit_api::envoy::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, ListenerFilterChainMatchPredicate};
@@ -168,7 +169,7 @@ fn http_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
 
 fn tcp_chain(name: String, host: &str, enforcement: &Enforcement, targets: &[(String, u32)]) -> FilterChain {
     let mut filters = network_rbac(&name, enforcement);
-    filters.push(tcp_proxy(&name, targets, host));
+    filters.push(tcp_proxy(&name, targets, access_log::connections(host)));
     FilterChain { name, filters, ..Default::default() }
 }
 
@@ -197,14 +198,14 @@ fn direct_http(name: &str, identity: &str, enforcement: &Enforcement) -> FilterC
 fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterChain {
     let mut filters = vec![upstream_is(identity)];
     filters.extend(network_rbac(name, enforcement));
-    filters.push(tcp_proxy(name, &[(DIRECT.to_owned(), 1)], "-"));
+    filters.push(tcp_proxy(name, &[(DIRECT.to_owned(), 1)], access_log::connections("-")));
     FilterChain { name: name.into(), filters, ..Default::default() }
 }
 
 fn blocked() -> FilterChain {
     let refuse_all = Enforcement { allow: Some(nothing_allowed()), ..Default::default() };
     let mut filters = network_rbac(BLOCKED, &refuse_all);
-    filters.push(tcp_proxy(BLOCKED, &[(BLOCKED.to_owned(), 1)], "-"));
+    filters.push(tcp_proxy(BLOCKED, &[(BLOCKED.to_owned(), 1)], access_log::connections("-")));
     FilterChain { name: BLOCKED.into(), filters, ..Default::default() }
 }
 
@@ -221,7 +222,7 @@ fn upstream_is(identity: &str) -> Filter {
     network_filter("envoy.filters.network.set_filter_state", &state)
 }
 
-fn network_rbac(stat_prefix: &str, enforcement: &Enforcement) -> Vec<Filter> {
+pub(super) fn network_rbac(stat_prefix: &str, enforcement: &Enforcement) -> Vec<Filter> {
     let filter = |rules: &Rules| {
         let rbac = NetworkRbac { rules: Some(rules.clone()), stat_prefix: format!("{stat_prefix}.") };
         network_filter_any("envoy.filters.network.rbac", any_as("envoy.extensions.filters.network.rbac.v3.RBAC", &rbac))
@@ -229,7 +230,7 @@ fn network_rbac(stat_prefix: &str, enforcement: &Enforcement) -> Vec<Filter> {
     [&enforcement.deny, &enforcement.allow].into_iter().flatten().map(filter).collect()
 }
 
-fn tcp_proxy(name: &str, clusters: &[(String, u32)], host: &str) -> Filter {
+pub(super) fn tcp_proxy(name: &str, clusters: &[(String, u32)], access_log: Vec<AccessLog>) -> Filter {
     let weight = |(name, weight): &(String, u32)| ClusterWeight { name: name.clone(), weight: *weight, ..Default::default() };
     let cluster_specifier = match clusters {
         [(only, _)] => ClusterSpecifier::Cluster(only.clone()),
@@ -239,7 +240,7 @@ fn tcp_proxy(name: &str, clusters: &[(String, u32)], host: &str) -> Filter {
         stat_prefix: name.into(),
         cluster_specifier: Some(cluster_specifier),
         idle_timeout: seconds(0),
-        access_log: access_log::connections(host),
+        access_log,
         ..Default::default()
     };
     network_filter("envoy.filters.network.tcp_proxy", &proxy)

@@ -26,7 +26,7 @@ use prost::{Message, Name};
 use super::wire::{Any, any, text_format};
 
 pub use self::http::http_filter;
-pub use edge::{Secure, edge, secure};
+pub use edge::{Carried, Secure, carrying, edge, secure};
 pub use inner::{Chains, ServicePortChains, inner};
 pub use originate::originate;
 pub use terminate::{KnownAuthority, routes as terminate_routes, terminate};
