@@ -29,6 +29,10 @@ pub mod ca {
 /// The address matcher of filter chains.
 pub mod matcher;
 
+/// What describes Envoy's messages, as an encoded `google.protobuf.FileDescriptorSet`: those of its admin pages, and of what resources are made
+/// of. By it they are written as JSON.
+pub const ENVOY_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.bin"));
+
 /// Type URLs of the resources served over xDS.
 pub mod type_url {
     /// A workload or service, for node proxies.

@@ -1,11 +1,12 @@
 //! The waypoint: the L7 proxy of the mesh.
 //!
 //! A connection: [`terminate`] accepts mutual TLS and HTTP/2 and decides on each CONNECT; the inner connection goes to [`http`] or
-//! [`tcp`], as that of a client at a port of [`edge`] does, which proves no identity; [`upstream`] reaches an endpoint through a tunnel with the waypoint's own identity; [`observe`] writes what happened. [`health`] asks endpoints whether they are well.
+//! [`tcp`], as that of a client at a port of [`edge`] does, which proves no identity; [`upstream`] reaches an endpoint through a tunnel with the waypoint's own identity; [`observe`] writes what happened. [`health`] asks endpoints whether they are well, [`admin`] shows all of it.
 //! A change: [`xds`] receives Envoy resources, compiles them into [`compiled`] configuration, and publishes it whole.
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 mod authn;
 mod authz;
 pub mod compiled;

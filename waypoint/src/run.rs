@@ -1,11 +1,15 @@
 //! Start-up, and the end.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ambit_identity::SpiffeId;
 use ambit_runtime::{
-    admin::{Reply, Server},
-    drain,
+    admin::Server,
+    drain::{self, Watch},
     readiness::{Readiness, Task},
     rest, signal,
     socket::{ListenOptions, listen},
@@ -16,7 +20,9 @@ use ambit_xds::client::{Credentials, Subscriptions, Target};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    Config, Error, edge, explain, health,
+    Config, Error,
+    admin::Pages,
+    edge, health,
     observe::Telemetry,
     proxy::{Limits, Proxy},
     terminate,
@@ -44,6 +50,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         Ok(limit) => tracing::debug!(?limit, "open files"),
         Err(error) => tracing::debug!(%error, "the limit of open files stays"),
     }
+    let started = Instant::now();
     let shutdown = signal::shutdown()?;
     let identity = config.identity()?;
     let metrics = metrics_handle()?;
@@ -63,6 +70,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let proxy = Proxy::new(store.published(), identity.clone(), certificates.clone(), telemetry.clone(), Limits::default());
     let (trigger, watch) = drain::channel();
     let (admin_trigger, admin_watch) = drain::channel();
+    let (stop, stopped) = drain::channel();
 
     let node = format!("waypoint~{}~{}.{ns}~{ns}.svc.cluster.local", config.pod_ip, config.pod(), ns = config.namespace);
     let metadata = [
@@ -71,14 +79,29 @@ pub async fn run(config: Config) -> Result<(), Error> {
         ("GATEWAY_NAME", &config.name),
         ("CLUSTER_ID", &control_plane.cluster_id),
     ];
+    let node = ambit_xds::node(node, &metadata);
     let client = xds::client(
         Target::tls(&control_plane.xds_address, &control_plane.ca_root),
-        ambit_xds::node(node, &metadata),
+        node.clone(),
         Credentials::new(&control_plane.token, &control_plane.cluster_id),
         &store,
         wanted,
     );
     let awaited = xds::awaited(&client);
+    let pages = Pages {
+        store: store.clone(),
+        proxy: proxy.clone(),
+        metrics: metrics.clone(),
+        node,
+        admin: config.admin,
+        hbone: config.hbone,
+        roots: control_plane.ca_root.clone(),
+        readiness: readiness.clone(),
+        connected: client.connection(),
+        started,
+        stop: stop.starter(),
+        drain: trigger.starter(),
+    };
     tasks.spawn(client.run());
     tasks.spawn(async move {
         xds::synced(awaited).await;
@@ -90,18 +113,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(sweep(proxy.clone()));
     tasks.spawn(health::run(proxy.clone(), store.changes()));
     tasks.spawn(rest::give_back_at_rest(readiness.clone()));
-    let (config_dump, explained) = (store.clone(), store.clone());
-    let admin = Server::new()
-        .with_readiness(readiness.clone())
-        .with_metrics(metrics.clone())
-        .get("/config_dump", move |_| Reply::json(&*config_dump.snapshot()))
-        .get_aside("/explain", move |query| explain::page(&explained.snapshot(), query));
-    tasks.spawn(admin.run(bind(config.admin)?, admin_watch.clone()));
+    tasks.spawn(pages.server().run(bind(config.admin)?, admin_watch.clone()));
     tasks.spawn(Server::new().with_metrics(metrics).run(bind(config.metrics)?, admin_watch.clone()));
     tasks.spawn(Server::new().with_readiness(readiness).run(bind(config.ready)?, admin_watch));
     let listener = bind(config.hbone)?;
-    tasks.spawn(edge::run(proxy.clone(), store.ports(), watch.clone()));
-    tasks.spawn(terminate::accept_loop(proxy.clone(), listener, watch));
+    tasks.spawn(until(stopped.clone(), edge::run(proxy.clone(), store.ports(), watch.clone())));
+    tasks.spawn(until(stopped, terminate::accept_loop(proxy.clone(), listener, watch)));
     tracing::info!(%identity, hbone = %config.hbone, xds = control_plane.xds_address, "waypoint started");
 
     let shutdown = shutdown.await;
@@ -118,6 +135,14 @@ pub async fn run(config: Config) -> Result<(), Error> {
     certificates.shutdown();
     telemetry.flush();
     Ok(())
+}
+
+/// Accepts connections until nobody is to be accepted any more. Those that are there go on, and are waited for by the drain.
+async fn until(stopped: Watch, accepting: impl Future<Output = ()>) {
+    tokio::select! {
+        () = accepting => {}
+        () = stopped.draining() => {}
+    }
 }
 
 /// Done when the waypoint has a certificate of its own.

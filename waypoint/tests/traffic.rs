@@ -20,6 +20,8 @@ mod filters;
 mod heads;
 #[path = "traffic/live.rs"]
 mod live;
+#[path = "traffic/pages.rs"]
+mod pages;
 #[path = "traffic/processed.rs"]
 mod processed;
 #[path = "traffic/refused.rs"]

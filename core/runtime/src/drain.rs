@@ -20,6 +20,10 @@ pub struct Trigger {
     finished: mpsc::Receiver<()>,
 }
 
+/// Begins a drain that somebody else waits for.
+#[derive(Clone, Debug)]
+pub struct Starter(watch::Sender<bool>);
+
 /// Held by each task that must finish before the program may stop. Dropping the last clone ends the drain.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -43,7 +47,24 @@ pub fn channel() -> (Trigger, Watch) {
     (Trigger { begin, finished }, Watch { begun, _alive: alive })
 }
 
+impl Starter {
+    /// Starts the drain, if it has not begun.
+    pub fn begin(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// Whether the drain has begun.
+    pub fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+}
+
 impl Trigger {
+    /// What starts the drain as well. While it is there, the drain is not begun by the loss of its trigger.
+    pub fn starter(&self) -> Starter {
+        Starter(self.begin.clone())
+    }
+
     /// Starts the drain without waiting: [`Watch::draining`] completes everywhere.
     pub fn begin(&self) {
         self.begin.send_replace(true);

@@ -4,7 +4,7 @@ mod facts;
 mod local;
 mod material;
 
-pub use facts::{CertificateFacts, certificates};
+pub use facts::{CertificateFacts, certificate, certificates};
 pub use local::LocalSource;
 pub use material::{Material, Part, Unusable, blocks};
 

@@ -8,6 +8,7 @@ mod edge;
 mod explained;
 mod mesh;
 mod objects;
+mod pages;
 mod policy;
 mod routing;
 mod secure;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         routing::tests(&mut suite);
         policy::tests(&mut suite);
         explained::tests(&mut suite);
+        pages::tests(&mut suite);
         edge::tests(&mut suite);
         streams::tests(&mut suite);
         trials.append(&mut suite.trials);

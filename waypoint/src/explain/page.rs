@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ambit_identity::SpiffeId;
-use ambit_runtime::admin::{Query, Reply};
+use ambit_runtime::admin::{Query, Reply, decoded};
 use http::StatusCode;
 use serde::Serialize;
 
@@ -66,25 +66,4 @@ fn question(query: &Query) -> Result<Question, String> {
 fn header(line: &str) -> Result<(String, String), String> {
     let (name, value) = line.split_once(':').ok_or_else(|| format!("{line:?} is not of the form NAME:VALUE"))?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
-}
-
-/// Undoes percent-encoding (RFC 3986, section 2.1).
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = match (first, after) {
-            (b'%', [high, low, after @ ..]) => {
-                let digit = |letter: &u8| char::from(*letter).to_digit(16);
-                bytes.push(u8::try_from(digit(high)? * 16 + digit(low)?).ok()?);
-                after
-            }
-            (b'%', _) => return None,
-            (letter, after) => {
-                bytes.push(*letter);
-                after
-            }
-        };
-    }
-    String::from_utf8(bytes).ok()
 }

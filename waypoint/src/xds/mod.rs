@@ -26,6 +26,7 @@ mod mirror;
 mod per_filter;
 mod rbac;
 mod read;
+mod received;
 mod retry;
 mod route;
 mod secret;
@@ -38,6 +39,7 @@ mod tests;
 mod text;
 mod tls;
 
+pub use received::{Kind, Known, REDACTED, Received, Sent};
 pub use store::Store;
 pub use subscribe::{awaited, client, synced};
 

@@ -23,6 +23,7 @@ use super::{
     CONNECT_TERMINATE, authority, cluster,
     listener::{self, CompiledListener},
     read::{Compiled, Problem, unpack},
+    received::{self, Received},
     route, secret,
 };
 use crate::compiled::{Chain, Cluster, Discovery, Edge, Endpoints, Proxy, Routes, Snapshot, TerminateTable};
@@ -45,6 +46,7 @@ struct Held {
     clusters: HashMap<Arc<str>, Arc<Cluster>>,
     endpoints: HashMap<Arc<str>, Arc<Endpoints>>,
     secrets: HashMap<Arc<str>, Served>,
+    received: Received,
 }
 
 impl Store {
@@ -57,6 +59,11 @@ impl Store {
     /// What is in force now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.load_full()
+    }
+
+    /// What was received, for whoever looks at it.
+    pub fn received(&self) -> Received {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).received.clone()
     }
 
     /// The ports of the listeners at the edge of the mesh, now and later.
@@ -79,14 +86,21 @@ impl Store {
     pub fn apply(&self, type_url: &str, upserts: Vec<Resource>, removals: Vec<String>) -> Vec<Rejected> {
         let mut taken = Vec::new();
         let mut rejected = Vec::new();
-        for Resource { name, body, .. } in upserts {
-            match compile(type_url, &body) {
-                Ok(part) => taken.push((name, part)),
+        let mut received = Vec::with_capacity(upserts.len());
+        for resource in upserts {
+            let name = resource.name.clone();
+            let refused = match compile(type_url, &resource.body) {
+                Ok(part) => {
+                    taken.push((name, part));
+                    None
+                }
                 Err(problem) => {
                     tracing::warn!(resource = name, %problem, "a resource is rejected, what was in force before stays");
                     rejected.push(Rejected { name, reason: problem.to_string() });
+                    Some(problem.to_string())
                 }
-            }
+            };
+            received.push((received::readable(type_url, resource), refused));
         }
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &removals {
@@ -101,6 +115,10 @@ impl Store {
         held.authorities.retain(|name, _| routes.contains(&**name));
         held.endpoints.retain(|name, _| endpoints.contains(&**name));
         held.secrets.retain(|name, _| secrets.contains(&**name));
+        held.received.take(type_url, received, &removals);
+        for (named, wanted) in [(type_url::ROUTE, &routes), (type_url::ENDPOINT, &endpoints), (type_url::SECRET, &secrets)] {
+            held.received.retain(named, wanted);
+        }
         held.show(type_url == type_url::SECRET);
         let snapshot = held.snapshot();
         // First, so that no request meets a cluster without its endpoints.

@@ -73,10 +73,15 @@ impl LocalMesh {
             let services = knowledge.first().map(|dump| settled::services_through(dump, waypoint, topology)).unwrap_or_default();
             let place = self.pod(&waypoint.namespace, &waypoint.name).ok()?;
             let mut config = String::new();
-            // The second is where Envoy lists its endpoints.
-            for page in ["/config_dump", "/clusters"] {
-                if let Ok((_, body)) = probe::get(place.netns(), ADMIN, page).await {
+            // The first is what is in force in ours, and all of it; Envoy lists its endpoints at the last.
+            for page in ["/config_dump/compiled", "/config_dump", "/clusters"] {
+                if let Ok((status, body)) = probe::get(place.netns(), ADMIN, page).await
+                    && status == 200
+                {
                     config.push_str(&body);
+                    if page.ends_with("compiled") {
+                        break;
+                    }
                 }
             }
             if let Some(missing) = settled::missing_at_waypoint(&config, &services, topology) {

@@ -42,6 +42,54 @@ impl Query {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
+
+    /// Whether a parameter is there, with a value or without, that does not say no.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|value| !matches!(value, "false" | "0"))
+    }
+
+    /// What a log is to be changed by: `level` as it is, and what Envoy's page takes, `paths=PART:LEVEL,...` and `PART=LEVEL`.
+    fn levels(&self) -> String {
+        let level = |text: &str| text.replace("warning", "warn").replace("critical", "error");
+        let mut changes = Vec::new();
+        for (name, value) in self.0.iter().filter(|(name, value)| *name != "reset" && !value.is_empty()) {
+            match name.as_str() {
+                // What is said of everything comes before what is said of parts.
+                "level" => changes.insert(0, level(value)),
+                "paths" => {
+                    for part in decoded(value).unwrap_or_default().split(',') {
+                        match part.strip_prefix("*:") {
+                            Some(all) => changes.insert(0, level(all)),
+                            None => changes.push(level(part)),
+                        }
+                    }
+                }
+                part => changes.push(format!("{}={}", decoded(part).unwrap_or_default(), level(value))),
+            }
+        }
+        changes.join(",")
+    }
+}
+
+/// Undoes percent-encoding (RFC 3986, section 2.1); `None` if it is none of UTF-8 text.
+pub fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digit = |letter: &u8| char::from(*letter).to_digit(16);
+                bytes.push(u8::try_from(digit(high)? * 16 + digit(low)?).ok()?);
+                after
+            }
+            (b'%', _) => return None,
+            (letter, after) => {
+                bytes.push(*letter);
+                after
+            }
+        };
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// What is said to a change of the log that cannot be made.
@@ -49,6 +97,7 @@ const LOGGING: &str = "\
 POST /logging                            what is logged now
 POST /logging?level=LEVEL                log everything from this level on: off, error, warn, info, debug, trace
 POST /logging?level=PART=LEVEL,PART=...  log these parts from these levels on, as ztunnel::outbound=debug
+POST /logging?PART=LEVEL                 the same for one part, as Envoy's page takes it; so is paths=PART:LEVEL,...
 POST /logging?reset                      log what was logged at the start
 ";
 
@@ -129,9 +178,8 @@ impl Server {
             None => Reply::text("the log is not set up\n").status(StatusCode::NOT_FOUND),
         };
         let change = move |query: &Query| {
-            let (level, reset) =
-                (query.get("level").unwrap_or_default(), query.get("reset").is_some_and(|reset| reset != "false"));
-            match change_log_filter(level, reset) {
+            let (level, reset) = (query.levels(), query.is_set("reset"));
+            match change_log_filter(&level, reset) {
                 _ if level.is_empty() && !reset => now(),
                 Ok(()) => now(),
                 Err(error) => Reply::text(format!("{error}\n{LOGGING}")).status(StatusCode::BAD_REQUEST),

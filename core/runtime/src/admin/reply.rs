@@ -28,6 +28,11 @@ impl Reply {
         }
     }
 
+    /// JSON that is written already, with status 200.
+    pub fn json_text(body: Vec<u8>) -> Self {
+        Self { status: StatusCode::OK, content_type: "application/json", body: Bytes::from(body) }
+    }
+
     /// Anything else with status 200, for a program to save.
     pub fn bytes(body: Vec<u8>) -> Self {
         Self { status: StatusCode::OK, content_type: "application/octet-stream", body: Bytes::from(body) }

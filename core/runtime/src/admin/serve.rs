@@ -88,7 +88,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::admin::Reply;
+    use crate::admin::{Query, Reply, decoded};
     use crate::drain::{self, Outcome};
     use crate::readiness::Readiness;
 
@@ -100,6 +100,23 @@ mod tests {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
         assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{request}: {answer}");
         Ok(())
+    }
+
+    #[test]
+    fn levels_are_asked_for_as_envoys_users_do() {
+        for (asked, levels) in [
+            ("level=debug", "debug"),
+            ("level=warning", "warn"),
+            ("h2=critical&level=info", "info,h2=error"),
+            ("waypoint::http=trace", "waypoint::http=trace"),
+            ("paths=waypoint%3A%3Ahttp:debug,*:info", "info,waypoint::http:debug"),
+            ("level=ztunnel=debug", "ztunnel=debug"),
+            ("reset", ""),
+        ] {
+            assert_eq!(Query::parse(Some(asked)).levels(), levels, "{asked}");
+        }
+        assert_eq!(decoded("a%2Bb%7c"), Some("a+b|".to_owned()));
+        assert_eq!((decoded("%2"), decoded("%zz"), decoded("%ff")), (None, None, None));
     }
 
     #[tokio::test]

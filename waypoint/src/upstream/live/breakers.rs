@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use ambit_model::{Reason, Refusal, balance::Outcome};
@@ -22,6 +22,8 @@ pub(super) struct Breakers {
     connections: AtomicUsize,
     pending: AtomicUsize,
     requests: AtomicUsize,
+    /// Requests, and connections whose bytes are carried, that went to an endpoint so far.
+    sent: AtomicU64,
     /// Told when one more connection may be made.
     freed: Notify,
 }
@@ -37,6 +39,10 @@ impl Breakers {
 
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 }
 
@@ -98,6 +104,7 @@ impl Cluster {
             return Err(overflow(self, "max_requests"));
         }
         host.under_way.fetch_add(1, Ordering::AcqRel);
+        self.live.given(host);
         Ok(UnderWay { cluster: self.clone(), host: host.clone() })
     }
 
@@ -124,11 +131,17 @@ impl Cluster {
         }
         host.connections(false).fetch_add(1, Ordering::AcqRel);
         host.under_way.fetch_add(1, Ordering::AcqRel);
+        self.live.given(host);
         Ok(Connected { live: self.live.clone(), host: host.clone(), http2: false, carries: true })
     }
 }
 
 impl Live {
+    fn given(&self, host: &Host) {
+        self.breakers.sent.fetch_add(1, Ordering::Relaxed);
+        host.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Completes when one more connection may be made. It is to be enabled before it is looked whether so.
     pub fn slot(&self) -> Notified<'_> {
         self.breakers.freed.notified()

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -31,6 +31,10 @@ pub struct Host {
     failing: AtomicBool,
     health: Mutex<Health>,
     pub(super) since: Since,
+    /// Requests, and connections whose bytes are carried, that it was given so far.
+    pub(super) sent: AtomicU64,
+    /// Those of them that it answered with a status from 500 on, broke off or did not answer, and those for which it was not reached.
+    pub(super) errors: AtomicU64,
 }
 
 /// An endpoint as the admin page shows it.
@@ -65,7 +69,29 @@ impl Host {
             failing: AtomicBool::default(),
             health: Mutex::default(),
             since: Since::default(),
+            sent: AtomicU64::default(),
+            errors: AtomicU64::default(),
         }
+    }
+
+    /// How many requests it was given so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// How many of them ended badly.
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// How many connections to it stand or are being made.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether no check of it has ended yet, where it is to be checked.
+    pub(crate) fn awaits_check(&self) -> bool {
+        self.is_checked() && !self.checked_so_far().0
     }
 
     /// How it is reached.
@@ -167,7 +193,7 @@ impl Host {
         Shown {
             target: self.target.clone(),
             requests: self.under_way(),
-            connections: self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
+            connections: self.open_connections(),
             ejected: ejected.map(|(why, _)| why),
             ejected_for: ejected.map(|(_, until)| until.saturating_sub(now)),
             health: self.is_checked().then_some(match (known, self.is_failing()) {

@@ -56,6 +56,19 @@ pub struct Place {
     pub host: Arc<Host>,
 }
 
+/// How much of a cluster is in use, and was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Connections that stand or are being made.
+    pub(crate) connections: usize,
+    /// Requests that wait for one.
+    pub(crate) pending: usize,
+    /// Requests under way.
+    pub(crate) requests: usize,
+    /// Requests, and connections whose bytes are carried, that went to an endpoint so far.
+    pub(crate) sent: u64,
+}
+
 /// The endpoints as they are sorted out for requests.
 #[derive(Debug, Default)]
 struct Sorted {
@@ -151,6 +164,29 @@ impl Live {
         let taking = taking.map(|member| member.item.clone()).collect();
         let spread = Spread::new(&localities, &known.rules, known.endpoints.overprovisioning);
         self.sorted.store(Arc::new(Sorted { spread, taking, named: OnceLock::new() }));
+    }
+
+    /// How much is in use, and was.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            connections: self.breakers.connections(),
+            pending: self.breakers.waiting(),
+            requests: self.breakers.requests(),
+            sent: self.breakers.sent(),
+        }
+    }
+
+    /// All endpoints in the order in which they were delivered, with the priority of each.
+    pub(crate) fn listed(&self) -> Vec<(u32, Place)> {
+        let known = self.known();
+        let mut listed = Vec::new();
+        for locality in &known.endpoints.localities {
+            for endpoint in &locality.endpoints {
+                let Some(host) = known.hosts.get(&endpoint.target).cloned() else { continue };
+                listed.push((locality.priority, Place { endpoint: endpoint.clone(), host }));
+            }
+        }
+        listed
     }
 
     /// Why an endpoint fails its health check, if it does.

@@ -22,6 +22,9 @@ pub(super) const RETURNS: &str = "ambit_endpoint_returns_total";
 impl Cluster {
     /// Counts how a request or a connection to one of its endpoints ended.
     pub fn note(&self, host: &Arc<Host>, outcome: Outcome) {
+        if !matches!(outcome, Outcome::Status(..500)) {
+            host.errors.fetch_add(1, Ordering::Relaxed);
+        }
         let Some(rules) = &self.outliers else { return };
         let found = host.history().note(outcome, rules);
         for why in found {
