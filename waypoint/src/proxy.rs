@@ -8,7 +8,12 @@ use ambit_tls::SvidStore;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
-use crate::{compiled::Snapshot, http::Mirrors, observe::Telemetry, upstream::HttpPool};
+use crate::{
+    compiled::Snapshot,
+    http::Mirrors,
+    observe::{Spans, Telemetry},
+    upstream::HttpPool,
+};
 
 /// What the waypoint bears at most. All limits are on by default.
 #[derive(Debug, Clone)]
@@ -82,6 +87,8 @@ pub struct Proxy {
     pub mirrors: Mirrors,
     /// Room for bodies that may have to be sent again, in bytes.
     pub kept_bodies: Arc<Semaphore>,
+    /// Where spans of requests go.
+    pub spans: Spans,
 }
 
 impl Proxy {
@@ -103,6 +110,7 @@ impl Proxy {
             places: Arc::new(Semaphore::new(limits.open_tunnels)),
             mirrors: Mirrors::new(limits.mirrors),
             kept_bodies: Arc::new(Semaphore::new(limits.kept_bodies)),
+            spans: Spans::default(),
             limits,
         })
     }

@@ -37,6 +37,8 @@ const DIAL: Duration = Duration::from_secs(30);
 const CERTIFICATE_RETRY: Duration = Duration::from_millis(500);
 /// How long copies of requests may go on after the last request has ended.
 const MIRROR_DRAIN: Duration = Duration::from_secs(1);
+/// How long the last spans may take to be sent.
+const SPANS_DRAIN: Duration = Duration::from_secs(2);
 /// How long the admin pages may take to end.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 
@@ -73,6 +75,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let (stop, stopped) = drain::channel();
 
     let node = format!("waypoint~{}~{}.{ns}~{ns}.svc.cluster.local", config.pod_ip, config.pod(), ns = config.namespace);
+    proxy.spans.name(&node);
     let metadata = [
         ("NAME", config.pod()),
         ("NAMESPACE", config.namespace.as_str()),
@@ -129,6 +132,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     if tokio::time::timeout(MIRROR_DRAIN, proxy.mirrors.close()).await.is_err() {
         tracing::debug!("copies of requests are cut");
     }
+    proxy.spans.flush(SPANS_DRAIN).await;
     admin_trigger.drain(ADMIN_DRAIN).await;
     tasks.shutdown().await;
     proxy.tunnels.drain(Duration::ZERO).await;

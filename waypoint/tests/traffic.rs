@@ -33,6 +33,8 @@ mod secure;
 #[path = "traffic/sessions.rs"]
 mod sessions;
 mod support;
+#[path = "traffic/traced.rs"]
+mod traced;
 
 use std::{sync::Arc, time::Duration};
 

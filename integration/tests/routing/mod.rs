@@ -12,6 +12,7 @@ mod protocols;
 mod requests;
 mod sessions;
 mod tokens;
+mod traces;
 mod traffic;
 mod virtual_services;
 
@@ -41,6 +42,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         virtual_services::tests(mesh),
         authorizer::tests(mesh),
         processor::tests(mesh),
+        traces::tests(mesh),
         change::tests(mesh),
     ]
     .into_iter()

@@ -89,7 +89,8 @@ impl Index {
             Object::MeshSettings(_) => {
                 changed.extend(self.waypoints().chain(self.ingresses()).cloned().map(ChangedKey::Waypoint))
             }
-            Object::ServiceAccount(_) | Object::Telemetry(_) => {}
+            Object::Telemetry(telemetry) => self.telemetry_affected(telemetry, &name, changed),
+            Object::ServiceAccount(_) => {}
         }
     }
 
@@ -168,6 +169,7 @@ impl Index {
         }
         self.waypoints_asking(&ServiceRef::Host(host.clone()), changed);
         self.waypoints_processed_by(&ServiceRef::Host(host.clone()), changed);
+        self.waypoints_traced_to(&ServiceRef::Host(host.clone()), changed);
         changed.insert(ChangedKey::Host(host));
     }
 
@@ -191,6 +193,7 @@ impl Index {
     pub(super) fn waypoints_seeing(&self, service: &ServiceRef, changed: &mut Changed) {
         self.waypoints_asking(service, changed);
         self.waypoints_processed_by(service, changed);
+        self.waypoints_traced_to(service, changed);
         match service {
             ServiceRef::Kubernetes(name) => {
                 changed.insert(ChangedKey::Clients(name.clone()));

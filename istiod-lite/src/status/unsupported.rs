@@ -98,8 +98,15 @@ pub(super) fn keeps_from(index: &Index, service: &NamespacedName, port: &Service
 /// What is said of a Telemetry.
 pub(super) fn telemetry(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(telemetry) = index.objects().telemetries.get(name) else { return Vec::new() };
-    let parts: Vec<String> = heedless(telemetry).into_iter().map(|part| format!("{}: {}", part.path, part.reason)).collect();
-    vec![Condition::new("Accepted", false, "UnsupportedValue", parts.join("; "))]
+    let mut parts: Vec<String> = heedless(telemetry).into_iter().map(|part| format!("{}: {}", part.path, part.reason)).collect();
+    let provider = telemetry.spec.spans().ok().flatten().and_then(|spans| spans.provider);
+    if let Some(Err(why)) = provider.map(|provider| index.tracer(&provider).map(drop)) {
+        parts.push(format!("spec.tracing[0].providers[0].name: {why}"));
+    }
+    match parts.is_empty() {
+        true => vec![Condition::new("Accepted", true, "Accepted", "Waypoints have it".to_owned())],
+        false => vec![Condition::new("Accepted", false, "UnsupportedValue", parts.join("; "))],
+    }
 }
 
 /// A phrase with a capital.

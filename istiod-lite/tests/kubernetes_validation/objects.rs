@@ -27,8 +27,7 @@ fn of_tokens(spec: &str) -> String {
     )
 }
 
-const TELEMETRY: &str =
-    "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t, namespace: shop}\nspec: {tracing: [{}]}\n";
+const TELEMETRY: &str = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t, namespace: shop}\nspec: {metrics: [{}], tracing: [{enableIstioTags: true}]}\n";
 const TO_BACKENDS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: b, namespace: shop}\n\
                            spec: {targetRefs: [{group: '', kind: Service, name: a}], validation: {hostname: a.example, wellKnownCACertificates: System}}\n";
 const SERVICE: &str = "group: '', kind: Service, name: a";
@@ -130,7 +129,8 @@ async fn each_kind_is_judged(bed: &Bed) {
         "DISABLE means PERMISSIVE",
         "a waypoint begins no TLS to backends",
         "spec: it has no effect: node proxies see connections",
-        "spec.tracing: it has no effect, as no proxy heeds a Telemetry",
+        "spec.metrics: it has no effect, as no proxy heeds it",
+        "spec.tracing[0].enableIstioTags: no spans are sent by this Telemetry",
     ];
     bed.try_out(&warned).await.warned(&parts);
 }

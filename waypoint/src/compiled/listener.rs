@@ -13,7 +13,7 @@ use ambit_model::{
 };
 use serde::Serialize;
 
-use super::{Admission, ExtAuthz, ExtProc, Faults, FirstBytes, Limiter, MatchNode, Selection, ServiceInfo};
+use super::{Admission, ExtAuthz, ExtProc, Faults, FirstBytes, Limiter, MatchNode, Selection, ServiceInfo, Tracing};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -229,6 +229,8 @@ pub struct HttpChain {
     pub processors: Vec<Arc<ExtProc>>,
     /// How many requests are let in at once, by how long they take.
     pub admission: Option<Arc<Admission>>,
+    /// What is told of them to a collector of spans.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod listener;
 mod matcher;
 mod names;
 mod retries;
+mod trace;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,6 +36,7 @@ pub use listener::{
 pub use matcher::{AppProtocol, FirstBytes, MatchNode, NameTest, Selection};
 pub use names::WorkloadNames;
 pub use retries::{Counted, Retries};
+pub use trace::{Collector, Speaks, Tag, Tracing};
 
 /// Everything in force at one moment.
 #[derive(Debug, Default, Serialize)]

@@ -179,6 +179,9 @@ async fn attempt(
         false => Request::new(()),
     };
     let (path, authority) = prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
+    if let Some(span) = &record.span {
+        span.write(request.headers_mut());
+    }
     let sent = record.sent.clone();
     let mut request = request.map(|body| RequestBody::new(body, before, sent, phase, arriving));
     if !http2 && upgrade.is_none() && request.body().is_end_stream() {

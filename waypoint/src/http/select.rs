@@ -270,6 +270,7 @@ mod tests {
             limiters: Vec::new(),
             processors: Vec::new(),
             admission: None,
+            tracing: None,
         }
     }
 

@@ -30,7 +30,7 @@ use crate::{
     authn, authz,
     compiled::{AppProtocol, ServiceInfo, Snapshot},
     explain,
-    observe::{Beside, Record},
+    observe::{Beside, Record, Span},
     proxy::Proxy,
     terminate::Tunnel,
 };
@@ -203,6 +203,7 @@ pub(super) async fn handle(
         *request.headers_mut() = changed.headers;
         target.path_and_query = changed.path_and_query;
     }
+    record.span = http.tracing.as_ref().map(|tracing| Span::begin(&proxy, &tunnel, tracing, &mut request, &target));
     let mut passed = Passed::default();
     // For what nobody takes nobody is asked.
     if !http.asks.is_empty() && known.route.is_ok() {

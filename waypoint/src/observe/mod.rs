@@ -3,10 +3,12 @@
 mod beside;
 mod record;
 mod telemetry;
+mod trace;
 
 pub use beside::{Beside, Reached, Told};
 pub use record::{Given, Record, Upstream};
 pub use telemetry::{InFlight, Telemetry};
+pub use trace::{Span, Spans};
 
 /// Counts tries after the first, and those that were not made, by `result`: `retried` as the route says, `resent` on a new connection,
 /// `exhausted`, `over_budget`.

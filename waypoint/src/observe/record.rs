@@ -12,7 +12,7 @@ use std::{
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, balance::Outcome, policy::PolicyKey};
 
-use super::{Beside, Telemetry};
+use super::{Beside, Span, Telemetry};
 use crate::{
     compiled::{Admitted, Cluster, ServiceInfo, Suffering, WorkloadNames},
     terminate::Peer,
@@ -90,6 +90,8 @@ pub struct Record {
     pub received: u64,
     /// Where it is noted what becomes of it, for an administrator who has asked.
     pub beside: Option<Arc<Beside>>,
+    /// Its place in a trace, where it has one.
+    pub span: Option<Box<Span>>,
 }
 
 impl Record {
@@ -120,6 +122,7 @@ impl Record {
             sent: Arc::default(),
             received: 0,
             beside: None,
+            span: None,
         }
     }
 
@@ -151,5 +154,8 @@ impl Drop for Record {
         self.tell();
         let telemetry = self.telemetry.clone();
         telemetry.write(self);
+        if let Some(span) = self.span.take() {
+            span.end(self);
+        }
     }
 }

@@ -233,7 +233,7 @@ fn labels(record: &Record) -> Vec<Label> {
 }
 
 /// The short codes that Envoy gives for the same outcome (`%RESPONSE_FLAGS%`), in the order in which it learns of them.
-fn flags(reason: Reason, given: Option<Given>, delayed: bool) -> SharedString {
+pub(super) fn flags(reason: Reason, given: Option<Given>, delayed: bool) -> SharedString {
     let given = given.map(|given| match given {
         Given::Exhausted => "URX",
         Given::OverBudget => "UO",

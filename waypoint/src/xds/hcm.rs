@@ -22,7 +22,7 @@ use self::order::Place;
 use super::{
     admission, chain, cors, ext_authz, ext_proc, fault, jwt, limit, limiter,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
-    route, session,
+    route, session, trace,
 };
 use crate::compiled::{Admission, ExtAuthz, ExtProc, Faults, HttpChain, Limiter, RbacFilter, Routes};
 
@@ -33,6 +33,7 @@ const MAX_HEADERS_KB: u32 = 60;
 
 /// Request by request.
 pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
+    let tracing = trace::of(&mut config).under("tracing")?;
     cosmetic(&mut config);
     let routes = match required(config.route_specifier.take(), "a route configuration")? {
         pb::RouteSpecifier::Rds(rds) => Routes::Named(named(rds).under("rds")?),
@@ -76,6 +77,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         limiters,
         processors,
         admission,
+        tracing,
     })
 }
 

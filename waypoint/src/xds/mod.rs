@@ -38,6 +38,7 @@ mod subscribe;
 mod tests;
 mod text;
 mod tls;
+mod trace;
 
 pub use received::{Kind, Known, REDACTED, Received, Sent};
 pub use store::Store;

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod collector;
 pub mod endpoint;
 pub mod processor;
 pub mod resources;

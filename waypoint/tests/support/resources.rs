@@ -154,11 +154,13 @@ pub struct Service {
     pub processor: Option<(&'static str, ChangeProcessor)>,
     /// So many requests are let in at once.
     pub at_once: Option<u32>,
+    /// What is told of them to a collector of spans.
+    pub tracing: Option<fn() -> hcm::Tracing>,
 }
 
 impl Service {
     pub fn http(name: &'static str, vip: SocketAddr) -> Self {
-        Self { name, vip, protocol: "http", rbac: vec![], processor: None, at_once: None }
+        Self { name, vip, protocol: "http", rbac: vec![], processor: None, at_once: None, tracing: None }
     }
 
     pub fn cluster(&self) -> String {
@@ -396,7 +398,8 @@ fn http_chain(service: &Service) -> FilterChain {
         http_filters,
         upgrade_configs: vec![hcm::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
         normalize_path: Some(BoolValue { value: true }),
-        generate_request_id: Some(BoolValue { value: false }),
+        generate_request_id: Some(BoolValue { value: service.tracing.is_some() }),
+        tracing: service.tracing.map(|tracing| tracing()),
         server_header_transformation: hcm::ServerHeaderTransformation::PassThrough as i32,
         stream_idle_timeout: Some(Duration::default()),
         ..Default::default()

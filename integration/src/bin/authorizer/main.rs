@@ -1,8 +1,9 @@
 //! An external authorizer: by gRPC on `--grpc`, by HTTP on `--http`. The header `x-verdict` of a request says what it answers: `allow`,
 //! `deny`, `refuse` (without a word), `fail`, or `slow`. What it was told of a request that it allows, the request goes on with. By gRPC it is a
 //! rate limit server, too: the entry `verdict` of what it is asked says `over`, `fail` or `slow`, and anything else is within the limit. And it is
-//! an external processor.
+//! an external processor, and by HTTP a collector of spans.
 
+mod collector;
 mod processor;
 
 use std::{collections::BTreeMap, convert::Infallible, net::Ipv6Addr, time::Duration};
@@ -185,6 +186,9 @@ async fn serve(listener: TcpListener) {
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    if let Some(taken) = collector::answer(&head, &body) {
+        return Ok(taken);
+    }
     let verdict = head.headers.get("x-verdict").and_then(|verdict| verdict.to_str().ok());
     let status = match verdict {
         Some("allow") => StatusCode::OK,

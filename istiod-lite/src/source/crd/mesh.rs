@@ -1,6 +1,7 @@
 //! The ConfigMap in which users of Istio have the configuration of their mesh. Of its text only those are read whom waypoints ask about
 //! requests, as `extensionProviders` has them: external authorizers, as the public Istio API reference has their fields, and servers of limits
-//! and external processors, of which Istio knows nothing; and who may have waypoints tell what becomes of requests.
+//! and external processors, of which Istio knows nothing, and those whom spans of requests are sent to; and who may have waypoints tell what becomes of
+//! requests.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,10 +16,12 @@ use crate::source::is_subdomain;
 mod administrators;
 mod limiter;
 mod processor;
+mod tracer;
 
 pub use administrators::{Administrator, Administrators};
 pub use limiter::Limiter;
 pub use processor::{BodyMode, HeaderMode, Processor, Told};
+pub use tracer::{Speaks, Tracer};
 
 /// The name of the ConfigMap, which is in the root namespace.
 pub const NAME: &str = "istio";
@@ -45,6 +48,8 @@ pub struct MeshSettings {
     pub limiters: BTreeMap<String, Result<Limiter, String>>,
     /// Whom policies may have requests processed by, by name, or why nobody can.
     pub processors: BTreeMap<String, Result<Processor, String>>,
+    /// Whom spans may be sent to, by name, or why they cannot.
+    pub tracers: BTreeMap<String, Result<Tracer, String>>,
     /// Why nothing of the text can be read.
     pub unreadable: Option<String>,
     /// Who may have waypoints tell what becomes of requests of theirs.
@@ -115,11 +120,11 @@ struct ConfigMap {
 impl From<ConfigMap> for MeshSettings {
     fn from(ConfigMap { metadata, data, .. }: ConfigMap) -> Self {
         let read = data.get(KEY).map_or_else(|| Ok(Providers::default()), |text| providers(text));
-        let (Providers { authorizers, limiters, processors, administrators }, unreadable) = match read {
+        let (Providers { authorizers, limiters, processors, tracers, administrators }, unreadable) = match read {
             Ok(providers) => (providers, None),
             Err(why) => (Providers::default(), Some(why)),
         };
-        Self { metadata, providers: authorizers, limiters, processors, unreadable, administrators }
+        Self { metadata, providers: authorizers, limiters, processors, tracers, unreadable, administrators }
     }
 }
 
@@ -130,6 +135,7 @@ struct Providers {
     limiters: BTreeMap<String, Result<Limiter, String>>,
     processors: BTreeMap<String, Result<Processor, String>>,
     administrators: Administrators,
+    tracers: BTreeMap<String, Result<Tracer, String>>,
 }
 
 impl Providers {
@@ -141,10 +147,14 @@ impl Providers {
             *known = Err(twice());
         } else if let Some(known) = self.processors.get_mut(&name) {
             *known = Err(twice());
+        } else if let Some(known) = self.tracers.get_mut(&name) {
+            *known = Err(twice());
         } else if entry.get(limiter::KIND).is_some() {
             self.limiters.insert(name, limiter::read(entry));
         } else if entry.get(processor::KIND).is_some() {
             self.processors.insert(name, processor::read(entry));
+        } else if let Some(kind) = tracer::KINDS.into_iter().find(|kind| entry.get(kind).is_some()) {
+            self.tracers.insert(name, tracer::read(kind, entry));
         } else {
             self.authorizers.insert(name, provider(entry));
         }

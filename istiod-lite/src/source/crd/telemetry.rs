@@ -6,7 +6,11 @@ use serde_json::Value;
 
 use super::{Attachment, PolicyStatus, PolicyTargetReference, WorkloadSelector};
 
-/// What proxies are to record. None of it is heeded, so that of its parts only their number is read.
+mod tracing;
+
+pub use self::tracing::{CustomTag, Tracing};
+
+/// What proxies are to record. Waypoints heed what is said of spans ([`TelemetrySpec::spans`]); of the other parts only their number is read.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct Telemetry {
     /// Object metadata.

@@ -47,6 +47,9 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
             if let Some(why) = &settings.administrators.wrong {
                 found.add("data.mesh", format!("{why}; nobody is told by waypoints what becomes of requests"));
             }
+            for (name, why) in settings.tracers.iter().filter_map(|(name, tracer)| Some((name, tracer.as_ref().err()?))) {
+                found.add("data.mesh", format!("extension provider {name}: {why}; no spans are sent to it"));
+            }
         }
         _ => {}
     }

@@ -97,15 +97,10 @@ pub(super) fn unused_keys(policy: &RequestAuthentication) -> Vec<FieldError> {
     .collect()
 }
 
-/// The parts of a Telemetry, which no proxy heeds, each with what to use instead.
+/// The parts of a Telemetry that no proxy heeds, each with what to use instead; what of them waypoints heed, if it cannot be carried out.
 pub(crate) fn heedless(telemetry: &Telemetry) -> Vec<FieldError> {
     let spec = &telemetry.spec;
     let parts = [
-        (
-            spec.tracing.len(),
-            "spec.tracing",
-            "node proxies send spans where the settings ztunnel.otlpEndpoint and ztunnel.traceSample say so",
-        ),
         (
             spec.metrics.len(),
             "spec.metrics",
@@ -120,10 +115,13 @@ pub(crate) fn heedless(telemetry: &Telemetry) -> Vec<FieldError> {
     let mut found: Vec<FieldError> = parts
         .into_iter()
         .filter(|(count, ..)| *count > 0)
-        .map(|(_, path, instead)| FieldError::new(path, format!("it has no effect, as no proxy heeds a Telemetry; {instead}")))
+        .map(|(_, path, instead)| FieldError::new(path, format!("it has no effect, as no proxy heeds it; {instead}")))
         .collect();
-    if found.is_empty() {
-        found.push(FieldError::new("spec", "it asks for nothing, and no proxy heeds a Telemetry: take it out"));
+    if let Err((path, why)) = spec.spans() {
+        found.push(FieldError::new(path, format!("no spans are sent by this Telemetry: {why}")));
+    }
+    if found.is_empty() && spec.tracing.is_empty() {
+        found.push(FieldError::new("spec", "it asks for nothing: take it out"));
     }
     found
 }

@@ -116,14 +116,14 @@ fn a_policy_says_why_nobody_can_be_asked() {
         \u{20}   - {name: good, envoyExtAuthzGrpc: {service: bound.shop.svc.cluster.local, port: 80}}\n\
         \u{20}   - {name: port, envoyExtAuthzGrpc: {service: bound.shop.svc.cluster.local, port: 81}}\n\
         \u{20}   - {name: gone, envoyExtAuthzGrpc: {service: gone.shop.svc.cluster.local, port: 80}}\n\
-        \u{20}   - {name: spans, opentelemetry: {service: bound.shop.svc.cluster.local, port: 80}}\n";
+        \u{20}   - {name: spans, lightstep: {service: bound.shop.svc.cluster.local, port: 80}}\n";
     // Nobody else takes the place of a Service that is not there.
     let other = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: gone, namespace: other}\nspec: {hosts: [gone.shop.svc.cluster.local], addresses: [240.0.0.9], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.9}]}\n";
     for (provider, said) in [
         ("good", "Attached to the waypoints of its targets"),
         ("port", "there is no port bound.shop.svc.cluster.local:81 of the extension provider port"),
         ("gone", "there is no service gone.shop.svc.cluster.local:80 of the extension provider gone"),
-        ("spans", "the extension provider spans cannot be asked: opentelemetry"),
+        ("spans", "the extension provider spans cannot be asked: lightstep"),
         ("nobody", "the ConfigMap istio-system/istio has no extension provider nobody"),
     ] {
         let policy = format!(

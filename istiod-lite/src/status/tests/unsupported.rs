@@ -64,7 +64,11 @@ fn a_request_authentication_says_whose_tokens_are_not_believed_or_what_its_targe
 #[test]
 fn a_telemetry_names_each_part_that_has_no_effect() {
     let kind = Kind::Telemetry;
-    check(kind, "{tracing: [{}]}", &["Accepted=False UnsupportedValue: spec.tracing: it has no effect"]);
+    check(kind, "{tracing: [{randomSamplingPercentage: 5}]}", &["Accepted=True Accepted: Waypoints have it"]);
+    let unread = "Accepted=False UnsupportedValue: spec.tracing[0].enableIstioTags: no spans are sent by this Telemetry: ";
+    check(kind, "{tracing: [{enableIstioTags: true}]}", &[unread]);
+    let nobody = "Accepted=False UnsupportedValue: spec.tracing[0].providers[0].name: the ConfigMap istio-system/istio has no extension provider otel of kind ";
+    check(kind, "{tracing: [{providers: [{name: otel}]}]}", &[nobody]);
     let all = said(kind, "{metrics: [{}], accessLogging: [{disabled: true}]}", "");
     assert!(all.len() == 1 && all[0].contains("spec.metrics: ") && all[0].contains("; spec.accessLogging: "), "{all:?}");
     check(kind, "{}", &["Accepted=False UnsupportedValue: spec: it asks for nothing"]);

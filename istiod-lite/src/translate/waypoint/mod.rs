@@ -26,6 +26,7 @@ mod slow_start;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traces;
 mod traffic;
 pub(super) mod wire;
 
@@ -125,7 +126,8 @@ impl<'a> Translation<'a> {
             self.service(of_service);
         }
         for (identity, addresses) in scope::pods(self.index, self.waypoint) {
-            let (for_requests, for_connections) = (self.policies(None, Layer::Http), self.policies(None, Layer::Tcp));
+            let (mut for_requests, for_connections) = (self.policies(None, Layer::Http), self.policies(None, Layer::Tcp));
+            for_requests.traces = traces::asked(self.index, self.waypoint, None);
             self.authorizers(&for_requests);
             self.known.push(KnownAuthority {
                 name: format!("direct|{identity}"),
@@ -169,6 +171,7 @@ impl<'a> Translation<'a> {
                 let mut configuration = route::configuration(self.index, port, &mut self.backends);
                 for_requests.processes = ext_proc::processes(self.index, &mut configuration.virtual_hosts);
                 for_requests.limiters = limiter::named(self.index, &configuration.virtual_hosts);
+                for_requests.traces = traces::asked(self.index, self.waypoint, Some(port));
                 self.authorizers(&for_requests);
                 self.routes.insert(configuration.name.clone(), wire::in_order(configuration));
             }
@@ -226,7 +229,7 @@ impl<'a> Translation<'a> {
         enforcement
     }
 
-    /// The clusters of those who are asked, and of those who process.
+    /// The clusters of those who are asked, of those who process, and of those who are told of spans.
     fn authorizers(&mut self, enforcement: &Enforcement) {
         for ask in &enforcement.asks {
             self.asked(&ask.cluster, &ask.endpoints, (&ask.service, ask.port), ask.http2);
@@ -236,6 +239,9 @@ impl<'a> Translation<'a> {
         }
         for process in &enforcement.processes {
             self.asked(&process.cluster, &process.endpoints, (&process.service, process.port), true);
+        }
+        if let Some(of) = &enforcement.traces {
+            self.asked(&of.cluster, &of.endpoints, (&of.service, of.port), of.http2);
         }
     }
 

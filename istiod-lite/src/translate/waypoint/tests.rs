@@ -25,6 +25,7 @@ mod processors;
 mod secure;
 mod subsets;
 mod tokens;
+mod traces;
 mod traffic;
 mod virtual_service;
 
@@ -187,6 +188,11 @@ fn golden_request_policies() {
 #[test]
 fn golden_secure_edge() {
     check("https", |kind, _| matches!(kind, "listeners" | "routes"));
+}
+
+#[test]
+fn golden_traces() {
+    check("traces", |kind, name| name == "main_internal" || kind == "clusters" && name.starts_with("tracing|"));
 }
 
 #[test]

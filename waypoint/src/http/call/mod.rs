@@ -7,6 +7,8 @@ pub mod stream;
 
 pub use self::changes::{MOST_CHANGES, is_of_the_connection};
 
+use std::net::SocketAddr;
+
 use ambit_model::route::may_leave_again;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Version, response::Parts};
@@ -59,41 +61,52 @@ pub struct Answer {
 
 impl Call<'_> {
     /// Sends a request, which is of this version where the cluster has none of its own.
-    pub async fn send(&self, question: Question, version: Version) -> Result<Answer, String> {
+    pub fn send(&self, question: Question, version: Version) -> impl Future<Output = Result<Answer, String>> {
         let Self { proxy, snapshot, tunnel, cluster } = *self;
-        let cluster = snapshot.clusters.get(cluster).ok_or("there is no such cluster")?;
-        let candidates = candidates(cluster, tunnel.destination, None).map_err(|refusal| refusal.to_string())?;
-        let http2 = candidates.protocol.is_http2(version);
-        let Question { mut head, path, authority, body } = question;
-        headers::target(&mut head, &path, &authority, http2).map_err(|error| error.to_string())?;
-        let mut last = "it has no endpoint".to_owned();
-        for to in &candidates.endpoints {
-            let mut anew = false;
-            loop {
-                let checkout = match proxy.http.checkout(proxy, cluster, to, http2, anew, || {}).await {
-                    Ok(checkout) => checkout,
-                    Err(refusal) => {
-                        last = refusal.to_string();
-                        break;
-                    }
-                };
-                let at_hand = checkout.at_hand;
-                let request = self::head(&head).map(|()| RequestBody::of(body.clone()));
-                let unsent = match proxy.http.send(&to.to, checkout, request).await {
-                    Ok(sent) => return read(sent).await,
-                    Err(unsent) => unsent,
-                };
-                // The connection at hand may have been over already.
-                let unseen = unsent.request.is_some() || unsent.refused;
-                let again = unseen || may_leave_again(head.method().as_str(), !body.is_empty(), false);
-                if anew || !at_hand || !again {
-                    return Err(unsent.refusal.to_string());
-                }
-                anew = true;
-            }
-        }
-        Err(last)
+        send(proxy, snapshot, (cluster, tunnel.destination), question, version)
     }
+}
+
+/// The same; `destination` is that of the client on whose behalf it is sent.
+pub async fn send(
+    proxy: &Proxy,
+    snapshot: &Snapshot,
+    (cluster, destination): (&str, SocketAddr),
+    question: Question,
+    version: Version,
+) -> Result<Answer, String> {
+    let cluster = snapshot.clusters.get(cluster).ok_or("there is no such cluster")?;
+    let candidates = candidates(cluster, destination, None).map_err(|refusal| refusal.to_string())?;
+    let http2 = candidates.protocol.is_http2(version);
+    let Question { mut head, path, authority, body } = question;
+    headers::target(&mut head, &path, &authority, http2).map_err(|error| error.to_string())?;
+    let mut last = "it has no endpoint".to_owned();
+    for to in &candidates.endpoints {
+        let mut anew = false;
+        loop {
+            let checkout = match proxy.http.checkout(proxy, cluster, to, http2, anew, || {}).await {
+                Ok(checkout) => checkout,
+                Err(refusal) => {
+                    last = refusal.to_string();
+                    break;
+                }
+            };
+            let at_hand = checkout.at_hand;
+            let request = self::head(&head).map(|()| RequestBody::of(body.clone()));
+            let unsent = match proxy.http.send(&to.to, checkout, request).await {
+                Ok(sent) => return read(sent).await,
+                Err(unsent) => unsent,
+            };
+            // The connection at hand may have been over already.
+            let unseen = unsent.request.is_some() || unsent.refused;
+            let again = unseen || may_leave_again(head.method().as_str(), !body.is_empty(), false);
+            if anew || !at_hand || !again {
+                return Err(unsent.refusal.to_string());
+            }
+            anew = true;
+        }
+    }
+    Err(last)
 }
 
 /// The answer, to its end.

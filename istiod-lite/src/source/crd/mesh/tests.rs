@@ -17,7 +17,7 @@ fn authorizers_are_read_with_their_defaults_and_whatever_else_a_mesh_has_is_pass
     let settings = read(
         "accessLogFile: /dev/stdout\ndefaultConfig: {concurrency: 2}\nextensionProviders:\n\
          - {name: grpc, envoyExtAuthzGrpc: {service: a.shop.svc.cluster.local, port: 9000}}\n\
-         - {name: spans, opentelemetry: {service: b, port: 1}}\n\
+         - {name: spans, lightstep: {service: b, port: 1}}\n\
          - name: http\n  envoyExtAuthzHttp:\n    service: shop/b.example.com\n    port: 8000\n    timeout: 0.5s\n    failOpen: true\n    \
          statusOnError: \"503\"\n    pathPrefix: /check\n    includeRequestHeadersInCheck: [x-user, x-a-*]\n    \
          includeAdditionalHeadersInCheck: {x-mesh: ambit}\n    headersToUpstreamOnAllow: [\"*-id\"]\n    \
@@ -32,7 +32,7 @@ fn authorizers_are_read_with_their_defaults_and_whatever_else_a_mesh_has_is_pass
     assert_eq!(http.body.as_ref().map(|body| (body.max_request_bytes, body.allow_partial_message)), Some((100, true)));
     let check = http.http.as_ref().unwrap();
     assert_eq!((check.path_prefix.as_str(), check.told.len(), check.to_upstream.len()), ("/check", 2, 1));
-    assert!(settings.providers["spans"].as_ref().unwrap_err().contains("opentelemetry is nobody who can be asked"));
+    assert!(settings.providers["spans"].as_ref().unwrap_err().contains("lightstep is nobody who can be asked"));
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn processors_are_read_with_their_defaults_and_refused_by_the_field() {
 
 #[test]
 fn a_name_that_is_given_twice_is_nobody_s_of_whatever_kinds() {
-    let kinds = ["envoyExtAuthzGrpc", "ambitRateLimitGrpc", "envoyExtProcGrpc"];
+    let kinds = ["envoyExtAuthzGrpc", "ambitRateLimitGrpc", "envoyExtProcGrpc", "zipkin"];
     let twice = |known: Option<Option<String>>| known.is_none_or(|why| why.as_deref() == Some("it is given twice"));
     for (first, second) in kinds.iter().flat_map(|first| kinds.iter().map(move |second| (first, second))) {
         let of = |kind: &str| format!("{{name: p, {kind}: {{service: a, port: 1}}}}");
@@ -153,7 +153,8 @@ fn a_name_that_is_given_twice_is_nobody_s_of_whatever_kinds() {
         assert!(twice(settings.providers.get("p").map(|known| known.clone().err())), "{settings:?}");
         assert!(twice(settings.limiters.get("p").map(|known| known.clone().err())), "{settings:?}");
         assert!(twice(settings.processors.get("p").map(|known| known.clone().err())), "{settings:?}");
-        let known = settings.providers.len() + settings.limiters.len() + settings.processors.len();
+        assert!(twice(settings.tracers.get("p").map(|known| known.clone().err())), "{settings:?}");
+        let known = settings.providers.len() + settings.limiters.len() + settings.processors.len() + settings.tracers.len();
         assert_eq!((known, settings.unreadable), (1, None), "{first} {second}");
     }
 }
@@ -187,4 +188,33 @@ fn administrators_are_accounts_or_identities_and_one_who_is_neither_leaves_nobod
         "extensionProviders: [{name: p, envoyExtAuthzGrpc: {service: a, port: 1}}]\nambitExplain: {administrators: [ops/debug]}",
     );
     assert_eq!((both.providers.len(), both.administrators.named.len()), (1, 1));
+}
+
+#[test]
+fn those_whom_spans_are_sent_to_are_read_with_their_defaults_and_refused_by_their_fields() {
+    let read = |fields: &str| read(&format!("extensionProviders: [{{name: p, {fields}}}]")).tracers["p"].clone();
+    let speaks = |fields: &str| read(fields).unwrap().speaks;
+    let seconds = Duration::from_secs;
+    assert_eq!(speaks("opentelemetry: {service: a, port: 4317}"), Speaks::OtlpGrpc { timeout: seconds(10) });
+    assert_eq!(speaks("opentelemetry: {service: a, port: 4317, grpc: {timeout: 2s}}"), Speaks::OtlpGrpc { timeout: seconds(2) });
+    let by_http =
+        read("opentelemetry: {service: a, port: 4318, maxTagLength: 99, http: {path: /v1/traces, timeout: 1s}}").unwrap();
+    assert_eq!((by_http.port, by_http.max_tag_length), (4318, Some(99)));
+    assert_eq!(by_http.speaks, Speaks::OtlpHttp { path: "/v1/traces".into(), timeout: seconds(1) });
+    assert_eq!(speaks("zipkin: {service: a, port: 9411}"), Speaks::Zipkin { path: "/api/v2/spans".into(), w3c: false });
+    let both = "zipkin: {service: a, port: 9411, path: /spans, traceContextOption: USE_B3_WITH_W3C_PROPAGATION}";
+    assert_eq!(speaks(both), Speaks::Zipkin { path: "/spans".into(), w3c: true });
+    for (fields, why) in [
+        ("opentelemetry: {port: 1}", "opentelemetry.service"),
+        ("opentelemetry: {service: a, port: 1, http: {path: spans}}", "opentelemetry.http.path: \"spans\" is no path"),
+        ("opentelemetry: {service: a, port: 1, http: {path: /}, grpc: {}}", "opentelemetry.grpc: only one of"),
+        ("opentelemetry: {service: a, port: 1, grpc: {timeout: 0s}}", "opentelemetry.grpc.timeout"),
+        ("opentelemetry: {service: a, port: 1, resourceDetectors: {environment: {}}}", "unknown field `resourceDetectors`"),
+        ("opentelemetry: {service: a, port: 1, http: {path: /, headers: []}}", "unknown field `headers`"),
+        ("zipkin: {service: a, port: 1, enable64bitTraceId: true}", "zipkin.enable64bitTraceId"),
+        ("zipkin: {service: a, port: 1, traceContextOption: W3C}", "zipkin.traceContextOption: \"W3C\""),
+    ] {
+        let said = read(fields).unwrap_err();
+        assert!(said.contains(why), "{why}: {said}");
+    }
 }

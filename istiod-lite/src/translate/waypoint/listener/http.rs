@@ -74,7 +74,9 @@ pub fn manager(name: &str, routes: Routes, enforcement: &Enforcement, access_log
         }),
         // What a service answers is passed on as it is, and requests are not given headers of the proxy's own.
         server_header_transformation: ServerHeaderTransformation::PassThrough.into(),
-        generate_request_id: bool_value(false),
+        // But for an id by which it is decided who is traced.
+        generate_request_id: bool_value(enforcement.traces.is_some()),
+        tracing: enforcement.traces.as_ref().map(|traces| traces.manager.clone()),
         xff_num_trusted_hops: NO_FORWARDED_ADDRESS,
         // Paths are compared by policies as servers will see them.
         normalize_path: bool_value(true),

@@ -28,6 +28,7 @@ use super::ext_authz::Ask;
 use super::ext_proc::Process;
 use super::limiter::Limiter;
 use super::names::Layer;
+use super::traces::Traces;
 use super::wire::ordered::{JwtAuthentication, Rules};
 use crate::index::label;
 use crate::source::crd::traffic::Admission;
@@ -64,6 +65,8 @@ pub struct Enforcement {
     pub processes: Vec<Process>,
     /// Let in so many at once of what is not refused.
     pub admission: Option<Admission>,
+    /// Tell somebody of all of them.
+    pub traces: Option<Traces>,
 }
 
 /// Compiles the policies that hold at a place.

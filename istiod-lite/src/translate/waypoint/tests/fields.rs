@@ -8,8 +8,8 @@ use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use super::{Any, descriptors, input, kinds, of_waypoint};
 
 /// The inputs of the golden tests, and what they leave out.
-const INPUTS: [&str; 10] =
-    ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https", "processors"];
+const INPUTS: [&str; 11] =
+    ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https", "processors", "traces"];
 const MORE: &str = r#"
 apiVersion: v1
 kind: Namespace
