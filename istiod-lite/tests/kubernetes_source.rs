@@ -276,7 +276,8 @@ async fn every_kind_is_asked_for_under_its_own_path() {
     let api = FakeApi::default();
     let mut watching = Watching::new(&api, timing());
     watching.next().await;
-    for kind in Kind::ALL {
+    // Secrets are asked for by name, and none is named.
+    for kind in Kind::ALL.iter().filter(|kind| **kind != Kind::TlsSecret) {
         let (group, version, plural) = (kind.group(), kind.versions()[0], kind.plural());
         let path =
             if group.is_empty() { format!("/api/{version}/{plural}") } else { format!("/apis/{group}/{version}/{plural}") };

@@ -4,7 +4,7 @@ use gateway_api::gateways::{Gateway, GatewayListeners};
 use k8s_openapi::api::core::v1::Service;
 
 use super::gateway::{by_address, cluster_addresses, is_of, kinds};
-use super::{Condition, Listener, ObjectStatus, route};
+use super::{Condition, Listener, ObjectStatus, overlap, route};
 use crate::deploy::{Deployed, Reports};
 use crate::index::{
     EndpointHealth, Index, ServiceRef, Uncertified, Unserved, carries_connections, ends_tls, kinds_of_listener, unserved,
@@ -217,12 +217,13 @@ fn listener(
         }
         _ => Condition::new("Conflicted", false, "NoConflicts", "No other listener is in the way"),
     };
+    let overlapping = overlap::overlapping(gateway, listener);
     Listener {
         name: listener.name.clone(),
         attached_routes: if fault.is_some() { 0 } else { route::attached_at_edge(index, name, listener) },
         // What it does not speak it has no routes for, whatever kinds it asks for.
         supported_kinds: if matches!(fault, Some(("UnsupportedProtocol", _))) { Vec::new() } else { supported_kinds },
-        conditions: vec![accepted, programmed, resolved, conflicted],
+        conditions: [accepted, programmed, resolved, conflicted].into_iter().chain(overlapping).collect(),
     }
 }
 

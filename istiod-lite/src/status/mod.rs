@@ -9,6 +9,7 @@ mod backend;
 mod cluster_tests;
 mod gateway;
 mod ingress;
+mod overlap;
 pub(crate) mod patch;
 mod policy;
 pub(crate) mod rate;

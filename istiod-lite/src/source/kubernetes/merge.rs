@@ -31,6 +31,9 @@ pub(super) struct Update {
     pub(super) trouble: Option<Trouble>,
 }
 
+/// A kind, or the only object of it that is meant.
+type Whose = (Kind, Option<NamespacedName>);
+
 /// What was told, and what not yet.
 #[derive(Debug)]
 pub(super) struct Merge {
@@ -38,7 +41,7 @@ pub(super) struct Merge {
     /// The objects of the first batch, until it is told.
     first: Option<BTreeMap<ObjectKey, Object>>,
     events: Vec<Event>,
-    wrong: BTreeMap<(Kind, Option<NamespacedName>), (Arc<Vec<Problem>>, Option<Trouble>)>,
+    wrong: BTreeMap<Whose, (Arc<Vec<Problem>>, Option<Trouble>)>,
     problems: Arc<Vec<Problem>>,
     /// Whether the problems are others than were told of.
     other: bool,

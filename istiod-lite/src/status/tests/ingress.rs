@@ -224,6 +224,32 @@ fn a_listener_that_speaks_tls_says_what_is_wrong_with_its_certificates() {
 }
 
 #[test]
+fn listeners_of_a_port_that_end_tls_for_the_same_hosts_say_so() {
+    let (certificate, key) = pair();
+    let listener = |name: &str, port: u16, hostname: &str, protocol: &str| {
+        format!("{{name: {name}, port: {port}, protocol: {protocol}{hostname}, tls: {{certificateRefs: [{{name: good}}]}}}}")
+    };
+    let listeners = [
+        listener("wide", 443, ", hostname: '*.example.com'", "HTTPS"),
+        listener("one", 443, ", hostname: a.example.com", "HTTPS"),
+        listener("other", 443, ", hostname: a.example.org", "HTTPS"),
+        listener("elsewhere", 8443, ", hostname: a.example.com", "HTTPS"),
+    ];
+    let status =
+        status(&format!("{}{}", gateway(&listeners.join(", ")), secret("shop", "good", &certificate, &key)), Deployed::Applied);
+    let overlaps = |at: usize| {
+        let conditions = &status.listeners[at].conditions;
+        conditions.iter().find(|condition| condition.r#type == "OverlappingTLSConfig")
+    };
+    for (at, other) in [(0, "hosts of one as well"), (1, "hosts of wide as well")] {
+        let condition = overlaps(at).unwrap();
+        assert_eq!((condition.status, condition.reason), ("True", "OverlappingHostnames"));
+        assert!(condition.message.contains(other) && condition.message.contains("421"), "{}", condition.message);
+    }
+    assert!(overlaps(2).is_none() && overlaps(3).is_none(), "nothing is said where there is nothing");
+}
+
+#[test]
 fn a_gateway_that_wants_certificates_of_clients_speaks_no_tls() {
     let (certificate, key) = pair();
     let https = "{name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: good}]}}";
