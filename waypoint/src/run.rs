@@ -23,7 +23,7 @@ use crate::{
     Config, Error,
     admin::Pages,
     edge, health,
-    observe::Telemetry,
+    observe::{self, Telemetry},
     proxy::{Limits, Proxy},
     terminate,
     xds::{self, Store},
@@ -41,6 +41,8 @@ const MIRROR_DRAIN: Duration = Duration::from_secs(1);
 const SPANS_DRAIN: Duration = Duration::from_secs(2);
 /// How long the admin pages may take to end.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
+/// How long records of the access log are waited for that are on their way to a collector.
+const LOG_DRAIN: Duration = Duration::from_secs(2);
 
 /// Runs the waypoint until SIGTERM or SIGINT, then lets open requests finish.
 ///
@@ -114,6 +116,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(follow_roots(control_plane.ca_root.clone(), certificates.clone()));
     tasks.spawn(retire(proxy.clone()));
     tasks.spawn(sweep(proxy.clone()));
+    tasks.spawn(observe::export(proxy.clone()));
     tasks.spawn(health::run(proxy.clone(), store.changes()));
     tasks.spawn(rest::give_back_at_rest(readiness.clone()));
     tasks.spawn(pages.server().run(bind(config.admin)?, admin_watch.clone()));
@@ -132,7 +135,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     if tokio::time::timeout(MIRROR_DRAIN, proxy.mirrors.close()).await.is_err() {
         tracing::debug!("copies of requests are cut");
     }
-    proxy.spans.flush(SPANS_DRAIN).await;
+    tokio::join!(proxy.spans.flush(SPANS_DRAIN), telemetry.sent(LOG_DRAIN));
     admin_trigger.drain(ADMIN_DRAIN).await;
     tasks.shutdown().await;
     proxy.tunnels.drain(Duration::ZERO).await;

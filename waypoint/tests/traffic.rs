@@ -20,6 +20,8 @@ mod filters;
 mod heads;
 #[path = "traffic/live.rs"]
 mod live;
+#[path = "traffic/logged.rs"]
+mod logged;
 #[path = "traffic/pages.rs"]
 mod pages;
 #[path = "traffic/processed.rs"]

@@ -10,6 +10,7 @@
 //! * [`route`] decides what happens to an HTTP request.
 //! * [`jwt`] decides which token of a request is believed.
 //! * [`balance`] decides which endpoint takes it, and which one takes none for a while.
+//! * [`access_log`] reads formats of lines of the access log, and writes lines.
 //! * [`reason::Reason`] is the code of every outcome.
 
 #![forbid(unsafe_code)]
@@ -27,6 +28,7 @@
     )
 )]
 
+pub mod access_log;
 pub mod address;
 pub mod admit;
 pub mod arrive;

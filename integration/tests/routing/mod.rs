@@ -5,6 +5,7 @@ mod authorizer;
 mod change;
 mod filters;
 mod limiter;
+mod logs;
 mod matches;
 mod outcomes;
 mod processor;
@@ -42,6 +43,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         virtual_services::tests(mesh),
         authorizer::tests(mesh),
         processor::tests(mesh),
+        logs::tests(mesh),
         traces::tests(mesh),
         change::tests(mesh),
     ]

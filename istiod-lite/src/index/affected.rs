@@ -89,7 +89,10 @@ impl Index {
             Object::MeshSettings(_) => {
                 changed.extend(self.waypoints().chain(self.ingresses()).cloned().map(ChangedKey::Waypoint))
             }
-            Object::Telemetry(telemetry) => self.telemetry_affected(telemetry, &name, changed),
+            Object::Telemetry(telemetry) => {
+                self.telemetry_affected(telemetry, &name, changed);
+                self.logging_affected(telemetry, changed);
+            }
             Object::ServiceAccount(_) => {}
         }
     }
@@ -170,6 +173,7 @@ impl Index {
         self.waypoints_asking(&ServiceRef::Host(host.clone()), changed);
         self.waypoints_processed_by(&ServiceRef::Host(host.clone()), changed);
         self.waypoints_traced_to(&ServiceRef::Host(host.clone()), changed);
+        self.waypoints_logging_to(&ServiceRef::Host(host.clone()), changed);
         changed.insert(ChangedKey::Host(host));
     }
 
@@ -194,6 +198,7 @@ impl Index {
         self.waypoints_asking(service, changed);
         self.waypoints_processed_by(service, changed);
         self.waypoints_traced_to(service, changed);
+        self.waypoints_logging_to(service, changed);
         match service {
             ServiceRef::Kubernetes(name) => {
                 changed.insert(ChangedKey::Clients(name.clone()));

@@ -5,6 +5,7 @@
 //! same resources. Every object is kept once, behind an `Arc`; the reverse indexes in `links` say which objects an
 //! event can reach, so that the cost of an event is that of what it touches.
 
+mod access_logs;
 mod administrators;
 mod affected;
 mod authorizer;
@@ -40,6 +41,7 @@ use std::fmt;
 
 use ambit_identity::TrustDomain;
 
+pub use access_logs::LogsTo;
 pub use authorizer::{Asked, Limited};
 pub use backend::is_service as is_backend_service;
 pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};

@@ -103,6 +103,11 @@ pub(super) fn telemetry(index: &Index, name: &NamespacedName) -> Vec<Condition> 
     if let Some(Err(why)) = provider.map(|provider| index.tracer(&provider).map(drop)) {
         parts.push(format!("spec.tracing[0].providers[0].name: {why}"));
     }
+    for fault in index.logs_of(telemetry).1 {
+        if !parts.contains(&fault) {
+            parts.push(fault);
+        }
+    }
     match parts.is_empty() {
         true => vec![Condition::new("Accepted", true, "Accepted", "Waypoints have it".to_owned())],
         false => vec![Condition::new("Accepted", false, "UnsupportedValue", parts.join("; "))],

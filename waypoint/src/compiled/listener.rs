@@ -13,7 +13,7 @@ use ambit_model::{
 };
 use serde::Serialize;
 
-use super::{Admission, ExtAuthz, ExtProc, Faults, FirstBytes, Limiter, MatchNode, Selection, ServiceInfo, Tracing};
+use super::{Admission, ExtAuthz, ExtProc, Faults, FirstBytes, Limiter, Logs, MatchNode, Selection, ServiceInfo, Tracing};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -166,6 +166,8 @@ pub enum Proxy {
 pub struct TcpChain {
     /// The clusters.
     pub clusters: Vec<(Arc<str>, u32)>,
+    /// What is logged in place of the waypoint's own lines.
+    pub logs: Option<Arc<Logs>>,
 }
 
 impl TcpChain {
@@ -231,6 +233,8 @@ pub struct HttpChain {
     pub admission: Option<Arc<Admission>>,
     /// What is told of them to a collector of spans.
     pub tracing: Option<Arc<Tracing>>,
+    /// What is logged in place of the waypoint's own lines.
+    pub logs: Option<Arc<Logs>>,
 }
 
 #[cfg(test)]

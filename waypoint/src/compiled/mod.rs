@@ -9,6 +9,7 @@ mod faults;
 mod health;
 mod limiter;
 mod listener;
+mod logs;
 mod matcher;
 mod names;
 mod retries;
@@ -33,6 +34,7 @@ pub use limiter::Limiter;
 pub use listener::{
     Chain, Gate, HttpChain, Inbound, Proxy, RbacFilter, Routes, TcpChain, Terminate, TerminateHost, TerminateTable,
 };
+pub use logs::{LogCollector, LogTo, Logger, Logs, OnlyStatus};
 pub use matcher::{AppProtocol, FirstBytes, MatchNode, NameTest, Selection};
 pub use names::WorkloadNames;
 pub use retries::{Counted, Retries};

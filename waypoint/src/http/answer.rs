@@ -40,7 +40,9 @@ pub fn plain(
     let text: Bytes = text.into();
     record.received = if style.grpc { 0 } else { text.len() as u64 };
     record.status = Some(if style.grpc { 200 } else { status.as_u16() });
-    unrecorded(style, status, text, headers)
+    let response = unrecorded(style, status, text, headers);
+    record.answered(response.headers());
+    response
 }
 
 /// The same of which nothing is recorded.

@@ -159,8 +159,11 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     streaming.record.received += data.len() as u64;
-                } else if let Some(status) = frame.trailers_ref().and_then(|t| t.get("grpc-status")) {
-                    streaming.record.grpc_status = status.to_str().ok().and_then(|s| s.parse().ok());
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    if let Some(status) = trailers.get("grpc-status") {
+                        streaming.record.grpc_status = status.to_str().ok().and_then(|s| s.parse().ok());
+                    }
+                    streaming.record.trailed(trailers);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -182,8 +182,14 @@ async fn attempt(
     if let Some(span) = &record.span {
         span.write(request.headers_mut());
     }
+    if let Some(logged) = &mut record.logged {
+        logged.sent(request.headers(), &path, authority);
+    }
     let sent = record.sent.clone();
     let mut request = request.map(|body| RequestBody::new(body, before, sent, phase, arriving));
+    if let Some(logged) = &record.logged {
+        request.body_mut().note_end(&logged.whole);
+    }
     if !http2 && upgrade.is_none() && request.body().is_end_stream() {
         headers::without_body(&mut request);
     }
@@ -317,6 +323,7 @@ fn respond(
     let map = response.headers_mut();
     headers::strip_hop(map);
     change_response(&exchange, &weight, &head, map);
+    record.responded(map);
     if let (Some(session), Some(claim), Some(from)) = (&exchange.route.session, claim, &record.upstream) {
         session.tell(map, claim, EndpointName { address: from.address, tunnelled: from.identity.is_some() }, select::now());
     }

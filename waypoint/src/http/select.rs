@@ -271,6 +271,7 @@ mod tests {
             processors: Vec::new(),
             admission: None,
             tracing: None,
+            logs: None,
         }
     }
 

@@ -30,7 +30,7 @@ use crate::{
     authn, authz,
     compiled::{AppProtocol, ServiceInfo, Snapshot},
     explain,
-    observe::{Beside, Record, Span},
+    observe::{Beside, Logged, Record, Span},
     proxy::Proxy,
     terminate::Tunnel,
 };
@@ -184,10 +184,12 @@ pub(super) async fn handle(
     headers::arrived(&mut request, tunnel.edge.map(|_| (tunnel.peer.address.ip(), tunnel.scheme())));
     let snapshot = proxy.config.load_full();
     let arrived = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
+        record.logged = Logged::request(&http.logs, &request, tunnel.scheme());
         let mut target = select::target(&request, &http)?;
         if tunnel.edge.is_some() {
             target.scheme = tunnel.scheme();
         }
+        record.targets(&target.path_and_query, &target.authority, target.scheme);
         let known = select::known(&snapshot, &tunnel, &chain, &http, view(&request, &target))?;
         Ok((chain, http, target, known))
     });
@@ -204,6 +206,9 @@ pub(super) async fn handle(
         target.path_and_query = changed.path_and_query;
     }
     record.span = http.tracing.as_ref().map(|tracing| Span::begin(&proxy, &tunnel, tracing, &mut request, &target));
+    if let (Some(_), Some(logged)) = (&record.span, &mut record.logged) {
+        logged.identified(request.headers());
+    }
     let mut passed = Passed::default();
     // For what nobody takes nobody is asked.
     if !http.asks.is_empty() && known.route.is_ok() {
@@ -361,6 +366,7 @@ async fn take(exchange: Exchange, request: Request<Incoming>, mut record: Record
             let mut response = answer::plain(&mut record, style, status, String::new(), HeaderMap::new());
             if let Ok(location) = HeaderValue::from_str(&location) {
                 response.headers_mut().insert(header::LOCATION, location);
+                record.answered(response.headers());
             }
             change_response(route, tunnel, &view(&request, target), response)
         }

@@ -1,11 +1,16 @@
 //! What is recorded: one access-log line and one set of metrics for each request and each connection, with one reason code.
 
 mod beside;
+mod logged;
+mod otlp;
+mod outlets;
 mod record;
 mod telemetry;
 mod trace;
 
 pub use beside::{Beside, Reached, Told};
+pub use logged::{Line, Logged};
+pub use otlp::export;
 pub use record::{Given, Record, Upstream};
 pub use telemetry::{InFlight, Telemetry};
 pub use trace::{Span, Spans};

@@ -12,7 +12,7 @@ use std::{
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, balance::Outcome, policy::PolicyKey};
 
-use super::{Beside, Span, Telemetry};
+use super::{Beside, Logged, Span, Telemetry};
 use crate::{
     compiled::{Admitted, Cluster, ServiceInfo, Suffering, WorkloadNames},
     terminate::Peer,
@@ -92,6 +92,8 @@ pub struct Record {
     pub beside: Option<Arc<Beside>>,
     /// Its place in a trace, where it has one.
     pub span: Option<Box<Span>>,
+    /// What formats that were asked for need, where its line is in one.
+    pub logged: Option<Box<Logged>>,
 }
 
 impl Record {
@@ -123,6 +125,7 @@ impl Record {
             received: 0,
             beside: None,
             span: None,
+            logged: None,
         }
     }
 
@@ -131,6 +134,7 @@ impl Record {
         self.reason = refusal.reason;
         self.policy.clone_from(&refusal.policy);
         self.error = Some(refusal.to_string());
+        self.refusal_logged(refusal);
     }
 
     /// The answer that is awaited did not come in time.

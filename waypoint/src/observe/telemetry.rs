@@ -8,13 +8,14 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use ambit_model::Reason;
 use ambit_runtime::telemetry::{AccessLog, Admitted, Direction, Entry, InUse, Security, SeriesLimit, label, metric};
 use metrics::{Counter, Histogram, Label, SharedString, counter, histogram};
 
-use super::{Given, Record};
+use super::{Given, Record, outlets::Outlets};
 
 /// Where records go.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct Telemetry {
     known: RwLock<HashMap<u64, (Series, Admitted)>>,
     hasher: RandomState,
     in_flight: AtomicUsize,
+    pub(super) outlets: Outlets,
 }
 
 /// The metrics of one set of labels. Looking one up by the hash of what its labels are made of saves making the labels each time.
@@ -49,6 +51,7 @@ impl Telemetry {
             known: RwLock::default(),
             hasher: RandomState::new(),
             in_flight: AtomicUsize::new(0),
+            outlets: Outlets::default(),
         }
     }
 
@@ -62,10 +65,19 @@ impl Telemetry {
     /// Waits until the log is with the operating system.
     pub fn flush(&self) {
         self.log.flush();
+        self.outlets.flush();
+    }
+
+    /// Waits until collectors have all records, no longer than this.
+    pub async fn sent(&self, most: Duration) {
+        self.outlets.queue.emptied(most).await;
     }
 
     pub(super) fn write(&self, record: &Record) {
-        self.log.write(&entry(record));
+        match &record.logged {
+            Some(logged) => self.outlets.write(record, logged),
+            None => self.log.write(&entry(record)),
+        }
         let (series, _used) = self.series(record);
         match series {
             Series::Requests { count, duration } => {

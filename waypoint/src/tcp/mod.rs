@@ -12,7 +12,7 @@ use crate::{
     authz,
     compiled::{Chain, TcpChain},
     http::{detect::Detected, unreached},
-    observe::Record,
+    observe::{Logged, Record},
     proxy::Proxy,
     terminate::{Tunnel, refuse},
     upstream::{Connected, Stream, candidates, open},
@@ -28,6 +28,7 @@ pub async fn connect_then_accept(
     mut incoming: Incoming,
 ) {
     let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
+    record.logged = Logged::connection(&tcp.logs);
     let connected = tokio::select! {
         connected = connect(&proxy, &tunnel, &chain, tcp, &mut record) => connected,
         () = incoming.abandoned() => return,
@@ -44,6 +45,7 @@ pub async fn connect_then_accept(
 /// Connects to an endpoint for a tunnel that is open already.
 pub async fn carry<S: Side>(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, chain: Arc<Chain>, tcp: &TcpChain, stream: S) {
     let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
+    record.logged = Logged::connection(&tcp.logs);
     match authz::connection(&chain.rbac, &tunnel) {
         Err(refusal) => {
             record.service = chain.service();

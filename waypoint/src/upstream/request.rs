@@ -5,10 +5,11 @@ use std::{
     mem::replace,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -50,6 +51,8 @@ pub(super) struct Streaming {
     keeping: Option<Keeper>,
     /// It was asked for what comes next: the head of its request was taken to be sent.
     begun: bool,
+    /// Set when it has come whole.
+    whole: Option<Arc<OnceLock<Instant>>>,
 }
 
 impl RequestBody {
@@ -63,7 +66,25 @@ impl RequestBody {
     ) -> Self {
         let over = before.as_deref().is_some_and(Beginning::is_whole);
         let before = before.map(|before| before.part.done()).filter(|before| !before.is_end()).map(Box::new);
-        Self(Kind::Streaming(Box::new(Streaming { before, over, inner, sent, phase, arriving, keeping: None, begun: false })))
+        Self(Kind::Streaming(Box::new(Streaming {
+            before,
+            over,
+            inner,
+            sent,
+            phase,
+            arriving,
+            keeping: None,
+            begun: false,
+            whole: None,
+        })))
+    }
+
+    /// Notes when it has come whole, as a log asks for.
+    pub fn note_end(&mut self, whole: &Arc<OnceLock<Instant>>) {
+        match &mut self.0 {
+            Kind::Streaming(streaming) if !streaming.is_end() => streaming.whole = Some(whole.clone()),
+            _ => _ = whole.set(Instant::now()),
+        }
     }
 
     /// A body that is at hand.
@@ -282,6 +303,9 @@ impl Streaming {
                 phase.complete();
             }
             self.arriving = None;
+            if let Some(whole) = self.whole.take() {
+                let _ = whole.set(Instant::now());
+            }
             if let Some(keeping) = self.keeping.take() {
                 keeping.complete();
             }

@@ -18,7 +18,7 @@ use ambit_api::envoy::pb::{
 };
 
 use super::{
-    hcm, rbac,
+    access_log, hcm, rbac,
     read::{Compiled, Problem, Under, finish, required, type_of, unpack},
     state,
 };
@@ -104,7 +104,7 @@ fn identity(mut config: SetFilterState) -> Compiled<Option<ambit_identity::Spiff
 
 fn tcp(mut config: TcpProxy) -> Compiled<TcpChain> {
     config.stat_prefix.clear();
-    config.access_log.clear();
+    let logs = access_log::logs(take(&mut config.access_log))?;
     config.access_log_options = None;
     if config.idle_timeout.take().is_some_and(|t| t.seconds != 0 || t.nanos != 0) {
         return Err(Problem::new("idle_timeout is not implemented"));
@@ -121,5 +121,5 @@ fn tcp(mut config: TcpProxy) -> Compiled<TcpChain> {
         }
     };
     finish(&config)?;
-    Ok(TcpChain { clusters })
+    Ok(TcpChain { clusters, logs })
 }

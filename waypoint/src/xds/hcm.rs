@@ -20,7 +20,7 @@ use ambit_model::{
 
 use self::order::Place;
 use super::{
-    admission, chain, cors, ext_authz, ext_proc, fault, jwt, limit, limiter,
+    access_log, admission, chain, cors, ext_authz, ext_proc, fault, jwt, limit, limiter,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route, session, trace,
 };
@@ -35,6 +35,7 @@ const MAX_HEADERS_KB: u32 = 60;
 pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     let tracing = trace::of(&mut config).under("tracing")?;
     cosmetic(&mut config);
+    let logs = access_log::logs(take(&mut config.access_log))?;
     let routes = match required(config.route_specifier.take(), "a route configuration")? {
         pb::RouteSpecifier::Rds(rds) => Routes::Named(named(rds).under("rds")?),
         pb::RouteSpecifier::RouteConfig(table) => Routes::Inline(Arc::new(route::table(table).under("route_config")?)),
@@ -78,13 +79,13 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         processors,
         admission,
         tracing,
+        logs,
     })
 }
 
 /// Clears what has no bearing on what happens to a request, and what is set to the value we act by anyway.
 fn cosmetic(config: &mut HttpConnectionManager) {
     config.stat_prefix.clear();
-    config.access_log.clear();
     config.access_log_options = None;
     config.codec_type = 0;
     config.server_name.clear();

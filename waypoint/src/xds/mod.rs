@@ -3,6 +3,7 @@
 //! A resource is taken whole or rejected by name: whatever field we do not implement names itself in the rejection, and what was in
 //! force before stays (house invariants 3 and 4).
 
+mod access_log;
 mod admission;
 mod authority;
 mod balance;

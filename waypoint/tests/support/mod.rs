@@ -31,7 +31,12 @@ use endpoint::HTTP;
 use prost::Message;
 use resources::{Ep, Service};
 pub use waypoint::proxy::Limits;
-use waypoint::{observe::Telemetry, proxy::Proxy, terminate, xds::Store};
+use waypoint::{
+    observe::{self, Telemetry},
+    proxy::Proxy,
+    terminate,
+    xds::Store,
+};
 
 pub const WAYPOINT: &str = "spiffe://cluster.local/ns/shop/sa/waypoint";
 pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -82,6 +87,7 @@ impl Mesh {
         let address = listener.local_addr().expect("an address");
         let (trigger, watch) = drain::channel();
         tokio::spawn(terminate::accept_loop(proxy.clone(), listener, watch));
+        tokio::spawn(observe::export(proxy.clone()));
         Self { number, authority, store, address, proxy, trigger, log, telemetry, _directory: directory }
     }
 
@@ -131,6 +137,11 @@ impl Mesh {
     /// Delivers the endpoints of a cluster.
     pub fn endpoints(&self, cluster: &str, endpoints: Vec<Ep>) {
         self.deliver(type_url::ENDPOINT, vec![resources::assignment(cluster, endpoints)]);
+    }
+
+    /// A file beside the access log.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.log.with_file_name(name)
     }
 
     /// Waits for a line of the access log that has all of these texts.

@@ -158,6 +158,14 @@ impl AccessLog {
         }
     }
 
+    /// Writes what `put` puts, which is whole lines. Never waits for the destination, as [`AccessLog::write`].
+    pub fn put(&self, put: impl FnOnce(&mut Vec<u8>)) {
+        self.write_with(|_, lines| {
+            put(lines);
+            Ok(())
+        });
+    }
+
     /// Writes `{now, RFC 3339} {text}`.
     fn line(&self, text: &impl Display) {
         self.write_with(|now, lines| writeln!(lines, "{now:.6} {text}"));

@@ -1,7 +1,7 @@
 //! The ConfigMap in which users of Istio have the configuration of their mesh. Of its text only those are read whom waypoints ask about
 //! requests, as `extensionProviders` has them: external authorizers, as the public Istio API reference has their fields, and servers of limits
-//! and external processors, of which Istio knows nothing, and those whom spans of requests are sent to; and who may have waypoints tell what becomes of
-//! requests.
+//! and external processors, of which Istio knows nothing, those whom spans of requests are sent to, and those whom access logs are written to; and
+//! who may have waypoints tell what becomes of requests.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,11 +15,13 @@ use crate::source::is_subdomain;
 
 mod administrators;
 mod limiter;
+pub(crate) mod log;
 mod processor;
 mod tracer;
 
 pub use administrators::{Administrator, Administrators};
 pub use limiter::Limiter;
+pub use log::{AccessLogger, LineFormat};
 pub use processor::{BodyMode, HeaderMode, Processor, Told};
 pub use tracer::{Speaks, Tracer};
 
@@ -54,6 +56,10 @@ pub struct MeshSettings {
     pub unreadable: Option<String>,
     /// Who may have waypoints tell what becomes of requests of theirs.
     pub administrators: Administrators,
+    /// Whom access logs may be written to, by name, or why they cannot.
+    pub loggers: BTreeMap<String, Result<AccessLogger, String>>,
+    /// Those of them that are asked for where no other is named.
+    pub default_loggers: Vec<String>,
 }
 
 /// An external authorizer.
@@ -120,11 +126,22 @@ struct ConfigMap {
 impl From<ConfigMap> for MeshSettings {
     fn from(ConfigMap { metadata, data, .. }: ConfigMap) -> Self {
         let read = data.get(KEY).map_or_else(|| Ok(Providers::default()), |text| providers(text));
-        let (Providers { authorizers, limiters, processors, tracers, administrators }, unreadable) = match read {
+        let (providers, unreadable) = match read {
             Ok(providers) => (providers, None),
             Err(why) => (Providers::default(), Some(why)),
         };
-        Self { metadata, providers: authorizers, limiters, processors, tracers, unreadable, administrators }
+        let Providers { authorizers, limiters, processors, administrators, tracers, loggers, default_loggers } = providers;
+        Self {
+            metadata,
+            providers: authorizers,
+            limiters,
+            processors,
+            tracers,
+            unreadable,
+            administrators,
+            loggers,
+            default_loggers,
+        }
     }
 }
 
@@ -136,6 +153,8 @@ struct Providers {
     processors: BTreeMap<String, Result<Processor, String>>,
     administrators: Administrators,
     tracers: BTreeMap<String, Result<Tracer, String>>,
+    loggers: BTreeMap<String, Result<AccessLogger, String>>,
+    default_loggers: Vec<String>,
 }
 
 impl Providers {
@@ -149,6 +168,10 @@ impl Providers {
             *known = Err(twice());
         } else if let Some(known) = self.tracers.get_mut(&name) {
             *known = Err(twice());
+        } else if let Some(known) = self.loggers.get_mut(&name) {
+            *known = Err(twice());
+        } else if log::is_logger(&entry) {
+            self.loggers.insert(name, log::read(entry));
         } else if entry.get(limiter::KIND).is_some() {
             self.limiters.insert(name, limiter::read(entry));
         } else if entry.get(processor::KIND).is_some() {
@@ -172,9 +195,11 @@ fn providers(text: &str) -> Result<Providers, String> {
         Some(Value::Object(fields)) => fields,
         Some(_) => return Err("not a mapping".into()),
     };
-    let mut read = Providers { administrators: administrators::read(mesh.remove(administrators::KEY)), ..Providers::default() };
+    let administrators = administrators::read(mesh.remove(administrators::KEY));
+    let mut read = Providers { administrators, default_loggers: log::defaults(&mesh), ..Providers::default() };
+    let built_in = log::of_mesh(&mesh);
     let entries = match mesh.remove("extensionProviders") {
-        None | Some(Value::Null) => return Ok(read),
+        None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(entries)) => entries,
         Some(_) => return Err("extensionProviders: not a list".into()),
     };
@@ -184,6 +209,7 @@ fn providers(text: &str) -> Result<Providers, String> {
         };
         read.add(name, entry);
     }
+    read.loggers.entry(log::BUILT_IN.to_owned()).or_insert(built_in);
     Ok(read)
 }
 

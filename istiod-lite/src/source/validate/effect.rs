@@ -50,6 +50,9 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
             for (name, why) in settings.tracers.iter().filter_map(|(name, tracer)| Some((name, tracer.as_ref().err()?))) {
                 found.add("data.mesh", format!("extension provider {name}: {why}; no spans are sent to it"));
             }
+            for (name, why) in settings.loggers.iter().filter_map(|(name, known)| Some((name, known.as_ref().err()?))) {
+                found.add("data.mesh", format!("extension provider {name}: {why}; access logs are not written to it"));
+            }
         }
         _ => {}
     }

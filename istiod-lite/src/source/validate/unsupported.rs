@@ -100,28 +100,29 @@ pub(super) fn unused_keys(policy: &RequestAuthentication) -> Vec<FieldError> {
 /// The parts of a Telemetry that no proxy heeds, each with what to use instead; what of them waypoints heed, if it cannot be carried out.
 pub(crate) fn heedless(telemetry: &Telemetry) -> Vec<FieldError> {
     let spec = &telemetry.spec;
-    let parts = [
-        (
-            spec.metrics.len(),
+    let mut found = Vec::new();
+    if !spec.metrics.is_empty() {
+        found.push(FieldError::new(
             "spec.metrics",
-            "all proxies count all traffic, with labels that are fixed; drop series where they are scraped",
-        ),
-        (
-            spec.access_logging.len(),
-            "spec.accessLogging",
-            "all that is refused or breaks is logged, and of the rest the share that the setting ztunnel.accessLogSample says",
-        ),
-    ];
-    let mut found: Vec<FieldError> = parts
-        .into_iter()
-        .filter(|(count, ..)| *count > 0)
-        .map(|(_, path, instead)| FieldError::new(path, format!("it has no effect, as no proxy heeds it; {instead}")))
-        .collect();
+            "it has no effect, as no proxy heeds it; all proxies count all traffic, with labels that are fixed; drop series where they are scraped",
+        ));
+    }
     if let Err((path, why)) = spec.spans() {
         found.push(FieldError::new(path, format!("no spans are sent by this Telemetry: {why}")));
     }
-    if found.is_empty() && spec.tracing.is_empty() {
+    if found.is_empty() && spec.tracing.is_empty() && spec.access_logging.is_empty() {
         found.push(FieldError::new("spec", "it asks for nothing: take it out"));
+    }
+    if spec.selector.is_some() && !spec.access_logging.is_empty() {
+        found.push(FieldError::new(
+            "spec.selector",
+            "access logs of node proxies are alike for all pods; give targetRefs to Services with a waypoint, or to a Gateway",
+        ));
+    }
+    for (at, entry) in spec.access_logging.iter().enumerate() {
+        if let Err(why) = entry.only() {
+            found.push(FieldError::new(format!("spec.accessLogging[{at}].filter.expression"), why));
+        }
     }
     found
 }

@@ -69,8 +69,17 @@ fn a_telemetry_names_each_part_that_has_no_effect() {
     check(kind, "{tracing: [{enableIstioTags: true}]}", &[unread]);
     let nobody = "Accepted=False UnsupportedValue: spec.tracing[0].providers[0].name: the ConfigMap istio-system/istio has no extension provider otel of kind ";
     check(kind, "{tracing: [{providers: [{name: otel}]}]}", &[nobody]);
-    let all = said(kind, "{metrics: [{}], accessLogging: [{disabled: true}]}", "");
-    assert!(all.len() == 1 && all[0].contains("spec.metrics: ") && all[0].contains("; spec.accessLogging: "), "{all:?}");
+    let logs = "{metrics: [{}], accessLogging: [{filter: {expression: 'has(request.id)'}, providers: [{name: gone}]}, {providers: [{name: gone}]}]}";
+    let all = said(kind, logs, "");
+    assert!(all.len() == 1 && all[0].contains("spec.metrics: "), "{all:?}");
+    assert!(all[0].contains("; spec.accessLogging[0].filter.expression: \"has(request.id)\" is not carried out"), "{all:?}");
+    assert!(
+        all[0].contains("; spec.accessLogging[1].providers: the ConfigMap istio-system/istio has no extension provider gone"),
+        "{all:?}"
+    );
+    for taken in ["{disabled: true}", "{}", "{providers: [{name: envoy}], filter: {expression: response.code >= 400}}"] {
+        check(kind, &format!("{{accessLogging: [{taken}]}}"), &["Accepted=True Accepted: Waypoints"]);
+    }
     check(kind, "{}", &["Accepted=False UnsupportedValue: spec: it asks for nothing"]);
 }
 

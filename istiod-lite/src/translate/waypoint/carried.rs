@@ -33,7 +33,9 @@ impl Translation<'_> {
         let Some(route) = oldest.and_then(|taken| index.objects().tcp_routes.get(&taken.route.name)) else { return };
         let targets = self.targets_at_edge(connection::of_tcp_route(index, &place, route));
         let carried = Carried { name: ingress(port), hosts: Vec::new(), socket: None, targets };
-        let listener = listener::carrying(port, &carried, &self.policies(Some(&place), Layer::Tcp));
+        let enforcement = self.policies(Some(&place), Layer::Tcp);
+        self.collectors(&enforcement);
+        let listener = listener::carrying(port, &carried, &enforcement);
         insert(&mut self.listeners, listener.name.clone(), &listener);
     }
 

@@ -5,6 +5,7 @@
 //! through `connect_originate`, which expects the endpoint's exact identity. Everything is a function of the index, and
 //! the same index gives the same bytes.
 
+mod access_log;
 mod admission;
 mod backend;
 mod carried;
@@ -129,6 +130,7 @@ impl<'a> Translation<'a> {
             let (mut for_requests, for_connections) = (self.policies(None, Layer::Http), self.policies(None, Layer::Tcp));
             for_requests.traces = traces::asked(self.index, self.waypoint, None);
             self.authorizers(&for_requests);
+            self.collectors(&for_connections);
             self.known.push(KnownAuthority {
                 name: format!("direct|{identity}"),
                 domains: addresses.iter().copied().map(any_port).collect(),
@@ -166,6 +168,7 @@ impl<'a> Translation<'a> {
         for port in ports {
             let (mut for_requests, for_connections) =
                 (self.policies(Some(port), Layer::Http), self.policies(Some(port), Layer::Tcp));
+            self.collectors(&for_connections);
             let layers = port.layers();
             if layers.contains(&Layer::Http) {
                 let mut configuration = route::configuration(self.index, port, &mut self.backends);
@@ -223,6 +226,7 @@ impl<'a> Translation<'a> {
             // Said to be no requests: there is no token to look for.
             Layer::Tcp => {}
         }
+        enforcement.logs = access_log::asked(self.index, &self.waypoint.name, port.map(|port| &port.service));
         if let (Layer::Http, Some(port)) = (layer, port) {
             enforcement.admission = admission::asked(self.index, &port.service, port.port.port);
         }
@@ -242,6 +246,14 @@ impl<'a> Translation<'a> {
         }
         if let Some(of) = &enforcement.traces {
             self.asked(&of.cluster, &of.endpoints, (&of.service, of.port), of.http2);
+        }
+        self.collectors(enforcement);
+    }
+
+    /// The clusters of collectors of access logs.
+    fn collectors(&mut self, enforcement: &Enforcement) {
+        for of in enforcement.logs.iter().flatten().filter_map(|log| log.reached.as_ref()) {
+            self.asked(&of.cluster, &of.endpoints, (&of.service, of.port), true);
         }
     }
 

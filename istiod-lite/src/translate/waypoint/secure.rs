@@ -59,6 +59,9 @@ impl Translation<'_> {
         }
         if !served.is_empty() || carried.iter().any(carried::is_carried) {
             let for_connections = self.policies(Some(&connections), Layer::Tcp);
+            if !carried.is_empty() {
+                self.collectors(&for_connections);
+            }
             let listener = listener::secure(port, &served, &carried, (&enforcement, &for_connections));
             insert(&mut self.listeners, listener.name.clone(), &listener);
         }

@@ -19,6 +19,7 @@ mod carried;
 mod edge;
 mod fields;
 mod limiters;
+mod logs;
 mod of_all_kinds;
 mod orders;
 mod processors;
@@ -267,7 +268,9 @@ fn golden_waypoint_for_workloads() {
 
 #[test]
 fn the_same_index_gives_the_same_bytes() {
-    for name in ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https", "processors"] {
+    for name in
+        ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https", "processors", "logs"]
+    {
         let first = of_waypoint(&input(name));
         for _ in 0..4 {
             assert_eq!(first, of_waypoint(&input(name)), "{name}");

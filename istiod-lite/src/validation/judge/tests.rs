@@ -93,7 +93,13 @@ fn what_is_read_and_not_carried_out_is_refused_or_warned_of_where_it_may_be_anot
         "spec.jwtRules[0].jwks: keys[1] is not used: it is a secret",
     );
     warned(Kind::RequestAuthentication, &format!("{{{rules}}}"), "spec: it has no effect: node proxies see connections");
-    warned(Kind::Telemetry, "{accessLogging: [{disabled: true}]}", "spec.accessLogging: it has no effect");
+    warned(Kind::Telemetry, "{metrics: [{}]}", "spec.metrics: it has no effect");
+    warned(
+        Kind::Telemetry,
+        "{accessLogging: [{filter: {expression: has(a)}}]}",
+        "spec.accessLogging[0].filter.expression: \"has(a)\" is not carried out",
+    );
+    good(Kind::Telemetry, "{accessLogging: [{disabled: true}, {filter: {expression: 'response.code>=500'}}]}");
     let to = |target: &str| {
         format!("{{targetRefs: [{{{target}, name: a}}], validation: {{hostname: h, wellKnownCACertificates: System}}}}")
     };

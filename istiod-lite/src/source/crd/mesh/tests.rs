@@ -160,6 +160,43 @@ fn a_name_that_is_given_twice_is_nobody_s_of_whatever_kinds() {
 }
 
 #[test]
+fn access_loggers_are_read_with_their_defaults_and_refused_by_the_field() {
+    let settings = read(
+        "accessLogFile: /var/log/all\naccessLogEncoding: JSON\ndefaultProviders: {accessLogging: [lines]}\nextensionProviders:\n\
+         - {name: lines, envoyFileAccessLog: {path: /dev/stdout, logFormat: {text: '%RESPONSE_CODE%'}}}\n\
+         - {name: plain, envoyOtelAls: {service: a.shop.svc.cluster.local, port: 4317}}\n",
+    );
+    assert_eq!(settings.default_loggers, ["lines"]);
+    let lines = LineFormat::Text("%RESPONSE_CODE%\n".into());
+    let file = |path: &str, format| Ok(AccessLogger::File { path: path.into(), format, omit_empty: false });
+    assert_eq!(settings.loggers["lines"], file("/dev/stdout", lines));
+    let Ok(AccessLogger::Collector { log_name, body, attributes, .. }) = &settings.loggers["plain"] else {
+        panic!("{settings:?}")
+    };
+    assert!(log_name == "otel_envoy_accesslog" && body.starts_with("[%START_TIME%]") && attributes.is_empty());
+    let Ok(AccessLogger::File { path, format: LineFormat::Json(fields), .. }) = &settings.loggers["envoy"] else {
+        panic!("{settings:?}")
+    };
+    assert_eq!((path.as_str(), &fields["method"]), ("/var/log/all", &"%REQ(:METHOD)%".into()));
+    for (fields, why) in [
+        ("envoyFileAccessLog: {}", "envoyFileAccessLog.path: \"\" does not begin with a slash"),
+        ("envoyFileAccessLog: {path: /a, logFormat: {text: '%X%'}}", "envoyFileAccessLog.logFormat.text: %X% is not implemented"),
+        ("envoyFileAccessLog: {path: /a, logFormat: {labels: {b: '%X%'}}}", "logFormat.labels: b: %X% is not implemented"),
+        ("envoyFileAccessLog: {path: /a, logFormat: {text: a, labels: {}}}", "text or labels, and not both"),
+        ("envoyFileAccessLog: {path: /a, size: 1}", "unknown field `size`"),
+        ("envoyOtelAls: {port: 1}", "envoyOtelAls.service: missing"),
+        ("envoyOtelAls: {service: a, port: 1, logFormat: {labels: {b: {c: d}}}}", "envoyOtelAls.logFormat.labels: b: not a text"),
+        ("envoyOtelAls: {service: a, port: 1}, envoyFileAccessLog: {path: /a}", "the only kind that it may have"),
+    ] {
+        let settings = read(&format!("extensionProviders: [{{name: p, {fields}}}]"));
+        let said = settings.loggers["p"].clone().unwrap_err();
+        assert!(said.contains(why), "{why}: {said}");
+    }
+    let unknown = read("accessLogEncoding: XML").loggers["envoy"].clone().unwrap_err();
+    assert!(unknown.contains("\"XML\" is neither TEXT nor JSON"), "{unknown}");
+}
+
+#[test]
 fn administrators_are_accounts_or_identities_and_one_who_is_neither_leaves_nobody() {
     let domain: ambit_identity::TrustDomain = "mesh.example".parse().unwrap();
     let named = |list: &str| {

@@ -7,6 +7,7 @@ use ambit_api::envoy::pb::envoy::config::core::v3::address::Address as AddressKi
 use ambit_api::envoy::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
 use ambit_api::envoy::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
+use super::super::access_log::or_own;
 use super::super::endpoint::socket_address;
 use super::super::names::ingress;
 use super::super::rbac::Enforcement;
@@ -75,7 +76,8 @@ pub fn secure(
 fn carrying_chain(carried: &Carried, enforcement: &Enforcement) -> FilterChain {
     let Carried { name, hosts, socket, targets } = carried;
     let mut filters = network_rbac(name, enforcement);
-    filters.push(tcp_proxy(name, targets, access_log::connections_at_edge(socket.is_some())));
+    let logs = or_own(enforcement.logs.as_ref(), || access_log::connections_at_edge(socket.is_some()));
+    filters.push(tcp_proxy(name, targets, logs));
     FilterChain {
         name: name.clone(),
         filter_chain_match: (!hosts.is_empty()).then(|| FilterChainMatch { server_names: hosts.clone(), ..Default::default() }),
@@ -87,7 +89,8 @@ fn carrying_chain(carried: &Carried, enforcement: &Enforcement) -> FilterChain {
 }
 
 fn chain(name: &str, ends_tls: bool, enforcement: &Enforcement) -> FilterChain {
-    let mut manager = http::manager(name, Routes::Discovered(name.into()), enforcement, access_log::at_edge(ends_tls));
+    let logs = or_own(enforcement.logs.as_ref(), || access_log::at_edge(ends_tls));
+    let mut manager = http::manager(name, Routes::Discovered(name.into()), enforcement, logs);
     // Who asks is who has made the connection; what a client says of its way is added to, and what only proxies may say is taken out.
     manager.use_remote_address = bool_value(true);
     manager.xff_num_trusted_hops = 0;

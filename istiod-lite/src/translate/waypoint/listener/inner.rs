@@ -22,6 +22,7 @@ use ambit_api::envoy::pb::envoy::r#type::v3::Int32Range;
 use ambit_api::envoy::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 use ambit_identity::SpiffeId;
 
+use super::super::access_log::or_own;
 use super::super::connection::{Named, leads as leads_by_name};
 use super::super::names::{
     AMBIT_METADATA, BLOCKED, DIRECT, Layer, MAIN_INTERNAL, ORIGINAL_DESTINATION, UPSTREAM_IDENTITY, direct,
@@ -163,13 +164,14 @@ fn none_of(ports: &BTreeSet<u16>) -> ListenerFilterChainMatchPredicate {
 
 fn http_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
     let name = port.chain(Layer::Http);
-    let filter = http::requests(&name, Routes::Discovered(name.clone()), enforcement, access_log::requests(&port.host));
+    let logs = or_own(enforcement.logs.as_ref(), || access_log::requests(&port.host));
+    let filter = http::requests(&name, Routes::Discovered(name.clone()), enforcement, logs);
     FilterChain { name, filters: vec![filter], ..Default::default() }
 }
 
 fn tcp_chain(name: String, host: &str, enforcement: &Enforcement, targets: &[(String, u32)]) -> FilterChain {
     let mut filters = network_rbac(&name, enforcement);
-    filters.push(tcp_proxy(&name, targets, access_log::connections(host)));
+    filters.push(tcp_proxy(&name, targets, or_own(enforcement.logs.as_ref(), || access_log::connections(host))));
     FilterChain { name, filters, ..Default::default() }
 }
 
@@ -191,14 +193,16 @@ fn direct_http(name: &str, identity: &str, enforcement: &Enforcement) -> FilterC
         validate_clusters: bool_value(false),
         ..Default::default()
     };
-    let manager = http::requests(name, Routes::Inline(Box::new(routes)), enforcement, access_log::requests("-"));
+    let logs = or_own(enforcement.logs.as_ref(), || access_log::requests("-"));
+    let manager = http::requests(name, Routes::Inline(Box::new(routes)), enforcement, logs);
     FilterChain { name: name.into(), filters: vec![upstream_is(identity), manager], ..Default::default() }
 }
 
 fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterChain {
     let mut filters = vec![upstream_is(identity)];
     filters.extend(network_rbac(name, enforcement));
-    filters.push(tcp_proxy(name, &[(DIRECT.to_owned(), 1)], access_log::connections("-")));
+    let logs = or_own(enforcement.logs.as_ref(), || access_log::connections("-"));
+    filters.push(tcp_proxy(name, &[(DIRECT.to_owned(), 1)], logs));
     FilterChain { name: name.into(), filters, ..Default::default() }
 }
 

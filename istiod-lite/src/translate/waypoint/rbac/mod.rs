@@ -24,6 +24,7 @@ use std::sync::Arc;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{Policy, permission::Rule as PermissionRule, principal::Identifier};
 
+use super::access_log::Log;
 use super::ext_authz::Ask;
 use super::ext_proc::Process;
 use super::limiter::Limiter;
@@ -67,6 +68,8 @@ pub struct Enforcement {
     pub admission: Option<Admission>,
     /// Tell somebody of all of them.
     pub traces: Option<Traces>,
+    /// Log these, and not the mesh's own line.
+    pub logs: Option<Vec<Log>>,
 }
 
 /// Compiles the policies that hold at a place.

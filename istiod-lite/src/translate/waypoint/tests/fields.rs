@@ -8,8 +8,20 @@ use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use super::{Any, descriptors, input, kinds, of_waypoint};
 
 /// The inputs of the golden tests, and what they leave out.
-const INPUTS: [&str; 11] =
-    ["whole", "routes", "policies", "requests", "direct", "kinds", "edge", "authorizers", "https", "processors", "traces"];
+const INPUTS: [&str; 12] = [
+    "whole",
+    "routes",
+    "policies",
+    "requests",
+    "direct",
+    "kinds",
+    "edge",
+    "authorizers",
+    "https",
+    "processors",
+    "traces",
+    "logs",
+];
 const MORE: &str = r#"
 apiVersion: v1
 kind: Namespace
@@ -174,7 +186,9 @@ impl Sent {
 fn table() -> Vec<(String, BTreeSet<String>, Vec<String>)> {
     let text = std::fs::read_to_string(root().join("docs/envoy.md")).unwrap();
     let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
-    let lines = text.lines().filter(|line| line.starts_with("| `envoy.") || line.starts_with("| `xds."));
+    let lines = text
+        .lines()
+        .filter(|line| line.starts_with("| `envoy.") || line.starts_with("| `xds.") || line.starts_with("| `opentelemetry."));
     lines
         .map(|line| {
             let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();

@@ -1,0 +1,115 @@
+//! Access logs in Envoy's format language, as a Telemetry asks for them: the same lines, whoever writes them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ambit_integration::{
+    SharedMesh,
+    client::{Client, get},
+    shared,
+    suite::Suite,
+    wait,
+};
+use anyhow::ensure;
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+use super::{CLIENT, ECHO};
+
+/// As for other policies.
+const EFFECT: Duration = Duration::from_secs(15);
+/// Where the providers of the manifest write to.
+const TEXT: &str = "/tmp/ambit-routing-lines.text";
+const JSON: &str = "/tmp/ambit-routing-lines.json";
+
+pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
+    vec![shared(mesh, "logs requests in the format that a Telemetry asks for", logs)]
+}
+
+const OBJECTS: &str = r#"apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: logged, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: echo}]
+  accessLogging:
+  - {providers: [{name: lines}]}
+  - {providers: [{name: lines-json}], filter: {expression: response.code >= 300}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: logged, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: echo}]
+  action: DENY
+  rules: [{to: [{operation: {paths: [/logged/denied]}}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: logged, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: echo, port: 80}]
+  rules:
+  - matches: [{path: {type: PathPrefix, value: /logged/gone}}]
+    backendRefs: [{name: nobody-there, port: 80}]
+  - matches: [{path: {type: PathPrefix, value: /logged/away}}]
+    filters: [{type: RequestRedirect, requestRedirect: {hostname: elsewhere.example}}]
+  - matches: [{path: {type: PathPrefix, value: /logged}}]
+    backendRefs: [{name: echo-v2, port: 80}]
+"#;
+
+/// The newest line of a file that has this text.
+fn line(file: &str, text: &str) -> Option<String> {
+    let lines = std::fs::read_to_string(file).unwrap_or_default();
+    lines.lines().rev().find(|line| line.contains(text)).map(str::to_owned)
+}
+
+async fn asked(client: &Client, path: &str, id: &str) -> anyhow::Result<u16> {
+    Ok(client.send(get(path).header("x-id", id)).await?.status.as_u16())
+}
+
+async fn logs(suite: &Suite) -> anyhow::Result<()> {
+    let client = suite.client(CLIENT, ECHO, 80)?;
+    suite.apply("90-logs.yaml", OBJECTS)?;
+    // Both suites may write to the same files.
+    let run = format!("{}-{:x}", std::process::id(), SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos());
+    let probe = async || {
+        let status = asked(&client, "/logged/denied", &format!("{run}-probe")).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        match line(TEXT, &format!("{run}-probe")) {
+            Some(line) if line.contains(" 403 ") => Ok(()),
+            line => Err(format!("{status:?}, {line:?}")),
+        }
+    };
+    wait::until("lines in the format", EFFECT, probe).await?;
+    for (path, status, rest) in [
+        ("/logged/well?a=1", 200, "- via_upstream shop/logged/rule[2]/match[0]"),
+        (
+            "/logged/denied",
+            403,
+            "- rbac_access_denied_matched_policy[ns[shop]-policy[logged]-rule[0]] shop/logged/rule[2]/match[0]",
+        ),
+        ("/logged/gone", 500, "NC cluster_not_found shop/logged/rule[0]/match[0]"),
+        ("/logged/away", 302, "- direct_response shop/logged/rule[1]/match[0]"),
+    ] {
+        let id = format!("{run}{}", path.replace(['/', '?', '='], "-"));
+        let answered = asked(&client, path, &id).await?;
+        ensure!(answered == status, "{path}: {answered}");
+        let (line, _) =
+            wait::until(&format!("the line of {path}"), EFFECT, async || line(TEXT, &id).ok_or_else(|| "none".to_owned()))
+                .await?;
+        let expected = format!("{id} GET {path} HTTP/1.1 {status} 0 {rest} spiffe://cluster.local/ns/callers/sa/client -");
+        ensure!(line == expected, "{path}: {line}\nand not\n{expected}");
+    }
+    let id = format!("{run}-logged-denied");
+    let (text, _) = wait::until("a line in JSON", EFFECT, async || line(JSON, &id).ok_or_else(|| "none".to_owned())).await?;
+    let expected = json!({
+        "id": id, "code": 403, "missing": null, "both": "403 -", "nested": {"path": "/logged/denied", "flags": ["-"]},
+    });
+    ensure!(serde_json::from_str::<Value>(&text)? == expected, "{text}");
+    ensure!(line(JSON, &format!("{run}-logged-well")).is_none(), "what went well is logged against the filter");
+    suite.mesh.remove_manifest("90-logs.yaml")?;
+    let gone = async || match asked(&client, "/logged/away", &format!("{run}-after")).await {
+        Ok(404) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    wait::until("the route to be gone", EFFECT, gone).await.map(drop)
+}
