@@ -19,6 +19,7 @@ MUCH = 1.2
 NEEDS = {
     "ambit-integration/on_kubernetes": (410, 1.4),
     "ztunnel/namespaces": (330, 0.9),
+    "ambit-integration/conformance": (150, 1.6),
     "ambit-integration/chaos": (125, 1.3),
     "istiod-lite/lib cluster_tests": (128, 0.9),
     "ambit-node-agent/capture": (115, 0.5),
@@ -84,7 +85,7 @@ ALONE = {
 ON_KUBERNETES = {
     "ambit": {"handover", "install", "install_cni", "up_kubernetes", "waypoint"},
     "ambit-cluster": {"api_server", "cluster"},
-    "ambit-integration": {"clients", "cluster", "ecosystem", "on_kubernetes", "up_kubernetes"},
+    "ambit-integration": {"clients", "cluster", "conformance", "ecosystem", "on_kubernetes", "up_kubernetes"},
     "ambit-node-agent": {"kubernetes"},
     "istiod-lite": {"api_server", "kubernetes_authority", "kubernetes_validation"},
 }
@@ -97,11 +98,15 @@ PROGRAMS = {
     "ambit/handover": ["helm"],
     "ambit/helm": ["helm"],
     "ambit-integration/clients": ["xds-client"],
+    "ambit-integration/conformance": ["conformance"],
     "ambit-integration/on_kubernetes": ["helm", "xds-client"],
     "waypoint/hardening": ["h2spec", "grpc-interop-client", "grpc-interop-server"],
     "ztunnel/namespaces": ["h2spec"],
 }
 KUBERNETES = "Kubernetes"
+
+# What takes longest to build, which is built after all else in this order: most waits for Kubernetes.
+LONG_TO_BUILD = [KUBERNETES, "conformance"]
 
 
 def needs(name):

@@ -3,7 +3,8 @@
 # already takes no time, and who comes while another one builds waits for that: integration/test.sh has them built beside everything else, and
 # integration/suites.py asks for them before the suite that needs them.
 #
-#   integration/programs.sh NAME ...   h2spec, xds-client, helm, grpc-interop-client, grpc-interop-server
+#   integration/programs.sh NAME ...   h2spec, xds-client, helm, grpc-interop-client, grpc-interop-server;
+#                                      conformance: what integration/src/bin/conformance links by itself is only compiled
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +27,15 @@ build() { # NAME PACKAGE TOOLCHAIN MINUTES GO [MODULE]
     printf '%s\n' "$version" >"$tools/$name-version"
 }
 
+conformance() { # into Go's cache, with the flags of integration/src/bin/conformance/build.rs
+    exec 9>"$tools/conformance.lock"
+    flock 9
+    (cd integration/conformance && export GOTOOLCHAIN=auto GOWORK=off GOFLAGS=-buildvcs=false CGO_ENABLED=0 &&
+        timeout --foreground --kill-after=60 1800 go build -trimpath -mod=readonly tool 9>&- &&
+        timeout --foreground --kill-after=60 1800 go test -c -trimpath -mod=readonly -o /dev/null . 9>&-) ||
+        fail "the conformance suite cannot be compiled: that needs Go 1.26 or later and the Go module index"
+}
+
 mkdir -p "$tools/bin"
 for name in "$@"; do
     case "$name" in
@@ -38,6 +48,8 @@ for name in "$@"; do
         grpc-interop-server) build grpc-interop-server google.golang.org/grpc/interop/server auto 15 1.25 grpc-interop ;;
         # Has to render the chart as `ambit install` does, and upgrades by it.
         helm) build helm helm.sh/helm/v4/cmd/helm auto 30 1.26 ;;
+        # The Gateway API's own suite, and the programs of its pods.
+        conformance) conformance ;;
         *) fail "there is no program $name" ;;
     esac
 done

@@ -194,7 +194,7 @@ def build(what, happened):
             if process.returncode != 0:
                 last = "\n".join(said.splitlines()[-(TOLD // 4) :])
                 why = f"{name} cannot be built: {' '.join(command)} ended with {process.returncode}\n{last}"
-        except (OSError, subprocess.SubprocessError) as error:
+        except Exception as error:  # Whatever it is, nobody waits for ever.
             why = f"{name} cannot be built: {error}"
         happened.put((name, why))
 
@@ -209,9 +209,9 @@ class Run:
         self.idle = 0.0
 
     def to_build(self):
-        """What the suites need that may still be built, Kubernetes last: it takes longest."""
+        """What the suites need that may still be built, what takes longest last."""
         awaited = {what for suite in self.waiting for what in plan.awaited(suite.name)}
-        return sorted(awaited, key=lambda what: (what == plan.KUBERNETES, what))
+        return sorted(awaited, key=lambda what: (*(what == last for last in reversed(plan.LONG_TO_BUILD)), what))
 
     def to_its_end(self):
         threading.Thread(target=build, args=(self.to_build(), self.happened), daemon=True).start()

@@ -85,11 +85,12 @@ compile_kubernetes() { # into Go's cache, from which `ambit cluster build` links
     GOTOOLCHAIN=auto GOFLAGS= GOWORK=off CGO_ENABLED=0 exec go build -trimpath -buildvcs=false -mod=readonly ./kube ./coredns
 }
 export -f compile_kubernetes
-# On a new machine 4 minutes and 6 to 15. The suites that need one of them wait for it: suites.py asks once more. Two that compile the same
+# On a new machine 4 minutes, 6 to 15, and 3. The suites that need one of them wait for it: suites.py asks once more. Two that compile the same
 # Kubernetes would both compile all of it.
 if [ "$#" -eq 0 ]; then
     beside target/programs.log bash -c 'integration/programs.sh h2spec xds-client grpc-interop-client grpc-interop-server helm
-        exec flock target/kubernetes.lock bash -c compile_kubernetes'
+        flock target/kubernetes.lock bash -c compile_kubernetes
+        exec integration/programs.sh conformance'
 fi
 
 packages=(--workspace)
@@ -130,8 +131,8 @@ if [ "$#" -eq 0 ]; then
     beside target/docs.log env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
     docs=${aside[-1]}
 fi
-# Longer than it may ever take: what hangs fails.
-timeout --kill-after=60 7200 python3 integration/suites.py target/suites.json
+# Longer than it may ever take: what hangs fails. It ends all that it has begun, also when it is interrupted.
+timeout --foreground --kill-after=60 7200 python3 integration/suites.py target/suites.json
 if [ "$#" -eq 0 ] && ! wait "$docs"; then
     cat target/docs.log >&2
     fail "cargo doc is not content"

@@ -11,8 +11,8 @@ use std::{
 
 use prost::Message as _;
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FieldOptions, FileDescriptorProto, FileDescriptorSet,
-    MessageOptions,
+    DescriptorProto, EnumDescriptorProto, EnumOptions, FieldDescriptorProto, FieldOptions, FileDescriptorProto,
+    FileDescriptorSet, MessageOptions,
     field_descriptor_proto::{Label, Type},
 };
 
@@ -74,8 +74,10 @@ const FILES: [&str; 49] = [
 pub fn write() -> Result<(), Box<dyn Error>> {
     // Another version of the crate is another directory.
     println!("cargo:rerun-if-changed=../Cargo.lock");
-    let types = sources()?.join("src/generated/types.bin");
-    let FileDescriptorSet { mut file } = FileDescriptorSet::decode(fs::read(types)?.as_slice())?;
+    let types = types()?;
+    let failed = |error: &dyn Error| format!("{}: {error}", types.display());
+    let bytes = fs::read(&types).map_err(|error| failed(&error))?;
+    let FileDescriptorSet { mut file } = FileDescriptorSet::decode(bytes.as_slice()).map_err(|error| failed(&error))?;
     let wanted = wanted(&file);
     file.retain(|file| wanted.contains(file.name()));
     file.iter_mut().for_each(strip);
@@ -88,22 +90,28 @@ pub fn write() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Where the sources of the crate with Envoy's messages are; descriptors of all of them are among these.
-fn sources() -> Result<PathBuf, Box<dyn Error>> {
-    let cargo = env::var_os("CARGO").ok_or("CARGO is not set")?;
-    let mut command = Command::new(cargo);
-    command.args(["metadata", "--format-version=1", "--filter-platform"]).arg(env::var("TARGET")?);
-    let output = command.output()?;
-    if !output.status.success() {
-        return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
+/// Where descriptors of all of Envoy's messages are, which come with the crate of them.
+fn types() -> Result<PathBuf, Box<dyn Error>> {
+    // Another crate than what is being built may not be at hand yet, which is no reason to fail where there is a network.
+    let metadata = metadata(&["--offline"]).or_else(|_| metadata(&[]))?;
     // One path, which is worth no reader of JSON.
-    let metadata = String::from_utf8(output.stdout)?;
     let manifests = metadata.split("\"manifest_path\":\"").skip(1).filter_map(|rest| rest.split('"').next());
     let mut directories = manifests.filter_map(|manifest| Path::new(manifest).parent());
     let is_it = |directory: &&Path| directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("envoy-types"));
     let found = directories.find(is_it).ok_or("cargo metadata names no crate envoy-types")?;
-    Ok(found.to_owned())
+    Ok(found.join("src/generated/types.bin"))
+}
+
+/// What cargo says of the packages that this one is built with. It does not change the lock file.
+fn metadata(arguments: &[&str]) -> Result<String, Box<dyn Error>> {
+    let cargo = env::var_os("CARGO").ok_or("CARGO is not set")?;
+    let mut command = Command::new(cargo);
+    command.args(["metadata", "--format-version=1", "--locked", "--filter-platform"]).arg(env::var("TARGET")?).args(arguments);
+    let output = command.output()?;
+    if !output.status.success() {
+        return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The names of the files that are taken.
@@ -165,7 +173,12 @@ fn strip_message(message: &mut DescriptorProto) {
 }
 
 fn strip_enum(of: &mut EnumDescriptorProto) {
-    of.options = None;
+    // A number with two names is an error where it is not said that it may have them.
+    of.options = of
+        .options
+        .take()
+        .filter(|options| options.allow_alias())
+        .map(|_| EnumOptions { allow_alias: Some(true), ..Default::default() });
     of.reserved_range.clear();
     of.reserved_name.clear();
     of.value.iter_mut().for_each(|value| value.options = None);

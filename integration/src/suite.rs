@@ -23,6 +23,7 @@ pub struct Suite {
     fixture: PathBuf,
     words: Vec<(String, String)>,
     _directory: TempDir,
+    files: TempDir,
 }
 
 /// The `ambit` program that was built beside this test.
@@ -39,7 +40,7 @@ pub fn program() -> anyhow::Result<PathBuf> {
 
 impl Suite {
     /// Starts the mesh of the fixture of that name, with these IP families, and waits until it is ready. `ECHO` and
-    /// `AUTHORIZER` in its YAML become the paths of those programs.
+    /// `AUTHORIZER` in its YAML become the paths of those programs, `DIRECTORY` a directory that ends with the mesh.
     ///
     /// # Errors
     /// When it does not become ready; the message has what was missing.
@@ -57,7 +58,7 @@ impl Suite {
         families: Families,
         words: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        let directory = tempfile::tempdir()?;
+        let (directory, files) = (tempfile::tempdir()?, tempfile::tempdir()?);
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(fixture);
         // Keys of issuers are fetched again at once, so that a test may change them.
         let control_plane_flags = vec!["--jwks-refresh-seconds=1".to_owned()];
@@ -69,19 +70,26 @@ impl Suite {
         let authorizer = program()?.with_file_name("authorizer");
         let programs = [("ECHO", &echo), ("AUTHORIZER", &authorizer)];
         let programs = programs.map(|(word, program)| (word.to_owned(), program.display().to_string()));
-        let words: Vec<_> = words.iter().map(own).chain(programs).collect();
+        let written = ("DIRECTORY".to_owned(), files.path().display().to_string());
+        let words: Vec<_> = words.iter().map(own).chain(programs).chain([written]).collect();
         for entry in fixture.read_dir().with_context(|| format!("reading {}", fixture.display()))? {
             let entry = entry?;
             std::fs::write(directory.path().join(entry.file_name()), Self::text(&entry.path(), &words)?)?;
         }
         let mesh = LocalMesh::start(options).await?;
         mesh.wait_ready(PATIENCE, |_| {}).await?;
-        Ok(Self { mesh, fixture, words, _directory: directory })
+        Ok(Self { mesh, fixture, words, _directory: directory, files })
     }
 
     fn text(path: &Path, words: &[(String, String)]) -> anyhow::Result<String> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         Ok(words.iter().fold(text, |text, (word, replacement)| text.replace(word, replacement)))
+    }
+
+    /// The directory that `DIRECTORY` stands for, in which programs of the mesh may write.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.files.path()
     }
 
     /// A file of the fixture as it was when the mesh started, to change and write again.

@@ -308,6 +308,7 @@ async fn a_secret_is_asked_for_while_a_gateway_names_it_and_nobody_waits_for_the
     // What stands in its place says why.
     assert_eq!(watching.next().await, ["+Gateway shop/edge", "+Secret shop/cert"]);
     assert!(watching.ready.is_ready());
+    assert!(api.requests(SECRETS).len() >= 3, "a first refusal may be that of a server which has just started");
     watching.until(|problems| problems.len() == 1 && problems[0].contains("cannot list secrets (403)")).await;
     api.wrong(SECRETS, None);
     assert_eq!(watching.events().await, ["+Secret shop/cert"], "of all that are there this one is named");
@@ -316,8 +317,13 @@ async fn a_secret_is_asked_for_while_a_gateway_names_it_and_nobody_waits_for_the
     assert!(asked.iter().all(|request| request.contains("metadata.name%3Dcert%2Ctype%3D")), "{asked:?}");
     assert!(api.requests("/api/v1/secrets").is_empty());
 
+    let began = Instant::now();
     api.put(GATEWAYS, gateway("other"));
     let mut changed = watching.events().await;
+    assert!(
+        changed.len() == 3 || began.elapsed() >= Duration::from_secs(1),
+        "the Gateway did not wait for its Secret: {changed:?}"
+    );
     while changed.len() < 3 {
         changed.extend(watching.events().await);
     }

@@ -123,6 +123,34 @@ pub fn forget_peak(pid: u32) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
 
+/// Seconds of processor time that everybody but these processes used so far, the kernel's own threads left out, to the nanosecond; and those for
+/// which the machine's host gave its processors to others.
+///
+/// # Errors
+/// When the kernel does not say so.
+pub fn others(these: &[u32]) -> io::Result<f64> {
+    let all = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let used: f64 = all.filter(|pid| !these.contains(pid) && has_program(*pid)).filter_map(|pid| ran(pid).ok()).sum();
+    let stat = fs::read_to_string("/proc/stat")?;
+    let stolen = stat.lines().next().and_then(|all| all.split_ascii_whitespace().nth(8)?.parse::<f64>().ok());
+    Ok(used + stolen.ok_or_else(|| io::Error::other("/proc/stat tells no steal"))? / 100.0)
+}
+
+/// Whether a process is none of the kernel's threads.
+fn has_program(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+/// Seconds that the threads of a process ran (`schedstat` of each, first field, nanoseconds).
+fn ran(pid: u32) -> io::Result<f64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))?.flatten();
+    let of_thread = |path: std::path::PathBuf| {
+        let told = fs::read_to_string(path.join("schedstat")).ok()?;
+        told.split_ascii_whitespace().next()?.parse::<f64>().ok()
+    };
+    Ok(threads.filter_map(|thread| of_thread(thread.path())).sum::<f64>() / 1e9)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,5 +13,6 @@ async fn a_change_of_a_pod_is_one_resource_for_each_who_subscribes_and_everybody
     // Each node proxy the workload, and one waypoint the endpoints of its service.
     assert!((outcome.responses_each - 21.0).abs() < f64::EPSILON, "{outcome:?}");
     assert!((outcome.resources_each - 21.0).abs() < f64::EPSILON, "{outcome:?}");
+    assert!(outcome.read_p99_ms >= outcome.change_p99_ms, "{outcome:?}");
     assert!(outcome.change_p99_ms > 0.0 && outcome.reconnect_s > 0.0 && outcome.connected_mb > 0.0, "{outcome:?}");
 }

@@ -48,9 +48,7 @@ fn main() -> ExitCode {
         })
     };
     let trials = vec![
-        test("three layers that retry ask the last one for at most a fifth more than was asked of them", |mesh| {
-            Box::pin(cascade::three_layers(mesh))
-        }),
+        test("three layers that retry ask the last one for at most a fifth more", |mesh| Box::pin(cascade::three_layers(mesh))),
         test("an endpoint that fails is left alone, and is asked again once it is well", |mesh| {
             Box::pin(ejection::returns(mesh))
         }),

@@ -17,9 +17,9 @@ use super::{CLIENT, ECHO};
 
 /// As for other policies.
 const EFFECT: Duration = Duration::from_secs(15);
-/// Where the providers of the manifest write to.
-const TEXT: &str = "/tmp/ambit-routing-lines.text";
-const JSON: &str = "/tmp/ambit-routing-lines.json";
+/// The files in the directory of the mesh that the providers of the manifest write to.
+const TEXT: &str = "lines.text";
+const JSON: &str = "lines.json";
 
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![shared(mesh, "logs requests in the format that a Telemetry asks for", logs)]
@@ -57,8 +57,8 @@ spec:
 "#;
 
 /// The newest line of a file that has this text.
-fn line(file: &str, text: &str) -> Option<String> {
-    let lines = std::fs::read_to_string(file).unwrap_or_default();
+fn line(suite: &Suite, file: &str, text: &str) -> Option<String> {
+    let lines = std::fs::read_to_string(suite.directory().join(file)).unwrap_or_default();
     lines.lines().rev().find(|line| line.contains(text)).map(str::to_owned)
 }
 
@@ -69,12 +69,11 @@ async fn asked(client: &Client, path: &str, id: &str) -> anyhow::Result<u16> {
 async fn logs(suite: &Suite) -> anyhow::Result<()> {
     let client = suite.client(CLIENT, ECHO, 80)?;
     suite.apply("90-logs.yaml", OBJECTS)?;
-    // Both suites may write to the same files.
     let run = format!("{}-{:x}", std::process::id(), SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos());
     let probe = async || {
         let status = asked(&client, "/logged/denied", &format!("{run}-probe")).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
-        match line(TEXT, &format!("{run}-probe")) {
+        match line(suite, TEXT, &format!("{run}-probe")) {
             Some(line) if line.contains(" 403 ") => Ok(()),
             line => Err(format!("{status:?}, {line:?}")),
         }
@@ -94,18 +93,19 @@ async fn logs(suite: &Suite) -> anyhow::Result<()> {
         let answered = asked(&client, path, &id).await?;
         ensure!(answered == status, "{path}: {answered}");
         let (line, _) =
-            wait::until(&format!("the line of {path}"), EFFECT, async || line(TEXT, &id).ok_or_else(|| "none".to_owned()))
+            wait::until(&format!("the line of {path}"), EFFECT, async || line(suite, TEXT, &id).ok_or_else(|| "none".to_owned()))
                 .await?;
         let expected = format!("{id} GET {path} HTTP/1.1 {status} 0 {rest} spiffe://cluster.local/ns/callers/sa/client -");
         ensure!(line == expected, "{path}: {line}\nand not\n{expected}");
     }
     let id = format!("{run}-logged-denied");
-    let (text, _) = wait::until("a line in JSON", EFFECT, async || line(JSON, &id).ok_or_else(|| "none".to_owned())).await?;
+    let (text, _) =
+        wait::until("a line in JSON", EFFECT, async || line(suite, JSON, &id).ok_or_else(|| "none".to_owned())).await?;
     let expected = json!({
         "id": id, "code": 403, "missing": null, "both": "403 -", "nested": {"path": "/logged/denied", "flags": ["-"]},
     });
     ensure!(serde_json::from_str::<Value>(&text)? == expected, "{text}");
-    ensure!(line(JSON, &format!("{run}-logged-well")).is_none(), "what went well is logged against the filter");
+    ensure!(line(suite, JSON, &format!("{run}-logged-well")).is_none(), "what went well is logged against the filter");
     suite.mesh.remove_manifest("90-logs.yaml")?;
     let gone = async || match asked(&client, "/logged/away", &format!("{run}-after")).await {
         Ok(404) => Ok(()),

@@ -42,7 +42,7 @@ async fn routed(suite: &Suite) -> anyhow::Result<()> {
     let location = answer.header("location").unwrap_or_default().to_owned();
     ensure!(answer.status == 307 && location.starts_with("http://other.example/there"), "{} {location}", answer.status);
     for (path, status, body) in
-        [("/closed", 418, "no coffee"), ("/fails/x", 509, ""), ("/lost", 500, ""), ("/not", 500, ""), ("/nothing", 404, "")]
+        [("/closed", 418, "no coffee"), ("/fails/x", 509, ""), ("/lost", 500, ""), ("/not", 500, ""), ("/elsewhere", 404, "")]
     {
         let answer = session.get(path).await?;
         ensure!(answer.status == status, "{path}: {} and not {status}", answer.status);

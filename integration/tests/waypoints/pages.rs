@@ -83,7 +83,7 @@ async fn configuration(mesh: &Mesh) -> anyhow::Result<()> {
     ensure!(key["inline_bytes"] == REDACTED || key["inline_string"] == "[redacted]", "{own:#}");
 
     // What is nested is written out, too.
-    let only = json(mesh, "/config_dump?resource=dynamic_listeners&name_regex=%5Emain_").await?;
+    let only = json(mesh, "/config_dump?resource=dynamic_listeners&name_regex=main_.%2A").await?;
     let found: Vec<&str> = list(&only, "/configs").filter_map(|listener| listener["name"].as_str()).collect();
     ensure!(found == ["main_internal"], "{only:#}");
     let manager = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -127,7 +127,7 @@ async fn itself(mesh: &Mesh) -> anyhow::Result<()> {
     let stat = |name: &str| list(&stats, "/stats").find(|stat| stat["name"] == name).and_then(|stat| stat["value"].as_u64());
     ensure!(stat("server.live") == Some(1) && stat("server.state") == Some(0), "{stats:#}");
     ensure!(stat("control_plane.connected_state") == Some(1), "{stats:#}");
-    for name in ["listener_manager.lds.update_success", "cluster_manager.cds.update_success", "cluster_manager.active_clusters"] {
+    for name in ["listener_manager.lds.update_success", "cluster_manager.cds.update_attempt", "cluster_manager.active_clusters"] {
         ensure!(stat(name).is_some_and(|value| value > 0), "{name} in {stats:#}");
     }
     ensure!(stat("listener_manager.lds.update_rejected") == Some(0), "{stats:#}");

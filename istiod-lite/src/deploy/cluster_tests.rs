@@ -87,7 +87,7 @@ spec:
   listeners:
   - {name: web, port: 80, protocol: HTTP, hostname: '*.example.com'}
   - {name: tls, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}
-  - {name: other, port: 444, protocol: TLS, tls: {mode: Passthrough}}
+  - {name: other, port: 444, protocol: UDP}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute

@@ -2,9 +2,8 @@
 //! Gateway, for its class, for its namespace, for the mesh.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use super::objects::in_namespace;
 use super::{ChangedKey, Index, ServicePort, ServiceRef};
 use crate::source::NamespacedName;
 use crate::source::crd::mesh::{self, AccessLogger, log};
@@ -25,6 +24,9 @@ pub struct LogsTo<'a> {
 
 /// The provider that is there without a ConfigMap.
 static BUILT_IN: LazyLock<AccessLogger> = LazyLock::new(log::built_in);
+
+/// A port of a service.
+type Place = (ServiceRef, ServicePort);
 
 impl Index {
     /// What is logged of the traffic to a service at a waypoint, or of other traffic there; `None` where nobody says, or of all that is asked
@@ -47,6 +49,7 @@ impl Index {
             }
             let only = match entry.only() {
                 Ok(only) => only,
+                Err(_) if disabled => None,
                 Err(why) => {
                     faults.push(format!("spec.accessLogging[{at}].filter.expression: {why}"));
                     continue;
@@ -72,34 +75,13 @@ impl Index {
 
     /// The Telemetry that says it, the oldest of several.
     fn logging(&self, gateway: &NamespacedName, service: Option<&ServiceRef>) -> Option<&Telemetry> {
-        let root = self.config().root_namespace.as_str();
-        if let Some(ServiceRef::Kubernetes(service)) = service
-            && let Some(of_service) = self.logging_at(&service.namespace, Some(("Service", &*service.name)))
-        {
-            return Some(of_service);
-        }
-        let class = self.objects().gateways.get(gateway).map(|gateway| gateway.spec.gateway_class_name.as_str());
-        self.logging_at(&gateway.namespace, Some(("Gateway", &*gateway.name)))
-            .or_else(|| self.logging_at(root, Some(("GatewayClass", class?))))
-            .or_else(|| self.logging_at(&gateway.namespace, None))
-            .or_else(|| self.logging_at(root, None))
-    }
-
-    fn logging_at(&self, namespace: &str, target: Option<(&str, &str)>) -> Option<&Telemetry> {
-        let all = in_namespace(&self.objects().telemetries, namespace).map(|(_, telemetry)| telemetry);
-        let holds = |telemetry: &&Arc<Telemetry>| {
-            let of = telemetry.spec.attachment();
-            telemetry.spec.access_logging.iter().any(|entry| !entry.is_of_clients())
-                && match target {
-                    Some((kind, name)) => of.targets().any(|target| target.kind == kind && target.name == name),
-                    None => of.selector.is_none() && of.targets().next().is_none(),
-                }
+        let service = match service {
+            Some(ServiceRef::Kubernetes(service)) => Some(service),
+            Some(ServiceRef::Host(_)) | None => None,
         };
-        let first = all.filter(holds).min_by_key(|telemetry| {
-            let created = telemetry.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            (created.is_none(), created, NamespacedName::of(&telemetry.metadata))
-        });
-        first.map(|telemetry| &**telemetry)
+        let asks = |telemetry: &Telemetry| telemetry.spec.access_logging.iter().any(|entry| !entry.is_of_clients());
+        let mut levels = self.telemetry_levels(gateway, service).into_iter();
+        levels.find_map(|(namespace, target)| self.telemetry_at(namespace, target, asks))
     }
 
     fn mesh_key(&self) -> NamespacedName {
@@ -113,7 +95,7 @@ impl Index {
     }
 
     /// Whom a provider is, and where.
-    fn logger(&self, provider: &str) -> Result<(&AccessLogger, Option<(ServiceRef, ServicePort)>), String> {
+    fn logger(&self, provider: &str) -> Result<(&AccessLogger, Option<Place>), String> {
         let key = self.mesh_key();
         let known = self.objects().mesh_settings.get(&key).and_then(|settings| settings.loggers.get(provider));
         let logger = match known {

@@ -110,7 +110,7 @@ impl Index {
 }
 
 /// The hosts that an entry names, by their keys. Names are compared in lower case.
-pub(super) fn entry_hosts(entry: &ServiceEntry) -> impl Iterator<Item = NamespacedName> + '_ {
+pub(crate) fn entry_hosts(entry: &ServiceEntry) -> impl Iterator<Item = NamespacedName> + '_ {
     let namespace: Arc<str> = entry.metadata.namespace.as_deref().unwrap_or_default().into();
     entry.spec.hosts.iter().map(move |host| NamespacedName::new(namespace.clone(), host.to_ascii_lowercase()))
 }

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::objects::in_namespace;
 use super::{ChangedKey, Index, ServicePort, ServiceRef};
 use crate::source::NamespacedName;
-use crate::source::crd::PolicyTargetReference;
 use crate::source::crd::mesh::{self, Tracer};
 use crate::source::crd::telemetry::{CustomTag, Telemetry, Tracing};
 
@@ -23,6 +22,9 @@ pub struct Traced<'a> {
     /// What is told of each request besides.
     pub tags: BTreeMap<String, CustomTag>,
 }
+
+/// What a Telemetry is for: its kind and name.
+type Target<'a> = (&'static str, &'a str);
 
 /// Istio's, where nothing is said.
 const SAMPLING: f64 = 1.0;
@@ -51,35 +53,50 @@ impl Index {
 
     /// What is asked of its spans, the closest first.
     fn telemetries_of(&self, waypoint: &NamespacedName, service: Option<&NamespacedName>) -> Vec<Tracing> {
-        let root = self.config().root_namespace.as_str();
-        let class = self.objects().gateways.get(waypoint).map(|gateway| gateway.spec.gateway_class_name.clone());
-        let class = class.map(|class| NamespacedName::new(root, class.as_str()));
-        let levels = [
-            service.map(|service| ("Service", service.clone())),
-            Some(("Gateway", waypoint.clone())),
-            class.map(|class| ("GatewayClass", class)),
-            Some(("", NamespacedName::new(waypoint.namespace.clone(), ""))),
-            Some(("", NamespacedName::new(root, ""))),
-        ];
-        levels.into_iter().flatten().filter_map(|(kind, target)| self.telemetry_for(kind, &target)).collect()
+        let asks = |telemetry: &Telemetry| matches!(telemetry.spec.spans(), Ok(Some(_)));
+        let found = |(namespace, target)| self.telemetry_at(namespace, target, asks)?.spec.spans().ok().flatten();
+        self.telemetry_levels(waypoint, service).into_iter().filter_map(found).collect()
     }
 
-    /// What the oldest Telemetry says of spans that is for just this; without a kind, for a whole namespace.
-    fn telemetry_for(&self, kind: &str, target: &NamespacedName) -> Option<Tracing> {
+    /// What Telemetries may be for that hold for the traffic to a service, or for other traffic, at a waypoint or a proxy at the edge, the
+    /// closest first: targets in a namespace, or all of one.
+    pub(super) fn telemetry_levels<'a>(
+        &'a self,
+        gateway: &'a NamespacedName,
+        service: Option<&'a NamespacedName>,
+    ) -> Vec<(&'a str, Option<Target<'a>>)> {
+        let root = self.config().root_namespace.as_str();
+        let class = self.objects().gateways.get(gateway).map(|gateway| gateway.spec.gateway_class_name.as_str());
+        let levels = [
+            service.map(|service| (&*service.namespace, Some(("Service", &*service.name)))),
+            Some((&*gateway.namespace, Some(("Gateway", &*gateway.name)))),
+            class.map(|class| (root, Some(("GatewayClass", class)))),
+            Some((&*gateway.namespace, None)),
+            Some((root, None)),
+        ];
+        levels.into_iter().flatten().collect()
+    }
+
+    /// The oldest Telemetry that is for just this and asks for something.
+    pub(super) fn telemetry_at(
+        &self,
+        namespace: &str,
+        target: Option<Target<'_>>,
+        asks: impl Fn(&Telemetry) -> bool,
+    ) -> Option<&Telemetry> {
         let is_for = |telemetry: &Telemetry| {
-            let attachment = telemetry.spec.attachment();
-            match kind {
-                "" => attachment.targets().next().is_none(),
-                kind => attachment.targets().any(|reference| is(reference, kind, target)),
+            let of = telemetry.spec.attachment();
+            match target {
+                Some((kind, name)) => of.targets().any(|target| target.kind == kind && target.name == name),
+                None => of.selector.is_none() && of.targets().next().is_none(),
             }
         };
-        let all = in_namespace(&self.objects().telemetries, &target.namespace).map(|(_, telemetry)| telemetry);
-        let asking = all.filter(|telemetry| is_for(telemetry) && matches!(telemetry.spec.spans(), Ok(Some(_))));
-        let first = asking.min_by_key(|telemetry| {
+        let all = in_namespace(&self.objects().telemetries, namespace).map(|(_, telemetry)| telemetry);
+        let first = all.filter(|telemetry| is_for(telemetry) && asks(telemetry)).min_by_key(|telemetry| {
             let created = telemetry.metadata.creation_timestamp.as_ref().map(|time| time.0);
             (created.is_none(), created, NamespacedName::of(&telemetry.metadata))
-        })?;
-        first.spec.spans().ok().flatten()
+        });
+        first.map(|telemetry| &**telemetry)
     }
 
     /// Who collects the spans of a provider, and where.
@@ -124,8 +141,4 @@ impl Index {
             self.telemetry_affected(telemetry, name, changed);
         }
     }
-}
-
-fn is(reference: &PolicyTargetReference, kind: &str, target: &NamespacedName) -> bool {
-    reference.kind == kind && reference.name == *target.name
 }

@@ -7,6 +7,7 @@ mod account;
 mod backend;
 #[cfg(test)]
 mod cluster_tests;
+mod entry;
 mod gateway;
 mod ingress;
 mod overlap;
@@ -35,6 +36,9 @@ pub(crate) use writer::resource;
 
 /// The name under which this controller writes into objects that several controllers report on.
 pub const CONTROLLER: &str = "istio.io/mesh-controller";
+
+/// The type of the condition that says whether traffic goes through a waypoint.
+const BOUND: &str = "istio.io/WaypointBound";
 
 /// A condition; `observed_generation` is the generation of the object that it speaks of.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -112,6 +116,8 @@ pub(crate) fn speaks_of(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::Service
+            | Kind::ServiceEntry
+            | Kind::WorkloadEntry
             | Kind::AuthorizationPolicy
             | Kind::RequestAuthentication
             | Kind::BackendTlsPolicy
@@ -140,6 +146,8 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
     let mut status = ObjectStatus { object: key.clone(), conditions: Vec::new(), addresses: None, listeners: Vec::new() };
     match key.kind {
         Kind::Service => status.conditions = service(index, &key.name),
+        Kind::ServiceEntry => status.conditions = entry::service(index, &key.name),
+        Kind::WorkloadEntry => status.conditions = entry::workload(index, &key.name),
         Kind::AuthorizationPolicy => status.conditions = policy::authorization(index, &key.name),
         Kind::RequestAuthentication => status.conditions = unsupported::request_authentication(index, &key.name)?,
         Kind::BackendTlsPolicy => status.conditions = unsupported::backend_tls_policy(index, &key.name),
@@ -163,9 +171,14 @@ pub fn of(index: &Index, key: &ObjectKey, reports: Option<&Reports>) -> Option<O
 
 fn service(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(service) = index.objects().services.get(name) else { return Vec::new() };
-    let bound = |good, reason, message: String| vec![Condition::new("istio.io/WaypointBound", good, reason, message)];
-    match index.service_binding(service) {
-        Binding::None => Vec::new(),
+    waypoint_bound(index.service_binding(service), "the service").into_iter().collect()
+}
+
+/// Whether what goes to a service, or to the hosts of a ServiceEntry, goes through the waypoint that was asked for, if one was.
+fn waypoint_bound(binding: Binding, to: &str) -> Option<Condition> {
+    let bound = |good, reason, message: String| Some(Condition::new(BOUND, good, reason, message));
+    match binding {
+        Binding::None => None,
         Binding::Bound { waypoint, .. } => bound(true, "WaypointAccepted", format!("Traffic goes through waypoint {waypoint}")),
         Binding::OtherTraffic(waypoint) => {
             let message = format!("Waypoint {waypoint} does not serve services; traffic does not go through it");
@@ -177,7 +190,7 @@ fn service(index: &Index, name: &NamespacedName) -> Vec<Condition> {
                 Unavailability::AttachmentDenied => "does not admit this namespace",
                 Unavailability::NotReady => "has no address yet",
             };
-            let message = format!("Waypoint {waypoint} {why}; connections to the service are refused until it can be used");
+            let message = format!("Waypoint {waypoint} {why}; connections to {to} are refused until it can be used");
             bound(false, reason.condition_reason(), message)
         }
     }

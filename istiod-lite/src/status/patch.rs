@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::{CONTROLLER, Condition, ObjectStatus};
+use super::{BOUND, CONTROLLER, Condition, ObjectStatus};
 use crate::index::INGRESS_CONTROLLER;
 use crate::source::Kind;
 
@@ -60,10 +60,11 @@ pub fn patch(held: Option<&Value>, wanted: &ObjectStatus, now: &str) -> Option<V
 /// The types of conditions that are ours on objects of a kind; those of other types stay as they are.
 fn own_types(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Service => &["istio.io/WaypointBound"],
+        Kind::Service => &[BOUND],
+        Kind::ServiceEntry => &["Accepted", BOUND],
         Kind::AuthorizationPolicy => &["ZtunnelAccepted", "WaypointAccepted", "ResolvedRefs"],
         Kind::RequestAuthentication => &["ZtunnelAccepted", "WaypointAccepted"],
-        Kind::Telemetry | Kind::DestinationRule | Kind::VirtualService => &["Accepted"],
+        Kind::Telemetry | Kind::DestinationRule | Kind::VirtualService | Kind::WorkloadEntry => &["Accepted"],
         Kind::Gateway => &["Accepted", "Programmed"],
         Kind::GatewayClass => &["Accepted"],
         _ => &[],

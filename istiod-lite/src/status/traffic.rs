@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::Condition;
-use crate::index::{Binding, Index, ServicePort, ServiceRef, covers};
-use crate::source::crd::destination::{DestinationRule, TlsMode};
+use crate::index::{Binding, Endpoint, Index, ServicePort, ServiceRef, covers};
+use crate::source::crd::destination::{DestinationRule, Subset, TlsMode};
 use crate::source::crd::traffic::{ServicePortReference, TrafficPolicy};
 use crate::source::{NamespacedName, Problem, refused};
 
@@ -25,10 +25,10 @@ pub(super) fn policy(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     policy.spec.target_refs.iter().map(condition).collect()
 }
 
-/// What is said of a policy that cannot be read any more: what holds is its last good version.
+/// What is said of an object that cannot be read any more, such as a policy: what holds is its last good version.
 pub(super) fn unreadable(conditions: &mut [Condition], problem: &Problem) {
     let place = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
-    for condition in conditions {
+    for condition in conditions.iter_mut().filter(|condition| condition.r#type == "Accepted") {
         (condition.status, condition.reason) = ("False", "Invalid");
         condition.message = format!("{place}{}. Until this is mended, its last good version holds", problem.reason);
     }
@@ -110,9 +110,13 @@ fn of_rule(index: &Index, rule: &DestinationRule, name: &NamespacedName) -> Said
     if let Some(in_clear) = in_clear(index, rule, &service, &ports) {
         return (false, "UnsupportedValue", in_clear);
     }
-    let rivals = rivals(index, &service, &ports, |_| true);
+    let asks = rule.spec.traffic_policy.is_some() || rule.spec.subsets.iter().any(|subset| subset.traffic_policy.is_some());
+    // Which endpoints a subset has no TrafficPolicy says.
+    let rivals = if asks { rivals(index, &service, &ports, |_| true) } else { Vec::new() };
     if !ports.is_empty() && rivals.len() == ports.len() {
-        return (false, "Conflicted", format!("A TrafficPolicy comes before a DestinationRule: {}", rivals.join(", ")));
+        let subsets = if rule.spec.usable_subsets().next().is_some() { "; its subsets are led to all the same" } else { "" };
+        let message = format!("A TrafficPolicy comes before a DestinationRule: {}{subsets}", rivals.join(", "));
+        return (false, "Conflicted", message);
     }
     let but = if rivals.is_empty() { String::new() } else { format!(", but for what comes before it: {}", rivals.join(", ")) };
     (true, "Accepted", format!("Attached to the waypoint of {host}{but}"))
@@ -120,14 +124,18 @@ fn of_rule(index: &Index, rule: &DestinationRule, name: &NamespacedName) -> Said
 
 /// That the mesh's own TLS is asked for to endpoints that are reached without it.
 fn in_clear(index: &Index, rule: &DestinationRule, service: &ServiceRef, ports: &[ServicePort]) -> Option<String> {
-    let policy = rule.spec.traffic_policy.as_ref()?;
-    let asks = |port: &ServicePort| policy.for_port(port.port).tls.is_some_and(|tls| tls.mode == TlsMode::IstioMutual);
-    if !ports.iter().any(asks) {
+    let asks = |subset: Option<&Subset>| {
+        let tls = |port: &ServicePort| rule.spec.settings(subset, port.port).tls.map(|tls| tls.mode);
+        ports.iter().any(|port| tls(port) == Some(TlsMode::IstioMutual))
+    };
+    let (of_all, of_subsets) = (asks(None), rule.spec.usable_subsets().filter(|subset| asks(Some(*subset))).collect::<Vec<_>>());
+    if !of_all && of_subsets.is_empty() {
         return None;
     }
+    let asked = |endpoint: &Endpoint| of_all || of_subsets.iter().any(|subset| index.is_in_subset(endpoint, subset));
     let endpoints = index.endpoints(service);
-    let outside: Vec<&str> =
-        endpoints.iter().filter(|endpoint| !endpoint.hbone).map(|endpoint| &*endpoint.workload.name).take(8).collect();
+    let outside = endpoints.iter().filter(|endpoint| !endpoint.hbone && asked(endpoint));
+    let outside: Vec<&str> = outside.map(|endpoint| &*endpoint.workload.name).take(8).collect();
     (!outside.is_empty()).then(|| {
         format!("tls.mode ISTIO_MUTUAL: these endpoints are not in the mesh, and are reached in clear: {}", outside.join(", "))
     })

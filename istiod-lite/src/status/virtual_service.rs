@@ -20,7 +20,7 @@ pub(super) fn conditions(index: &Index, name: &NamespacedName) -> Vec<Condition>
         (Some((reason, _)), _) => {
             let holds = (!held.is_empty()).then(|| format!("it holds for Service {held}"));
             let said: Vec<String> = wrong.iter().map(|(_, message)| message.clone()).chain(holds).chain(parts).collect();
-            Condition::new("Accepted", false, *reason, said.join("; "))
+            Condition::new("Accepted", false, reason, said.join("; "))
         }
     };
     vec![condition]

@@ -154,7 +154,9 @@ impl Writer {
                     | Kind::BackendTrafficPolicy
                     | Kind::RequestPolicy
                     | Kind::DestinationRule
-                    | Kind::VirtualService => {
+                    | Kind::VirtualService
+                    | Kind::ServiceEntry
+                    | Kind::WorkloadEntry => {
                         if let Some(problem) = unreadable(key) {
                             traffic::unreadable(&mut wanted.conditions, problem);
                         }
@@ -267,6 +269,8 @@ fn hash(wanted: &ObjectStatus) -> u64 {
 fn held(object: &Object) -> Option<Value> {
     let status = match object {
         Object::Service(service) => serde_json::to_value(service.status.as_ref()?),
+        Object::ServiceEntry(entry) => serde_json::to_value(entry.status.as_ref()?),
+        Object::WorkloadEntry(entry) => serde_json::to_value(entry.status.as_ref()?),
         Object::AuthorizationPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::RequestAuthentication(policy) => serde_json::to_value(policy.status.as_ref()?),
         Object::BackendTlsPolicy(policy) => serde_json::to_value(policy.status.as_ref()?),

@@ -41,6 +41,10 @@ const OBJECTS: &str = "
 ---
 {apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: web, namespace: shop}, spec: {hosts: [web], http: [{route: [{destination: {host: web, subset: one}}]}]}}
 ---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: web, namespace: shop}, spec: {hosts: [outside.example], addresses: [240.0.0.1], resolution: STATIC, ports: [{number: 80, name: web, protocol: HTTP}], endpoints: [{address: 192.0.2.1}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: web, namespace: shop}, spec: {address: 192.0.2.2}}
+---
 {apiVersion: ambit.dev/v1alpha1, kind: TrafficPolicy, metadata: {name: web, namespace: shop}, spec: {targetRefs: [{kind: Service, name: web}], limits: {requests: 5}}}
 ---
 {apiVersion: gateway.networking.x-k8s.io/v1alpha1, kind: XBackendTrafficPolicy, metadata: {name: web, namespace: shop}, spec: {targetRefs: [{group: '', kind: Service, name: web}], retryConstraint: {budget: {percent: 20}}}}
@@ -114,6 +118,14 @@ async fn each_right_of_the_control_plane_is_needed_and_none_is_missing() {
 
     bed.api.uses_each_right(&bed.account, |_| true).await.unwrap();
     assert!(bed.account.rights().len() > 60, "{:?}", bed.account.rights());
+    for kind in ["serviceentry", "workloadentry"] {
+        let path = "jsonpath={.status.conditions[*].reason}";
+        eventually(kind, async || {
+            let said = bed.api.kubectl(&["get", kind, "web", "-n", "shop", "-o", path]).await.unwrap();
+            (said.trim() == "Accepted").then_some(())
+        })
+        .await;
+    }
 
     // That a verb that is missing is seen: without it the next namespace gets no roots, and the request is found.
     let role = ["clusterrole", "istiod-lite"];

@@ -65,14 +65,10 @@ impl Herd {
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Path, answer_after_ms: u64) -> anyhow::Result<Self> {
-        let mut command = Command::new("nice");
-        command
-            .args(["-n", "19"])
-            .arg(program)
-            .arg("subscribers")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
+        // Behind everybody else, who need not wait for a slice to end (SCHED_IDLE): a process that is only nice has the processor for one.
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0"]).arg(program).arg("subscribers");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let orders = child.stdin.take().context("the subscribers' input")?;
         let reports = BufReader::new(child.stdout.take().context("the subscribers' output")?).lines();

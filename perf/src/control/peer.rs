@@ -13,7 +13,7 @@ use ambit_api::{
     envoy::pb::envoy::{config::core::v3::Node, service::discovery::v3::DeltaDiscoveryRequest},
     type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINT, LISTENER, ROUTE},
 };
-use anyhow::Context;
+use anyhow::bail;
 use bytes::{Buf, Bytes};
 use nix::time::{ClockId, clock_gettime};
 use prost::{
@@ -147,8 +147,13 @@ async fn follow(to: SocketAddr, asks: Asks, seen: &Seen) -> anyhow::Result<()> {
         let response = Looked::at(stream.next().await?)?;
         if response.resources > 0 {
             seen.resources.fetch_add(response.resources, Ordering::AcqRel);
-            let arrived = stream.arrived().context("the kernel does not tell when bytes have come")?;
-            seen.last.fetch_max(monotonic_at(arrived), Ordering::AcqRel);
+            let arrived = match stream.arrived() {
+                Some(arrived) => monotonic_at(arrived),
+                // The kernel begins to tell a moment after somebody has asked for it.
+                None if types.is_empty() => monotonic(),
+                None => bail!("the kernel does not tell when bytes have come"),
+            };
+            seen.last.fetch_max(arrived, Ordering::AcqRel);
             seen.last_read.fetch_max(monotonic(), Ordering::AcqRel);
             seen.responses.fetch_add(1, Ordering::AcqRel);
         }

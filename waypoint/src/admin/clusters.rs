@@ -29,7 +29,7 @@ use crate::{
 
 /// Answers the page.
 pub fn page(pages: &Pages, query: &Query) -> Reply {
-    let names = match pattern(query, "filter") {
+    let names = match pattern(query, "filter", false) {
         Ok(names) => names,
         Err(refused) => return refused,
     };

@@ -17,7 +17,7 @@ use ambit_api::{
                 HttpConnectionManager, http_connection_manager::RouteSpecifier,
             },
         },
-        google::protobuf::{Any, StringValue, Timestamp},
+        google::protobuf::{Any, Timestamp},
     },
     type_url,
 };
@@ -31,11 +31,11 @@ use super::{
     envoy::{self, Envoy, any, timestamp},
     pattern,
 };
-use crate::xds::{Known, Received, Sent};
+use crate::xds::{Known, Received, Sent, named};
 
 /// Answers the page.
 pub fn page(pages: &Pages, query: &Query) -> Reply {
-    let names = match pattern(query, "name_regex") {
+    let names = match pattern(query, "name_regex", true) {
         Ok(names) => names,
         Err(refused) => return refused,
     };
@@ -54,7 +54,7 @@ pub fn page(pages: &Pages, query: &Query) -> Reply {
         Some(Err(why)) => {
             tracing::debug!(why, "not all of the configuration can be shown");
             dump.unsure = Some(&envoy);
-            envoy::written(write(&dump).unwrap_or_else(|| Err(why)))
+            envoy::written(write(&dump).unwrap_or(Err(why)))
         }
         None => {
             let resource = query.get("resource").unwrap_or_default();
@@ -67,7 +67,7 @@ pub fn page(pages: &Pages, query: &Query) -> Reply {
 struct Dump<'a> {
     pages: &'a Pages,
     received: Received,
-    /// Only resources whose names this is found in.
+    /// Only resources whose names are of this form.
     names: Option<Regex>,
     /// Where something cannot be shown, it is asked of each resource whether it can.
     unsure: Option<&'a Envoy>,
@@ -164,7 +164,7 @@ impl Dump<'_> {
         for sent in listeners.filter_map(|known| known.held.as_ref()) {
             for route_config in inline(sent).into_iter().filter(|routes| self.is_asked_for(&routes.name)) {
                 dump.static_route_configs.push(pb::routes_config_dump::StaticRouteConfig {
-                    route_config: Some(any(&route_config)),
+                    route_config: Some(self.shown(any(&route_config), &route_config.name)),
                     last_updated: timestamp(sent.at),
                 });
             }
@@ -188,7 +188,7 @@ impl Dump<'_> {
             let Some(sent) = &known.held else { continue };
             let given = Cluster::decode(sent.body.clone()).ok().and_then(|cluster| cluster.load_assignment);
             dump.static_endpoint_configs.extend(given.map(|assignment| pb::endpoints_config_dump::StaticEndpointConfig {
-                endpoint_config: Some(any(&assignment)),
+                endpoint_config: Some(self.shown(any(&assignment), &assignment.cluster_name)),
                 last_updated: timestamp(sent.at),
             }));
         }
@@ -255,19 +255,23 @@ impl Dump<'_> {
         })
     }
 
-    /// A resource in its envelope; if it cannot be shown, its name alone.
+    /// A resource in its envelope.
     fn envelope(&self, type_url: &str, name: &str, sent: &Sent) -> Any {
-        let envelope = Any { type_url: type_url.to_owned(), value: sent.body.to_vec() };
+        self.shown(Any { type_url: type_url.to_owned(), value: sent.body.to_vec() }, name)
+    }
+
+    /// What is in an envelope; if it cannot be shown, its name alone.
+    fn shown(&self, envelope: Any, name: &str) -> Any {
         match self.unsure {
-            Some(envoy) if envoy.json(&envelope, false).is_err() => only_named(type_url, name),
+            Some(envoy) if envoy.json(&envelope, false).is_err() => only_named(&envelope.type_url, name),
             _ => envelope,
         }
     }
 }
 
-/// A resource that has nothing but its name, which is the first field of each type, and a string.
+/// A resource that has nothing but its name.
 fn only_named(type_url: &str, name: &str) -> Any {
-    Any { type_url: type_url.to_owned(), value: StringValue { value: name.to_owned() }.encode_to_vec() }
+    Any { type_url: type_url.to_owned(), value: named(name) }
 }
 
 /// Each in an envelope of its own.

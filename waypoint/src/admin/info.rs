@@ -31,7 +31,7 @@ admin commands are:
       filter: a regular expression that is found in the names of clusters
   /config_dump: the configuration as it was received
       resource: the resources of one kind, as dynamic_listeners
-      name_regex: a regular expression that is found in the names of resources
+      name_regex: a regular expression of whole names of resources
       include_eds: endpoints as well
   /config_dump/compiled: what is made of it, and what goes on in it
   /drain_listeners (POST): accept no connections any more

@@ -78,12 +78,14 @@ impl Pages {
     }
 }
 
-/// A parameter that is a regular expression, which is to be found somewhere in a name.
-fn pattern(query: &Query, parameter: &str) -> Result<Option<Regex>, Reply> {
-    let Some(text) = query.get(parameter) else { return Ok(None) };
+/// A parameter that is a regular expression: for `whole` names, or to be found somewhere in them. As in Envoy an empty one is none.
+fn pattern(query: &Query, parameter: &str, whole: bool) -> Result<Option<Regex>, Reply> {
+    let Some(text) = query.get(parameter).filter(|text| !text.is_empty()) else { return Ok(None) };
     let bad = |why: String| Reply::text(format!("{parameter}: {why}\n")).status(StatusCode::BAD_REQUEST);
     let text = ambit_runtime::admin::decoded(text).ok_or_else(|| bad("it is not percent-encoded text".to_owned()))?;
-    Regex::new(&text).map(Some).map_err(|error| bad(error.to_string()))
+    let found = Regex::new(&text);
+    let regex = found.and_then(|found| if whole { Regex::new(&format!(r"\A(?:{text})\z")) } else { Ok(found) });
+    regex.map(Some).map_err(|error| bad(error.to_string()))
 }
 
 /// Whether JSON is asked for.

@@ -36,9 +36,9 @@ struct Stats {
 /// Answers the page.
 pub fn page(pages: &Pages, query: &Query) -> Reply {
     if query.get("format") == Some("prometheus") {
-        return Reply::text(pages.metrics.render());
+        return Reply::prometheus(pages.metrics.render());
     }
-    let names = match pattern(query, "filter") {
+    let names = match pattern(query, "filter", false) {
         Ok(names) => names,
         Err(refused) => return refused,
     };

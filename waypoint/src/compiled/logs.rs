@@ -59,6 +59,16 @@ pub struct LogCollector {
     pub attributes: Vec<(String, Text)>,
 }
 
+impl LogCollector {
+    /// Whether records for both can be sent in one call: many chains have the same one.
+    #[must_use]
+    pub fn goes_with(&self, other: &Self) -> bool {
+        let Self { cluster, authority, timeout, resource, .. } = self;
+        std::ptr::eq(self, other)
+            || (cluster, authority, timeout, resource) == (&other.cluster, &other.authority, &other.timeout, &other.resource)
+    }
+}
+
 /// Only requests with such a status are logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OnlyStatus {

@@ -80,11 +80,14 @@ async fn hello(stream: &mut TcpStream) -> Result<(Option<String>, BytesMut), Fai
             Hello::Other => return Err(not_begun()),
             Hello::More(wanted) => wanted,
         };
-        // No more than that, so that nothing is read that rustls would not take.
-        let missing = u64::try_from(wanted.saturating_sub(read.len())).unwrap_or(u64::MAX);
-        let count = (&mut *stream).take(missing).read_buf(&mut read).await.map_err(|error| failed(&error))?;
-        if count == 0 {
-            return Err(None);
+        // What is there is not looked at again before it can say more, however little comes at a time.
+        while read.len() < wanted {
+            // No more than that, so that nothing is read that rustls would not take.
+            let missing = u64::try_from(wanted.saturating_sub(read.len())).unwrap_or(u64::MAX);
+            let count = (&mut *stream).take(missing).read_buf(&mut read).await.map_err(|error| failed(&error))?;
+            if count == 0 {
+                return Err(None);
+            }
         }
     }
 }

@@ -143,8 +143,13 @@ async fn explained(mut record: Record, proxy: &Proxy, question: Question, snapsh
         return answer::refused(&mut record, STYLE, StatusCode::SERVICE_UNAVAILABLE, &refusal);
     };
     let made = {
-        let _turn = MAKING.acquire().await;
-        spawn_blocking(move || explain::answer(&snapshot, &question)).await
+        let turn = MAKING.acquire().await;
+        // It goes with the explanation, which is made to its end even if nobody waits for it any more.
+        spawn_blocking(move || {
+            let _turn = turn;
+            explain::answer(&snapshot, &question)
+        })
+        .await
     };
     let json = made.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string()));
     match json {
@@ -199,7 +204,8 @@ mod tests {
 
     #[test]
     fn only_an_administrator_in_a_tunnel_is_told_anything_and_the_header_is_gone_in_any_case() {
-        let cases: [(Option<&str>, Option<u16>, &[&str], &str); 14] = [
+        type Case<'a> = (Option<&'a str>, Option<u16>, &'a [&'a str], &'a str);
+        let cases: [Case<'_>; 14] = [
             (Some(ADMINISTRATOR), None, &["answer"], "answer"),
             (Some(ADMINISTRATOR), None, &["beside"], "beside"),
             (Some(ADMINISTRATOR), None, &[], "nothing"),

@@ -23,6 +23,7 @@ mod send;
 mod serve;
 mod upgrade;
 
+pub use answer::grpc_status;
 pub use body::ResponseBody;
 pub use downstream::Downstream;
 pub(crate) use headers::arrived;

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     authn, authz,
-    compiled::{AppProtocol, ServiceInfo, Snapshot},
+    compiled::{AppProtocol, Chain, HttpChain, ServiceInfo, Snapshot},
     explain,
     observe::{Beside, Logged, Record, Span},
     proxy::Proxy,
@@ -183,32 +183,14 @@ pub(super) async fn handle(
     };
     headers::arrived(&mut request, tunnel.edge.map(|_| (tunnel.peer.address.ip(), tunnel.scheme())));
     let snapshot = proxy.config.load_full();
-    let arrived = select::chain(&snapshot, &tunnel, protocol).and_then(|(chain, http)| {
-        record.logged = Logged::request(&http.logs, &request, tunnel.scheme());
-        let mut target = select::target(&request, &http)?;
-        if tunnel.edge.is_some() {
-            target.scheme = tunnel.scheme();
-        }
-        record.targets(&target.path_and_query, &target.authority, target.scheme);
-        let known = select::known(&snapshot, &tunnel, &chain, &http, view(&request, &target))?;
-        Ok((chain, http, target, known))
-    });
-    let (chain, http, mut target, mut known) = match arrived {
+    let arrived = arrive(&proxy, &tunnel, &snapshot, protocol, &mut request, &mut record);
+    let Arrived { chain, http, mut target, known } = match arrived {
         Ok(arrived) => arrived,
         Err(refused) => {
             record.service = asked_for(&snapshot, &tunnel, protocol);
             return refuse(&mut record, style, &request, refused);
         }
     };
-    record.note(|told| told.chain = Some(chain.name.clone()));
-    if let Some(changed) = known.changed.take() {
-        *request.headers_mut() = changed.headers;
-        target.path_and_query = changed.path_and_query;
-    }
-    record.span = http.tracing.as_ref().map(|tracing| Span::begin(&proxy, &tunnel, tracing, &mut request, &target));
-    if let (Some(_), Some(logged)) = (&record.span, &mut record.logged) {
-        logged.identified(request.headers());
-    }
     let mut passed = Passed::default();
     // For what nobody takes nobody is asked.
     if !http.asks.is_empty() && known.route.is_ok() {
@@ -256,6 +238,45 @@ pub(super) async fn handle(
     };
     passed.tell(response.headers_mut());
     response
+}
+
+/// What takes a request, and what is known of it before anybody is asked.
+struct Arrived {
+    chain: Arc<Chain>,
+    http: Arc<HttpChain>,
+    target: select::Target,
+    known: select::Known,
+}
+
+/// Finds what takes a request. What is told and logged of it begins here, with its tokens taken out that are not to be seen.
+fn arrive(
+    proxy: &Arc<Proxy>,
+    tunnel: &Tunnel,
+    snapshot: &Snapshot,
+    protocol: AppProtocol,
+    request: &mut Request<Incoming>,
+    record: &mut Record,
+) -> Result<Arrived, select::Refused> {
+    let (chain, http) = select::chain(snapshot, tunnel, protocol)?;
+    record.logged = Logged::request(&http.logs, request, tunnel.scheme());
+    let mut target = select::target(request, &http)?;
+    if tunnel.edge.is_some() {
+        target.scheme = tunnel.scheme();
+    }
+    record.targets(&target.path_and_query, &target.authority, target.scheme);
+    let mut known = select::known(snapshot, tunnel, &chain, &http, view(request, &target))?;
+    record.note(|told| told.chain = Some(chain.name.clone()));
+    let changed = known.changed.take();
+    let is_another = changed.is_some() || http.tracing.is_some();
+    if let Some(changed) = changed {
+        *request.headers_mut() = changed.headers;
+        target.path_and_query = changed.path_and_query;
+    }
+    record.span = http.tracing.as_ref().map(|tracing| Span::begin(proxy, tunnel, tracing, request, &target));
+    if let Some(logged) = record.logged.as_mut().filter(|_| is_another) {
+        logged.sent(request.headers(), &target.path_and_query, &target.authority);
+    }
+    Ok(Arrived { chain, http, target, known })
 }
 
 /// Says of a request which route would have taken it, and makes of its answer what that and one of its clusters make of responses (so does

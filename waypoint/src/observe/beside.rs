@@ -137,7 +137,7 @@ impl Told {
         copied_to.truncate(NAMED);
     }
 
-    /// Leaves out what is told elsewhere, or says the least; `false` where nothing of that is left.
+    /// Leaves out what is told elsewhere, or says the least; `false` where nothing is left that can be long.
     fn shorten(&mut self) -> bool {
         self.error.take().is_some()
             || self.copied_to.pop().is_some()
@@ -147,6 +147,8 @@ impl Told {
             || self.policy.take().is_some()
             || self.chain.take().is_some()
             || self.route.take().is_some()
+            || self.endpoint.take().is_some()
+            || self.cluster.take().is_some()
     }
 }
 
@@ -231,5 +233,7 @@ mod tests {
         assert_eq!((json["status"].as_u64(), json["left_out"].as_u64()), (Some(200), Some(40 - told as u64)));
         let (text, json) = read(Told { route: Some("r".repeat(10_000).into()), ..Told::default() });
         assert!(text.len() <= LONGEST && json["left_out"] == 1, "{text}");
+        let (text, json) = read(Told { cluster: Some("é".repeat(10_000).into()), attempts: 1, ..Told::default() });
+        assert!(text.len() <= LONGEST && (&json["attempts"], &json["left_out"]) == (&1.into(), &1.into()), "{text}");
     }
 }

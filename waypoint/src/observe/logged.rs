@@ -16,10 +16,10 @@ use ambit_model::{
     Refusal,
     access_log::{Fact, Facts, HeaderKey, Headers, Operator, Value},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
 
 use super::{Record, telemetry::flags};
-use crate::compiled::Logs;
+use crate::{compiled::Logs, http::grpc_status};
 
 /// What formats may ask of a request besides its record.
 #[derive(Debug)]
@@ -83,12 +83,8 @@ impl Logged {
         Some(logged)
     }
 
-    /// It has been given an id, as what is traced is before anything looks at it.
-    pub fn identified(&mut self, headers: &HeaderMap) {
-        self.request = kept(&self.logs.request, headers);
-    }
-
-    /// It is sent on like this: what is logged of it is the last that was made of it (so in Envoy).
+    /// It is like this now, without tokens that were taken out of it and with its id, or as it is sent on: what is logged of it is the last that
+    /// was made of it (so in Envoy).
     pub fn sent(&mut self, headers: &HeaderMap, path: &str, authority: &str) {
         if let Some(head) = &mut self.head {
             path.clone_into(&mut head.path);
@@ -190,7 +186,9 @@ impl<'a> Line<'a> {
             let name = HeaderKey::Field(HeaderName::from_static("grpc-status"));
             self.header(Headers::Response, &name)?.parse().ok()
         };
-        let Some(status) = self.record.grpc_status.or_else(in_head) else { return Value::Missing };
+        // What an answer does not say is what goes with its status (so in Envoy).
+        let by_http = || StatusCode::from_u16(self.record.status?).ok().map(|status| u32::from(grpc_status(status)));
+        let Some(status) = self.record.grpc_status.or_else(in_head).or_else(by_http) else { return Value::Missing };
         match (number, details::grpc_name(status)) {
             (false, Some(name)) => Value::of(Some(name)),
             (false, None) => Value::Text(status.to_string().into()),

@@ -5,6 +5,7 @@ mod logged;
 mod otlp;
 mod outlets;
 mod record;
+mod room;
 mod telemetry;
 mod trace;
 

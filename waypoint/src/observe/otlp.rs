@@ -2,9 +2,10 @@
 //! cluster of the collector by a task of their own, so that no request waits for one. What is too much, or does not arrive, is dropped and
 //! counted.
 
-mod message;
+pub(super) mod message;
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -16,15 +17,20 @@ use std::{
 use ambit_api::envoy::pb::opentelemetry::proto::common::v1::{AnyValue, KeyValue, any_value::Value};
 use ambit_model::access_log::Text;
 use ambit_runtime::telemetry::metric;
+use futures::future::join_all;
 use http::Version;
 use metrics::counter;
+use prost::Message as _;
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
 
 use self::message::{ExportRequest, ExportResponse, LogRecord, Resource, ResourceLogs, ScopeLogs};
-use super::Line;
+use super::{
+    Line,
+    room::{Room, Taken},
+};
 use crate::{
     compiled::LogCollector,
     http::call::{self, grpc},
@@ -44,6 +50,15 @@ const GATHER: Duration = Duration::from_secs(1);
 struct Said {
     to: Arc<LogCollector>,
     record: LogRecord,
+    room: Taken,
+}
+
+/// Records that are sent in one call.
+#[derive(Debug)]
+struct Batch {
+    to: Arc<LogCollector>,
+    records: Vec<LogRecord>,
+    room: Vec<Taken>,
 }
 
 /// Records that are to be sent.
@@ -54,28 +69,28 @@ pub struct Queue {
     receiver: Mutex<Option<mpsc::Receiver<Said>>>,
     /// Records that were neither sent nor dropped yet.
     left: AtomicUsize,
+    room: Room,
 }
 
 impl Default for Queue {
     fn default() -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
-        Self { sender, receiver: Mutex::new(Some(receiver)), left: AtomicUsize::new(0) }
+        Self { sender, receiver: Mutex::new(Some(receiver)), left: AtomicUsize::new(0), room: Room::default() }
     }
 }
 
 impl Queue {
     /// Takes the record of a line, if there is room for it.
     pub fn add(&self, to: &Arc<LogCollector>, line: &Line<'_>) {
-        let Ok(place) = self.sender.try_reserve() else {
-            counter!(metric::ACCESS_LOG_DROPPED).increment(1);
-            return;
-        };
-        self.left.fetch_add(1, Ordering::Relaxed);
+        let dropped = || counter!(metric::ACCESS_LOG_DROPPED).increment(1);
+        let Ok(place) = self.sender.try_reserve() else { return dropped() };
         let text = |text: &Text| string(text.text(line));
         let attributes = to.attributes.iter().map(|(key, value)| pair(key, text(value))).collect();
         let time_unix_nano = u64::try_from(line.began.as_nanos()).unwrap_or(u64::MAX);
         let record = LogRecord { time_unix_nano, body: to.body.as_ref().map(text), attributes };
-        place.send(Said { to: to.clone(), record });
+        let Some(room) = self.room.take(record.encoded_len()) else { return dropped() };
+        self.left.fetch_add(1, Ordering::Relaxed);
+        place.send(Said { to: to.clone(), record, room });
     }
 
     /// Waits until there are none, no longer than this.
@@ -95,6 +110,8 @@ pub async fn export(proxy: Arc<Proxy>) {
     let queue = &proxy.telemetry.outlets.queue;
     let Some(mut receiver) = queue.receiver.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
     let mut said = Vec::new();
+    // The clusters of those that took nothing last time, which was said.
+    let mut failing: HashSet<Arc<str>> = HashSet::new();
     while receiver.recv_many(&mut said, BATCH).await > 0 {
         if said.len() < BATCH {
             sleep(GATHER).await;
@@ -104,23 +121,27 @@ pub async fn export(proxy: Arc<Proxy>) {
                 said.push(more);
             }
         }
-        let mut batches: Vec<(Arc<LogCollector>, Vec<LogRecord>)> = Vec::new();
-        for Said { to, record } in said.drain(..) {
-            match batches.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &to)) {
-                Some((_, records)) => records.push(record),
-                None => batches.push((to, vec![record])),
-            }
+        let mut sends = Vec::new();
+        for batch in by_collector(said.drain(..)) {
+            sends.push(deliver(&proxy, batch));
         }
-        for (collector, records) in batches {
-            let count = records.len();
-            let lost = match timeout(collector.timeout, send(&proxy, &collector, records)).await {
-                Ok(Ok(rejected)) => rejected,
-                Ok(Err(failure)) => {
-                    tracing::warn!(cluster = %collector.cluster, failure, "a collector did not take records of the access log");
-                    count as u64
+        for (to, count, outcome) in join_all(sends).await {
+            let cluster = &to.cluster;
+            let lost = match outcome {
+                Ok(rejected) => {
+                    if failing.remove(cluster) {
+                        tracing::info!(%cluster, "the collector takes records of the access log again");
+                    }
+                    rejected.min(count as u64)
                 }
-                Err(_) => {
-                    tracing::warn!(cluster = %collector.cluster, "a collector of records of the access log does not answer");
+                Err(failure) => {
+                    if failing.insert(cluster.clone()) {
+                        let metric = metric::ACCESS_LOG_DROPPED;
+                        tracing::warn!(
+                            %cluster, failure,
+                            "the collector does not take records of the access log: they are lost until it does, counted in {metric}"
+                        );
+                    }
                     count as u64
                 }
             };
@@ -128,6 +149,30 @@ pub async fn export(proxy: Arc<Proxy>) {
             queue.left.fetch_sub(count, Ordering::Relaxed);
         }
     }
+}
+
+fn by_collector(said: impl Iterator<Item = Said>) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    for Said { to, record, room } in said {
+        match batches.iter_mut().find(|batch| batch.to.goes_with(&to)) {
+            Some(batch) => {
+                batch.records.push(record);
+                batch.room.push(room);
+            }
+            None => batches.push(Batch { to, records: vec![record], room: vec![room] }),
+        }
+    }
+    batches
+}
+
+/// Sends records; says to whom, how many there were, and how many of them were not taken, or why none.
+async fn deliver(proxy: &Proxy, batch: Batch) -> (Arc<LogCollector>, usize, Result<u64, String>) {
+    let Batch { to, records, room } = batch;
+    let count = records.len();
+    let sent = timeout(to.timeout, send(proxy, &to, records)).await;
+    drop(room);
+    let outcome = sent.unwrap_or_else(|_| Err(format!("no answer within {:?}", to.timeout)));
+    (to, count, outcome)
 }
 
 /// Sends records; says how many of them the collector has not taken.
@@ -147,10 +192,12 @@ async fn send(proxy: &Proxy, collector: &LogCollector, log_records: Vec<LogRecor
     Ok(answer.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_log_records).unwrap_or(0)))
 }
 
-fn string(text: String) -> AnyValue {
+/// A text, of the kinds of values that there are.
+pub(super) fn string(text: String) -> AnyValue {
     AnyValue { value: Some(Value::StringValue(text)) }
 }
 
-fn pair(key: &str, value: AnyValue) -> KeyValue {
+/// An attribute.
+pub(super) fn pair(key: &str, value: AnyValue) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(value), ..Default::default() }
 }

@@ -45,19 +45,18 @@ impl Outlets {
         }
     }
 
-    /// Opens a file that no line has gone to yet.
+    /// Opens a file that no line has gone to yet. Whoever writes to another one does not wait for that; of several who do it at once all but the
+    /// first close theirs again.
     fn open(&self, path: &Arc<str>) -> Option<AccessLog> {
+        // It may be what nobody can open by its path, as a socket.
+        let destination = match &**path {
+            "/dev/stdout" => Destination::Stdout,
+            path => Destination::from(Some(PathBuf::from(path))),
+        };
+        let opened = AccessLog::open(&destination);
+        let opened = opened.inspect_err(|error| tracing::error!(%error, "lines that a Telemetry asks for are lost")).ok();
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
-        let opened = files.entry(path.clone()).or_insert_with(|| {
-            // It may be what nobody can open by its path, as a socket.
-            let destination = match &**path {
-                "/dev/stdout" => Destination::Stdout,
-                path => Destination::from(Some(PathBuf::from(path))),
-            };
-            let opened = AccessLog::open(&destination);
-            opened.inspect_err(|error| tracing::error!(%error, "lines that a Telemetry asks for are lost")).ok()
-        });
-        opened.clone()
+        files.entry(path.clone()).or_insert(opened).clone()
     }
 
     /// Waits until all lines are with the operating system.

@@ -147,6 +147,7 @@ fn collector(mut config: OpenTelemetryAccessLogConfig) -> Compiled<LogCollector>
     // It names the records for Envoy's statistics; they have it where it is among the attributes of their resource.
     config.log_name.clear();
     config.stat_prefix.clear();
+    let timeout = timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(TIMEOUT);
     let resource = texts(config.resource_attributes.take()).under("resource_attributes")?;
     let text = |text: String| Text::parse(&text, false).map_err(Problem::new);
     let body = match config.body.take() {
@@ -159,7 +160,7 @@ fn collector(mut config: OpenTelemetryAccessLogConfig) -> Compiled<LogCollector>
         attributes.push((key, format));
     }
     finish(&config)?;
-    Ok(LogCollector { cluster, authority, timeout: timeout.unwrap_or(TIMEOUT), resource, body, attributes })
+    Ok(LogCollector { cluster, authority, timeout, resource, body, attributes })
 }
 
 fn texts(list: Option<KeyValueList>) -> Compiled<Vec<(String, String)>> {

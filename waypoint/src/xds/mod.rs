@@ -41,7 +41,7 @@ mod text;
 mod tls;
 mod trace;
 
-pub use received::{Kind, Known, REDACTED, Received, Sent};
+pub use received::{Kind, Known, REDACTED, Received, Sent, named};
 pub use store::Store;
 pub use subscribe::{awaited, client, synced};
 

@@ -6,9 +6,12 @@ use std::{
 };
 
 use ambit_api::{
-    envoy::pb::envoy::{
-        config::core::v3::{DataSource, data_source::Specifier},
-        extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret::Type},
+    envoy::pb::{
+        envoy::{
+            config::core::v3::{DataSource, data_source::Specifier},
+            extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret::Type},
+        },
+        google::protobuf::StringValue,
     },
     type_url,
 };
@@ -92,10 +95,26 @@ impl Received {
 
 /// The resource without what nobody is to read.
 pub(super) fn readable(type_url: &str, mut resource: Resource) -> Resource {
-    if type_url == type_url::SECRET {
-        resource.body.value = Secret::decode(resource.body.value.as_slice()).map(redacted).unwrap_or_default().encode_to_vec();
+    match type_url {
+        type_url::SECRET => {
+            let secret = Secret::decode(resource.body.value.as_slice()).map(redacted);
+            resource.body.value = secret.unwrap_or_default().encode_to_vec();
+        }
+        // They have keys from secrets, and are refused with one of their own.
+        type_url::LISTENER | type_url::CLUSTER if has_key(&resource.body.value) => resource.body.value = named(&resource.name),
+        _ => {}
     }
     resource
+}
+
+/// Whether there is a key somewhere, in PEM (RFC 7468, section 2).
+fn has_key(bytes: &[u8]) -> bool {
+    bytes.split(|byte| *byte == b'-').any(|part| part.ends_with(b"PRIVATE KEY"))
+}
+
+/// A resource that has nothing but its name, which is the first field of each type, and a string.
+pub fn named(name: &str) -> Vec<u8> {
+    StringValue { value: name.to_owned() }.encode_to_vec()
 }
 
 /// A certificate without its key. Of any other secret only the name is left, as not all is known of what may be in it.
@@ -162,5 +181,13 @@ mod tests {
         let text = String::from_utf8_lossy(&kept);
         assert!(text.contains("the chain") && text.contains("[redacted]"), "{text}");
         assert!(!text.contains("the key") && !text.contains("password"), "{text}");
+
+        let listener = |text: &str| resource("inner", "1", [b"\x0a\x05inner\x12".as_slice(), text.as_bytes()].concat());
+        let kept = |text: &str| readable(type_url::LISTENER, listener(text)).body.value;
+        for text in ["-----BEGIN PRIVATE KEY-----\nMII", "-----BEGIN RSA PRIVATE KEY-----\nMII"] {
+            assert_eq!(kept(text), b"\x0a\x05inner");
+        }
+        let text = "-----BEGIN CERTIFICATE-----\nMII";
+        assert_eq!(kept(text), listener(text).body.value);
     }
 }

@@ -91,7 +91,9 @@ async fn tls_is_passed_on_by_server_name_to_the_byte_and_ends_beside_it_for_othe
         stream.read_exact(&mut back).await.unwrap();
         assert!(back.starts_with(&hello) && back.ends_with(b"and what follows"), "{host}");
         stream.shutdown().await.unwrap();
-        assert_eq!(stream.read(&mut back).await.unwrap_or(0), 0);
+        let mut farewell = Vec::new();
+        stream.read_to_end(&mut farewell).await.unwrap();
+        assert_eq!(farewell, b"bye");
     }
     mesh.logged(&["dst.service=echo.shop", "reason=ok", "security=none"]).await;
 

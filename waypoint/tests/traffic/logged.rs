@@ -210,7 +210,7 @@ async fn take(request: Request<Incoming>, heard: Heard) -> Result<Response<Frame
 
 #[tokio::test]
 async fn records_are_sent_to_a_collector() {
-    let (mesh, service, _) = billing(231).await;
+    let (mesh, service, _) = billing(229).await;
     let http2 = Service { protocol: "http2", ..Service::http("collector", mesh.socket(102, 80)) };
     mesh.deliver(type_url::CLUSTER, vec![("collector".into(), resources::cluster("collector", &http2))]);
     mesh.endpoints("collector", vec![Ep::Clear(mesh.socket(9, 9100))]);

@@ -19,7 +19,7 @@ use ambit_api::{
                     Cluster,
                     cluster::{ClusterDiscoveryType, DiscoveryType},
                 },
-                core::v3::data_source::Specifier,
+                core::v3::{Metadata, data_source::Specifier},
                 endpoint::v3::ClusterLoadAssignment,
                 listener::v3::{Listener, filter::ConfigType},
                 route::v3::RouteConfiguration,
@@ -211,8 +211,10 @@ async fn parts_of_the_configuration_can_be_asked_for() {
     };
     let dump = admin.json("/config_dump?resource=dynamic_listeners&anything=else").await;
     assert!(names(&dump).iter().any(|name| name == "main_internal") && names(&dump).len() > 1, "{dump:#}");
-    let only = admin.json("/config_dump?resource=dynamic_listeners&name_regex=main_%2Ba%3F|%5Emain").await;
+    let only = admin.json("/config_dump?resource=dynamic_listeners&name_regex=(main_%2Ba%3F|main).%2A").await;
     assert_eq!(names(&only), ["main_internal"]);
+    let parts = admin.json("/config_dump?resource=dynamic_listeners&name_regex=main|internal").await;
+    assert_eq!(parts.get("configs"), None, "of a name that is no match as a whole: {parts:#}");
     let compiled = admin.text("/config_dump/compiled").await;
     assert!(compiled.contains(&service.chain()) && compiled.contains(BILLING), "{compiled}");
     for (page, status) in [
@@ -373,8 +375,8 @@ async fn the_program_says_what_it_is_and_can_be_told_to_drain() {
 #[tokio::test]
 async fn routes_within_a_listener_are_shown_as_static_ones() {
     let mesh = Mesh::start(177).await;
-    let (listeners, table, cluster) = resources::direct(mesh.socket(1, HTTP), BILLING);
-    mesh.deliver(type_url::CLUSTER, vec![("direct".into(), cluster)]);
+    let (listeners, table, mut cluster) = resources::direct(mesh.socket(1, HTTP), BILLING);
+    mesh.deliver(type_url::CLUSTER, vec![("direct".into(), cluster.clone())]);
     mesh.deliver(type_url::LISTENER, listeners);
     mesh.deliver(type_url::ROUTE, vec![(table.name.clone(), table)]);
     let admin = Admin::of(&mesh).await;
@@ -385,6 +387,15 @@ async fn routes_within_a_listener_are_shown_as_static_ones() {
     let endpoints: EndpointsConfigDump = section(&dump);
     let shown: ClusterLoadAssignment = opened(endpoints.static_endpoint_configs[0].endpoint_config.as_ref());
     assert_eq!(shown.cluster_name, "direct");
+
+    // What has no effect is in force even if nobody describes it.
+    let unknown = Any { type_url: "type.googleapis.com/no.such.Hint".into(), value: vec![] };
+    let hint = Metadata { typed_filter_metadata: [("hint".to_owned(), unknown)].into(), ..Default::default() };
+    cluster.load_assignment.as_mut().unwrap().endpoints[0].metadata = Some(hint);
+    mesh.deliver(type_url::CLUSTER, vec![("direct".into(), cluster)]);
+    let endpoints: EndpointsConfigDump = section(&admin.message("/config_dump?include_eds").await);
+    let shown: ClusterLoadAssignment = opened(endpoints.static_endpoint_configs[0].endpoint_config.as_ref());
+    assert_eq!(shown, ClusterLoadAssignment { cluster_name: "direct".into(), ..Default::default() });
 }
 
 #[test]

@@ -118,7 +118,7 @@ async fn requests_of_a_session_go_to_one_endpoint_and_all_others_to_any() {
 
 #[tokio::test]
 async fn a_session_whose_endpoint_is_gone_or_was_never_there_begins_anew_and_a_strict_one_is_refused() {
-    let (mesh, service, all) = mesh(91).await;
+    let (mesh, service, all) = mesh(224).await;
     mesh.route(&service, vec![by_cookie(&service, false)]);
     // It listens, and is no endpoint.
     endpoint::start_clear(mesh.socket(9, HTTP), "other").await;
@@ -143,7 +143,7 @@ async fn a_session_whose_endpoint_is_gone_or_was_never_there_begins_anew_and_a_s
 
 #[tokio::test]
 async fn an_endpoint_of_a_session_that_is_not_reached_has_others_tried_after_it_and_the_answer_names_the_one_that_gave_it() {
-    let (mesh, service, all) = mesh(92).await;
+    let (mesh, service, all) = mesh(225).await;
     let closed = EndpointName { address: mesh.socket(2, CLOSED), tunnelled: true };
     mesh.endpoints(&service.cluster(), vec![Ep::Hbone(closed.address, BILLING), all[0]]);
     mesh.route(&service, vec![by_cookie(&service, false)]);
@@ -154,7 +154,7 @@ async fn an_endpoint_of_a_session_that_is_not_reached_has_others_tried_after_it_
 
 #[tokio::test]
 async fn an_explanation_says_that_the_session_decides() {
-    let (mesh, service, _) = mesh(93).await;
+    let (mesh, service, _) = mesh(226).await;
     let told = |strict: bool, cookie: &str| {
         mesh.route(&service, vec![by_cookie(&service, strict)]);
         let headers = vec![("cookie".to_owned(), cookie.to_owned())];

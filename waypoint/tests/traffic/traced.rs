@@ -170,8 +170,11 @@ fn zipkin(cluster: &str) -> Tracing {
     tracing("ZipkinConfig", &config)
 }
 
+/// The name of a service, and how its requests are traced.
+type Traced = (&'static str, fn() -> Tracing);
+
 /// A mesh with a service for each of these, of one endpoint, and a collector.
-async fn world<const N: usize>(number: u8, traced: [(&'static str, fn() -> Tracing); N]) -> (Mesh, [Service; N], Taken) {
+async fn world<const N: usize>(number: u8, traced: [Traced; N]) -> (Mesh, [Service; N], Taken) {
     let mesh = Mesh::start(number).await;
     let mut host = 100;
     let services = traced.map(|(name, tracing)| {

@@ -9,7 +9,7 @@ use super::TimeFormat;
 pub enum Operator {
     /// `START_TIME`: when the request came.
     StartTime(TimeFormat),
-    /// `REQ`, `RESP` and `TRAILER`: a header, or where there is none, another.
+    /// `REQ`, `RESP` and `TRAILER` (`REQUEST_HEADER`, `RESPONSE_HEADER`): a header, or where there is none, another.
     Header {
         /// Among which.
         of: Headers,
@@ -61,6 +61,9 @@ pub enum HeaderKey {
 
 /// The key under which a waypoint keeps the identity of who asks.
 const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
+
+/// What has metadata.
+const METADATA: [&str; 7] = ["DYNAMIC", "CLUSTER", "ROUTE", "UPSTREAM_HOST", "LISTENER", "LISTENER_FILTER_CHAIN", "VIRTUAL_HOST"];
 
 macro_rules! facts {
     ($($(#[doc = $doc:literal])* $name:ident => $text:literal,)*) => {
@@ -174,16 +177,28 @@ impl Operator {
                 let format = format.map_or_else(|| Ok(TimeFormat::default()), TimeFormat::parse);
                 Self::StartTime(format.map_err(|why| format!("%START_TIME%: {why}"))?)
             }
-            "REQ" => header(name, Headers::Request, needed()?)?,
-            "RESP" => header(name, Headers::Response, needed()?)?,
+            "REQ" | "REQUEST_HEADER" => header(name, Headers::Request, needed()?)?,
+            "RESP" | "RESPONSE_HEADER" => header(name, Headers::Response, needed()?)?,
             "TRAILER" => header(name, Headers::Trailers, needed()?)?,
             "FILTER_STATE" => match needed()?.split_once(':') {
                 Some((PEER_PRINCIPAL, "PLAIN")) => Self::PeerPrincipal,
+                // An Envoy would refuse all that comes with it.
+                Some((_, form)) if !matches!(form, "PLAIN" | "TYPED") && !form.starts_with("FIELD:") => {
+                    return Err(format!("%FILTER_STATE%: {form:?} is none of PLAIN, TYPED and FIELD:NAME"));
+                }
                 _ => Self::Unknown,
             },
-            "DYNAMIC_METADATA" | "CLUSTER_METADATA" | "UPSTREAM_METADATA" | "METADATA" => {
+            "DYNAMIC_METADATA" | "CLUSTER_METADATA" | "UPSTREAM_METADATA" => {
                 needed()?;
                 Self::Unknown
+            }
+            "METADATA" => {
+                let argument = needed()?;
+                let of = argument.split_once(':').map_or(argument, |(of, _)| of);
+                match METADATA.contains(&of) {
+                    true => Self::Unknown,
+                    false => return Err(format!("%METADATA({argument})%: {of:?} is none of {}", METADATA.join(", "))),
+                }
             }
             "GRPC_STATUS_NUMBER" if argument.is_none() => Self::GrpcStatus { number: true },
             "GRPC_STATUS" => match argument {

@@ -16,6 +16,9 @@ impl Facts for Request {
             Operator::Header { of: Headers::Response, name: HeaderKey::Field(name), .. } if name == "x-word" => {
                 Value::of(Some("gr\u{fc}\u{df}e \"a\""))
             }
+            Operator::Header { of: Headers::Response, name: HeaderKey::Field(name), .. } if name == "x-lines" => {
+                Value::of(Some("a\tb\r\nc\u{9b}\u{7f}"))
+            }
             Operator::PeerPrincipal => Value::of(Some("spiffe://cluster.local/ns/shop/sa/web")),
             Operator::Fact(Fact::ResponseCode) => Value::Number(403),
             Operator::Fact(Fact::ResponseFlags) => Value::of(Some("-")),
@@ -46,7 +49,9 @@ fn a_text_is_written_with_its_operators() {
         ("%RESP(X-Word):3%|%RESP(X-Word):4%|", "gr|gr\u{fc}|"),
         ("%TRAILER(grpc-status)% %ROUTE_NAME%", "- -"),
         ("%FILTER_STATE(io.istio.peer_principal:PLAIN)%", "spiffe://cluster.local/ns/shop/sa/web"),
-        ("%DYNAMIC_METADATA(a:b):5% %FILTER_STATE(a)%", "- -"),
+        ("%DYNAMIC_METADATA(a:b):5% %FILTER_STATE(a)% %METADATA(ROUTE:a:b)%", "- - -"),
+        ("%REQUEST_HEADER(:PATH)% %RESPONSE_HEADER(X-Word):2%", "/cart gr"),
+        ("%RESP(X-LINES)%|%RESP(X-LINES):4%", "a\tb\\r\\nc\\u{9b}\\u{7f}|a\tb\\r"),
         ("%START_TIME%", "2024-02-29T13:04:05.123Z"),
         ("%START_TIME(%Y/%m/%dT%H:%M:%S%z %s)%", "2024/02/29T13:04:05+0000 1709211845"),
         ("%START_TIME(%s.%3f %6f %f %9f)%", "1709211845.123 123456 123456789 123456789"),
@@ -96,6 +101,8 @@ fn what_is_not_understood_is_refused_by_name() {
         ("%REQ(a?b?c)%", "\"b?c\" is no name of a header"),
         ("%ROUTE_NAME(x)%", "%ROUTE_NAME(x)% has no argument"),
         ("%ROUTE_NAME:3%", "%ROUTE_NAME% has no length"),
+        ("%FILTER_STATE(a:JSON)%", "\"JSON\" is none of PLAIN"),
+        ("%METADATA(a:b)%", "%METADATA(a:b)%: \"a\" is none of DYNAMIC, CLUSTER, "),
         ("%NOTHING_LIKE_IT%", "%NOTHING_LIKE_IT% is not implemented"),
         ("%CEL(request.id)%", "%CEL% is not implemented"),
         ("%START_TIME(%Q)%", "%START_TIME%: %Q is not implemented"),

@@ -1,5 +1,6 @@
 //! A text with operators in it.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use super::{Facts, Operator, Value};
@@ -61,7 +62,7 @@ impl Text {
                     Value::Missing => line.push(b'-'),
                     // A vector takes whatever is written.
                     Value::Number(number) => _ = write!(line, "{number}"),
-                    Value::Text(text) => line.extend_from_slice(cut(&text, *longest).as_bytes()),
+                    Value::Text(text) => line.extend_from_slice(shown(cut(&text, *longest)).as_bytes()),
                 },
             }
         }
@@ -124,6 +125,22 @@ fn operator(text: &str) -> Result<(Piece, &str), String> {
         return Err(format!("%{name}% has no length"));
     }
     Ok((Piece::Value { operator, longest }, rest))
+}
+
+/// With escapes in place of what begins another line or has a terminal do things, so that nobody writes lines that are not theirs.
+fn shown(text: &str) -> Cow<'_, str> {
+    let is_harmful = |letter: char| letter.is_control() && letter != '\t';
+    if !text.contains(is_harmful) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for letter in text.chars() {
+        match is_harmful(letter) {
+            true => shown.extend(letter.escape_default()),
+            false => shown.push(letter),
+        }
+    }
+    shown.into()
 }
 
 /// The beginning of a text of so many bytes, or fewer where a letter would be cut.

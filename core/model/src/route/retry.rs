@@ -130,7 +130,8 @@ impl Default for RetryBudget {
 
 impl RetryBudget {
     /// Of how many requests that go well one may be sent again, as a part of one: a quarter of what may be under way at once for another time.
-    /// `None` where nothing holds over time. Three services in a row that all retry then ask the last one for less than a fifth more.
+    /// `None` where nothing holds over time. Three services in a row that all retry then ask the last one for less than a fifth more, and for what
+    /// they may send again in any case ([`Self::a_second`]).
     #[must_use]
     pub fn earned(&self) -> Option<f64> {
         match self {

@@ -39,7 +39,7 @@ impl Reply {
     }
 
     /// Prometheus text exposition format, version 0.0.4.
-    pub(super) fn prometheus(body: String) -> Self {
+    pub fn prometheus(body: String) -> Self {
         Self { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body: Bytes::from(body) }
     }
 

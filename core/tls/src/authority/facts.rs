@@ -51,7 +51,8 @@ pub fn certificate(der: &[u8]) -> Result<CertificateFacts, TlsError> {
     Ok(CertificateFacts {
         subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),
-        serial: certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+        // A first byte of 0 says no more than that the number is not negative.
+        serial: certificate.raw_serial().iter().skip_while(|byte| **byte == 0).map(|byte| format!("{byte:02x}")).collect(),
         uris: uri_names(&certificate),
         hosts: host_names(&certificate),
         sha256: sha256(der),

@@ -6,6 +6,7 @@
 
 use std::{
     mem,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -14,7 +15,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures::{Stream as _, future::BoxFuture, stream::FuturesUnordered, task::AtomicWaker};
+use futures::{FutureExt as _, Stream as _, future::BoxFuture, stream::FuturesUnordered, task::AtomicWaker};
 use hyper::rt::Executor;
 
 /// The parts of a connection. Each is looked at only when it has called: to look at what waits takes locks that all connections share.
@@ -104,6 +105,8 @@ pub(super) struct Here(Weak<Begun>);
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Here {
     fn execute(&self, stream: F) {
         if let Some(begun) = self.0.upgrade() {
+            // One that panics ends alone, as it would in a task of its own: it is dropped, and its peer told that it was reset.
+            let stream = AssertUnwindSafe(stream).catch_unwind().map(drop);
             begun.streams.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(stream));
             begun.calls.call(STREAMS);
         }
@@ -253,6 +256,25 @@ mod tests {
             }
         };
         timeout(PATIENCE, wait).await.unwrap();
+        task.abort();
+    }
+
+    /// Without the message that a panic has on the terminal.
+    async fn panics() {
+        std::panic::resume_unwind(Box::new("by intention"));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_panics_ends_alone() {
+        let begun = Begun::new();
+        let here = begun.executor();
+        let (say, said) = oneshot::channel::<()>();
+        here.execute(panics());
+        here.execute(async move { say.send(()).unwrap() });
+        let connection = Box::pin(std::future::pending::<()>());
+        let task = tokio::spawn(OneTask::new(begun, connection, |_| (), Box::pin(std::future::pending())));
+        timeout(PATIENCE, said).await.unwrap().unwrap();
+        assert!(!task.is_finished());
         task.abort();
     }
 }

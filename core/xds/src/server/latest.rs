@@ -2,10 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-/// No more bytes than this are kept.
+/// No more bytes than this are kept when nobody is being sent them.
 const KEPT: usize = 64 << 10;
 
 /// What changed between two generations.
@@ -19,7 +19,17 @@ pub(super) struct Changed {
 
 /// The changes that were asked for last, and between which generations they were.
 #[derive(Default)]
-pub(super) struct Latest(Mutex<(u64, u64, Changed)>);
+pub(super) struct Latest(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    seen: u64,
+    now: u64,
+    resources: Weak<Vec<u8>>,
+    removed: Vec<String>,
+    /// The resources, where they are few.
+    _held: Option<Arc<Vec<u8>>>,
+}
 
 impl fmt::Debug for Latest {
     /// Without the bytes, which may be those of private keys.
@@ -32,13 +42,14 @@ impl Latest {
     /// What changed after one generation and up to the other, which `collect` finds; `None` when it cannot.
     pub(super) fn between(&self, seen: u64, now: u64, collect: impl FnOnce() -> Option<Changed>) -> Option<Changed> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if (kept.0, kept.1) == (seen, now) {
-            return Some(kept.2.clone());
+        if (kept.seen, kept.now) == (seen, now)
+            && let Some(resources) = kept.resources.upgrade()
+        {
+            return Some(Changed { resources, removed: kept.removed.clone() });
         }
         let changed = collect()?;
-        if changed.resources.len() <= KEPT {
-            *kept = (seen, now, changed.clone());
-        }
+        let held = (changed.resources.len() <= KEPT).then(|| Arc::clone(&changed.resources));
+        *kept = Kept { seen, now, resources: Arc::downgrade(&changed.resources), removed: changed.removed.clone(), _held: held };
         Some(changed)
     }
 }
@@ -48,14 +59,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_changed_is_collected_once_for_all_who_are_equally_far_unless_it_is_much() {
+    fn what_changed_is_collected_once_for_all_who_are_equally_far_and_much_of_it_is_not_kept() {
         let changed = |length: usize| Changed { resources: Arc::new(vec![1; length]), removed: vec!["a".to_owned()] };
         let latest = Latest::default();
         let first = latest.between(1, 2, || Some(changed(3))).unwrap();
         let second = latest.between(1, 2, || None).unwrap();
         assert!(Arc::ptr_eq(&first.resources, &second.resources) && first.removed == second.removed);
+        drop((first, second));
+        assert_eq!(latest.between(1, 2, || None).unwrap().resources.len(), 3);
         assert!(latest.between(0, 2, || None).is_none(), "of who was further behind");
-        assert_eq!(latest.between(2, 3, || Some(changed(KEPT + 1))).unwrap().resources.len(), KEPT + 1);
-        assert!(latest.between(2, 3, || None).is_none());
+        let much = latest.between(2, 3, || Some(changed(KEPT + 1))).unwrap();
+        let shared = latest.between(2, 3, || None).unwrap();
+        assert!(Arc::ptr_eq(&much.resources, &shared.resources) && shared.removed == ["a"]);
+        drop((much, shared));
+        assert!(latest.between(2, 3, || None).is_none(), "nobody is being sent it any more");
     }
 }

@@ -273,7 +273,9 @@ impl<A: Authenticate, S: Session> Open<A, S> {
             (response, session.is_caught_up(), session.is_holding())
         };
         self.settled = response.is_none() || is_caught_up;
-        self.hold = (response.is_none() && is_holding).then(|| Box::pin(sleep(HOLD)));
+        // One that waits already waits no longer because something else has changed.
+        let holds = response.is_none() && is_holding;
+        self.hold = self.hold.take().filter(|_| holds).or_else(|| holds.then(|| Box::pin(sleep(HOLD))));
         // Only now: what is in the response is not newer than what is asked here.
         if response.is_some() && !self.authenticate.may_see(&self.caller, &self.view) {
             return Err(Refusal::permission_denied(format!("the view {} is not for this caller any more", self.view)));

@@ -36,6 +36,7 @@ use ambit_runtime::readiness::{Readiness, Task};
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 pub use client::{client_config, connect};
 pub(crate) use failure::chain;
@@ -49,6 +50,8 @@ use super::{Event, Kind, Problem, Source, SourceError};
 const UPDATES: usize = 1024;
 /// Events that are given at once, as far as they come singly.
 const BATCH: usize = 4096;
+/// How long changes wait for Secrets that are named anew: a listener that is to show another certificate would have none until that is read.
+const UNREAD: Duration = Duration::from_secs(1);
 
 /// How long the source waits for what.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +91,8 @@ pub struct Kubernetes {
     updates: mpsc::Receiver<Update>,
     watches: JoinSet<Kind>,
     secrets: Secrets,
+    /// Until when changes wait for Secrets that are named anew.
+    waits: Option<Instant>,
     merge: Merge,
     /// What readiness waits for, by kind.
     pending: BTreeMap<Kind, Task>,
@@ -114,7 +119,7 @@ impl Kubernetes {
             });
         }
         let secrets = Secrets::new(client.clone(), timing, sender);
-        Self { updates, watches, secrets, merge: Merge::new(Kind::ALL), pending, told: Arc::default() }
+        Self { updates, watches, secrets, waits: None, merge: Merge::new(Kind::ALL), pending, told: Arc::default() }
     }
 
     /// The same that asks for no Secret, whichever Gateways name.
@@ -135,6 +140,7 @@ impl Kubernetes {
         self.merge.take(update);
         if named_anew {
             self.secrets.follow(&mut self.merge);
+            self.waits = self.waits.or_else(|| Some(Instant::now() + UNREAD));
         }
         // Which there are is known once all are that could name one.
         let unlisted = |kind| self.pending.contains_key(&kind);
@@ -158,20 +164,34 @@ impl Kubernetes {
 impl Source for Kubernetes {
     async fn next(&mut self) -> Result<Vec<Event>, SourceError> {
         loop {
+            let until = self.waits.unwrap_or_else(Instant::now);
             let update = tokio::select! {
-                update = self.updates.recv() => update,
+                update = self.updates.recv() => match update {
+                    Some(update) => Some(update),
+                    None => return Err(SourceError::Ended("all kinds of objects")),
+                },
+                () = sleep_until(until), if self.waits.is_some() => None,
                 ended = self.watches.join_next() => {
                     return Err(SourceError::Ended(ended.and_then(Result::ok).map_or("a kind of object", Kind::plural)));
                 }
                 () = self.secrets.ended() => return Err(SourceError::Ended(Kind::TlsSecret.plural())),
             };
-            let Some(update) = update else { return Err(SourceError::Ended("all kinds of objects")) };
-            self.take(update);
+            match update {
+                Some(update) => self.take(update),
+                None => self.waits = None,
+            }
             while self.merge.waiting() < BATCH
                 && let Ok(update) = self.updates.try_recv()
             {
                 self.take(update);
             }
+            if self.waits.is_some_and(|until| Instant::now() < until)
+                && !self.secrets.are_listed()
+                && self.merge.waiting() < BATCH
+            {
+                continue;
+            }
+            self.waits = None;
             match self.merge.batch() {
                 Some(events) => return Ok(events),
                 None if !self.merge.is_listed() => self.tell(),

@@ -20,7 +20,7 @@ impl Named {
     pub(super) fn take(&mut self, event: &Event) -> bool {
         match event {
             Event::Upsert(Object::Gateway(gateway)) => {
-                let secrets: BTreeSet<NamespacedName> = named_secrets(gateway).collect();
+                let secrets: BTreeSet<NamespacedName> = named_secrets(gateway).filter(can_be).collect();
                 let said = (gateway.spec.gateway_class_name.clone(), secrets);
                 let before = self.gateways.insert(NamespacedName::of(&gateway.metadata), said.clone());
                 before != Some(said)
@@ -44,6 +44,16 @@ impl Named {
     }
 }
 
+/// Whether there can be an object of this name. The API server refuses to look for one of another, so that it would be waited for in vain.
+fn can_be(secret: &NamespacedName) -> bool {
+    let written = |text: &str| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'));
+    let is = |text: &str| {
+        let ends = text.bytes().next().into_iter().chain(text.bytes().last());
+        (1..=253).contains(&text.len()) && written(text) && ends.into_iter().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    is(&secret.namespace) && is(&secret.name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,7 +61,11 @@ mod tests {
     use crate::source::testing::objects;
 
     fn take(named: &mut Named, text: &str) -> bool {
-        objects(text).into_iter().fold(false, |other, object| named.take(&Event::Upsert(object)) || other)
+        let mut other = false;
+        for object in objects(text) {
+            other |= named.take(&Event::Upsert(object));
+        }
+        other
     }
 
     fn gateway(name: &str, class: &str, secret: &str) -> String {
@@ -79,5 +93,17 @@ mod tests {
         assert!(named.secrets().is_empty());
         assert!(named.take(&gone(Kind::GatewayClass, NamespacedName::new("", "ambit"))));
         assert_eq!(secrets(&named), ["keys/far", "shop/cert"]);
+    }
+
+    #[test]
+    fn a_name_that_no_secret_can_have_is_not_asked_for() {
+        for name in ["Cert", "a/b", "'..'", "'a,b'", "-a", "a-", "''"] {
+            let mut named = Named::default();
+            take(&mut named, &gateway("one", "ambit", name));
+            assert_eq!(named.secrets().iter().map(ToString::to_string).collect::<Vec<_>>(), ["keys/far"], "{name}");
+        }
+        let mut named = Named::default();
+        take(&mut named, &gateway("one", "ambit", "cert.example-1"));
+        assert_eq!(named.secrets().len(), 2);
     }
 }

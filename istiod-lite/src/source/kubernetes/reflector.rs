@@ -24,6 +24,9 @@ const GONE_AFTER: u32 = 3;
 
 /// After so many lists in a row of which the server forgot the next page all objects are asked for at once.
 const WHOLE_AFTER: u32 = 3;
+/// After so many failures in a row a refusal to read a Secret is believed before it was read: an API server that has just started refuses those
+/// whose rights it does not know yet.
+const REFUSED_AFTER: u32 = 2;
 
 /// What to ask next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -274,7 +277,9 @@ impl Reflector {
     pub(super) fn failed(&mut self, failure: &Failure) -> (Vec<Event>, Pause) {
         let failures = self.failures;
         self.failures = self.failures.saturating_add(1);
-        if let (Failure::Denied { code: 403, .. }, Some(only)) = (failure, self.only.clone()) {
+        if let (Failure::Denied { code: 403, .. }, Some(only)) = (failure, self.only.clone())
+            && (self.listed || failures >= REFUSED_AFTER)
+        {
             return (Vec::from_iter(self.withheld(only)), Pause::Failures(failures));
         }
         if *failure != Failure::Missing {

@@ -61,7 +61,11 @@ impl Secrets {
 
     /// Whether others may be named after these events than before.
     pub(super) fn look(&mut self, events: &[Event]) -> bool {
-        events.iter().fold(false, |others, event| self.named.take(event) || others)
+        let mut others = false;
+        for event in events {
+            others |= self.named.take(event);
+        }
+        others
     }
 
     /// Whether all that are named are known, or known not to be there.

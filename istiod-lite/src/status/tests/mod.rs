@@ -1,5 +1,6 @@
 mod broken;
 mod carried;
+mod entry;
 mod gateway;
 mod ingress;
 mod patch;

@@ -152,6 +152,26 @@ fn a_destination_rule_says_what_of_it_holds() {
 }
 
 #[test]
+fn a_destination_rule_says_of_its_subsets_what_it_says_of_all_endpoints() {
+    let rule = |subset: &str| made(RULE, "x", 1, &format!("{{host: a, subsets: [{{name: v1, {subset}}}]}}"));
+    #[track_caller]
+    fn check(objects: &[String], expected: &str) {
+        let said = said(Kind::DestinationRule, &objects.concat());
+        assert!(said.len() == 1 && said[0].contains(expected), "{expected}: {said:#?}");
+    }
+    let mutual = "trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}";
+    check(&[rule(mutual)], "are not in the mesh, and are reached in clear: outside");
+    check(&[rule(&format!("labels: {{version: none}}, {mutual}"))], "Accepted=True Accepted: Attached to the waypoint of a");
+    // A TrafficPolicy says nothing of who belongs to a subset.
+    check(&[rule("labels: {version: v1}"), policy("p", 2, A)], "Accepted=True Accepted: Attached to the waypoint of a");
+    let limit = "trafficPolicy: {connectionPool: {http: {http2MaxRequests: 5}}}";
+    check(
+        &[rule(limit), policy("p", 2, A)],
+        "Accepted=False Conflicted: A TrafficPolicy comes before a DestinationRule: TrafficPolicy shop/p for port 80; its subsets",
+    );
+}
+
+#[test]
 fn a_policy_of_the_gateway_api_says_whether_it_holds_and_what_of_it_does_not() {
     const THEIRS: &str = "gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy";
     let one = |name: &str, second: u32, said: &str| made(THEIRS, name, second, &format!("{{targetRefs: [{A}], {said}}}"));

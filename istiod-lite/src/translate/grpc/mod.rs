@@ -87,13 +87,16 @@ fn add(resources: &mut Resources, index: &Index, port: &ServedPort<'_>, through:
     resources.routes.push((target.clone(), any(&route::configuration(index, port, target))));
     resources.clusters.push((cluster_name.clone(), any(&cluster(&cluster_name))));
     resources.endpoints.push((cluster_name, any(&assignment)));
-    // Through a waypoint it is the waypoint that chooses.
-    let subsets = if through.is_none() { index.subsets_of(&port.service) } else { Vec::new() };
-    for subset in subsets {
+    for subset in index.subsets_of(&port.service) {
         let part = Backend { subset: Some(subset.name.clone()), ..own.clone() };
         let name = part.cluster(index, Layer::Http);
+        let assignment = match through {
+            // It is the waypoint that chooses: calls that a route of another service leads to a part of this one fail at once.
+            Some(_) => endpoint::none(&name),
+            None => endpoint::assignment(index, &name, &part),
+        };
         resources.clusters.push((name.clone(), any(&cluster(&name))));
-        resources.endpoints.push((name.clone(), any(&endpoint::assignment(index, &name, &part))));
+        resources.endpoints.push((name, any(&assignment)));
     }
 }
 

@@ -173,6 +173,12 @@ fn a_time_limit_holds_and_a_subset_is_a_cluster_of_its_own_with_its_endpoints() 
     let endpoints = with.endpoints.into_iter().filter(|(name, _)| name == cluster).collect();
     assert_eq!(addresses(&Resources { endpoints, ..Resources::default() }), ["10.1.0.2:8080"]);
     assert_eq!(routes(&echo(&[MESH, &leads]), 0)[0], "/* -> invalid-backend");
+    // Of a service with a waypoint it is there, for routes of others that lead to it, and has none.
+    let through = echo(&[MESH, WAYPOINT, &leads, &rule]);
+    assert!(through.clusters.iter().any(|(name, _)| name == cluster));
+    let endpoints: Vec<_> = through.endpoints.into_iter().filter(|(name, _)| name == cluster).collect();
+    assert_eq!(endpoints.len(), 1);
+    assert_eq!(addresses(&Resources { endpoints, ..Resources::default() }), [""; 0]);
 }
 
 #[test]

@@ -32,8 +32,8 @@ pub fn of_subset(index: &Index, cluster: &str, (service, port): (&ServiceRef, u1
 /// All that may be asked for of a service: the endpoints of each port, under the name of the cluster of each layer, and of each subset.
 pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<ClusterLoadAssignment> {
     let (endpoints, name) = (usable(index, service), of_service(index.config(), service));
-    let in_subset = |name: &str| usable_in(index, service, Some(name));
-    let subsets = index.subsets_of(service).into_iter().map(|subset| (&*subset.name, in_subset(&subset.name)));
+    let in_subset = |subset| endpoints.iter().filter(|endpoint| index.is_in_subset(endpoint, subset)).cloned().collect();
+    let subsets = index.subsets_of(service).into_iter().map(|subset| (&*subset.name, in_subset(subset)));
     let subsets: Vec<(&str, Vec<Endpoint>)> = subsets.collect();
     let mut all = Vec::new();
     for port in index.service_ports(service) {

@@ -59,6 +59,10 @@ fn what_came_from_an_endpoint_is_written_with_the_headers_asked_for() {
     (record.reason, record.status) = (Reason::Ok, Some(200));
     record.responded(&headers("grpc-status", "77"));
     check(&record, "1||-|-|200|-|via_upstream|77|77|10.0.0.1|80|shop/r|-|-");
+    let mut record = request("grpc");
+    (record.reason, record.status) = (Reason::Ok, Some(503));
+    record.responded(&HeaderMap::new());
+    check(&record, "1||-|-|503|-|via_upstream|Unavailable|14|10.0.0.1|80|shop/r|-|-");
 }
 
 #[test]

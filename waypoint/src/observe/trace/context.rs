@@ -23,6 +23,8 @@ pub struct Place {
     pub trace: Trace,
     /// The headers of W3C name what it belongs to: what vendors say of the trace goes on.
     stated: bool,
+    /// B3 in one header asks for it to be recorded whatever happens, which goes on, too.
+    debug: bool,
 }
 
 impl Place {
@@ -36,13 +38,13 @@ impl Place {
             if let Some((id, parent)) = said.parent {
                 (trace.id, trace.parent) = (id, Some(parent));
             }
-            return Self { trace, stated: false };
+            return Self { trace, stated: false, debug: said.debug };
         }
         // A request has one place, or none that is known.
         let single = headers.get_all(TRACEPARENT).iter().nth(1).is_none();
         match Trace::read(headers).filter(|_| speaks.w3c() && single) {
-            Some(trace) => Self { trace, stated: true },
-            None => Self { trace: Trace::new(chosen()), stated: false },
+            Some(trace) => Self { trace, stated: true, debug: false },
+            None => Self { trace: Trace::new(chosen()), stated: false, debug: false },
         }
     }
 
@@ -72,6 +74,7 @@ impl Place {
         let (span, sampled) = (format!("{span:016x}"), if sampled { "1" } else { "0" });
         if headers.contains_key(SINGLE) {
             let parent = parent.map(|parent| format!("-{parent:016x}")).unwrap_or_default();
+            let sampled = if self.debug { "d" } else { sampled };
             put(headers, SINGLE, &format!("{id}-{span}-{sampled}{parent}"));
         }
         put(headers, TRACE_ID, &id);
@@ -81,7 +84,9 @@ impl Place {
             None => drop(headers.remove(PARENT_ID)),
         }
         // That it is to be recorded whatever happens goes on where it was said.
-        if !headers.contains_key(FLAGS) {
+        let whatever_happens = self.trace.sampled && headers.get(FLAGS).is_some_and(|flags| flags == "1");
+        if !whatever_happens {
+            headers.remove(FLAGS);
             put(headers, SAMPLED, sampled);
         }
     }
@@ -100,6 +105,8 @@ struct Said {
     parent: Option<(u128, NonZero<u64>)>,
     /// Whether it is recorded.
     sampled: Option<bool>,
+    /// The one header says `d`.
+    debug: bool,
 }
 
 impl Said {
@@ -117,28 +124,31 @@ impl Said {
             (Some(trace), Some(span)) => Some((trace_id(trace)?, span_id(span)?)),
             _ => None,
         };
-        (parent.is_some() || sampled.is_some()).then_some(Self { parent, sampled })
+        (parent.is_some() || sampled.is_some()).then_some(Self { parent, sampled, debug: false })
     }
 
     fn single(text: &str) -> Option<Self> {
         if let Some(sampled) = sampled(text) {
-            return Some(Self { parent: None, sampled: Some(sampled) });
+            return Some(Self { parent: None, sampled: Some(sampled), debug: text == DEBUG });
         }
         let mut parts = text.split('-');
         let parent = (trace_id(parts.next()?)?, span_id(parts.next()?)?);
-        let sampled = match parts.next() {
+        let said = parts.next();
+        let sampled = match said {
             None => None,
             Some(said) => Some(sampled(said)?),
         };
         let good = parts.next().is_none_or(|grandparent| span_id(grandparent).is_some()) && parts.next().is_none();
-        good.then_some(Self { parent: Some(parent), sampled })
+        good.then_some(Self { parent: Some(parent), sampled, debug: said == Some(DEBUG) })
     }
 }
 
-/// `d` asks for more than that: to be recorded whatever happens.
+/// Asks for more than to be recorded: whatever happens.
+const DEBUG: &str = "d";
+
 fn sampled(text: &str) -> Option<bool> {
     match text {
-        "1" | "d" | "true" => Some(true),
+        "1" | DEBUG | "true" => Some(true),
         "0" | "false" => Some(false),
         _ => None,
     }
@@ -155,132 +165,4 @@ fn span_id(text: &str) -> Option<NonZero<u64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-    const SPAN: &str = "00f067aa0ba902b7";
-    const W3C: Speaks = Speaks::OtlpGrpc;
-    const B3: Speaks = Speaks::Zipkin { w3c: false };
-    const BOTH: Speaks = Speaks::Zipkin { w3c: true };
-
-    fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        let header =
-            |(name, value): &(&'static str, &str)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
-        let mut headers = HeaderMap::new();
-        for (name, value) in pairs.iter().map(header) {
-            headers.append(name, value);
-        }
-        headers
-    }
-
-    /// What it belongs to, and whether it is recorded where nothing decides.
-    fn read(headers: &HeaderMap, speaks: Speaks) -> (Option<(String, String)>, bool) {
-        let trace = Place::of(headers, speaks, || false).trace;
-        let parent = trace.parent.map(|parent| (format!("{:x}", trace.id), format!("{parent:016x}")));
-        (parent, trace.sampled)
-    }
-
-    fn under(sampled: bool) -> (Option<(String, String)>, bool) {
-        (Some((ID.to_owned(), SPAN.to_owned())), sampled)
-    }
-
-    #[test]
-    fn a_span_belongs_to_what_the_headers_of_w3c_name_and_to_nothing_where_they_are_wrong() {
-        let parent = |text: &str| read(&map(&[("traceparent", text)]), W3C);
-        assert_eq!(parent(&format!("00-{ID}-{SPAN}-01")), under(true));
-        assert_eq!(parent(&format!("00-{ID}-{SPAN}-00")), under(false));
-        assert_eq!(parent(&format!("00-{ID}-{SPAN}-03")), under(true), "flags of others");
-        assert_eq!(parent(&format!("01-{ID}-{SPAN}-01-later")), under(true), "a later version");
-        for wrong in [
-            String::new(),
-            "nonsense".into(),
-            format!("00-{ID}-{SPAN}"),
-            format!("00-{ID}-{SPAN}-01-more"),
-            format!("ff-{ID}-{SPAN}-01"),
-            format!("00-{ID}-0000000000000000-01"),
-            format!("00-{}-{SPAN}-01", "0".repeat(32)),
-            format!("00-{ID}-{SPAN}-0x"),
-        ] {
-            assert_eq!(parent(&wrong), (None, false), "{wrong}");
-        }
-        let one = format!("00-{ID}-{SPAN}-01");
-        assert_eq!(read(&map(&[("traceparent", &one), ("traceparent", &one)]), W3C), (None, false), "two places");
-        assert_eq!(read(&map(&[("x-b3-traceid", ID), ("x-b3-spanid", SPAN), ("x-b3-sampled", "1")]), W3C), (None, false));
-        assert!(Place::of(&HeaderMap::new(), W3C, || true).trace.sampled);
-    }
-
-    #[test]
-    fn a_span_belongs_to_what_b3_names_in_one_header_or_in_several() {
-        let single = |text: &str| read(&map(&[("b3", text)]), B3);
-        assert_eq!(single(&format!("{ID}-{SPAN}-1")), under(true));
-        assert_eq!(single(&format!("{ID}-{SPAN}-d")), under(true));
-        assert_eq!(single(&format!("{ID}-{SPAN}-0-{SPAN}")), under(false));
-        assert_eq!(single(&format!("{ID}-{SPAN}")), under(false), "it is left open");
-        assert_eq!(single("1"), (None, true));
-        assert_eq!(single(&format!("{}-{SPAN}-1", &ID[16..])), (Some((ID[16..].to_owned(), SPAN.to_owned())), true));
-        for wrong in [
-            "",
-            "2",
-            ID,
-            &format!("{ID}-{SPAN}-2"),
-            &format!("{ID}-{SPAN}-1-x"),
-            &format!("{ID}-{SPAN}-1-{SPAN}-"),
-            &format!("{ID}-{}-1", &SPAN[1..]),
-            &format!("+{}-{SPAN}-1", &ID[1..]),
-            &format!("{}-{SPAN}-1", "0".repeat(32)),
-        ] {
-            assert_eq!(single(wrong), (None, false), "{wrong}");
-        }
-        let several = |more: &[(&'static str, &str)]| {
-            let all = [&[("x-b3-traceid", ID), ("x-b3-spanid", SPAN)][..], more].concat();
-            read(&map(&all), B3)
-        };
-        assert_eq!(several(&[("x-b3-sampled", "1"), ("x-b3-parentspanid", SPAN)]), under(true));
-        assert_eq!(several(&[("x-b3-sampled", "0")]), under(false));
-        assert_eq!(several(&[("x-b3-flags", "1"), ("x-b3-sampled", "0")]), under(true));
-        assert_eq!(several(&[]), under(false));
-        assert_eq!(read(&map(&[("x-b3-sampled", "1")]), B3), (None, true));
-        assert_eq!(read(&map(&[("x-b3-traceid", ID), ("x-b3-spanid", "x"), ("x-b3-sampled", "1")]), B3), (None, false));
-        let w3c = format!("00-{ID}-{SPAN}-01");
-        assert_eq!(read(&map(&[("traceparent", &w3c)]), B3), (None, false));
-        assert_eq!(read(&map(&[("traceparent", &w3c)]), BOTH), under(true));
-        assert_eq!(read(&map(&[("b3", "0"), ("traceparent", &w3c)]), BOTH), (None, false), "B3 goes first");
-    }
-
-    #[test]
-    fn who_comes_next_is_told_the_span_in_the_headers_that_the_collector_goes_with() {
-        let parent = format!("00-{ID}-{SPAN}-01");
-        let mut headers = map(&[("traceparent", &parent), ("tracestate", "a=1"), ("tracestate", "b=2"), ("b3", "0")]);
-        let place = Place::of(&headers, W3C, || false);
-        assert_eq!(place.state(&headers), "a=1,b=2");
-        place.write(&mut headers, W3C);
-        assert_eq!(headers["traceparent"], format!("00-{ID}-{:016x}-01", place.trace.span).as_str());
-        assert_eq!((headers.get_all("tracestate").iter().count(), &headers["b3"]), (2, &HeaderValue::from_static("0")));
-        assert!(!headers.contains_key("x-b3-traceid"));
-        // What vendors say of another trace is not said of this one.
-        let mut headers = map(&[("traceparent", "00-0-0-0"), ("tracestate", "a=1")]);
-        let place = Place::of(&headers, W3C, || true);
-        assert_eq!(place.state(&headers), "");
-        place.write(&mut headers, W3C);
-        assert_eq!(headers["traceparent"], place.trace.write().as_str());
-        assert!(!headers.contains_key("tracestate"));
-        for single in [false, true] {
-            let said = format!("{}-{SPAN}-1", &ID[16..]);
-            let several = map(&[("x-b3-traceid", &ID[16..]), ("x-b3-spanid", SPAN), ("x-b3-sampled", "1")]);
-            let mut headers = if single { map(&[("b3", &said)]) } else { several };
-            let place = Place::of(&headers, BOTH, || false);
-            place.write(&mut headers, BOTH);
-            let span = format!("{:016x}", place.trace.span);
-            let found = ["x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"].map(|name| headers[name].clone());
-            assert_eq!(found, [&ID[16..], &span, SPAN, "1"].map(|value| HeaderValue::from_str(value).unwrap()));
-            assert_eq!(headers["traceparent"], place.trace.write().as_str());
-            let one = format!("{}-{span}-1-{SPAN}", &ID[16..]);
-            assert_eq!(headers.get("b3"), HeaderValue::from_str(&one).ok().as_ref().filter(|_| single));
-        }
-        let mut headers = HeaderMap::new();
-        Place::of(&headers, B3, || false).write(&mut headers, B3);
-        assert!(headers["x-b3-sampled"] == "0" && headers["x-b3-traceid"].len() == 32, "{headers:?}");
-        assert!(!headers.contains_key("x-b3-parentspanid") && !headers.contains_key("traceparent"));
-    }
-}
+mod tests;

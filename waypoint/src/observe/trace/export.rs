@@ -23,6 +23,7 @@ use super::{Ended, otlp, zipkin};
 use crate::{
     compiled::{Collector, Speaks},
     http::call::{self, Question, grpc},
+    observe::room::Room,
     proxy::Proxy,
 };
 
@@ -39,6 +40,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct Spans {
     queue: mpsc::Sender<Message>,
+    room: Room,
     start: Arc<Start>,
 }
 
@@ -62,7 +64,8 @@ impl Default for Spans {
     fn default() -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let waiting = Mutex::new(Some(waiting));
-        Self { queue, start: Arc::new(Start { done: AtomicBool::new(false), waiting, node: OnceLock::new() }) }
+        let start = Start { done: AtomicBool::new(false), waiting, node: OnceLock::new() };
+        Self { queue, room: Room::default(), start: Arc::new(start) }
     }
 }
 
@@ -89,10 +92,12 @@ impl Spans {
         }
     }
 
-    pub(super) fn send(&self, ended: Ended) {
-        match self.queue.try_reserve() {
-            Ok(place) => place.send(Message::Span(Box::new(ended))),
-            Err(_) => lost(1),
+    pub(super) fn send(&self, mut ended: Ended) {
+        let Ok(place) = self.queue.try_reserve() else { return lost(1) };
+        ended._room = self.room.take(ended.size());
+        match ended._room {
+            Some(_) => place.send(Message::Span(Box::new(ended))),
+            None => lost(1),
         }
     }
 
@@ -317,7 +322,16 @@ mod tests {
             tags: Vec::new(),
         };
         let place = Place::of(&http::HeaderMap::new(), Speaks::OtlpHttp, || true);
-        Ended { tracing: Arc::new(tracing), place, state: String::new(), begun: 1, ended: 2, told: Vec::new(), failed: false }
+        Ended {
+            tracing: Arc::new(tracing),
+            place,
+            state: String::new(),
+            begun: 1,
+            ended: 2,
+            told: Vec::new(),
+            failed: false,
+            _room: None,
+        }
     }
 
     #[tokio::test]
@@ -332,6 +346,21 @@ mod tests {
         assert_eq!((first.len(), waiting.len()), (BATCH, 0));
         // Until something has begun there is nothing to wait for.
         spans.flush(Duration::from_secs(60)).await;
+    }
+
+    #[test]
+    fn spans_with_long_headers_wait_by_what_they_take() {
+        let spans = Spans::default();
+        for _ in 0..20 {
+            let long = "a".repeat(1 << 20);
+            spans.send(Ended { told: vec![("user_agent".into(), long)], ..ended("one") });
+        }
+        let mut queue = spans.start.waiting.lock().unwrap().take().unwrap();
+        assert_eq!(queue.len(), 15, "of 16 MiB");
+        // What was sent makes room for others.
+        assert!(matches!(queue.try_recv(), Ok(Message::Span(_))));
+        (0..2).for_each(|_| spans.send(Ended { state: "a".repeat(1 << 20), ..ended("one") }));
+        assert_eq!(queue.len(), 15);
     }
 
     #[test]

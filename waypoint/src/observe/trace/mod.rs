@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, Request, Version, header};
 
 use self::context::Place;
 pub use self::export::Spans;
-use super::{Record, telemetry::flags};
+use super::{Record, room::Taken, telemetry::flags};
 use crate::{compiled::Tracing, http::Target, proxy::Proxy, terminate::Tunnel};
 
 /// Who has sent a request, as it says itself.
@@ -47,6 +47,16 @@ struct Ended {
     ended: u64,
     told: Told,
     failed: bool,
+    /// What it takes until it is sent, or lost.
+    _room: Option<Taken>,
+}
+
+impl Ended {
+    /// How much it takes of memory, in bytes.
+    fn size(&self) -> usize {
+        let told = self.told.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        size_of::<Self>() + self.state.len() + told + self.told.len() * size_of::<(Cow<'static, str>, String)>()
+    }
 }
 
 impl Span {
@@ -83,7 +93,7 @@ impl Span {
         let begun = now.saturating_sub(record.started.elapsed());
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let (tracing, place, begun, ended) = (self.tracing, self.place, nanos(begun), nanos(now));
-        spans.send(Ended { tracing, place, state, begun, ended, told, failed });
+        spans.send(Ended { tracing, place, state, begun, ended, told, failed, _room: None });
     }
 }
 

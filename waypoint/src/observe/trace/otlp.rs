@@ -1,8 +1,10 @@
 //! Spans as an OpenTelemetry collector takes them: the messages of `opentelemetry.proto.collector.trace.v1`, as far as they are used.
 
+use ambit_api::envoy::pb::opentelemetry::proto::common::v1::KeyValue;
 use prost::Message;
 
 use super::Ended;
+use crate::observe::otlp::{message::Resource, pair, string};
 
 /// `SPAN_KIND_SERVER`.
 const SERVER: i32 = 2;
@@ -28,12 +30,6 @@ struct ResourceSpans {
     resource: Option<Resource>,
     #[prost(message, repeated, tag = "2")]
     scope_spans: Vec<ScopeSpans>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Resource {
-    #[prost(message, repeated, tag = "1")]
-    attributes: Vec<KeyValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -84,21 +80,6 @@ struct Status {
     code: i32,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct KeyValue {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(message, optional, tag = "2")]
-    value: Option<AnyValue>,
-}
-
-/// Of the kinds of values only texts are sent, as by Envoy.
-#[derive(Clone, PartialEq, Message)]
-struct AnyValue {
-    #[prost(string, optional, tag = "1")]
-    string_value: Option<String>,
-}
-
 /// What is sent of spans of a service.
 pub fn request(service: &str, spans: &[Ended]) -> Request {
     let scope = Scope { name: "ambit".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -127,6 +108,7 @@ fn span(ended: &Ended) -> Span {
     }
 }
 
+/// Of the kinds of values only texts are sent, as by Envoy.
 fn attribute(key: &str, value: &str) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { string_value: Some(value.to_owned()) }) }
+    pair(key, string(value.to_owned()))
 }

@@ -2,8 +2,11 @@
 
 use std::{convert::Infallible, future::poll_fn, task::Context, task::Poll, time::Duration};
 
-use ambit_api::envoy::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+use ambit_api::{
+    envoy::pb::envoy::service::discovery::v3::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+    type_url::{CLUSTER, LISTENER},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -145,6 +148,30 @@ async fn what_changes_while_a_response_is_under_way_comes_once_that_is_answered(
         DeltaDiscoveryRequest { type_url: TYPE.to_owned(), resource_names_subscribe: vec!["a".to_owned()], ..Default::default() };
     stream.ask.send(again).await.unwrap();
     assert_eq!(stream.next().await.as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn what_waits_for_an_answer_that_never_comes_goes_out_although_it_changes_all_the_time() {
+    let cache = Cache::new();
+    let server = serve(&cache, ServerConfig::default(), "127.0.0.1:0").await;
+    let mut stream = Stream::open(&dial(server.address)).await;
+    assert_eq!(stream.next().await.as_deref(), Some(""));
+    let of = |type_url: &str| DeltaDiscoveryRequest { type_url: type_url.to_owned(), ..Default::default() };
+    stream.ask.send(of(CLUSTER)).await.unwrap();
+    let unanswered = timeout(PATIENCE, stream.responses.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(unanswered.type_url, CLUSTER);
+    stream.ask.send(of(LISTENER)).await.unwrap();
+    assert_eq!(stream.next().await.as_deref(), Some(""));
+    let changes = async {
+        for number in 0.. {
+            cache.update(VIEW, LISTENER, [change("listener", &format!("{number}"))]);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        response = stream.next() => assert_eq!(response.as_deref(), Some("listener")),
+        () = changes => {}
+    }
 }
 
 #[tokio::test]
