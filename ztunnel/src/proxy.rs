@@ -25,6 +25,7 @@ use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     awake,
@@ -86,6 +87,8 @@ pub struct Pod {
     pub decisions: Decisions,
     /// Which endpoints failed its connects.
     pub standings: Standings,
+    /// Ends its connections: they have had their time, or its namespace is another pod's by now.
+    pub cut: CancellationToken,
 }
 
 /// A connection that stands, and is carried to its end. How it came to stand is forgotten by then: most connections are idle.
@@ -208,9 +211,9 @@ impl Proxy {
     /// Opens a TCP connection from the pod, marked as the proxy's own; from `source` when that is given.
     ///
     /// # Errors
-    /// `upstream_refused`, `upstream_timeout`, `upstream_reset`, `upstream_unreachable` or `descriptor_limit`.
+    /// `upstream_refused`, `upstream_timeout`, `upstream_reset`, `upstream_unreachable`, `descriptor_limit` or `draining`.
     pub async fn connect(&self, pod: &Pod, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Refusal> {
-        self.dial(pod, destination, source, self.limits.connect).await.map_err(|error| {
+        let connected = self.dial(pod, destination, source, self.limits.connect).await.map_err(|error| {
             if let Some(refusal) = self.limits.descriptors.refused(&error) {
                 return refusal;
             }
@@ -222,7 +225,13 @@ impl Proxy {
                 _ => Reason::UpstreamUnreachable,
             };
             Refusal::new(reason, format!("{destination}: {error}"))
-        })
+        })?;
+        // Looked at now and not before: who listens there may have begun while it was connected.
+        if pod.cut.is_cancelled() {
+            socket::reset(connected);
+            return Err(Refusal::new(Reason::Draining, "the pod is gone, and its namespace may be another one's"));
+        }
+        Ok(connected)
     }
 
     /// As [`Proxy::connect`], with the error of the system.
@@ -257,6 +266,17 @@ mod tests {
         }
         drop(held);
         assert!(proxy.place(&other).is_ok());
+    }
+
+    #[tokio::test]
+    async fn of_a_pod_whose_namespace_is_another_one_s_nobody_is_connected() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let (proxy, pod) = (proxy(log.path()), pod());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        assert!(proxy.connect(&pod, to, None).await.is_ok());
+        pod.cut.cancel();
+        assert_eq!(proxy.connect(&pod, to, None).await.err().unwrap().reason, Reason::Draining);
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ use ambit_xds::{Any, Resource};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use prost::Message;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Limits,
@@ -74,6 +75,7 @@ pub(crate) fn pod() -> Pod {
         known: Known::default(),
         decisions: Decisions::default(),
         standings: Standings::default(),
+        cut: CancellationToken::new(),
     }
 }
 

@@ -120,8 +120,9 @@ impl App {
                 let meant = wanted == ANYBODY || *account == wanted;
                 if !meant || *answered != number.to_string() || *back != noise || !own {
                     let what = format!(
-                        "{} asked {wanted} number {number}, and {uid} ({account}) answered number {answered} of {seen}",
-                        who.uid
+                        "{} asked {wanted} number {number} at {:?}, and {uid} ({account}) answered number {answered} of {seen}",
+                        who.uid,
+                        stream.get_ref().peer_addr()
                     );
                     astray.note(answer.len(), what);
                     return Err(Error::other("somebody else's answer"));

@@ -22,7 +22,7 @@ use ambit_model::{
     workload::Workload,
 };
 use ambit_runtime::drain::Watch;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use crate::proxy::{Pod, Proxy};
 use direct::{Arrival, Direct, Sockets};
@@ -51,8 +51,6 @@ pub struct Neighbour {
     pub(crate) pod: Arc<Pod>,
     /// Held by its connections, so that its drain waits for them.
     pub(crate) watch: Watch,
-    /// Ends what its drain did not.
-    pub(crate) cut: CancellationToken,
     /// Addresses that are known to be in its namespace.
     own: RwLock<Own>,
     /// Whether it has left the mesh.
@@ -135,23 +133,17 @@ impl Neighbours {
     }
 
     /// A pod is served from now on, in place of an earlier one of its name.
-    pub(crate) fn add(&self, proxy: &Arc<Proxy>, pod: Arc<Pod>, watch: Watch, cut: CancellationToken, tasks: &TaskTracker) {
+    pub(crate) fn add(&self, proxy: &Arc<Proxy>, pod: Arc<Pod>, watch: Watch, tasks: &TaskTracker) {
         let key = Self::key(&pod);
         let own = RwLock::new(Own { list: pod.netns.addresses().unwrap_or_default(), read: Instant::now() });
         let released = Arc::new(AtomicBool::new(false));
-        let neighbour = Neighbour {
-            pod: Arc::clone(&pod),
-            watch,
-            cut: cut.clone(),
-            own,
-            released: Arc::clone(&released),
-            sockets: Mutex::default(),
-        };
+        let neighbour =
+            Neighbour { pod: Arc::clone(&pod), watch, own, released: Arc::clone(&released), sockets: Mutex::default() };
         let neighbour = Arc::new(neighbour);
         let weak = Arc::downgrade(&neighbour);
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(key, neighbour);
         if let Some(direct) = self.direct(proxy) {
-            direct.serve(Arrival { neighbour: weak, pod, cut, released, _until_the_end: tasks.token() });
+            direct.serve(Arrival { neighbour: weak, pod, released, _until_the_end: tasks.token() });
         }
     }
 

@@ -83,7 +83,7 @@ pub(crate) async fn open(
             half.refused(Refusal::new(Reason::ClientReset, "it gave up before the answer"));
             return Err(Refusal::new(Reason::ClientReset, error));
         }
-        () = neighbour.cut.cancelled() => Err(Refusal::new(Reason::Draining, "the pod went away")),
+        () = neighbour.pod.cut.cancelled() => Err(Refusal::new(Reason::Draining, "the pod went away")),
     };
     match opened {
         Ok(((upstream, admitted, workload), places)) => {
@@ -118,7 +118,7 @@ impl Near {
             // Whether it still may comes before its first byte.
             biased;
             refusal = revoked => Err(refusal),
-            () = neighbour.cut.cancelled() => Err(Refusal::new(Reason::Draining, "cut while the pod went away")),
+            () = neighbour.pod.cut.cancelled() => Err(Refusal::new(Reason::Draining, "cut while the pod went away")),
             outcome = joined => Ok(outcome.ended_by),
         };
         half.end(ended)

@@ -47,6 +47,8 @@ pub struct Pods {
     /// The DNS of pods, if it is served.
     dns: Option<Arc<Dns>>,
     running: Mutex<BTreeMap<String, Running>>,
+    /// Those whose connections may still go on.
+    leaving: Arc<Mutex<Vec<Arc<Pod>>>>,
     ending: TaskTracker,
 }
 
@@ -54,7 +56,6 @@ pub struct Pods {
 struct Running {
     pod: Arc<Pod>,
     trigger: Trigger,
-    cut: CancellationToken,
     tasks: TaskTracker,
     /// Those of `tasks` that accept.
     accepting: TaskTracker,
@@ -65,7 +66,15 @@ impl Pods {
     #[must_use]
     pub fn new(workers: Arc<Workers>, trust_domain: TrustDomain) -> Self {
         let proxy = Arc::clone(&workers.first().proxy);
-        Self { workers, proxy, trust_domain, dns: None, running: Mutex::default(), ending: TaskTracker::new() }
+        Self {
+            workers,
+            proxy,
+            trust_domain,
+            dns: None,
+            running: Mutex::default(),
+            leaving: Arc::default(),
+            ending: TaskTracker::new(),
+        }
     }
 
     /// As it is, with the DNS of pods served like this.
@@ -108,11 +117,13 @@ impl Pods {
         if let Some(uid) = other {
             return Err(Error::Occupied { place, uid });
         }
+        self.cut(&info.uid, &identity, &netns);
         let places = Arc::new(Semaphore::new(self.proxy.limits.connections_per_pod));
         let (known, decisions) = (Known::default(), inbound::Decisions::default());
         let (standings, sources, sockets) = (Standings::default(), Sources::default(), Stock::new(netns.clone(), PROXY_MARK));
         let (uid, name) = (info.uid.clone(), info.name);
-        let pod = Arc::new(Pod { uid, name, identity, netns, sockets, places, sources, known, decisions, standings });
+        let cut = CancellationToken::new();
+        let pod = Arc::new(Pod { uid, name, identity, netns, sockets, places, sources, known, decisions, standings, cut });
         let started = self.start(Arc::clone(&pod), &place)?;
         tracing::info!(uid = info.uid, identity = %pod.identity, "{place} is captured");
         let before = self.running().insert(info.uid, started);
@@ -138,7 +149,7 @@ impl Pods {
         let (trigger, watch) = drain::channel();
         let workers = Arc::clone(&self.workers);
         let (tasks, accepting) = (TaskTracker::new(), TaskTracker::new());
-        let acceptor = Acceptor { workers, watch, cut: CancellationToken::new(), tasks, accepting };
+        let acceptor = Acceptor { workers, watch, cut: pod.cut.clone(), tasks, accepting };
         let own = Arc::clone(&pod);
         acceptor
             .run(outbound, Direction::Outbound, move |proxy, io, from, _| outbound::handle(proxy, Arc::clone(&own), io, from));
@@ -153,9 +164,8 @@ impl Pods {
         if let Some(resolving) = resolving {
             self.resolve(&acceptor, resolving);
         }
-        let (watch, cut) = (acceptor.watch.clone(), acceptor.cut.clone());
-        self.proxy.near.add(&self.proxy, Arc::clone(&pod), watch, cut, &acceptor.tasks);
-        Ok(Running { pod, trigger, cut: acceptor.cut, tasks: acceptor.tasks, accepting: acceptor.accepting })
+        self.proxy.near.add(&self.proxy, Arc::clone(&pod), acceptor.watch.clone(), &acceptor.tasks);
+        Ok(Running { pod, trigger, tasks: acceptor.tasks, accepting: acceptor.accepting })
     }
 
     fn resolve(&self, acceptor: &Acceptor, resolving: dns::Listening) {
@@ -208,22 +218,35 @@ impl Pods {
         self.proxy.certificates.retain(&here);
     }
 
+    fn leaving(&self) -> MutexGuard<'_, Vec<Arc<Pod>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This pod takes a namespace: what an earlier one of it still has ends now, for the next to be connected would be this one, under
+    /// the name and the policies of the other.
+    fn cut(&self, uid: &str, identity: &SpiffeId, netns: &NetNs) {
+        let is_other = |pod: &&Arc<Pod>| pod.netns == *netns && (pod.uid != uid || pod.identity != *identity);
+        self.leaving().iter().filter(is_other).for_each(|pod| pod.cut.cancel());
+    }
+
     /// Ends it, and gives what ends when nothing more is accepted.
     fn end(&self, running: Running, deadline: Duration) -> TaskTracker {
         self.proxy.near.remove(&running.pod);
         running.trigger.begin();
         running.accepting.close();
         let accepting = running.accepting.clone();
-        let workers = Arc::clone(&self.workers);
+        self.leaving().push(Arc::clone(&running.pod));
+        let (workers, leaving) = (Arc::clone(&self.workers), Arc::clone(&self.leaving));
         self.ending.spawn(async move {
             running.trigger.drain(deadline).await;
-            running.cut.cancel();
+            running.pod.cut.cancel();
             running.tasks.close();
             running.tasks.wait().await;
             // Nobody else uses them, not even a pod that has taken its place with its address: they are of its namespace.
             let Pod { netns, identity, .. } = &*running.pod;
             let its = |key: &PoolKey| key.netns == Some(netns.inode()) && key.source == *identity;
             workers.proxies().for_each(|proxy| proxy.pool.retire(its));
+            leaving.lock().unwrap_or_else(PoisonError::into_inner).retain(|pod| !Arc::ptr_eq(pod, &running.pod));
         });
         accepting
     }

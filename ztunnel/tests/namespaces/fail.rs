@@ -6,14 +6,18 @@ use std::{
 };
 
 use ambit_api::workload::{GatewayAddress, gateway_address::Destination};
+use ambit_node_agent::PodInfo;
 use ambit_testbed::{Families, Pod};
 use anyhow::ensure;
 use libtest_mimic::Trial;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
 
 use crate::{
     load::Load,
-    mesh::{Mesh, PATIENCE, call, call_until_it_works, call_until_refused, echo, network_address},
+    mesh::{Mesh, PATIENCE, call, call_until_it_works, call_until_refused, echo, info_of, network_address},
     over,
 };
 
@@ -31,6 +35,7 @@ pub fn tests(families: Families) -> Vec<Trial> {
         over(families, "capture_rules_that_something_removed_are_written_again", repaired),
         over(families, "a_pod_that_is_released_is_no_longer_captured", released),
         over(families, "a_pod_that_goes_lets_open_connections_finish_and_takes_no_more", pod_goes),
+        over(families, "a_pod_in_the_namespace_of_one_that_has_gone_gets_none_of_its_connections", replaced),
         over(families, "a_refused_port_is_a_reset_with_its_reason", refused_port),
     ]
 }
@@ -232,6 +237,32 @@ async fn pod_goes(families: Families) -> anyhow::Result<()> {
     open.read_to_string(&mut answer).await?;
     ensure!(answer.ends_with("last wordsbye"), "{answer}");
     call_until_refused(&client, to).await?;
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+async fn replaced(families: Families) -> anyhow::Result<()> {
+    let mesh = Mesh::over(families).await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let (neighbour, _echo) = (mesh.pod(1, "near").await?, echo(&server, 8080)?);
+    let to = SocketAddr::new(server.ip(), 8080);
+    let mut open = Vec::new();
+    for pod in [&client, &neighbour] {
+        call_until_it_works(pod, to, PATIENCE).await?;
+        let mut stream = pod.connect(to).await?;
+        stream.read_exact(&mut [0; 1]).await?;
+        open.push(stream);
+    }
+    mesh.nodes[1].agent.gone("uid-api").await;
+    let gone = Instant::now();
+    let newcomer = PodInfo { uid: "uid-newcomer".to_owned(), name: "newcomer".to_owned(), ..info_of(&server) };
+    mesh.nodes[1].agent.add(newcomer, server.netns().clone()).await?;
+    for mut stream in open {
+        let ended = timeout(PATIENCE, stream.read(&mut [0; 1])).await;
+        ensure!(!matches!(ended, Ok(Ok(1)) | Err(_)), "{ended:?}");
+    }
+    // Left to themselves they would go on for 5 s.
+    ensure!(gone.elapsed() < Duration::from_secs(5), "they were cut after {:?} only", gone.elapsed());
     mesh.bed.shutdown().await;
     Ok(())
 }

@@ -39,7 +39,7 @@ use std::{
 
 use ambit_model::{Reason, Refusal};
 use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Neighbour;
 use crate::{
@@ -70,8 +70,6 @@ pub(super) struct Direct(mpsc::UnboundedSender<Arrival>);
 pub(super) struct Arrival {
     pub(super) neighbour: Weak<Neighbour>,
     pub(super) pod: Arc<Pod>,
-    /// Ends its connections.
-    pub(super) cut: CancellationToken,
     /// Whether the pod left the mesh, as opposed to the proxy leaving the pod.
     pub(super) released: Arc<AtomicBool>,
     /// Held until what is to be written about its connections is written.
@@ -193,7 +191,7 @@ impl Switch {
         self.pods().insert(place(pod), Served { since: Instant::now(), known: HashSet::new(), wanted });
         loop {
             tokio::select! {
-                () = arrival.cut.cancelled() => break,
+                () = arrival.pod.cut.cancelled() => break,
                 turned = queue.turn(|asked| self.verdict(arrival, asked)) => turned.map_err(failed("its packet queue"))?,
                 turned = ends.turn(|socket| self.flows().ended(pod, socket)) => {
                     // What was missed shows when it is looked for.
