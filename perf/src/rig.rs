@@ -55,6 +55,7 @@ impl Rig {
         let program = std::env::current_exe()?;
         std::fs::write(directory.path().join("perf.yaml"), manifests::yaml(&program.to_string_lossy(), paths))?;
         let mut options = LocalOptions { markers: Vec::new(), node_proxy_flags: flags, ..LocalOptions::new(directory.path()) };
+        options.envoy = envoy.map(FilePath::to_path_buf);
         let gateway = NamespacedName::new(Path::EnvoyWaypoint.name(), "waypoint");
         options.other_waypoints.insert(gateway, WaypointKind::Envoy);
         let mesh = LocalMesh::start(options).await?;

@@ -29,6 +29,8 @@ pub struct LocalOptions {
     pub waypoint: WaypointKind,
     /// Waypoints by Gateway that another program than [`Self::waypoint`] serves, so that two can be compared in one mesh.
     pub other_waypoints: BTreeMap<NamespacedName, WaypointKind>,
+    /// The Envoy program; one that is looked for if not given.
+    pub envoy: Option<PathBuf>,
     /// Trust domain of all identities.
     pub trust_domain: String,
     /// Where programs write their logs; inside the bed (gone with it) if not given.
@@ -53,6 +55,7 @@ impl LocalOptions {
             program: PathBuf::from("/proc/self/exe"),
             waypoint: WaypointKind::Ours,
             other_waypoints: BTreeMap::new(),
+            envoy: None,
             trust_domain: "cluster.local".to_owned(),
             logs: None,
             state: None,

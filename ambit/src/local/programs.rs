@@ -63,7 +63,10 @@ impl Programs {
         let kind = self.options.other_waypoints.get(name).copied().unwrap_or(self.options.waypoint);
         let command = match kind {
             WaypointKind::Ours => self.ours(&process).arg("waypoint"),
-            WaypointKind::Envoy => self.ours(&process).arg("envoy"),
+            WaypointKind::Envoy => {
+                let envoy = self.ours(&process).arg("envoy");
+                self.options.envoy.iter().fold(envoy, |envoy, program| envoy.arg("--envoy").arg(program))
+            }
         };
         let command = command.args(["--name", &name.name, "--namespace", &name.namespace]);
         let command = command.args(["--service-account", &name.name, "--xds-address", &self.control_plane()]);
