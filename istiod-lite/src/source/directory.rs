@@ -1,12 +1,13 @@
 //! Directories of YAML files, read recursively and watched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::Metadata;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -17,6 +18,8 @@ use super::{Event, Origin, Problem, Severity, Source, SourceError};
 
 /// Files are read when nothing has changed for this long, so that a file is not read while it is being written.
 const QUIET: Duration = Duration::from_millis(50);
+/// The same when every file that was begun is whole, for the others that belong to the same change.
+const WHOLE: Duration = Duration::from_millis(5);
 /// Files are read after this long even if changes go on.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// A file whose time stamp is younger than this when read may change again within the same stamp.
@@ -33,17 +36,24 @@ pub struct Directory {
     layers: Layers,
     stamps: BTreeMap<FileId, Stamp>,
     unreadable: BTreeMap<FileId, Problem>,
+    /// Of the texts that were read last: one that is read again for its time stamp is mostly the same.
+    hashes: BTreeMap<FileId, u64>,
     /// Texts that have not come into force.
     texts: BTreeMap<FileId, String>,
     memory: Option<Memory>,
     problems: Arc<Vec<Problem>>,
     wake: mpsc::Receiver<()>,
+    begun: Begun,
     started: bool,
     _watcher: RecommendedWatcher,
 }
 
+/// Files that somebody is writing.
+#[derive(Debug, Clone, Default)]
+struct Begun(Arc<Mutex<HashSet<PathBuf>>>);
+
 /// How a file looked when it was read.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     modified: Option<SystemTime>,
     length: u64,
@@ -61,8 +71,14 @@ impl Directory {
     pub fn new(roots: Vec<PathBuf>) -> Result<Self, SourceError> {
         // One pending wake-up stands for any number of changes.
         let (sender, wake) = mpsc::channel(1);
+        let begun = Begun::default();
+        let noted = begun.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.map_or(true, |event| matters(event.kind)) {
+            let matters = event.map_or(true, |event| {
+                noted.note(&event);
+                matters(event.kind)
+            });
+            if matters {
                 _ = sender.try_send(());
             }
         })
@@ -76,10 +92,12 @@ impl Directory {
             layers: Layers::default(),
             stamps: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            hashes: BTreeMap::new(),
             texts: BTreeMap::new(),
             memory: None,
             problems: Arc::default(),
             wake,
+            begun,
             started: false,
             _watcher: watcher,
         })
@@ -104,11 +122,15 @@ impl Directory {
             () = sleep(RESYNC) => return,
         }
         let latest = Instant::now() + PATIENCE;
-        while let Ok(Some(())) = timeout_at(latest.min(Instant::now() + QUIET), self.wake.recv()).await {
-            if Instant::now() >= latest {
+        loop {
+            let pause = if self.begun.is_empty() { WHOLE } else { QUIET };
+            let next = timeout_at(latest.min(Instant::now() + pause), self.wake.recv()).await;
+            if next != Ok(Some(())) || Instant::now() >= latest {
                 break;
             }
         }
+        // One that nobody has closed by now is written for long, and is waited for no more than others.
+        self.begun.clear();
     }
 
     /// Reads what is other than at the last look; events, and whether the problems changed.
@@ -122,6 +144,7 @@ impl Directory {
         for id in gone {
             self.stamps.remove(&id);
             self.unreadable.remove(&id);
+            self.hashes.remove(&id);
             self.texts.remove(&id);
             if let Some(memory) = &self.memory {
                 memory.forget(&id.1);
@@ -130,14 +153,18 @@ impl Directory {
         }
         for (id, metadata) in present {
             let stamp = Stamp::of(&metadata);
-            if self.stamps.get(&id) == Some(&stamp) && stamp.settled {
+            let before = self.stamps.insert(id.clone(), stamp.clone());
+            if before.as_ref() == Some(&stamp) && stamp.settled {
                 continue;
             }
-            self.stamps.insert(id.clone(), stamp);
             match read(&id, &metadata) {
                 Ok(text) => {
                     self.unreadable.remove(&id);
-                    changes.push((id, Some(text)));
+                    let hash = hash(&text);
+                    let was = self.hashes.insert(id.clone(), hash);
+                    if before.is_none() || was != Some(hash) {
+                        changes.push((id, Some(text)));
+                    }
                 }
                 // What cannot be read keeps its last good state, as what cannot be understood does.
                 Err(reason) => _ = self.unreadable.insert(id.clone(), unreadable(&id, reason)),
@@ -198,6 +225,34 @@ impl Source for Directory {
     }
 }
 
+impl Begun {
+    fn files(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file is whole when it is closed, and when it has come or gone under its name by one step.
+    fn note(&self, event: &notify::Event) {
+        let begins = matches!(event.kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)));
+        let ends = matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_));
+        let mut files = self.files();
+        for path in &event.paths {
+            if begins {
+                files.insert(path.clone());
+            } else if ends && matters(event.kind) {
+                files.remove(path);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.files().is_empty()
+    }
+
+    fn clear(&self) {
+        self.files().clear();
+    }
+}
+
 impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
@@ -245,6 +300,12 @@ fn read(id: &FileId, metadata: &Metadata) -> Result<String, String> {
         return Err(format!("larger than {} MiB", MAX_FILE >> 20));
     }
     std::fs::read_to_string(&id.1).map_err(|error| format!("cannot be read: {error}"))
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn unreadable(id: &FileId, reason: String) -> Problem {

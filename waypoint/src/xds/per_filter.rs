@@ -51,6 +51,13 @@ impl Said {
         }
     }
 
+    /// Whether nothing is said for any.
+    pub fn is_empty(&self) -> bool {
+        let Self { cors, fault, limit, session, global, processing } = self;
+        let for_routes = cors.is_some() || fault.is_some() || limit.is_some() || session.is_some();
+        !for_routes && global.is_empty() && processing.is_empty()
+    }
+
     /// The same with what `outer` says of filters of which nothing is said here.
     pub fn or(self, outer: &Self) -> Self {
         let mut processing = outer.processing.clone();

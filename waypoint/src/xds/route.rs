@@ -1,5 +1,7 @@
 //! Route configurations (`envoy.config.route.v3.RouteConfiguration`).
 
+pub mod reuse;
+
 use std::{collections::HashMap, mem::take, sync::Arc, time::Duration};
 
 use ambit_api::envoy::pb::envoy::config::{
@@ -41,33 +43,79 @@ macro_rules! header_changes {
 
 /// A route table.
 pub fn table(mut config: pb::RouteConfiguration) -> Compiled<RouteTable> {
-    let name = take(&mut config.name);
-    let outer = header_changes!(config);
-    let specific_last = take(&mut config.most_specific_header_mutations_wins);
-    let ignore_port = take(&mut config.ignore_port_in_host_matching);
-    // Clusters are looked up for each request, so whether they exist now does not matter.
-    config.validate_clusters = None;
-    let mut hosts = Vec::new();
-    for host in take(&mut config.virtual_hosts) {
+    let hosts = take(&mut config.virtual_hosts);
+    let table = Table::read(config)?;
+    let mut compiled = Vec::with_capacity(hosts.len());
+    for host in hosts {
         let at = format!("virtual_hosts[{}]", host.name);
-        hosts.push(virtual_host(host, &outer, specific_last).under(at)?);
+        compiled.push(virtual_host(host, &table).under(at)?);
     }
-    finish(&config)?;
-    Ok(RouteTable { name, hosts, ignore_port })
+    Ok(table.of(compiled))
 }
 
-fn virtual_host(mut host: pb::VirtualHost, outer: &Changes, specific_last: bool) -> Compiled<VirtualHost> {
-    let name = take(&mut host.name);
-    let domains = take(&mut host.domains).iter().map(|d| DomainMatch::parse(d)).collect();
-    let own = header_changes!(host);
-    let said = Said::read(take(&mut host.typed_per_filter_config)).under("typed_per_filter_config")?;
-    let mut routes = Vec::new();
-    for (index, route) in take(&mut host.routes).into_iter().enumerate() {
-        let at = if route.name.is_empty() { format!("routes[{index}]") } else { format!("routes[{}]", route.name) };
-        routes.push(Arc::new(self::route(route, &said, (&own, outer), specific_last).under(at)?));
+fn virtual_host(mut host: pb::VirtualHost, table: &Table) -> Compiled<VirtualHost> {
+    let routes = take(&mut host.routes);
+    let host = Host::read(host)?;
+    let routes = routes.into_iter().enumerate().map(|(index, route)| host.route(table, index, route));
+    let routes = routes.collect::<Compiled<_>>()?;
+    Ok(host.of(routes))
+}
+
+/// What a table says of all its virtual hosts.
+struct Table {
+    name: String,
+    changes: Changes,
+    specific_last: bool,
+    ignore_port: bool,
+}
+
+impl Table {
+    /// Of a message without its virtual hosts.
+    fn read(mut config: pb::RouteConfiguration) -> Compiled<Self> {
+        let name = take(&mut config.name);
+        let changes = header_changes!(config);
+        let specific_last = take(&mut config.most_specific_header_mutations_wins);
+        let ignore_port = take(&mut config.ignore_port_in_host_matching);
+        // Clusters are looked up for each request, so whether they exist now does not matter.
+        config.validate_clusters = None;
+        finish(&config)?;
+        Ok(Self { name, changes, specific_last, ignore_port })
     }
-    finish(&host)?;
-    Ok(VirtualHost { name, domains, routes })
+
+    fn of(self, hosts: Vec<VirtualHost>) -> RouteTable {
+        RouteTable::new(self.name, hosts, self.ignore_port)
+    }
+}
+
+/// What a virtual host says of all its routes.
+struct Host {
+    name: String,
+    domains: Vec<DomainMatch>,
+    changes: Changes,
+    said: Said,
+}
+
+impl Host {
+    /// Of a message without its routes.
+    fn read(mut host: pb::VirtualHost) -> Compiled<Self> {
+        let name = take(&mut host.name);
+        let domains = take(&mut host.domains).iter().map(|d| DomainMatch::parse(d)).collect();
+        let changes = header_changes!(host);
+        let said = Said::read(take(&mut host.typed_per_filter_config)).under("typed_per_filter_config")?;
+        finish(&host)?;
+        Ok(Self { name, domains, changes, said })
+    }
+
+    /// Its route of this number.
+    fn route(&self, table: &Table, index: usize, route: pb::Route) -> Compiled<Arc<Route>> {
+        let at = if route.name.is_empty() { format!("routes[{index}]") } else { format!("routes[{}]", route.name) };
+        let changes = (&self.changes, &table.changes);
+        self::route(route, &self.said, changes, table.specific_last).map(Arc::new).under(at)
+    }
+
+    fn of(self, routes: Vec<Arc<Route>>) -> VirtualHost {
+        VirtualHost::new(self.name, self.domains, routes)
+    }
 }
 
 type Changes = (HeaderMutations, HeaderMutations);

@@ -17,12 +17,13 @@ use ambit_model::route::RouteTable;
 use ambit_tls::Served;
 use ambit_xds::{Any, Rejected, Resource, client::Subscriptions};
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
     CONNECT_TERMINATE, authority, cluster,
     listener::{self, CompiledListener},
-    read::{Compiled, Problem, unpack},
+    read::{Compiled, Problem, type_of, unpack},
     received::{self, Received},
     route, secret,
 };
@@ -81,6 +82,13 @@ impl Store {
         self.published.clone()
     }
 
+    /// The routes that are in force under a name, as they came and as they are.
+    fn routes_before(&self, name: &str) -> Option<Before> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = held.received.of(type_url::ROUTE)?.resources.get(name)?;
+        Some((known.held.as_ref()?.body.clone(), held.routes.get(name)?.clone()))
+    }
+
     /// Applies a batch of one type: compiles off-lock, rejects by name what it cannot take (what was there before stays in force),
     /// and publishes the rest at once.
     pub fn apply(&self, type_url: &str, upserts: Vec<Resource>, removals: Vec<String>) -> Vec<Rejected> {
@@ -89,7 +97,8 @@ impl Store {
         let mut received = Vec::with_capacity(upserts.len());
         for resource in upserts {
             let name = resource.name.clone();
-            let refused = match compile(type_url, &resource.body) {
+            let before = if type_url == type_url::ROUTE { self.routes_before(&name) } else { None };
+            let refused = match compile(type_url, &resource.body, before) {
                 Ok(part) => {
                     taken.push((name, part));
                     None
@@ -140,6 +149,9 @@ impl Store {
     }
 }
 
+/// A message, and what it was compiled to.
+type Before = (Bytes, Arc<RouteTable>);
+
 enum Part {
     Listener(CompiledListener),
     Routes(Arc<RouteTable>),
@@ -149,7 +161,7 @@ enum Part {
     Secret(Served),
 }
 
-fn compile(type_url: &str, body: &Any) -> Compiled<Part> {
+fn compile(type_url: &str, body: &Any, before: Option<Before>) -> Compiled<Part> {
     let name = type_url.rsplit('/').next().unwrap_or_default();
     match type_url {
         type_url::LISTENER => listener::listener(unpack::<listener_pb::Listener>(body, name)?).map(Part::Listener),
@@ -159,6 +171,13 @@ fn compile(type_url: &str, body: &Any) -> Compiled<Part> {
             Ok(Part::Endpoints(Arc::new(endpoints)))
         }
         type_url::ROUTE => {
+            let before = before.as_ref().map(|(message, compiled)| (&message[..], &**compiled));
+            if type_of(body) == name
+                && let Some(table) = route::reuse::table(&body.value, before)
+                && table.name != CONNECT_TERMINATE
+            {
+                return Ok(Part::Routes(Arc::new(table)));
+            }
             let config: route_pb::RouteConfiguration = unpack(body, name)?;
             match config.name == CONNECT_TERMINATE || authority::is_for_tunnels(&config) {
                 true => authority::table(config).map(|t| Part::Authorities(Arc::new(t))),

@@ -5,52 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::domains::{DomainMatch, Domains};
+use super::paths::Paths;
 use super::{
     Action, Cors, Fault, GlobalLimit, HeaderMatch, HeaderMutations, LocalLimit, PathMatch, QueryMatch, RequestView, Session,
     StringMatch,
 };
-
-/// Which hosts a virtual host is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DomainMatch {
-    /// This host.
-    Exact(String),
-    /// Hosts that end so (`*.example.com` is written `.example.com` here).
-    Suffix(String),
-    /// Hosts that begin so (`example.*` is written `example.` here).
-    Prefix(String),
-    /// Every host.
-    Any,
-}
-
-impl DomainMatch {
-    /// Reads Envoy's notation.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        let text = text.to_ascii_lowercase();
-        if text == "*" {
-            return Self::Any;
-        }
-        if let Some(suffix) = text.strip_prefix('*') {
-            return Self::Suffix(suffix.to_owned());
-        }
-        match text.strip_suffix('*') {
-            Some(prefix) => Self::Prefix(prefix.to_owned()),
-            None => Self::Exact(text),
-        }
-    }
-
-    /// How well it matches: exact first, then the longest suffix, then the longest prefix, then any. `None`: not at all.
-    pub(crate) fn rank(&self, host: &str) -> Option<(u8, usize)> {
-        match self {
-            Self::Exact(h) => (h == host).then_some((3, h.len())),
-            Self::Suffix(s) => (host.len() > s.len() && host.ends_with(s.as_str())).then_some((2, s.len())),
-            Self::Prefix(p) => (host.len() > p.len() && host.starts_with(p.as_str())).then_some((1, p.len())),
-            Self::Any => Some((0, 0)),
-        }
-    }
-}
 
 /// What a request must be for a route to take it; all parts must hold.
 #[derive(Debug, Clone, Serialize)]
@@ -170,6 +130,17 @@ pub struct VirtualHost {
     pub domains: Vec<DomainMatch>,
     /// The routes; the first that matches takes the request.
     pub routes: Vec<Arc<Route>>,
+    #[serde(skip)]
+    paths: Paths,
+}
+
+impl VirtualHost {
+    /// Routes for these hosts.
+    #[must_use]
+    pub fn new(name: impl Into<String>, domains: Vec<DomainMatch>, routes: Vec<Arc<Route>>) -> Self {
+        let paths = Paths::new(&routes);
+        Self { name: name.into(), domains, routes, paths }
+    }
 }
 
 /// All routes of a listener's filter chain (`envoy.config.route.v3.RouteConfiguration`).
@@ -181,9 +152,18 @@ pub struct RouteTable {
     pub hosts: Vec<VirtualHost>,
     /// The port in the request's host is not looked at.
     pub ignore_port: bool,
+    #[serde(skip)]
+    domains: Domains,
 }
 
 impl RouteTable {
+    /// A table of these virtual hosts.
+    #[must_use]
+    pub fn new(name: impl Into<String>, hosts: Vec<VirtualHost>, ignore_port: bool) -> Self {
+        let domains = Domains::new(&hosts);
+        Self { name: name.into(), hosts, ignore_port, domains }
+    }
+
     /// The same, with what `before` has counted: limits that are said as they were go on where they are.
     #[must_use]
     pub fn after(mut self, before: &Self) -> Self {
@@ -193,7 +173,8 @@ impl RouteTable {
             // Routes that share one share it afterwards, too.
             let mut replaced: Vec<(*const LocalLimit, Arc<LocalLimit>)> = Vec::new();
             for route in &host.routes {
-                if let (Some(limit), Some(before)) = (&route.limit, of_route(&route.name))
+                if Arc::strong_count(route) == 1
+                    && let (Some(limit), Some(before)) = (&route.limit, of_route(&route.name))
                     && !replaced.iter().any(|(of, _)| *of == Arc::as_ptr(limit))
                 {
                     replaced.push((Arc::as_ptr(limit), Arc::new(LocalLimit::clone(limit).after(before))));
@@ -213,7 +194,7 @@ impl RouteTable {
     #[must_use]
     pub fn select(&self, request: &RequestView<'_>, peer: Option<&str>) -> Option<&Arc<Route>> {
         let host = self.host(request.authority)?;
-        host.routes.iter().find(|route| route.when.matches(request, peer))
+        host.paths.first(&host.routes, request.path(), |route| route.when.matches(request, peer))
     }
 
     /// The virtual host that fits best.
@@ -224,12 +205,7 @@ impl RouteTable {
             return Some(only);
         }
         let host = self.compared(authority);
-        let best = |v: &VirtualHost| v.domains.iter().filter_map(|d| d.rank(&host)).max();
-        self.hosts
-            .iter()
-            .filter_map(|v| best(v).map(|rank| (rank, v)))
-            .reduce(|a, b| if b.0 > a.0 { b } else { a })
-            .map(|(_, v)| v)
+        self.hosts.get(self.domains.best(&host)?)
     }
 
     /// The host of a request as domains are compared with it.

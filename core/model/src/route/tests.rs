@@ -176,24 +176,16 @@ fn route(name: &str, when: RouteMatch) -> std::sync::Arc<Route> {
 
 #[test]
 fn the_best_virtual_host_and_then_the_first_route_win() {
-    let host = |name: &str, domains: &[&str]| VirtualHost {
-        name: name.into(),
-        domains: domains.iter().map(|d| DomainMatch::parse(d)).collect(),
-        routes: vec![
+    let host = |name: &str, domains: &[&str]| {
+        let routes = vec![
             route(&format!("{name}-a"), when(PathTest::Exact("/a".into()))),
             route(&format!("{name}-any"), when(PathTest::Prefix("/".into()))),
-        ],
+        ];
+        VirtualHost::new(name, domains.iter().map(|d| DomainMatch::parse(d)).collect(), routes)
     };
-    let table = RouteTable {
-        name: "t".into(),
-        hosts: vec![
-            host("any", &["*"]),
-            host("suffix", &["*.example"]),
-            host("exact", &["shop.example"]),
-            host("prefix", &["shop.*"]),
-        ],
-        ignore_port: true,
-    };
+    let hosts =
+        vec![host("any", &["*"]), host("suffix", &["*.example"]), host("exact", &["shop.example"]), host("prefix", &["shop.*"])];
+    let table = RouteTable::new("t", hosts, true);
     let none = HeaderMap::new();
     let select = |authority: &'static str, path: &'static str| {
         let request = RequestView { authority, ..view("GET", path, &none) };
@@ -204,8 +196,33 @@ fn the_best_virtual_host_and_then_the_first_route_win() {
     assert_eq!(select("x.example", "/a").as_deref(), Some("suffix-a"));
     assert_eq!(select("shop.test", "/a").as_deref(), Some("prefix-a"));
     assert_eq!(select("[::1]:80", "/a").as_deref(), Some("any-a"));
-    let nothing = RouteTable { name: "t".into(), hosts: vec![host("exact", &["shop.example"])], ignore_port: false };
+    let nothing = RouteTable::new("t", vec![host("exact", &["shop.example"])], false);
     assert!(nothing.select(&view("GET", "/a", &none), None).is_none(), "the port counts unless it is ignored");
+}
+
+#[test]
+fn of_many_routes_a_request_looks_at_those_alone_that_its_path_may_take() {
+    let begins = (0..1000).map(|number| PathTest::PathSeparatedPrefix(format!("/r/{number}")));
+    let nested = ["/r", "/r/5/x"].map(|path| PathTest::Prefix(path.into()));
+    let whole = (0..1000).map(|number| PathTest::Exact(format!("/r/{number}/x")));
+    let tests = begins.chain(nested).chain(whole);
+    let routes: Vec<_> = tests.enumerate().map(|(number, test)| route(&number.to_string(), when(test))).collect();
+    let paths = paths::Paths::new(&routes);
+    for (path, name, tested) in [
+        ("/r/5/x/y", Some("5"), 1),
+        ("/r/7/x", Some("7"), 2),
+        ("/r/x", Some("1000"), 1),
+        ("/q", None, 0),
+        ("/r/70/x", Some("70"), 3),
+    ] {
+        let looked = std::cell::Cell::new(0);
+        let found = paths.first(&routes, path, |route| {
+            looked.set(looked.get() + 1);
+            route.when.path.matches(path)
+        });
+        assert_eq!(found.map(|route| &*route.name), name, "{path}");
+        assert!(looked.get() <= tested + 2, "{path}: {} were looked at", looked.get());
+    }
 }
 
 #[test]
