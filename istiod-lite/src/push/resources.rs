@@ -83,6 +83,10 @@ impl Pusher {
                 key => nodes.add(&index, key),
             }
         }
+        // Nearly all who wait are node proxies: they are told while the endpoints of waypoints are made, if none has to have more before they lead to it.
+        if whole.is_empty() {
+            pushed += std::mem::take(&mut nodes).write(&self.cache);
+        }
         self.clients.note(of_clients);
         pushed += whole.iter().map(|gateway| self.waypoint(&index, gateway)).sum::<usize>();
         let mut made = BTreeMap::new();

@@ -6,10 +6,14 @@ use std::{
     sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
-use super::View;
+use super::{View, bell::Bell, calls::Calls};
 use crate::Any;
+
+/// By names that no peer chooses. A change has each session look here several times.
+type ByName<T> = HashMap<String, T, RandomState>;
 
 /// A resource to be put into a view, or (without a body) taken out.
 #[derive(Clone)]
@@ -47,14 +51,14 @@ impl Change {
 
 #[derive(Debug, Default)]
 struct Types {
-    types: HashMap<String, View>,
-    wake: watch::Sender<u64>,
+    types: ByName<View>,
+    wake: Arc<Bell>,
 }
 
 /// Changes a view inside [`Cache::write`].
 #[derive(Debug)]
 pub struct Writer<'a> {
-    types: &'a mut HashMap<String, View>,
+    types: &'a mut ByName<View>,
     changed: usize,
 }
 
@@ -77,7 +81,7 @@ impl Writer<'_> {
 
 /// The types of one view.
 #[derive(Clone, Copy)]
-pub(super) struct Sight<'a>(Option<&'a HashMap<String, View>>);
+pub(super) struct Sight<'a>(Option<&'a ByName<View>>);
 
 impl<'a> Sight<'a> {
     /// What there is of the type.
@@ -91,7 +95,7 @@ impl<'a> Sight<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     /// A change wakes all sessions at once, which then look at it on all threads.
-    views: Arc<RwLock<HashMap<String, Types>>>,
+    views: Arc<RwLock<ByName<Types>>>,
 }
 
 impl Cache {
@@ -109,7 +113,7 @@ impl Cache {
         let mut writer = Writer { types: &mut types.types, changed: 0 };
         change(&mut writer);
         let changed = writer.changed;
-        let wake = (changed > 0).then(|| types.wake.clone());
+        let wake = (changed > 0).then(|| Arc::clone(&types.wake));
         // A view of which nothing is left and that nobody sees is forgotten.
         if types.wake.receiver_count() == 0 && types.types.values().all(|content| content.entries().len() == 0) {
             views.remove(view);
@@ -117,7 +121,7 @@ impl Cache {
         drop(views);
         // Not before: the first that are woken would wait for the rest to be.
         if let Some(wake) = wake {
-            wake.send_modify(|count| *count += 1);
+            wake.ring();
         }
         changed
     }
@@ -174,11 +178,23 @@ impl Cache {
         self.views_mut().entry(view.to_owned()).or_default().wake.subscribe()
     }
 
-    fn all(&self) -> RwLockReadGuard<'_, HashMap<String, Types>> {
+    /// Calls the part when the view changes. The view is kept, as one that is watched, for as long as what is returned is.
+    pub(super) fn listen(&self, view: &str, calls: &Arc<Calls>, part: u8) -> watch::Receiver<u64> {
+        let (wake, watched) = {
+            let mut views = self.views_mut();
+            let wake = &views.entry(view.to_owned()).or_default().wake;
+            (Arc::clone(wake), wake.subscribe())
+        };
+        // While it is rung, the cache can be looked at.
+        wake.listen(calls, part);
+        watched
+    }
+
+    fn all(&self) -> RwLockReadGuard<'_, ByName<Types>> {
         self.views.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn views_mut(&self) -> RwLockWriteGuard<'_, HashMap<String, Types>> {
+    fn views_mut(&self) -> RwLockWriteGuard<'_, ByName<Types>> {
         // Each change leaves a view consistent before the next begins, so a caller's panic cannot break one.
         self.views.write().unwrap_or_else(PoisonError::into_inner)
     }

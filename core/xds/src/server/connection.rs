@@ -10,71 +10,26 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures::{FutureExt as _, Stream as _, future::BoxFuture, stream::FuturesUnordered, task::AtomicWaker};
+use futures::{FutureExt as _, future::BoxFuture};
 use hyper::rt::Executor;
+
+use super::calls::Calls;
 
 /// The parts of a connection. Each is looked at only when it has called: to look at what waits takes locks that all connections share.
 const CONNECTION: u8 = 1;
 const STREAMS: u8 = 1 << 1;
 const DRAIN: u8 = 1 << 2;
-/// The task is looking at its parts, and hears what calls meanwhile by itself.
-const AWAKE: u8 = 1 << 7;
+/// There are streams that the task does not have yet.
+const BEGUN: u8 = 1 << 3;
 
 /// So often the parts may call each other before other connections have their turn. What is due is done after two rounds; more are of a peer
 /// that sends and reads all the time, or of a task that has used up what the runtime gives it at a time.
 const ROUNDS: usize = 8;
-
-/// Which parts have called.
-#[derive(Debug)]
-struct Calls {
-    of: AtomicU8,
-    task: AtomicWaker,
-}
-
-impl Calls {
-    fn call(&self, part: u8) {
-        if self.of.fetch_or(part, Ordering::AcqRel) == 0 {
-            self.task.wake();
-        }
-    }
-
-    fn begin(&self, task: &Waker) {
-        self.task.register(task);
-        self.of.fetch_or(AWAKE, Ordering::AcqRel);
-    }
-
-    /// Whether the part has called since it was asked last.
-    fn hears(&self, part: u8) -> bool {
-        self.of.fetch_and(!part, Ordering::AcqRel) & part != 0
-    }
-
-    /// Whether the task may rest; from then on it is woken by who calls.
-    fn rests(&self) -> bool {
-        self.of.compare_exchange(AWAKE, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-}
-
-/// By which one part calls.
-#[derive(Debug)]
-struct Caller {
-    calls: Arc<Calls>,
-    part: u8,
-}
-
-impl Wake for Caller {
-    fn wake(self: Arc<Self>) {
-        self.calls.call(self.part);
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.calls.call(self.part);
-    }
-}
 
 /// Streams that have begun and that the task does not have yet.
 pub(super) struct Begun {
@@ -84,8 +39,7 @@ pub(super) struct Begun {
 
 impl Begun {
     pub(super) fn new() -> Arc<Self> {
-        let calls = Calls { of: AtomicU8::new(CONNECTION | STREAMS | DRAIN), task: AtomicWaker::new() };
-        Arc::new(Self { streams: Mutex::default(), calls: Arc::new(calls) })
+        Arc::new(Self { streams: Mutex::default(), calls: Calls::new(CONNECTION | DRAIN | BEGUN) })
     }
 
     /// Where hyper puts them.
@@ -108,8 +62,47 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Here {
             // One that panics ends alone, as it would in a task of its own: it is dropped, and its peer told that it was reset.
             let stream = AssertUnwindSafe(stream).catch_unwind().map(drop);
             begun.streams.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(stream));
-            begun.calls.call(STREAMS);
+            begun.calls.call(BEGUN);
         }
+    }
+}
+
+/// A stream. Most connections have one, none more than some hundred: which of them has called is found by a look at each.
+struct Stream {
+    run: BoxFuture<'static, ()>,
+    called: Arc<Called>,
+    waker: Waker,
+}
+
+#[derive(Debug)]
+struct Called {
+    has: AtomicBool,
+    calls: Arc<Calls>,
+}
+
+impl Wake for Called {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.has.swap(true, Ordering::AcqRel) {
+            self.calls.call(STREAMS);
+        }
+    }
+}
+
+impl Stream {
+    /// One that is to be looked at.
+    fn new(run: BoxFuture<'static, ()>, calls: &Arc<Calls>) -> Self {
+        let called = Arc::new(Called { has: AtomicBool::new(true), calls: Arc::clone(calls) });
+        Self { run, waker: Waker::from(Arc::clone(&called)), called }
+    }
+
+    /// Looks at it if it has called. Whether it has ended.
+    fn ends(&mut self) -> bool {
+        let has_called = self.called.has.load(Ordering::Acquire) && self.called.has.swap(false, Ordering::AcqRel);
+        has_called && self.run.as_mut().poll(&mut Context::from_waker(&self.waker)).is_ready()
     }
 }
 
@@ -117,12 +110,11 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Here {
 pub(super) struct OneTask<C> {
     connection: Pin<Box<C>>,
     close: fn(Pin<&mut C>),
-    streams: FuturesUnordered<BoxFuture<'static, ()>>,
+    streams: Vec<Stream>,
     begun: Arc<Begun>,
     /// When the connection is to be closed in order, until it is.
     drained: Option<BoxFuture<'static, ()>>,
     of_connection: Waker,
-    of_streams: Waker,
     of_drain: Waker,
 }
 
@@ -134,10 +126,8 @@ impl<C: Future> OneTask<C> {
         close: fn(Pin<&mut C>),
         drained: BoxFuture<'static, ()>,
     ) -> Self {
-        let caller = |part| Waker::from(Arc::new(Caller { calls: Arc::clone(&begun.calls), part }));
-        let (of_connection, of_streams, of_drain) = (caller(CONNECTION), caller(STREAMS), caller(DRAIN));
-        let streams = FuturesUnordered::new();
-        Self { connection, close, streams, begun, drained: Some(drained), of_connection, of_streams, of_drain }
+        let (of_connection, of_drain) = (begun.calls.caller(CONNECTION), begun.calls.caller(DRAIN));
+        Self { connection, close, streams: Vec::new(), begun, drained: Some(drained), of_connection, of_drain }
     }
 
     fn look_at_drain(&mut self) {
@@ -149,10 +139,16 @@ impl<C: Future> OneTask<C> {
         }
     }
 
+    /// Looks at the streams that have called, each once: one that calls all the time keeps none of the others waiting.
     fn look_at_streams(&mut self) {
-        self.streams.extend(self.begun.take());
-        let mut context = Context::from_waker(&self.of_streams);
-        while let Poll::Ready(Some(())) = Pin::new(&mut self.streams).poll_next(&mut context) {}
+        let calls = &self.begun.calls;
+        let has_begun = calls.hears(BEGUN);
+        if has_begun {
+            self.streams.extend(self.begun.take().into_iter().map(|run| Stream::new(run, calls)));
+        }
+        if calls.hears(STREAMS) || has_begun {
+            self.streams.retain_mut(|stream| !stream.ends());
+        }
     }
 }
 
@@ -161,14 +157,12 @@ impl<C: Future> Future for OneTask<C> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
         let this = self.get_mut();
-        this.begun.calls.begin(context.waker());
+        this.begun.calls.begin();
         for _ in 0..ROUNDS {
             if this.begun.calls.hears(DRAIN) {
                 this.look_at_drain();
             }
-            if this.begun.calls.hears(STREAMS) {
-                this.look_at_streams();
-            }
+            this.look_at_streams();
             // Last, for it writes what all others have had to say.
             if this.begun.calls.hears(CONNECTION) {
                 let mut context = Context::from_waker(&this.of_connection);
@@ -176,7 +170,7 @@ impl<C: Future> Future for OneTask<C> {
                     return Poll::Ready(end);
                 }
             }
-            if this.begun.calls.rests() {
+            if this.begun.calls.rests(context.waker()) {
                 return Poll::Pending;
             }
         }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ambit_api::{envoy::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse, type_url};
+use ambit_api::type_url;
 
 use super::{
     Cache, TypeStatus,
     cache::Sight,
     order::{is_named_by_others, rank, waits_for},
     request::DeltaRequest,
-    response::{DeltaResponse, Resources},
+    response::{DeltaResponse, Head, Resources},
     subscription::Subscription,
 };
 use crate::XdsError;
@@ -182,13 +182,7 @@ impl DeltaSession {
     fn respond(&mut self, place: usize, resources: Resources, removed: Vec<String>) -> Option<DeltaResponse> {
         let of = self.types.get_mut(place)?;
         self.nonce += 1;
-        let head = DeltaDiscoveryResponse {
-            system_version_info: of.sent(self.nonce).to_string(),
-            type_url: of.type_url.to_string(),
-            removed_resources: removed,
-            nonce: self.nonce.to_string(),
-            ..DeltaDiscoveryResponse::default()
-        };
+        let head = Head { generation: of.sent(self.nonce), type_url: of.type_url.clone(), removed, nonce: self.nonce };
         Some(DeltaResponse { head, resources })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, PoisonError, RwLock, Weak},
 };
 
 /// No more bytes than this are kept when nobody is being sent them.
@@ -19,7 +19,7 @@ pub(super) struct Changed {
 
 /// The changes that were asked for last, and between which generations they were.
 #[derive(Default)]
-pub(super) struct Latest(Mutex<Kept>);
+pub(super) struct Latest(RwLock<Kept>);
 
 #[derive(Default)]
 struct Kept {
@@ -29,6 +29,16 @@ struct Kept {
     removed: Vec<String>,
     /// The resources, where they are few.
     _held: Option<Arc<Vec<u8>>>,
+}
+
+impl Kept {
+    /// What is kept, if it is that.
+    fn between(&self, seen: u64, now: u64) -> Option<Changed> {
+        if (self.seen, self.now) != (seen, now) {
+            return None;
+        }
+        Some(Changed { resources: self.resources.upgrade()?, removed: self.removed.clone() })
+    }
 }
 
 impl fmt::Debug for Latest {
@@ -41,11 +51,15 @@ impl fmt::Debug for Latest {
 impl Latest {
     /// What changed after one generation and up to the other, which `collect` finds; `None` when it cannot.
     pub(super) fn between(&self, seen: u64, now: u64, collect: impl FnOnce() -> Option<Changed>) -> Option<Changed> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if (kept.seen, kept.now) == (seen, now)
-            && let Some(resources) = kept.resources.upgrade()
-        {
-            return Some(Changed { resources, removed: kept.removed.clone() });
+        // A thousand sessions ask at the same time: none of them waits for another.
+        let found = self.0.read().unwrap_or_else(PoisonError::into_inner).between(seen, now);
+        if found.is_some() {
+            return found;
+        }
+        let mut kept = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have been quicker.
+        if let Some(found) = kept.between(seen, now) {
+            return Some(found);
         }
         let changed = collect()?;
         let held = (changed.resources.len() <= KEPT).then(|| Arc::clone(&changed.resources));

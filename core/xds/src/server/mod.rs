@@ -1,10 +1,13 @@
 //! The discovery server: a cache of views, and sessions that read from it what their peer lacks.
 
 mod ads;
+mod bell;
 mod cache;
+mod calls;
 mod connection;
 mod delta;
 mod encoded;
+mod gathered;
 mod held;
 mod latest;
 mod order;

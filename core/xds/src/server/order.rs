@@ -1,11 +1,38 @@
 //! In which order the types of a view are sent ("Eventual consistency considerations" of Envoy's xDS protocol).
 
+use std::{ops::Deref, sync::Arc};
+
 use ambit_api::type_url::{ADDRESS, AUTHORIZATION, CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET};
+
+const ORDER: [&str; 7] = [SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE, AUTHORIZATION, ADDRESS];
+
+/// The URL of a type. Those that are known are there once for all sessions, which read them at each change.
+#[derive(Debug, Clone)]
+pub(super) enum TypeUrl {
+    Known(&'static str),
+    Other(Arc<str>),
+}
+
+impl From<&str> for TypeUrl {
+    fn from(url: &str) -> Self {
+        ORDER.into_iter().find(|known| *known == url).map_or_else(|| Self::Other(url.into()), Self::Known)
+    }
+}
+
+impl Deref for TypeUrl {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Known(url) => url,
+            Self::Other(url) => url,
+        }
+    }
+}
 
 /// What is named goes before what names it: clusters, endpoints, listeners, routes. A policy goes before the workload that names it,
 /// because a workload with a policy not yet known denies.
 pub(super) fn rank(url: &str) -> usize {
-    const ORDER: [&str; 7] = [SECRET, CLUSTER, ENDPOINT, LISTENER, ROUTE, AUTHORIZATION, ADDRESS];
     ORDER.iter().position(|known| *known == url).unwrap_or(ORDER.len())
 }
 

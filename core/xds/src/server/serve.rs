@@ -20,6 +20,7 @@ use tonic::{
 use super::{
     AdsServer, Authenticate, ServerConfig,
     connection::{Begun, Here, OneTask},
+    gathered::Gathered,
     wire::AdsService,
 };
 
@@ -88,7 +89,7 @@ where
         answer(&ads, &others, request)
     });
     let begun = Begun::new();
-    let connection = http2(begun.executor(), config).serve_connection(TokioIo::new(io), service);
+    let connection = http2(begun.executor(), config).serve_connection(TokioIo::new(Gathered(io)), service);
     let task = OneTask::new(begun, Box::pin(connection), http2::Connection::graceful_shutdown, Box::pin(drained(drain)));
     async move {
         if let Err(error) = task.await {

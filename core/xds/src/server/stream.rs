@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -17,11 +17,11 @@ use tokio::{
     sync::watch,
     time::{Sleep, sleep, timeout},
 };
-use tokio_stream::wrappers::WatchStream;
 use tonic::Status as Refusal;
 
 use super::{
     Authenticate, Cache, DeltaSession, Nack, Protocol, ServerConfig, SotwSession, Status, TypeStatus,
+    calls::Calls,
     request::DeltaRequest,
     response::DeltaResponse,
     serve,
@@ -33,6 +33,15 @@ use crate::XdsError;
 
 /// How long a response waits for the answer to one that it depends on.
 const HOLD: Duration = Duration::from_secs(1);
+
+/// The parts of a stream that is open, each of which is looked at only when it has called: a change is no reason to look for requests, nor at
+/// clocks.
+const REQUESTS: u8 = 1;
+const CHANGES: u8 = 1 << 1;
+const END: u8 = 1 << 2;
+
+/// So often the parts may call before others have their turn.
+const ROUNDS: usize = 4;
 
 pub(super) type Responses<R> = Pin<Box<dyn Stream<Item = Result<Due<R>, Refusal>> + Send>>;
 
@@ -114,18 +123,20 @@ struct Open<A: Authenticate, S: Session> {
     view: String,
     node: String,
     requests: Requests<S::Request>,
-    /// Tells when the view changes; `None` when it cannot any more.
-    changes: Option<WatchStream<u64>>,
+    /// The view is kept for as long as somebody looks at it.
+    _watched: watch::Receiver<u64>,
     /// The session has nothing to say before the view changes or it is asked for something.
     settled: bool,
     /// How long a response that is put off still waits, if one is.
     hold: Option<Pin<Box<Sleep>>>,
-    drained: BoxFuture<'static, ()>,
+    /// When it is old enough, or to be drained. One for as long as the stream lasts: most streams wait most of the time, and are many.
+    end: BoxFuture<'static, ()>,
     _registered: Registered,
-    /// When it is old enough. One for as long as the stream lasts: most streams wait most of the time, and are many.
-    closes: Pin<Box<Sleep>>,
     /// Held until the peer has all that there was when it came.
     turn: Option<Turn>,
+    calls: Arc<Calls>,
+    of_requests: Waker,
+    of_end: Waker,
 }
 
 /// `None` when the stream ends before.
@@ -202,11 +213,19 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
                 }
             }
         };
-        let changes = self.cache.watch(&view);
+        let calls = Calls::new(REQUESTS | CHANGES | END);
+        let watched = self.cache.listen(&view, &calls, CHANGES);
         let session = Arc::new(Mutex::new(S::default()));
         let status = SessionStatus::new(node.id.clone(), self.peer, view.clone(), S::PROTOCOL);
         let registered = self.status.register(status, Arc::<Mutex<S>>::clone(&session));
         let age = self.config.max_age.mul_f64(0.9 + fastrand::f64() / 5.0);
+        let drain = self.drain;
+        let end = async move {
+            tokio::select! {
+                () = serve::drained(drain) => {}
+                () = sleep(age) => {}
+            }
+        };
         let mut open = Box::new(Open {
             session,
             cache: self.cache,
@@ -215,13 +234,15 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
             view,
             node: node.id,
             requests: self.requests,
-            changes: Some(WatchStream::from_changes(changes)),
+            _watched: watched,
             settled: false,
             hold: None,
-            drained: Box::pin(serve::drained(self.drain)),
+            end: Box::pin(end),
             _registered: registered,
-            closes: Box::pin(sleep(age)),
             turn,
+            of_requests: calls.caller(REQUESTS),
+            of_end: calls.caller(END),
+            calls,
         });
         tracing::info!(node = open.node, view = open.view, protocol = ?S::PROTOCOL, "a discovery session opened");
         open.take(first)?;
@@ -232,16 +253,14 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
 impl<A: Authenticate, S: Session> Open<A, S> {
     /// Waits until a response is due; `None` when the stream ends.
     fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<S::Response>, Refusal>> {
-        loop {
+        self.calls.begin();
+        for _ in 0..ROUNDS {
             // Requests that are here already come first: they may ask for what would have to be sent next.
-            while let Poll::Ready(request) = self.requests.poll_message(context) {
-                match request? {
-                    Some(request) => self.take(request)?,
-                    None => return Poll::Ready(Ok(None)),
-                }
+            if self.calls.hears(REQUESTS) && !self.take_requests()? {
+                return Poll::Ready(Ok(None));
             }
             // Before the session looks: what changes after that is heard of.
-            if self.has_changed(context) || !self.settled {
+            if self.calls.hears(CHANGES) || !self.settled {
                 if let Some(response) = self.respond()? {
                     return Poll::Ready(Ok(Some(response)));
                 }
@@ -252,16 +271,31 @@ impl<A: Authenticate, S: Session> Open<A, S> {
             }
             // All that is due was taken by the transport: somebody else may come once that has left.
             drop(self.turn.take());
-            if self.drained.as_mut().poll(context).is_ready() || self.closes.as_mut().poll(context).is_ready() {
+            if self.calls.hears(END) && self.end.as_mut().poll(&mut Context::from_waker(&self.of_end)).is_ready() {
                 return Poll::Ready(Ok(None));
             }
-            match &mut self.hold {
-                Some(hold) => ready!(hold.as_mut().poll(context)),
-                None => return Poll::Pending,
+            // It is new each time, and few have one.
+            if self.hold.as_mut().is_some_and(|hold| hold.as_mut().poll(context).is_ready()) {
+                self.hold = None;
+                self.session().release();
+                self.settled = false;
+            } else if self.calls.rests(context.waker()) {
+                return Poll::Pending;
             }
-            self.hold = None;
-            self.session().release();
-            self.settled = false;
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes the requests that are here; false when there will be no more. The stream is looked at again when one comes.
+    fn take_requests(&mut self) -> Result<bool, Refusal> {
+        loop {
+            let request = self.requests.poll_message(&mut Context::from_waker(&self.of_requests));
+            let Poll::Ready(request) = request else { return Ok(true) };
+            match request? {
+                Some(request) => self.take(request)?,
+                None => return Ok(false),
+            }
         }
     }
 
@@ -281,19 +315,6 @@ impl<A: Authenticate, S: Session> Open<A, S> {
             return Err(Refusal::permission_denied(format!("the view {} is not for this caller any more", self.view)));
         }
         Ok(response)
-    }
-
-    /// Whether the view has changed since this was asked before; if not, the stream is looked at again when it does.
-    fn has_changed(&mut self, context: &mut Context<'_>) -> bool {
-        let mut changed = false;
-        while let Some(changes) = &mut self.changes {
-            match Pin::new(changes).poll_next(context) {
-                Poll::Ready(Some(_)) => changed = true,
-                Poll::Ready(None) => self.changes = None,
-                Poll::Pending => break,
-            }
-        }
-        changed
     }
 
     fn take(&mut self, mut request: S::Request) -> Result<(), Refusal> {

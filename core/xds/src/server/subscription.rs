@@ -11,6 +11,7 @@ use foldhash::fast::RandomState;
 use super::{
     Entry, Nack, TypeStatus, View,
     held::{Held, LISTED},
+    order::TypeUrl,
     request::Told,
     response::Resources,
 };
@@ -20,7 +21,7 @@ use crate::WILDCARD;
 pub(super) struct Subscription {
     /// Where the type stands among others.
     pub(super) rank: usize,
-    pub(super) type_url: Arc<str>,
+    pub(super) type_url: TypeUrl,
     /// An answer is due even if it is empty.
     pub(super) owed: bool,
     wildcard: bool,
@@ -67,7 +68,7 @@ impl Differences {
 
 impl Subscription {
     /// Of a type that is asked for the first time, by a peer that has what it told.
-    pub(super) fn new(rank: usize, type_url: Arc<str>, wildcard: bool, told: Told) -> Self {
+    pub(super) fn new(rank: usize, type_url: TypeUrl, wildcard: bool, told: Told) -> Self {
         Self {
             rank,
             type_url,

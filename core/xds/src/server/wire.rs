@@ -164,19 +164,19 @@ impl Answer for DeltaResponse {
         match self.resources {
             Resources::Fields(fields) if fields.len() <= COPIED => {
                 let mut bytes = room(self.head.encoded_len() + fields.len());
-                self.head.encode_raw(&mut bytes);
+                self.head.put(&mut bytes);
                 bytes.extend_from_slice(&fields);
                 (bytes, None)
             }
             Resources::Fields(fields) => {
                 let mut bytes = room(self.head.encoded_len());
-                self.head.encode_raw(&mut bytes);
+                self.head.put(&mut bytes);
                 (bytes, Some(fields))
             }
             Resources::Some(entries) => {
                 let length = entries.iter().map(|entry| entry.encoded.field_len()).sum::<usize>();
                 let mut bytes = room(self.head.encoded_len() + length);
-                self.head.encode_raw(&mut bytes);
+                self.head.put(&mut bytes);
                 entries.iter().for_each(|entry| entry.encoded.put_field(&mut bytes));
                 (bytes, None)
             }
