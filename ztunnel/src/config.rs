@@ -96,7 +96,7 @@ pub struct Config {
     /// DNS queries of one pod that wait for a resolver; more are answered with SERVFAIL.
     #[arg(long, env = "MAX_DNS_QUERIES_PER_POD", default_value_t = 512)]
     pub max_dns_queries_per_pod: usize,
-    /// Threads that carry connections, at most; one for each core if not set.
+    /// Threads that carry connections, at most; one for each core if not set. If more than one, a further one carries bulk beside small requests.
     #[arg(long, env = "WORKERS")]
     pub workers: Option<NonZero<usize>>,
     /// Microseconds that a thread stays awake in wait for the next bytes, while they keep coming within that time; 0 lets it sleep at once.

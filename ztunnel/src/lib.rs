@@ -19,6 +19,7 @@
 
 mod admin;
 mod awake;
+mod bulk;
 pub mod config;
 pub mod descriptors;
 mod discovery;

@@ -1,14 +1,15 @@
 //! What all connections of the node share, and what those of one pod share.
 
 use std::{
-    fmt, future,
+    fmt,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
-use ambit_hbone::{Pool, PoolConfig};
+use ambit_hbone::{Pool, PoolConfig, aside::Roaming};
 use ambit_identity::SpiffeId;
 use ambit_model::{
     Reason, Refusal,
@@ -94,17 +95,26 @@ pub struct Pod {
 /// A connection that stands, and is carried to its end. How it came to stand is forgotten by then: most connections are idle.
 pub type Carrying = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Establishes a connection and carries it, if there is one; what establishing needed is gone by then.
+/// Establishes a connection and carries it, if there is one; what establishing needed is gone by then. One that turns out to be bulk may go
+/// to the thread for that.
 pub fn carried(establishing: impl Future<Output = Option<Carrying>> + Send) -> impl Future<Output = ()> + Send {
     let establishing = Box::pin(establishing);
     async move {
-        if let Some(mut carrying) = establishing.await {
-            future::poll_fn(|cx| {
-                awake::turn();
-                carrying.as_mut().poll(cx)
-            })
-            .await;
+        if let Some(carrying) = establishing.await {
+            Roaming::new(Counted(carrying)).await;
         }
+    }
+}
+
+/// Counts how often a connection is polled.
+struct Counted(Carrying);
+
+impl Future for Counted {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        awake::turn();
+        self.0.as_mut().poll(cx)
     }
 }
 

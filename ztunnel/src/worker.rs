@@ -1,7 +1,8 @@
 //! The threads that carry connections. A connection lives on one of them from accept to close, and so do the tunnels it goes through.
 //!
 //! Each has a runtime of one thread, so that what belongs together is never moved between cores. One thread is cheaper than two for the
-//! same work: the second takes connections only when the first is busy, and is not even started before that.
+//! same work: the second takes connections only when the first is busy, and is not even started before that. What turns out to be bulk
+//! beside small requests goes to a thread of its own, with the tunnel that it fills.
 
 use std::{
     io,
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ambit_hbone::aside;
 use ambit_runtime::{clock::ThreadClock, socket};
 use tokio::{
     net::TcpStream,
@@ -20,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     awake::{self, Stayed},
+    bulk::{self, Bulk},
     proxy::Proxy,
 };
 
@@ -42,9 +45,17 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn start(number: usize, proxy: Arc<Proxy>) -> io::Result<Self> {
+    fn start(number: usize, proxy: Arc<Proxy>, bulk: Option<Arc<Bulk>>) -> io::Result<Self> {
         let thread = thread::Builder::new().name(format!("worker-{number}"));
-        Ok(Self { thread: Thread::start(thread, proxy.limits.awake)?, proxy })
+        let thread = Thread::start(thread, proxy.limits.awake)?;
+        if let Some(bulk) = bulk {
+            thread.handle.spawn(async {
+                // It begins as the thread that started it, whose bulk may be aside.
+                bulk::run_soon(false);
+                aside::hand_bulk_to(move || bulk.runtime(), bulk::run_soon);
+            });
+        }
+        Ok(Self { thread, proxy })
     }
 
     /// Its runtime, for the tasks of its connections.
@@ -114,7 +125,7 @@ impl Thread {
         if runs { self.clock.used().map(|used| used.saturating_sub(self.stayed.time())) } else { None }
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.cancel();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -128,6 +139,8 @@ impl Thread {
 pub struct Workers {
     first: Worker,
     others: Vec<Other>,
+    /// None where there is to be one thread.
+    bulk: Option<Arc<Bulk>>,
     balance: Mutex<Balance>,
 }
 
@@ -135,14 +148,15 @@ pub struct Workers {
 #[derive(Debug)]
 struct Other {
     proxy: Arc<Proxy>,
+    bulk: Option<Arc<Bulk>>,
     worker: OnceLock<Worker>,
     /// When it could not be started.
     failed: Mutex<Option<Instant>>,
 }
 
 impl Other {
-    fn new(proxy: Proxy) -> Self {
-        Self { proxy: Arc::new(proxy), worker: OnceLock::new(), failed: Mutex::default() }
+    fn new(proxy: Proxy, bulk: Option<Arc<Bulk>>) -> Self {
+        Self { proxy: Arc::new(proxy), bulk, worker: OnceLock::new(), failed: Mutex::default() }
     }
 
     /// How much it has worked; nothing when it can take no connection.
@@ -162,7 +176,7 @@ impl Other {
         if let Some(worker) = self.worker.get() {
             return Some(worker);
         }
-        match Worker::start(number, Arc::clone(&self.proxy)) {
+        match Worker::start(number, Arc::clone(&self.proxy), self.bulk.clone()) {
             // Only the first worker accepts, so that nobody else starts it meanwhile.
             Ok(worker) => Some(self.worker.get_or_init(|| worker)),
             Err(error) => {
@@ -215,9 +229,10 @@ impl Workers {
     /// When it cannot be started.
     pub fn start(proxy: Proxy, count: Option<NonZero<usize>>) -> io::Result<Self> {
         let count = count.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZero::get);
-        let others: Vec<Other> = (1..count).map(|_| Other::new(proxy.with_own_tunnels())).collect();
+        let bulk = (count > 1).then(Arc::<Bulk>::default);
+        let others: Vec<Other> = (1..count).map(|_| Other::new(proxy.with_own_tunnels(), bulk.clone())).collect();
         let balance = Mutex::new(Balance::new(count));
-        Ok(Self { first: Worker::start(0, Arc::new(proxy))?, others, balance })
+        Ok(Self { first: Worker::start(0, Arc::new(proxy), bulk.clone())?, others, bulk, balance })
     }
 
     /// The worker that accepts.
@@ -254,6 +269,9 @@ impl Workers {
         let others = self.others.iter().filter_map(|other| other.worker.get());
         for worker in std::iter::once(&self.first).chain(others) {
             worker.thread.stop();
+        }
+        if let Some(bulk) = &self.bulk {
+            bulk.stop();
         }
     }
 }

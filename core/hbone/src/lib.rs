@@ -3,6 +3,7 @@
 //! - [`Pool`] opens tunnels, many to a connection; the caller brings the way to dial and the TLS.
 //! - [`server::serve`] hands each CONNECT of one accepted connection to a handler.
 //! - [`TunnelStream`] is the tunnel, on both sides: bytes each way, half-close, reset.
+//! - [`aside`] hands bulk to a thread of its own.
 //! - [`copy::pump`] joins a tunnel with a TCP connection (or a tunnel with a tunnel) and counts.
 //!
 //! Nothing here shows which HTTP/2 framing is used below.
@@ -22,6 +23,7 @@
     )
 )]
 
+pub mod aside;
 mod authority;
 mod connection;
 pub mod copy;
@@ -32,6 +34,7 @@ mod frame;
 mod fuzz;
 mod hpack;
 mod mux;
+mod pace;
 mod pool;
 mod refused;
 pub mod server;

@@ -12,6 +12,7 @@ use std::{
 
 use http::{HeaderMap, StatusCode};
 use tokio::{
+    runtime::Handle,
     task::JoinSet,
     time::{Instant, Sleep},
 };
@@ -136,6 +137,7 @@ where
         handlers: JoinSet::new(),
         requests: 0,
         idle_since: Instant::now(),
+        home: Handle::current(),
         timer: Box::pin(tokio::time::sleep(config.idle_timeout)),
         drained: false,
         config,
@@ -156,6 +158,8 @@ struct Server<'a, T: Transport, H> {
     handlers: JoinSet<()>,
     requests: u64,
     idle_since: Instant,
+    /// Where handlers run, wherever the connection goes.
+    home: Handle,
     /// For the end of idleness, or of the drain.
     timer: Pin<Box<Sleep>>,
     drained: bool,
@@ -214,7 +218,8 @@ where
             return tunnel.decline();
         }
         let authority = request.authority.map_or(Err(AuthorityError::Missing), |authority| authority.parse());
-        self.handlers.spawn((self.handler)(Incoming { authority, headers: request.headers, tunnel }));
+        let handled = (self.handler)(Incoming { authority, headers: request.headers, tunnel });
+        self.handlers.spawn_on(handled, &self.home);
     }
 
     /// The time is up: for the drain, or for a connection that nobody uses.

@@ -160,6 +160,11 @@ impl TunnelStream {
         std::mem::take(&mut self.early)
     }
 
+    /// Notes whether this tunnel carries bulk. Returns whether it belongs on the thread for bulk.
+    pub(crate) fn note_bulk(&mut self, bulk: bool) -> bool {
+        self.with(|mux, id| mux.note_bulk(id, bulk))
+    }
+
     /// Bytes that have arrived and were not read.
     pub(crate) fn unread(&self) -> usize {
         self.link.lock().unread(self.id)

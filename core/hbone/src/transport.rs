@@ -1,6 +1,7 @@
 //! What carries a connection of tunnels: TLS between workloads, or plain bytes.
 
 use std::{
+    any::Any,
     fmt, io,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
@@ -8,7 +9,12 @@ use std::{
 
 use ambit_tls::Presented;
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+};
+
+use crate::aside;
 
 /// A connection as the framing sees it. Bytes go out in pieces, each with room around its plaintext in which it is sealed where it lies.
 pub trait Transport: Unpin + Send + 'static {
@@ -44,6 +50,9 @@ pub trait Transport: Unpin + Send + 'static {
     /// # Errors
     /// When the transport fails.
     fn poll_write(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Has the current runtime tell what becomes of the connection, when it was another one before.
+    fn move_here(&mut self) {}
 
     /// The certificates that the peer has proven to be its own, if there are any.
     fn presented(&self) -> Option<&Presented> {
@@ -84,6 +93,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for ambit_tls
 
     fn poll_write(&mut self, cx: &mut Context<'_>, sealed: &[u8]) -> Poll<io::Result<usize>> {
         Self::poll_write(self, cx, sealed)
+    }
+
+    fn move_here(&mut self) {
+        let io: &mut dyn Any = self.get_mut();
+        if let Some(tcp) = io.downcast_mut::<TcpStream>() {
+            aside::move_here(tcp);
+        }
     }
 
     fn presented(&self) -> Option<&Presented> {

@@ -7,12 +7,17 @@ mod common;
 use std::{
     future::poll_fn,
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use ambit_hbone::{
     PoolConfig, ServerConfig,
+    aside::{Roaming, carry_bulk_here, hand_bulk_to},
     copy::{Counters, EndedBy, Outcome, join, pump},
 };
 use common::{Client, noise, server, tcp_pair};
@@ -86,6 +91,80 @@ async fn sixty_megabytes_pass_unchanged_both_ways_and_are_counted() {
     assert!(matches!((&near.ended_by, &far.ended_by), (EndedBy::Finished, EndedBy::Finished)), "{near:?} {far:?}");
     assert_eq!((near.sent, near.received), (60 << 20, 40 << 20));
     assert_eq!((far.sent, far.received), (40 << 20, 60 << 20));
+}
+
+/// Starts a thread for bulk, and lets the calling one hand bulk to it.
+fn thread_for_bulk() {
+    let (tell, told) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        carry_bulk_here();
+        tell.send(runtime.handle().clone()).unwrap();
+        runtime.block_on(std::future::pending::<()>());
+    });
+    let runtime = told.recv().unwrap();
+    hand_bulk_to(move || Some(runtime.clone()), |_| {});
+}
+
+#[tokio::test]
+async fn bulk_beside_small_requests_goes_to_the_thread_for_bulk_and_passes_unchanged() {
+    thread_for_bulk();
+    let (mut client, captured) = tcp_pair().await;
+    let (upstream, mut application) = tcp_pair().await;
+    let (hand, mut tunnels) = mpsc::channel(1);
+    let server = server(ServerConfig::default(), move |incoming| {
+        let hand = hand.clone();
+        async move { hand.send(incoming.accept(HeaderMap::new()).unwrap()).await.unwrap() }
+    })
+    .await;
+    let pool = Client::new(server.address, PoolConfig::default());
+    let (tunnel, _) = pool.open("10.0.0.1:80").await.unwrap();
+    let far_tunnel = tunnels.recv().await.unwrap();
+    let (home, went) = (thread::current().id(), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&went);
+    let mut carried = pump(tunnel, captured, Arc::new(Counters::default()));
+    let watched = poll_fn(move |cx| {
+        seen.fetch_or(thread::current().id() != home, Ordering::Relaxed);
+        std::pin::Pin::new(&mut carried).poll(cx)
+    });
+    let near = tokio::spawn(Roaming::new(watched));
+    let far = tokio::spawn(Roaming::new(pump(far_tunnel, upstream, Arc::new(Counters::default()))));
+    // In tunnels of their own.
+    let mut small = line().await;
+    let (there, back) = (noise(1, 24 << 20), noise(2, 24 << 20));
+    let (mut got_there, mut got_back) = (Vec::new(), Vec::new());
+    let bulk = async {
+        let ((mut client_read, mut client_write), (mut server_read, mut server_write)) = (client.split(), application.split());
+        tokio::try_join!(
+            async {
+                client_write.write_all(&there).await?;
+                client_write.shutdown().await
+            },
+            async {
+                server_write.write_all(&back).await?;
+                server_write.shutdown().await
+            },
+            server_read.read_to_end(&mut got_there),
+            client_read.read_to_end(&mut got_back),
+        )
+    };
+    let requests = async {
+        for _ in 0..u32::MAX {
+            small.client.write_all(&[1; 100]).await.unwrap();
+            small.server.read_exact(&mut [0; 100]).await.unwrap();
+            small.server.write_all(&[2; 1000]).await.unwrap();
+            small.client.read_exact(&mut [0; 1000]).await.unwrap();
+        }
+    };
+    tokio::select! {
+        passed = timeout(Duration::from_secs(60), bulk) => passed.expect("the bytes did not arrive").map(drop).unwrap(),
+        () = requests => {}
+    }
+    assert!(got_there == there && got_back == back, "bytes changed on the way");
+    let (near, far) = (outcome(near).await, outcome(far).await);
+    assert!(matches!((&near.ended_by, &far.ended_by), (EndedBy::Finished, EndedBy::Finished)), "{near:?} {far:?}");
+    assert_eq!((near.sent, near.received), (24 << 20, 24 << 20));
+    assert!(went.load(Ordering::Relaxed), "it was never on the thread for bulk");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

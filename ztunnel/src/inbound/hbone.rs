@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ambit_hbone::{Host, Incoming, ServeError, ServerConfig, copy, server};
+use ambit_hbone::{Host, Incoming, ServeError, ServerConfig, aside::Roaming, copy, server};
 use ambit_identity::SpiffeId;
 use ambit_model::{
     Reason, Refusal,
@@ -49,8 +49,18 @@ impl Peer {
     }
 }
 
-/// Serves one accepted connection until it ends.
-pub async fn handle(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: SocketAddr, drain: Watch) {
+/// Serves one accepted connection until it ends. With bulk in it, it may go to the thread for that; requests for tunnels are handled here.
+pub fn handle(
+    proxy: Arc<Proxy>,
+    pod: Arc<Pod>,
+    io: TcpStream,
+    from: SocketAddr,
+    drain: Watch,
+) -> impl Future<Output = ()> + Send {
+    Roaming::new(Box::pin(serve(proxy, pod, io, from, drain)))
+}
+
+async fn serve(proxy: Arc<Proxy>, pod: Arc<Pod>, io: TcpStream, from: SocketAddr, drain: Watch) {
     let Ok(at) = io.local_addr().map(canonical) else { return };
     let failed = |refusal| proxy.telemetry.begin(Direction::Inbound, from, at).refused(refusal);
     let _places = match proxy.admit_from(&pod, &io, from.ip()) {

@@ -2,6 +2,7 @@
 //! Needs root or user namespaces and leaves nothing behind.
 
 mod books;
+mod bulk;
 mod carry;
 mod child;
 mod dns;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
     tests.extend(storm::tests());
     tests.extend(rotate::tests());
     tests.extend(limits::tests());
+    tests.extend(bulk::tests());
     tests.extend(observe::of_the_process());
     tests.extend(hostile::tests());
     tests.extend(h2spec::tests());

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{Counters, EndedBy, Side};
-use crate::mux::Inbox;
+use crate::{
+    mux::Inbox,
+    pace::{self, Pace},
+};
 
 /// Two sides that are reset unless both directions came to an end.
 pub(super) struct Pair<A: Side, B: Side> {
@@ -19,6 +22,7 @@ pub(super) struct Pair<A: Side, B: Side> {
     into_second: Direction,
     /// It is told when it is to end.
     watched: bool,
+    pace: Pace,
     /// Why bytes were lost, when the rest could go on.
     loss: Option<EndedBy>,
 }
@@ -33,6 +37,8 @@ struct Direction {
     ended: bool,
     /// The sink knows of the end, or wants nothing more.
     finished: bool,
+    /// Bytes that it may still carry in this turn.
+    left: usize,
 }
 
 /// Which end of a direction failed.
@@ -53,14 +59,22 @@ const INTO_SECOND: Blame = Blame { source: EndedBy::First, sink: EndedBy::Second
 
 impl<A: Side, B: Side> Pair<A, B> {
     pub(super) fn new(first: A, second: B) -> Self {
-        Self { first, second, into_first: Direction::default(), into_second: Direction::default(), watched: false, loss: None }
+        let (into_first, into_second) = (Direction::default(), Direction::default());
+        Self { first, second, into_first, into_second, watched: false, pace: Pace::default(), loss: None }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, counters: &Counters) -> Poll<EndedBy> {
-        let Self { first, second, into_first, into_second, watched, loss } = self;
+        let Self { first, second, into_first, into_second, watched, pace, loss } = self;
         if counters.watch(cx, watched) {
             return Poll::Ready(EndedBy::Cut);
         }
+        if pace.is_over() {
+            pace::give_way(cx);
+            return Poll::Pending;
+        }
+        let most = pace::turn();
+        // Each its own, so that neither starves the other.
+        (into_first.left, into_second.left) = (most, most);
         loop {
             let ended = (into_first.ended, into_second.ended);
             let turns = [
@@ -76,11 +90,20 @@ impl<A: Side, B: Side> Pair<A, B> {
             if into_first.finished && into_second.finished {
                 return Poll::Ready(loss.take().unwrap_or(EndedBy::Finished));
             }
+            let changed = ended != (into_first.ended, into_second.ended);
+            if changed {
+                counters.note_half_open();
+            }
+            let left = into_first.left.min(into_second.left);
             // The end of one direction changes what the other has to watch.
-            if ended == (into_first.ended, into_second.ended) {
+            if left == 0 || !changed {
+                pace.note(most - left);
+                if left == 0 {
+                    pace.end_turn();
+                    pace::give_way(cx);
+                }
                 return Poll::Pending;
             }
-            counters.note_half_open();
         }
     }
 }
@@ -135,12 +158,13 @@ impl Direction {
                 if !back.ended {
                     return Err((blame.sink)(error));
                 }
-                *self = Self { ended: true, finished: true, ..Self::default() };
+                *self = Self { ended: true, finished: true, left: self.left, ..Self::default() };
                 Ok(lost.then(|| (blame.sink)(error)))
             }
         }
     }
 
+    /// Carries until nothing more can be carried now, or the turn is over.
     fn carry<S: Side, T: Side>(
         &mut self,
         cx: &mut Context<'_>,
@@ -148,9 +172,10 @@ impl Direction {
         sink: &mut T,
         carried: &AtomicU64,
     ) -> Poll<Result<(), Failed>> {
-        while !self.finished {
+        while !self.finished && self.left > 0 {
             if !self.chunk.is_empty() {
                 let count = ready!(sink.poll_send(cx, &mut self.chunk)).map_err(|e| Failed::Sink(e, true))?;
+                self.left = self.left.saturating_sub(count);
                 source.consumed(count);
                 carried.fetch_add(count as u64, Ordering::Relaxed);
             } else if let Some(chunk) = self.backlog.pop() {

@@ -13,10 +13,12 @@ use tokio::{
 };
 
 use super::{Counters, EndedBy, Outcome, early};
-use crate::{TunnelStream, mux::Unfilled};
+use crate::{
+    TunnelStream, aside,
+    mux::Unfilled,
+    pace::{self, Pace},
+};
 
-/// Bytes that one poll carries before others have their turn.
-const TURN: usize = 256 << 10;
 /// Size of the first read from a socket; it grows while reads come back full.
 const SMALL_READ: usize = 4 << 10;
 const LARGE_READ: usize = 256 << 10;
@@ -42,6 +44,7 @@ pub(super) struct Pump<C> {
     read_size: usize,
     /// It is told when it is to end.
     watched: bool,
+    pace: Pace,
     /// So many of the socket's first bytes are in the tunnel already.
     past: u32,
     /// From TCP into the tunnel.
@@ -55,15 +58,26 @@ impl<C: AsRef<Counters>> Pump<C> {
         let (up, down) = (Direction::default(), Direction::default());
         let past = tunnel.take_early();
         counters.as_ref().sent.fetch_add(past.into(), Ordering::Relaxed);
-        Self { tunnel, tcp, counters, rest: Vec::new(), loss: None, read_size: SMALL_READ, watched: false, past, up, down }
+        let pace = Pace::default();
+        Self { tunnel, tcp, counters, rest: Vec::new(), loss: None, read_size: SMALL_READ, watched: false, pace, past, up, down }
     }
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<EndedBy> {
+        if self.pace.moved() {
+            aside::move_here(&mut self.tcp);
+            self.watched = false;
+        }
         if self.counters.as_ref().watch(cx, &mut self.watched) {
             return Poll::Ready(EndedBy::Cut);
         }
+        // A turn may take several polls, each after a connection's task has made room or brought more.
+        if self.pace.is_over() {
+            pace::give_way(cx);
+            return Poll::Pending;
+        }
         // One for each direction, so that neither starves the other.
-        let (mut up, mut down) = (TURN, TURN);
+        let turn = pace::turn();
+        let (mut up, mut down) = (turn, turn);
         loop {
             let ended = (self.up.ended, self.down.ended);
             let carried = self.carry_up(cx, &mut up).and_then(|()| self.carry_down(cx, &mut down));
@@ -73,15 +87,25 @@ impl<C: AsRef<Counters>> Pump<C> {
             if self.up.finished && self.down.finished {
                 return Poll::Ready(self.loss.take().map_or(EndedBy::Finished, |loss| *loss));
             }
-            if up == 0 || down == 0 {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+            let changed = ended != (self.up.ended, self.down.ended);
+            if changed {
+                self.counters.as_ref().note_half_open();
             }
+            let left = up.min(down);
             // The end of one direction changes what the other has to watch.
-            if ended == (self.up.ended, self.down.ended) {
+            if left == 0 || !changed {
+                self.pace.note(turn - left);
+                if left == 0 {
+                    self.pace.end_turn();
+                    pace::give_way(cx);
+                }
+                if let Some(bulk) = self.pace.turned_out()
+                    && self.tunnel.note_bulk(bulk) != aside::is_aside()
+                {
+                    aside::wish();
+                }
                 return Poll::Pending;
             }
-            self.counters.as_ref().note_half_open();
         }
     }
 
@@ -183,7 +207,8 @@ impl<C: AsRef<Counters>> Pump<C> {
                 continue;
             }
             let Self { tunnel, tcp, .. } = self;
-            match tunnel.poll_drain(cx, |pieces| write(tcp, pieces)) {
+            let most = *budget;
+            match tunnel.poll_drain(cx, |pieces| write(tcp, within(pieces, most))) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Err(EndedBy::First(error)),
                 Poll::Ready(Ok(Ok(0))) => self.down.ended = true,
@@ -278,6 +303,19 @@ fn read(tcp: &TcpStream, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
     once(tcp, Interest::READABLE, most, || rustix::io::readv(tcp, places))
 }
 
+/// The first of `pieces`: `most` bytes, and what the last of them has beyond that.
+fn within<'a, 'b>(pieces: &'a [IoSlice<'b>], most: usize) -> &'a [IoSlice<'b>] {
+    let (mut count, mut bytes) = (0, 0);
+    for piece in pieces {
+        if bytes >= most {
+            break;
+        }
+        bytes += piece.len();
+        count += 1;
+    }
+    pieces.get(..count).unwrap_or_default()
+}
+
 /// Writes once; as with [`read`], a write that is not taken whole has filled the socket.
 fn write(tcp: &TcpStream, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     let most: usize = pieces.iter().map(|piece| piece.len()).sum();
@@ -309,6 +347,15 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    #[test]
+    fn no_more_pieces_are_written_at_once_than_make_a_turn() {
+        let bytes = [0; 100];
+        let pieces = [IoSlice::new(&bytes), IoSlice::new(&bytes), IoSlice::new(&bytes)];
+        for (most, count) in [(1, 1), (100, 1), (101, 2), (300, 3), (1000, 3)] {
+            assert_eq!(within(&pieces, most).len(), count, "{most}");
+        }
+    }
 
     #[test]
     fn what_carries_a_connection_is_small() {

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::TunnelStream;
+use crate::{TunnelStream, pace};
 
 /// Size of the first read from a socket; it grows while reads come back full.
 const SMALL_READ: usize = 16 << 10;
@@ -133,7 +133,9 @@ impl Side for TcpSide {
     fn consumed(&mut self, _count: usize) {}
 
     fn poll_send(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<usize>> {
-        let count = match ready!(Pin::new(&mut self.stream).poll_write(cx, chunk)) {
+        let most = chunk.len().min(pace::turn());
+        let turn = chunk.get(..most).unwrap_or_default();
+        let count = match ready!(Pin::new(&mut self.stream).poll_write(cx, turn)) {
             Ok(count) => count,
             Err(error) => {
                 // Linux says EPIPE for the reset of a peer that had ended its direction before: that was an end.

@@ -20,14 +20,13 @@ use clock::REST;
 pub(crate) use clock::after;
 
 use crate::{
-    Settings,
+    Settings, aside,
     frame::{Decoder, Limits, code},
     mux::{Batch, Failure, Link, Mux, Role, Shape},
+    pace,
     transport::Transport,
 };
 
-/// Bytes that are read or written in one turn, before others have theirs.
-const TURN: usize = 256 << 10;
 /// Less memory than this, or traffic that needs no more, is not worth a look at the clock.
 const SMALL: usize = 1 << 10;
 /// Bytes that are read before what waits is made to hold only the memory that it needs.
@@ -94,6 +93,8 @@ pub(crate) struct Driver<T> {
     watches: bool,
     /// On the server's side: no further tunnels.
     shutting: bool,
+    /// It was on the thread for bulk when it was last polled.
+    aside: bool,
 }
 
 impl<T> Drop for Driver<T> {
@@ -132,6 +133,7 @@ impl<T: Transport> Driver<T> {
             busy: true,
             watches: true,
             shutting: false,
+            aside: false,
         }
         .timed(now)
     }
@@ -165,19 +167,22 @@ impl<T: Transport> Driver<T> {
 
     /// Goes on until nothing more can be done now.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if std::mem::replace(&mut self.aside, aside::is_aside()) != aside::is_aside() {
+            self.io.move_here();
+        }
         self.link.lock().unpark();
-        let mut again = false;
+        let mut bulk = false;
         let mut blocked = false;
         if matches!(self.phase, Phase::Running | Phase::Flushing) {
             match self.poll_output(cx) {
                 Ok(Output::Written) => {}
                 Ok(Output::Blocked) => blocked = true,
-                Ok(Output::More) => again = true,
+                Ok(Output::More) => bulk = true,
                 Err(error) => self.broken(cx, error),
             }
         }
         if self.phase == Phase::Running {
-            again |= self.poll_input(cx);
+            bulk |= self.poll_input(cx);
         }
         while self.timer.as_mut().poll(cx).is_ready() && self.phase != Phase::Over {
             self.look();
@@ -191,25 +196,31 @@ impl<T: Transport> Driver<T> {
             link.with(|mux| mux.fail(ended.clone().err().unwrap_or(Failure::Closed)));
             return Poll::Ready(ended);
         }
-        self.park(cx, again, blocked);
+        self.park(cx, bulk, blocked);
         Poll::Pending
     }
 
-    /// Wakes whom this turn concerns, and then sleeps, or lets them run before the next turn.
-    fn park(&mut self, cx: &Context<'_>, again: bool, blocked: bool) {
+    /// Wakes whom this turn concerns, and then sleeps, or lets them run before the next turn; with `bulk` also those of whom only the kernel
+    /// knows yet.
+    fn park(&mut self, cx: &mut Context<'_>, bulk: bool, blocked: bool) {
         let mut mux = self.link.lock();
         mux.note_pressure(blocked);
         mux.note_output(self.batch.capacity());
         let more = mux.grant() && !blocked;
         mux.take_wakes(&mut self.wakes);
         let writable = matches!(self.phase, Phase::Running | Phase::Flushing) && mux.has_output() && !blocked;
-        let again = again || more || writable || mux.is_urgent();
+        let again = bulk || more || writable || mux.is_urgent();
+        if mux.belongs_aside(self.aside) != self.aside && (self.aside || aside::is_home()) {
+            aside::wish();
+        }
         if !again {
             mux.park(cx.waker(), blocked);
         }
         drop(mux);
         self.wakes.drain(..).for_each(Waker::wake);
-        if again {
+        if bulk {
+            pace::give_way(cx);
+        } else if again {
             cx.waker().wake_by_ref();
         }
         if self.busy && !self.watches {
@@ -225,7 +236,7 @@ impl<T: Transport> Driver<T> {
 
     /// Writes the batch at hand, then takes, seals and writes the next.
     fn poll_output(&mut self, cx: &mut Context<'_>) -> io::Result<Output> {
-        let mut work = 0;
+        let (mut work, turn) = (0, pace::turn());
         loop {
             while let Some(left) = self.batch.as_slice().get(self.written..).filter(|left| !left.is_empty()) {
                 match self.io.poll_write(cx, left) {
@@ -240,7 +251,7 @@ impl<T: Transport> Driver<T> {
             }
             self.batch.clear();
             self.written = 0;
-            if work >= TURN {
+            if work >= turn {
                 return Ok(Output::More);
             }
             let Some(carrying) = self.link.lock().take(&mut self.batch) else { return Ok(Output::Written) };
@@ -257,9 +268,9 @@ impl<T: Transport> Driver<T> {
         if !self.link.lock().may_read() {
             return false;
         }
-        let mut work = 0;
+        let (mut work, turn) = (0, pace::turn());
         let mut end = None;
-        while work < TURN {
+        while work < turn {
             match self.io.poll_chunk(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(Some(chunk))) => {
@@ -284,7 +295,7 @@ impl<T: Transport> Driver<T> {
         }
         if self.phase == Phase::Running {
             match end {
-                None => return work >= TURN,
+                None => return work >= turn,
                 Some(None) => self.peer_closed(),
                 Some(Some(error)) => {
                     self.fail(Failure::Lost(Arc::new(error)));

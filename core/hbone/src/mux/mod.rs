@@ -136,6 +136,8 @@ pub(crate) struct Mux {
     pub(crate) places: Places,
     /// Streams that are parting.
     parting: usize,
+    /// Streams that carry bulk beside small requests.
+    bulk: usize,
     failure: Option<Failure>,
     /// The peer's last word: it takes no more.
     away: bool,
@@ -181,6 +183,7 @@ impl Mux {
             opening: Vec::new(),
             places: Places::new(Instant::now()),
             parting: 0,
+            bulk: 0,
             failure: None,
             away: false,
             shutting: None,
@@ -279,9 +282,26 @@ impl Mux {
         }
     }
 
-    /// Whether there have been bytes that wait all the time for so long: the connection carries less than its tunnels would.
+    /// Whether there have been bytes that wait all the time for so long: the connection carries less than its tunnels would. So it does
+    /// with bulk in it, behind which all that is small would wait.
     pub(crate) fn is_pressed(&self, for_long: Duration) -> bool {
-        self.pressed.is_some_and(|since| since.elapsed() >= for_long)
+        self.bulk > 0 || self.pressed.is_some_and(|since| since.elapsed() >= for_long)
+    }
+
+    /// Notes whether a tunnel carries bulk. Returns whether it belongs on the thread for bulk.
+    pub(crate) fn note_bulk(&mut self, id: u32, bulk: bool) -> bool {
+        let Some(stream) = self.streams.get_mut(id) else { return false };
+        if stream.bulk != bulk {
+            stream.bulk = bulk;
+            self.bulk = if bulk { self.bulk + 1 } else { self.bulk.saturating_sub(1) };
+        }
+        bulk && self.belongs_aside(false)
+    }
+
+    /// Whether the connection belongs on the thread for bulk: it is there and still carries some, or most of its tunnels do. Those that are
+    /// small would wait for that thread whenever it has the lock.
+    pub(crate) fn belongs_aside(&self, is_there: bool) -> bool {
+        self.bulk > 0 && (is_there || self.live < 2 * self.bulk)
     }
 
     /// The driver is awake, and will see all that is so now.

@@ -406,6 +406,7 @@ impl Mux {
         if self.failure.is_none() {
             self.widen();
         }
+        self.bulk = self.bulk.saturating_sub(usize::from(stream.bulk));
         if stream.place {
             self.places.give_back();
             self.urgent |= self.places.is_done();

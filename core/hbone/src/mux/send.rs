@@ -12,9 +12,12 @@ use std::{
 use http::HeaderMap;
 
 use super::{Mux, Reset, Role, Side};
-use crate::frame::{code, encode};
+use crate::{
+    frame::{code, encode},
+    pace,
+};
 
-/// The batch is full.
+/// The batch is full, where no small requests wait behind it.
 const FULL: usize = 256 << 10;
 /// The batch is full even for a tunnel that has nothing in it.
 const FULL_FOR_ALL: usize = 512 << 10;
@@ -121,7 +124,7 @@ impl Mux {
 
     /// From how many bytes on the batch is full, and from how many even for a tunnel that has nothing in it.
     fn full(&self) -> (usize, usize) {
-        if self.credit.account.is_short() { (FULL_IF_SHORT, FULL_IF_SHORT) } else { (FULL, FULL_FOR_ALL) }
+        if self.credit.account.is_short() { (FULL_IF_SHORT, FULL_IF_SHORT) } else { (FULL.min(pace::turn()), FULL_FOR_ALL) }
     }
 
     /// Wakes those whose turn it is to send. Returns whether there are more that could.

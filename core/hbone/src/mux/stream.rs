@@ -45,6 +45,8 @@ pub(crate) struct Stream {
     pub(super) held: bool,
     /// It has a place of the pool, to be given back with it.
     pub(super) place: bool,
+    /// It carries bulk beside small requests of others.
+    pub(super) bulk: bool,
 }
 
 /// How long, and for how many bytes, the end of a tunnel that its user has closed is waited for.
@@ -77,6 +79,7 @@ impl Stream {
             waits: false,
             held: true,
             place: false,
+            bulk: false,
         }
     }
 

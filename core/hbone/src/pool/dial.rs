@@ -11,6 +11,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{PoolKey, Shared, entries::Dialed};
 use crate::{
     ConnectError, Transport,
+    aside::Roaming,
     connection::{Connection, Slot},
 };
 
@@ -89,7 +90,7 @@ impl Shared {
         drop(entries);
         let (pool, key) = (Arc::downgrade(self), Arc::clone(&dialer.key));
         self.tasks.spawn(async move {
-            if let Err(failure) = driver.await {
+            if let Err(failure) = Roaming::new(driver).await {
                 tracing::debug!(?failure, "tunnel connection ended");
             }
             connection.close();

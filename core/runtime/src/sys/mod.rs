@@ -8,6 +8,7 @@ mod limits;
 mod memory;
 mod packet_ring;
 mod sample;
+mod schedule;
 mod xtables;
 
 pub use child::{Step, before_exec};
@@ -18,4 +19,5 @@ pub use limits::raise_open_files;
 pub use memory::give_back;
 pub use packet_ring::{Packet, PacketRing};
 pub use sample::{REGISTERS, STACK_POINTER, Sample, Sampler};
+pub use schedule::{run_behind, run_soon};
 pub use xtables::xtables_info;

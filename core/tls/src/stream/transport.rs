@@ -94,6 +94,12 @@ impl<T> Stream<T> {
         &self.io
     }
 
+    /// As [`Stream::get_ref`], for one who puts another handle of the same connection in its place.
+    #[must_use]
+    pub fn get_mut(&mut self) -> &mut T {
+        &mut self.io
+    }
+
     /// Who the peer is.
     ///
     /// # Errors

@@ -160,3 +160,13 @@ fn a_connection_is_pressed_from_when_it_is_blocked_until_all_of_it_has_left() {
     };
     assert!(!after(widened, false));
 }
+
+#[test]
+fn a_connection_goes_aside_when_most_of_its_tunnels_are_bulk_and_takes_no_more_while_any_is() {
+    let mut end = End::server_with(3);
+    assert!(!end.mux.note_bulk(1, true) && end.mux.is_pressed(Duration::from_hours(1)));
+    assert!(end.mux.note_bulk(3, true) && end.mux.note_bulk(3, true) && end.mux.belongs_aside(false));
+    assert!(!end.mux.note_bulk(3, false) && !end.mux.belongs_aside(false) && end.mux.belongs_aside(true));
+    end.mux.let_go(1);
+    assert!(!end.mux.belongs_aside(true) && !end.mux.is_pressed(Duration::ZERO));
+}
