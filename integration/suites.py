@@ -67,19 +67,8 @@ class Suite:
     def run(self, niceness=0, tell=lambda line: None):
         """Runs it to its end; `tell` gets each line that it prints."""
         began = time.monotonic()
-        process = subprocess.Popen(
-            [self.executable, *self.arguments],
-            cwd=self.directory,
-            env={**os.environ, "CARGO_MANIFEST_DIR": self.directory, "CARGO_PKG_NAME": self.package},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-            preexec_fn=(lambda: stand_back(niceness)) if niceness else None,
-        )
-        RUNNING.add(process)
+        environment = {**os.environ, "CARGO_MANIFEST_DIR": self.directory, "CARGO_PKG_NAME": self.package}
+        process = start([self.executable, *self.arguments], niceness, cwd=self.directory, env=environment)
         timer = threading.Timer(PATIENCE, end, [process])
         timer.daemon = True
         timer.start()
@@ -104,6 +93,23 @@ class Suite:
         counted = [[int(number) for number in found] for found in RESULT.findall(self.output)]
         passed, failed, ignored = map(sum, zip(*counted)) if counted else (0, 0, 0)
         return passed, max(failed, int(self.status != 0 or not counted)), ignored
+
+
+def start(command, niceness=0, **where):
+    """Starts a program in a session of its own, which says all that it says in one place."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=(lambda: stand_back(niceness)) if niceness else None,
+        **where,
+    )
+    RUNNING.add(process)
+    return process
 
 
 def stand_back(niceness):
@@ -174,17 +180,7 @@ def build(what, happened):
         command = BUILD_KUBERNETES if name == plan.KUBERNETES else [BUILD_PROGRAM, name]
         why = None
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-                preexec_fn=lambda: stand_back(LAST),
-            )
-            RUNNING.add(process)
+            process = start(command, LAST)
             try:
                 said, _ = process.communicate(timeout=BUILD_PATIENCE)
             finally:

@@ -3,6 +3,9 @@
 //! Called once before and once after an object changes. Naming too much costs a translation whose result is found
 //! unchanged; naming too little leaves a stale resource, so in doubt a resource is named.
 
+mod namespace;
+mod policy;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -13,11 +16,9 @@ use super::binding::Binding;
 use super::endpoint::pod_addresses;
 use super::external::ExternalKey;
 use super::member::{Members, entry_claims, slice_claims};
-use super::objects::in_namespace;
 use super::route::{RouteKey, route_parents};
 use super::service::{ServiceRef, entry_hosts};
-use super::{ChangedKey, Index, Requester, selects};
-use crate::source::crd::{AuthorizationPolicy, WorkloadSelector};
+use super::{ChangedKey, Index, Requester};
 use crate::source::{NamespacedName, Object, ObjectKey, Pod};
 use crate::translate::peer_authentication::{converted_name, static_strict_name};
 use crate::translate::workload::virtual_addresses;
@@ -260,84 +261,6 @@ impl Index {
             }
         }
     }
-
-    /// A namespace's labels enrol its pods, name its waypoint, and are what Gateways of other namespaces admit it by.
-    fn namespace_affected(&self, namespace: &str, changed: &mut Changed) {
-        self.all_in(namespace, changed);
-        for (name, service) in in_namespace(&self.objects().services, namespace) {
-            add_waypoint(self.service_binding(service), changed);
-            self.waypoints_seeing(&ServiceRef::Kubernetes(name.clone()), changed);
-        }
-        for (_, entry) in in_namespace(&self.objects().service_entries, namespace) {
-            add_waypoint(self.entry_binding(entry), changed);
-        }
-        for (_, pod) in in_namespace(&self.objects().pods, namespace) {
-            add_waypoint(self.pod_binding(pod), changed);
-        }
-        for (_, route) in in_namespace(&self.objects().http_routes, namespace) {
-            gateways_affected(&Object::HttpRoute(route.clone()), changed);
-        }
-        for (_, route) in in_namespace(&self.objects().grpc_routes, namespace) {
-            gateways_affected(&Object::GrpcRoute(route.clone()), changed);
-        }
-        for (_, route) in in_namespace(&self.objects().tls_routes, namespace) {
-            gateways_affected(&Object::TlsRoute(route.clone()), changed);
-        }
-        for (_, route) in in_namespace(&self.objects().tcp_routes, namespace) {
-            gateways_affected(&Object::TcpRoute(route.clone()), changed);
-        }
-    }
-
-    fn all_in(&self, namespace: &str, changed: &mut Changed) {
-        let services = in_namespace(&self.objects().services, namespace);
-        changed.extend(services.flat_map(|(name, _)| [ChangedKey::Service(name.clone()), ChangedKey::Clients(name.clone())]));
-        let pods = in_namespace(&self.objects().pods, namespace);
-        changed.extend(pods.map(|(name, _)| ChangedKey::Workload(name.clone())));
-        let entries = in_namespace(&self.objects().service_entries, namespace);
-        changed.extend(entries.flat_map(|(_, entry)| entry_hosts(entry)).map(ChangedKey::Host));
-    }
-
-    pub(super) fn policy_affected(&self, policy: &AuthorizationPolicy, name: &NamespacedName, changed: &mut Changed) {
-        changed.insert(ChangedKey::Policy(name.clone()));
-        let mut targets = policy.spec.targets().peekable();
-        if targets.peek().is_none() {
-            if policy.spec.selector.is_some() {
-                self.selected(name, policy.spec.selector.as_ref(), changed);
-            }
-            return;
-        }
-        for target in targets {
-            let object = NamespacedName::new(name.namespace.clone(), target.name.as_str());
-            match target.kind.as_str() {
-                "Service" => self.waypoint_of_service(&object, changed),
-                "Gateway" => _ = changed.insert(ChangedKey::Waypoint(object)),
-                "GatewayClass" => changed.extend(self.waypoints().cloned().map(ChangedKey::Waypoint)),
-                _ => {}
-            }
-            // What is enforced at a waypoint must not be gone around.
-            changed.extend(self.ingresses().cloned().map(ChangedKey::Waypoint));
-        }
-    }
-
-    /// The pods that a policy with this selector holds for; one of the root namespace reaches every namespace.
-    fn selected(&self, policy: &NamespacedName, selector: Option<&WorkloadSelector>, changed: &mut Changed) {
-        let labels = selector.map(|selector| &selector.match_labels);
-        let pods = &self.objects().pods;
-        if *policy.namespace == *self.config().root_namespace {
-            let pods = pods.iter().filter(|(_, pod)| labels.is_none_or(|labels| selects(labels, pod.metadata.labels.as_ref())));
-            changed.extend(pods.map(|(name, _)| ChangedKey::Workload(name.clone())));
-        } else {
-            let pods = self.pods_selected(&policy.namespace, labels.unwrap_or(&std::collections::BTreeMap::new()));
-            changed.extend(pods.into_iter().map(|pod| ChangedKey::Workload(NamespacedName::of(&pod.metadata))));
-        }
-    }
-
-    /// The PeerAuthentications that may inherit from one: those of its namespace, or all when it is the mesh's.
-    fn peer_authentications_under(&self, name: &NamespacedName) -> Vec<NamespacedName> {
-        let all = self.objects().peer_authentications.keys();
-        let mesh = *name.namespace == *self.config().root_namespace;
-        all.filter(|other| mesh || other.namespace == name.namespace).cloned().collect()
-    }
 }
 
 fn add_waypoint(binding: Binding, changed: &mut Changed) {
@@ -347,9 +270,4 @@ fn add_waypoint(binding: Binding, changed: &mut Changed) {
         }
         Binding::None => {}
     }
-}
-
-/// The Gateways that a route names.
-fn gateways_affected(route: &Object, changed: &mut Changed) {
-    changed.extend(route_parents(route).gateways.into_iter().map(ChangedKey::Waypoint));
 }

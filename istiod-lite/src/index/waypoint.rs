@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::binding::{Binding, Requester, Unavailability};
 use super::links::label_key;
-use super::objects::in_namespace;
+use super::objects::{Store, in_namespace};
 use super::route::RouteKey;
 use super::{Index, label, selects};
 use crate::source::crd::AuthorizationPolicy;
@@ -113,60 +113,49 @@ impl Index {
     /// The HTTPRoutes attached to a service (`parentRefs` of kind Service), producer and consumer routes alike.
     #[must_use]
     pub fn http_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<HttpRoute>> {
-        self.http_routes(self.links.routes_by_service.get(service))
+        of_kind(Kind::HttpRoute, self.links.routes_by_service.get(service), &self.objects().http_routes)
     }
 
     /// The HTTPRoutes attached to a Gateway.
     #[must_use]
     pub fn http_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<HttpRoute>> {
-        self.http_routes(self.links.routes_by_gateway.get(gateway))
+        of_kind(Kind::HttpRoute, self.links.routes_by_gateway.get(gateway), &self.objects().http_routes)
     }
 
     /// The GRPCRoutes attached to a Gateway.
     #[must_use]
     pub fn grpc_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<GrpcRoute>> {
-        let routes = self.links.routes_by_gateway.get(gateway).filter(|route| route.kind == Kind::GrpcRoute);
-        routes.filter_map(|route| self.objects().grpc_routes.get(&route.name)).collect()
+        of_kind(Kind::GrpcRoute, self.links.routes_by_gateway.get(gateway), &self.objects().grpc_routes)
     }
 
     /// The TLSRoutes attached to a Gateway.
     #[must_use]
     pub fn tls_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<TlsRoute>> {
-        let routes = self.links.routes_by_gateway.get(gateway).filter(|route| route.kind == Kind::TlsRoute);
-        routes.filter_map(|route| self.objects().tls_routes.get(&route.name)).collect()
+        of_kind(Kind::TlsRoute, self.links.routes_by_gateway.get(gateway), &self.objects().tls_routes)
     }
 
     /// The TCPRoutes attached to a Gateway.
     #[must_use]
     pub fn tcp_routes_of_gateway(&self, gateway: &NamespacedName) -> Vec<&Arc<TcpRoute>> {
-        let routes = self.links.routes_by_gateway.get(gateway).filter(|route| route.kind == Kind::TcpRoute);
-        routes.filter_map(|route| self.objects().tcp_routes.get(&route.name)).collect()
+        of_kind(Kind::TcpRoute, self.links.routes_by_gateway.get(gateway), &self.objects().tcp_routes)
     }
 
     /// The TCPRoutes attached to a service.
     #[must_use]
     pub fn tcp_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<TcpRoute>> {
-        let routes = self.links.routes_by_service.get(service).filter(|route| route.kind == Kind::TcpRoute);
-        routes.filter_map(|route| self.objects().tcp_routes.get(&route.name)).collect()
+        of_kind(Kind::TcpRoute, self.links.routes_by_service.get(service), &self.objects().tcp_routes)
     }
 
     /// The TLSRoutes attached to a service.
     #[must_use]
     pub fn tls_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<TlsRoute>> {
-        let routes = self.links.routes_by_service.get(service).filter(|route| route.kind == Kind::TlsRoute);
-        routes.filter_map(|route| self.objects().tls_routes.get(&route.name)).collect()
+        of_kind(Kind::TlsRoute, self.links.routes_by_service.get(service), &self.objects().tls_routes)
     }
 
     /// The GRPCRoutes attached to a service.
     #[must_use]
     pub fn grpc_routes_of_service(&self, service: &NamespacedName) -> Vec<&Arc<GrpcRoute>> {
-        let routes = self.links.routes_by_service.get(service).filter(|route| route.kind == Kind::GrpcRoute);
-        routes.filter_map(|route| self.objects().grpc_routes.get(&route.name)).collect()
-    }
-
-    fn http_routes<'a>(&'a self, keys: impl Iterator<Item = &'a RouteKey>) -> Vec<&'a Arc<HttpRoute>> {
-        let routes = keys.filter(|route| route.kind == Kind::HttpRoute);
-        routes.filter_map(|route| self.objects().http_routes.get(&route.name)).collect()
+        of_kind(Kind::GrpcRoute, self.links.routes_by_service.get(service), &self.objects().grpc_routes)
     }
 
     /// The AuthorizationPolicies that target a service by `targetRefs`; they live in its namespace.
@@ -228,6 +217,11 @@ impl Index {
             from && to_ok
         })
     }
+}
+
+/// Those of a kind among routes of all kinds.
+fn of_kind<'a, R>(kind: Kind, keys: impl Iterator<Item = &'a RouteKey>, routes: &'a Store<R>) -> Vec<&'a Arc<R>> {
+    keys.filter(|key| key.kind == kind).filter_map(|key| routes.get(&key.name)).collect()
 }
 
 /// Whether a binding is to this waypoint and only its address may be wanting.

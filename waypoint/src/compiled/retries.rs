@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn places_are_given_back() {
         let retries = Retries::default();
-        let budget = RetryBudget::Share { percent: 50.0, least: 1 };
+        let budget = RetryBudget::Share { percent: 50.0, least: Some(1) };
         let first = retries.another(&budget).unwrap();
         assert!(retries.another(&budget).is_none());
         let requests: Vec<_> = (0..4).map(|_| retries.request()).collect();
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn what_endpoints_have_work_with_is_earned() {
-        let (retries, budget) = (Retries::default(), RetryBudget::Share { percent: 100.0, least: 1 });
+        let (retries, budget) = (Retries::default(), RetryBudget::Share { percent: 100.0, least: Some(1) });
         let taken = |budget: &RetryBudget| (0..100).filter(|_| retries.earned(budget).is_some()).count();
         assert!((20..30).contains(&taken(&budget)));
         assert!(taken(&budget) < 5 && retries.another(&budget).is_some());

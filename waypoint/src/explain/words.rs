@@ -168,7 +168,8 @@ pub(super) fn budget(budget: &RetryBudget) -> String {
         RetryBudget::Count(count) => format!("at most {count} of its requests are sent again at once"),
         RetryBudget::Share { percent, least } => {
             format!(
-                "at most {percent}% of its requests are sent again at once, and {least} in any case; over time, {}% of those that go well",
+                "at most {percent}% of its requests are sent again at once, and {} in any case; over time, {}% of those that go well",
+                least.unwrap_or(RetryBudget::LEAST),
                 percent / 4.0
             )
         }

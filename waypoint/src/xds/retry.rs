@@ -81,10 +81,10 @@ fn threshold(mut threshold: Thresholds) -> Compiled<(RetryBudget, Limits)> {
     threshold.track_remaining = false;
     finish(&threshold)?;
     let budget = match share {
-        // Envoy's defaults.
         Some(share) => RetryBudget::Share {
+            // Envoy's default.
             percent: share.budget_percent.map_or(20.0, |percent| percent.value),
-            least: number(share.min_retry_concurrency).unwrap_or(3),
+            least: number(share.min_retry_concurrency),
         },
         None => most.map_or_else(RetryBudget::default, RetryBudget::Count),
     };

@@ -1,7 +1,6 @@
 //! A collector of spans, which keeps what it is sent.
 
 use std::{
-    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -9,34 +8,23 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+
+use super::server::{self, Answer};
 
 /// What it was sent, of what type and to which path.
 pub type Taken = Arc<Mutex<Vec<(String, String, Bytes)>>>;
 
 /// Takes everything.
 pub async fn start(address: SocketAddr) -> Taken {
-    let listener = tokio::net::TcpListener::bind(address).await.expect("a port");
     let taken = Taken::default();
     let take = taken.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let take = take.clone();
-            let service = service_fn(move |request| keep(request, take.clone()));
-            tokio::spawn(async move {
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
+    server::serve(address, move |request| keep(request, take.clone())).await;
     taken
 }
 
-async fn keep(request: Request<Incoming>, taken: Taken) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+async fn keep(request: Request<Incoming>, taken: Taken) -> Answer {
     let (head, body) = request.into_parts();
     let content = head.headers[header::CONTENT_TYPE].to_str().expect("a type").to_owned();
     let body = body.collect().await.expect("a body").to_bytes();

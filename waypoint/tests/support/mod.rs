@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod processor;
 pub mod resources;
 pub mod scripted;
+pub mod server;
 
 use std::{
     net::SocketAddr,

@@ -1,7 +1,6 @@
 //! An external processor that answers, or does not, as a test says.
 
 use std::{
-    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -12,14 +11,12 @@ use ambit_api::envoy::pb::envoy::service::ext_proc::v3::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
 use prost::Message;
 use tokio::sync::mpsc;
+
+use super::server::{self, Answer};
 
 /// What becomes of what a processor is told.
 pub enum Act {
@@ -43,26 +40,13 @@ pub type Heard = Arc<Mutex<Vec<Told>>>;
 
 /// Serves the script.
 pub async fn start(address: SocketAddr, script: Script) -> Heard {
-    let listener = tokio::net::TcpListener::bind(address).await.expect("a port");
     let heard = Heard::default();
     let told = heard.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let told = told.clone();
-            let service = service_fn(move |request| process(request, script, told.clone()));
-            tokio::spawn(async move {
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
+    server::serve(address, move |request| process(request, script, told.clone())).await;
     heard
 }
 
-async fn process(
-    request: Request<Incoming>,
-    script: Script,
-    told: Heard,
-) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+async fn process(request: Request<Incoming>, script: Script, told: Heard) -> Answer {
     assert_eq!(request.uri(), "http://processor.shop/envoy.service.ext_proc.v3.ExternalProcessor/Process");
     let (sender, receiver) = mpsc::channel(8);
     tokio::spawn(converse(request.into_body(), sender, script, told));

@@ -28,11 +28,7 @@ use ambit_api::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper::body::Incoming;
 use waypoint::{
     explain::{Question, explain, request},
     health,
@@ -44,6 +40,7 @@ use super::support::{
     endpoint::{self, CLOSED, ECHO, HTTP},
     id,
     resources::{self, Ep, Service},
+    server::{self, Answer},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,19 +56,9 @@ struct App {
 
 impl App {
     async fn start(address: std::net::SocketAddr, name: &'static str) -> Arc<Self> {
-        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
         let app = Arc::new(Self::default());
         let shared = app.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let app = shared.clone();
-                let service = service_fn(move |request| answer(request, app.clone(), name));
-                let builder = auto::Builder::new(TokioExecutor::new());
-                tokio::spawn(async move {
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
+        server::serve(address, move |request| answer(request, shared.clone(), name)).await;
         app
     }
 
@@ -84,9 +71,7 @@ impl App {
     }
 }
 
-type Answer = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, std::convert::Infallible>>;
-
-async fn answer(request: Request<Incoming>, app: Arc<App>, name: &'static str) -> Result<Answer, std::convert::Infallible> {
+async fn answer(request: Request<Incoming>, app: Arc<App>, name: &'static str) -> Answer {
     let path = request.uri().path().to_owned();
     let ill = app.ill.load(Ordering::SeqCst);
     if path == "/healthz" || path == "/grpc.health.v1.Health/Check" {

@@ -1,7 +1,6 @@
 //! Access logs in a format that was asked for: lines of a file, and records for a collector.
 
 use std::{
-    convert::Infallible,
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex},
@@ -36,11 +35,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
+use hyper::body::Incoming;
 use prost::{Message, Name};
 
 use super::support::{
@@ -48,6 +43,7 @@ use super::support::{
     client::{Body, once},
     endpoint::HTTP,
     resources::{self, Ep, Service},
+    server::{self, Answer},
 };
 
 fn log<M: Message + Name>(config: &M) -> AccessLog {
@@ -181,31 +177,20 @@ struct Record {
 type Heard = Arc<Mutex<Vec<Export>>>;
 
 async fn collector(address: SocketAddr) -> Heard {
-    let listener = tokio::net::TcpListener::bind(address).await.expect("a port");
     let heard = Heard::default();
     let told = heard.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let told = told.clone();
-            let service = service_fn(move |request| take(request, told.clone()));
-            tokio::spawn(async move {
-                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
+    server::serve(address, move |request| take(request, told.clone())).await;
     heard
 }
 
-type Frames = StreamBody<futures::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
-
-async fn take(request: Request<Incoming>, heard: Heard) -> Result<Response<Frames>, Infallible> {
+async fn take(request: Request<Incoming>, heard: Heard) -> Answer {
     assert_eq!(request.uri(), "http://collector.tools/opentelemetry.proto.collector.logs.v1.LogsService/Export");
     let body = request.into_body().collect().await.expect("a body").to_bytes();
     heard.lock().unwrap().push(Export::decode(&body[5..]).expect("a message"));
     let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
     let frames = vec![Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\0"))), Ok(Frame::trailers(trailers))];
     let response = Response::builder().header("content-type", "application/grpc");
-    Ok(response.body(StreamBody::new(futures::stream::iter(frames))).expect("a response"))
+    Ok(response.body(StreamBody::new(futures::stream::iter(frames)).boxed_unsync()).expect("a response"))
 }
 
 #[tokio::test]

@@ -112,12 +112,12 @@ impl RetryPolicy {
 pub enum RetryBudget {
     /// So many.
     Count(u32),
-    /// So many in a hundred of those that are under way, and never fewer than `least`.
+    /// So many in a hundred of those that are under way, and some in any case.
     Share {
         /// In a hundred.
         percent: f64,
-        /// At least so many.
-        least: u32,
+        /// At least so many, if it is said; [`Self::LEAST`] where it is not.
+        least: Option<u32>,
     },
 }
 
@@ -129,6 +129,9 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
+    /// So many there may be in any case where nothing is said, as Envoy has it.
+    pub const LEAST: u32 = 3;
+
     /// Of how many requests that go well one may be sent again, as a part of one: a quarter of what may be under way at once for another time.
     /// `None` where nothing holds over time. Three services in a row that all retry then ask the last one for less than a fifth more, and for what
     /// they may send again in any case ([`Self::a_second`]).
@@ -140,13 +143,13 @@ impl RetryBudget {
         }
     }
 
-    /// So many requests a second may be sent again even where none goes well: as many as may be at once in any case, or ten where that is what
-    /// Envoy has by itself, so that nobody may have said anything (`minRetryRate` of GEP-3388 where nothing is said).
+    /// So many requests a second may be sent again even where none goes well: as many as it is said that there may be at once in any case, or ten
+    /// where nothing is said (as `minRetryRate` of GEP-3388).
     #[must_use]
     pub fn a_second(&self) -> f64 {
         match self {
-            Self::Share { least, .. } if *least != 3 => f64::from((*least).max(1)),
-            Self::Share { .. } | Self::Count(_) => 10.0,
+            Self::Share { least: Some(least), .. } => f64::from((*least).max(1)),
+            Self::Share { least: None, .. } | Self::Count(_) => 10.0,
         }
     }
 
@@ -157,7 +160,8 @@ impl RetryBudget {
             Self::Count(most) => retries < usize::try_from(*most).unwrap_or(usize::MAX),
             Self::Share { percent, least } => {
                 let share = requests as f64 * percent / 100.0;
-                retries < usize::try_from(*least).unwrap_or(usize::MAX) || retries as f64 + 1.0 <= share
+                let least = least.unwrap_or(Self::LEAST);
+                retries < usize::try_from(least).unwrap_or(usize::MAX) || retries as f64 + 1.0 <= share
             }
         }
     }
@@ -223,9 +227,9 @@ mod tests {
 
     #[test]
     fn a_share_holds_over_time_as_well() {
-        assert_eq!(RetryBudget::Share { percent: 20.0, least: 3 }.earned(), Some(0.05));
+        assert_eq!(RetryBudget::Share { percent: 20.0, least: None }.earned(), Some(0.05));
         assert_eq!(RetryBudget::Count(3).earned(), None);
-        for (least, expected) in [(0, 1.0), (2, 2.0), (3, 10.0), (20, 20.0)] {
+        for (least, expected) in [(None, 10.0), (Some(0), 1.0), (Some(3), 3.0), (Some(20), 20.0)] {
             assert_eq!(RetryBudget::Share { percent: 20.0, least }.a_second(), expected);
         }
         assert!(Ended::Unreached.unseen() && !Ended::Reset.unseen() && !Ended::Status(503).unseen());
@@ -234,8 +238,12 @@ mod tests {
     #[test]
     fn a_budget_is_a_number_or_a_share_with_a_floor() {
         assert!(RetryBudget::Count(2).allows(0, 1) && !RetryBudget::Count(2).allows(1000, 2));
-        let share = RetryBudget::Share { percent: 20.0, least: 3 };
-        assert!(share.allows(1, 2) && !share.allows(1, 3));
-        assert!(share.allows(100, 19) && !share.allows(100, 20));
+        for least in [None, Some(3)] {
+            let share = RetryBudget::Share { percent: 20.0, least };
+            assert!(share.allows(1, 2) && !share.allows(1, 3));
+            assert!(share.allows(100, 19) && !share.allows(100, 20));
+        }
+        let none_in_any_case = RetryBudget::Share { percent: 20.0, least: Some(0) };
+        assert!(!none_in_any_case.allows(4, 0) && none_in_any_case.allows(5, 0));
     }
 }

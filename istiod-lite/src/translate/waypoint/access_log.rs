@@ -6,17 +6,14 @@ use ambit_api::envoy::pb::envoy::config::accesslog::v3::{
     AccessLog, AccessLogFilter, ComparisonFilter, StatusCodeFilter, access_log::ConfigType, access_log_filter::FilterSpecifier,
     comparison_filter::Op,
 };
-use ambit_api::envoy::pb::envoy::config::core::v3::{
-    GrpcService, RuntimeUInt32,
-    grpc_service::{EnvoyGrpc, TargetSpecifier},
-};
+use ambit_api::envoy::pb::envoy::config::core::v3::{GrpcService, RuntimeUInt32};
 use ambit_api::envoy::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log::AccessLogFormat};
 use ambit_api::envoy::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
 use ambit_api::envoy::pb::opentelemetry::proto::common::v1::{AnyValue, KeyValue, KeyValueList, any_value};
 use serde_json::{Map, Value};
 
-use super::names::{Layer, inbound_vip, of_service};
-use super::wire::{Any, any, any_as, text_format};
+use super::reached::Reached;
+use super::wire::{Any, any, any_as, grpc_service, text_format};
 use crate::index::{Index, LogsTo, ServiceRef};
 use crate::source::NamespacedName;
 use crate::source::crd::mesh::{AccessLogger, LineFormat};
@@ -34,19 +31,6 @@ pub struct Log {
     log: AccessLog,
     /// How its collector is reached.
     pub reached: Option<Reached>,
-}
-
-/// Where a collector is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reached {
-    /// The cluster.
-    pub cluster: String,
-    /// The name of that one's endpoints.
-    pub endpoints: String,
-    /// Its service.
-    pub service: ServiceRef,
-    /// The port of it.
-    pub port: u16,
 }
 
 /// What is asked for at a waypoint, of the traffic to a service or of other traffic.
@@ -67,14 +51,9 @@ pub fn or_own(asked: Option<&Vec<Log>>, own: impl FnOnce() -> Vec<AccessLog>) ->
 fn one(index: &Index, logs: &LogsTo<'_>) -> Log {
     match (logs.logger, &logs.place) {
         (AccessLogger::Collector { log_name, body, attributes, .. }, Some((service, port))) => {
-            let name = of_service(index.config(), service);
-            let cluster = format!("access-log|{}|{name}", port.port);
-            // Without it the host would be the cluster's name, which no server knows.
-            let authority = service.hostname(index.config());
-            let envoy = EnvoyGrpc { cluster_name: cluster.clone(), authority, ..Default::default() };
-            let config = collector(envoy, log_name, body, attributes);
-            let endpoints = inbound_vip(port.port, Layer::Http, &name);
-            let reached = Reached { cluster, endpoints, service: service.clone(), port: port.port };
+            let reached = Reached::by_grpc(index, service, port.port, |name| format!("access-log|{}|{name}", port.port));
+            let called = grpc_service(&reached.cluster, &service.hostname(index.config()));
+            let config = collector(called, log_name, body, attributes);
             Log { log: log(COLLECTOR, any(&config), logs.only), reached: Some(reached) }
         }
         (AccessLogger::File { path, format: LineFormat::Text(text), omit_empty }, _) => {
@@ -95,11 +74,11 @@ fn file(path: &str, text: &str, omit_empty_values: bool) -> FileAccessLog {
     FileAccessLog { path: path.to_owned(), access_log_format: Some(AccessLogFormat::LogFormat(format)) }
 }
 
-fn collector(envoy: EnvoyGrpc, log_name: &str, body: &str, attributes: &Map<String, Value>) -> OpenTelemetryAccessLogConfig {
+fn collector(called: GrpcService, log_name: &str, body: &str, attributes: &Map<String, Value>) -> OpenTelemetryAccessLogConfig {
     // A map of JSON has its fields in the same order each time.
     let texts = attributes.iter().filter_map(|(name, value)| Some(pair(name, value.as_str()?)));
     OpenTelemetryAccessLogConfig {
-        grpc_service: Some(GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() }),
+        grpc_service: Some(called),
         log_name: log_name.to_owned(),
         // What they would say of the proxy is different between Envoy and ours; the name of the log is said here.
         disable_builtin_labels: true,

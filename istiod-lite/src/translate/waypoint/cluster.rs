@@ -33,8 +33,6 @@ use super::wire::{ads, any, entry, seconds, string_kind, transport_socket, u32_v
 pub const STREAM_WINDOW: u32 = 4 << 20;
 /// Retries in a hundred requests to a service port, at once.
 pub const RETRY_PERCENT: f64 = 20.0;
-/// Retries at once that a service port with few requests may have all the same.
-pub const MIN_RETRIES: u32 = 3;
 /// Connection window of HBONE peers, bytes.
 pub const CONNECTION_WINDOW: u32 = 16 << 20;
 
@@ -99,13 +97,10 @@ fn in_http1(cluster: &mut cluster::Cluster) {
 }
 
 /// Requests that are under way for another time are a share of all, so that a service that fails is not asked many times as often. It is
-/// said whether a route has retries or not: a cluster that changes loses its connections.
+/// said whether a route has retries or not: a cluster that changes loses its connections. How many there may be in any case is for proxies to
+/// know, 3 in Envoy: ours takes what is said for what somebody asks for.
 fn retry_budget() -> RetryBudget {
-    RetryBudget {
-        budget_percent: Some(Percent { value: RETRY_PERCENT }),
-        min_retry_concurrency: u32_value(MIN_RETRIES),
-        ..Default::default()
-    }
+    RetryBudget { budget_percent: Some(Percent { value: RETRY_PERCENT }), ..Default::default() }
 }
 
 /// Connections and requests without a limit (so does Istio): those that proxies have where nothing is said are soon reached by WebSockets,

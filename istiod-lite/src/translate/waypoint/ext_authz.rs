@@ -5,11 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ambit_api::envoy::pb::envoy::config::core::v3::{
-    ApiVersion, GrpcService, HeaderValue, HttpUri,
-    grpc_service::{EnvoyGrpc, TargetSpecifier},
-    http_uri::HttpUpstreamType,
-};
+use ambit_api::envoy::pb::envoy::config::core::v3::{ApiVersion, GrpcService, HeaderValue, HttpUri, http_uri::HttpUpstreamType};
 use ambit_api::envoy::pb::envoy::extensions::filters::http::ext_authz::v3::{
     AuthorizationRequest, AuthorizationResponse, BufferSettings, ExtAuthz, HttpService, ext_authz::Services,
 };
@@ -22,11 +18,11 @@ use ambit_api::envoy::pb::envoy::r#type::v3::HttpStatus;
 use ambit_api::workload::AppProtocol;
 
 use super::listener::http_filter;
-use super::names::{Layer, inbound_vip, of_service};
 use super::rbac::{self, Place};
+use super::reached::Reached;
 use super::wire::ordered::{HttpRbac, Rules};
-use super::wire::{any, any_as, duration, exactly};
-use crate::index::{Asked, Index, ServiceRef};
+use super::wire::{any, any_as, duration, exactly, grpc_service};
+use crate::index::{Asked, Index};
 use crate::source::crd::AuthorizationPolicy;
 use crate::source::crd::mesh::{Authorizer, HttpCheck};
 
@@ -43,16 +39,8 @@ pub struct Ask {
     marks: Rules,
     /// How it is asked.
     filter: ExtAuthz,
-    /// The cluster that it is reached by.
-    pub cluster: String,
-    /// The name of that one's endpoints.
-    pub endpoints: String,
-    /// Its service.
-    pub service: ServiceRef,
-    /// The port of it.
-    pub port: u16,
-    /// It speaks HTTP/2.
-    pub http2: bool,
+    /// How it is reached.
+    pub reached: Reached,
 }
 
 /// What the policies of action CUSTOM have asked at a place, in the order of the providers' names. They are all such for which there is
@@ -71,19 +59,12 @@ pub fn asks(index: &Index, policies: &[&Arc<AuthorizationPolicy>], place: Place<
 
 fn ask(index: &Index, asked: &Asked<'_>, marks: Rules) -> Ask {
     let Asked { provider, authorizer, service, port } = asked;
-    let name = of_service(index.config(), service);
     let kind = if authorizer.http.is_some() { "http" } else { "grpc" };
-    let cluster = format!("ext-authz|{}|{kind}|{name}", port.port);
-    Ask {
-        provider: (*provider).to_owned(),
-        marks,
-        filter: filter(provider, authorizer, &cluster, &service.hostname(index.config())),
-        cluster,
-        endpoints: inbound_vip(port.port, Layer::Http, &name),
-        service: service.clone(),
-        port: port.port,
-        http2: authorizer.http.is_none() || matches!(port.protocol, AppProtocol::Http2 | AppProtocol::Grpc),
-    }
+    let by_grpc = Reached::by_grpc(index, service, port.port, |name| format!("ext-authz|{}|{kind}|{name}", port.port));
+    let http2 = authorizer.http.is_none() || matches!(port.protocol, AppProtocol::Http2 | AppProtocol::Grpc);
+    let reached = Reached { http2, ..by_grpc };
+    let filter = filter(provider, authorizer, &reached.cluster, &service.hostname(index.config()));
+    Ask { provider: (*provider).to_owned(), marks, filter, reached }
 }
 
 /// What marks the requests for a provider, as the beginning of what it is called.
@@ -105,7 +86,10 @@ fn filter(provider: &str, authorizer: &Authorizer, cluster: &str, host: &str) ->
         invert: false,
     };
     let services = match &authorizer.http {
-        None => Services::GrpcService(grpc(authorizer, cluster, host)),
+        None => {
+            let timeout = duration(authorizer.timeout);
+            Services::GrpcService(GrpcService { timeout, ..grpc_service(cluster, host) })
+        }
         Some(check) => Services::HttpService(http(check, authorizer, cluster, host)),
     };
     let told = authorizer.http.as_ref().and_then(|check| patterns(&check.told));
@@ -121,16 +105,6 @@ fn filter(provider: &str, authorizer: &Authorizer, cluster: &str, host: &str) ->
         filter_enabled_metadata: Some(marked),
         allowed_headers: told,
         services: Some(services),
-        ..Default::default()
-    }
-}
-
-fn grpc(authorizer: &Authorizer, cluster: &str, host: &str) -> GrpcService {
-    // Without it the host would be the cluster's name, which no server knows.
-    let envoy = EnvoyGrpc { cluster_name: cluster.into(), authority: host.into(), ..Default::default() };
-    GrpcService {
-        timeout: duration(authorizer.timeout),
-        target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)),
         ..Default::default()
     }
 }

@@ -4,10 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use ambit_api::envoy::pb::envoy::config::core::v3::{
-    GrpcService,
-    grpc_service::{EnvoyGrpc, TargetSpecifier},
-};
 use ambit_api::envoy::pb::envoy::config::route::v3::{Route, VirtualHost, route::Action};
 use ambit_api::envoy::pb::envoy::extensions::filters::http::ext_proc::v3::{
     ExtProcOverrides, ExtProcPerRoute, ExternalProcessor, ProcessingMode,
@@ -18,10 +14,10 @@ use ambit_api::envoy::pb::envoy::extensions::filters::http::ext_proc::v3::{
 use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 
 use super::listener::http_filter;
-use super::names::{Layer, inbound_vip, of_service};
+use super::reached::Reached;
 use super::route::respond;
-use super::wire::{any, duration};
-use crate::index::{Index, Processes, ServiceRef};
+use super::wire::{any, duration, grpc_service};
+use crate::index::{Index, Processes};
 use crate::source::crd::mesh::{BodyMode, HeaderMode, Told};
 use crate::source::crd::requests::RequestPolicy;
 
@@ -35,14 +31,8 @@ pub struct Process {
     provider: String,
     /// How it is asked.
     filter: ExternalProcessor,
-    /// The cluster that it is reached by.
-    pub cluster: String,
-    /// The name of that one's endpoints.
-    pub endpoints: String,
-    /// Its service.
-    pub service: ServiceRef,
-    /// The port of it.
-    pub port: u16,
+    /// How it is reached.
+    pub reached: Reached,
 }
 
 /// Has the requests of a route processed as its policy says; by whom is looked at with all routes of a place ([`processes`]).
@@ -76,13 +66,9 @@ pub fn processes<'h>(index: &Index, hosts: impl IntoIterator<Item = &'h mut Virt
 
 fn process(index: &Index, processes: &Processes<'_>) -> Process {
     let Processes { provider, processor, service, port } = processes;
-    let name = of_service(index.config(), service);
-    let cluster = format!("ext-proc|{}|{name}", port.port);
-    // Without it the host would be the cluster's name, which no server knows.
-    let authority = service.hostname(index.config());
-    let envoy = EnvoyGrpc { cluster_name: cluster.clone(), authority, ..Default::default() };
+    let reached = Reached::by_grpc(index, service, port.port, |name| format!("ext-proc|{}|{name}", port.port));
     let filter = ExternalProcessor {
-        grpc_service: Some(GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() }),
+        grpc_service: Some(grpc_service(&reached.cluster, &service.hostname(index.config()))),
         failure_mode_allow: processor.fail_open,
         processing_mode: Some(mode(&processor.told)),
         message_timeout: duration(processor.timeout),
@@ -90,14 +76,7 @@ fn process(index: &Index, processes: &Processes<'_>) -> Process {
         route_cache_action: RouteCacheAction::Retain.into(),
         ..Default::default()
     };
-    Process {
-        provider: (*provider).to_owned(),
-        filter,
-        cluster,
-        endpoints: inbound_vip(port.port, Layer::Http, &name),
-        service: service.clone(),
-        port: port.port,
-    }
+    Process { provider: (*provider).to_owned(), filter, reached }
 }
 
 fn mode(told: &Told) -> ProcessingMode {

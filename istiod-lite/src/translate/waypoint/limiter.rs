@@ -4,10 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use ambit_api::envoy::pb::envoy::config::core::v3::{
-    ApiVersion, GrpcService, TypedExtensionConfig,
-    grpc_service::{EnvoyGrpc, TargetSpecifier},
-};
+use ambit_api::envoy::pb::envoy::config::core::v3::{ApiVersion, TypedExtensionConfig};
 use ambit_api::envoy::pb::envoy::config::ratelimit::v3::RateLimitServiceConfig;
 use ambit_api::envoy::pb::envoy::config::route::v3::rate_limit::Action;
 use ambit_api::envoy::pb::envoy::config::route::v3::rate_limit::action::{
@@ -22,9 +19,10 @@ use ambit_api::envoy::pb::envoy::extensions::rate_limit_descriptors::expr::v3::{
 use ambit_api::envoy::pb::envoy::r#type::v3::HttpStatus;
 
 use super::listener::http_filter;
-use super::names::{INVALID_BACKEND, Layer, PEER_PRINCIPAL, inbound_vip, of_service};
-use super::wire::{Any, any, duration};
-use crate::index::{Index, Limited, ServiceRef};
+use super::names::{INVALID_BACKEND, PEER_PRINCIPAL};
+use super::reached::Reached;
+use super::wire::{Any, any, duration, grpc_service};
+use crate::index::{Index, Limited};
 use crate::source::NamespacedName;
 use crate::source::crd::mesh;
 use crate::source::crd::requests::{GlobalRateLimit, LimitEntry, LimitSource};
@@ -43,19 +41,6 @@ pub struct Limiter {
     filter: RateLimit,
     /// How it is reached, if it is.
     pub reached: Option<Reached>,
-}
-
-/// Where a server is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reached {
-    /// The cluster.
-    pub cluster: String,
-    /// The name of that one's endpoints.
-    pub endpoints: String,
-    /// Its service.
-    pub service: ServiceRef,
-    /// The port of it.
-    pub port: u16,
 }
 
 /// The provider whose filter this is the name of, if it is one.
@@ -117,12 +102,9 @@ fn server(index: &Index, provider: &str) -> Option<Limiter> {
     let provider_name = provider.to_owned();
     match index.limiter(provider) {
         Ok(Limited { limiter, service, port }) => {
-            let name = of_service(index.config(), &service);
-            let cluster = format!("rate-limit|{}|grpc|{name}", port.port);
-            let filter = asked(limiter, &cluster, &service.hostname(index.config()));
-            let endpoints = inbound_vip(port.port, Layer::Http, &name);
-            let reached = Some(Reached { cluster, endpoints, service, port: port.port });
-            Some(Limiter { provider: provider_name, filter, reached })
+            let reached = Reached::by_grpc(index, &service, port.port, |name| format!("rate-limit|{}|grpc|{name}", port.port));
+            let filter = asked(limiter, &reached.cluster, &service.hostname(index.config()));
+            Some(Limiter { provider: provider_name, filter, reached: Some(reached) })
         }
         Err(_) => {
             let limiter = index.known_limiter(provider).filter(|limiter| !limiter.fail_open)?;
@@ -133,16 +115,13 @@ fn server(index: &Index, provider: &str) -> Option<Limiter> {
 }
 
 fn asked(limiter: &mesh::Limiter, cluster: &str, host: &str) -> RateLimit {
-    // Without an authority the host would be the cluster's name, which no server knows.
-    let envoy = EnvoyGrpc { cluster_name: cluster.into(), authority: host.into(), ..Default::default() };
-    let grpc_service = GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() };
     RateLimit {
         domain: DOMAIN.into(),
         timeout: duration(limiter.timeout),
         failure_mode_deny: !limiter.fail_open,
         rate_limited_as_resource_exhausted: true,
         rate_limit_service: Some(RateLimitServiceConfig {
-            grpc_service: Some(grpc_service),
+            grpc_service: Some(grpc_service(cluster, host)),
             transport_api_version: ApiVersion::V3.into(),
         }),
         status_on_error: limiter.status_on_error.map(|code| HttpStatus { code: code.into() }),

@@ -20,6 +20,7 @@ mod limiter;
 mod listener;
 pub(super) mod names;
 mod rbac;
+mod reached;
 pub(super) mod route;
 pub(super) mod scope;
 mod secure;
@@ -42,6 +43,7 @@ use crate::source::crd::PolicyAction;
 use listener::{Chains, KnownAuthority, ServicePortChains};
 use names::{Layer, any_port, authority};
 use rbac::{Enforcement, Place};
+use reached::Reached;
 use route::Backend;
 pub(crate) use route::{grpc_as_http, session};
 use scope::{ServedPort, Spoken};
@@ -236,16 +238,16 @@ impl<'a> Translation<'a> {
     /// The clusters of those who are asked, of those who process, and of those who are told of spans.
     fn authorizers(&mut self, enforcement: &Enforcement) {
         for ask in &enforcement.asks {
-            self.asked(&ask.cluster, &ask.endpoints, (&ask.service, ask.port), ask.http2);
+            self.asked(&ask.reached);
         }
         for of in enforcement.limiters.iter().filter_map(|limiter| limiter.reached.as_ref()) {
-            self.asked(&of.cluster, &of.endpoints, (&of.service, of.port), true);
+            self.asked(of);
         }
         for process in &enforcement.processes {
-            self.asked(&process.cluster, &process.endpoints, (&process.service, process.port), true);
+            self.asked(&process.reached);
         }
         if let Some(of) = &enforcement.traces {
-            self.asked(&of.cluster, &of.endpoints, (&of.service, of.port), of.http2);
+            self.asked(&of.reached);
         }
         self.collectors(enforcement);
     }
@@ -253,15 +255,15 @@ impl<'a> Translation<'a> {
     /// The clusters of collectors of access logs.
     fn collectors(&mut self, enforcement: &Enforcement) {
         for of in enforcement.logs.iter().flatten().filter_map(|log| log.reached.as_ref()) {
-            self.asked(&of.cluster, &of.endpoints, (&of.service, of.port), true);
+            self.asked(of);
         }
     }
 
-    fn asked(&mut self, name: &str, endpoints: &str, (service, port): (&ServiceRef, u16), http2: bool) {
-        let assignment = endpoint::assignment(self.index, endpoints, service, port);
-        self.endpoints.insert(endpoints.to_owned(), wire::any_as(ASSIGNMENT, &assignment));
-        let cluster = cluster::authorizer(name, &label(service), endpoints, http2);
-        insert(&mut self.clusters, name.to_owned(), &cluster);
+    fn asked(&mut self, of: &Reached) {
+        let assignment = endpoint::assignment(self.index, &of.endpoints, &of.service, of.port);
+        self.endpoints.insert(of.endpoints.clone(), wire::any_as(ASSIGNMENT, &assignment));
+        let cluster = cluster::authorizer(&of.cluster, &label(&of.service), &of.endpoints, of.http2);
+        insert(&mut self.clusters, of.cluster.clone(), &cluster);
     }
 
     /// The clusters of all services that requests are routed to.

@@ -2,12 +2,9 @@
 //! `UPDATE_GOLDEN=1 cargo test -p istiod-lite golden` writes what the code gives now; read the difference before keeping it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use ambit_identity::TrustDomain;
-use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
-use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value};
 
@@ -119,56 +116,10 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// The descriptors of Envoy's messages, which the crate of the generated types has in its sources.
+/// What describes Envoy's messages.
 fn descriptors() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| {
-        let cargo = Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--offline"]).output().unwrap();
-        let metadata: Value = serde_json::from_slice(&cargo.stdout).unwrap();
-        let packages = metadata["packages"].as_array().unwrap();
-        let package = packages.iter().find(|package| package["name"] == "envoy-types").unwrap();
-        let manifest = Path::new(package["manifest_path"].as_str().unwrap());
-        let types = manifest.parent().unwrap().join("src/generated/types.bin");
-        let mut pool = DescriptorPool::decode(std::fs::read(types).unwrap().as_slice()).unwrap();
-        pool.add_file_descriptor_proto(address_matcher()).unwrap();
-        pool
-    })
-}
-
-/// `xds/type/matcher/v3/ip.proto`, which that crate leaves out.
-fn address_matcher() -> FileDescriptorProto {
-    let field = |name: &str, number, label: Label, kind: Type, type_name: Option<&str>| FieldDescriptorProto {
-        name: Some(name.into()),
-        number: Some(number),
-        label: Some(label.into()),
-        r#type: Some(kind.into()),
-        type_name: type_name.map(Into::into),
-        ..Default::default()
-    };
-    let range = DescriptorProto {
-        name: Some("IPRangeMatcher".into()),
-        field: vec![
-            field("ranges", 1, Label::Repeated, Type::Message, Some(".xds.core.v3.CidrRange")),
-            field("on_match", 2, Label::Optional, Type::Message, Some(".xds.type.matcher.v3.Matcher.OnMatch")),
-            field("exclusive", 3, Label::Optional, Type::Bool, None),
-        ],
-        ..Default::default()
-    };
-    let of_range = Some(".xds.type.matcher.v3.IPMatcher.IPRangeMatcher");
-    let matcher = DescriptorProto {
-        name: Some("IPMatcher".into()),
-        field: vec![field("range_matchers", 1, Label::Repeated, Type::Message, of_range)],
-        nested_type: vec![range],
-        ..Default::default()
-    };
-    FileDescriptorProto {
-        name: Some("xds/type/matcher/v3/ip.proto".into()),
-        package: Some("xds.type.matcher.v3".into()),
-        dependency: vec!["xds/type/matcher/v3/matcher.proto".into(), "xds/core/v3/cidr.proto".into()],
-        message_type: vec![matcher],
-        syntax: Some("proto3".into()),
-        ..Default::default()
-    }
+    POOL.get_or_init(|| DescriptorPool::decode(ambit_api::ENVOY_DESCRIPTORS).unwrap())
 }
 
 #[test]

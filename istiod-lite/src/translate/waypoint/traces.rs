@@ -1,11 +1,7 @@
 //! Spans of requests, as Telemetries ask for them: one for each request that is traced, sent to the collector of an extension provider. Where
 //! nobody collects them requests are as without: that nobody is told of them is in the way of none.
 
-use ambit_api::envoy::pb::envoy::config::core::v3::{
-    GrpcService, HttpService, HttpUri,
-    grpc_service::{EnvoyGrpc, TargetSpecifier},
-    http_uri::HttpUpstreamType,
-};
+use ambit_api::envoy::pb::envoy::config::core::v3::{GrpcService, HttpService, HttpUri, http_uri::HttpUpstreamType};
 use ambit_api::envoy::pb::envoy::config::trace::v3::{
     OpenTelemetryConfig, ZipkinConfig,
     tracing::{Http as Provider, http::ConfigType},
@@ -18,9 +14,9 @@ use ambit_api::envoy::pb::envoy::r#type::tracing::v3::{
 };
 use ambit_api::envoy::pb::envoy::r#type::v3::Percent;
 
-use super::names::{Layer, inbound_vip, of_service};
+use super::reached::Reached;
 use super::scope::ServedPort;
-use super::wire::{any, bool_value, duration, u32_value};
+use super::wire::{any, bool_value, duration, grpc_service, u32_value};
 use crate::index::{Index, ServiceRef, Traced, Waypoint};
 use crate::source::crd::mesh::Speaks;
 use crate::source::crd::telemetry;
@@ -30,16 +26,8 @@ use crate::source::crd::telemetry;
 pub struct Traces {
     /// What the connection manager is told.
     pub manager: Tracing,
-    /// The cluster of the collector.
-    pub cluster: String,
-    /// The name of that one's endpoints.
-    pub endpoints: String,
-    /// Its service.
-    pub service: ServiceRef,
-    /// The port of it.
-    pub port: u16,
-    /// It is spoken to in HTTP/2.
-    pub http2: bool,
+    /// How the collector is reached.
+    pub reached: Reached,
 }
 
 /// What is asked of requests to a port, or to pods by their addresses.
@@ -49,8 +37,8 @@ pub fn asked(index: &Index, waypoint: &Waypoint, port: Option<&ServedPort<'_>>) 
         ServiceRef::Host(_) => None,
     });
     let Traced { tracer, service, port: to, sampling, tags } = index.traced(&waypoint.name, service)?;
-    let name = of_service(index.config(), &service);
-    let cluster = format!("tracing|{}|{name}", to.port);
+    let by_grpc = Reached::by_grpc(index, &service, to.port, |name| format!("tracing|{}|{name}", to.port));
+    let reached = Reached { http2: matches!(tracer.speaks, Speaks::OtlpGrpc { .. }), ..by_grpc };
     let host = service.hostname(index.config());
     let percent = |value| Some(Percent { value });
     let manager = Tracing {
@@ -59,16 +47,14 @@ pub fn asked(index: &Index, waypoint: &Waypoint, port: Option<&ServedPort<'_>>) 
         overall_sampling: percent(100.0),
         max_path_tag_length: tracer.max_tag_length.and_then(u32_value),
         custom_tags: tags.into_iter().map(tag).collect(),
-        provider: Some(provider(&tracer.speaks, &cluster, (host.as_str(), to.port), waypoint)),
+        provider: Some(provider(&tracer.speaks, &reached.cluster, (host.as_str(), to.port), waypoint)),
         // Client and server of what a span is of are others.
         spawn_upstream_span: bool_value(false),
         // As Istio calls it.
         operation: port.map(|port| format!("{}:{}/*", port.host, port.port.port)).unwrap_or_default(),
         ..Default::default()
     };
-    let http2 = matches!(tracer.speaks, Speaks::OtlpGrpc { .. });
-    let endpoints = inbound_vip(to.port, Layer::Http, &name);
-    Some(Traces { manager, cluster, endpoints, service, port: to.port, http2 })
+    Some(Traces { manager, reached })
 }
 
 fn tag((tag, said): (String, telemetry::CustomTag)) -> CustomTag {
@@ -83,10 +69,7 @@ fn provider(speaks: &Speaks, cluster: &str, (host, port): (&str, u16), waypoint:
     let service_name = format!("{}.{}", waypoint.name.name, waypoint.name.namespace);
     let (name, config) = match speaks {
         Speaks::OtlpGrpc { timeout } => {
-            // Without it the host would be the cluster's name, which no server knows.
-            let envoy = EnvoyGrpc { cluster_name: cluster.into(), authority: host.into(), ..Default::default() };
-            let target_specifier = Some(TargetSpecifier::EnvoyGrpc(envoy));
-            let service = GrpcService { target_specifier, timeout: duration(*timeout), ..Default::default() };
+            let service = GrpcService { timeout: duration(*timeout), ..grpc_service(cluster, host) };
             let config = OpenTelemetryConfig { grpc_service: Some(service), service_name, ..Default::default() };
             ("opentelemetry", any(&config))
         }

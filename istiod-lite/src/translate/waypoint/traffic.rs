@@ -11,7 +11,7 @@ use ambit_api::envoy::pb::envoy::config::core::v3::HealthCheck;
 use ambit_api::envoy::pb::envoy::r#type::v3::Percent;
 use ambit_api::envoy::pb::google::protobuf::{BoolValue, UInt32Value};
 
-use super::cluster::{MIN_RETRIES, RETRY_PERCENT};
+use super::cluster::RETRY_PERCENT;
 use super::names::Layer;
 use super::route::parse_duration;
 use super::slow_start::SlowStart;
@@ -34,7 +34,7 @@ pub struct Asked {
     max_pending_requests: Option<u32>,
     max_requests: Option<u32>,
     max_retries: Option<u32>,
-    retry_budget: Option<(f64, u32)>,
+    retry_budget: Option<(f64, Option<u32>)>,
     lb_policy: LbPolicy,
     panic_threshold: Option<u32>,
     outliers: Option<OutlierDetection>,
@@ -47,7 +47,7 @@ pub fn asked(index: &Index, service: &ServiceRef, number: u16, subset: Option<&s
     let asked = of_ours(index, service, number, subset);
     // The Gateway API's own comes first, for the one thing that it says.
     match backend::budget(index, service) {
-        Some(budget) => Asked { retry_budget: Some(budget), max_retries: None, ..asked },
+        Some((percent, least)) => Asked { retry_budget: Some((percent, Some(least))), max_retries: None, ..asked },
         None => asked,
     }
 }
@@ -111,7 +111,7 @@ impl Asked {
         }
         if let Some((percent, least)) = self.retry_budget {
             let budget_percent = Some(Percent { value: percent });
-            let min_retry_concurrency = u32_value(least);
+            let min_retry_concurrency = least.and_then(u32_value);
             thresholds.retry_budget = Some(RetryBudget { budget_percent, min_retry_concurrency, ..Default::default() });
         }
     }
@@ -126,8 +126,7 @@ fn of_policy(spec: &TrafficPolicySpec) -> Asked {
         max_pending_requests: limits.pending_requests,
         max_requests: limits.requests,
         max_retries: limits.retries,
-        retry_budget: budget
-            .map(|budget| (budget.percent.map_or(RETRY_PERCENT, f64::from), budget.min_concurrent.unwrap_or(MIN_RETRIES))),
+        retry_budget: budget.map(|budget| (budget.percent.map_or(RETRY_PERCENT, f64::from), budget.min_concurrent)),
         lb_policy: match spec.load_balancing.as_ref().map(|said| said.policy) {
             None | Some(LoadBalancingPolicy::RoundRobin) => LbPolicy::RoundRobin,
             Some(LoadBalancingPolicy::Random) => LbPolicy::Random,
@@ -187,7 +186,7 @@ fn of_rule(said: &Settings<'_>) -> Asked {
         max_retries: most(http.max_retries),
         retry_budget: said.retry_budget.map(|budget| {
             let percent = budget.percent.filter(|percent| (0.0..=100.0).contains(percent));
-            (percent.unwrap_or(RETRY_PERCENT), budget.min_retry_concurrency.and_then(as_u32).unwrap_or(MIN_RETRIES))
+            (percent.unwrap_or(RETRY_PERCENT), budget.min_retry_concurrency.and_then(as_u32))
         }),
         lb_policy: match said.load_balancer.map(|balancer| balancer.simple) {
             Some(Simple::Random) => LbPolicy::Random,

@@ -79,13 +79,10 @@ pub fn ads() -> Option<core::ConfigSource> {
 
 /// Delivered by the local secret server: the cluster `sds-grpc` of the bootstrap.
 pub fn local_sds() -> Option<core::ConfigSource> {
-    let envoy = core::grpc_service::EnvoyGrpc { cluster_name: "sds-grpc".into(), ..Default::default() };
-    let service =
-        core::GrpcService { target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() };
     let source = core::ApiConfigSource {
         api_type: core::api_config_source::ApiType::Grpc.into(),
         transport_api_version: core::ApiVersion::V3.into(),
-        grpc_services: vec![service],
+        grpc_services: vec![grpc_service("sds-grpc", "")],
         set_node_on_first_message_only: true,
         ..Default::default()
     };
@@ -95,6 +92,13 @@ pub fn local_sds() -> Option<core::ConfigSource> {
         config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
         ..Default::default()
     })
+}
+
+/// A server that is called by the cluster that leads to it. Without an authority the host would be the cluster's name, which no server knows.
+pub fn grpc_service(cluster: &str, authority: &str) -> core::GrpcService {
+    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+    let envoy = EnvoyGrpc { cluster_name: cluster.into(), authority: authority.into(), ..Default::default() };
+    core::GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)), ..Default::default() }
 }
 
 pub fn text_format(format: &str) -> core::SubstitutionFormatString {

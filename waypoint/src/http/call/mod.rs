@@ -19,7 +19,7 @@ use crate::{
     compiled::Snapshot,
     proxy::Proxy,
     terminate::Tunnel,
-    upstream::{RequestBody, Sent, candidates},
+    upstream::{Candidates, RequestBody, Sent, candidates},
 };
 
 /// The longest answer that is taken, in bytes.
@@ -80,11 +80,27 @@ pub async fn send(
     let http2 = candidates.protocol.is_http2(version);
     let Question { mut head, path, authority, body } = question;
     headers::target(&mut head, &path, &authority, http2).map_err(|error| error.to_string())?;
+    let again = may_leave_again(head.method().as_str(), !body.is_empty(), false);
+    let request = || (self::head(&head).map(|()| RequestBody::of(body.clone())), ());
+    let (sent, ()) = attempt(proxy, &candidates, http2, again, request).await?;
+    read(sent).await
+}
+
+/// Sends a request to the first of these endpoints to which a connection stands, and once more in a new one if that at hand may have been over
+/// already. `request` makes it for each time, with what its sender keeps; `again` says that it may leave once more even where something of it
+/// may have been looked at.
+async fn attempt<K>(
+    proxy: &Proxy,
+    candidates: &Candidates,
+    http2: bool,
+    again: bool,
+    mut request: impl FnMut() -> (Request<RequestBody>, K),
+) -> Result<(Sent, K), String> {
     let mut last = "it has no endpoint".to_owned();
     for to in &candidates.endpoints {
         let mut anew = false;
         loop {
-            let checkout = match proxy.http.checkout(proxy, cluster, to, http2, anew, || {}).await {
+            let checkout = match proxy.http.checkout(proxy, &candidates.cluster, to, http2, anew, || {}).await {
                 Ok(checkout) => checkout,
                 Err(refusal) => {
                     last = refusal.to_string();
@@ -92,15 +108,13 @@ pub async fn send(
                 }
             };
             let at_hand = checkout.at_hand;
-            let request = self::head(&head).map(|()| RequestBody::of(body.clone()));
+            let (request, kept) = request();
             let unsent = match proxy.http.send(&to.to, checkout, request).await {
-                Ok(sent) => return read(sent).await,
+                Ok(sent) => return Ok((sent, kept)),
                 Err(unsent) => unsent,
             };
-            // The connection at hand may have been over already.
             let unseen = unsent.request.is_some() || unsent.refused;
-            let again = unseen || may_leave_again(head.method().as_str(), !body.is_empty(), false);
-            if anew || !at_hand || !again {
+            if anew || !at_hand || !(unseen || again) {
                 return Err(unsent.refusal.to_string());
             }
             anew = true;

@@ -9,7 +9,10 @@ use tokio::sync::mpsc;
 use crate::{
     compiled::Snapshot,
     http::{
-        call::grpc::{self, PREFIX},
+        call::{
+            attempt,
+            grpc::{self, PREFIX},
+        },
         forward::head,
         headers,
     },
@@ -67,35 +70,14 @@ impl Callee<'_> {
             return Err("its cluster does not speak HTTP/2".into());
         }
         let head = question(path, authority).map_err(|error| error.to_string())?;
-        let mut last = "it has no endpoint".to_owned();
-        for to in &candidates.endpoints {
-            let mut anew = false;
-            loop {
-                let checkout = match proxy.http.checkout(proxy, cluster, to, true, anew, || {}).await {
-                    Ok(checkout) => checkout,
-                    Err(refusal) => {
-                        last = refusal.to_string();
-                        break;
-                    }
-                };
-                let at_hand = checkout.at_hand;
-                let (messages, body) = mpsc::channel(1);
-                // There is room for one.
-                let _ = messages.try_send(first.clone());
-                let request = self::head(&head).map(|()| RequestBody::fed(body));
-                let unsent = match proxy.http.send(&to.to, checkout, request).await {
-                    Ok(sent) => return Stream::of(messages, sent, longest),
-                    Err(unsent) => unsent,
-                };
-                // The connection at hand may have been over already.
-                let unseen = unsent.request.is_some() || unsent.refused;
-                if anew || !at_hand || !unseen {
-                    return Err(unsent.refusal.to_string());
-                }
-                anew = true;
-            }
-        }
-        Err(last)
+        let request = || {
+            let (messages, body) = mpsc::channel(1);
+            // There is room for one.
+            let _ = messages.try_send(first.clone());
+            (self::head(&head).map(|()| RequestBody::fed(body)), messages)
+        };
+        let (sent, messages) = attempt(proxy, &candidates, true, false, request).await?;
+        Stream::of(messages, sent, longest)
     }
 }
 

@@ -26,7 +26,7 @@ fn authorizers_are_read_with_their_defaults_and_whatever_else_a_mesh_has_is_pass
     assert_eq!(settings.unreadable, None);
     let grpc = settings.providers["grpc"].as_ref().unwrap();
     assert_eq!((grpc.service.as_str(), grpc.port), ("a.shop.svc.cluster.local", 9000));
-    assert_eq!((grpc.timeout, grpc.fail_open, grpc.status_on_error, &grpc.http), (TIMEOUT, false, None, &None));
+    assert_eq!((grpc.timeout, grpc.fail_open, grpc.status_on_error, &grpc.http), (authorizer::TIMEOUT, false, None, &None));
     let http = settings.providers["http"].as_ref().unwrap();
     assert_eq!((http.timeout, http.fail_open, http.status_on_error), (Duration::from_millis(500), true, Some(503)));
     assert_eq!(http.body.as_ref().map(|body| (body.max_request_bytes, body.allow_partial_message)), Some((100, true)));

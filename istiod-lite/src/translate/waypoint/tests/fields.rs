@@ -97,6 +97,7 @@ spec:
   targetRefs: [{kind: Service, name: checked, sectionName: http2}]
   healthCheck: {http: {path: /healthz, expectedStatuses: [200, 204]}}
   outlierDetection: {}
+  retryBudget: {minConcurrent: 5}
 ---
 apiVersion: ambit.dev/v1alpha1
 kind: TrafficPolicy
