@@ -10,6 +10,8 @@ mod ahead;
 mod carried;
 #[path = "traffic/checks.rs"]
 mod checks;
+#[path = "traffic/deadlines.rs"]
+mod deadlines;
 #[path = "traffic/edge.rs"]
 mod edge;
 #[path = "traffic/explained.rs"]
@@ -22,6 +24,8 @@ mod heads;
 mod live;
 #[path = "traffic/logged.rs"]
 mod logged;
+#[path = "traffic/measured.rs"]
+mod measured;
 #[path = "traffic/pages.rs"]
 mod pages;
 #[path = "traffic/processed.rs"]

@@ -11,6 +11,7 @@
 //! * [`jwt`] decides which token of a request is believed.
 //! * [`balance`] decides which endpoint takes it, and which one takes none for a while.
 //! * [`access_log`] reads formats of lines of the access log, and writes lines.
+//! * [`measure`] says what of metrics is another where somebody asks for it.
 //! * [`reason::Reason`] is the code of every outcome.
 
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ pub mod balance;
 pub mod convert;
 pub mod explain;
 pub mod jwt;
+pub mod measure;
 pub mod plan;
 pub mod policy;
 pub mod reason;

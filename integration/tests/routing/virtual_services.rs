@@ -10,6 +10,7 @@ use super::CLIENT;
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![
         shared(mesh, "a VirtualService routes requests in the order of its rules, and what it cannot say is refused", routed),
+        shared(mesh, "a call has as much time as its client, no more than its route gives, and its backend is told", deadline),
         shared(mesh, "a VirtualService leads to the endpoints of a subset alone", subset),
     ]
 }
@@ -21,6 +22,23 @@ async fn subset(suite: &Suite) -> anyhow::Result<()> {
         let echo = session.get("/subset").await?.echo()?;
         ensure!(echo.version == "v2", "request {turn}: {echo:?}");
     }
+    Ok(())
+}
+
+/// Ours counts from when the call came, so that it may be told a little less.
+async fn deadline(suite: &Suite) -> anyhow::Result<()> {
+    let mut session = suite.client(CLIENT, "shop/virtual", 80)?.session().await?;
+    for (said, most) in [(Some("5S"), 5000), (Some("1H"), 10_000), (Some("never"), 10_000), (None, 10_000)] {
+        let call = get("/v1/call").header("content-type", "application/grpc").header("te", "trailers");
+        let call = said.iter().fold(call, |call, said| call.header("grpc-timeout", *said));
+        let echo = session.send(call, Bytes::new()).await?.echo()?;
+        let told = echo.headers.get("grpc-timeout").and_then(|told| told.strip_suffix('m')?.parse::<u64>().ok());
+        ensure!(told.is_some_and(|told| told <= most), "{said:?}: {echo:?}");
+        ensure!(most == 5000 || told == Some(most), "the time of the rule: {echo:?}");
+    }
+    let call = get("/v1/call").header("grpc-timeout", "1n");
+    let echo = session.send(call, Bytes::new()).await?.echo()?;
+    ensure!(echo.headers.get("grpc-timeout").is_some_and(|told| told == "1n"), "it is no call: {echo:?}");
     Ok(())
 }
 

@@ -114,9 +114,9 @@ impl Index {
         Ok((logger, place))
     }
 
-    /// What a Telemetry can change of access logs.
+    /// What a Telemetry can change of access logs and of metrics.
     pub(super) fn logging_affected(&self, telemetry: &Telemetry, changed: &mut BTreeSet<ChangedKey>) {
-        if !telemetry.spec.access_logging.is_empty() {
+        if !telemetry.spec.access_logging.is_empty() || !telemetry.spec.metrics.is_empty() {
             self.all_logging(changed);
         }
     }

@@ -19,6 +19,7 @@ mod keys;
 mod links;
 mod listeners;
 mod member;
+mod metrics;
 mod objects;
 mod policy;
 mod port;

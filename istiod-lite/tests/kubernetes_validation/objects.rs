@@ -27,7 +27,7 @@ fn of_tokens(spec: &str) -> String {
     )
 }
 
-const TELEMETRY: &str = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t, namespace: shop}\nspec: {metrics: [{}], tracing: [{enableIstioTags: true}]}\n";
+const TELEMETRY: &str = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t, namespace: shop}\nspec: {metrics: [{providers: [{name: stackdriver}]}], tracing: [{enableIstioTags: true}]}\n";
 const TO_BACKENDS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: b, namespace: shop}\n\
                            spec: {targetRefs: [{group: '', kind: Service, name: a}], validation: {hostname: a.example, wellKnownCACertificates: System}}\n";
 const SERVICE: &str = "group: '', kind: Service, name: a";
@@ -129,7 +129,7 @@ async fn each_kind_is_judged(bed: &Bed) {
         "DISABLE means PERMISSIVE",
         "a waypoint begins no TLS to backends",
         "spec: it has no effect: node proxies see connections",
-        "spec.metrics: it has no effect, as no proxy heeds it",
+        "spec.metrics[0].providers: of metrics this is not carried out: stackdriver",
         "spec.tracing[0].enableIstioTags: no spans are sent by this Telemetry",
     ];
     bed.try_out(&warned).await.warned(&parts);

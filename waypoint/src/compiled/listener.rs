@@ -9,6 +9,7 @@ use std::{
 use ambit_identity::SpiffeId;
 use ambit_model::{
     jwt::JwtAuthentication,
+    measure::MetricChanges,
     route::{LocalLimit, Rbac, RouteTable, StringMatch},
 };
 use serde::Serialize;
@@ -124,6 +125,8 @@ pub struct Chain {
     pub upstream_identity: Option<SpiffeId>,
     /// What carries the connection on.
     pub proxy: Proxy,
+    /// What of the metrics of what it takes is another.
+    pub metrics: Option<Arc<MetricChanges>>,
 }
 
 impl Chain {
@@ -235,6 +238,8 @@ pub struct HttpChain {
     pub tracing: Option<Arc<Tracing>>,
     /// What is logged in place of the waypoint's own lines.
     pub logs: Option<Arc<Logs>>,
+    /// How long the proxy before this one waits bounds how long an answer may take.
+    pub deadlines: bool,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Where a request goes by its route: what is changed on the way, the clusters with their shares, and their endpoints.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     compiled::{Chain, Cluster, Protocol, Snapshot, TcpChain},
-    http::select,
+    http::{deadline::Deadline, is_grpc, select},
     terminate::Tunnel,
     upstream::{Place, TRIES, goes_on},
 };
@@ -78,7 +78,8 @@ impl Explanation {
             let names: Vec<&str> = headers.keys().map(http::HeaderName::as_str).collect();
             step = step.because(format!("its response is given {} (CORS)", names.join(", ")));
         }
-        step = step.because(words::limit(forwarding.timeout));
+        let due = Deadline::of(http, forwarding, view.headers, is_grpc(view.headers), (Duration::ZERO, true));
+        step = words::due(&due).into_iter().fold(step, |step, said| step.because(said));
         step = step.because(match &forwarding.retry {
             Some(policy) => words::retries(policy),
             None => {

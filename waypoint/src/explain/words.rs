@@ -10,7 +10,10 @@ use http::{HeaderMap, HeaderName};
 
 use crate::{
     compiled::HttpChain,
-    http::ahead::{fault_of, limit_of},
+    http::{
+        ahead::{fault_of, limit_of},
+        deadline::Deadline,
+    },
     terminate::Tunnel,
 };
 
@@ -124,11 +127,30 @@ pub(super) fn processed(http: &HttpChain, route: &Route) -> Vec<Step> {
 }
 
 /// A time, or none.
-pub(super) fn limit(limit: Option<Duration>) -> String {
+fn limit(limit: Option<Duration>) -> String {
     match limit {
         Some(limit) => format!("the response must end within {limit:?} of the end of the request"),
         None => "no limit of time is set for the response".to_owned(),
     }
+}
+
+/// How long its answer may take, by its route and by who has sent it.
+pub(super) fn due(due: &Deadline) -> Vec<String> {
+    let mut words = vec![limit(due.route)];
+    if let Some(expected) = due.expected {
+        words.push(format!(
+            "who has sent it on waits for {expected:?} after its end (x-envoy-expected-rq-timeout-ms): the shorter time holds"
+        ));
+    }
+    if let Some(call) = due.call {
+        words.push(format!(
+            "its client waits for {call:?} after its beginning (grpc-timeout), and is then told DEADLINE_EXCEEDED"
+        ));
+    }
+    if due.expected.is_some() || due.call.is_some() {
+        words.push("its endpoint is told what is left of that at each try".to_owned());
+    }
+    words
 }
 
 /// When a request is sent again.

@@ -5,10 +5,10 @@ use std::{
     future::pending,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::sleep;
@@ -26,6 +26,8 @@ struct Coming {
     ends: CancellationToken,
     /// Bytes that have passed on.
     passed: Arc<AtomicU64>,
+    /// When it had come whole, once somebody has waited for that.
+    whole: Arc<OnceLock<Instant>>,
 }
 
 /// The end of a time.
@@ -65,15 +67,24 @@ impl Coming {
 impl Arrival {
     /// Of a request that has come already if `whole`, else when the guard is dropped; `passed` counts what has passed on of it.
     pub fn new(whole: bool, passed: &Arc<AtomicU64>) -> (Self, Option<DropGuard>) {
-        let coming = (!whole).then(|| Coming { ends: CancellationToken::new(), passed: passed.clone() });
+        let coming = (!whole).then(|| Coming { ends: CancellationToken::new(), passed: passed.clone(), whole: Arc::default() });
         let guard = coming.as_ref().map(|coming| coming.ends.clone().drop_guard());
         (Self(coming), guard)
+    }
+
+    /// How long ago it has come whole, as far as anybody waits for that, for one that is sent on since `sent`.
+    pub fn passed(&self, sent: Instant) -> Duration {
+        match &self.0 {
+            None => sent.elapsed(),
+            Some(coming) => coming.whole.get().map(Instant::elapsed).unwrap_or_default(),
+        }
     }
 
     /// Completes so long after the request has come whole.
     pub async fn after(&self, limit: Duration) {
         if let Some(coming) = &self.0 {
             coming.ends.cancelled().await;
+            coming.whole.get_or_init(Instant::now);
         }
         sleep(limit).await;
     }
@@ -104,8 +115,6 @@ impl Arrival {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use futures::poll;
 
     use super::*;
@@ -120,8 +129,10 @@ mod tests {
         assert!(poll!(&mut late).is_pending());
         sleep(3 * LIMIT).await;
         assert!(poll!(&mut late).is_pending(), "it began before");
+        assert_eq!(arrival.passed(Instant::now()), Duration::ZERO);
         drop(guard);
         late.await;
+        assert!(arrival.passed(Instant::now()) >= LIMIT, "it is known since when it is whole");
         arrival.after(LIMIT).await;
     }
 

@@ -1,6 +1,6 @@
 //! A request on its way to an endpoint, and the response on its way back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
@@ -15,6 +15,7 @@ use super::{
     answer::{self, Style},
     arrival::{Arrival, Expiry},
     body::Streaming,
+    deadline::Deadline,
     headers,
     mirror::{self, Copy},
     retry, select,
@@ -78,7 +79,9 @@ pub async fn forward(
             &Refusal::new(Reason::Internal, ""),
         );
     };
-    let timed = forwarding.timeout.is_some() || forwarding.retry.as_ref().is_some_and(|retry| retry.per_try.is_some());
+    let came = (record.age(), request.body().is_end_stream());
+    let due = Deadline::of(&exchange.http, forwarding, request.headers(), exchange.style.grpc, came);
+    let timed = due.limit().is_some() || forwarding.retry.as_ref().is_some_and(|retry| retry.per_try.is_some());
     // Who is outside of the mesh may be anybody, and is not waited for as long as it likes.
     let outside = exchange.tunnel.edge.is_some();
     let (arrival, arriving) = Arrival::new(!(timed || outside) || request.body().is_end_stream(), &record.sent);
@@ -93,18 +96,25 @@ pub async fn forward(
     let changed = exchange.route.response_changes(&weight.response_headers).any(|change| !change.is_empty());
     // In memory of its own: hardly a request needs it, and all of them would have room for it.
     let asked = changed.then(|| Box::new(head(&request)));
-    let mut deadline = forwarding.timeout.map(|limit| arrival.clone().expiry(limit));
-    let stuck = forwarding.timeout.map(|limit| arrival.clone().stuck(limit));
-    let passing = Passing { phase: hold.phase.clone(), before: hold.before.take(), arrival, arriving };
+    let mut deadline = due.expiry(&arrival);
+    let stuck = due.limit().map(|limit| arrival.clone().stuck(limit));
+    let passing = Passing { phase: hold.phase.clone(), before: hold.before.take(), arrival, arriving, due: &due };
     let attempt = attempt(&exchange, forwarding, weight.clone(), request, &mut record, passing);
     let late = |text: &str| Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, text)));
     let outcome = match (deadline.as_mut(), paused) {
+        _ if due.is_over() => {
+            drop(attempt);
+            record.service = exchange.chain.service();
+            late("nobody waits for a response any more")
+        }
         (None, None) => attempt.await,
         (deadline, paused) => tokio::select! {
             biased;
             outcome = attempt => outcome,
             () = if_any(deadline) => {
-                record.timed_out();
+                if due.is_of_route() {
+                    record.timed_out();
+                }
                 late("no response in time")
             }
             () = if_any(stuck) => late("no response in time, and nothing more of the request is passed on"),
@@ -118,6 +128,9 @@ pub async fn forward(
         Ok(outcome) => respond(exchange, outcome, record, hold, deadline),
         Err((status, refusal)) => {
             let mut response = answer::refused(&mut record, exchange.style, status, &refusal);
+            if due.answer(refusal.reason, response.headers_mut()) {
+                record.answered(response.headers());
+            }
             if refusal.reason == Reason::ClusterOverloaded && exchange.http.envoy_headers {
                 response.headers_mut().insert("x-envoy-overloaded", HeaderValue::from_static("true"));
             }
@@ -138,11 +151,12 @@ async fn if_any(expiry: Option<impl Future<Output = ()>>) {
 }
 
 /// Who is to know how far a request has come.
-struct Passing {
+struct Passing<'a> {
     phase: Option<Phase>,
     before: Option<Box<Beginning>>,
     arrival: Arrival,
     arriving: Option<DropGuard>,
+    due: &'a Deadline,
 }
 
 /// A response, with what is needed to finish it.
@@ -165,7 +179,7 @@ async fn attempt(
     weight: Arc<ClusterWeight>,
     mut request: Request<Incoming>,
     record: &mut Record,
-    Passing { phase, before, arrival, arriving }: Passing,
+    Passing { phase, before, arrival, arriving, due }: Passing<'_>,
 ) -> Result<Outcome, select::Refused> {
     let session = select::session(&exchange.route, &exchange.http, &serve::view(&request, &exchange.target));
     let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight, session)?;
@@ -179,6 +193,8 @@ async fn attempt(
         false => Request::new(()),
     };
     let (path, authority) = prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
+    let retry = forwarding.retry.as_ref().filter(|_| upgrade.is_none());
+    due.tell(request.headers_mut(), retry.and_then(|retry| retry.per_try), Duration::ZERO);
     if let Some(span) = &record.span {
         span.write(request.headers_mut());
     }
@@ -196,7 +212,6 @@ async fn attempt(
     let proxy = &*exchange.proxy;
     let mirrors: Vec<_> =
         forwarding.mirrors.iter().filter(|mirror| upgrade.is_none() && mirror.takes(fastrand::u64(..))).collect();
-    let retry = forwarding.retry.as_ref().filter(|_| upgrade.is_none());
     let kept = (retry.is_some() || !mirrors.is_empty()).then(|| request.body_mut().keep(&proxy.kept_bodies));
     record.note(|told| told.copied_to = mirrors.iter().map(|mirror| mirror.cluster.clone()).collect());
     for (mirror, kept) in mirrors.into_iter().zip(kept.iter().cycle().cloned()) {
@@ -210,7 +225,7 @@ async fn attempt(
             // Each further try goes where any request would.
             let others = || endpoints(exchange, forwarding, &weight, None).map(|(_, candidates)| candidates);
             // Most requests have no such policy, and need no room for what it takes.
-            Box::pin(retry::send(&mut sender, policy, candidates, (request, kept), (record, &arrival), others)).await
+            Box::pin(retry::send(&mut sender, policy, candidates, (request, kept), (record, &arrival, due), others)).await
         }
         _ => sender.send(&candidates, request, record).await,
     };

@@ -1,11 +1,14 @@
 //! A request that is sent again when a try failed, as its route says.
 
+use std::time::Instant;
+
 use ambit_model::route::{Ended, RetryPolicy};
 use http::Request;
 use metrics::counter;
 
 use super::{
     arrival::Arrival,
+    deadline::Deadline,
     forward::head,
     select::Refused,
     send::{self, Failure, Sender},
@@ -22,10 +25,10 @@ pub async fn send(
     policy: &RetryPolicy,
     mut candidates: Candidates,
     (request, kept): (Request<RequestBody>, &Kept),
-    (record, arrival): (&mut Record, &Arrival),
+    (record, arrival, due): (&mut Record, &Arrival, &Deadline),
     endpoints: impl Fn() -> Result<Candidates, Refused>,
 ) -> Result<Sent, Box<Failure>> {
-    let first = head(&request);
+    let (first, began) = (head(&request), Instant::now());
     let mut next = request;
     // Held from the decision until it is known how the try ended.
     let mut place = None;
@@ -61,6 +64,7 @@ pub async fn send(
         before += 1;
         candidates = endpoints().map_err(|refused| Box::new(Failure { refused, ended: None, request: None }))?;
         next = head(&first).map(|()| again);
+        due.tell(next.headers_mut(), policy.per_try, arrival.passed(began));
         counter!(RETRIES, "result" => "retried").increment(1);
     }
 }

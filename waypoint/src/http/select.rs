@@ -272,6 +272,7 @@ mod tests {
             admission: None,
             tracing: None,
             logs: None,
+            deadlines: false,
         }
     }
 

@@ -258,6 +258,7 @@ fn arrive(
     record: &mut Record,
 ) -> Result<Arrived, select::Refused> {
     let (chain, http) = select::chain(snapshot, tunnel, protocol)?;
+    record.metrics.clone_from(&chain.metrics);
     record.logged = Logged::request(&http.logs, request, tunnel.scheme());
     let mut target = select::target(request, &http)?;
     if tunnel.edge.is_some() {
@@ -434,7 +435,8 @@ pub fn view<'a, B>(request: &'a Request<B>, target: &'a select::Target) -> Reque
     }
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether a request is a gRPC call.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok())

@@ -2,6 +2,7 @@
 
 mod beside;
 mod logged;
+mod measured;
 mod otlp;
 mod outlets;
 mod record;

@@ -6,11 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, balance::Outcome, policy::PolicyKey};
+use ambit_model::{Reason, Refusal, balance::Outcome, measure::MetricChanges, policy::PolicyKey};
 
 use super::{Beside, Logged, Span, Telemetry};
 use crate::{
@@ -94,6 +94,8 @@ pub struct Record {
     pub span: Option<Box<Span>>,
     /// What formats that were asked for need, where its line is in one.
     pub logged: Option<Box<Logged>>,
+    /// What of its metrics is another, where somebody asks for that.
+    pub metrics: Option<Arc<MetricChanges>>,
 }
 
 impl Record {
@@ -126,6 +128,7 @@ impl Record {
             beside: None,
             span: None,
             logged: None,
+            metrics: None,
         }
     }
 
@@ -142,6 +145,11 @@ impl Record {
         if let Some((cluster, host)) = self.awaiting.take() {
             cluster.note(&host, Outcome::TimedOut);
         }
+    }
+
+    /// How long ago it began.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Bytes from the client so far.

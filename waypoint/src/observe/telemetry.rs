@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -15,14 +15,14 @@ use ambit_model::Reason;
 use ambit_runtime::telemetry::{AccessLog, Admitted, Direction, Entry, InUse, Security, SeriesLimit, label, metric};
 use metrics::{Counter, Histogram, Label, SharedString, counter, histogram};
 
-use super::{Given, Record, outlets::Outlets};
+use super::{Given, Record, measured, outlets::Outlets};
 
 /// Where records go.
 #[derive(Debug)]
 pub struct Telemetry {
     log: AccessLog,
     series: SeriesLimit,
-    known: RwLock<HashMap<u64, (Series, Admitted)>>,
+    known: RwLock<HashMap<u64, Known>>,
     hasher: RandomState,
     in_flight: AtomicUsize,
     pub(super) outlets: Outlets,
@@ -34,6 +34,29 @@ enum Series {
     Requests { count: Counter, duration: Histogram },
     Connections { opened: Counter, closed: Counter, sent: Counter, received: Counter },
     Failed(Counter),
+}
+
+/// The metrics of one set of facts, with the labels that they are under: one set for all of them where nobody asks for others.
+#[derive(Debug)]
+struct Known {
+    series: Series,
+    first: Option<Admitted>,
+    more: Vec<Admitted>,
+}
+
+/// Keeps their labels until it is dropped.
+type Used = (Option<InUse>, Vec<InUse>);
+
+impl Known {
+    /// Begins a use, if all of their labels are still there.
+    fn enter(&self) -> Option<Used> {
+        let first = match &self.first {
+            Some(first) => Some(first.enter()?),
+            None => None,
+        };
+        let more = self.more.iter().map(Admitted::enter).collect::<Option<_>>()?;
+        Some((first, more))
+    }
 }
 
 impl std::fmt::Debug for Series {
@@ -94,40 +117,90 @@ impl Telemetry {
         }
     }
 
-    fn series(&self, record: &Record) -> (Series, InUse) {
-        let key = self.hasher.hash_one(facts(record));
-        if let Some((series, admitted)) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key)
-            && let Some(used) = admitted.enter()
+    fn series(&self, record: &Record) -> (Series, Used) {
+        let key = self.key(record);
+        if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key)
+            && let Some(used) = known.enter()
         {
-            return (series.clone(), used);
+            return (known.series.clone(), used);
         }
-        let (admitted, used) = self.series.admit(labels(record));
-        let labels = admitted.labels();
-        let series = match (record.request.is_some(), record.upstream.is_some()) {
-            (true, _) => Series::Requests {
-                count: counter!(metric::REQUESTS, labels.clone()),
-                duration: histogram!(metric::REQUEST_DURATION, labels),
-            },
-            (false, true) => Series::Connections {
-                opened: counter!(metric::TCP_CONNECTIONS_OPENED, labels.clone()),
-                closed: counter!(metric::TCP_CONNECTIONS_CLOSED, labels.clone()),
-                sent: counter!(metric::TCP_SENT_BYTES, labels.clone()),
-                received: counter!(metric::TCP_RECEIVED_BYTES, labels),
-            },
-            (false, false) => Series::Failed(counter!(metric::TCP_CONNECTIONS_FAILED, labels)),
-        };
+        let (made, used) = self.make(record);
+        let series = made.series.clone();
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         // Some of them may have left.
         if known.len() >= SeriesLimit::DEFAULT {
             known.clear();
         }
-        known.insert(key, (series.clone(), admitted));
+        known.insert(key, made);
         (series, used)
+    }
+
+    /// The hash of everything that the labels of a record are made of.
+    fn key(&self, record: &Record) -> u64 {
+        let Some(changes) = &record.metrics else { return self.hasher.hash_one(facts(record)) };
+        let mut hasher = self.hasher.build_hasher();
+        facts(record).hash(&mut hasher);
+        changes.hash(&mut hasher);
+        for fact in changes.0.values().flat_map(|change| measured::facts(change, record)) {
+            fact.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// Makes the metrics of a record.
+    fn make(&self, record: &Record) -> (Known, Used) {
+        let own = labels(record);
+        let mut admitted: Vec<(Vec<Label>, Admitted, InUse)> = Vec::new();
+        // The labels of a metric; none for one that is not counted.
+        let mut under = |name: &str| -> Option<Vec<Label>> {
+            let change = record.metrics.as_ref().and_then(|changes| changes.of(name));
+            let labels = match change {
+                Some(change) if change.disabled => return None,
+                Some(change) => measured::changed(own.clone(), change, record),
+                None => own.clone(),
+            };
+            if let Some((_, known, _)) = admitted.iter().find(|(asked, ..)| *asked == labels) {
+                return Some(known.labels());
+            }
+            let (known, used) = self.series.admit(labels.clone());
+            let kept = known.labels();
+            admitted.push((labels, known, used));
+            Some(kept)
+        };
+        let mut count = |name: &'static str| match under(name) {
+            Some(labels) => counter!(name, labels),
+            None => Counter::noop(),
+        };
+        let series = match (record.request.is_some(), record.upstream.is_some()) {
+            (true, _) => Series::Requests {
+                count: count(metric::REQUESTS),
+                duration: match under(metric::REQUEST_DURATION) {
+                    Some(labels) => histogram!(metric::REQUEST_DURATION, labels),
+                    None => Histogram::noop(),
+                },
+            },
+            (false, true) => Series::Connections {
+                opened: count(metric::TCP_CONNECTIONS_OPENED),
+                closed: count(metric::TCP_CONNECTIONS_CLOSED),
+                sent: count(metric::TCP_SENT_BYTES),
+                received: count(metric::TCP_RECEIVED_BYTES),
+            },
+            (false, false) => Series::Failed(count(metric::TCP_CONNECTIONS_FAILED)),
+        };
+        let (mut kept, mut used) = (Vec::new(), Vec::new());
+        for (_, known, by) in admitted {
+            kept.push(known);
+            used.push(by);
+        }
+        let mut kept = kept.into_iter();
+        let mut used = used.into_iter();
+        let (first, first_used) = (kept.next(), used.next());
+        (Known { series, first, more: kept.collect() }, (first_used, used.collect()))
     }
 }
 
 /// Everything that [`labels`] is made of.
-fn facts(record: &Record) -> impl std::hash::Hash + '_ {
+fn facts(record: &Record) -> impl Hash + '_ {
     let peer = &record.peer;
     let upstream = record.upstream.as_ref();
     let upstream = upstream.map(|u| (u.workload.workload_name(), u.workload.canonical_name(), &u.namespace, &u.identity));
@@ -192,7 +265,7 @@ fn entry(record: &Record) -> Entry<'_> {
     entry
 }
 
-fn security(record: &Record) -> Security {
+pub(super) fn security(record: &Record) -> Security {
     match record.peer.identity {
         Some(_) => Security::MutualTls,
         None if record.peer.in_tls => Security::Tls,

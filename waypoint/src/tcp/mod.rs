@@ -29,6 +29,7 @@ pub async fn connect_then_accept(
 ) {
     let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
     record.logged = Logged::connection(&tcp.logs);
+    record.metrics.clone_from(&chain.metrics);
     let connected = tokio::select! {
         connected = connect(&proxy, &tunnel, &chain, tcp, &mut record) => connected,
         () = incoming.abandoned() => return,
@@ -46,6 +47,7 @@ pub async fn connect_then_accept(
 pub async fn carry<S: Side>(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, chain: Arc<Chain>, tcp: &TcpChain, stream: S) {
     let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
     record.logged = Logged::connection(&tcp.logs);
+    record.metrics.clone_from(&chain.metrics);
     match authz::connection(&chain.rbac, &tunnel) {
         Err(refusal) => {
             record.service = chain.service();

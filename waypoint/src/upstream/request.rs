@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::DropGuard;
 
 use super::kept::{Again, Keeper, Kept, LONGEST, Part, SHORT};
-use crate::http::Phase;
+use crate::http::{EXPLAIN, Phase};
 
 /// The body of a request on its way: counts what passes.
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl Beginning {
     /// When there is no room for it, or it broke off.
     pub async fn read(&mut self, body: &mut Incoming, bytes: usize) -> Result<(), Unread> {
         while !self.whole && self.length() < bytes {
-            match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+            match poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await.map(|frame| frame.map(heard)) {
                 None => self.whole = true,
                 Some(Err(error)) => return Err(Unread::Broke(error)),
                 Some(Ok(frame)) if !self.part.add(&frame) => return Err(Unread::NoRoom),
@@ -238,6 +238,14 @@ impl Kept {
     }
 }
 
+/// What came from the client as it goes on: what is asked of waypoints is for nobody else, among the headers or after the body.
+fn heard(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        trailers.remove(EXPLAIN);
+    }
+    frame
+}
+
 impl Streaming {
     /// Keeps up to `most` bytes of what passes, or goes on with what is kept already.
     fn keep(&mut self, room: &Arc<Semaphore>, most: usize) -> Option<Kept> {
@@ -259,7 +267,7 @@ impl Streaming {
         let frame = match before {
             Some(frame) => Some(Ok(frame)),
             None if self.over => None,
-            None => ready!(Pin::new(&mut self.inner).poll_frame(cx)),
+            None => ready!(Pin::new(&mut self.inner).poll_frame(cx)).map(|frame| frame.map(heard)),
         };
         self.passed(&frame);
         Poll::Ready(frame)

@@ -18,7 +18,7 @@ use ambit_api::envoy::pb::{
 };
 
 use super::{
-    access_log, hcm, rbac,
+    access_log, hcm, metadata, rbac,
     read::{Compiled, Problem, Under, finish, required, type_of, unpack},
     state,
 };
@@ -49,9 +49,9 @@ pub fn chain(mut chain: FilterChain) -> Compiled<Chain> {
             other => return Err(Problem::new(format!("{other} is not implemented")).under(at)),
         }
     }
-    chain.metadata = None;
+    let metrics = metadata::metrics(chain.metadata.take()).under("metadata")?;
     finish(&chain)?;
-    Ok(Chain { name, rbac, upstream_identity, proxy: required(proxy, "the last filter")? })
+    Ok(Chain { name, rbac, upstream_identity, proxy: required(proxy, "the last filter")?, metrics })
 }
 
 /// The configuration inside a network filter.

@@ -10,7 +10,7 @@ use ambit_api::envoy::pb::envoy::{
 use ambit_tls::{Certificates, edge_config};
 
 use super::{
-    chain, hcm, listener,
+    chain, hcm, listener, metadata,
     read::{Compiled, Problem, Under, boolean, finish, required, type_of, unpack},
     tls,
 };
@@ -91,7 +91,7 @@ fn chain(part: FilterChain) -> Compiled<Chain> {
 
 fn requests(mut part: FilterChain) -> Compiled<Chain> {
     let name: Arc<str> = take(&mut part.name).into();
-    part.metadata = None;
+    let metrics = metadata::metrics(part.metadata.take()).under("metadata")?;
     let mut filters = take(&mut part.filters);
     let (Some(filter), true) = (filters.pop(), filters.is_empty()) else {
         return Err(Problem::new("exactly one filter is implemented"));
@@ -108,5 +108,5 @@ fn requests(mut part: FilterChain) -> Compiled<Chain> {
         return Err(Problem::new("xff_num_trusted_hops is not implemented").under(filter.name));
     }
     let http = hcm::chain(config).under(filter.name)?;
-    Ok(Chain { name, rbac: Vec::new(), upstream_identity: None, proxy: Proxy::Http(Arc::new(http)) })
+    Ok(Chain { name, rbac: Vec::new(), upstream_identity: None, proxy: Proxy::Http(Arc::new(http)), metrics })
 }

@@ -42,6 +42,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
     let envoy_headers = config.http_filters.iter().any(tells_of_itself);
+    let deadlines = config.http_filters.iter().filter_map(router).any(|router| router.respect_expected_rq_timeout);
     let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions, limiters, processors, probes: _, admission } =
         filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
@@ -80,6 +81,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         admission,
         tracing,
         logs,
+        deadlines,
     })
 }
 
@@ -130,9 +132,14 @@ pub fn over_ads(source: Option<ConfigSource>) -> Compiled<()> {
 
 /// Whether this is the router, and it is not to keep headers of its own to itself.
 fn tells_of_itself(filter: &HttpFilter) -> bool {
+    router(filter).is_some_and(|router| !router.suppress_envoy_headers)
+}
+
+/// The router, if it is that.
+fn router(filter: &HttpFilter) -> Option<Router> {
     match &filter.config_type {
-        Some(ConfigType::TypedConfig(any)) => unpack::<Router>(any, ROUTER).is_ok_and(|router| !router.suppress_envoy_headers),
-        _ => false,
+        Some(ConfigType::TypedConfig(any)) => unpack(any, ROUTER).ok(),
+        _ => None,
     }
 }
 
@@ -239,6 +246,7 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
             ROUTER => {
                 let mut router: Router = unpack(&any, ROUTER)?;
                 router.suppress_envoy_headers = false;
+                router.respect_expected_rq_timeout = false;
                 router.dynamic_stats = None;
                 finish(&router).under(at)?;
                 routed = true;

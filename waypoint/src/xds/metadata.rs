@@ -1,12 +1,13 @@
 //! What resources say of themselves for filters to read (`envoy.config.core.v3.Metadata`).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ambit_api::envoy::pb::{
     envoy::config::core::v3::Metadata,
     google::protobuf::{ListValue, Struct, Value as Pb, value::Kind},
 };
 use ambit_identity::SpiffeId;
+use ambit_model::measure::MetricChanges;
 use serde_json::Value;
 
 use super::read::{Compiled, Problem};
@@ -14,6 +15,7 @@ use super::read::{Compiled, Problem};
 /// Under which our own say something.
 const OWN: &str = "io.ambit";
 const ADMINISTRATORS: &str = "explain_administrators";
+const METRICS: &str = "metrics";
 
 /// All of it, by filter. What is typed is for nobody here.
 pub fn by_filter(metadata: Option<Metadata>) -> Value {
@@ -32,6 +34,15 @@ pub fn administrators(metadata: Option<Metadata>) -> Compiled<BTreeSet<SpiffeId>
     let identity = |one: &Value| one.as_str().and_then(|text| text.parse::<SpiffeId>().ok());
     let read = |one| identity(one).ok_or_else(|| Problem::new(format!("{ADMINISTRATORS}: {one} is no SPIFFE identity")));
     named.iter().map(read).collect()
+}
+
+/// What a filter chain says is another of the metrics of what it takes: a text, as a map has no order.
+pub fn metrics(metadata: Option<Metadata>) -> Compiled<Option<Arc<MetricChanges>>> {
+    let said = by_filter(metadata);
+    let Some(said) = said.get(OWN).and_then(|own| own.get(METRICS)) else { return Ok(None) };
+    let text = said.as_str().ok_or_else(|| Problem::new(format!("{METRICS} is no text")))?;
+    let changes = serde_json::from_str(text).map_err(|error| Problem::new(format!("{METRICS}: {error}")))?;
+    Ok(Some(Arc::new(changes)))
 }
 
 fn object(said: Struct) -> Value {
@@ -58,6 +69,22 @@ mod tests {
         let filter_metadata = [(OWN.to_owned(), Struct { fields })].into();
         let read = administrators(Some(Metadata { filter_metadata, ..Default::default() }));
         read.map(|all| all.iter().map(ToString::to_string).collect()).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn changes_of_metrics_are_one_text_and_what_is_not_known_rejects_the_chain() {
+        let read = |said: Kind| {
+            let fields = [(METRICS.to_owned(), Pb { kind: Some(said) })].into();
+            let filter_metadata = [(OWN.to_owned(), Struct { fields })].into();
+            metrics(Some(Metadata { filter_metadata, ..Default::default() })).map_err(|problem| problem.to_string())
+        };
+        let changes = read(Kind::StringValue(r#"{"istio_requests_total":{"disabled":true}}"#.to_owned())).unwrap().unwrap();
+        assert!(changes.of("istio_requests_total").unwrap().disabled);
+        assert_eq!(metrics(None).unwrap(), None);
+        for wrong in [Kind::StringValue(r#"{"a":{"off":true}}"#.to_owned()), Kind::BoolValue(true)] {
+            let problem = read(wrong).unwrap_err();
+            assert!(problem.starts_with(METRICS), "{problem}");
+        }
     }
 
     fn list(texts: &[&str]) -> Kind {

@@ -226,8 +226,15 @@ fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
         .map(mirror::policy)
         .collect::<Compiled<_>>()
         .under("request_mirror_policies")?;
+    let calls = calls(&mut action)?;
     finish(&action)?;
-    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry })
+    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, calls })
+}
+
+/// Up to what the deadlines of calls hold. What came after this field has `timeout` hold for nothing any more, so Istio sends it as well.
+#[allow(deprecated)]
+fn calls(action: &mut pb::RouteAction) -> Compiled<Option<Duration>> {
+    action.max_grpc_timeout.take().map(duration).transpose().under("max_grpc_timeout")
 }
 
 fn weighted_clusters(mut weighted: pb::WeightedCluster) -> Compiled<Vec<Arc<ClusterWeight>>> {

@@ -171,7 +171,10 @@ async fn answer(
     if path == "/trailers" {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().expect("a value"));
-        let received = request.into_body().collect().await.expect("a body").to_bytes();
+        let whole = request.into_body().collect().await.expect("a body");
+        // What came after it goes back as it came.
+        trailers.extend(whole.trailers().cloned().unwrap_or_default());
+        let received = whole.to_bytes();
         let frames = vec![Ok(Frame::data(received)), Ok(Frame::trailers(trailers))];
         let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
         return Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"));
@@ -181,9 +184,12 @@ async fn answer(
         let turn = seen.flaky.fetch_add(1, Ordering::SeqCst);
         let answers = request.headers().get("x-answers").and_then(|answers| answers.to_str().ok()).unwrap_or_default();
         let answer = answers.split(',').nth(turn).filter(|answer| !answer.is_empty()).unwrap_or("200").to_owned();
+        let told = request.headers().get("x-envoy-expected-rq-timeout-ms").cloned();
         let length = request.into_body().collect().await.expect("a body").to_bytes().len();
         assert!(answer != "reset", "the endpoint breaks the connection, as the test wants");
-        return Ok(Response::builder().status(answer.as_str()).body(full(length.to_string())).expect("a response"));
+        let mut response = Response::builder().status(answer.as_str()).body(full(length.to_string())).expect("a response");
+        response.headers_mut().extend(told.map(|told| (http::HeaderName::from_static("x-told"), told)));
+        return Ok(response);
     }
     if path == "/held" {
         seen.answer.notified().await;

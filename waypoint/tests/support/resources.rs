@@ -391,7 +391,9 @@ fn http_chain(service: &Service) -> FilterChain {
     http_filters.extend([cors, faults, limits, limiter("strict", true), limiter("open", false)]);
     http_filters.extend(service.processor.map(|(cluster, change)| processor(cluster, change)));
     http_filters.extend(service.at_once.map(admission));
-    http_filters.extend([sessions, router()]);
+    // What a proxy before says of its time holds, as the control plane asks for.
+    let router = Router { suppress_envoy_headers: true, respect_expected_rq_timeout: true, ..Default::default() };
+    http_filters.extend([sessions, http_filter("envoy.extensions.filters.http.router.v3.Router", &router)]);
     let config = HttpConnectionManager {
         stat_prefix: service.chain(),
         route_specifier: rds(&service.chain()),

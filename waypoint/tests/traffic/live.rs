@@ -1,5 +1,7 @@
 //! Requests that ask what becomes of them.
 
+use std::convert::Infallible;
+
 use ambit_api::{
     envoy::pb::{
         envoy::config::core::v3::Metadata,
@@ -8,7 +10,12 @@ use ambit_api::{
     type_url,
 };
 use ambit_runtime::telemetry::metrics_handle;
+use bytes::Bytes;
 use http::{HeaderMap, Request};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::client::conn::http2::handshake;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,7 +23,7 @@ use super::{
     explained::{OTHER, explained, mesh, none},
     support::{
         BILLING, Mesh, WEB,
-        client::{Body, http2, once, read},
+        client::{Body, http2, once, read, tunnel},
         endpoint::{self, HTTP},
         resources::{self, Ep, Service},
     },
@@ -33,6 +40,24 @@ fn administrators(mesh: &Mesh, services: &[Service], identities: &[&str]) {
         listener.metadata = Some(metadata.clone());
     }
     mesh.deliver(type_url::LISTENER, listeners);
+}
+
+#[tokio::test]
+async fn who_asks_after_the_body_is_not_passed_on_either() {
+    let (mesh, service, _) = billing(236).await;
+    let stream = tunnel(&mesh, WEB, service.vip).await.unwrap();
+    let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut trailers = HeaderMap::new();
+    for name in ["x-ambit-explain", "x-kept"] {
+        trailers.insert(name, "answer".parse().unwrap());
+    }
+    let frames = [Frame::data(Bytes::from_static(b"message")), Frame::trailers(trailers)];
+    let body = StreamBody::new(futures::stream::iter(frames.map(Ok::<_, Infallible>)));
+    let request = Request::post("http://billing.shop/trailers").header("te", "trailers").body(body).unwrap();
+    let collected = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+    let told = collected.trailers().unwrap();
+    assert_eq!((&told["x-kept"], told.get("x-ambit-explain")), (&"answer".parse().unwrap(), None));
 }
 
 fn asking(method: &str, path: &str, how: &str) -> Request<Body> {

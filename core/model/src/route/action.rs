@@ -96,6 +96,8 @@ pub struct Upstream {
     pub mirrors: Vec<Mirror>,
     /// When it is sent again.
     pub retry: Option<RetryPolicy>,
+    /// Of gRPC calls what their clients say counts, up to this, zero for any; `None` where only `timeout` does.
+    pub calls: Option<Duration>,
 }
 
 impl Upstream {

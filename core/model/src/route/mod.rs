@@ -7,6 +7,7 @@ mod action;
 mod admission;
 mod cors;
 mod domains;
+pub mod deadline;
 mod fault;
 mod limit;
 mod matcher;

@@ -151,6 +151,7 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
         timeout: None,
         mirrors: vec![],
         retry: None,
+        calls: None,
     }
 }
 

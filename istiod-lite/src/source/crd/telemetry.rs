@@ -6,12 +6,14 @@ use serde_json::Value;
 
 use super::{Attachment, ExtensionProvider, PolicyStatus, PolicyTargetReference, WorkloadSelector};
 
+mod metrics;
 mod tracing;
 
+pub use self::metrics::MetricOverride;
 pub use self::tracing::{CustomTag, Tracing};
 
-/// What proxies are to record. Waypoints heed what is said of spans ([`TelemetrySpec::spans`]) and of access logs; of metrics only their number
-/// is read.
+/// What proxies are to record. Waypoints heed what is said of spans ([`TelemetrySpec::spans`]), of access logs and of metrics
+/// ([`TelemetrySpec::measured`]).
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct Telemetry {
     /// Object metadata.

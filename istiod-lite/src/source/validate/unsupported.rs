@@ -101,16 +101,12 @@ pub(super) fn unused_keys(policy: &RequestAuthentication) -> Vec<FieldError> {
 pub(crate) fn heedless(telemetry: &Telemetry) -> Vec<FieldError> {
     let spec = &telemetry.spec;
     let mut found = Vec::new();
-    if !spec.metrics.is_empty() {
-        found.push(FieldError::new(
-            "spec.metrics",
-            "it has no effect, as no proxy heeds it; all proxies count all traffic, with labels that are fixed; drop series where they are scraped",
-        ));
-    }
+    let unmeasured = spec.measured().1.into_iter();
+    found.extend(unmeasured.map(|(path, why)| FieldError::new(path, format!("of metrics this is not carried out: {why}"))));
     if let Err((path, why)) = spec.spans() {
         found.push(FieldError::new(path, format!("no spans are sent by this Telemetry: {why}")));
     }
-    if found.is_empty() && spec.tracing.is_empty() && spec.access_logging.is_empty() {
+    if spec.metrics.is_empty() && found.is_empty() && spec.tracing.is_empty() && spec.access_logging.is_empty() {
         found.push(FieldError::new("spec", "it asks for nothing: take it out"));
     }
     if spec.selector.is_some() && !spec.access_logging.is_empty() {

@@ -69,9 +69,9 @@ fn a_telemetry_names_each_part_that_has_no_effect() {
     check(kind, "{tracing: [{enableIstioTags: true}]}", &[unread]);
     let nobody = "Accepted=False UnsupportedValue: spec.tracing[0].providers[0].name: the ConfigMap istio-system/istio has no extension provider otel of kind ";
     check(kind, "{tracing: [{providers: [{name: otel}]}]}", &[nobody]);
-    let logs = "{metrics: [{}], accessLogging: [{filter: {expression: 'has(request.id)'}, providers: [{name: gone}]}, {providers: [{name: gone}]}]}";
+    let logs = "{metrics: [{reportingInterval: 5s}], accessLogging: [{filter: {expression: 'has(request.id)'}, providers: [{name: gone}]}, {providers: [{name: gone}]}]}";
     let all = said(kind, logs, "");
-    assert!(all.len() == 1 && all[0].contains("spec.metrics: "), "{all:?}");
+    assert!(all.len() == 1 && all[0].contains("spec.metrics[0]: of metrics this is not carried out: unknown field"), "{all:?}");
     assert!(all[0].contains("; spec.accessLogging[0].filter.expression: \"has(request.id)\" is not carried out"), "{all:?}");
     assert!(
         all[0].contains("; spec.accessLogging[1].providers: the ConfigMap istio-system/istio has no extension provider gone"),
@@ -80,6 +80,10 @@ fn a_telemetry_names_each_part_that_has_no_effect() {
     for taken in ["{disabled: true}", "{}", "{providers: [{name: envoy}], filter: {expression: response.code >= 400}}"] {
         check(kind, &format!("{{accessLogging: [{taken}]}}"), &["Accepted=True Accepted: Waypoints"]);
     }
+    check(kind, "{metrics: [{}]}", &["Accepted=True Accepted: Waypoints have it"]);
+    let path = "{metrics: [{overrides: [{tagOverrides: {path: {value: request.path}}}]}]}";
+    let unbounded = "Accepted=False UnsupportedValue: spec.metrics[0].overrides[0].tagOverrides: of metrics this is not carried out: path: \"request.path\" may have any number of values";
+    check(kind, path, &[unbounded]);
     check(kind, "{}", &["Accepted=False UnsupportedValue: spec: it asks for nothing"]);
 }
 

@@ -18,6 +18,7 @@ mod ext_proc;
 mod health;
 mod limiter;
 mod listener;
+mod metrics;
 pub(super) mod names;
 mod rbac;
 mod reached;
@@ -229,6 +230,7 @@ impl<'a> Translation<'a> {
             Layer::Tcp => {}
         }
         enforcement.logs = access_log::asked(self.index, &self.waypoint.name, port.map(|port| &port.service));
+        enforcement.metrics = self.index.measured(&self.waypoint.name, port.map(|port| &port.service));
         if let (Layer::Http, Some(port)) = (layer, port) {
             enforcement.admission = admission::asked(self.index, &port.service, port.port.port);
         }

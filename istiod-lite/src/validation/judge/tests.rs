@@ -93,7 +93,12 @@ fn what_is_read_and_not_carried_out_is_refused_or_warned_of_where_it_may_be_anot
         "spec.jwtRules[0].jwks: keys[1] is not used: it is a secret",
     );
     warned(Kind::RequestAuthentication, &format!("{{{rules}}}"), "spec: it has no effect: node proxies see connections");
-    warned(Kind::Telemetry, "{metrics: [{}]}", "spec.metrics: it has no effect");
+    let other = "{metrics: [{providers: [{name: stackdriver}]}]}";
+    warned(
+        Kind::Telemetry,
+        other,
+        "spec.metrics[0].providers: of metrics this is not carried out: stackdriver: metrics are scraped",
+    );
     warned(
         Kind::Telemetry,
         "{accessLogging: [{filter: {expression: has(a)}}]}",

@@ -9,6 +9,7 @@ use ambit_api::envoy::pb::envoy::extensions::filters::listener::tls_inspector::v
 
 use super::super::access_log::or_own;
 use super::super::endpoint::socket_address;
+use super::super::metrics;
 use super::super::names::ingress;
 use super::super::rbac::Enforcement;
 use super::super::wire::{bool_value, seconds};
@@ -84,6 +85,7 @@ fn carrying_chain(carried: &Carried, enforcement: &Enforcement) -> FilterChain {
         transport_socket: socket.clone(),
         transport_socket_connect_timeout: socket.as_ref().and_then(|_| seconds(HANDSHAKE)),
         filters,
+        metadata: metrics::metadata(enforcement.metrics.as_ref()),
         ..Default::default()
     }
 }
@@ -97,6 +99,7 @@ fn chain(name: &str, ends_tls: bool, enforcement: &Enforcement) -> FilterChain {
     FilterChain {
         name: name.into(),
         filters: vec![network_filter("envoy.filters.network.http_connection_manager", &manager)],
+        metadata: metrics::metadata(enforcement.metrics.as_ref()),
         ..Default::default()
     }
 }

@@ -26,6 +26,9 @@ use super::network_filter;
 /// taken from it beyond as many entries as no header has. (`use_remote_address` would add headers of Envoy's to requests.)
 pub const NO_FORWARDED_ADDRESS: u32 = u32::MAX;
 
+/// The name of the last HTTP filter.
+const ROUTER: &str = "envoy.filters.http.router";
+
 /// Where the routes of a connection manager come from.
 pub enum Routes {
     /// A route configuration of this name.
@@ -39,7 +42,12 @@ pub enum Routes {
 /// whether a route has anything to say for them or not: a listener that changes ends connections. Only those of servers of limits and of
 /// processors are there where some route names them, and that of admission where somebody asks for it: routes say nothing for it.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
-    network_filter("envoy.filters.network.http_connection_manager", &manager(name, routes, enforcement, access_log))
+    let mut manager = manager(name, routes, enforcement, access_log);
+    // What the proxy before says of its time is a bound. At the edge, where anybody may be before, it is not.
+    let router = Router { suppress_envoy_headers: true, respect_expected_rq_timeout: true, ..Default::default() };
+    manager.http_filters.pop();
+    manager.http_filters.push(http_filter(ROUTER, any(&router)));
+    network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
 /// The same, to be changed where clients are outside of the mesh.
@@ -90,7 +98,7 @@ pub fn manager(name: &str, routes: Routes, enforcement: &Enforcement, access_log
 /// The last HTTP filter.
 pub fn router() -> HttpFilter {
     let router = Router { suppress_envoy_headers: true, ..Default::default() };
-    http_filter("envoy.filters.http.router", any(&router))
+    http_filter(ROUTER, any(&router))
 }
 
 /// An HTTP filter.

@@ -24,6 +24,7 @@ use ambit_identity::SpiffeId;
 
 use super::super::access_log::or_own;
 use super::super::connection::{Named, leads as leads_by_name};
+use super::super::metrics;
 use super::super::names::{
     AMBIT_METADATA, BLOCKED, DIRECT, Layer, MAIN_INTERNAL, ORIGINAL_DESTINATION, UPSTREAM_IDENTITY, direct,
 };
@@ -166,13 +167,15 @@ fn http_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
     let name = port.chain(Layer::Http);
     let logs = or_own(enforcement.logs.as_ref(), || access_log::requests(&port.host));
     let filter = http::requests(&name, Routes::Discovered(name.clone()), enforcement, logs);
-    FilterChain { name, filters: vec![filter], ..Default::default() }
+    let metadata = metrics::metadata(enforcement.metrics.as_ref());
+    FilterChain { name, filters: vec![filter], metadata, ..Default::default() }
 }
 
 fn tcp_chain(name: String, host: &str, enforcement: &Enforcement, targets: &[(String, u32)]) -> FilterChain {
     let mut filters = network_rbac(&name, enforcement);
     filters.push(tcp_proxy(&name, targets, or_own(enforcement.logs.as_ref(), || access_log::connections(host))));
-    FilterChain { name, filters, ..Default::default() }
+    let metadata = metrics::metadata(enforcement.metrics.as_ref());
+    FilterChain { name, filters, metadata, ..Default::default() }
 }
 
 fn direct_http(name: &str, identity: &str, enforcement: &Enforcement) -> FilterChain {
@@ -187,7 +190,7 @@ fn direct_http(name: &str, identity: &str, enforcement: &Enforcement) -> FilterC
         virtual_hosts: vec![VirtualHost {
             name: name.into(),
             domains: vec!["*".into()],
-            routes: vec![everything],
+            routes: vec![route::deadline::of_calls(everything)],
             ..Default::default()
         }],
         validate_clusters: bool_value(false),
@@ -195,7 +198,8 @@ fn direct_http(name: &str, identity: &str, enforcement: &Enforcement) -> FilterC
     };
     let logs = or_own(enforcement.logs.as_ref(), || access_log::requests("-"));
     let manager = http::requests(name, Routes::Inline(Box::new(routes)), enforcement, logs);
-    FilterChain { name: name.into(), filters: vec![upstream_is(identity), manager], ..Default::default() }
+    let metadata = metrics::metadata(enforcement.metrics.as_ref());
+    FilterChain { name: name.into(), filters: vec![upstream_is(identity), manager], metadata, ..Default::default() }
 }
 
 fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterChain {
@@ -203,7 +207,8 @@ fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterCh
     filters.extend(network_rbac(name, enforcement));
     let logs = or_own(enforcement.logs.as_ref(), || access_log::connections("-"));
     filters.push(tcp_proxy(name, &[(DIRECT.to_owned(), 1)], logs));
-    FilterChain { name: name.into(), filters, ..Default::default() }
+    let metadata = metrics::metadata(enforcement.metrics.as_ref());
+    FilterChain { name: name.into(), filters, metadata, ..Default::default() }
 }
 
 fn blocked() -> FilterChain {

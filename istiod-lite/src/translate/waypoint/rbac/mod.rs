@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{Policy, permission::Rule as PermissionRule, principal::Identifier};
+use ambit_model::measure::MetricChanges;
 
 use super::access_log::Log;
 use super::ext_authz::Ask;
@@ -70,6 +71,8 @@ pub struct Enforcement {
     pub traces: Option<Traces>,
     /// Log these, and not the mesh's own line.
     pub logs: Option<Vec<Log>>,
+    /// Count some of it in another way.
+    pub metrics: Option<MetricChanges>,
 }
 
 /// Compiles the policies that hold at a place.

@@ -1,10 +1,10 @@
-//! What a backend is told of the time that its answer may take.
+//! What a backend is told of the time that its answer may take, and whose time that is.
 
 use std::time::Duration;
 
 use ambit_api::envoy::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use ambit_api::envoy::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use ambit_api::envoy::pb::envoy::config::route::v3::Route;
+use ambit_api::envoy::pb::envoy::config::route::v3::{Route, route::Action};
 use gateway_api::experimental::httproutes::HttpRouteRules;
 
 use super::action::{parse_duration, timeout};
@@ -42,6 +42,16 @@ pub fn without(mut route: Route) -> Route {
         !option.keep_empty_value && option.header.as_ref().is_some_and(|header| header.key == EXPECTED)
     };
     route.request_headers_to_add.retain(|option| !is(option));
+    route
+}
+
+/// A route of whose calls the deadlines of clients hold, where they are shorter than its own time. (By the field that took the place of this one an
+/// Envoy would heed `timeout` no more, so Istio sends this one as well.)
+#[allow(deprecated)]
+pub fn of_calls(mut route: Route) -> Route {
+    if let Some(Action::Route(action)) = &mut route.action {
+        action.max_grpc_timeout = action.timeout;
+    }
     route
 }
 

@@ -255,6 +255,7 @@ pub fn configuration(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeS
         }
     }
     routes.extend(for_everyone(index, port, backends));
+    let routes: Vec<_> = routes.into_iter().map(deadline::of_calls).collect();
     let name = port.chain(Layer::Http);
     RouteConfiguration {
         virtual_hosts: vec![VirtualHost {

@@ -18,6 +18,31 @@ fn chain(port: u16, layer: &str, service: &str) -> String {
     format!("inbound-vip|{port}|{layer}|{service}.shop.svc.cluster.local")
 }
 
+/// What is another of the metrics of a chain.
+fn metrics(yaml: &str, chain: &str) -> String {
+    let resources = of_waypoint(yaml);
+    let (_, listener) = resources.listeners.iter().find(|(name, _)| name == "main_internal").unwrap();
+    let listener = render(listener);
+    let chain = listener["filter_chains"].as_array().unwrap().iter().find(|of| of["name"] == chain).unwrap();
+    chain["metadata"]["filter_metadata"]["io.ambit"]["metrics"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn each_telemetry_adds_to_what_is_farther_what_is_another_of_metrics() {
+    let yaml = input("logs");
+    let tcp =
+        r#""istio_tcp_sent_bytes_total":{"disabled":false,"labels":{"source_principal":"remove","stage":{"text":"live"}}}}"#;
+    let of_quiet = metrics(&yaml, &chain(80, "http", "quiet"));
+    assert_eq!(of_quiet, format!(r#"{{"istio_request_duration_milliseconds":{{"disabled":true,"labels":{{}}}},{tcp}"#));
+    assert_eq!(metrics(&yaml, &chain(5432, "tcp", "store")), of_quiet, "connections have them too");
+    let duration =
+        r#"{"istio_request_duration_milliseconds":{"disabled":false,"labels":{"method":{"attribute":"request.method"}}},"#;
+    assert_eq!(metrics(&yaml, &chain(80, "http", "orders")), format!("{duration}{tcp}"), "of the service it holds again");
+    let (before, _) =
+        yaml.split_once("---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: counted").unwrap();
+    assert_eq!(metrics(before, &chain(80, "http", "orders")), "", "nobody asks for it");
+}
+
 /// The text of the only log.
 fn only_text(logs: &[Value]) -> (&str, &str) {
     assert_eq!(logs.len(), 1, "{logs:?}");
