@@ -164,7 +164,7 @@ impl ControlPlane {
         let validates = validation.is_some();
         if let Some(listener) = validation {
             let (tls, root_namespace) = (serving.http1_acceptor()?, config.mesh().root_namespace);
-            tasks.spawn(validate(listener, tls, root_namespace, watch.clone()));
+            tasks.spawn(validate(listener, tls, root_namespace, Arc::clone(&mesh), watch.clone()));
         }
         let (batches, received) = mpsc::channel(BATCHES);
         let fetcher = jwks::Fetcher::new(Arc::clone(&mesh), batches.clone(), keys, &config.jwks);
@@ -253,8 +253,14 @@ async fn write_while_leading(
     Ok(())
 }
 
-async fn validate(listener: TcpListener, tls: TlsAcceptor, root_namespace: String, watch: drain::Watch) -> Result<(), Error> {
-    validation::serve(listener, tls, root_namespace, watch).await;
+async fn validate(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    root_namespace: String,
+    mesh: Arc<Mesh>,
+    watch: drain::Watch,
+) -> Result<(), Error> {
+    validation::serve(listener, tls, root_namespace, mesh, watch).await;
     Ok(())
 }
 

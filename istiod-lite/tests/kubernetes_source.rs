@@ -350,3 +350,34 @@ async fn who_is_told_to_read_no_secrets_asks_for_none() {
     assert!(watching.ready.is_ready() && watching.problems().is_empty());
     assert!(api.requests(SECRETS).is_empty());
 }
+
+#[tokio::test]
+async fn a_secret_of_another_namespace_is_asked_for_while_a_reference_grant_permits_it() {
+    const KEYS: &str = "/api/v1/namespaces/keys/secrets";
+    let api = FakeApi::default();
+    api.put(KEYS, json!({"metadata": {"namespace": "keys", "name": "far"}, "type": "kubernetes.io/tls", "data": {}}));
+    let mut far = gateway("far");
+    far["spec"]["listeners"][0]["tls"]["certificateRefs"][0]["namespace"] = json!("keys");
+    api.put(GATEWAYS, far);
+    let mut watching = Watching::new(&api, timing());
+    assert_eq!(watching.next().await, ["+Gateway shop/edge"]);
+    assert!(watching.ready.is_ready());
+    assert!(api.requests(KEYS).is_empty(), "whoever may write a Gateway has it read");
+    let grant = json!({
+        "metadata": {"namespace": "keys", "name": "edge"},
+        "spec": {
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "shop"}],
+            "to": [{"group": "", "kind": "Secret", "name": "far"}],
+        },
+    });
+    watched(&api, GRANTS).await;
+    api.put(GRANTS, grant);
+    let mut changed = watching.events().await;
+    while changed.len() < 2 {
+        changed.extend(watching.events().await);
+    }
+    assert_eq!(changed, ["+ReferenceGrant keys/edge", "+Secret keys/far"]);
+    assert!(!api.requests(KEYS).is_empty());
+    api.delete(GRANTS, "keys", "edge");
+    assert_eq!(watching.events().await, ["-ReferenceGrant keys/edge", "-Secret keys/far"]);
+}

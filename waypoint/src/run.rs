@@ -11,7 +11,8 @@ use ambit_runtime::{
     admin::Server,
     drain::{self, Watch},
     readiness::{Readiness, Task},
-    rest, signal,
+    rest,
+    signal::{self, Reopen},
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, metrics_handle},
 };
@@ -56,6 +57,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     }
     let started = Instant::now();
     let shutdown = signal::shutdown()?;
+    let reopen = signal::reopen()?;
     let identity = config.identity()?;
     let metrics = metrics_handle()?;
     let telemetry = Arc::new(Telemetry::new(AccessLog::open(&Destination::from(config.access_log.clone()))?));
@@ -117,6 +119,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(retire(proxy.clone()));
     tasks.spawn(sweep(proxy.clone()));
     tasks.spawn(observe::export(proxy.clone()));
+    tasks.spawn(reopen_logs(reopen, telemetry.clone()));
     tasks.spawn(health::run(proxy.clone(), store.changes()));
     tasks.spawn(rest::give_back_at_rest(readiness.clone()));
     tasks.spawn(pages.server().run(bind(config.admin)?, admin_watch.clone()));
@@ -142,6 +145,15 @@ pub async fn run(config: Config) -> Result<(), Error> {
     certificates.shutdown();
     telemetry.flush();
     Ok(())
+}
+
+/// Opens the files of logs anew as often as it is asked for, as Envoy does.
+async fn reopen_logs(mut reopen: Reopen, telemetry: Arc<Telemetry>) {
+    loop {
+        reopen.asked().await;
+        tracing::info!("the files of access logs are opened anew, as somebody has asked for by SIGUSR1");
+        telemetry.reopen();
+    }
 }
 
 /// Accepts connections until nobody is to be accepted any more. Those that are there go on, and are waited for by the drain.

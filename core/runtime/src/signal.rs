@@ -1,8 +1,8 @@
-//! Waiting for the signals that end a program.
+//! Waiting for the signals that end a program, or have it open its logs anew.
 
 use std::fmt;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::Error;
 
@@ -40,4 +40,45 @@ pub fn shutdown() -> Result<impl Future<Output = Shutdown>, Error> {
             _ = interrupt.recv() => Shutdown::Interrupt,
         }
     })
+}
+
+/// Somebody who has renamed files of the log asks for new ones.
+#[derive(Debug)]
+pub struct Reopen(Signal);
+
+impl Reopen {
+    /// Completes at the next SIGUSR1; several that come at once count as one.
+    pub async fn asked(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// From this call on SIGUSR1 no longer ends the process.
+///
+/// # Errors
+/// The handler cannot be installed.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn reopen() -> Result<Reopen, Error> {
+    signal(SignalKind::user_defined1()).map(Reopen).map_err(Error::io("handle SIGUSR1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_user_signal_is_told() {
+        let mut reopen = reopen().unwrap();
+        for _ in 0..2 {
+            kill(Pid::this(), Signal::SIGUSR1).unwrap();
+            reopen.asked().await;
+        }
+    }
 }

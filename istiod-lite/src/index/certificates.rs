@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersTlsCertificateRefs, GatewayListenersTlsMode};
+use gateway_api::referencegrants::ReferenceGrant;
 
 use super::Index;
 use super::ingress::HTTPS;
@@ -79,6 +80,21 @@ pub(crate) fn named_secrets(gateway: &Gateway) -> impl Iterator<Item = Namespace
     named.map(move |named| target(&own, named))
 }
 
+/// Whether a ReferenceGrant, which stands in the namespace of the Secret, lets Gateways of a namespace name it.
+pub(crate) fn grants_secret(grant: &ReferenceGrant, gateways: &str, secret: &NamespacedName) -> bool {
+    let from = grant
+        .spec
+        .from
+        .iter()
+        .any(|from| from.group == "gateway.networking.k8s.io" && from.kind == "Gateway" && from.namespace == gateways);
+    let to = grant.spec.to.iter().any(|to| {
+        matches!(to.group.as_str(), "" | "core")
+            && to.kind == "Secret"
+            && to.name.as_deref().is_none_or(|name| name == &*secret.name)
+    });
+    from && to
+}
+
 fn is_secret(named: &GatewayListenersTlsCertificateRefs) -> bool {
     named.kind.as_deref().unwrap_or("Secret") == "Secret" && matches!(named.group.as_deref(), None | Some("" | "core"))
 }
@@ -132,16 +148,7 @@ impl Index {
     /// Whether a Gateway may name a Secret: in its own namespace always, in another with a ReferenceGrant.
     fn may_show(&self, gateway: &NamespacedName, secret: &NamespacedName) -> bool {
         gateway.namespace == secret.namespace
-            || in_namespace(&self.objects().reference_grants, &secret.namespace).any(|(_, grant)| {
-                let from = grant.spec.from.iter().any(|from| {
-                    from.group == "gateway.networking.k8s.io" && from.kind == "Gateway" && from.namespace == *gateway.namespace
-                });
-                let to = grant.spec.to.iter().any(|to| {
-                    matches!(to.group.as_str(), "" | "core")
-                        && to.kind == "Secret"
-                        && to.name.as_deref().is_none_or(|name| name == &*secret.name)
-                });
-                from && to
-            })
+            || in_namespace(&self.objects().reference_grants, &secret.namespace)
+                .any(|(_, grant)| grants_secret(grant, &gateway.namespace, secret))
     }
 }

@@ -47,7 +47,7 @@ pub use authorizer::{Asked, Limited};
 pub use backend::is_service as is_backend_service;
 pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};
 pub use certificates::Uncertified;
-pub(crate) use certificates::named_secrets;
+pub(crate) use certificates::{grants_secret, named_secrets};
 pub use endpoint::{
     Endpoint, EndpointHealth, Locality, has_ended, host_network, native_tunnel, pod_addresses, pod_health, selects,
     service_account,

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ambit_model::jwt::Keys;
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
@@ -19,7 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use super::address::{Address, is_local};
 use super::trust::Trust;
-use super::{KeySource, Options, usable};
+use super::{KeySource, NoKeys, Options, without};
 
 /// Bytes of an answer.
 const MAX_BODY: usize = 1 << 20;
@@ -45,12 +46,12 @@ impl Client {
     ///
     /// # Errors
     /// Why they cannot be had, in the same words as long as the cause is the same.
-    pub(super) async fn keys(&self, source: &KeySource, patience: Duration) -> Result<Arc<str>, String> {
+    pub(super) async fn keys(&self, source: &KeySource, patience: Duration) -> Result<Arc<str>, NoKeys> {
         let asked = Box::pin(self.ask(source));
-        timeout(patience, asked).await.unwrap_or_else(|_| Err(format!("no keys within {patience:?}")))
+        timeout(patience, asked).await.unwrap_or_else(|_| Err(format!("no keys within {patience:?}").into()))
     }
 
-    async fn ask(&self, source: &KeySource) -> Result<Arc<str>, String> {
+    async fn ask(&self, source: &KeySource) -> Result<Arc<str>, NoKeys> {
         let first = Address::parse(&source.address())?;
         let answer = self.get(&first).await?;
         let KeySource::Issuer(_) = source else { return read(&answer) };
@@ -59,10 +60,10 @@ impl Client {
         let of_keys = |why: String| format!("its jwks_uri {named}: {why}");
         if first.tls && !second.tls {
             // Whose keys they are would be known from whoever is on the way.
-            return Err(of_keys("a document had by https names an address without".into()));
+            return Err(of_keys("a document had by https names an address without".into()).into());
         }
         let answer = self.get(&second).await.map_err(of_keys)?;
-        read(&answer).map_err(of_keys)
+        read(&answer).map_err(|none| none.said(of_keys))
     }
 
     async fn get(&self, address: &Address) -> Result<Bytes, String> {
@@ -151,7 +152,11 @@ fn jwks_uri(document: &[u8]) -> Result<String, String> {
 }
 
 /// The keys in an order of their own: an issuer may list the same ones now so and now so, and every change makes waypoints anew.
-fn read(answer: &[u8]) -> Result<Arc<str>, String> {
+fn read(answer: &[u8]) -> Result<Arc<str>, NoKeys> {
     let text = std::str::from_utf8(answer).map_err(|_| "its answer is not JSON".to_owned())?;
-    Ok(usable(text)?.sorted().to_jwks().into())
+    let keys = Keys::parse(text).map_err(|error| error.to_string())?;
+    match without(&keys) {
+        Some(why) => Err(NoKeys::Withdrawn(why)),
+        None => Ok(keys.sorted().to_jwks().into()),
+    }
 }

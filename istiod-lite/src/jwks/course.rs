@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Fetched, KeySource, News, Wanted};
+use super::{Fetched, KeySource, News, NoKeys, Wanted};
 use crate::retry;
 
 /// Addresses that are asked. Each rule of a RequestAuthentication can name one, and whoever may write one is not to have all the time of all.
@@ -16,6 +16,8 @@ pub(super) const MOST: usize = 256;
 pub(super) const EACH: usize = 32;
 /// Fetches under way at once.
 pub(super) const AT_ONCE: usize = 16;
+/// Fetches in vain in a row, after which it is told that keys may not hold any more: a hiccup is nobody's business.
+const TOLD: u32 = 3;
 /// By this share at most a wait is shorter than it is said to be, so that replicas, and what began together, do not go on together.
 const SPREAD: f64 = 0.1;
 
@@ -54,6 +56,8 @@ pub(super) enum Outcome {
     Changed,
     /// The same keys came.
     Unchanged,
+    /// There are none any more.
+    Withdrawn,
     /// None came for the first time since some did.
     Failed,
     /// None came once more.
@@ -152,7 +156,7 @@ impl Course {
         &mut self,
         now: Instant,
         source: &KeySource,
-        result: Result<Arc<str>, String>,
+        result: Result<Arc<str>, NoKeys>,
         spread: f64,
     ) -> (Option<Outcome>, Option<News>) {
         self.running.remove(source);
@@ -185,26 +189,38 @@ impl State {
     }
 
     fn has_keys(&self) -> bool {
-        self.told.as_ref().is_some_and(|told| told.keys().is_some())
+        self.keys().is_some()
     }
 
-    /// What is to be told, if that is not what was told before. Keys that came once hold for as long as no others come.
-    fn ended(&mut self, now: Instant, result: Result<Arc<str>, String>) -> (Outcome, Option<Fetched>) {
+    fn keys(&self) -> Option<&Arc<str>> {
+        match &self.told {
+            Some(Fetched::Keys(keys) | Fetched::Kept(keys, _)) => Some(keys),
+            Some(Fetched::Failed(_)) | None => None,
+        }
+    }
+
+    /// What is to be told, if that is not what was told before. Keys that came once hold until the source says that there are others, or none.
+    fn ended(&mut self, now: Instant, result: Result<Arc<str>, NoKeys>) -> (Outcome, Option<Fetched>) {
         self.tried = Some(now);
         let (outcome, known) = match result {
             Ok(keys) => {
                 (self.failures, self.error, self.fetched) = (0, None, Some(now));
-                let known = Fetched::Keys(keys);
-                (if self.told.as_ref() == Some(&known) { Outcome::Unchanged } else { Outcome::Changed }, known)
+                let outcome = if self.keys() == Some(&keys) { Outcome::Unchanged } else { Outcome::Changed };
+                (outcome, Fetched::Keys(keys))
             }
-            Err(error) => {
+            Err(none) => {
                 self.failures = self.failures.saturating_add(1);
-                self.error = Some(error.clone());
+                self.error = Some(none.why().to_owned());
                 let outcome = if self.failures == 1 { Outcome::Failed } else { Outcome::FailedAgain };
-                if self.has_keys() {
-                    return (outcome, None);
+                match (self.keys().cloned(), none) {
+                    (Some(_), NoKeys::Withdrawn(why)) => {
+                        self.fetched = None;
+                        (Outcome::Withdrawn, Fetched::Failed(why))
+                    }
+                    (Some(_), NoKeys::Failed(_)) if self.failures < TOLD => return (outcome, None),
+                    (Some(keys), NoKeys::Failed(why)) => (outcome, Fetched::Kept(keys, why)),
+                    (None, NoKeys::Withdrawn(why) | NoKeys::Failed(why)) => (outcome, Fetched::Failed(why)),
                 }
-                (outcome, Fetched::Failed(error))
             }
         };
         let is_new = self.told.as_ref() != Some(&known);

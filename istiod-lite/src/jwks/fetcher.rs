@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::client::Client;
 use super::course::{Course, Line, Outcome};
-use super::{KeySource, News, Options};
+use super::{KeySource, News, NoKeys, Options};
 use crate::mesh::Mesh;
 use crate::push::Batch;
 use crate::retry;
@@ -94,14 +94,17 @@ impl Fetcher {
         self.view.lock().next(Instant::now())
     }
 
-    fn ended(&self, source: &KeySource, result: Result<Arc<str>, String>) -> Option<News> {
-        let error = result.as_ref().err().cloned();
+    fn ended(&self, source: &KeySource, result: Result<Arc<str>, NoKeys>) -> Option<News> {
+        let error = result.as_ref().err().map(|none| none.why().to_owned());
         let (outcome, news) = self.view.lock().ended(Instant::now(), source, result, fastrand::f64());
         let label = if error.is_some() { "failed" } else { "fetched" };
         metrics::counter!("istiod_lite_jwks_fetches_total", "result" => label).increment(1);
         let error = error.unwrap_or_default();
         match outcome {
             Some(Outcome::Changed) => tracing::info!(address = %source, "new keys of an issuer of tokens"),
+            Some(Outcome::Withdrawn) => {
+                tracing::warn!(address = %source, %error, "an issuer of tokens has withdrawn its keys: none of its tokens is believed");
+            }
             Some(Outcome::Failed) => tracing::warn!(address = %source, %error, "no keys of an issuer of tokens; trying again"),
             Some(Outcome::FailedAgain) => tracing::debug!(address = %source, %error, "still no keys of an issuer of tokens"),
             Some(Outcome::Unchanged) => tracing::debug!(address = %source, "the same keys of an issuer of tokens"),

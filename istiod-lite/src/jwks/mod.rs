@@ -65,18 +65,52 @@ pub struct Wanted {
 pub enum Fetched {
     /// The last set that came, with nothing in it but public keys that can be used.
     Keys(Arc<str>),
-    /// None ever came, and why not.
+    /// The same, where nobody has said for some time whether it still holds, and why not.
+    Kept(Arc<str>, String),
+    /// There are none, as none ever came or they were withdrawn, and why.
     Failed(String),
 }
 
 impl Fetched {
-    /// The keys, if any ever came.
+    /// The keys, if there are any.
     #[must_use]
     pub fn keys(&self) -> Option<&str> {
         match self {
-            Self::Keys(keys) => Some(keys),
+            Self::Keys(keys) | Self::Kept(keys, _) => Some(keys),
             Self::Failed(_) => None,
         }
+    }
+}
+
+/// Why no keys came of a fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoKeys {
+    /// Nobody has said which keys there are: those that came before hold.
+    Failed(String),
+    /// The source says that there are none that can be used: whoever had some has withdrawn them.
+    Withdrawn(String),
+}
+
+impl NoKeys {
+    /// The reason.
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            Self::Failed(why) | Self::Withdrawn(why) => why,
+        }
+    }
+
+    /// The same, with its reason in other words.
+    fn said(self, say: impl FnOnce(String) -> String) -> Self {
+        match self {
+            Self::Failed(why) => Self::Failed(say(why)),
+            Self::Withdrawn(why) => Self::Withdrawn(say(why)),
+        }
+    }
+}
+
+impl From<String> for NoKeys {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
     }
 }
 
@@ -92,9 +126,17 @@ pub type Learned = BTreeMap<KeySource, Fetched>;
 /// Why there is none.
 pub(crate) fn usable(jwks: &str) -> Result<Keys, String> {
     let keys = Keys::parse(jwks).map_err(|error| error.to_string())?;
+    match without(&keys) {
+        Some(why) => Err(why),
+        None => Ok(keys),
+    }
+}
+
+/// Why there is no key in a set that can be used, if there is none.
+fn without(keys: &Keys) -> Option<String> {
     match keys.unusable() {
-        [(place, why), ..] if keys.is_empty() => Err(format!("none of its keys can be used, as keys[{place}]: {why}")),
-        _ if keys.is_empty() => Err("it has no keys".into()),
-        _ => Ok(keys),
+        _ if !keys.is_empty() => None,
+        [(place, why), ..] => Some(format!("none of its keys can be used, as keys[{place}]: {why}")),
+        [] => Some("it has no keys".into()),
     }
 }

@@ -1,15 +1,15 @@
 //! What is wrong with YAML, said without a control plane that runs: everything at once, with file, line and field.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::document::{Document, Parsed, parse};
-use super::object::ObjectKey;
+use super::object::{Kind, NamespacedName, ObjectKey};
 use super::typed;
 use super::validate::{validate, without_effect};
 use super::{Problem, Severity};
-use crate::index::ROOT_NAMESPACE;
-use crate::validation::{Findings, beyond, concerns};
+use crate::index::{INGRESS_CLASS, INGRESS_CONTROLLER, ROOT_NAMESPACE};
+use crate::validation::{AtEdge, Findings, beyond, concerns};
 
 /// What the check of some files found.
 #[derive(Debug, Default)]
@@ -21,13 +21,14 @@ pub struct Checked {
 }
 
 /// Checks files, given by their names and texts, by the rules of the control plane. Objects are looked at one by one: whether they fit together
-/// is not said, but that one is given twice.
+/// is not said, but that one is given twice. Routes of Gateways are looked at where these are given, too, and are of the mesh's own class.
 #[must_use]
 pub fn check(files: &[(PathBuf, String)]) -> Checked {
     let mut checked = Checked::default();
     let mut seen: BTreeMap<ObjectKey, &PathBuf> = BTreeMap::new();
-    for (file, text) in files {
-        let Parsed { documents, problems } = parse(file, text);
+    let parsed: Vec<_> = files.iter().map(|(file, text)| (file, parse(file, text))).collect();
+    let edges = at_edge(parsed.iter().flat_map(|(_, parsed)| &parsed.documents));
+    for (file, Parsed { documents, problems }) in parsed {
         checked.problems.extend(problems);
         for document in documents {
             checked.objects += 1;
@@ -38,7 +39,7 @@ pub fn check(files: &[(PathBuf, String)]) -> Checked {
                 };
                 checked.problems.push(document.problem(file, "metadata.name", reason));
             }
-            let Findings { errors, warnings } = findings(&document);
+            let Findings { errors, warnings } = findings(&document, &|name| edges.contains(name));
             checked.problems.extend(errors.into_iter().map(|error| document.problem(file, &error.path, error.reason)));
             checked.problems.extend(warnings.into_iter().map(|warning| {
                 let problem = document.problem(file, &warning.path, warning.reason);
@@ -50,14 +51,31 @@ pub fn check(files: &[(PathBuf, String)]) -> Checked {
     checked
 }
 
+/// The Gateways among these objects that are at the edge of the mesh.
+fn at_edge<'a>(documents: impl Iterator<Item = &'a Document> + Clone) -> BTreeSet<NamespacedName> {
+    let of = |kind: Kind| documents.clone().filter(move |document| document.key.kind == kind);
+    let classes: BTreeMap<&str, bool> = of(Kind::GatewayClass)
+        .map(|class| (&*class.key.name.name, said(class, "/spec/controllerName") == INGRESS_CONTROLLER))
+        .collect();
+    let is_ours = |class: &str| classes.get(class).copied().unwrap_or(class == INGRESS_CLASS);
+    of(Kind::Gateway)
+        .filter(|gateway| is_ours(said(gateway, "/spec/gatewayClassName")))
+        .map(|gateway| gateway.key.name.clone())
+        .collect()
+}
+
+fn said<'a>(document: &'a Document, path: &str) -> &'a str {
+    document.value.pointer(path).and_then(|value| value.as_str()).unwrap_or_default()
+}
+
 /// What the validating webhook would find, and fields that an API server would leave out without a word.
-fn findings(document: &Document) -> Findings {
+fn findings(document: &Document, at_edge: AtEdge<'_>) -> Findings {
     let object = match typed::read(document.key.kind, document.value.clone()) {
         Ok(object) => object,
         Err(errors) => return Findings { errors, warnings: Vec::new() },
     };
     let mut findings = Findings { errors: validate(&object), warnings: without_effect(&object) };
-    if concerns(document.key.kind, &document.value) {
+    if concerns(document.key.kind, &document.key.name.namespace, &document.value, at_edge) {
         findings.add(beyond(&object, ROOT_NAMESPACE));
     }
     findings
@@ -116,6 +134,15 @@ mod tests {
             )
         };
         assert!(levels(&route("kind: Gateway")).is_empty());
+        let gateway = |class: &str| {
+            format!(
+                "{}---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: a}}\nspec: {{gatewayClassName: {class}, listeners: [{{name: a, port: 80, protocol: HTTP}}]}}\n",
+                route("kind: Gateway")
+            )
+        };
+        assert!(levels(&gateway("nginx")).is_empty());
+        let found = levels(&gateway("ambit"));
+        assert!(found.len() == 1 && found[0].0 && found[0].1.contains("filter ExternalAuth is not supported"), "{found:?}");
         let found = levels(&route("group: '', kind: Service"));
         assert!(found.len() == 1 && found[0].0 && found[0].1.contains("filter ExternalAuth is not supported"), "{found:?}");
     }

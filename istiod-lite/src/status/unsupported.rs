@@ -24,29 +24,35 @@ pub(super) fn request_authentication(index: &Index, name: &NamespacedName) -> Op
     if let Some(fault) = policy::fault_of_targets(index, policy.spec.targets(), name) {
         return Some(vec![fault]);
     }
-    let not_fetched = not_fetched(index, policy)?;
+    let (not_fetched, kept) = fetched(index, policy)?;
     let reason = match (faults.is_empty(), not_fetched.is_empty()) {
         (false, _) => "UnsupportedValue",
         (true, false) => "KeysNotFetched",
         (true, true) => {
-            let accepted = Condition::new("WaypointAccepted", true, "Accepted", "Attached to the waypoints of its targets");
-            return Some(vec![accepted]);
+            let attached = vec!["Attached to the waypoints of its targets".to_owned()];
+            return Some(vec![Condition::new("WaypointAccepted", true, "Accepted", [attached, kept].concat().join("; "))]);
         }
     };
     Some(vec![Condition::new("WaypointAccepted", false, reason, [faults, not_fetched].concat().join("; "))])
 }
 
-/// The rules whose keys never came, and why; `None` if of some it is not known yet.
-fn not_fetched(index: &Index, policy: &RequestAuthentication) -> Option<Vec<String>> {
-    let mut faults = Vec::new();
+/// The rules that have no keys, and why; and those of whose keys it is not known whether they still hold. `None` if nothing is known yet of some.
+fn fetched(index: &Index, policy: &RequestAuthentication) -> Option<(Vec<String>, Vec<String>)> {
+    let (mut faults, mut kept) = (Vec::new(), Vec::new());
     for (at, rule) in policy.spec.jwt_rules.iter().enumerate() {
         let Ok(RuleKeys::From(source)) = keys_of(rule) else { continue };
-        if let Fetched::Failed(why) = index.learned().get(&source)? {
-            let field = source_field(&source);
-            faults.push(format!("spec.jwtRules[{at}].{field}: no keys from {source}: {why}: {NOT_BELIEVED}"));
+        let field = source_field(&source);
+        match index.learned().get(&source)? {
+            Fetched::Keys(_) => {}
+            Fetched::Kept(_, why) => {
+                kept.push(format!("spec.jwtRules[{at}].{field}: no keys from {source}: {why}: the keys that came before hold"));
+            }
+            Fetched::Failed(why) => {
+                faults.push(format!("spec.jwtRules[{at}].{field}: no keys from {source}: {why}: {NOT_BELIEVED}"));
+            }
         }
     }
-    Some(faults)
+    Some((faults, kept))
 }
 
 /// What is said of a BackendTLSPolicy: for each waypoint that serves one of its Services, and nothing where none does, for it may be

@@ -15,7 +15,8 @@ use crate::deploy::WAYPOINT_CLASS;
 use crate::index::{INGRESS_CLASS, is_service, label};
 use crate::source::crd::{AuthorizationPolicy, MtlsMode, PeerAuthentication, PolicyAction};
 use crate::source::{
-    Examined, FieldError, Kind, Object, TLS_INSTEAD, TLS_REFUSED, examine, not_routed, refused, unheeding_parents, unverified,
+    Examined, FieldError, Kind, NamespacedName, Object, TLS_INSTEAD, TLS_REFUSED, examine, not_routed, refused,
+    unheeding_parents, unverified,
 };
 use crate::status::{Verdict, faults, faults_at_edge, unusable};
 use crate::translate::authorization::unknown_at_l4;
@@ -47,10 +48,13 @@ impl Findings {
     }
 }
 
-/// Whether the mesh is who reads an object of one of its kinds. Routes and Gateways may be other controllers' business, whose rules are
-/// others: a route is the mesh's if a Service is a parent of it, or something of Istio's, and a Gateway if it is of the class of waypoints, or of that at the edge of the mesh.
-pub(crate) fn concerns(kind: Kind, object: &Value) -> bool {
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+/// Whether a Gateway of this name is known to be at the edge of the mesh.
+pub(crate) type AtEdge<'a> = &'a dyn Fn(&NamespacedName) -> bool;
+
+/// Whether the mesh is who reads an object of one of its kinds, which is of this namespace. Routes and Gateways may be other controllers' business,
+/// whose rules are others: a route is the mesh's if a Service is a parent of it, or something of Istio's, or a Gateway at the edge of the mesh, and a
+/// Gateway if it is of the class of waypoints, or of that at the edge.
+pub(crate) fn concerns(kind: Kind, namespace: &str, object: &Value, at_edge: AtEdge<'_>) -> bool {
     match kind {
         Kind::Gateway => {
             object.pointer("/spec/gatewayClassName").is_some_and(|class| class == WAYPOINT_CLASS || class == INGRESS_CLASS)
@@ -58,9 +62,16 @@ pub(crate) fn concerns(kind: Kind, object: &Value) -> bool {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
             let parents = object.pointer("/spec/parentRefs").and_then(Value::as_array);
             parents.into_iter().flatten().any(|parent| {
+                let said = |key: &str| parent.get(key).and_then(Value::as_str);
                 // Without a group it is a parent of the Gateway API.
-                let (group, kind) = (parent.get("group").and_then(Value::as_str), text(parent, "kind"));
-                matches!((group, kind.as_str()), (Some("" | "core"), "Service") | (Some("networking.istio.io"), _))
+                match (said("group"), said("kind").unwrap_or("Gateway")) {
+                    (Some("" | "core"), "Service") | (Some("networking.istio.io"), _) => true,
+                    (None | Some("gateway.networking.k8s.io"), "Gateway") => {
+                        let name = said("name").unwrap_or_default();
+                        at_edge(&NamespacedName::new(said("namespace").unwrap_or(namespace), name))
+                    }
+                    _ => false,
+                }
             })
         }
         _ => true,

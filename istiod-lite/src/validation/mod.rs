@@ -1,6 +1,7 @@
 //! The validating webhook: what would be ignored, or do harm, is refused before it is stored, with the fix in the message.
 //!
-//! Every replica answers, by a function of the object alone; `ambit check FILE` says the same without a cluster. It helps those
+//! Every replica answers, by a function of the object alone, and of whose the Gateways are that are its parents; `ambit check FILE` says the same
+//! without a cluster. It helps those
 //! who write objects and is no boundary: while nobody answers, objects pass (`failurePolicy: Ignore`), and what the control plane makes of
 //! them is as safe as ever. Rules: <https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-controllers/>.
 //!
@@ -24,6 +25,6 @@ mod worse;
 
 pub use bundle::CONFIGURATION;
 pub(crate) use bundle::keep;
-pub(crate) use judge::{Findings, beyond, concerns};
+pub(crate) use judge::{AtEdge, Findings, beyond, concerns};
 pub use serve::PATH;
 pub(crate) use serve::serve;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::judge::{Findings, concerns, judge};
+use super::judge::{AtEdge, Findings, concerns, judge};
 use super::worse::newly;
 use crate::source::{FieldError, Kind};
 
@@ -84,7 +84,7 @@ const PATTERNS: usize = 16 << 10;
 ///
 /// # Errors
 /// When it is none.
-pub(super) fn review(body: &[u8], root_namespace: &str) -> Result<Reviewed, String> {
+pub(super) fn review(body: &[u8], root_namespace: &str, at_edge: AtEdge<'_>) -> Result<Reviewed, String> {
     let none = |error: serde_json::Error| format!("it is no AdmissionReview: {error}");
     // Each value but the first comes after one of these; in texts they are counted as well.
     if body.iter().filter(|byte| b",[{".contains(byte)).count() > VALUES {
@@ -97,7 +97,7 @@ pub(super) fn review(body: &[u8], root_namespace: &str) -> Result<Reviewed, Stri
     let kind = kind_of(&request.object);
     let name = name_of(&request.object);
     let (user, dry_run) = (cut(request.user_info.username.clone(), LONG), request.dry_run);
-    let Findings { errors, warnings } = decide(kind, request, root_namespace);
+    let Findings { errors, warnings } = decide(kind, request, root_namespace, at_edge);
     let warnings: Vec<String> = warnings.iter().take(MOST).map(|found| text(found, WARNING)).collect();
     let outcome = match (errors.is_empty(), warnings.is_empty()) {
         (false, _) => "refused",
@@ -122,10 +122,11 @@ fn answer(uid: &str, warnings: &[String], refusal: Option<&Refusal>) -> Value {
 
 /// What is wrong with what is asked for. An object that is being deleted passes, as its finalizers have to go, and what was wrong with an
 /// object before is no reason to refuse other changes of it. Of a status or a scale there is nothing to be said.
-fn decide(kind: Option<Kind>, request: Request, root_namespace: &str) -> Findings {
+fn decide(kind: Option<Kind>, request: Request, root_namespace: &str, at_edge: AtEdge<'_>) -> Findings {
     let Request { operation, sub_resource, object, old_object, .. } = request;
     let going = object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
     let written = sub_resource.is_empty() && ["CREATE", "UPDATE"].contains(&operation.as_str());
+    let concerns = |kind: Kind, object: &Value| concerns(kind, namespace_of(object), object, at_edge);
     let Some(kind) = kind.filter(|kind| written && !going && concerns(*kind, &object)) else {
         return Findings::default();
     };
@@ -160,6 +161,10 @@ fn patterns(value: &Value) -> usize {
 
 fn kind_of(object: &Value) -> Option<Kind> {
     Kind::from_api(object.get("apiVersion")?.as_str()?, object.get("kind")?.as_str()?)
+}
+
+fn namespace_of(object: &Value) -> &str {
+    object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Namespace and name; of an object whose name the API server is yet to make, what it begins with.

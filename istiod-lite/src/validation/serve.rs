@@ -25,10 +25,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::judge::AtEdge;
 use super::lines::Lines;
 use super::review::{Refusal, Reviewed, review};
 use crate::accept::{Acceptor, Connection};
+use crate::mesh::Mesh;
 use crate::share::Shares;
+use crate::source::NamespacedName;
 
 /// Where reviews are sent.
 pub const PATH: &str = "/validate";
@@ -61,6 +64,7 @@ const PATIENCE: Patience = Patience { first: Duration::from_secs(30), next: IDLE
 /// What requests share.
 struct Shared {
     root_namespace: String,
+    at_edge: Arc<dyn Fn(&NamespacedName) -> bool + Send + Sync>,
     holding: Semaphore,
     /// Decisions take less than a millisecond, and are made one at a time so that nobody can take all processors and memory.
     deciding: Arc<Semaphore>,
@@ -68,15 +72,16 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(root_namespace: String) -> Self {
+    fn new(root_namespace: String, at_edge: impl Fn(&NamespacedName) -> bool + Send + Sync + 'static) -> Self {
         let (holding, deciding) = (Semaphore::new(HELD), Arc::new(Semaphore::new(1)));
-        Self { root_namespace, holding, deciding, lines: Lines::default() }
+        Self { root_namespace, at_edge: Arc::new(at_edge), holding, deciding, lines: Lines::default() }
     }
 }
 
-/// Answers reviews on `listener` until the drain begins, then finishes those that it has.
-pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, root_namespace: String, drain: Watch) {
-    let shared = Arc::new(Shared::new(root_namespace));
+/// Answers reviews on `listener` until the drain begins, then finishes those that it has. Which Gateways are at the edge `mesh` knows.
+pub(crate) async fn serve(listener: TcpListener, tls: TlsAcceptor, root_namespace: String, mesh: Arc<Mesh>, drain: Watch) {
+    let at_edge = move |name: &NamespacedName| mesh.index().ingress(name).is_some();
+    let shared = Arc::new(Shared::new(root_namespace, at_edge));
     let shares = Shares::new(OF_AN_ADDRESS, HELD_OF_AN_ADDRESS);
     let (mut incoming, accepting) = Acceptor::new(listener, tls).at_most(CONNECTIONS).shared(shares).incoming();
     let serving = async move {
@@ -192,11 +197,12 @@ async fn reviewed<B: Body<Data = Bytes, Error: Into<Cause>>>(
         .await
         .map_err(|error| (StatusCode::PAYLOAD_TOO_LARGE, format!("the body cannot be read, of at most {BODY} bytes: {error}")))?;
     let deciding = Arc::clone(&shared.deciding).acquire_owned().await.map_err(|error| unavailable(&error))?;
-    let root_namespace = shared.root_namespace.clone();
+    let (root_namespace, at_edge) = (shared.root_namespace.clone(), Arc::clone(&shared.at_edge));
     let decision = tokio::task::spawn_blocking(move || {
         // It is held to the end, even if nobody waits for that any more.
         let _deciding = deciding;
-        review(&body.to_bytes(), &root_namespace)
+        let at_edge: AtEdge<'_> = &*at_edge;
+        review(&body.to_bytes(), &root_namespace, at_edge)
     });
     decision.await.map_err(|error| unavailable(&error))?.map_err(|why| (StatusCode::BAD_REQUEST, why))
 }

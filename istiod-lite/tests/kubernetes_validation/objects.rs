@@ -138,6 +138,11 @@ async fn each_kind_is_judged(bed: &Bed) {
 async fn what_is_others_is_left_to_them(bed: &Bed) {
     let theirs = [route("HTTPRoute", "theirs", "name: w", AUTHORIZED), gateway("theirs", "nginx", "port: 80, protocol: HTTP")];
     bed.try_out(&theirs.join("---\n")).await.good();
+    // One of a Gateway of the mesh's own, once the control plane knows of it.
+    bed.apply(&gateway("own", "ambit", "port: 80, protocol: HTTP")).await.good();
+    let own = route("HTTPRoute", "own", "name: own", AUTHORIZED);
+    eventually("a refusal of a route at the edge", async || !bed.try_out(&own).await.done).await;
+    bed.try_out(&own).await.refused(&["denied the request", "filter ExternalAuth is not supported"]);
     bed.api.kubectl(&["label", "namespace", "shop", "ambit.dev/validation=disabled"]).await.unwrap();
     eventually("nothing to be said in the namespace", async || bed.try_out(&policy("p", BROKEN)).await.done).await;
     bed.api.kubectl(&["label", "namespace", "shop", "ambit.dev/validation-"]).await.unwrap();

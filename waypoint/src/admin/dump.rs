@@ -29,6 +29,7 @@ use regex::Regex;
 use super::{
     Pages, certs,
     envoy::{self, Envoy, any, timestamp},
+    mask::Mask,
     pattern,
 };
 use crate::xds::{Known, Received, Sent, named};
@@ -39,27 +40,35 @@ pub fn page(pages: &Pages, query: &Query) -> Reply {
         Ok(names) => names,
         Err(refused) => return refused,
     };
+    let mask = match Mask::of(query) {
+        Ok(mask) => mask,
+        Err(refused) => return refused,
+    };
     let envoy = match Envoy::new() {
         Ok(envoy) => envoy,
         Err(error) => return envoy::written(Err(error)),
     };
     let mut dump = Dump { pages, received: pages.store.received(), names, unsure: None };
-    let write = |dump: &Dump<'_>| {
-        let configs = dump.configs(query)?;
-        Some(envoy.json(&ConfigDump { configs }, false))
+    let configs = |dump: &Dump<'_>| -> Result<Vec<Any>, Reply> {
+        let resource = query.get("resource");
+        let not_found = || Reply::text(format!("{} not found in config dump\n", resource.unwrap_or_default()));
+        let configs = dump.configs(query).ok_or_else(|| not_found().status(StatusCode::NOT_FOUND))?;
+        match &mask {
+            None => Ok(configs),
+            Some(mask) if resource.is_some() => mask.of_each(&envoy, configs),
+            Some(mask) => mask.of_some(&envoy, configs),
+        }
     };
+    let write = |dump: &Dump<'_>| configs(dump).map(|configs| envoy.json(&ConfigDump { configs }, false));
     match write(&dump) {
-        Some(Ok(body)) => Reply::json_text(body),
+        Ok(Ok(body)) => Reply::json_text(body),
         // A resource that was refused may have anything in it.
-        Some(Err(why)) => {
+        Ok(Err(why)) => {
             tracing::debug!(why, "not all of the configuration can be shown");
             dump.unsure = Some(&envoy);
-            envoy::written(write(&dump).unwrap_or(Err(why)))
+            write(&dump).map_or_else(|refused| refused, envoy::written)
         }
-        None => {
-            let resource = query.get("resource").unwrap_or_default();
-            Reply::text(format!("{resource} not found in config dump\n")).status(StatusCode::NOT_FOUND)
-        }
+        Err(refused) => refused,
     }
 }
 

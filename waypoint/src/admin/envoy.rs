@@ -22,7 +22,8 @@ static WRITING: Mutex<()> = Mutex::new(());
 /// How deep messages may be in one another. An envelope is read only when it is written, so that its depth is bounded by nothing else, and the
 /// stack is.
 const DEEPEST: usize = 200;
-const ENVELOPE: &str = "google.protobuf.Any";
+/// What has a message of any type in it.
+pub const ENVELOPE: &str = "google.protobuf.Any";
 
 /// What describes the messages. It takes some MB, and is made for each page and dropped with it; there is one at a time.
 pub struct Envoy {
@@ -54,6 +55,16 @@ impl Envoy {
         message.serialize_with_options(&mut serializer, &options).map_err(|error| format!("{name}: {error}"))?;
         body.push(b'\n');
         Ok(body)
+    }
+
+    /// The message in an envelope.
+    ///
+    /// # Errors
+    /// When it is of a type that is not described, or broken.
+    pub fn opened(&self, envelope: &Any) -> Result<DynamicMessage, String> {
+        let name = envelope.type_url.rsplit('/').next().unwrap_or_default();
+        let Some(description) = self.pool.get_message_by_name(name) else { return Err(format!("{name} is not described")) };
+        DynamicMessage::decode(description, envelope.value.as_slice()).map_err(|error| format!("{name}: {error}"))
     }
 
     /// That a message has no more than so many within one another, with those in envelopes.

@@ -32,6 +32,7 @@ admin commands are:
   /config_dump: the configuration as it was received
       resource: the resources of one kind, as dynamic_listeners
       name_regex: a regular expression of whole names of resources
+      mask: fields of each resource of that kind, or of the sections, as cluster.name,version_info
       include_eds: endpoints as well
   /config_dump/compiled: what is made of it, and what goes on in it
   /drain_listeners (POST): accept no connections any more
@@ -45,6 +46,7 @@ admin commands are:
       PART=LEVEL: the same for one part
       paths: PART:LEVEL,...
       reset: what was logged at the start
+  /reopen_logs (POST): open the files of access logs anew
   /ready: LIVE with status 200, or PRE_INITIALIZING with 503
   /server_info: the program, and who it is
   /stats: numbers under the names that Envoy has for them
@@ -92,6 +94,13 @@ pub fn drain(pages: &Pages, query: &Query) -> Reply {
     } else {
         pages.stop.begin();
     }
+    Reply::text("OK\n")
+}
+
+/// `/reopen_logs`: lines of access logs go into new files where theirs were renamed.
+pub fn reopen(pages: &Pages, _: &Query) -> Reply {
+    tracing::info!("the files of access logs are opened anew, as somebody has asked for by the admin page");
+    pages.proxy.telemetry.reopen();
     Reply::text("OK\n")
 }
 

@@ -6,6 +6,7 @@ mod clusters;
 mod dump;
 mod envoy;
 mod info;
+mod mask;
 mod stats;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
@@ -73,6 +74,7 @@ impl Pages {
             .get("/help", |_| Reply::text(info::HELP))
             .get_aside("/listeners", page(info::listeners))
             .get("/ready", page(info::ready))
+            .post("/reopen_logs", page(info::reopen))
             .get_aside("/server_info", page(info::server))
             .get_aside("/stats", page(stats::page))
     }

@@ -97,7 +97,7 @@ mod tests {
     fn chain(name: &str, names: &[&str]) -> SecureChain {
         let certificates = Arc::<Certificates>::default();
         let tls = Some(ambit_tls::edge_config(certificates.clone(), &[]).unwrap());
-        let proxy = Proxy::Tcp(TcpChain { clusters: Vec::new(), logs: None });
+        let proxy = Proxy::Tcp(TcpChain { clusters: Vec::new(), logs: None, idle: None });
         let chain = Arc::new(Chain { name: name.into(), rbac: Vec::new(), upstream_identity: None, proxy });
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         SecureChain { names, secrets: Vec::new(), chain, certificates, tls }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use ambit_identity::SpiffeId;
@@ -171,6 +172,8 @@ pub struct TcpChain {
     pub clusters: Vec<(Arc<str>, u32)>,
     /// What is logged in place of the waypoint's own lines.
     pub logs: Option<Arc<Logs>>,
+    /// A connection is ended that has carried nothing for so long; none is, where this is not set.
+    pub idle: Option<Duration>,
 }
 
 impl TcpChain {

@@ -5,7 +5,7 @@
 
 mod probe;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ambit_model::balance::Found;
 use tokio::{
@@ -81,13 +81,10 @@ pub async fn run(proxy: Arc<Proxy>, mut changes: watch::Receiver<()>) {
 async fn tend(proxy: Arc<Proxy>, places: Arc<Semaphore>, name: Arc<str>, host: Arc<Host>, check: Arc<HealthCheck>) {
     sleep(check.begins_after(fastrand::u64(..))).await;
     loop {
-        let Ok(place) = places.acquire().await else { return };
-        let asked = timeout(check.timeout, ask(&proxy, &host, &check)).await;
-        drop(place);
-        let (found, why) = match asked {
-            Ok(Ok(())) => (Found::Well, None),
-            Ok(Err((found, why))) => (found, Some(why)),
-            Err(_) => (Found::Silent, Some(format!("no answer within {:?}", check.timeout))),
+        let (found, why) = match in_place(&places, check.timeout, ask(&proxy, &host, &check)).await {
+            Some(Ok(())) => (Found::Well, None),
+            Some(Err((found, why))) => (found, Some(why)),
+            None => (Found::Silent, Some(format!("no answer within {:?}", check.timeout))),
         };
         // The one in force now, which may be another than that of the beginning.
         let Some(cluster) = cluster(&proxy, &name) else { return };
@@ -96,6 +93,13 @@ async fn tend(proxy: Arc<Proxy>, places: Arc<Semaphore>, name: Arc<str>, host: A
         drop(cluster);
         sleep(pause).await;
     }
+}
+
+/// Asks when there is a place, and for no longer than this from then on: that others are asked says nothing of an endpoint.
+async fn in_place<T>(places: &Semaphore, limit: Duration, asked: impl Future<Output = T>) -> Option<T> {
+    // They are never closed.
+    let _place = places.acquire().await.ok()?;
+    timeout(limit, asked).await.ok()
 }
 
 fn cluster(proxy: &Proxy, name: &str) -> Option<Arc<Cluster>> {
@@ -108,4 +112,34 @@ async fn ask(proxy: &Proxy, host: &Host, check: &HealthCheck) -> Result<(), (Fou
         return Err((Found::Silent, "it is no endpoint of its own".to_owned()));
     };
     probe::ask(proxy, &to, check).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_time_of_a_check_begins_when_it_has_a_place() {
+        let (places, limit) = (Semaphore::new(1), Duration::from_millis(200));
+        let others = async {
+            for _ in 0..2 {
+                assert_eq!(in_place(&places, limit, pending::<()>()).await, None, "nobody answers");
+            }
+        };
+        // The others have their turns first, which take longer than its own may.
+        let waits = async {
+            sleep(Duration::from_millis(50)).await;
+            in_place(&places, limit, ready("well")).await
+        };
+        let taken = places.acquire().await.unwrap();
+        let release = async {
+            sleep(limit * 2).await;
+            drop(taken);
+        };
+        let ((), well, ()) = tokio::join!(others, waits, release);
+        assert_eq!(well, Some("well"));
+        assert_eq!(places.available_permits(), 1);
+    }
 }

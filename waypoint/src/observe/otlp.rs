@@ -1,14 +1,13 @@
 //! Records for collectors of OpenTelemetry's (OTLP/gRPC, `opentelemetry.proto.collector.logs.v1.LogsService/Export`): gathered, and sent through the
-//! cluster of the collector by a task of their own, so that no request waits for one. What is too much, or does not arrive, is dropped and
-//! counted.
+//! cluster of the collector by a task of its own, so that no request waits for one, and no collector for another. What is too much, or does not
+//! arrive, is dropped and counted.
 
 pub(super) mod message;
 
 use std::{
-    collections::HashSet,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -23,13 +22,14 @@ use metrics::counter;
 use prost::Message as _;
 use tokio::{
     sync::mpsc,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
 use self::message::{ExportRequest, ExportResponse, LogRecord, Resource, ResourceLogs, ScopeLogs};
 use super::{
     Line,
-    room::{Room, Taken},
+    lanes::{IDLE, Lanes, Rooms},
 };
 use crate::{
     compiled::LogCollector,
@@ -38,7 +38,7 @@ use crate::{
 };
 
 const EXPORT: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
-/// Records that may wait to be sent.
+/// Records that may wait to be sent to a collector.
 const WAITING: usize = 8192;
 /// Records that are sent at once.
 const BATCH: usize = 512;
@@ -50,7 +50,7 @@ const GATHER: Duration = Duration::from_secs(1);
 struct Said {
     to: Arc<LogCollector>,
     record: LogRecord,
-    room: Taken,
+    room: Rooms,
 }
 
 /// Records that are sent in one call.
@@ -58,24 +58,20 @@ struct Said {
 struct Batch {
     to: Arc<LogCollector>,
     records: Vec<LogRecord>,
-    room: Vec<Taken>,
+    room: Vec<Rooms>,
 }
 
 /// Records that are to be sent.
 #[derive(Debug)]
 pub struct Queue {
-    sender: mpsc::Sender<Said>,
-    /// Until the task takes it.
-    receiver: Mutex<Option<mpsc::Receiver<Said>>>,
+    lanes: Lanes<Said>,
     /// Records that were neither sent nor dropped yet.
     left: AtomicUsize,
-    room: Room,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        Self { sender, receiver: Mutex::new(Some(receiver)), left: AtomicUsize::new(0), room: Room::default() }
+        Self { lanes: Lanes::new(WAITING), left: AtomicUsize::new(0) }
     }
 }
 
@@ -83,14 +79,14 @@ impl Queue {
     /// Takes the record of a line, if there is room for it.
     pub fn add(&self, to: &Arc<LogCollector>, line: &Line<'_>) {
         let dropped = || counter!(metric::ACCESS_LOG_DROPPED).increment(1);
-        let Ok(place) = self.sender.try_reserve() else { return dropped() };
+        let Some(place) = self.lanes.place(&to.cluster) else { return dropped() };
         let text = |text: &Text| string(text.text(line));
         let attributes = to.attributes.iter().map(|(key, value)| pair(key, text(value))).collect();
         let time_unix_nano = u64::try_from(line.began.as_nanos()).unwrap_or(u64::MAX);
         let record = LogRecord { time_unix_nano, body: to.body.as_ref().map(text), attributes };
-        let Some(room) = self.room.take(record.encoded_len()) else { return dropped() };
+        let Some(room) = place.room(record.encoded_len()) else { return dropped() };
         self.left.fetch_add(1, Ordering::Relaxed);
-        place.send(Said { to: to.clone(), record, room });
+        place.put(Said { to: to.clone(), record, room });
     }
 
     /// Waits until there are none, no longer than this.
@@ -105,37 +101,56 @@ impl Queue {
     }
 }
 
-/// Sends records for as long as the program runs.
+/// Sends records for as long as the program runs, to each collector at its own pace.
 pub async fn export(proxy: Arc<Proxy>) {
+    let Some(mut begun) = proxy.telemetry.outlets.queue.lanes.begun() else { return };
+    let mut tasks = JoinSet::new();
+    while let Some((cluster, waiting)) = begun.recv().await {
+        tasks.spawn(export_to(proxy.clone(), cluster, waiting));
+        // Those that have ended are not kept.
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+/// Sends records to one collector, until it is said nothing any more.
+async fn export_to(proxy: Arc<Proxy>, cluster: Arc<str>, mut waiting: mpsc::Receiver<Said>) {
     let queue = &proxy.telemetry.outlets.queue;
-    let Some(mut receiver) = queue.receiver.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
     let mut said = Vec::new();
-    // The clusters of those that took nothing last time, which was said.
-    let mut failing: HashSet<Arc<str>> = HashSet::new();
-    while receiver.recv_many(&mut said, BATCH).await > 0 {
+    // It took nothing last time, which was said.
+    let mut failing = false;
+    loop {
+        let come = match timeout(IDLE, waiting.recv_many(&mut said, BATCH)).await {
+            Ok(come) => come,
+            Err(_) => {
+                queue.lanes.give_up(&cluster);
+                waiting.recv_many(&mut said, BATCH).await
+            }
+        };
+        if come == 0 {
+            return;
+        }
         if said.len() < BATCH {
             sleep(GATHER).await;
             while said.len() < BATCH
-                && let Ok(more) = receiver.try_recv()
+                && let Ok(more) = waiting.try_recv()
             {
                 said.push(more);
             }
         }
         let mut sends = Vec::new();
-        for batch in by_collector(said.drain(..)) {
+        for batch in by_resource(said.drain(..)) {
             sends.push(deliver(&proxy, batch));
         }
-        for (to, count, outcome) in join_all(sends).await {
-            let cluster = &to.cluster;
+        for (count, outcome) in join_all(sends).await {
             let lost = match outcome {
                 Ok(rejected) => {
-                    if failing.remove(cluster) {
+                    if std::mem::take(&mut failing) {
                         tracing::info!(%cluster, "the collector takes records of the access log again");
                     }
                     rejected.min(count as u64)
                 }
                 Err(failure) => {
-                    if failing.insert(cluster.clone()) {
+                    if !std::mem::replace(&mut failing, true) {
                         let metric = metric::ACCESS_LOG_DROPPED;
                         tracing::warn!(
                             %cluster, failure,
@@ -151,7 +166,7 @@ pub async fn export(proxy: Arc<Proxy>) {
     }
 }
 
-fn by_collector(said: impl Iterator<Item = Said>) -> Vec<Batch> {
+fn by_resource(said: impl Iterator<Item = Said>) -> Vec<Batch> {
     let mut batches: Vec<Batch> = Vec::new();
     for Said { to, record, room } in said {
         match batches.iter_mut().find(|batch| batch.to.goes_with(&to)) {
@@ -165,14 +180,13 @@ fn by_collector(said: impl Iterator<Item = Said>) -> Vec<Batch> {
     batches
 }
 
-/// Sends records; says to whom, how many there were, and how many of them were not taken, or why none.
-async fn deliver(proxy: &Proxy, batch: Batch) -> (Arc<LogCollector>, usize, Result<u64, String>) {
+/// Sends records; says how many there were, and how many of them were not taken, or why none.
+async fn deliver(proxy: &Proxy, batch: Batch) -> (usize, Result<u64, String>) {
     let Batch { to, records, room } = batch;
     let count = records.len();
     let sent = timeout(to.timeout, send(proxy, &to, records)).await;
     drop(room);
-    let outcome = sent.unwrap_or_else(|_| Err(format!("no answer within {:?}", to.timeout)));
-    (to, count, outcome)
+    (count, sent.unwrap_or_else(|_| Err(format!("no answer within {:?}", to.timeout))))
 }
 
 /// Sends records; says how many of them the collector has not taken.

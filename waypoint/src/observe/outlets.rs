@@ -59,6 +59,13 @@ impl Outlets {
         files.entry(path.clone()).or_insert(opened).clone()
     }
 
+    /// Has all files opened anew, also those that could not be opened before: the next line tries it.
+    pub fn reopen(&self) {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|_, file| file.is_some());
+        files.values().flatten().for_each(AccessLog::reopen);
+    }
+
     /// Waits until all lines are with the operating system.
     pub fn flush(&self) {
         let files: Vec<AccessLog> =

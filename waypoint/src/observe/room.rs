@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes that may wait, or be on their way: of spans, and as much of records of access logs.
+/// Bytes that may wait for a collector, or be on their way to it: of spans, and as much of records of access logs.
 const BYTES: usize = 16 << 20;
 
 /// Room for so much. Clones share it.
@@ -16,11 +16,16 @@ pub type Taken = OwnedSemaphorePermit;
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BYTES)))
+        Self::of(BYTES)
     }
 }
 
 impl Room {
+    /// Room for so many bytes.
+    pub fn of(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes)))
+    }
+
     /// Takes room, if there is so much left.
     pub fn take(&self, bytes: usize) -> Option<Taken> {
         self.0.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()

@@ -91,6 +91,12 @@ impl Telemetry {
         self.outlets.flush();
     }
 
+    /// Has all files of logs opened anew, as whoever has renamed them asks for.
+    pub fn reopen(&self) {
+        self.log.reopen();
+        self.outlets.reopen();
+    }
+
     /// Waits until collectors have all records, no longer than this.
     pub async fn sent(&self, most: Duration) {
         self.outlets.queue.emptied(most).await;

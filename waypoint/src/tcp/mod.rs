@@ -1,12 +1,17 @@
 //! Connections that are not read: bytes both ways.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use ambit_hbone::{
     Incoming,
     copy::{Counters, EndedBy, Side, TcpSide, join},
 };
 use ambit_model::{Reason, Refusal, balance::Outcome};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     authz,
@@ -17,6 +22,9 @@ use crate::{
     terminate::{Tunnel, refuse},
     upstream::{Connected, Stream, candidates, open},
 };
+
+/// How often a connection is looked at in the time that it may be idle, so that it ends late by no more than about this share of it.
+const LOOKS: u32 = 16;
 
 /// Connects to an endpoint and only then opens the tunnel, so that a client learns at once when there is no endpoint
 /// (wire contract, section 4: 200 only after the upstream connection stands).
@@ -37,7 +45,7 @@ pub async fn connect_then_accept(
     match connected {
         Err(refusal) => refuse(record, incoming, &refusal),
         Ok(upstream) => match incoming.accept(http::HeaderMap::new()) {
-            Ok(stream) => pump(Detected::later(stream).into_stream(), upstream, record).await,
+            Ok(stream) => pump(Detected::later(stream).into_stream(), upstream, tcp.idle, record).await,
             Err(error) => record.error = Some(error.to_string()),
         },
     }
@@ -55,7 +63,7 @@ pub async fn carry<S: Side>(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, chain: Arc<C
         }
         Ok(()) => match connect(&proxy, &tunnel, &chain, tcp, &mut record).await {
             Err(refusal) => record.refused(&refusal),
-            Ok(upstream) => pump(stream, upstream, record).await,
+            Ok(upstream) => pump(stream, upstream, tcp.idle, record).await,
         },
     }
 }
@@ -97,11 +105,18 @@ async fn connect(
     Err(last)
 }
 
-async fn pump<S: Side>(client: S, (upstream, place): Upstream, mut record: Record) {
+async fn pump<S: Side>(client: S, (upstream, place): Upstream, idle: Option<Duration>, mut record: Record) {
     let counters = Counters::default();
-    let outcome = match upstream {
-        Stream::Tunnel(upstream) => join(client, upstream, &counters).await,
-        Stream::Clear(upstream) => join(client, TcpSide::from(upstream), &counters).await,
+    let carried = async {
+        match upstream {
+            Stream::Tunnel(upstream) => join(client, upstream, &counters).await,
+            Stream::Clear(upstream) => join(client, TcpSide::from(upstream), &counters).await,
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = carried => outcome,
+        never = cut_idle(&counters, idle) => never,
     };
     drop(place);
     record.sent.store(outcome.received, Ordering::Relaxed);
@@ -110,8 +125,51 @@ async fn pump<S: Side>(client: S, (upstream, place): Upstream, mut record: Recor
         EndedBy::Finished => Reason::Ok,
         EndedBy::First(_) => Reason::ClientReset,
         EndedBy::Second(_) => Reason::UpstreamReset,
-        // Nobody does that here.
         EndedBy::Cut => Reason::IdleTimeout,
     };
     record.error = outcome.ended_by.error().map(ToString::to_string);
+}
+
+/// Has what is carried end when nothing was for so long, or a little longer. Never completes itself.
+async fn cut_idle<T>(counters: &Counters, limit: Option<Duration>) -> T {
+    let Some(limit) = limit else { return pending().await };
+    let carried = || counters.sent().wrapping_add(counters.received());
+    let (mut before, mut since) = (carried(), Instant::now());
+    loop {
+        // Each connection looks now and then, instead of setting a clock anew with each byte.
+        sleep(limit / LOOKS).await;
+        let now = carried();
+        if now != before {
+            (before, since) = (now, Instant::now());
+        } else if since.elapsed() >= limit {
+            counters.cut();
+            return pending().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_carries_nothing_is_cut_and_what_carries_a_byte_now_and_then_is_not() {
+        let limit = Duration::from_millis(400);
+        let (busy, idle, endless) = (Counters::default(), Counters::default(), Counters::default());
+        let began = Instant::now();
+        let work = async {
+            while !idle.is_cut() {
+                busy.add(0, 1);
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = cut_idle(&busy, Some(limit)) => {}
+            () = cut_idle(&idle, Some(limit)) => {}
+            () = cut_idle(&endless, None) => {}
+        }
+        assert!(began.elapsed() >= limit && !busy.is_cut() && !endless.is_cut());
+    }
 }

@@ -1,6 +1,6 @@
 //! Filter chains of the inner listener and their filters.
 
-use std::{mem::take, sync::Arc};
+use std::{mem::take, sync::Arc, time::Duration};
 
 use ambit_api::envoy::pb::{
     envoy::{
@@ -19,7 +19,7 @@ use ambit_api::envoy::pb::{
 
 use super::{
     access_log, hcm, metadata, rbac,
-    read::{Compiled, Problem, Under, finish, required, type_of, unpack},
+    read::{Compiled, Problem, Under, duration, finish, required, type_of, unpack},
     state,
 };
 use crate::compiled::{Chain, Proxy, RbacFilter, TcpChain};
@@ -28,6 +28,9 @@ const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.H
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const NETWORK_RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
 const SET_FILTER_STATE: &str = "envoy.extensions.filters.network.set_filter_state.v3.Config";
+
+/// How long a connection may carry nothing where nothing is said of it, as in Envoy.
+const IDLE: Duration = Duration::from_hours(1);
 
 /// A filter chain.
 pub fn chain(mut chain: FilterChain) -> Compiled<Chain> {
@@ -106,9 +109,9 @@ fn tcp(mut config: TcpProxy) -> Compiled<TcpChain> {
     config.stat_prefix.clear();
     let logs = access_log::logs(take(&mut config.access_log))?;
     config.access_log_options = None;
-    if config.idle_timeout.take().is_some_and(|t| t.seconds != 0 || t.nanos != 0) {
-        return Err(Problem::new("idle_timeout is not implemented"));
-    }
+    // 0 is no limit.
+    let idle = config.idle_timeout.take().map(duration).transpose().under("idle_timeout")?.unwrap_or(IDLE);
+    let idle = Some(idle).filter(|idle| !idle.is_zero());
     let clusters = match required(config.cluster_specifier.take(), "a cluster")? {
         tcp_proxy::ClusterSpecifier::Cluster(name) => vec![(name.into(), 1)],
         tcp_proxy::ClusterSpecifier::WeightedClusters(weighted) => {
@@ -121,5 +124,5 @@ fn tcp(mut config: TcpProxy) -> Compiled<TcpChain> {
         }
     };
     finish(&config)?;
-    Ok(TcpChain { clusters, logs })
+    Ok(TcpChain { clusters, logs, idle })
 }

@@ -1,15 +1,25 @@
 //! Clients outside of the mesh whose connections are carried: in TLS that is passed on, in TLS that ends here, and in clear.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ambit_api::{
-    envoy::pb::envoy::config::{
-        listener::v3::{FilterChain, FilterChainMatch},
-        rbac::v3 as rbac,
+    envoy::pb::{
+        envoy::{
+            config::{
+                listener::v3::{FilterChain, FilterChainMatch, filter::ConfigType},
+                rbac::v3 as rbac,
+            },
+            extensions::filters::network::tcp_proxy::v3::TcpProxy,
+        },
+        google::protobuf::Duration as ProtoDuration,
     },
     type_url,
 };
 use ambit_runtime::drain;
+use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -84,7 +94,7 @@ async fn tls_is_passed_on_by_server_name_to_the_byte_and_ends_beside_it_for_othe
         let (first, rest) = hello.split_at(20);
         stream.write_all(first).await.unwrap();
         stream.flush().await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         stream.write_all(rest).await.unwrap();
         stream.write_all(b"and what follows").await.unwrap();
         let mut back = vec![0; hello.len() + 16];
@@ -149,4 +159,36 @@ async fn bytes_from_outside_of_the_mesh_are_carried_where_the_server_speaks_firs
     deliver(&banner);
     is_ended(connected(port).await).await;
     mesh.logged(&["reason=policy_denied_no_allow_match", "policy=shop/only-web"]).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_has_carried_nothing_for_its_time_is_ended_and_no_other() {
+    const IDLE: Duration = Duration::from_millis(1500);
+    let (mesh, service) = echo(237).await;
+    let port = free_port();
+    let mut chain = resources::tcp_chain(&service);
+    for filter in &mut chain.filters {
+        let Some(ConfigType::TypedConfig(any)) = &mut filter.config_type else { continue };
+        let mut proxy = TcpProxy::decode(any.value.as_slice()).unwrap();
+        proxy.idle_timeout = Some(ProtoDuration { seconds: 1, nanos: 500_000_000 });
+        any.value = proxy.encode_to_vec();
+    }
+    let mut listener = resources::edge(port, "ingress|9001");
+    listener.filter_chains = vec![chain];
+    mesh.deliver(type_url::LISTENER, vec![("ingress|9001".into(), listener)]);
+    let (_trigger, watch) = drain::channel();
+    let _running = tokio::spawn(edge::run(mesh.proxy.clone(), mesh.store.ports(), watch));
+
+    let mut stream = connected(port).await;
+    let began = Instant::now();
+    while began.elapsed() < IDLE + IDLE / 2 {
+        stream.write_all(b"a").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'a');
+        tokio::time::sleep(IDLE / 10).await;
+    }
+    let began = Instant::now();
+    is_ended(stream).await;
+    // The last byte was a pause before.
+    assert!(began.elapsed() >= IDLE / 2, "{:?}", began.elapsed());
+    mesh.logged(&["dst.service=echo.shop", "reason=idle_timeout"]).await;
 }

@@ -26,7 +26,7 @@ use ambit_api::{
                 filters::network::http_connection_manager::v3::HttpConnectionManager,
             },
         },
-        google::protobuf::{Any, Struct, Value, value::Kind},
+        google::protobuf::{Any, Duration as ProtoDuration, Struct, Value, value::Kind},
         opentelemetry::proto::common::v1::{AnyValue, KeyValue, KeyValueList, any_value},
     },
     type_url,
@@ -143,6 +143,29 @@ async fn requests_are_logged_to_a_file_in_the_format_asked_for() {
     );
 }
 
+#[tokio::test]
+async fn files_that_were_renamed_are_opened_anew_and_no_line_is_lost() {
+    let (mesh, service, _) = billing(236).await;
+    let (path, old, nowhere) = (mesh.beside("lines"), mesh.beside("lines.1"), mesh.beside("later/lines"));
+    let text = |text: &str| {
+        let source = DataSource { specifier: Some(Specifier::InlineString(text.into())), ..Default::default() };
+        Format::TextFormatSource(source)
+    };
+    let logs = [&nowhere, &path].map(|path| to_file(path, text("%REQ(:PATH)%\n")));
+    mesh.deliver(type_url::LISTENER, listeners(std::slice::from_ref(&service), &logs));
+    assert_eq!(ask(&mesh, &service, "/1").await.0, 200);
+    lines(&path, 1).await;
+    std::fs::rename(&path, &old).unwrap();
+    std::fs::create_dir(mesh.beside("later")).unwrap();
+    assert_eq!(ask(&mesh, &service, "/2").await.0, 200);
+    lines(&old, 2).await;
+    mesh.proxy.telemetry.reopen();
+    assert_eq!(ask(&mesh, &service, "/3").await.0, 200);
+    assert_eq!(lines(&path, 1).await, ["/3"]);
+    assert_eq!(lines(&nowhere, 1).await, ["/3"], "a file that could not be opened is tried again");
+    assert_eq!(lines(&old, 2).await, ["/1", "/2"]);
+}
+
 /// As the collector reads them.
 #[derive(Clone, PartialEq, Message)]
 struct Export {
@@ -234,4 +257,41 @@ async fn records_are_sent_to_a_collector() {
         assert_eq!(record.attributes, [pair("from", "v1"), pair("user", "me")]);
         assert!(record.time > 1_700_000_000_000_000_000, "{}", record.time);
     }
+}
+
+#[tokio::test]
+async fn no_collector_waits_for_one_that_does_not_answer() {
+    let (mesh, service, _) = billing(234).await;
+    // Connections to it are made by the kernel, and nobody reads what comes.
+    let silent = tokio::net::TcpListener::bind(mesh.socket(10, 9100)).await.unwrap();
+    let heard = collector(mesh.socket(9, 9100)).await;
+    let mut logs = Vec::new();
+    for (name, host) in [("silent", 10), ("quick", 9)] {
+        let http2 = Service { protocol: "http2", ..Service::http(name, mesh.socket(102, 80)) };
+        mesh.deliver(type_url::CLUSTER, vec![(name.into(), resources::cluster(name, &http2))]);
+        mesh.endpoints(name, vec![Ep::Clear(mesh.socket(host, 9100))]);
+        let envoy = EnvoyGrpc { cluster_name: name.into(), authority: "collector.tools".into(), ..Default::default() };
+        let grpc_service = GrpcService {
+            target_specifier: Some(TargetSpecifier::EnvoyGrpc(envoy)),
+            timeout: Some(ProtoDuration { seconds: 600, nanos: 0 }),
+            ..Default::default()
+        };
+        logs.push(log(&OpenTelemetryAccessLogConfig {
+            grpc_service: Some(grpc_service),
+            log_name: "shop".into(),
+            disable_builtin_labels: true,
+            body: Some(AnyValue { value: Some(any_value::Value::StringValue("%REQ(:PATH)%".into())) }),
+            ..Default::default()
+        }));
+    }
+    mesh.deliver(type_url::LISTENER, listeners(std::slice::from_ref(&service), &logs));
+    for count in 1..=2 {
+        assert_eq!(ask(&mesh, &service, "/a").await.0, 200);
+        let start = Instant::now();
+        while heard.lock().unwrap().len() < count {
+            assert!(start.elapsed() < Duration::from_secs(30), "batch {count} waits for the other collector");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    drop(silent);
 }

@@ -215,6 +215,33 @@ async fn parts_of_the_configuration_can_be_asked_for() {
     assert_eq!(names(&only), ["main_internal"]);
     let parts = admin.json("/config_dump?resource=dynamic_listeners&name_regex=main|internal").await;
     assert_eq!(parts.get("configs"), None, "of a name that is no match as a whole: {parts:#}");
+    let dump = admin.json("/config_dump?resource=dynamic_active_clusters&mask=cluster.name%2Cversion_info").await;
+    let cluster = dump["configs"].as_array().unwrap().iter().find(|one| one["cluster"]["name"] == service.cluster()).unwrap();
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(keys(cluster), ["@type", "cluster", "version_info"].map(str::to_owned).into(), "{cluster:#}");
+    assert_eq!(keys(&cluster["cluster"]), ["@type", "name"].map(str::to_owned).into(), "{cluster:#}");
+    let dump =
+        admin.json("/config_dump?resource=dynamic_listeners&name_regex=main_internal&mask=active_state.listener.name").await;
+    assert_eq!(dump["configs"][0]["active_state"]["listener"]["name"], "main_internal", "{dump:#}");
+    assert_eq!(keys(&dump["configs"][0]["active_state"]["listener"]).len(), 2, "{dump:#}");
+    // Of the sections those that have it.
+    let dump = admin.json("/config_dump?mask=bootstrap.node.id").await;
+    assert_eq!(dump["configs"].as_array().unwrap().len(), 1, "{dump:#}");
+    assert_eq!(keys(&dump["configs"][0]["bootstrap"]["node"]), ["id".to_owned()].into(), "{dump:#}");
+    assert_eq!(admin.json("/config_dump?mask=").await, admin.json("/config_dump").await);
+    for (page, why) in [
+        ("?mask=no_such", "it fits no section: envoy.admin.v3.BootstrapConfigDump has no field \"no_such\""),
+        ("?mask=dynamic_listeners.name", "dynamic_listeners of envoy.admin.v3.ListenersConfigDump is repeated"),
+        (
+            "?resource=dynamic_listeners&mask=name.first",
+            "name of envoy.admin.v3.ListenersConfigDump.DynamicListener has no fields",
+        ),
+        ("?resource=dynamic_active_clusters&mask=cluster.colour", "envoy.config.cluster.v3.Cluster has no field \"colour\""),
+        ("?mask=%zz", "it is not percent-encoded text"),
+    ] {
+        let (status, body) = admin.ask(&format!("GET /config_dump{page}")).await;
+        assert!(status == 400 && body.starts_with("mask: ") && body.contains(why), "{page}: {status} {body}");
+    }
     let compiled = admin.text("/config_dump/compiled").await;
     assert!(compiled.contains(&service.chain()) && compiled.contains(BILLING), "{compiled}");
     for (page, status) in [
@@ -222,6 +249,7 @@ async fn parts_of_the_configuration_can_be_asked_for() {
         ("/config_dump?name_regex=(", 400),
         ("/config_dump?name_regex=%zz", 400),
         ("/drain_listeners", 405),
+        ("/reopen_logs", 405),
         ("/none", 404),
     ] {
         assert_eq!(admin.ask(&format!("GET {page}")).await.0, status, "{page}");
@@ -333,6 +361,29 @@ async fn endpoints_are_shown_with_what_goes_on_at_them() {
     let Clusters { cluster_statuses } = admin.message("/clusters?format=json").await;
     let status = cluster_statuses.iter().find(|status| status.name == service.cluster()).unwrap();
     assert!(metric(status, "rq_error") >= 1, "{status:?}");
+}
+
+#[tokio::test]
+async fn logs_that_were_renamed_are_opened_anew() {
+    let (mesh, service, _) = billing(235).await;
+    let admin = Admin::of(&mesh).await;
+    let mut sender = http1(&mesh, WEB, service.vip).await;
+    let mut ask = async |path: &str| {
+        sender.ready().await.unwrap();
+        assert_eq!(read(sender.send_request(get(path)).await.unwrap()).await.0, 200);
+    };
+    ask("/before").await;
+    mesh.logged(&["/before"]).await;
+    let (log, old) = (mesh.beside("access.log"), mesh.beside("access.log.1"));
+    std::fs::rename(&log, &old).unwrap();
+    ask("/between").await;
+    assert_eq!(admin.ask("POST /reopen_logs").await, (200, "OK\n".to_owned()));
+    ask("/after").await;
+    mesh.logged(&["/after"]).await;
+    let (log, old) = (std::fs::read_to_string(&log).unwrap(), std::fs::read_to_string(&old).unwrap());
+    assert!(log.contains("/after") && !log.contains("/before"), "{log}");
+    assert!(old.contains("/before") && !old.contains("/after"), "{old}");
+    assert!((log + &old).contains("/between"), "a line is lost");
 }
 
 #[tokio::test]

@@ -24,13 +24,9 @@ pub async fn run(path: PathBuf, pods: Arc<Pods>, ready: readiness::Task, drain: 
     let mut ready = Some(ready);
     let mut pause = RETRY.0;
     loop {
-        // First the drain: a proxy that ends while it stands by must not register.
-        let ended = tokio::select! {
-            biased;
-            () = drain.draining() => return,
-            ended = session(&path, &pods, &mut ready) => ended,
-        };
+        let ended = session(&path, &pods, &mut ready, &drain).await;
         match ended {
+            _ if drain.is_draining() => return,
             Ok(()) => {
                 tracing::info!("the node agent closed the connection; its pods stay as they are");
                 pause = RETRY.0;
@@ -46,14 +42,28 @@ pub async fn run(path: PathBuf, pods: Arc<Pods>, ready: readiness::Task, drain: 
 }
 
 /// One connection to the agent.
-async fn session(path: &Path, pods: &Pods, ready: &mut Option<readiness::Task>) -> Result<(), Error> {
+async fn session(path: &Path, pods: &Pods, ready: &mut Option<readiness::Task>, drain: &Watch) -> Result<(), Error> {
+    // A proxy that ends while it stands by must not register.
+    if drain.is_draining() {
+        return Ok(());
+    }
     let failed = |what| move |source| ambit_zds::Error::Socket { what, path: path.to_owned(), source };
     let connection = Connection::connect(path).map_err(failed("connect to"))?;
     connection.send(&protocol::hello(), None).await.map_err(failed("send to"))?;
     let mut told = Some(HashSet::new());
-    while let Some(packet) = connection.receive().await.map_err(failed("receive from"))? {
+    loop {
+        let packet = tokio::select! {
+            biased;
+            () = drain.draining() => break,
+            packet = connection.receive() => packet.map_err(failed("receive from"))?,
+        };
+        let Some(packet) = packet else { return Ok(()) };
         let result = match protocol::read_request(packet) {
-            Ok(request) => apply(request, pods, &mut told, ready).await,
+            Ok(request) => tokio::select! {
+                biased;
+                () = drain.draining() => break,
+                result = apply(request, pods, &mut told, ready) => result,
+            },
             Err(error) => Err(error.into()),
         };
         if let Err(error) = &result {
@@ -62,7 +72,28 @@ async fn session(path: &Path, pods: &Pods, ready: &mut Option<readiness::Task>) 
         let answer = protocol::ack(result.map_err(|error| error.to_string()));
         connection.send(&answer, None).await.map_err(failed("send to"))?;
     }
+    leave(&connection, pods).await;
     Ok(())
+}
+
+/// For the agent the proxy is gone. As long as connections of pods go on here, it says of which pods the namespaces are others' by now: whoever
+/// serves those knows nothing of these connections.
+async fn leave(connection: &Connection, pods: &Pods) {
+    if connection.finish().is_err() {
+        return;
+    }
+    loop {
+        let packet = tokio::select! {
+            () = pods.ended() => return,
+            packet = connection.receive() => packet,
+        };
+        // An agent that does not know of this closes the connection.
+        let Ok(Some(packet)) = packet else { return };
+        // What it has asked before the end is nothing for who leaves.
+        if let Ok(Request::Delete(uid)) = protocol::read_request(packet) {
+            pods.replaced(&uid);
+        }
+    }
 }
 
 /// Does what the agent asks. `told` are the pods named before the snapshot is complete, nothing afterwards.

@@ -229,6 +229,21 @@ impl Pods {
         self.leaving().iter().filter(is_other).for_each(|pod| pod.cut.cancel());
     }
 
+    /// The namespace of a pod that has left is another's, which another proxy serves.
+    pub fn replaced(&self, uid: &str) {
+        let leaving = self.leaving();
+        let its = leaving.iter().filter(|pod| pod.uid == uid && !pod.cut.is_cancelled());
+        its.for_each(|pod| {
+            tracing::info!(uid, "the connections of pod {} are ended, as its namespace is another pod's by now", pod.name);
+            pod.cut.cancel();
+        });
+    }
+
+    /// Completes when no pod is served any more, and all their connections have ended.
+    pub async fn ended(&self) {
+        self.ending.wait().await;
+    }
+
     /// Ends it, and gives what ends when nothing more is accepted.
     fn end(&self, running: Running, deadline: Duration) -> TaskTracker {
         self.proxy.near.remove(&running.pod);

@@ -8,7 +8,7 @@ use std::{
 use ambit_api::workload::{GatewayAddress, gateway_address::Destination};
 use ambit_node_agent::PodInfo;
 use ambit_testbed::{Families, Pod};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,6 +36,11 @@ pub fn tests(families: Families) -> Vec<Trial> {
         over(families, "a_pod_that_is_released_is_no_longer_captured", released),
         over(families, "a_pod_that_goes_lets_open_connections_finish_and_takes_no_more", pod_goes),
         over(families, "a_pod_in_the_namespace_of_one_that_has_gone_gets_none_of_its_connections", replaced),
+        over(
+            families,
+            "a_pod_in_the_namespace_of_one_that_has_gone_gets_none_that_a_proxy_which_leaves_has_still",
+            replaced_meanwhile,
+        ),
         over(families, "a_refused_port_is_a_reset_with_its_reason", refused_port),
     ]
 }
@@ -263,6 +268,34 @@ async fn replaced(families: Families) -> anyhow::Result<()> {
     }
     // Left to themselves they would go on for 5 s.
     ensure!(gone.elapsed() < Duration::from_secs(5), "they were cut after {:?} only", gone.elapsed());
+    mesh.bed.shutdown().await;
+    Ok(())
+}
+
+/// The proxy that serves the newcomer is not the one that has the connection.
+async fn replaced_meanwhile(families: Families) -> anyhow::Result<()> {
+    let mut mesh = Mesh::start_as(families, "relay", |_, _| vec!["--drain-seconds".into(), "60".into()]).await?;
+    let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
+    let _echo = echo(&server, 8080)?;
+    let to = SocketAddr::new(server.ip(), 8080);
+    call_until_it_works(&client, to, PATIENCE).await?;
+    let mut open = client.connect(to).await?;
+    open.read_exact(&mut [0; 1]).await?;
+
+    let old = mesh.nodes[1].proxy.take().context("no proxy")?;
+    mesh.start_proxy(1).await?;
+    let mut proxies = mesh.nodes[1].agent.proxies();
+    timeout(PATIENCE, proxies.wait_for(|count| *count > 1)).await??;
+    let stopping = tokio::spawn(async move { old.stop(6 * PATIENCE).await });
+    timeout(PATIENCE, proxies.wait_for(|count| *count == 1)).await??;
+    mesh.nodes[1].agent.gone("uid-api").await;
+    ensure!(timeout(Duration::from_millis(300), open.read(&mut [0; 1])).await.is_err(), "it may go on until then");
+    let newcomer = PodInfo { uid: "uid-newcomer".to_owned(), name: "newcomer".to_owned(), ..info_of(&server) };
+    mesh.nodes[1].agent.add(newcomer, server.netns().clone()).await?;
+    let ended = timeout(PATIENCE, open.read(&mut [0; 1])).await;
+    ensure!(!matches!(ended, Ok(Ok(1)) | Err(_)), "{ended:?}");
+    // With its last connection it has ended itself.
+    ensure!(timeout(PATIENCE, stopping).await??.success(), "the old proxy did not end well");
     mesh.bed.shutdown().await;
     Ok(())
 }

@@ -6,6 +6,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
+    net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -61,6 +62,23 @@ impl Connection {
     pub async fn send(&self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let sent = self.0.async_io(Interest::WRITABLE, || send_now(self.0.as_fd(), bytes, descriptor)).await?;
         if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("a packet was sent in part")) }
+    }
+
+    /// Sends one packet without a descriptor, if there is room for it at once.
+    ///
+    /// # Errors
+    /// When there is none, or the peer is gone.
+    pub fn send_at_once(&self, bytes: &[u8]) -> io::Result<()> {
+        let sent = send_now(self.0.as_fd(), bytes, None)?;
+        if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("a packet was sent in part")) }
+    }
+
+    /// Sends nothing any more, which the peer takes for the end; what it sends all the same is received.
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub fn finish(&self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
     }
 
     /// Receives the next packet; nothing when the peer has closed the connection.
@@ -157,6 +175,22 @@ mod tests {
         assert!(server.receive().await.unwrap().is_none());
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn who_has_ended_its_side_hears_still_until_it_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("zds.sock");
+        let listener = Listener::bind(&path).unwrap();
+        let client = Connection::connect(&path).unwrap();
+        let server = listener.accept().await.unwrap();
+        client.finish().unwrap();
+        assert!(server.receive().await.unwrap().is_none());
+        server.send_at_once(b"late").unwrap();
+        assert_eq!(client.receive().await.unwrap().unwrap().bytes, b"late");
+        assert!(client.send(b"more", None).await.is_err());
+        drop(client);
+        assert!(server.send_at_once(b"too late").is_err());
     }
 
     #[tokio::test]

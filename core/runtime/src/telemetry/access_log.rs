@@ -1,9 +1,9 @@
 //! Where access-log lines go: a thread of its own writes them, so that a slow disk or pipe never delays a connection.
 
 use std::fmt::Display;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,8 @@ struct Waiting {
     /// How often a flush was asked for, and how often one was done.
     flushes: (u64, u64),
     closed: bool,
+    /// Whether the file is to be opened anew.
+    reopen: bool,
 }
 
 impl Shared {
@@ -111,12 +113,12 @@ impl AccessLog {
     /// # Errors
     /// The file cannot be opened, or the thread cannot be started.
     pub fn open(destination: &Destination) -> Result<Self, Error> {
-        let target: Box<dyn Write + Send> = match destination {
+        let target = match destination {
             Destination::Off => return Ok(Self { writer: None, style: Style::default() }),
-            Destination::Stdout => Box::new(io::stdout()),
+            Destination::Stdout => Target { to: Box::new(io::stdout()), path: None },
             Destination::File(path) => {
-                let file = OpenOptions::new().create(true).append(true).open(path);
-                Box::new(file.map_err(Error::io(format!("open the access log {}", path.display())))?)
+                let file = opened(path).map_err(Error::io(format!("open the access log {}", path.display())))?;
+                Target { to: Box::new(file), path: Some(path.clone()) }
             }
         };
         let shared = Arc::new(Shared::default());
@@ -192,6 +194,17 @@ impl AccessLog {
         }
     }
 
+    /// Has the file opened anew by its path, as whoever has renamed it asks for: lines written from now on are in the new one, or in the old one if
+    /// none can be opened. It is not waited for. What is no file stays as it is.
+    pub fn reopen(&self) {
+        let Some(Writer(shared)) = self.writer.as_deref() else { return };
+        let mut waiting = shared.waiting();
+        waiting.reopen = true;
+        waiting.asleep = false;
+        drop(waiting);
+        shared.lines.notify_one();
+    }
+
     /// Waits (at most 2 s, blocking) until every line written so far is with the operating system. For the end of a program.
     pub fn flush(&self) {
         let Some(Writer(shared)) = self.writer.as_deref() else { return };
@@ -204,13 +217,44 @@ impl AccessLog {
     }
 }
 
+/// What is written to.
+struct Target {
+    to: Box<dyn Write + Send>,
+    /// Of a file.
+    path: Option<PathBuf>,
+}
+
+impl Target {
+    /// Opens the file anew; it stays the same where that cannot be. A pipe or a device is not renamed, and to open one could take for ever.
+    fn reopen(&mut self) {
+        let Some(path) = &self.path else { return };
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return;
+        }
+        match opened(path) {
+            Ok(file) => self.to = Box::new(file),
+            Err(error) => {
+                let path = path.display();
+                tracing::error!(%error, %path, "the access log cannot be opened anew; its lines go on into the file that was open");
+            }
+        }
+    }
+}
+
+fn opened(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
 /// Writes until the log is closed and empty.
-fn write_lines(shared: &Shared, mut target: Box<dyn Write + Send>) {
+fn write_lines(shared: &Shared, mut target: Target) {
     let mut batch = Vec::new();
     let mut written = Written::default();
     loop {
-        let (flush, closed) = next(shared, &mut batch);
-        if let Err(error) = written.write(&mut *target, &batch) {
+        let Next { flush, closed, reopen } = next(shared, &mut batch);
+        if reopen {
+            target.reopen();
+        }
+        if let Err(error) = written.write(&mut *target.to, &batch) {
             let lost = lines(batch.get(written.written..).unwrap_or_default());
             tracing::debug!(%error, lost, "the access log cannot be written");
             counter!(metric::ACCESS_LOG_DROPPED).increment(lost as u64);
@@ -275,11 +319,23 @@ fn patiently<T>(mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Waits for lines and takes them; also says up to which flush they are, and whether they are the last.
-fn next(shared: &Shared, batch: &mut Vec<u8>) -> (u64, bool) {
+/// What is said of lines.
+struct Next {
+    /// Up to which flush they are.
+    flush: u64,
+    /// They are the last.
+    closed: bool,
+    /// The file is to be opened anew before them.
+    reopen: bool,
+}
+
+/// Waits for lines and takes them.
+fn next(shared: &Shared, batch: &mut Vec<u8>) -> Next {
     let mut waiting = shared.waiting();
     waiting.asleep = true;
-    let idle = |waiting: &mut Waiting| waiting.lines.is_empty() && waiting.flushes.0 == waiting.flushes.1 && !waiting.closed;
+    let idle = |waiting: &mut Waiting| {
+        waiting.lines.is_empty() && waiting.flushes.0 == waiting.flushes.1 && !waiting.closed && !waiting.reopen
+    };
     waiting = shared.lines.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner);
     waiting.asleep = false;
     let until = Instant::now() + GATHER;
@@ -288,7 +344,7 @@ fn next(shared: &Shared, batch: &mut Vec<u8>) -> (u64, bool) {
         waiting = shared.lines.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
     }
     std::mem::swap(&mut waiting.lines, batch);
-    (waiting.flushes.0, waiting.closed)
+    Next { flush: waiting.flushes.0, closed: waiting.closed, reopen: std::mem::take(&mut waiting.reopen) }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::jwks::client::Client;
-use crate::jwks::{KeySource, Options};
+use crate::jwks::{KeySource, NoKeys, Options};
 
 const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","use":"sig"}]}"#;
 const SENT_ON: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
@@ -89,11 +89,11 @@ fn client(options: Options) -> Client {
 }
 
 async fn keys(client: &Client, address: String) -> Result<String, String> {
-    client.keys(&KeySource::Set(address), LONG).await.map(|keys| keys.to_string())
+    client.keys(&KeySource::Set(address), LONG).await.map(|keys| keys.to_string()).map_err(|none| none.why().to_owned())
 }
 
 async fn of_issuer(client: &Client, issuer: String) -> Result<String, String> {
-    client.keys(&KeySource::Issuer(issuer), LONG).await.map(|keys| keys.to_string())
+    client.keys(&KeySource::Issuer(issuer), LONG).await.map(|keys| keys.to_string()).map_err(|none| none.why().to_owned())
 }
 
 fn answers(path: &str) -> Option<String> {
@@ -146,7 +146,12 @@ async fn what_is_no_set_of_keys_is_not_taken_for_one_and_it_is_said_what_came() 
         assert!(error.contains(part), "{path}: {error}");
     }
     let silent = client.keys(&KeySource::Set(at("/silence")), Duration::from_millis(50)).await;
-    assert_eq!(silent.unwrap_err(), "no keys within 50ms");
+    assert_eq!(silent.unwrap_err(), NoKeys::Failed("no keys within 50ms".into()));
+    // A set without keys is an answer, and what cannot be read is none.
+    for (path, withdrawn) in [("/empty", true), ("/secret", true), ("/page", false), ("/gone", false), ("/long", false)] {
+        let none = client.keys(&KeySource::Set(at(path)), LONG).await.unwrap_err();
+        assert_eq!(matches!(none, NoKeys::Withdrawn(_)), withdrawn, "{path}: {none:?}");
+    }
     // The listener is gone again at the end of the statement.
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let error = keys(&client, format!("http://127.0.0.1:{closed}/keys")).await.unwrap_err();

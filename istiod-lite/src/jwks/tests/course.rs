@@ -1,12 +1,13 @@
 //! What is fetched when, by a clock that stands still.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::jwks::course::{AT_ONCE, Course, EACH, MOST, Outcome};
-use crate::jwks::{Fetched, KeySource, News, Wanted};
+use crate::jwks::{Fetched, KeySource, News, NoKeys, Wanted};
 
 const REFRESH: Duration = Duration::from_mins(20);
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,10 +48,14 @@ impl Clock {
 
     /// Lets time go on until something is due, begins it and ends it in this way.
     fn fetch(&mut self, result: Result<&str, &str>) -> (Option<Outcome>, Option<News>) {
+        self.end(result.map(Into::into).map_err(|why| NoKeys::Failed(why.into())))
+    }
+
+    fn end(&mut self, result: Result<Arc<str>, NoKeys>) -> (Option<Outcome>, Option<News>) {
         self.now = self.now.max(self.course.due().unwrap());
         let (source, patience) = self.course.next(self.now).unwrap();
         assert_eq!(patience, PATIENCE);
-        self.course.ended(self.now, &source, result.map(Into::into).map_err(Into::into), 0.0)
+        self.course.ended(self.now, &source, result, 0.0)
     }
 }
 
@@ -84,14 +89,16 @@ fn keys_outlast_their_issuer_which_is_asked_again_after_ever_longer_waits() {
     let mut due = Vec::new();
     for failures in 1..=9 {
         let outcome = if failures == 1 { Outcome::Failed } else { Outcome::FailedAgain };
-        assert_eq!(clock.fetch(Err("away")), (Some(outcome), None));
+        // Of one that does not last nobody hears.
+        let told = (failures == 3).then(|| (source("a"), Some(Fetched::Kept("1".into(), "away".into()))));
+        assert_eq!(clock.fetch(Err("away")), (Some(outcome), told));
         due.push(clock.due().unwrap() - 1200);
     }
     assert_eq!(due, [1, 3, 7, 15, 31, 63, 123, 183, 243]);
     let lines = serde_json::to_value(clock.course.lines(clock.now)).unwrap();
     assert_eq!((&lines[0]["keys"], &lines[0]["error"], &lines[0]["failures"]), (&true.into(), &"away".into(), &9.into()));
     assert_eq!((&lines[0]["ageSeconds"], &lines[0]["nextInSeconds"]), (&(1200 + 183).into(), &60.into()));
-    assert_eq!(clock.fetch(Ok("1")), (Some(Outcome::Unchanged), None));
+    assert_eq!(clock.fetch(Ok("1")), (Some(Outcome::Unchanged), keys("a", "1")), "they hold without a doubt again");
     assert_eq!(clock.fetch(Err("away")).0, Some(Outcome::Failed));
     assert_eq!(clock.fetch(Ok("2")), (Some(Outcome::Changed), keys("a", "2")));
 }
@@ -103,6 +110,25 @@ fn without_keys_it_is_told_why_once_for_each_cause() {
     assert_eq!(clock.fetch(Err("away")).1, None);
     assert_eq!(clock.fetch(Err("it answers 404")).1, failed("a", "it answers 404"));
     assert_eq!(clock.fetch(Ok("1")).1, keys("a", "1"));
+}
+
+#[test]
+fn keys_that_are_withdrawn_hold_no_longer_and_their_issuer_is_asked_again_soon() {
+    let mut clock = Clock::new(&["a"]);
+    let withdrawn = || Err(NoKeys::Withdrawn("it has no keys".into()));
+    assert_eq!(clock.end(withdrawn()), (Some(Outcome::Failed), failed("a", "it has no keys")), "it never had any");
+    clock.fetch(Ok("1"));
+    for _ in 0..4 {
+        clock.fetch(Err("away"));
+    }
+    assert_eq!(clock.end(withdrawn()), (Some(Outcome::Withdrawn), failed("a", "it has no keys")));
+    let lines = serde_json::to_value(clock.course.lines(clock.now)).unwrap();
+    assert_eq!((&lines[0]["keys"], &lines[0]["error"]), (&false.into(), &"it has no keys".into()));
+    assert!(lines[0]["nextInSeconds"].as_u64() < Some(60) && lines[0].get("ageSeconds").is_none(), "{lines}");
+    assert_eq!(clock.end(withdrawn()), (Some(Outcome::FailedAgain), None));
+    // An error does not bring them back.
+    assert_eq!(clock.fetch(Err("away")), (Some(Outcome::FailedAgain), failed("a", "away")));
+    assert_eq!(clock.fetch(Ok("1")), (Some(Outcome::Changed), keys("a", "1")));
 }
 
 #[test]
@@ -166,7 +192,7 @@ fn waits_are_spread_and_never_longer_than_between_two_fetches() {
     course.want(now, &wanted(&["a"]));
     for (failures, spread, milliseconds) in [(1, 0.0, 1000), (2, 1.0, 900), (3, 0.5, 950), (4, 7.0, 900)] {
         course.next(now + Duration::from_secs(failures)).unwrap();
-        course.ended(now, &source("a"), Err("away".into()), spread);
+        course.ended(now, &source("a"), Err(NoKeys::Failed("away".into())), spread);
         assert_eq!(course.due(), Some(now + Duration::from_millis(milliseconds)), "after {failures} failures");
     }
 }

@@ -141,7 +141,17 @@ async fn keys_that_change_go_to_the_waypoint_and_those_there_outlast_an_issuer_t
     until("a failure", || lines()[0]["failures"].as_u64() > Some(0)).await;
     assert!(lines()[0]["keys"] == true && lines()[0]["error"] == "it answers 503", "{}", lines());
     assert_eq!((bed.sent(), bed.version()), (vec![ONE], with_one.clone()));
-    assert!(bed.condition().starts_with("WaypointAccepted=True"), "{}", bed.condition());
+    until("a word on it", || {
+        let said = bed.condition();
+        said.starts_with("WaypointAccepted=True Accepted: Attached") && said.ends_with("503: the keys that came before hold")
+    })
+    .await;
+
+    // What is not listed any more is not believed, also where nothing is.
+    bed.answers(answer("200 OK", r#"{"keys":[]}"#));
+    until("no keys", || bed.sent().is_empty()).await;
+    let said = bed.condition();
+    assert!(said.starts_with("WaypointAccepted=False KeysNotFetched") && said.contains("it has no keys"), "{said}");
 
     bed.answers(keys(OTHER));
     until("other keys", || bed.sent() == [OTHER]).await;

@@ -8,7 +8,7 @@
 //! | `watch.rs` | one kind: asks what the reflector wants, notices a watch that says nothing any more, counts |
 //! | `read.rs`, `trim.rs`, `strict.rs` | from a tree of values to the object as it is kept, and what holds when it cannot be read |
 //! | `merge.rs` | all kinds: the first batch when each is listed, then changes; no I/O |
-//! | `named.rs` | which Secrets Gateways name; no other is asked for; no I/O |
+//! | `named.rs` | which Secrets Gateways name, and may name; no other is asked for; no I/O |
 //! | `secrets.rs` | a list and a watch for each of these |
 //!
 //! `kube::runtime::watcher` is not used: it hides bookmarks, so that nobody could tell a quiet watch from a dead one, and one object
@@ -144,7 +144,8 @@ impl Kubernetes {
         }
         // Which there are is known once all are that could name one.
         let unlisted = |kind| self.pending.contains_key(&kind);
-        if unlisted(Kind::TlsSecret) && !unlisted(Kind::Gateway) && !unlisted(Kind::GatewayClass) && self.secrets.are_listed() {
+        let naming = [Kind::Gateway, Kind::GatewayClass, Kind::ReferenceGrant];
+        if unlisted(Kind::TlsSecret) && !naming.into_iter().any(unlisted) && self.secrets.are_listed() {
             self.pending.remove(&Kind::TlsSecret);
             self.merge.listed(Kind::TlsSecret);
         }

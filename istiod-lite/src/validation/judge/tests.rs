@@ -365,19 +365,27 @@ fn entries_are_judged_as_the_control_plane_reads_them() {
 #[test]
 fn routes_and_gateways_of_other_controllers_are_their_business() {
     let route = |parent: &str| value(&format!("{{spec: {{parentRefs: [{{name: a, {parent}}}]}}}}"));
+    let concerns = |kind: Kind, namespace: &str, object: &Value| {
+        concerns(kind, namespace, object, &|gateway| *gateway == NamespacedName::new("edge", "a"))
+    };
     for (parent, ours) in [
         ("group: '', kind: Service", true),
         ("group: core, kind: Service", true),
         ("group: networking.istio.io, kind: ServiceEntry", true),
         ("kind: Gateway", false),
+        ("kind: Gateway, namespace: edge", true),
+        ("group: gateway.networking.k8s.io, namespace: edge", true),
+        ("group: example.com, kind: Gateway, namespace: edge", false),
         ("kind: Service", false),
         ("group: example.com, kind: Mesh", false),
     ] {
-        assert_eq!(concerns(Kind::HttpRoute, &route(parent)), ours, "{parent}");
+        assert_eq!(concerns(Kind::HttpRoute, "shop", &route(parent)), ours, "{parent}");
     }
-    assert!(!concerns(Kind::GrpcRoute, &value("{spec: {}}")));
+    assert!(concerns(Kind::TcpRoute, "edge", &route("kind: Gateway")), "a Gateway beside it");
+    assert!(!concerns(Kind::GrpcRoute, "shop", &value("{spec: {}}")));
     for (class, ours) in [("istio-waypoint", true), ("ambit", true), ("nginx", false)] {
-        assert_eq!(concerns(Kind::Gateway, &value(&format!("{{spec: {{gatewayClassName: {class}}}}}"))), ours, "{class}");
+        let gateway = value(&format!("{{spec: {{gatewayClassName: {class}}}}}"));
+        assert_eq!(concerns(Kind::Gateway, "shop", &gateway), ours, "{class}");
     }
-    assert!(concerns(Kind::AuthorizationPolicy, &value("{}")));
+    assert!(concerns(Kind::AuthorizationPolicy, "shop", &value("{}")));
 }

@@ -18,7 +18,7 @@ fn asked(operation: &str, object: &Value, old: &Value) -> Reviewed {
             "userInfo": {"username": "ada", "groups": ["g"]},
         },
     });
-    review(body.to_string().as_bytes(), "istio-system").unwrap()
+    review(body.to_string().as_bytes(), "istio-system", &|gateway| &*gateway.name == "edge").unwrap()
 }
 
 fn outcome(operation: &str, object: &Value, old: &Value) -> (bool, Vec<String>) {
@@ -96,7 +96,12 @@ fn kinds_that_nobody_reads_pass_and_what_is_no_review_is_said_to_be_none() {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}});
     assert_eq!(outcome("CREATE", &secret, &Value::Null), (true, vec![]));
     for body in ["", "{}", "[", r#"{"request": {"uid": 1}}"#] {
-        assert!(review(body.as_bytes(), "istio-system").unwrap_err().starts_with("it is no AdmissionReview"), "{body}");
+        assert!(
+            review(body.as_bytes(), "istio-system", &|gateway| &*gateway.name == "edge")
+                .unwrap_err()
+                .starts_with("it is no AdmissionReview"),
+            "{body}"
+        );
     }
 }
 
@@ -145,7 +150,7 @@ fn a_status_and_what_is_neither_made_nor_changed_pass() {
         let body = json!({"request": {
             "uid": "u-1", "operation": operation, "subResource": sub_resource, "object": policy(BROKEN), "dryRun": true,
         }});
-        review(body.to_string().as_bytes(), "istio-system").unwrap()
+        review(body.to_string().as_bytes(), "istio-system", &|gateway| &*gateway.name == "edge").unwrap()
     };
     assert!(asked("UPDATE", "").refusal.unwrap().dry_run);
     for (operation, sub_resource) in [("UPDATE", "status"), ("UPDATE", "scale"), ("DELETE", ""), ("CONNECT", "")] {
@@ -157,7 +162,8 @@ fn a_status_and_what_is_neither_made_nor_changed_pass() {
 #[test]
 fn what_is_too_much_to_be_looked_at_passes_with_a_warning() {
     let many = format!(r#"{{"request": {{"uid": "u", "operation": "CREATE", "object": [{}0]}}}}"#, "0,".repeat(VALUES));
-    let Reviewed { answer, outcome: noted, .. } = review(many.as_bytes(), "istio-system").unwrap();
+    let Reviewed { answer, outcome: noted, .. } =
+        review(many.as_bytes(), "istio-system", &|gateway| &*gateway.name == "edge").unwrap();
     assert_eq!((noted, &answer["response"]["allowed"], &answer["response"]["uid"]), ("warned", &json!(true), &json!("u")));
     assert!(answer["response"]["warnings"][0].as_str().unwrap().contains("more than 400000 values"), "{answer}");
 
@@ -223,4 +229,19 @@ fn answers_stay_short_whatever_is_wrong() {
     let Reviewed { refusal, .. } = asked("CREATE", &policy(&format!("[{}]", rules.join(", "))), &Value::Null);
     let why = refusal.unwrap().why;
     assert!(why.ends_with("  and 84 more") && why.chars().count() < (LONG + 10) * (MOST + 1), "{}", why.len());
+}
+
+#[test]
+fn a_route_of_a_gateway_at_the_edge_is_looked_at_and_one_of_anothers_is_not() {
+    let route = |gateway: &str| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r", "namespace": "shop"},
+            "spec": {"parentRefs": [{"name": gateway}], "rules": [{"matches": [{"path": {"type": "RegularExpression", "value": "("}}]}]},
+        })
+    };
+    assert!(outcome("CREATE", &route("other"), &Value::Null).0);
+    assert!(!outcome("CREATE", &route("edge"), &Value::Null).0);
+    // What was wrong before is so, whoever it was for.
+    assert!(!outcome("UPDATE", &route("edge"), &route("other")).0);
+    assert!(outcome("UPDATE", &route("edge"), &route("edge")).0);
 }

@@ -10,7 +10,7 @@ const BROKEN: &str = r#"{"request": {"uid": "u", "operation": "CREATE", "object"
     "kind": "AuthorizationPolicy", "metadata": {"name": "p", "namespace": "shop"}, "spec": {"action": "AUDIT"}}}}"#;
 
 fn shared() -> Shared {
-    Shared::new("istio-system".to_owned())
+    Shared::new("istio-system".to_owned(), |_| false)
 }
 
 fn request<B>(method: Method, path: &str, body: B) -> Request<B> {

@@ -1,9 +1,10 @@
-//! Sending spans to their collectors, by clusters of the configuration. Nobody waits for a collector: what it does not take is counted and lost.
+//! Sending spans to their collectors, by clusters of the configuration. Nobody waits for a collector, no other one either: what it does not take is
+//! counted and lost.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -16,6 +17,7 @@ use metrics::counter;
 use prost::Message as _;
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -23,11 +25,11 @@ use super::{Ended, otlp, zipkin};
 use crate::{
     compiled::{Collector, Speaks},
     http::call::{self, Question, grpc},
-    observe::room::Room,
+    observe::lanes::{Begun, IDLE, Lanes},
     proxy::Proxy,
 };
 
-/// Spans that may wait; more are lost.
+/// Spans that may wait for a collector; more are lost.
 const QUEUE: usize = 4096;
 /// Spans that go in one request.
 const BATCH: usize = 512;
@@ -36,11 +38,10 @@ const WAIT: Duration = Duration::from_secs(1);
 /// The pause before a batch that was in vain is sent once more.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Where spans of requests go. Clones share the queue.
+/// Where spans of requests go. Clones share the queues.
 #[derive(Debug, Clone)]
 pub struct Spans {
-    queue: mpsc::Sender<Message>,
-    room: Room,
+    lanes: Arc<Lanes<Message>>,
     start: Arc<Start>,
 }
 
@@ -48,7 +49,6 @@ pub struct Spans {
 #[derive(Debug)]
 struct Start {
     done: AtomicBool,
-    waiting: Mutex<Option<mpsc::Receiver<Message>>>,
     /// What the waypoint is called.
     node: OnceLock<String>,
 }
@@ -62,10 +62,8 @@ enum Message {
 
 impl Default for Spans {
     fn default() -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let waiting = Mutex::new(Some(waiting));
-        let start = Start { done: AtomicBool::new(false), waiting, node: OnceLock::new() };
-        Self { queue, room: Room::default(), start: Arc::new(start) }
+        let start = Start { done: AtomicBool::new(false), node: OnceLock::new() };
+        Self { lanes: Arc::new(Lanes::new(QUEUE)), start: Arc::new(start) }
     }
 }
 
@@ -85,18 +83,17 @@ impl Spans {
         if self.start.done.load(Ordering::Relaxed) {
             return;
         }
-        let waiting = self.start.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.start.done.store(true, Ordering::Relaxed);
-        if let Some(waiting) = waiting {
-            tokio::spawn(run(Arc::downgrade(proxy), waiting));
+        if let Some(begun) = self.lanes.begun() {
+            tokio::spawn(run(Arc::downgrade(proxy), begun));
         }
     }
 
     pub(super) fn send(&self, mut ended: Ended) {
-        let Ok(place) = self.queue.try_reserve() else { return lost(1) };
-        ended._room = self.room.take(ended.size());
+        let Some(place) = self.lanes.place(&ended.tracing.collector.cluster) else { return lost(1) };
+        ended._room = place.room(ended.size());
         match ended._room {
-            Some(_) => place.send(Message::Span(Box::new(ended))),
+            Some(_) => place.put(Message::Span(Box::new(ended))),
             None => lost(1),
         }
     }
@@ -106,15 +103,18 @@ impl Spans {
         if !self.start.done.load(Ordering::Relaxed) {
             return;
         }
-        let (tell, told) = oneshot::channel();
-        let flushed = async {
-            if self.queue.send(Message::Flush(tell)).await.is_ok() {
-                let _ended_either_way = told.await;
-            }
-        };
+        let flushed = join_all(self.lanes.queues().into_iter().map(flushed));
         if timeout(limit, flushed).await.is_err() {
-            tracing::warn!("the collector did not take the last spans in time");
+            tracing::warn!("a collector did not take the last spans in time");
         }
+    }
+}
+
+/// Completes when it was tried to send what is in a queue now.
+async fn flushed(queue: mpsc::Sender<Message>) {
+    let (tell, told) = oneshot::channel();
+    if queue.send(Message::Flush(tell)).await.is_ok() {
+        let _ended_either_way = told.await;
     }
 }
 
@@ -122,12 +122,32 @@ fn lost(spans: usize) {
     counter!(metric::SPANS_DROPPED).increment(spans as u64);
 }
 
-/// Sends what comes for as long as the proxy is there.
-async fn run(proxy: Weak<Proxy>, mut queue: mpsc::Receiver<Message>) {
+/// Sends what comes for as long as the proxy is there, to each collector at its own pace.
+async fn run(proxy: Weak<Proxy>, mut begun: mpsc::UnboundedReceiver<Begun<Message>>) {
+    let mut tasks = JoinSet::new();
+    while let Some((cluster, queue)) = begun.recv().await {
+        tasks.spawn(send_all(proxy.clone(), cluster, queue));
+        // Those that have ended are not kept.
+        while tasks.try_join_next().is_some() {}
+    }
+}
+
+/// Sends what comes for one collector, until nothing more does.
+async fn send_all(proxy: Weak<Proxy>, cluster: Arc<str>, mut queue: mpsc::Receiver<Message>) {
     // Those that took nothing last time, which was said.
     let mut failing: Vec<Arc<Collector>> = Vec::new();
     loop {
-        let (spans, waiting) = collect(&mut queue).await;
+        let first = match timeout(IDLE, queue.recv()).await {
+            Ok(first) => first,
+            Err(_) => {
+                let Some(proxy) = proxy.upgrade() else { return };
+                proxy.spans.lanes.give_up(&cluster);
+                drop(proxy);
+                queue.recv().await
+            }
+        };
+        let Some(first) = first else { return };
+        let (spans, waiting) = collect(first, &mut queue).await;
         let Some(proxy) = proxy.upgrade() else { return };
         let batches = by_collector(spans);
         let mut sends = Vec::with_capacity(batches.len());
@@ -138,7 +158,7 @@ async fn run(proxy: Weak<Proxy>, mut queue: mpsc::Receiver<Message>) {
         for ((collector, spans), outcome) in batches.iter().zip(sent) {
             said(&mut failing, collector, spans.len(), outcome);
         }
-        for waiting in waiting {
+        if let Some(waiting) = waiting {
             // Whoever waited may have gone.
             let _told = waiting.send(());
         }
@@ -146,29 +166,23 @@ async fn run(proxy: Weak<Proxy>, mut queue: mpsc::Receiver<Message>) {
 }
 
 /// The next spans: until there are enough of them, or the first has waited long enough, or somebody waits for them to be sent.
-async fn collect(queue: &mut mpsc::Receiver<Message>) -> (Vec<Ended>, Vec<oneshot::Sender<()>>) {
-    let (mut spans, mut until) = (Vec::new(), None);
-    while spans.len() < BATCH {
-        let message = match until {
-            None => queue.recv().await,
-            Some(until) => match timeout_at(until, queue.recv()).await {
-                Ok(message) => message,
-                Err(_) => break,
-            },
-        };
+async fn collect(first: Message, queue: &mut mpsc::Receiver<Message>) -> (Vec<Ended>, Option<oneshot::Sender<()>>) {
+    let until = Instant::now() + WAIT;
+    let (mut spans, mut message) = (Vec::new(), Some(first));
+    loop {
         match message {
-            Some(Message::Span(span)) => {
-                until.get_or_insert_with(|| Instant::now() + WAIT);
-                spans.push(*span);
-            }
-            Some(Message::Flush(waiting)) => return (spans, vec![waiting]),
-            None => break,
+            Some(Message::Span(span)) => spans.push(*span),
+            Some(Message::Flush(waiting)) => return (spans, Some(waiting)),
+            None => return (spans, None),
         }
+        if spans.len() >= BATCH {
+            return (spans, None);
+        }
+        message = timeout_at(until, queue.recv()).await.ok().flatten();
     }
-    (spans, Vec::new())
 }
 
-/// There are few collectors: mostly one, and another one while the configuration changes.
+/// Several collectors may be behind one cluster, by other paths, or while the configuration changes.
 fn by_collector(spans: Vec<Ended>) -> Vec<(Arc<Collector>, Vec<Ended>)> {
     let mut batches: Vec<(Arc<Collector>, Vec<Ended>)> = Vec::new();
     for span in spans {
@@ -337,13 +351,18 @@ mod tests {
     #[tokio::test]
     async fn no_more_spans_wait_than_there_is_room_for() {
         let spans = Spans::default();
+        let mut begun = spans.lanes.begun().unwrap();
         for _ in 0..QUEUE + 10 {
             spans.send(ended("one"));
         }
-        let mut queue = spans.start.waiting.lock().unwrap().take().unwrap();
+        spans.send(ended("two"));
+        let (_, mut queue) = begun.try_recv().unwrap();
         assert_eq!(queue.len(), QUEUE);
-        let (first, waiting) = collect(&mut queue).await;
-        assert_eq!((first.len(), waiting.len()), (BATCH, 0));
+        let first = queue.recv().await.unwrap();
+        let (first, waiting) = collect(first, &mut queue).await;
+        assert_eq!((first.len(), waiting.is_none()), (BATCH, true));
+        let (_, other) = begun.try_recv().unwrap();
+        assert_eq!(other.len(), 1, "what waits for one collector takes no place of another");
         // Until something has begun there is nothing to wait for.
         spans.flush(Duration::from_secs(60)).await;
     }
@@ -351,11 +370,12 @@ mod tests {
     #[test]
     fn spans_with_long_headers_wait_by_what_they_take() {
         let spans = Spans::default();
+        let mut begun = spans.lanes.begun().unwrap();
         for _ in 0..20 {
             let long = "a".repeat(1 << 20);
             spans.send(Ended { told: vec![("user_agent".into(), long)], ..ended("one") });
         }
-        let mut queue = spans.start.waiting.lock().unwrap().take().unwrap();
+        let (_, mut queue) = begun.try_recv().unwrap();
         assert_eq!(queue.len(), 15, "of 16 MiB");
         // What was sent makes room for others.
         assert!(matches!(queue.try_recv(), Ok(Message::Span(_))));

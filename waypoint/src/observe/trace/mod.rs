@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, Request, Version, header};
 
 use self::context::Place;
 pub use self::export::Spans;
-use super::{Record, room::Taken, telemetry::flags};
+use super::{Record, lanes::Rooms, telemetry::flags};
 use crate::{compiled::Tracing, http::Target, proxy::Proxy, terminate::Tunnel};
 
 /// Who has sent a request, as it says itself.
@@ -48,7 +48,7 @@ struct Ended {
     told: Told,
     failed: bool,
     /// What it takes until it is sent, or lost.
-    _room: Option<Taken>,
+    _room: Option<Rooms>,
 }
 
 impl Ended {

@@ -13,7 +13,10 @@ use std::{
 };
 
 use ambit_runtime::netns::NetNs;
-use ambit_zds::protocol::PodInfo;
+use ambit_zds::{
+    protocol::{self, PodInfo},
+    seqpacket::Connection,
+};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{Error, verdict::Offer};
@@ -24,6 +27,10 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long it is waited for all proxies to let a pod go. One that is still being told of the pods there are answers later, and one that
 /// hangs is given up.
 const LET_GO: Duration = Duration::from_secs(12);
+/// Pods that were taken away and are remembered, with the inodes of their namespaces.
+const REMEMBERED: usize = 256;
+/// Proxies that leave and are told of them. There is one while another takes its place.
+const LEAVING: usize = 4;
 /// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -57,6 +64,10 @@ struct State {
     /// The newest last.
     proxies: Vec<Proxy>,
     next: u64,
+    /// Pods that were taken away, by the inodes of their namespaces, which are not held for that; the last one last.
+    left: Vec<(u64, PodInfo)>,
+    /// Proxies that take no pods any more, and have connections of some still.
+    leaving: Vec<Connection>,
 }
 
 #[derive(Debug)]
@@ -103,7 +114,23 @@ impl Proxies {
 
     /// From now on whoever comes gets this pod.
     pub(crate) fn know(&self, pod: &Handed) {
-        self.state().pods.insert(pod.info.uid.clone(), pod.clone());
+        let mut state = self.state();
+        if state.pods.insert(pod.info.uid.clone(), pod.clone()).as_ref() != Some(pod) {
+            state.tell_leaving(pod);
+        }
+    }
+
+    /// A proxy has ended its side, and closes the other when its last connections have ended.
+    fn leaves(&self, connection: Connection) {
+        let mut state = self.state();
+        // What has happened while it was here it heard as that pods were taken away, and not who came in their place.
+        let packets: Vec<Vec<u8>> = state.pods.values().flat_map(|pod| state.replaced_by(pod)).collect();
+        if packets.iter().all(|packet| connection.send_at_once(packet).is_ok()) {
+            if state.leaving.len() >= LEAVING {
+                state.leaving.remove(0);
+            }
+            state.leaving.push(connection);
+        }
     }
 
     /// Gives a pod to the newest proxy; `false` when there is none. Whoever comes next gets it too.
@@ -131,6 +158,7 @@ impl Proxies {
         let uid = &pod.info.uid;
         let proxies = {
             let mut state = self.state();
+            state.remember(pod);
             if state.pods.get(uid).is_none_or(|now| now == pod) {
                 state.pods.remove(uid);
                 state.proxies.iter().map(Proxy::line).collect()
@@ -216,6 +244,34 @@ impl Proxies {
             // It is gone, and about to be taken off the list.
             Err(_) => {}
         }
+    }
+}
+
+/// Whether connections of one are not the other's.
+fn is_other(one: &PodInfo, other: &PodInfo) -> bool {
+    one.uid != other.uid || one.namespace != other.namespace || one.service_account != other.service_account
+}
+
+impl State {
+    fn remember(&mut self, pod: &Handed) {
+        if self.left.len() >= REMEMBERED {
+            self.left.remove(0);
+        }
+        self.left.push((pod.netns.inode(), pod.info.clone()));
+    }
+
+    /// What proxies that leave are told for each other pod that was in the namespace of this one. Should that be another namespace with the same
+    /// inode, the pod has left all the same.
+    fn replaced_by<'a>(&'a self, now: &'a Handed) -> impl Iterator<Item = Vec<u8>> + 'a {
+        let inode = now.netns.inode();
+        let before = self.left.iter().filter(move |(netns, before)| *netns == inode && is_other(before, &now.info));
+        before.map(|(_, before)| protocol::delete(&before.uid))
+    }
+
+    /// Those that cannot be told are gone.
+    fn tell_leaving(&mut self, now: &Handed) {
+        let packets: Vec<Vec<u8>> = self.replaced_by(now).collect();
+        self.leaving.retain(|proxy| packets.iter().all(|packet| proxy.send_at_once(packet).is_ok()));
     }
 }
 

@@ -28,8 +28,13 @@ pub(crate) async fn accept(listener: Listener, proxies: Arc<Proxies>) {
                 Ok(connection) => {
                     let proxies = Arc::clone(&proxies);
                     serving.spawn(async move {
-                        if let Err(error) = serve(&connection, &proxies).await {
-                            tracing::info!(%error, "a node proxy went away");
+                        match serve(&connection, &proxies).await {
+                            Ok(End::Leaves) => {
+                                tracing::info!("a node proxy leaves");
+                                proxies.leaves(connection);
+                            }
+                            Ok(End::GivenUp) => {}
+                            Err(error) => tracing::info!(%error, "a node proxy went away"),
                         }
                     });
                 }
@@ -41,6 +46,14 @@ pub(crate) async fn accept(listener: Listener, proxies: Arc<Proxies>) {
             Some(_) = serving.join_next() => {}
         }
     }
+}
+
+/// How the requests to a proxy end.
+enum End {
+    /// It has ended its side.
+    Leaves,
+    /// Nobody asks it any more.
+    GivenUp,
 }
 
 /// Takes the proxy off the list however its connection ends.
@@ -60,7 +73,7 @@ impl Drop for Registered<'_> {
     }
 }
 
-async fn serve(connection: &Connection, proxies: &Proxies) -> Result<(), Error> {
+async fn serve(connection: &Connection, proxies: &Proxies) -> Result<End, Error> {
     let hello = tokio::time::timeout(ANSWER, receive(connection)).await.map_err(|_| Error::ProxyGone("-".to_owned()))??;
     protocol::read_hello(&hello)?;
     let (requests, mut queue) = mpsc::channel(QUEUE);
@@ -95,10 +108,13 @@ async fn serve(connection: &Connection, proxies: &Proxies) -> Result<(), Error> 
         let (asked, reply) = tokio::select! {
             asked = queue.recv() => match asked {
                 Some(asked) => asked,
-                None => return Ok(()),
+                None => return Ok(End::GivenUp),
             },
-            // Between requests a proxy says nothing; that something comes means that it is gone.
-            _ = receive(connection) => return Err(Error::ProxyGone("-".to_owned())),
+            // Between requests a proxy says nothing; that something comes means that it is gone, or goes.
+            said = connection.receive() => match said {
+                Ok(None) => return Ok(End::Leaves),
+                _ => return Err(Error::ProxyGone("-".to_owned())),
+            },
         };
         if !proxies.is_listed(number) {
             return Err(given_up());

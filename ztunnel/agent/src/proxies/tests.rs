@@ -1,3 +1,5 @@
+use ambit_zds::{protocol::Request as Asked, seqpacket::Listener};
+
 use super::*;
 
 type Queue = mpsc::Receiver<(Request, oneshot::Sender<Result<(), Error>>)>;
@@ -72,4 +74,46 @@ async fn a_pod_whose_uid_is_another_ones_by_now_is_taken_from_the_older_proxies_
         taken.push(heard.await.unwrap());
     }
     assert_eq!(taken, [vec!["u".to_owned()], vec![], vec![]]);
+}
+
+fn in_own_namespace(uid: &str) -> Handed {
+    let (namespace, service_account) = ("shop".parse().unwrap(), "web".parse().unwrap());
+    let info = PodInfo { uid: uid.to_owned(), name: uid.to_owned(), namespace, service_account };
+    Handed { info, netns: NetNs::current().unwrap() }
+}
+
+/// The next pod that a proxy which leaves is told of.
+async fn told(proxy: &Connection) -> String {
+    let packet = tokio::time::timeout(ANSWER, proxy.receive()).await.unwrap().unwrap().unwrap();
+    match protocol::read_request(packet).unwrap() {
+        Asked::Delete(uid) => uid,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_leaves_hears_whose_namespaces_are_anothers_by_now() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = Listener::bind(&directory.path().join("zds.sock")).unwrap();
+    let proxies = Proxies::new();
+    let [first, second, third] = ["first", "second", "third"].map(in_own_namespace);
+    proxies.know(&first);
+    proxies.remove(&first).await.unwrap();
+    proxies.know(&second);
+    let proxy = Connection::connect(&directory.path().join("zds.sock")).unwrap();
+    proxies.leaves(listener.accept().await.unwrap());
+    assert_eq!(told(&proxy).await, "first", "which happened before");
+    proxies.know(&second);
+    proxies.remove(&second).await.unwrap();
+    proxies.know(&third);
+    // The first one again: who is remembered is told of, whether it was before or not.
+    assert_eq!([told(&proxy).await, told(&proxy).await], ["first", "second"]);
+    drop(proxy);
+    proxies.remove(&third).await.unwrap();
+    proxies.know(&first);
+    assert!(proxies.state().leaving.is_empty(), "it is gone");
+    for uid in 0..2 * REMEMBERED {
+        proxies.remove(&in_own_namespace(&uid.to_string())).await.unwrap();
+    }
+    assert_eq!(proxies.state().left.len(), REMEMBERED);
 }

@@ -94,3 +94,34 @@ fn a_log_that_cannot_be_opened_says_which_file() {
     let error = AccessLog::open(&Destination::File("/nonexistent/dir/log".into())).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/dir/log"), "{error}");
 }
+
+#[test]
+fn a_file_that_was_renamed_is_opened_anew_and_no_line_is_lost() {
+    let (path, old) = (file("rotated"), file("rotated-old"));
+    let log = AccessLog::open(&Destination::File(path.clone())).unwrap();
+    log.line(&"line=1");
+    log.flush();
+    std::fs::rename(&path, &old).unwrap();
+    log.line(&"line=2");
+    log.flush();
+    log.reopen();
+    log.line(&"line=3");
+    log.flush();
+    // In its place is what cannot be opened: lines go where they went.
+    let new = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    log.reopen();
+    log.line(&"line=4");
+    log.flush();
+    std::fs::remove_dir(&path).unwrap();
+    log.reopen();
+    log.line(&"line=5");
+    log.flush();
+    let read = |text: String| text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>();
+    assert_eq!(read(std::fs::read_to_string(&old).unwrap()), ["line=1", "line=2"]);
+    assert_eq!(read(new), ["line=3"]);
+    assert_eq!(read(std::fs::read_to_string(&path).unwrap()), ["line=5"], "the fourth is in the file that was open");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_file(&old).unwrap();
+}

@@ -20,6 +20,9 @@ use crate::index::container_port;
 
 /// How long a client may take from its connection to its first request being possible, in seconds, as in our waypoint.
 const HANDSHAKE: u64 = 10;
+/// How long a connection that is carried may have no byte in either direction, in seconds, as Envoy has it: clients are strangers, and one that is
+/// gone without a word is not to keep its connection for ever.
+const IDLE: u64 = 60 * 60;
 
 /// One listener of a Gateway that speaks TLS and looks at requests.
 pub struct Secure {
@@ -78,7 +81,7 @@ fn carrying_chain(carried: &Carried, enforcement: &Enforcement) -> FilterChain {
     let Carried { name, hosts, socket, targets } = carried;
     let mut filters = network_rbac(name, enforcement);
     let logs = or_own(enforcement.logs.as_ref(), || access_log::connections_at_edge(socket.is_some()));
-    filters.push(tcp_proxy(name, targets, logs));
+    filters.push(tcp_proxy(name, targets, logs, IDLE));
     FilterChain {
         name: name.clone(),
         filter_chain_match: (!hosts.is_empty()).then(|| FilterChainMatch { server_names: hosts.clone(), ..Default::default() }),

@@ -39,6 +39,9 @@ use super::{
     access_log, filter_state, internal_listener, listener_filter, network_filter, network_filter_any, original_destination,
 };
 
+/// Connections of the mesh may be idle in a waypoint for as long as in the node proxies at their ends, which end them (in seconds, 0 is no limit).
+const ENDLESS: u64 = 0;
+
 /// What the filter chains of a service port are made of.
 pub struct ServicePortChains<'a> {
     /// The port.
@@ -173,7 +176,8 @@ fn http_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
 
 fn tcp_chain(name: String, host: &str, enforcement: &Enforcement, targets: &[(String, u32)]) -> FilterChain {
     let mut filters = network_rbac(&name, enforcement);
-    filters.push(tcp_proxy(&name, targets, or_own(enforcement.logs.as_ref(), || access_log::connections(host))));
+    let logs = or_own(enforcement.logs.as_ref(), || access_log::connections(host));
+    filters.push(tcp_proxy(&name, targets, logs, ENDLESS));
     let metadata = metrics::metadata(enforcement.metrics.as_ref());
     FilterChain { name, filters, metadata, ..Default::default() }
 }
@@ -206,7 +210,7 @@ fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterCh
     let mut filters = vec![upstream_is(identity)];
     filters.extend(network_rbac(name, enforcement));
     let logs = or_own(enforcement.logs.as_ref(), || access_log::connections("-"));
-    filters.push(tcp_proxy(name, &[(DIRECT.to_owned(), 1)], logs));
+    filters.push(tcp_proxy(name, &[(DIRECT.to_owned(), 1)], logs, ENDLESS));
     let metadata = metrics::metadata(enforcement.metrics.as_ref());
     FilterChain { name: name.into(), filters, metadata, ..Default::default() }
 }
@@ -214,7 +218,7 @@ fn direct_tcp(name: &str, identity: &str, enforcement: &Enforcement) -> FilterCh
 fn blocked() -> FilterChain {
     let refuse_all = Enforcement { allow: Some(nothing_allowed()), ..Default::default() };
     let mut filters = network_rbac(BLOCKED, &refuse_all);
-    filters.push(tcp_proxy(BLOCKED, &[(BLOCKED.to_owned(), 1)], access_log::connections("-")));
+    filters.push(tcp_proxy(BLOCKED, &[(BLOCKED.to_owned(), 1)], access_log::connections("-"), ENDLESS));
     FilterChain { name: BLOCKED.into(), filters, ..Default::default() }
 }
 
@@ -239,7 +243,7 @@ pub(super) fn network_rbac(stat_prefix: &str, enforcement: &Enforcement) -> Vec<
     [&enforcement.deny, &enforcement.allow].into_iter().flatten().map(filter).collect()
 }
 
-pub(super) fn tcp_proxy(name: &str, clusters: &[(String, u32)], access_log: Vec<AccessLog>) -> Filter {
+pub(super) fn tcp_proxy(name: &str, clusters: &[(String, u32)], access_log: Vec<AccessLog>, idle: u64) -> Filter {
     let weight = |(name, weight): &(String, u32)| ClusterWeight { name: name.clone(), weight: *weight, ..Default::default() };
     let cluster_specifier = match clusters {
         [(only, _)] => ClusterSpecifier::Cluster(only.clone()),
@@ -248,7 +252,7 @@ pub(super) fn tcp_proxy(name: &str, clusters: &[(String, u32)], access_log: Vec<
     let proxy = TcpProxy {
         stat_prefix: name.into(),
         cluster_specifier: Some(cluster_specifier),
-        idle_timeout: seconds(0),
+        idle_timeout: seconds(idle),
         access_log,
         ..Default::default()
     };
