@@ -18,6 +18,8 @@ mod edge;
 mod explained;
 #[path = "traffic/filters.rs"]
 mod filters;
+#[path = "traffic/hashes.rs"]
+mod hashes;
 #[path = "traffic/heads.rs"]
 mod heads;
 #[path = "traffic/live.rs"]

@@ -1,7 +1,7 @@
 //! What TrafficPolicies and DestinationRules ask for, where a waypoint sends on.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use ambit_integration::{
     suite::Suite,
     wait,
 };
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use libtest_mimic::Trial;
 
@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
     vec![
         shared(mesh, "an endpoint that fails is given no more requests", ejected),
+        shared(mesh, "requests with a header of one value reach one endpoint, and those of many values all", hashed),
+        shared(mesh, "a client without the cookie that is hashed is given one that leads where its request went", tabled),
         shared(mesh, "a new endpoint is given its share by and by", grown),
         shared(mesh, "an endpoint that fails its health check is given no requests until it is well", checked),
         shared(mesh, "a request beyond the limit is refused, and one after it is not", limited),
@@ -51,6 +53,43 @@ async fn ejected(suite: &Suite) -> anyhow::Result<()> {
     for _ in 0..20 {
         let echo = session.get("/").await?.echo()?;
         ensure!(echo.version == "v2", "{} was asked, which is ejected", echo.version);
+    }
+    Ok(())
+}
+
+/// By the header, or by the query where there is no header.
+async fn hashed(suite: &Suite) -> anyhow::Result<()> {
+    let mut session = suite.client(CLIENT, "shop/hashed", 80)?.session().await?;
+    let mut versions = BTreeMap::new();
+    for _ in 0..3 {
+        // That all of so many lead to one of two endpoints happens once in millions.
+        for user in 0..24 {
+            let user = format!("user-{user}");
+            let answer = session.send(get("/").header("x-user", &user), Bytes::new()).await?;
+            let version = answer.echo()?.version;
+            let before = versions.entry(user.clone()).or_insert_with(|| version.clone());
+            ensure!(*before == version, "{user} came to {before} before, and now to {version}");
+            let by_query = session.get(&format!("/?user={user}")).await?.echo()?.version;
+            ensure!(*before == by_query, "by the query {user} came to {by_query}, and by the header to {before}");
+        }
+    }
+    let reached: BTreeSet<&String> = versions.values().collect();
+    ensure!(reached.iter().map(|version| version.as_str()).eq(["v1", "v2"]), "{versions:?}");
+    Ok(())
+}
+
+async fn tabled(suite: &Suite) -> anyhow::Result<()> {
+    let mut session = suite.client(CLIENT, "shop/tabled", 80)?.session().await?;
+    let first = session.get("/").await?;
+    let told = first.header("set-cookie").context("it is given no cookie")?.to_owned();
+    ensure!(told.starts_with("user=\"") && told.contains("; Max-Age=60; Path=/; SameSite=Lax"), "{told}");
+    let says = told.split(';').next().unwrap_or_default().to_owned();
+    let version = first.echo()?.version;
+    for _ in 0..10 {
+        let answer = session.send(get("/").header("cookie", &says), Bytes::new()).await?;
+        ensure!(answer.header("set-cookie").is_none(), "it is given another one: {:?}", answer.headers);
+        let reached = answer.echo()?.version;
+        ensure!(reached == version, "the first request came to {version}, and one with its cookie to {reached}");
     }
     Ok(())
 }

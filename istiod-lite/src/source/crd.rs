@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 mod attachment;
 pub mod destination;
 pub mod duration;
+pub mod hash;
 pub mod health;
 pub mod mesh;
 pub mod networking;

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
+    balance::Policy,
     explain::{Stage, Step, Verdict},
-    route::{Claim, ClusterWeight, Crossing, Mirror, Session, Upstream as Forwarding},
+    route::{Claim, ClusterWeight, Crossing, HashPolicy, Hashed, Mirror, Session, Upstream as Forwarding},
 };
 use http::StatusCode;
 use serde::Serialize;
@@ -48,6 +49,8 @@ struct Share<'a> {
     of: u64,
     /// Of a request whose route has sessions: what it says of its own.
     session: Option<(&'a Session, Claim)>,
+    /// Of a request: by what it is hashed, and what was found.
+    hash: Option<(&'a [HashPolicy], Hashed)>,
 }
 
 impl Explanation {
@@ -94,7 +97,8 @@ impl Explanation {
         self.steps.push(step);
         let session = select::session(route, http, &view);
         for share in chosen {
-            let told = Share { name: &share.cluster, weight: u64::from(share.weight), of, session };
+            let hash = Some((forwarding.hash.as_slice(), select::hashed(snapshot, tunnel, (forwarding, share), &view)));
+            let told = Share { name: &share.cluster, weight: u64::from(share.weight), of, session, hash };
             match select::cluster(snapshot, forwarding, share) {
                 Ok(cluster) => self.cluster(snapshot, tunnel, chain, &told, cluster, Some(version)),
                 Err((status, refusal)) => self.no_cluster(&told, Some(status), refusal),
@@ -112,7 +116,7 @@ impl Explanation {
     pub(super) fn carried(&mut self, snapshot: &Snapshot, tunnel: &Tunnel, chain: &Chain, tcp: &TcpChain) {
         let of: u64 = tcp.clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
         for (name, weight) in tcp.clusters.iter().filter(|(_, weight)| *weight > 0) {
-            let told = Share { name, weight: u64::from(*weight), of, session: None };
+            let told = Share { name, weight: u64::from(*weight), of, session: None, hash: None };
             match snapshot.clusters.get(name) {
                 Some(cluster) => self.cluster(snapshot, tunnel, chain, &told, cluster, None),
                 None => {
@@ -147,7 +151,12 @@ impl Explanation {
         };
         match refusal.or(missed) {
             None => {
-                let step = chosen(cluster, &endpoints, version, first.as_ref());
+                let hash = share.hash.as_ref().filter(|_| matches!(cluster.balance.policy, Policy::Hash(_)));
+                // Which cookie a client is given depends on its connection.
+                let known = hash.filter(|(_, hashed)| hashed.cookies.is_empty());
+                let led = known.and_then(|(_, hashed)| cluster.live.led_by(hashed.hash?));
+                let step = chosen(cluster, &endpoints, version, first.as_ref().or(led.as_ref()));
+                let step = hash.iter().fold(step, |step, (policies, hashed)| step.because(words::hash(policies, hashed)));
                 self.steps.push(match share.session {
                     Some((session, claim)) => step.because(words::session(session, claim, first.is_some())),
                     None => step,

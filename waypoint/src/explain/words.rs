@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use ambit_model::{
     explain::{Stage, Step, request::HostConsidered},
-    route::{AdmissionSettings, Claim, Counted, HeaderMutations, RequestView, RetryBudget, RetryOn, RetryPolicy, Route, Session},
+    route::{
+        AdmissionSettings, Claim, Counted, HashPolicy, Hashed, HeaderMutations, RequestView, RetryBudget, RetryOn, RetryPolicy,
+        Route, Session,
+    },
 };
 use http::{HeaderMap, HeaderName};
 
@@ -30,6 +33,21 @@ pub(super) fn session(session: &Session, claim: Claim, found: bool) -> String {
         (_, true) if session.strict => format!("its session decides: {place} names this endpoint, and no other is tried"),
         (_, true) => format!("its session decides: {place} names this endpoint, and others are tried only if it is not reached"),
         (_, false) => format!("{place} names no endpoint that takes requests: its answer begins another session"),
+    }
+}
+
+/// What a request is hashed by, and what comes of it.
+pub(super) fn hash(policies: &[HashPolicy], hashed: &Hashed) -> String {
+    let by = policies.iter().map(HashPolicy::in_words).collect::<Vec<_>>().join(", ");
+    match (hashed.hash, by.as_str(), hashed.cookies.is_empty()) {
+        (_, "", _) => "its route says nothing to hash it by: it goes where chance leads".to_owned(),
+        (None, by, _) => format!("it has nothing of what it would be hashed by ({by}): it goes where chance leads"),
+        (Some(hash), by, true) => format!("its hash {hash:016x} decides, of {by}"),
+        (Some(_), by, false) => {
+            format!(
+                "its hash decides, of {by}: its answer gives the client the cookie that it lacks, which depends on its connection"
+            )
+        }
     }
 }
 

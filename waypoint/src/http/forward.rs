@@ -1,10 +1,10 @@
 //! A request on its way to an endpoint, and the response on its way back.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
-    route::{Action, Claim, ClusterWeight, EndpointName, Route, Session, Upstream as Forwarding},
+    route::{Action, Claim, ClusterWeight, EndpointName, Hashed, Route, Upstream as Forwarding},
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body, Incoming};
@@ -27,7 +27,7 @@ use crate::{
     observe::{InFlight, Record},
     proxy::Proxy,
     terminate::Tunnel,
-    upstream::{Beginning, Candidates, RequestBody, Sent, in_session},
+    upstream::{Beginning, Candidates, RequestBody, Sent, Wish, for_request},
 };
 
 /// Everything that was decided about a request.
@@ -166,6 +166,8 @@ struct Outcome {
     weight: Arc<ClusterWeight>,
     /// What the request said of its session, if its route has them.
     claim: Option<Claim>,
+    /// What the client is to be told apart by from now on.
+    cookies: Vec<HeaderValue>,
     /// The request's head, for placeholders in response headers.
     head: Request<()>,
     /// The client's side of an upgrade.
@@ -181,8 +183,10 @@ async fn attempt(
     record: &mut Record,
     Passing { phase, before, arrival, arriving, due }: Passing<'_>,
 ) -> Result<Outcome, select::Refused> {
-    let session = select::session(&exchange.route, &exchange.http, &serve::view(&request, &exchange.target));
-    let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight, session)?;
+    let view = serve::view(&request, &exchange.target);
+    let session = select::session(&exchange.route, &exchange.http, &view);
+    let Hashed { hash, cookies } = select::hashed(&exchange.snapshot, &exchange.tunnel, (forwarding, &weight), &view);
+    let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight, Wish { session, hash, failed: &[] })?;
     record.service = candidates.service.take();
     let version = request.version();
     let wanted = select::upgrade(&exchange.http, request.headers())?;
@@ -222,15 +226,17 @@ async fn attempt(
     let mut sender = Sender::new(proxy, &cluster, http2);
     let sent = match (retry, &kept) {
         (Some(policy), Some(kept)) => {
-            // Each further try goes where any request would.
-            let others = || endpoints(exchange, forwarding, &weight, None).map(|(_, candidates)| candidates);
+            // Each further try goes where any request would; where hashes lead to endpoints, to another one.
+            let others = |failed: &[SocketAddr]| {
+                endpoints(exchange, forwarding, &weight, Wish { session: None, hash, failed }).map(|(_, candidates)| candidates)
+            };
             // Most requests have no such policy, and need no room for what it takes.
             Box::pin(retry::send(&mut sender, policy, candidates, (request, kept), (record, &arrival, due), others)).await
         }
         _ => sender.send(&candidates, request, record).await,
     };
     let (sent, claim) = (sent.map_err(|failure| failure.refused)?, session.map(|(_, claim)| claim));
-    Ok(Outcome { sent, counted, weight, claim, head, upgrade, version })
+    Ok(Outcome { sent, counted, weight, claim, cookies, head, upgrade, version })
 }
 
 /// The cluster for this request.
@@ -246,10 +252,10 @@ fn endpoints(
     exchange: &Exchange,
     forwarding: &Forwarding,
     weight: &ClusterWeight,
-    session: Option<(&Session, Claim)>,
+    wish: Wish<'_>,
 ) -> Result<(Arc<Cluster>, Candidates), select::Refused> {
     let cluster = select::cluster(&exchange.snapshot, forwarding, weight)?;
-    in_session(cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref(), session)
+    for_request(cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref(), wish)
         .map(|candidates| (cluster.clone(), candidates))
         .map_err(|refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal))
 }
@@ -329,7 +335,7 @@ fn respond(
     hold: Hold,
     deadline: Option<Expiry>,
 ) -> Response<ResponseBody> {
-    let Outcome { sent: Sent { mut response, lease }, counted, weight, claim, head, upgrade, version } = outcome;
+    let Outcome { sent: Sent { mut response, lease }, counted, weight, claim, cookies, head, upgrade, version } = outcome;
     record.status = Some(response.status().as_u16());
     record.tell();
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -337,6 +343,9 @@ fn respond(
     let name = response.headers().get(header::UPGRADE).cloned();
     let map = response.headers_mut();
     headers::strip_hop(map);
+    for cookie in cookies {
+        map.append(header::SET_COOKIE, cookie);
+    }
     change_response(&exchange, &weight, &head, map);
     record.responded(map);
     if let (Some(session), Some(claim), Some(from)) = (&exchange.route.session, claim, &record.upstream) {

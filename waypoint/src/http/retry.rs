@@ -1,6 +1,6 @@
 //! A request that is sent again when a try failed, as its route says.
 
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 use ambit_model::route::{Ended, RetryPolicy};
 use http::Request;
@@ -19,20 +19,21 @@ use crate::{
 };
 
 /// Sends a request until a try ends as the policy accepts, or may not be followed by another one. `endpoints` chooses for each
-/// further try.
+/// further try, and is told which ones were tried before.
 pub async fn send(
     sender: &mut Sender<'_>,
     policy: &RetryPolicy,
     mut candidates: Candidates,
     (request, kept): (Request<RequestBody>, &Kept),
     (record, arrival, due): (&mut Record, &Arrival, &Deadline),
-    endpoints: impl Fn() -> Result<Candidates, Refused>,
+    endpoints: impl Fn(&[SocketAddr]) -> Result<Candidates, Refused>,
 ) -> Result<Sent, Box<Failure>> {
     let (first, began) = (head(&request), Instant::now());
     let mut next = request;
     // Held from the decision until it is known how the try ended.
     let mut place = None;
     let mut before = 0;
+    let mut tried = Vec::new();
     loop {
         let mut outcome = one(sender, policy, &candidates, next, record, arrival).await;
         drop(place.take());
@@ -62,10 +63,22 @@ pub async fn send(
         drop(outcome);
         tokio::time::sleep(policy.wait(before, fastrand::u64(..))).await;
         before += 1;
-        candidates = endpoints().map_err(|refused| Box::new(Failure { refused, ended: None, request: None }))?;
+        add_tried(&mut tried, &candidates, record);
+        candidates = endpoints(&tried).map_err(|refused| Box::new(Failure { refused, ended: None, request: None }))?;
         next = head(&first).map(|()| again);
         due.tell(next.headers_mut(), policy.per_try, arrival.passed(began));
         counter!(RETRIES, "result" => "retried").increment(1);
+    }
+}
+
+/// Those of the candidates that were tried: up to the last one that is recorded.
+fn add_tried(tried: &mut Vec<SocketAddr>, candidates: &Candidates, record: &Record) {
+    let last = record.upstream.as_ref().map(|upstream| upstream.address);
+    for candidate in &candidates.endpoints {
+        tried.push(candidate.to.address);
+        if Some(candidate.to.address) == last {
+            break;
+        }
     }
 }
 

@@ -4,8 +4,9 @@ use std::{borrow::Cow, sync::Arc, time::SystemTime};
 
 use ambit_model::{
     Reason, Refusal,
+    balance::Policy,
     jwt::{Changed, Verified},
-    route::{Claim, ClusterWeight, RequestView, Route, RouteTable, Session, Upstream as Forwarding, normalize_path},
+    route::{Claim, ClusterWeight, Hashed, RequestView, Route, RouteTable, Session, Upstream as Forwarding, normalize_path},
 };
 use http::{HeaderMap, Request, StatusCode, Version, header};
 use serde_json::Value;
@@ -227,6 +228,20 @@ pub fn upgrade(http: &HttpChain, fields: &HeaderMap) -> Result<Option<String>, R
 pub fn session<'a>(route: &'a Route, http: &HttpChain, view: &RequestView<'_>) -> Option<(&'a Session, Claim)> {
     let session = route.session.as_ref().filter(|_| http.sessions)?;
     Some((session, session.claim(view, now())?))
+}
+
+/// What tells a request apart from others, if that decides which endpoint of its cluster takes it.
+pub fn hashed(
+    snapshot: &Snapshot,
+    tunnel: &Tunnel,
+    (forwarding, weight): (&Forwarding, &ClusterWeight),
+    view: &RequestView<'_>,
+) -> Hashed {
+    let without = |cluster: &Arc<Cluster>| !matches!(cluster.balance.policy, Policy::Hash(_));
+    if forwarding.hash.is_empty() || snapshot.clusters.get(&weight.cluster).is_none_or(without) {
+        return Hashed::default();
+    }
+    Hashed::of(&forwarding.hash, view, (tunnel.peer.address, tunnel.destination))
 }
 
 /// Seconds since 1970.

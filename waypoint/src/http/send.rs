@@ -1,6 +1,9 @@
 //! One try of a request: the endpoints in turn until one has it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ambit_model::{
     Reason, Refusal,
@@ -86,7 +89,7 @@ impl<'a> Sender<'a> {
         let proxy = self.proxy;
         let http = &proxy.http;
         loop {
-            let awaited = || cluster.outliers.is_some().then(|| (cluster.clone(), to.host.clone()));
+            let awaited = || cluster.is_noted().then(|| (cluster.clone(), to.host.clone()));
             // Also while it is connected to, as the request's time may be shorter than the one for that.
             let checkout = http.checkout(proxy, cluster, to, self.http2, anew, || record.awaiting = awaited()).await;
             if checkout.is_err() {
@@ -109,10 +112,12 @@ impl<'a> Sender<'a> {
             let may = at_hand && !self.resent;
             let spare = may.then(|| Spare::of(&mut request, self.http2, &proxy.kept_bodies)).flatten();
             record.awaiting = awaited();
+            let began = Instant::now();
             let sent = http.send(&to.to, checkout, request).await;
             record.awaiting = None;
             let mut unsent = match sent {
                 Ok(sent) => {
+                    cluster.answered(&to.host, began.elapsed(), true);
                     if cluster.outliers.is_some() {
                         cluster.note(&to.host, Outcome::Status(answer::status(&sent.response)));
                     }

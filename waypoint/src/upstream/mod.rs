@@ -9,8 +9,8 @@ mod select;
 
 pub use dial::{Stream, open, reason_of};
 pub use kept::Kept;
-pub use live::{Connected, Host, Live, Pending, Place, UnderWay};
+pub use live::{Aim, Connected, Host, Live, Pending, Place, UnderWay};
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
 pub use request::{Beginning, RequestBody, Unread};
-pub use select::{Candidate, Candidates, Destination, candidates, in_session};
+pub use select::{Candidate, Candidates, Destination, Wish, candidates, for_request};
 pub(crate) use select::{TRIES, destination, destination_of, goes_on, none_usable, takes_requests};

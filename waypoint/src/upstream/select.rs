@@ -8,7 +8,7 @@ use ambit_model::{
     route::{Claim, Session},
 };
 
-use super::{Host, Place};
+use super::{Aim, Host, Place};
 use crate::{
     compiled::{Cluster, Discovery, Endpoint, Protocol, ServiceInfo, Target},
     observe::Upstream,
@@ -56,24 +56,37 @@ pub struct Candidates {
 /// # Errors
 /// When there is none that may be used.
 pub fn candidates(cluster: &Arc<Cluster>, original: SocketAddr, identity: Option<&SpiffeId>) -> Result<Candidates, Refusal> {
-    in_session(cluster, original, identity, None)
+    for_request(cluster, original, identity, Wish::default())
 }
 
-/// The same for a request of a session, of which it says this: the endpoint that it goes on with, then others.
+/// What a request says of the endpoint that it is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// Its session, and what it says of it.
+    pub session: Option<(&'a Session, Claim)>,
+    /// Its hash.
+    pub hash: Option<u64>,
+    /// The endpoints that have failed at it before.
+    pub failed: &'a [SocketAddr],
+}
+
+/// The same for a request that may be one of a session: the endpoint that it goes on with, or that its hash leads to, then others.
 ///
 /// # Errors
 /// When there is none that may be used, or only others than the session asks for.
-pub fn in_session(
+pub fn for_request(
     cluster: &Arc<Cluster>,
     original: SocketAddr,
     identity: Option<&SpiffeId>,
-    session: Option<(&Session, Claim)>,
+    Wish { session, hash, failed }: Wish<'_>,
 ) -> Result<Candidates, Refusal> {
     takes_requests(cluster)?;
     let first = session.map(|(session, claim)| goes_on(cluster, session, claim)).transpose()?.flatten();
     let alone = first.is_some() && session.is_some_and(|(session, _)| session.strict);
     let most = if alone { 1 } else { TRIES };
-    let endpoints = cluster.live.choose_after(first.as_ref(), cluster, most, |place| resolve(place, original, identity))?;
+    let endpoints = cluster
+        .live
+        .choose_for(Aim { first: first.as_ref(), hash, failed }, cluster, most, |place| resolve(place, original, identity))?;
     if endpoints.is_empty() {
         return Err(none_usable(cluster));
     }

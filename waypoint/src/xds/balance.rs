@@ -6,13 +6,16 @@ use ambit_api::envoy::pb::{
     envoy::config::{
         cluster::v3::{
             self as pb,
-            cluster::{CommonLbConfig, LbConfig, LbPolicy, SlowStartConfig, common_lb_config::LocalityConfigSpecifier},
+            cluster::{
+                CommonLbConfig, LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig, SlowStartConfig,
+                common_lb_config::LocalityConfigSpecifier, ring_hash_lb_config::HashFunction,
+            },
         },
         core::v3::RuntimeDouble,
     },
     google::protobuf::{Duration as ProtoDuration, UInt32Value},
 };
-use ambit_model::balance::{Enforced, OutlierDetection, PANIC_THRESHOLD, Policy, Rules, SlowStart, SuccessRate};
+use ambit_model::balance::{Enforced, Hashing, OutlierDetection, PANIC_THRESHOLD, Policy, Rules, SlowStart, SuccessRate};
 
 use super::read::{Compiled, Problem, Under, boolean, duration, finish, number};
 
@@ -20,6 +23,15 @@ use super::read::{Compiled, Problem, Under, boolean, duration, finish, number};
 const CHOICES: u32 = 2;
 /// How many endpoints a request looks at, however many are asked for: so many at random hold one of the best as good as always.
 const MOST_CHOICES: u32 = 64;
+/// Envoy's default of how many places a ring has at least.
+const LEAST_PLACES: u64 = 1024;
+/// The most that Envoy takes for either bound of a ring, and its default of the upper one.
+const MOST_PLACES: u64 = 8_388_608;
+/// So many places of a ring there is room for, however many are asked for: a hundred for each of ten thousand endpoints.
+const ROOM: u64 = 1 << 20;
+/// Envoy's default of the size of a Maglev table, and the most that it takes.
+const TABLE: u64 = 65_537;
+const LARGEST_TABLE: u64 = 5_000_011;
 /// Envoy's default: the least that a new endpoint has of its share, in a hundred.
 const LEAST_PERCENT: f64 = 10.0;
 
@@ -52,11 +64,63 @@ fn policy(policy: i32, config: Option<LbConfig>) -> Compiled<(Policy, Option<Slo
             }
             Ok((Policy::LeastRequest { choices: choices.min(MOST_CHOICES) }, slow))
         }
-        (LbPolicy::RoundRobin | LbPolicy::Random | LbPolicy::LeastRequest | LbPolicy::ClusterProvided, Some(_)) => {
-            Err(Problem::new("lb_config of another lb_policy is not implemented"))
+        (LbPolicy::RingHash, None) => Ok((Policy::Hash(ring(RingHashLbConfig::default())?), None)),
+        (LbPolicy::RingHash, Some(LbConfig::RingHashLbConfig(config))) => {
+            Ok((Policy::Hash(ring(config).under("ring_hash_lb_config")?), None))
         }
+        (LbPolicy::Maglev, None) => Ok((Policy::Hash(maglev(MaglevLbConfig::default())?), None)),
+        (LbPolicy::Maglev, Some(LbConfig::MaglevLbConfig(config))) => {
+            Ok((Policy::Hash(maglev(config).under("maglev_lb_config")?), None))
+        }
+        (
+            LbPolicy::RoundRobin
+            | LbPolicy::Random
+            | LbPolicy::LeastRequest
+            | LbPolicy::ClusterProvided
+            | LbPolicy::RingHash
+            | LbPolicy::Maglev,
+            Some(_),
+        ) => Err(Problem::new("lb_config of another lb_policy is not implemented")),
         (other, _) => Err(Problem::new(format!("{} is not implemented", other.as_str_name())).under("lb_policy")),
     }
+}
+
+fn ring(mut said: RingHashLbConfig) -> Compiled<Hashing> {
+    match HashFunction::try_from(take(&mut said.hash_function)) {
+        Ok(HashFunction::XxHash) => {}
+        Ok(HashFunction::MurmurHash2) => return Err(Problem::new("MURMUR_HASH_2 is not implemented").under("hash_function")),
+        Err(_) => return Err(Problem::new("is not implemented").under("hash_function")),
+    }
+    let least = said.minimum_ring_size.take().map_or(LEAST_PLACES, |size| size.value);
+    let most = said.maximum_ring_size.take().map_or(MOST_PLACES, |size| size.value);
+    finish(&said)?;
+    for (size, name) in [(least, "minimum_ring_size"), (most, "maximum_ring_size")] {
+        if size > MOST_PLACES {
+            return Err(Problem::new(format!("{size} is more than {MOST_PLACES}")).under(name));
+        }
+    }
+    if least > most {
+        return Err(Problem::new(format!("{least} is more than maximum_ring_size, {most}")).under("minimum_ring_size"));
+    }
+    Ok(Hashing::Ring { least: least.min(ROOM) as u32, most: most.min(ROOM) as u32 })
+}
+
+fn maglev(mut said: MaglevLbConfig) -> Compiled<Hashing> {
+    let size = said.table_size.take().map_or(TABLE, |size| size.value);
+    finish(&said)?;
+    if size > LARGEST_TABLE {
+        return Err(Problem::new(format!("{size} is more than {LARGEST_TABLE}")).under("table_size"));
+    }
+    // Else an endpoint would not come to all places of the table.
+    if !is_prime(size) {
+        return Err(Problem::new(format!("{size} is no prime")).under("table_size"));
+    }
+    Ok(Hashing::Maglev { size: size as u32 })
+}
+
+fn is_prime(number: u64) -> bool {
+    let mut possible = (2_u64..).take_while(|factor| factor * factor <= number);
+    number > 1 && possible.all(|factor| !number.is_multiple_of(factor))
 }
 
 /// How the share of a new endpoint grows, if not at once.

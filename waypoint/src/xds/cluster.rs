@@ -19,7 +19,7 @@ use ambit_api::envoy::pb::{
     },
     google::protobuf::{Any, Struct, value::Kind},
 };
-use ambit_model::balance::{OVERPROVISIONING, Standing};
+use ambit_model::balance::{OVERPROVISIONING, Policy, Standing};
 
 use super::{
     balance,
@@ -63,6 +63,11 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     let metadata = cluster.metadata.take();
     if let (Some(slow), Some(said)) = (&mut balance.slow_start, &metadata) {
         slow.after_ejection = string(said, AMBIT, "slow_start") == Some("after_ejection");
+    }
+    if let (Policy::LeastRequest { .. }, Some(said)) = (balance.policy, &metadata)
+        && string(said, AMBIT, "load_balancing") == Some("peak_ewma")
+    {
+        balance.policy = Policy::PeakEwma;
     }
     let service = metadata.and_then(|m| service(&m, &name));
     finish(&cluster)?;

@@ -15,6 +15,7 @@ mod ext_authz;
 mod ext_proc;
 mod fault;
 mod grpc;
+mod hash;
 mod hcm;
 mod health;
 mod jwt;

@@ -20,7 +20,7 @@ use ambit_model::route::{
 };
 
 use super::{
-    metadata, mirror,
+    hash, metadata, mirror,
     per_filter::Said,
     read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required},
     retry, text,
@@ -226,9 +226,10 @@ fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
         .map(mirror::policy)
         .collect::<Compiled<_>>()
         .under("request_mirror_policies")?;
+    let hash = hash::policies(take(&mut action.hash_policy))?;
     let calls = calls(&mut action)?;
     finish(&action)?;
-    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, calls })
+    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, calls, hash })
 }
 
 /// Up to what the deadlines of calls hold. What came after this field has `timeout` hold for nothing any more, so Istio sends it as well.

@@ -144,7 +144,6 @@ fn a_field_that_is_not_implemented_is_named_with_its_place() {
     for (edit, name) in [
         ((|a| a.idle_timeout = Some(Default::default())) as fn(&mut RouteAction), "idle_timeout"),
         (|a| a.max_stream_duration = Some(Default::default()), "max_stream_duration"),
-        (|a| a.hash_policy = vec![Default::default()], "hash_policy"),
         (|a| a.priority = 1, "priority"),
     ] {
         let mut config = table(path(PathSpecifier::Prefix("/".into())));

@@ -1,6 +1,10 @@
 //! Which of the endpoints that may take a request takes it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
+
+use super::{Hashing, table::Table};
 
 /// How a cluster's requests are spread over its endpoints (`lb_policy`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -17,6 +21,10 @@ pub enum Policy {
         /// How many are looked at.
         choices: u32,
     },
+    /// Of two at random the one that answers sooner, by what is under way there; by weight where weights differ.
+    PeakEwma,
+    /// The one that the hash of the request leads to.
+    Hash(Hashing),
 }
 
 impl Policy {
@@ -24,6 +32,10 @@ impl Policy {
     #[must_use]
     pub fn in_words(self) -> String {
         match self {
+            Self::Hash(hashing) => hashing.in_words(),
+            Self::PeakEwma => {
+                "requests go to the one of two at random with the lower latency times requests under way".to_owned()
+            }
             Self::RoundRobin => "requests go round by weight".to_owned(),
             Self::Random => "requests go to any at random, whatever its weight".to_owned(),
             Self::LeastRequest { choices } => format!(
@@ -39,6 +51,8 @@ pub struct Group<T> {
     items: Vec<T>,
     /// The sums of the weights up to each of them, where these differ.
     sums: Option<Vec<u64>>,
+    /// Where hashes lead to them.
+    table: Option<Arc<Table>>,
 }
 
 /// A number for a further choice, made of a random one.
@@ -68,7 +82,20 @@ impl<T> Group<T> {
             Some(*sum)
         });
         let sums = (!uniform).then(|| sums.collect());
-        Self { items, sums }
+        Self { items, sums, table: None }
+    }
+
+    /// The endpoints, each with its key and its share, for hashes to lead to. In whatever order they come: it is the same for all who are told of
+    /// the same endpoints.
+    pub(super) fn hashed(mut members: Vec<(String, T, f64)>, hashing: Hashing) -> Self {
+        members.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        let total: f64 = members.iter().map(|(_, _, share)| share).sum();
+        let (mut items, mut keys) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
+        for (key, item, share) in members {
+            keys.push((key, share / total));
+            items.push(item);
+        }
+        Self { items, sums: None, table: Some(Arc::new(hashing.table(&keys))) }
     }
 
     /// How many there are.
@@ -90,11 +117,9 @@ impl<T> Group<T> {
         let any = |random| scaled(random, self.items.len() as u64) as usize;
         match (policy, &self.sums) {
             (Policy::RoundRobin, None) => turn.checked_rem(self.items.len()).unwrap_or(0),
-            (Policy::RoundRobin, Some(sums)) => {
-                let point = scaled((turn as u64).wrapping_mul(GOLDEN), sums.last().copied().unwrap_or(0));
-                sums.partition_point(|sum| *sum <= point)
-            }
-            (Policy::Random, _) => any(random),
+            (Policy::RoundRobin, Some(sums)) => by_weight(sums, (turn as u64).wrapping_mul(GOLDEN)),
+            (Policy::Random | Policy::Hash(_), _) | (Policy::PeakEwma, None) => any(random),
+            (Policy::PeakEwma, Some(sums)) => by_weight(sums, random),
             (Policy::LeastRequest { choices }, None) => {
                 let mut next = random;
                 let looked_at = (0..choices.max(1)).map(|_| {
@@ -105,6 +130,34 @@ impl<T> Group<T> {
             }
             (Policy::LeastRequest { .. }, Some(sums)) => self.least(sums, random, active),
         }
+    }
+
+    /// The place of the one of two at random that costs less.
+    #[must_use]
+    pub fn cheaper(&self, random: u64, cost: impl Fn(&T) -> f64) -> usize {
+        let drawn = |random| self.first(Policy::PeakEwma, 0, random, |_| 0);
+        let (one, mut other) = (drawn(random), drawn(mixed(random)));
+        if one == other && self.sums.is_none() {
+            // Two of them, and not the same one twice, which would be no choice. Where weights differ it is that one's weight.
+            other = (other + 1).checked_rem(self.items.len()).unwrap_or(0);
+        }
+        let cost = |place: usize| self.items.get(place).map_or(f64::INFINITY, &cost);
+        if cost(other) < cost(one) { other } else { one }
+    }
+
+    /// The places of the endpoints that a hash leads to, the one that takes it first, without those that have `failed` at it; none where hashes
+    /// lead nowhere.
+    #[must_use]
+    pub fn near(&self, hash: u64, failed: impl Fn(&T) -> bool) -> Vec<usize> {
+        let Some(table) = &self.table else { return Vec::new() };
+        let mut near = table.near(hash);
+        let first = near.first().copied().unwrap_or(0);
+        let left = |place: &usize| self.items.get(*place).is_some_and(|item| !failed(item));
+        near.retain(left);
+        if near.is_empty() {
+            near.extend(self.round(first).find(left));
+        }
+        near
     }
 
     fn least(&self, sums: &[u64], random: u64, active: impl Fn(&T) -> usize) -> usize {
@@ -129,6 +182,25 @@ impl<T> Group<T> {
     pub fn order(&self, first: usize) -> impl Iterator<Item = &T> {
         self.items.iter().cycle().skip(first).take(self.items.len())
     }
+
+    /// The same after those at the places `near`.
+    pub fn order_after(&self, near: Vec<usize>, first: usize) -> impl Iterator<Item = &T> {
+        let before = near.clone();
+        let rest = self.round(first).filter(move |place| !before.contains(place));
+        near.into_iter().chain(rest).filter_map(move |place| self.items.get(place))
+    }
+
+    /// All places from one on.
+    fn round(&self, first: usize) -> impl Iterator<Item = usize> + use<T> {
+        let all = self.items.len();
+        (first.min(all)..all).chain(0..first.min(all))
+    }
+}
+
+/// The place that a number leads to, by weights whose sums these are.
+fn by_weight(sums: &[u64], random: u64) -> usize {
+    let point = scaled(random, sums.last().copied().unwrap_or(0));
+    sums.partition_point(|sum| *sum <= point)
 }
 
 #[cfg(test)]
@@ -200,8 +272,51 @@ mod tests {
     }
 
     #[test]
+    fn of_two_the_cheaper_one_is_chosen_and_weights_say_how_often_one_is_looked_at() {
+        let cost = |place: &usize| if *place == 0 { 5.0 } else { 1.0 };
+        let chosen = |group: &Group<usize>, cost: &dyn Fn(&usize) -> f64| {
+            let mut counts = vec![0_usize; group.len()];
+            (0..40_000).for_each(|turn| counts[group.cheaper(mixed(turn), cost)] += 1);
+            counts
+        };
+        assert_eq!(chosen(&group(&[1, 1]), &cost), [0, 40_000], "never twice the same");
+        assert_eq!(chosen(&group(&[1, 1, 1]), &cost)[0], 0);
+        let even = chosen(&group(&[3, 1]), &|_| 1.0);
+        assert!(even[0].abs_diff(30_000) < 800, "{even:?}");
+        // Both of them that one: 9 in 16.
+        let weighted = chosen(&group(&[3, 1]), &cost);
+        assert!(weighted[0].abs_diff(22_500) < 800, "{weighted:?}");
+        assert_eq!(group(&[1]).cheaper(7, cost), 0);
+        assert_eq!(group(&[]).cheaper(7, cost), 0);
+    }
+
+    #[test]
+    fn a_hash_leads_to_another_endpoint_only_when_its_own_has_failed() {
+        for hashing in [Hashing::Ring { least: 1024, most: 4096 }, Hashing::Maglev { size: 251 }] {
+            let of = |places: &[usize]| {
+                Group::hashed(places.iter().map(|place| (format!("10.0.0.{place}:80"), *place, 1.0)).collect(), hashing)
+            };
+            let (group, other) = (of(&[1, 2, 3, 4]), of(&[4, 2, 3, 1]));
+            for hash in (0..100).map(mixed) {
+                let order = |group: &Group<usize>, failed: &[usize]| {
+                    let near = group.near(hash, |item| failed.contains(item));
+                    let first = near.first().copied().unwrap_or(0);
+                    group.order_after(near, first).copied().collect::<Vec<_>>()
+                };
+                let all = order(&group, &[]);
+                assert_eq!(all.len(), 4, "each of them once: {all:?}");
+                assert_eq!(all, order(&other, &[]), "in whatever order they were delivered");
+                assert_eq!(order(&group, &all[..1])[0], all[1]);
+                assert_eq!(order(&group, &all[..3])[0], all[3]);
+                assert_eq!(order(&group, &all).len(), 4, "those that have failed are better than none");
+            }
+        }
+        assert!(group(&[1, 1]).near(7, |_| false).is_empty());
+    }
+
+    #[test]
     fn among_none_there_is_none() {
-        for policy in [Policy::RoundRobin, Policy::Random, LEAST] {
+        for policy in [Policy::RoundRobin, Policy::Random, LEAST, Policy::PeakEwma] {
             let none = group(&[]);
             assert_eq!(none.order(none.first(policy, 7, 7, |_| 0)).count(), 0);
             assert_eq!(group(&[5]).first(policy, 7, u64::MAX, |_| 0), 0);

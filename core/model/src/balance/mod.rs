@@ -3,6 +3,7 @@
 //! The types mean what the Envoy v3 cluster that they are compiled from means (`envoy.config.cluster.v3.Cluster`): its load balancing, its
 //! `outlier_detection`, its `health_checks`, its `circuit_breakers`. What random numbers and times there are is passed in.
 
+mod ewma;
 mod group;
 mod health;
 mod limits;
@@ -10,8 +11,10 @@ mod outlier;
 mod rate;
 mod shares;
 mod spread;
+mod table;
 mod warm;
 
+pub use ewma::PeakEwma;
 pub use group::{Group, Policy};
 pub use health::{Checks, Found, Thresholds};
 pub use limits::Limits;
@@ -19,4 +22,6 @@ pub use outlier::{Enforced, History, Outcome, OutlierDetection, Why};
 pub use rate::{Rate, SuccessRate};
 pub use shares::{Counts, OVERPROVISIONING, PANIC_THRESHOLD, Share, shares};
 pub use spread::{Locality, Member, Rules, Spread, Standing};
+pub use table::Hashing;
+pub(crate) use table::xxh64;
 pub use warm::{SlowStart, Warmth};

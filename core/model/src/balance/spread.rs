@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Counts, Group, PANIC_THRESHOLD, Policy, SlowStart, Warmth, group::mixed, shares::shares};
+use super::{Counts, Group, Hashing, PANIC_THRESHOLD, Policy, SlowStart, Warmth, group::mixed, shares::shares};
 
 /// Whether an endpoint takes requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -89,6 +89,12 @@ impl<T: Clone> Spread<T> {
     /// Sorts out the endpoints; `factor` is how much more a priority bears than it has endpoints, in a hundred.
     #[must_use]
     pub fn new(localities: &[Locality<T>], rules: &Rules, factor: u32) -> Self {
+        Self::by_key(localities, rules, factor, |_| String::new())
+    }
+
+    /// The same where hashes may lead to the endpoints, each of which has a `key` that is its own.
+    #[must_use]
+    pub fn by_key(localities: &[Locality<T>], rules: &Rules, factor: u32, key: impl Fn(&T) -> String) -> Self {
         let mut levels: BTreeMap<u32, Vec<&Locality<T>>> = BTreeMap::new();
         for locality in localities {
             levels.entry(locality.priority).or_default().push(locality);
@@ -98,6 +104,17 @@ impl<T: Clone> Spread<T> {
         let by = rules.by_locality.then_some(factor);
         let (mut parts, mut degraded) = (Vec::new(), Vec::new());
         for (level, share) in levels.values().zip(shares) {
+            if let Policy::Hash(hashing) = rules.policy {
+                // A table takes its time.
+                if share.healthy + share.degraded > 0 {
+                    let may = |standing: Standing| share.panic || standing == Standing::Healthy;
+                    let groups = vec![(hashed(level, hashing, rules.by_locality, &key, may), 1.0)];
+                    parts.push(Part { load: share.healthy, groups: groups.clone() });
+                    // What the healthy ones do not bear goes to them all the same (so does Envoy).
+                    degraded.push(Part { load: share.degraded, groups });
+                }
+                continue;
+            }
             if share.panic {
                 parts.push(Part::new(level, share.healthy + share.degraded, None, |_| true));
                 continue;
@@ -131,6 +148,29 @@ impl<T> Spread<T> {
     pub fn members(&self) -> impl Iterator<Item = &T> {
         self.parts.iter().flat_map(|part| &part.groups).flat_map(|(group, _)| group.order(0))
     }
+}
+
+/// The endpoints of a priority that `may` take requests, for hashes to lead to: all in one table, with the weights of their localities where
+/// these have shares of their own.
+fn hashed<T: Clone>(
+    level: &[&Locality<T>],
+    hashing: Hashing,
+    by_locality: bool,
+    key: &impl Fn(&T) -> String,
+    may: impl Fn(Standing) -> bool,
+) -> Group<T> {
+    let by_locality = by_locality && level.iter().any(|locality| locality.weight > 0);
+    let mut members = Vec::new();
+    for locality in level {
+        let usable: Vec<&Member<T>> = locality.members.iter().filter(|member| may(member.standing)).collect();
+        let sum: f64 = usable.iter().map(|member| f64::from(member.weight)).sum();
+        let share = if by_locality { f64::from(locality.weight) / sum } else { 1.0 };
+        if share > 0.0 {
+            let member = |member: &Member<T>| (key(&member.item), member.item.clone(), f64::from(member.weight) * share);
+            members.extend(usable.into_iter().map(member));
+        }
+    }
+    Group::hashed(members, hashing)
 }
 
 impl<T: Clone> Part<T> {
@@ -254,6 +294,40 @@ mod tests {
                 let rest = (10_000 - first) / 2;
                 near(&taken(&[warming], &rules), &[(0, first), (1, rest), (2, rest)]);
             }
+        }
+    }
+
+    /// Which endpoint each of 1000 hashes leads to.
+    fn led(localities: &[Locality<u32>], rules: &Rules) -> Vec<u32> {
+        let spread = Spread::by_key(localities, rules, OVERPROVISIONING, |item| format!("10.0.0.{item}:80"));
+        let led = |hash| {
+            let group = spread.choose(hash).unwrap();
+            *group.order_after(group.near(hash, |_| false), 0).next().unwrap()
+        };
+        (0..1000).map(mixed).map(led).collect()
+    }
+
+    #[test]
+    fn hashes_lead_to_the_endpoints_that_may_be_used_of_the_priority_that_takes_them() {
+        for hashing in [Hashing::Ring { least: 1024, most: 4096 }, Hashing::Maglev { size: 65_537 }] {
+            let rules = Rules { policy: Policy::Hash(hashing), ..Rules::default() };
+            let all = led(&[locality(0, 0, 0, &[UP, UP, UP, UP])], &rules);
+            let one_down = led(&[locality(0, 0, 0, &[UP, UP, UP, DOWN]), locality(1, 0, 10, &[UP])], &rules);
+            assert!(one_down.iter().all(|item| *item < 3), "three of four bear all of it");
+            let moved = all.iter().zip(&one_down).filter(|(before, after)| **before != 3 && before != after).count();
+            assert!(moved < 250, "{hashing:?}: {moved} moved that need not have");
+            // As many as round robin would send there.
+            let half = led(&[locality(0, 0, 0, &[UP, DOWN]), locality(1, 0, 10, &[UP])], &rules);
+            assert!(half.iter().filter(|item| **item == 10).count().abs_diff(300) < 60);
+            let few = led(&[locality(0, 0, 0, &[UP, DOWN, DOWN])], &rules);
+            assert!((0..3).all(|item| few.contains(&item)), "below the threshold all are tried");
+            // Degraded ones are in no table; what goes by localities has their weights.
+            let some = led(&[locality(0, 0, 0, &[UP, Standing::Degraded])], &rules);
+            assert!(some.iter().all(|item| *item == 0));
+            let by = Rules { by_locality: true, ..rules };
+            let shares = led(&[locality(0, 3, 0, &[UP]), locality(0, 1, 10, &[UP, UP]), locality(0, 0, 20, &[UP])], &by);
+            assert!(shares.iter().filter(|item| **item == 0).count().abs_diff(750) < 100);
+            assert!(!shares.contains(&20), "a locality without a share is sent nothing");
         }
     }
 

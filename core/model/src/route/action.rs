@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{Mirror, PathMatch, Pattern, RequestView, RetryPolicy, mutation::HeaderMutations};
+use super::{HashPolicy, Mirror, PathMatch, Pattern, RequestView, RetryPolicy, mutation::HeaderMutations};
 
 /// What a route does with a request.
 #[derive(Debug, Clone, Serialize)]
@@ -98,6 +98,9 @@ pub struct Upstream {
     pub retry: Option<RetryPolicy>,
     /// Of gRPC calls what their clients say counts, up to this, zero for any; `None` where only `timeout` does.
     pub calls: Option<Duration>,
+    /// By what the endpoint is chosen in clusters whose endpoints hashes lead to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hash: Vec<HashPolicy>,
 }
 
 impl Upstream {

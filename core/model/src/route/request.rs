@@ -82,6 +82,18 @@ impl<'a> RequestView<'a> {
         }
     }
 
+    /// The lines of a header as they were sent, each by itself but where Envoy keeps one.
+    pub(super) fn lines(&self, name: &str) -> Vec<Cow<'a, [u8]>> {
+        if name.starts_with(':') || name == "host" || IN_ONE_LINE.contains(&name) {
+            let bytes = |text: Cow<'a, str>| match text {
+                Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+                Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+            };
+            return self.header(name).map(bytes).into_iter().collect();
+        }
+        self.headers.get_all(name).iter().map(|line| Cow::Borrowed(line.as_bytes())).collect()
+    }
+
     /// All values of a header joined by `,`, or a pseudo header's value.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<Cow<'a, str>> {

@@ -143,8 +143,14 @@ impl Cookie {
     fn text(&self, endpoint: EndpointName, now: u64) -> String {
         let expires = self.ttl.map_or(0, |ttl| now.saturating_add(ttl.as_secs()));
         let told = Told { address: endpoint.to_string(), expires };
-        let mut parts = vec![format!("{}=\"{}\"", self.name, BASE64_STANDARD.encode(told.encode_to_vec()))];
-        parts.extend(self.ttl.map(|ttl| format!("Max-Age={}", ttl.as_secs())));
+        self.line(&BASE64_STANDARD.encode(told.encode_to_vec()))
+    }
+
+    /// What tells a client to keep it, with this value.
+    pub(super) fn line(&self, value: &str) -> String {
+        let mut parts = vec![format!("{}=\"{value}\"", self.name)];
+        let lasts = self.ttl.map(|ttl| ttl.as_secs()).filter(|seconds| *seconds > 0);
+        parts.extend(lasts.map(|seconds| format!("Max-Age={seconds}")));
         parts.extend((!self.path.is_empty()).then(|| format!("Path={}", self.path)));
         let attribute = |(name, value): &(String, String)| match value.as_str() {
             "" => name.clone(),
@@ -157,7 +163,7 @@ impl Cookie {
 }
 
 /// The value of the first cookie of this name.
-fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+pub(super) fn value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let mut pairs = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     let value = pairs.find_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     let bare = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));

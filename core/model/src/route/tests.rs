@@ -152,6 +152,7 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
         mirrors: vec![],
         retry: None,
         calls: None,
+        hash: vec![],
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::duration;
+use super::hash::ConsistentHash;
 pub use subset::Subset;
 
 /// The shortest time that Istio takes, and more than anybody means.
@@ -165,9 +166,9 @@ impl PortSettings {
 pub struct LoadBalancer {
     /// By what.
     pub simple: Simple,
-    /// Not carried out.
+    /// By hashes of requests.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub consistent_hash: Option<Value>,
+    pub consistent_hash: Option<ConsistentHash>,
     /// Not carried out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locality_lb_setting: Option<Value>,

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::hash::HashOn;
 use super::health::HealthCheck;
 
 /// Which endpoints are left alone for a while, how much there may be at once, and how it is spread, of what waypoints send to Services.
@@ -108,6 +109,9 @@ pub struct LoadBalancing {
     /// Endpoints that are new, or well again, are given their share by and by; at once when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
+    /// What requests are hashed by, all of it together, where hashes lead to endpoints.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hash_on: Vec<HashOn>,
 }
 
 /// How the share of an endpoint grows that is new, or well again.
@@ -135,6 +139,20 @@ pub enum LoadBalancingPolicy {
     Random,
     /// Of two, the one with fewer requests under way.
     LeastRequest,
+    /// By the hash of the request, on a ring.
+    RingHash,
+    /// By the hash of the request, in a table.
+    Maglev,
+    /// Of two, the one that answers sooner, by what is under way there.
+    PeakEwma,
+}
+
+impl LoadBalancingPolicy {
+    /// Whether hashes of requests decide.
+    #[must_use]
+    pub fn hashes(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
 }
 
 /// Which endpoints are left alone for a while.

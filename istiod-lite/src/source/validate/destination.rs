@@ -1,7 +1,7 @@
 //! What of a DestinationRule is not carried out, each part by its name. The rest of it holds all the same.
 
-use super::Errors;
 use super::unsupported::{TLS_INSTEAD, TLS_REFUSED};
+use super::{Errors, hash};
 use crate::source::crd::destination::{
     ConnectionPool, DestinationRule, DestinationRuleSpec, LoadBalancer, RuleOutliers, RulePolicy, Settings, Simple, TlsMode,
     as_aggression, as_percent, as_share, as_time, as_u32,
@@ -105,8 +105,8 @@ fn load_balancer(said: &LoadBalancer, path: &str, found: &mut Errors) {
     found.check(known, &format!("{path}.simple"), || {
         "it is none of ROUND_ROBIN, RANDOM, LEAST_REQUEST: endpoints take turns".into()
     });
-    let parts = [("consistentHash", said.consistent_hash.is_some()), ("localityLbSetting", said.locality_lb_setting.is_some())];
-    absent(found, path, &parts);
+    absent(found, path, &[("localityLbSetting", said.locality_lb_setting.is_some())]);
+    hash::rule(said, path, found);
     warmup(said, path, found);
 }
 
@@ -114,6 +114,12 @@ fn warmup(said: &LoadBalancer, path: &str, found: &mut Errors) {
     let parts = [("warmup", said.warmup.is_some()), ("warmupDurationSecs", said.warmup_duration_secs.is_some())];
     for (field, _) in parts.iter().filter(|(_, there)| *there && said.simple == Simple::Random) {
         found.add(format!("{path}.{field}"), "endpoints are chosen by chance, whatever their weights, so that it has no effect");
+    }
+    for (field, _) in parts.iter().filter(|(_, there)| *there && said.consistent_hash.is_some()) {
+        found.add(
+            format!("{path}.{field}"),
+            "hashes lead to an endpoint with its whole share from the first moment on, so that it has no effect",
+        );
     }
     time(found, &format!("{path}.warmupDurationSecs"), said.warmup_duration_secs.as_deref());
     let Some(said) = &said.warmup else { return };

@@ -4,6 +4,7 @@ mod destination;
 mod effect;
 mod entry;
 mod filter;
+mod hash;
 mod health;
 mod layer4;
 mod policy;

@@ -3,7 +3,7 @@
 use gateway_api::Duration;
 use gateway_api::experimental::xbackendtrafficpolicies::XBackendTrafficPolicy;
 
-use super::{Errors, health};
+use super::{Errors, hash, health};
 use crate::source::crd::traffic::{
     Admission, LoadBalancing, LoadBalancingPolicy, OutlierDetection, TrafficPolicy, TrafficPolicySpec,
 };
@@ -85,10 +85,14 @@ fn targets(spec: &TrafficPolicySpec, errors: &mut Errors) {
 }
 
 fn balancing(asked: &LoadBalancing, errors: &mut Errors) {
+    hash::policy(asked, errors);
     let Some(slow) = &asked.slow_start else { return };
     let path = "spec.loadBalancing.slowStart";
     errors.check(asked.policy != LoadBalancingPolicy::Random, path, || {
         "with policy Random endpoints are chosen whatever their weights: choose RoundRobin or LeastRequest".into()
+    });
+    errors.check(!asked.policy.hashes(), path, || {
+        "hashes lead to an endpoint with its whole share from the first moment on: choose RoundRobin, LeastRequest or PeakEwma".into()
     });
     time(errors, &format!("{path}.window"), slow.window.as_deref());
     let good = slow.aggression.is_none_or(|aggression| (0.1..=100.0).contains(&aggression));

@@ -138,7 +138,7 @@ fn a_destination_rule_says_what_of_it_holds() {
     );
     check(
         &[rule("x", 1, "a", ", loadBalancer: {consistentHash: {}}")],
-        "Accepted=False UnsupportedValue: spec.trafficPolicy.loadBalancer.consistentHash: a waypoint does not carry it out, and does as without it: take it out. The rest holds",
+        "Accepted=False UnsupportedValue: spec.trafficPolicy.loadBalancer.consistentHash: it says nothing to hash requests by, and has no effect: give httpHeaderName, httpCookie, useSourceIp or httpQueryParameterName. The rest holds",
     );
     let tls = "spec.trafficPolicy.tls.mode: a waypoint begins no TLS to backends, and answers requests with 500";
     check(&[rule("x", 1, "a", ", tls: {mode: SIMPLE}")], &format!("Accepted=False UnsupportedValue: {tls}"));

@@ -12,6 +12,7 @@ use ambit_api::envoy::pb::envoy::config::route::v3::{
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use regex::Regex;
 
+use super::super::waypoint::hash;
 use super::super::waypoint::route::{UNSEEN, cors, deadline, for_everyone, requests, respond, session};
 use super::super::waypoint::scope::ServedPort;
 use crate::index::Index;
@@ -26,8 +27,8 @@ const METHOD: &str = ":method";
 pub fn configuration(index: &Index, port: &ServedPort<'_>, name: String) -> RouteConfiguration {
     // The clusters of all services are there to be asked for.
     let routes = for_everyone(index, port, &mut BTreeSet::new());
-    // Faults and limits are the waypoint's to carry out; clients that go around it have none.
-    let routes = routes.into_iter().map(requests::without).map(deadline::without).filter_map(route).collect();
+    // Faults and limits are the waypoint's to carry out; clients that go around it have none. They take endpoints in turn.
+    let routes = routes.into_iter().map(requests::without).map(deadline::without).map(hash::without).filter_map(route).collect();
     RouteConfiguration {
         virtual_hosts: vec![VirtualHost { name: name.clone(), domains: vec!["*".into()], routes, ..Default::default() }],
         name,

@@ -1,5 +1,8 @@
 //! Clusters: one for each port of a service that traffic may go to, and the fixed ones that lead through the tunnels.
 
+use std::collections::BTreeMap;
+use std::mem::take;
+
 use ambit_api::envoy::pb::envoy::config::cluster::v3 as cluster;
 use ambit_api::envoy::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
 use ambit_api::envoy::pb::envoy::config::cluster::v3::cluster::{
@@ -27,7 +30,7 @@ use super::endpoint::internal_address;
 use super::names::{AMBIT_METADATA, CONNECT_ORIGINATE, DIRECT, HBONE_PORT, Layer, MAIN_INTERNAL, ORIGINAL_DST_METADATA};
 use super::scope::LookedUp;
 use super::tls;
-use super::wire::{ads, any, entry, seconds, string_kind, transport_socket, u32_value};
+use super::wire::{ads, any, entries, entry, seconds, string_kind, transport_socket, u32_value};
 
 /// Stream window of HBONE peers, bytes.
 pub const STREAM_WINDOW: u32 = 4 << 20;
@@ -80,6 +83,16 @@ pub fn authorizer(name: &str, service: &str, endpoints: &str, http2: bool) -> cl
         in_http1(&mut cluster);
     }
     cluster
+}
+
+/// Tells our own waypoint something that no field of Envoy's says; others do as without it.
+pub fn tell_ours(cluster: &mut cluster::Cluster, key: &str, value: &str) {
+    let own = cluster.metadata.as_mut().and_then(|metadata| metadata.filter_metadata.get_mut(AMBIT_METADATA));
+    if let Some(own) = own {
+        let mut fields: BTreeMap<_, _> = take(&mut own.fields).into_iter().collect();
+        fields.insert(key.to_owned(), string_kind(value));
+        own.fields = entries(&fields);
+    }
 }
 
 /// For clients of another kind than those of the mesh: endpoints whose port does not declare HTTP/2 are spoken to in HTTP/1.1, whatever it is that

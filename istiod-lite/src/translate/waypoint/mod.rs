@@ -15,6 +15,7 @@ mod edge;
 pub(super) mod endpoint;
 mod ext_authz;
 mod ext_proc;
+pub(super) mod hash;
 mod health;
 mod limiter;
 mod listener;

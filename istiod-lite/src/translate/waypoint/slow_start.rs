@@ -1,7 +1,5 @@
 //! New endpoints that are given their share by and by, as a TrafficPolicy or a DestinationRule asks for it.
 
-use std::collections::BTreeMap;
-use std::mem::take;
 use std::time::Duration;
 
 use ambit_api::envoy::pb::envoy::config::cluster::v3 as envoy;
@@ -11,9 +9,9 @@ use ambit_api::envoy::pb::envoy::config::cluster::v3::cluster::{
 use ambit_api::envoy::pb::envoy::config::core::v3::RuntimeDouble;
 use ambit_api::envoy::pb::envoy::r#type::v3::Percent;
 
-use super::names::AMBIT_METADATA;
+use super::cluster::tell_ours;
 use super::route::parse_duration;
-use super::wire::{duration, entries, string_kind};
+use super::wire::duration;
 use crate::source::crd::destination::{LoadBalancer, Simple, as_aggression, as_share, as_time};
 use crate::source::crd::traffic;
 
@@ -72,11 +70,8 @@ impl SlowStart {
         } else {
             LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })
         });
-        let own = cluster.metadata.as_mut().and_then(|metadata| metadata.filter_metadata.get_mut(AMBIT_METADATA));
-        if let Some(own) = own.filter(|_| self.after_ejection) {
-            let mut fields: BTreeMap<_, _> = take(&mut own.fields).into_iter().collect();
-            fields.insert("slow_start".to_owned(), string_kind("after_ejection"));
-            own.fields = entries(&fields);
+        if self.after_ejection {
+            tell_ours(cluster, "slow_start", "after_ejection");
         }
     }
 }

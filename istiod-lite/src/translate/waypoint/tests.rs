@@ -15,6 +15,7 @@ use crate::source::{Directory, NamespacedName, Source as _};
 mod carried;
 mod edge;
 mod fields;
+mod hashes;
 mod limiters;
 mod logs;
 mod of_all_kinds;

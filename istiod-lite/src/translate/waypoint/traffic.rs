@@ -12,11 +12,12 @@ use ambit_api::envoy::pb::envoy::r#type::v3::Percent;
 use ambit_api::envoy::pb::google::protobuf::{BoolValue, UInt32Value};
 
 use super::cluster::RETRY_PERCENT;
+use super::hash::Hashing;
 use super::names::Layer;
 use super::route::parse_duration;
 use super::slow_start::SlowStart;
 use super::wire::{duration, u32_value};
-use super::{backend, health};
+use super::{backend, cluster as clusters, health};
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::destination::{RuleOutliers, Settings, Simple, as_percent, as_time, as_u32};
 use crate::source::crd::traffic::{self, LoadBalancing, LoadBalancingPolicy, TrafficPolicySpec};
@@ -40,6 +41,14 @@ pub struct Asked {
     outliers: Option<OutlierDetection>,
     health_check: Option<HealthCheck>,
     slow_start: Option<SlowStart>,
+    hashing: Option<Hashing>,
+    /// Of our own waypoint; any other goes by what is under way.
+    peak_ewma: bool,
+}
+
+/// By what requests to a port of a service, or to a subset of it, are told apart, where hashes lead to its endpoints.
+pub fn hashing(index: &Index, service: &ServiceRef, number: u16, subset: Option<&str>) -> Option<Hashing> {
+    of_ours(index, service, number, subset).hashing
 }
 
 /// What is asked of a port of a service, or of a subset of it.
@@ -73,6 +82,12 @@ impl Asked {
         cluster.lb_policy = self.lb_policy.into();
         if let Some(slow) = self.slow_start {
             slow.apply_to(cluster);
+        }
+        if let Some(hashing) = self.hashing.as_ref().filter(|_| layer == Layer::Http) {
+            hashing.apply_to(cluster);
+        }
+        if self.peak_ewma && layer == Layer::Http {
+            clusters::tell_ours(cluster, "load_balancing", "peak_ewma");
         }
         for thresholds in cluster.circuit_breakers.iter_mut().flat_map(|breakers| &mut breakers.thresholds) {
             self.limit(thresholds, layer);
@@ -128,20 +143,25 @@ fn of_policy(spec: &TrafficPolicySpec) -> Asked {
         max_retries: limits.retries,
         retry_budget: budget.map(|budget| (budget.percent.map_or(RETRY_PERCENT, f64::from), budget.min_concurrent)),
         lb_policy: match spec.load_balancing.as_ref().map(|said| said.policy) {
-            None | Some(LoadBalancingPolicy::RoundRobin) => LbPolicy::RoundRobin,
+            // Connections have no hash.
+            None | Some(LoadBalancingPolicy::RoundRobin | LoadBalancingPolicy::RingHash | LoadBalancingPolicy::Maglev) => {
+                LbPolicy::RoundRobin
+            }
             Some(LoadBalancingPolicy::Random) => LbPolicy::Random,
-            Some(LoadBalancingPolicy::LeastRequest) => LbPolicy::LeastRequest,
+            Some(LoadBalancingPolicy::LeastRequest | LoadBalancingPolicy::PeakEwma) => LbPolicy::LeastRequest,
         },
         panic_threshold: None,
         outliers: spec.outlier_detection.as_ref().map(of_outliers),
         health_check: None,
         slow_start: spec.load_balancing.as_ref().and_then(of_new),
+        hashing: spec.load_balancing.as_ref().and_then(Hashing::of_policy),
+        peak_ewma: spec.load_balancing.as_ref().is_some_and(|said| said.policy == LoadBalancingPolicy::PeakEwma),
     }
 }
 
 /// How the share of new endpoints grows; at once where all have the same whatever their weights.
 fn of_new(said: &LoadBalancing) -> Option<SlowStart> {
-    let slow = said.slow_start.as_ref().filter(|_| said.policy != LoadBalancingPolicy::Random);
+    let slow = said.slow_start.as_ref().filter(|_| said.policy != LoadBalancingPolicy::Random && !said.policy.hashes());
     slow.map(SlowStart::of_policy)
 }
 
@@ -178,6 +198,7 @@ fn of_rule(said: &Settings<'_>) -> Asked {
     let most = |count: Option<i64>| count.and_then(as_u32).filter(|count| *count > 0);
     let pool = said.connection_pool.cloned().unwrap_or_default();
     let (tcp, http) = (pool.tcp.unwrap_or_default(), pool.http.unwrap_or_default());
+    let hashing = said.load_balancer.and_then(Hashing::of_rule);
     Asked {
         connect_timeout: tcp.connect_timeout.as_deref().and_then(as_time),
         max_connections: most(tcp.max_connections),
@@ -197,7 +218,9 @@ fn of_rule(said: &Settings<'_>) -> Asked {
         panic_threshold: said.outlier_detection.map(|outliers| outliers.min_health_percent.and_then(as_percent).unwrap_or(0)),
         outliers: said.outlier_detection.map(of_rule_outliers),
         health_check: None,
-        slow_start: said.load_balancer.and_then(SlowStart::of_rule),
+        slow_start: said.load_balancer.filter(|_| hashing.is_none()).and_then(SlowStart::of_rule),
+        hashing,
+        peak_ewma: false,
     }
 }
 

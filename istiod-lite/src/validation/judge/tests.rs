@@ -128,6 +128,12 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
     good(kind, &asks("healthCheck: {tcp: {}, timeout: 10ms}"));
     good(kind, &asks("admission: {}"));
     good(kind, &asks("loadBalancing: {slowStart: {}}"));
+    good(kind, &asks("loadBalancing: {policy: PeakEwma, slowStart: {}}"));
+    good(kind, &asks("loadBalancing: {policy: Maglev, hashOn: [{header: x-user}]}"));
+    good(
+        kind,
+        &asks("loadBalancing: {policy: RingHash, hashOn: [{cookie: {name: c, ttl: 0s}}, {queryParameter: q}, {sourceIP: true}]}"),
+    );
     good(kind, &asks("loadBalancing: {policy: LeastRequest, slowStart: {window: 1m30s, aggression: 1.5, minWeightPercent: 5}}"));
     good(kind, &asks("connectTimeout: 1m30s, limits: {connections: 1, retries: 0}, loadBalancing: {policy: Random}"));
     for (what, part) in [
@@ -156,6 +162,32 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
         ("healthCheck: {tcp: {}, interval: 5ms}", "spec.healthCheck.interval: must be at least 10ms"),
         ("healthCheck: {tcp: {}, timeout: soon}", "spec.healthCheck.timeout: \"soon\" is not a duration"),
         ("healthCheck: {tcp: {}, healthyThreshold: 0}", "spec.healthCheck.healthyThreshold: must be at least 1"),
+        ("loadBalancing: {policy: RingHash}", "spec.loadBalancing.hashOn: with policy RingHash or Maglev it is to say"),
+        (
+            "loadBalancing: {policy: PeakEwma, hashOn: [{header: a}]}",
+            "spec.loadBalancing.hashOn: has no effect but with policy RingHash or Maglev",
+        ),
+        ("loadBalancing: {policy: Maglev, hashOn: [{}]}", "spec.loadBalancing.hashOn[0]: just one of header, cookie"),
+        (
+            "loadBalancing: {policy: Maglev, hashOn: [{header: a, sourceIP: true}]}",
+            "spec.loadBalancing.hashOn[0]: just one of header, cookie, queryParameter and sourceIP is to be given, not 2",
+        ),
+        (
+            "loadBalancing: {policy: Maglev, hashOn: [{header: 'a b'}]}",
+            "spec.loadBalancing.hashOn[0].header: \"a b\" is not a header name",
+        ),
+        (
+            "loadBalancing: {policy: Maglev, hashOn: [{cookie: {name: c, ttl: soon}}]}",
+            "spec.loadBalancing.hashOn[0].cookie.ttl: it is no duration",
+        ),
+        (
+            "loadBalancing: {policy: Maglev, hashOn: [{sourceIP: false}]}",
+            "spec.loadBalancing.hashOn[0].sourceIP: false says nothing",
+        ),
+        (
+            "loadBalancing: {policy: Maglev, hashOn: [{header: a}], slowStart: {}}",
+            "spec.loadBalancing.slowStart: hashes lead to an endpoint with its whole share",
+        ),
         ("admission: {minConcurrency: 0}", "spec.admission.minConcurrency: must be at least 1"),
         ("admission: {maxConcurrency: 2}", "spec.admission.maxConcurrency: 2 is less than minConcurrency, 3"),
         ("admission: {statusOnReject: 200}", "spec.admission.statusOnReject: must be 429 or 503"),
@@ -182,6 +214,9 @@ fn what_of_a_destination_rule_is_not_carried_out_is_refused_by_name() {
     good(kind, &traffic("tls: {mode: ISTIO_MUTUAL}, loadBalancer: {simple: LEAST_CONN}, outlierDetection: {}"));
     good(kind, &traffic("loadBalancer: {warmup: {duration: 1m, minimumPercent: 5.5, aggression: 2}}"));
     good(kind, &traffic("loadBalancer: {simple: LEAST_REQUEST, warmupDurationSecs: 30s}"));
+    let cookie = "httpCookie: {name: c, path: /, ttl: 0s, attributes: [{name: Secure}, {name: SameSite, value: Lax}]}";
+    good(kind, &traffic(&format!("loadBalancer: {{consistentHash: {{{cookie}, maglev: {{tableSize: 251}}}}}}")));
+    good(kind, &traffic("loadBalancer: {consistentHash: {httpQueryParameterName: q, ringHash: {minimumRingSize: 64}}}"));
     good(kind, "{host: a, exportTo: ['.', '*']}");
     let own = "trafficPolicy: {loadBalancer: {simple: RANDOM}, portLevelSettings: [{port: {number: 80}}]}";
     good(kind, &format!("{{host: a, subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v-2.b, {own}}}]}}"));
@@ -212,7 +247,31 @@ fn what_of_a_destination_rule_is_not_carried_out_is_refused_by_name() {
         ("proxyProtocol: {}", "proxyProtocol: a waypoint does not carry it out"),
         ("retryBudget: {percent: 101}", "retryBudget.percent: it is no percentage"),
         ("loadBalancer: {simple: PASSTHROUGH}", "loadBalancer.simple: it is none of ROUND_ROBIN"),
-        ("loadBalancer: {consistentHash: {useSourceIp: true}}", "loadBalancer.consistentHash: a waypoint does not"),
+        ("loadBalancer: {consistentHash: {}}", "loadBalancer.consistentHash: it says nothing to hash requests by"),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, httpHeaderName: a}}",
+            "loadBalancer.consistentHash: only one of httpHeaderName",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpHeaderName: 'a b'}}",
+            "loadBalancer.consistentHash.httpHeaderName: \"a b\" is not a header name",
+        ),
+        (
+            "loadBalancer: {consistentHash: {httpCookie: {name: c, ttl: soon}}}",
+            "loadBalancer.consistentHash.httpCookie.ttl: it is no duration",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 100}}}",
+            "loadBalancer.consistentHash.maglev.tableSize: it is no size of a table",
+        ),
+        (
+            "loadBalancer: {simple: RANDOM, consistentHash: {useSourceIp: true}}",
+            "loadBalancer.simple: it has no effect beside consistentHash",
+        ),
+        (
+            "loadBalancer: {consistentHash: {useSourceIp: true}, warmup: {duration: 1s}}",
+            "loadBalancer.warmup: hashes lead to an endpoint with its whole share",
+        ),
         ("loadBalancer: {localityLbSetting: {}}", "loadBalancer.localityLbSetting: a waypoint does not"),
         ("loadBalancer: {warmup: {}}", "loadBalancer.warmup.duration: without one it has no effect"),
         ("loadBalancer: {warmup: {duration: soon}}", "loadBalancer.warmup.duration: it is no duration"),

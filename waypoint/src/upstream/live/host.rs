@@ -13,7 +13,7 @@ use ambit_model::balance::{Checks, History, Why};
 use serde::Serialize;
 use tokio::sync::Notify;
 
-use super::{checks::Health, warm::Since};
+use super::{checks::Health, latency::Latency, warm::Since};
 use crate::compiled::Target;
 
 /// What goes on at one endpoint of a cluster.
@@ -35,6 +35,8 @@ pub struct Host {
     pub(super) sent: AtomicU64,
     /// Those of them that it answered with a status from 500 on, broke off or did not answer, and those for which it was not reached.
     pub(super) errors: AtomicU64,
+    /// How soon it answers, where its cluster goes by that.
+    pub(super) latency: Latency,
 }
 
 /// An endpoint as the admin page shows it.
@@ -54,6 +56,9 @@ pub(super) struct Shown {
     /// What the last one has found, if it was no good answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     health_check: Option<String>,
+    /// How soon it answers, where its cluster goes by that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency: Option<Duration>,
 }
 
 impl Host {
@@ -71,6 +76,7 @@ impl Host {
             since: Since::default(),
             sent: AtomicU64::default(),
             errors: AtomicU64::default(),
+            latency: Latency::default(),
         }
     }
 
@@ -202,6 +208,7 @@ impl Host {
                 (false, false) => "unknown",
             }),
             health_check,
+            latency: self.latency.known(now),
         }
     }
 }

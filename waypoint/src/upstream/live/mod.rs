@@ -1,9 +1,11 @@
 //! What goes on in a cluster: its endpoints with the requests under way at each, which of them are ejected, and how much of it is in use.
 //! It outlives the cluster's configuration, so that an endpoint which stays is met as it was when something else changes.
 
+mod aside;
 mod breakers;
 mod checks;
 mod host;
+mod latency;
 mod outliers;
 #[cfg(test)]
 mod tests;
@@ -11,6 +13,7 @@ mod warm;
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -19,13 +22,15 @@ use std::{
 };
 
 use ambit_model::{
-    balance::{Locality, Member, Rules, Spread, Standing},
+    balance::{Locality, Member, Policy, Rules, Spread, Standing},
     route::EndpointName,
 };
-use arc_swap::ArcSwap;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use self::breakers::Breakers;
+use self::{
+    aside::{Latest, Work},
+    breakers::Breakers,
+};
 pub use self::{
     breakers::{Connected, Pending, UnderWay},
     host::Host,
@@ -38,7 +43,7 @@ pub struct Live {
     began: Instant,
     /// Where the next request's round begins.
     turn: AtomicUsize,
-    sorted: ArcSwap<Sorted>,
+    sorted: Arc<Latest>,
     known: Mutex<Known>,
     /// When it is looked next which endpoints return, in milliseconds since the beginning.
     due: AtomicU64,
@@ -69,6 +74,17 @@ pub(crate) struct Usage {
     pub(crate) sent: u64,
 }
 
+/// What a request says of the endpoint that it is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Aim<'a> {
+    /// The one that its session goes on with, which takes nobody's turn.
+    pub first: Option<&'a Place>,
+    /// Its hash, where hashes lead to endpoints.
+    pub hash: Option<u64>,
+    /// Those that have failed at it before: a hash leads to another one.
+    pub failed: &'a [SocketAddr],
+}
+
 /// The endpoints as they are sorted out for requests.
 #[derive(Debug, Default)]
 struct Sorted {
@@ -95,7 +111,7 @@ impl Default for Live {
         Self {
             began: Instant::now(),
             turn: AtomicUsize::default(),
-            sorted: ArcSwap::default(),
+            sorted: Arc::default(),
             known: Mutex::default(),
             due: AtomicU64::default(),
             warms: AtomicU64::new(warm::NEVER),
@@ -126,7 +142,10 @@ impl Live {
         known.endpoints = endpoints;
         known.rules.clone_from(&cluster.balance);
         known.check(cluster.checks.is_some(), &before);
-        self.spread(&known);
+        let work = self.work(&known);
+        // Whoever reads what is known need not wait for a table.
+        drop(known);
+        self.sorted.make(&work);
     }
 
     /// Whether anything was ever sent to the cluster.
@@ -138,8 +157,13 @@ impl Live {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sorts out the endpoints anew.
+    /// Sorts out the endpoints anew. What takes its time is made beside whoever asks for it.
     fn spread(&self, known: &Known) {
+        self.sorted.make_aside(self.work(known));
+    }
+
+    /// The endpoints as they stand now.
+    fn work(&self, known: &Known) -> Work {
         let now = self.began.elapsed();
         let member = |endpoint: &Arc<Endpoint>| {
             let host = known.hosts.get(&endpoint.target)?.clone();
@@ -159,11 +183,7 @@ impl Live {
             })
             .collect();
         self.warms_on(&localities, known.rules.slow_start.as_ref(), now);
-        let takes = |member: &&Member<Place>| member.standing != Standing::Unhealthy;
-        let taking = localities.iter().flat_map(|locality| &locality.members).filter(takes);
-        let taking = taking.map(|member| member.item.clone()).collect();
-        let spread = Spread::new(&localities, &known.rules, known.endpoints.overprovisioning);
-        self.sorted.store(Arc::new(Sorted { spread, taking, named: OnceLock::new() }));
+        self.sorted.next(localities, known.rules.clone(), known.endpoints.overprovisioning)
     }
 
     /// How much is in use, and was.
@@ -207,22 +227,30 @@ impl Live {
         sorted.named.get_or_init(by_name).get(&name).cloned()
     }
 
+    /// The endpoint that a hash leads to now. Looking takes nobody's turn.
+    pub(crate) fn led_by(&self, hash: u64) -> Option<Place> {
+        let sorted = self.sorted.load();
+        let group = sorted.spread.choose(hash)?;
+        let first = group.near(hash, |_| false).first().copied()?;
+        group.order(first).next().cloned()
+    }
+
     /// Endpoints for a request, the one that the policy chooses and then those after it, at most `most`. Those that are no place for a
     /// request are passed over.
     ///
     /// # Errors
     /// When all are.
     pub fn choose<R, E>(&self, cluster: &Cluster, most: usize, each: impl FnMut(&Place) -> Result<R, E>) -> Result<Vec<R>, E> {
-        self.choose_after(None, cluster, most, each)
+        self.choose_for(Aim::default(), cluster, most, each)
     }
 
-    /// The same after the endpoint that a session goes on with, which takes nobody's turn.
+    /// The same for a request that says something of its endpoint.
     ///
     /// # Errors
     /// When none is a place for a request.
-    pub fn choose_after<R, E>(
+    pub fn choose_for<R, E>(
         &self,
-        first: Option<&Place>,
+        Aim { first, hash, failed }: Aim<'_>,
         cluster: &Cluster,
         most: usize,
         mut each: impl FnMut(&Place) -> Result<R, E>,
@@ -234,10 +262,19 @@ impl Live {
             None => self.turn.fetch_add(1, Ordering::Relaxed),
         };
         let sorted = self.sorted.load();
-        let others = sorted.spread.choose(fastrand::u64(..)).into_iter().flat_map(|group| {
-            let policy = cluster.balance.policy;
-            group.order(group.first(policy, turn, fastrand::u64(..), |place| place.host.under_way()))
+        let policy = cluster.balance.policy;
+        let random = || fastrand::u64(..);
+        // Without a hash any other number is as good.
+        let point = hash.filter(|_| matches!(policy, Policy::Hash(_))).unwrap_or_else(random);
+        let others = sorted.spread.choose(point).map(|group| {
+            let near = group.near(point, |place| place.is_one_of(failed));
+            let first = near.first().copied().unwrap_or_else(|| match policy {
+                Policy::PeakEwma => group.cheaper(random(), |place| self.cost(&place.host)),
+                _ => group.first(policy, turn, random(), |place| place.host.under_way()),
+            });
+            group.order_after(near, first)
         });
+        let others = others.into_iter().flatten();
         let is_other = |place: &&Place| first.is_none_or(|first| !Arc::ptr_eq(&first.host, &place.host));
         let (mut chosen, mut refused) = (Vec::new(), None);
         for place in first.into_iter().chain(others.filter(is_other)) {
@@ -253,6 +290,13 @@ impl Live {
             Some(error) if chosen.is_empty() => Err(error),
             _ => Ok(chosen),
         }
+    }
+}
+
+impl Place {
+    /// Whether it is at one of these addresses.
+    fn is_one_of(&self, addresses: &[SocketAddr]) -> bool {
+        !addresses.is_empty() && self.endpoint.target.name().is_some_and(|name| addresses.contains(&name.address))
     }
 }
 

@@ -25,6 +25,9 @@ impl Cluster {
         if !matches!(outcome, Outcome::Status(..500)) {
             host.errors.fetch_add(1, Ordering::Relaxed);
         }
+        if !matches!(outcome, Outcome::Status(_)) {
+            self.answered(host, Duration::ZERO, false);
+        }
         let Some(rules) = &self.outliers else { return };
         let found = host.history().note(outcome, rules);
         for why in found {

@@ -130,7 +130,9 @@ fn a_session_goes_on_only_with_an_endpoint_that_takes_requests() {
     let second = live.named(name(2)).unwrap();
     assert!(live.named(EndpointName { tunnelled: true, ..name(2) }).is_none() && live.named(name(3)).is_none());
     for _ in 0..3 {
-        let order = live.choose_after(Some(&second), &cluster, 9, |place| Ok::<_, ()>(port(place))).unwrap();
+        let order = live
+            .choose_for(Aim { first: Some(&second), ..Aim::default() }, &cluster, 9, |place| Ok::<_, ()>(port(place)))
+            .unwrap();
         assert_eq!(order, [2, 1]);
     }
     cluster.note(&second.host, Outcome::Failed);

@@ -1,4 +1,10 @@
-use ambit_api::envoy::pb::envoy::{config::core::v3::RuntimeDouble, r#type::v3::Percent};
+use ambit_api::envoy::pb::{
+    envoy::{
+        config::core::v3::{Metadata, RuntimeDouble},
+        r#type::v3::Percent,
+    },
+    google::protobuf::{Struct, UInt64Value, Value, value::Kind},
+};
 
 use super::*;
 
@@ -68,8 +74,10 @@ fn what_is_not_implemented_of_load_balancing_is_rejected_by_name() {
             (c.lb_policy, c.lb_config) = (LbPolicy::LeastRequest as i32, least(config));
         }
     };
-    check_rejected(|c| c.lb_policy = LbPolicy::RingHash as i32, "lb_policy: RING_HASH is not implemented");
-    check_rejected(|c| c.lb_policy = LbPolicy::Maglev as i32, "lb_policy: MAGLEV is not implemented");
+    check_rejected(
+        |c| c.lb_policy = LbPolicy::LoadBalancingPolicyConfig as i32,
+        "lb_policy: LOAD_BALANCING_POLICY_CONFIG is not implemented",
+    );
     check_rejected(|c| c.lb_config = least(Default::default()), "lb_config of another lb_policy is not implemented");
     check_rejected(of_least(|config| config.choice_count = value(1)), "least_request_lb_config: choice_count: 1 is less than 2");
     check_rejected(
@@ -85,6 +93,70 @@ fn what_is_not_implemented_of_load_balancing_is_rejected_by_name() {
     check_rejected(|c| c.common_lb_config = merged(), "common_lb_config: update_merge_window is not implemented");
     let many = || common(|c| c.healthy_panic_threshold = Some(Percent { value: 101.0 }));
     check_rejected(|c| c.common_lb_config = many(), "healthy_panic_threshold: 101 is no percentage");
+}
+
+fn ring_of(change: fn(&mut RingHashLbConfig)) -> impl FnOnce(&mut pb::Cluster) {
+    move |c| {
+        let mut config = RingHashLbConfig::default();
+        change(&mut config);
+        (c.lb_policy, c.lb_config) = (LbPolicy::RingHash as i32, Some(LbConfig::RingHashLbConfig(config)));
+    }
+}
+
+fn maglev_of(size: u64) -> impl FnOnce(&mut pb::Cluster) {
+    move |c| {
+        let config = MaglevLbConfig { table_size: places(size) };
+        (c.lb_policy, c.lb_config) = (LbPolicy::Maglev as i32, Some(LbConfig::MaglevLbConfig(config)));
+    }
+}
+
+const fn places(value: u64) -> Option<UInt64Value> {
+    Some(UInt64Value { value })
+}
+
+#[test]
+fn rings_and_tables_of_hashes_are_compiled_with_the_bounds_that_envoy_has() {
+    let with = |hashing| Rules { policy: Policy::Hash(hashing), ..Rules::default() };
+    let default = with(Hashing::Ring { least: 1024, most: 1 << 20 });
+    check(|c| c.lb_policy = LbPolicy::RingHash as i32, default.clone());
+    check(ring_of(|_| {}), default);
+    let bounds = |config: &mut RingHashLbConfig| {
+        (config.minimum_ring_size, config.maximum_ring_size) = (places(7), places(2_000_000));
+    };
+    check(ring_of(bounds), with(Hashing::Ring { least: 7, most: 1 << 20 }));
+    check(|c| c.lb_policy = LbPolicy::Maglev as i32, with(Hashing::Maglev { size: 65_537 }));
+    for size in [2, 3, 251, 5_000_011] {
+        check(maglev_of(size.into()), with(Hashing::Maglev { size }));
+    }
+    for size in [0, 1, 4, 65_536, 4_999_998] {
+        check_rejected(maglev_of(size), &format!("maglev_lb_config.table_size: {size} is no prime"));
+    }
+    check_rejected(maglev_of(5_000_077), "maglev_lb_config.table_size: 5000077 is more than 5000011");
+    let murmur = ring_of(|config| config.hash_function = HashFunction::MurmurHash2 as i32);
+    check_rejected(murmur, "ring_hash_lb_config.hash_function: MURMUR_HASH_2 is not implemented");
+    let large = ring_of(|config| config.maximum_ring_size = places(8_388_609));
+    check_rejected(large, "ring_hash_lb_config.maximum_ring_size: 8388609 is more than 8388608");
+    let crossed = ring_of(|config| config.maximum_ring_size = places(1000));
+    check_rejected(crossed, "ring_hash_lb_config.minimum_ring_size: 1024 is more than maximum_ring_size, 1000");
+    let other = |c: &mut pb::Cluster| {
+        (c.lb_policy, c.lb_config) = (LbPolicy::RingHash as i32, Some(LbConfig::MaglevLbConfig(MaglevLbConfig::default())));
+    };
+    check_rejected(other, "lb_config of another lb_policy is not implemented");
+}
+
+#[test]
+fn peak_ewma_is_least_request_with_a_word_of_our_own() {
+    let of = |policy: LbPolicy, word: &str| {
+        let kind = Some(Kind::StringValue(word.to_owned()));
+        let fields = [("load_balancing".to_owned(), Value { kind })].into_iter().collect();
+        let filter_metadata = [("io.ambit".to_owned(), Struct { fields })].into_iter().collect();
+        let metadata = Some(Metadata { filter_metadata, ..Default::default() });
+        let cluster = pb::Cluster { lb_policy: policy as i32, metadata, ..Default::default() };
+        super::super::cluster::cluster(cluster).unwrap().balance.policy
+    };
+    assert_eq!(of(LbPolicy::LeastRequest, "peak_ewma"), Policy::PeakEwma);
+    assert_eq!(of(LbPolicy::LeastRequest, "another"), Policy::LeastRequest { choices: 2 });
+    assert_eq!(of(LbPolicy::Random, "peak_ewma"), Policy::Random);
 }
 
 /// Round robin with a slow start.

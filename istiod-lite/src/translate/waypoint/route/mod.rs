@@ -34,6 +34,7 @@ use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 use gateway_api::experimental::tcproutes::{TcpRoute, TcpRouteParentRefs};
 use gateway_api::experimental::tlsroutes::{TlsRoute, TlsRouteParentRefs};
 
+use super::hash;
 use super::names::{self, Layer, inbound_vip};
 use super::scope::ServedPort;
 use super::wire::{bool_value, entry, matches, peer_is};
@@ -312,6 +313,7 @@ pub fn ordered_routes(
                 }
                 let from = (request_route.kind, &name, rule.name.as_deref());
                 requests::of_route(index, port, Some(from), &mut compiled);
+                hash::on_route(index, &mut compiled, backends);
                 ordered.push((precedence, retry::routes(rule, condition, compiled)));
             }
         }
@@ -331,6 +333,7 @@ fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<B
     route.action = Some(Action::Route(to_cluster(own.cluster(index, Layer::Http))));
     session::keep_with(&mut route, index, &own.service);
     backends.insert(own);
+    hash::on_route(index, &mut route, backends);
     route
 }
 

@@ -20,6 +20,7 @@ use ambit_api::envoy::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy
 use ambit_api::envoy::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType};
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 
+use super::super::hash;
 use super::super::names::{INVALID_BACKEND, Layer};
 use super::super::scope::ServedPort;
 use super::super::wire::{any, bool_value, duration, entry, header_is, matches, regex, u32_value};
@@ -57,6 +58,7 @@ pub fn routes(index: &Index, port: &ServedPort<'_>, object: &VirtualService, bac
                 session::keep_with(&mut route, index, &service);
             }
             requests::of_route(index, port, None, &mut route);
+            hash::on_route(index, &mut route, backends);
             routes.extend(again(rule, said, route));
         }
     }

@@ -8,7 +8,7 @@ use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 use super::{Any, descriptors, input, kinds, of_waypoint};
 
 /// The inputs of the golden tests, and what they leave out.
-const INPUTS: [&str; 12] = [
+const INPUTS: [&str; 13] = [
     "whole",
     "routes",
     "policies",
@@ -21,6 +21,7 @@ const INPUTS: [&str; 12] = [
     "processors",
     "traces",
     "logs",
+    "hashes",
 ];
 const MORE: &str = r#"
 apiVersion: v1
