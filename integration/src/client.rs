@@ -1,12 +1,12 @@
 //! An HTTP client whose connections start in a pod, as the pod's own program's would.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, time::Duration};
 
 use ambit_testbed::Pod;
 use anyhow::Context;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Deserialize;
 
@@ -47,6 +47,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
+    /// Trailers.
+    pub trailers: HeaderMap,
 }
 
 impl Answer {
@@ -153,10 +155,12 @@ fn spawn(connection: impl Future + Send + 'static) -> tokio_util::task::AbortOnD
     }))
 }
 
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
 #[derive(Debug)]
 enum Sender {
-    Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
-    Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+    Http1(hyper::client::conn::http1::SendRequest<Body>),
+    Http2(hyper::client::conn::http2::SendRequest<Body>),
 }
 
 /// One connection.
@@ -172,7 +176,25 @@ impl Session {
     /// # Errors
     /// When the connection is lost.
     pub async fn send(&mut self, request: http::request::Builder, body: Bytes) -> anyhow::Result<Answer> {
-        let mut request = request.body(Full::new(body))?;
+        self.exchange(request, Full::new(body).boxed_unsync()).await
+    }
+
+    /// The same with trailers at the end of the request.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn send_with_trailers(
+        &mut self,
+        request: http::request::Builder,
+        body: Bytes,
+        trailers: HeaderMap,
+    ) -> anyhow::Result<Answer> {
+        let body = Full::new(body).with_trailers(async move { Some(Ok(trailers)) });
+        self.exchange(request, body.boxed_unsync()).await
+    }
+
+    async fn exchange(&mut self, request: http::request::Builder, body: Body) -> anyhow::Result<Answer> {
+        let mut request = request.body(body)?;
         let exchange = async {
             let response = match &mut self.sender {
                 Sender::Http1(sender) => {
@@ -188,7 +210,9 @@ impl Session {
                 }
             };
             let (head, body) = response.into_parts();
-            anyhow::Ok(Answer { status: head.status, headers: head.headers, body: body.collect().await?.to_bytes() })
+            let body = body.collect().await?;
+            let trailers = body.trailers().cloned().unwrap_or_default();
+            anyhow::Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
         };
         tokio::time::timeout(PATIENCE, exchange).await.context("no answer in time")?
     }

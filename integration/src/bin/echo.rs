@@ -3,10 +3,12 @@
 //! Requests with a header `x-key` are counted by its value. The first `x-fail-first` of them do not go well: they are answered with
 //! the status `x-fail-with`, or, where that is `reset`, by the end of the connection, or, where it is `slow`, after five seconds. Those with
 //! a header `x-fail-at` are answered with 500 by the version that it names. `/healthz` is answered with 200 until somebody asks for
-//! `/healthz/fail`, then with 503 until somebody asks for `/healthz/pass`.
+//! `/healthz/fail`, then with 503 until somebody asks for `/healthz/pass`. A request with a header `x-give-back` is given back its body and
+//! its trailers.
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     io,
     net::{Ipv6Addr, SocketAddr},
     sync::{
@@ -18,8 +20,8 @@ use std::{
 
 use anyhow::Context;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
@@ -100,7 +102,17 @@ fn count(key: Option<&String>, request: String) -> (u32, String) {
     (*count, std::mem::replace(last, request))
 }
 
-async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: String) -> io::Result<Response<Full<Bytes>>> {
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What an answer says, with these trailers if there are any.
+fn says(text: Bytes, trailers: Option<HeaderMap>) -> Body {
+    match trailers {
+        Some(trailers) => Full::new(text).with_trailers(async move { Some(Ok(trailers)) }).boxed_unsync(),
+        None => Full::new(text).boxed_unsync(),
+    }
+}
+
+async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: String) -> io::Result<Response<Body>> {
     if request.headers().get("upgrade").is_some_and(|protocol| protocol == "websocket") {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -124,7 +136,13 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: Strin
             .or_insert_with(|| value.into_owned());
     }
     let (head, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes().len()).unwrap_or(0);
+    let received = body.collect().await.ok();
+    let trailers = received.as_ref().and_then(|received| received.trailers().cloned());
+    let received = received.map(|received| received.to_bytes()).unwrap_or_default();
+    if headers.contains_key("x-give-back") {
+        return Ok(Response::new(says(received, trailers)));
+    }
+    let body = received.len();
     let mut status = headers.get("x-answer-with").and_then(|status| status.parse().ok()).unwrap_or(StatusCode::OK);
     if headers.get("x-fail-at") == Some(&version) {
         status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -157,14 +175,14 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: Strin
         "previous": previous,
         "protocol": format!("{:?}", head.version),
     });
-    let mut response = Response::new(Full::new(Bytes::from(text.to_string())));
+    let mut response = Response::new(says(Bytes::from(text.to_string()), None));
     *response.status_mut() = status;
     response.headers_mut().insert("x-served-by", http::HeaderValue::from_static("echo"));
     Ok(response)
 }
 
-fn switching_protocols() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
+fn switching_protocols() -> Response<Body> {
+    let mut response = Response::new(says(Bytes::new(), None));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
     response.headers_mut().insert("upgrade", http::HeaderValue::from_static("websocket"));

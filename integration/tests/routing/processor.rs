@@ -11,6 +11,7 @@ use ambit_integration::{
 };
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -20,11 +21,14 @@ use super::{CLIENT, ECHO};
 const EFFECT: Duration = Duration::from_secs(15);
 
 pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
-    vec![shared(mesh, "has requests and responses processed outside, and lets nothing pass without an answer", processors)]
+    vec![
+        shared(mesh, "has requests and responses processed outside, and lets nothing pass without an answer", processors),
+        shared(mesh, "has bodies processed outside piece by piece, and trailers, and what is told said by the processor", pieces),
+    ]
 }
 
 /// A route with a rule for each provider, on a path of its name, and a policy for each rule.
-fn policies() -> String {
+fn policies(route: &str, providers: &[&str]) -> String {
     let rule = |provider: &str| {
         format!(
             "  - name: {provider}\n    matches: [{{path: {{type: PathPrefix, value: /processed/{provider}}}}}]\n    \
@@ -38,15 +42,17 @@ apiVersion: ambit.dev/v1alpha1
 kind: RequestPolicy
 metadata: {{name: process-{provider}, namespace: shop}}
 spec:
-  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: processed, sectionName: {provider}}}]
+  targetRefs: [{{group: gateway.networking.k8s.io, kind: HTTPRoute, name: {route}, sectionName: {provider}}}]
   externalProcessing: {{provider: {provider}}}
 "#
         )
     };
-    let providers = ["scrub", "hasty", "absent", "unlisted"];
-    let route = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: processed, namespace: shop}\nspec:\n  \
-                 parentRefs: [{group: \"\", kind: Service, name: echo, port: 80}]\n  rules:\n";
-    format!("{route}{}{}", providers.map(rule).concat(), providers.map(policy).concat())
+    let head = format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {route}, namespace: shop}}\nspec:\n  \
+         parentRefs: [{{group: \"\", kind: Service, name: echo, port: 80}}]\n  rules:\n"
+    );
+    let (rules, policies): (Vec<_>, Vec<_>) = providers.iter().map(|provider: &&str| (rule(provider), policy(provider))).unzip();
+    format!("{head}{}{}", rules.concat(), policies.concat())
 }
 
 async fn ask(client: &Client, provider: &str, verdict: &str, body: &'static str) -> anyhow::Result<Answer> {
@@ -58,7 +64,7 @@ async fn ask(client: &Client, provider: &str, verdict: &str, body: &'static str)
 
 async fn processors(suite: &Suite) -> anyhow::Result<()> {
     let client = suite.client(CLIENT, ECHO, 80)?;
-    suite.apply("90-processors.yaml", &policies())?;
+    suite.apply("90-processors.yaml", &policies("processed", &["scrub", "hasty", "absent", "unlisted"]))?;
     for provider in ["scrub", "hasty"] {
         let ask = async || match ask(&client, provider, "change", "").await {
             Ok(answer) if answer.echo().is_ok_and(|echo| echo.headers.contains_key("x-seen")) => Ok(()),
@@ -75,6 +81,48 @@ async fn processors(suite: &Suite) -> anyhow::Result<()> {
         answer => Err(format!("{answer:?}")),
     };
     wait::until("nobody to be told any more", EFFECT, gone).await.map(drop)
+}
+
+/// A request whose body and trailers the service gives back.
+fn given_back(verdict: &str) -> http::request::Builder {
+    get("/processed/pieces").method("POST").header("x-verdict", verdict).header("x-give-back", "yes")
+}
+
+async fn pieces(suite: &Suite) -> anyhow::Result<()> {
+    let client = suite.client(CLIENT, ECHO, 80)?;
+    suite.apply("91-pieces.yaml", &policies("pieces", &["pieces"]))?;
+    let told = async || match ask(&client, "pieces", "change", "").await {
+        Ok(answer) if answer.echo().is_ok_and(|echo| echo.headers.contains_key("x-seen")) => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    };
+    wait::until("the processor to be told", EFFECT, told).await?;
+    // More than is ever kept of a body.
+    let body: Bytes = (0..2_u32 << 20).map(|at| b'a' + (at % 26) as u8).collect();
+    let expected: Bytes = body.iter().map(|byte| if *byte == b'a' { b'.' } else { byte.to_ascii_uppercase() }).collect();
+    let trailers: HeaderMap = [("x-end", "own"), ("x-secret", "s")]
+        .map(|(key, value)| (HeaderName::from_static(key), HeaderValue::from_static(value)))
+        .into_iter()
+        .collect();
+    let mut session = client.session_h2().await?;
+    let answer = session.send_with_trailers(given_back("pieces"), body.clone(), trailers.clone()).await?;
+    ensure!(answer.status == 200 && answer.body == expected, "{} with {} bytes", answer.status, answer.body.len());
+    let pieces = answer.header("x-pieces").and_then(|pieces| pieces.parse::<u32>().ok());
+    ensure!(pieces.is_some_and(|pieces| pieces > 0) && answer.header("content-length").is_none(), "{:?}", answer.headers);
+    let said = |name: &str| answer.trailers.get(name).and_then(|value| value.to_str().ok());
+    let ends = ["x-end", "x-request-end", "x-response-end", "x-secret"].map(said);
+    ensure!(ends == [Some("own"), Some("seen"), Some("seen"), None], "{:?}", answer.trailers);
+    // Over HTTP/1.1 it need not say how long the body is, either.
+    let answer = client.send_with_body(given_back("pieces"), body.clone()).await?;
+    ensure!(answer.status == 200 && answer.body == expected, "{} with {} bytes", answer.status, answer.body.len());
+    let answer = session.send_with_trailers(given_back("skip"), body.clone(), trailers.clone()).await?;
+    ensure!(answer.status == 200 && answer.body == body, "{} with {} bytes", answer.status, answer.body.len());
+    ensure!(answer.header("x-pieces") == Some("0") && answer.trailers == trailers, "{:?} {:?}", answer.headers, answer.trailers);
+    // No response has begun.
+    let answer = session.send(given_back("cut"), body).await?;
+    let said = answer.body == "go away" && answer.header("x-why") == Some("because");
+    ensure!(answer.status == 429 && said, "{} {:?}", answer.status, answer.headers);
+    suite.mesh.remove_manifest("91-pieces.yaml")?;
+    Ok(())
 }
 
 async fn changes(client: &Client) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use super::{Over, arrival::Expiry};
 use crate::{
     compiled::Counted,
     observe::{InFlight, Record},
-    upstream::{Lease, RequestBody},
+    upstream::{Broken, Lease, Made, RequestBody},
 };
 
 /// A body made here, or one that streams through.
@@ -27,6 +27,8 @@ enum Kind {
     Streaming(Box<Streaming>),
     /// Was read before, or is another in its place; with what the response holds all the same.
     Put(Box<RequestBody>, Option<Box<Streaming>>),
+    /// Passes by way of somebody who may change it, and who has what the response holds.
+    Made(Made<BodyError>),
 }
 
 /// What a response that streams through holds until its end: the upstream connection, its record, its place among those in flight.
@@ -51,6 +53,12 @@ pub enum BodyError {
     /// The upstream broke it.
     #[error("the upstream broke the response: {0}")]
     Upstream(#[from] hyper::Error),
+    /// What was put in its place broke off.
+    #[error("what was put in the place of the response broke off: {0}")]
+    Put(#[from] Broken),
+    /// It goes no further, as this says.
+    #[error("the response goes no further: {0}")]
+    Processed(String),
     /// It took too long.
     #[error("the response took longer than the route allows")]
     TimedOut,
@@ -70,7 +78,8 @@ impl ResponseBody {
     /// Has this body in its place; of what is not read yet nothing more is.
     pub fn put(&mut self, body: RequestBody) {
         let mut held = match replace(&mut self.0, Kind::Local(Bytes::new())) {
-            Kind::Local(_) => None,
+            // What passes by way of somebody ends with who has it.
+            Kind::Local(_) | Kind::Made(_) => None,
             Kind::Streaming(held) => Some(held),
             Kind::Put(_, held) => held,
         };
@@ -84,12 +93,20 @@ impl ResponseBody {
         self.0 = Kind::Put(Box::new(body), held);
     }
 
+    /// Has it pass by way of somebody.
+    pub fn pass(&mut self, by: impl FnOnce(Self) -> Made<BodyError>) {
+        let inner = Self(replace(&mut self.0, Kind::Local(Bytes::new())));
+        self.0 = Kind::Made(by(inner));
+    }
+
     /// Leaves out what was made here: the response to `HEAD` has no body, and the server for HTTP/2 would send one.
     pub fn leave_out(&mut self) {
         match &mut self.0 {
             Kind::Local(bytes) => bytes.clear(),
             Kind::Put(body, _) => **body = RequestBody::empty(),
             Kind::Streaming(_) => {}
+            // Of an answer to `HEAD` nothing passes but what was made here.
+            Kind::Made(_) => self.0 = Kind::Local(Bytes::new()),
         }
     }
 
@@ -135,6 +152,7 @@ impl Body for ResponseBody {
             Kind::Local(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Kind::Streaming(streaming) => streaming,
             Kind::Put(body, _) => return Pin::new(body.as_mut()).poll_frame(cx).map_err(BodyError::from),
+            Kind::Made(made) => return made.poll(cx),
         };
         if let Some(deadline) = &mut streaming.deadline
             && deadline.as_mut().poll(cx).is_ready()
@@ -175,6 +193,7 @@ impl Body for ResponseBody {
             Kind::Local(bytes) => bytes.is_empty(),
             Kind::Streaming(streaming) => streaming.inner.is_end_stream(),
             Kind::Put(body, _) => body.is_end_stream(),
+            Kind::Made(made) => made.is_over(),
         }
     }
 
@@ -183,6 +202,7 @@ impl Body for ResponseBody {
             Kind::Local(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Streaming(streaming) => streaming.inner.size_hint(),
             Kind::Put(body, _) => body.size_hint(),
+            Kind::Made(_) => SizeHint::new(),
         }
     }
 }

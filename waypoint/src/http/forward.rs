@@ -16,6 +16,7 @@ use super::{
     arrival::{Arrival, Expiry},
     body::Streaming,
     deadline::Deadline,
+    ext_proc::{End, Passage, Stopped, Stopper, Through},
     headers,
     mirror::{self, Copy},
     retry, select,
@@ -62,6 +63,8 @@ pub struct Hold {
     pub phase: Option<Phase>,
     /// What was read of its body.
     pub before: Option<Box<Beginning>>,
+    /// By whom the rest passes on its way.
+    pub passage: Option<Box<Passage>>,
 }
 
 /// Sends a request on and answers with the upstream's response, or with why there is none.
@@ -98,18 +101,24 @@ pub async fn forward(
     let asked = changed.then(|| Box::new(head(&request)));
     let mut deadline = due.expiry(&arrival);
     let stuck = due.limit().map(|limit| arrival.clone().stuck(limit));
-    let passing = Passing { phase: hold.phase.clone(), before: hold.before.take(), arrival, arriving, due: &due };
+    let (through, mut stopped) = hold.passage.take().map(|passage| passage.parts()).unwrap_or_default();
+    let passing = Passing { phase: hold.phase.clone(), before: hold.before.take(), arrival, arriving, due: &due, through };
     let attempt = attempt(&exchange, forwarding, weight.clone(), request, &mut record, passing);
     let late = |text: &str| Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, text)));
-    let outcome = match (deadline.as_mut(), paused) {
+    let mut end = None;
+    let outcome = match (deadline.as_mut(), paused, stopped.as_mut()) {
         _ if due.is_over() => {
             drop(attempt);
             record.service = exchange.chain.service();
             late("nobody waits for a response any more")
         }
-        (None, None) => attempt.await,
-        (deadline, paused) => tokio::select! {
+        (None, None, None) => attempt.await,
+        (deadline, paused, stopped) => tokio::select! {
             biased;
+            said = if_any(stopped.map(Stopped::ended)) => {
+                end = Some(said);
+                late("its external processor goes before it")
+            }
             outcome = attempt => outcome,
             () = if_any(deadline) => {
                 if due.is_of_route() {
@@ -124,6 +133,9 @@ pub async fn forward(
             }
         },
     };
+    if let Some(end) = end {
+        return ended(end, &mut record, exchange.style);
+    }
     match outcome {
         Ok(outcome) => respond(exchange, outcome, record, hold, deadline),
         Err((status, refusal)) => {
@@ -142,8 +154,14 @@ pub async fn forward(
     }
 }
 
+/// The answer to a request that its external processor has ended on its way, which is no fault of the endpoint's.
+fn ended(end: End, record: &mut Record, style: Style) -> Response<ResponseBody> {
+    record.awaiting = None;
+    end.answer(Some(record), style)
+}
+
 /// Completes when this does, and never where there is none.
-async fn if_any(expiry: Option<impl Future<Output = ()>>) {
+async fn if_any<T>(expiry: Option<impl Future<Output = T>>) -> T {
     match expiry {
         Some(expiry) => expiry.await,
         None => std::future::pending().await,
@@ -157,6 +175,7 @@ struct Passing<'a> {
     arrival: Arrival,
     arriving: Option<DropGuard>,
     due: &'a Deadline,
+    through: Vec<(Through, Stopper)>,
 }
 
 /// A response, with what is needed to finish it.
@@ -181,7 +200,7 @@ async fn attempt(
     weight: Arc<ClusterWeight>,
     mut request: Request<Incoming>,
     record: &mut Record,
-    Passing { phase, before, arrival, arriving, due }: Passing<'_>,
+    Passing { phase, before, arrival, arriving, due, through }: Passing<'_>,
 ) -> Result<Outcome, select::Refused> {
     let view = serve::view(&request, &exchange.target);
     let session = select::session(&exchange.route, &exchange.http, &view);
@@ -206,7 +225,15 @@ async fn attempt(
         logged.sent(request.headers(), &path, authority);
     }
     let sent = record.sent.clone();
-    let mut request = request.map(|body| RequestBody::new(body, before, sent, phase, arriving));
+    let is_processed = !through.is_empty();
+    let mut request = request.map(|body| {
+        let body = RequestBody::new(body, before, sent, phase, arriving);
+        through.into_iter().fold(body, |body, (through, stopper)| through.request(body, stopper))
+    });
+    if is_processed && !http2 && upgrade.is_none() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        // Its length is not known any more.
+        headers::delimit(&mut request);
+    }
     if let Some(logged) = &record.logged {
         request.body_mut().note_end(&logged.whole);
     }

@@ -223,7 +223,7 @@ pub(super) async fn handle(
     let mut response = match (admitted, known.route) {
         (Ok(()), Ok(route)) => {
             let exchange = Exchange { proxy, tunnel, snapshot, chain, http, route, target, style, upgrades };
-            act(exchange, request, record, Hold { place, over, phase, before }).await
+            act(exchange, request, record, Hold { place, over, phase, before, passage: None }).await
         }
         (Err(refused), route) => {
             record.service = chain.service();

@@ -224,6 +224,11 @@ impl Part {
         &self.data
     }
 
+    /// The trailers that have come.
+    pub fn trailers(&mut self) -> Option<&mut HeaderMap> {
+        self.trailers.as_mut()
+    }
+
     /// Whether there was room for it.
     pub fn add(&mut self, frame: &Frame<Bytes>) -> bool {
         if let Some(data) = frame.data_ref() {

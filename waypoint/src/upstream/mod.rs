@@ -3,6 +3,7 @@
 mod dial;
 mod kept;
 mod live;
+mod made;
 mod pool;
 mod request;
 mod select;
@@ -10,7 +11,8 @@ mod select;
 pub use dial::{Stream, open, reason_of};
 pub use kept::Kept;
 pub use live::{Aim, Connected, Host, Live, Pending, Place, UnderWay};
+pub use made::Made;
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
-pub use request::{Beginning, RequestBody, Unread};
+pub use request::{Beginning, Broken, RequestBody, Unread};
 pub use select::{Candidate, Candidates, Destination, Wish, candidates, for_request};
 pub(crate) use select::{TRIES, destination, destination_of, goes_on, none_usable, takes_requests};

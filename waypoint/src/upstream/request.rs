@@ -13,12 +13,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::DropGuard;
 
-use super::kept::{Again, Keeper, Kept, LONGEST, Part, SHORT};
+use super::{
+    kept::{Again, Keeper, Kept, LONGEST, Part, SHORT},
+    made::Made,
+};
 use crate::http::{EXPLAIN, Phase};
 
 /// The body of a request on its way: counts what passes.
@@ -43,7 +47,7 @@ pub(super) struct Streaming {
     before: Option<Box<Again>>,
     /// That was all of it.
     over: bool,
-    inner: Incoming,
+    inner: Source,
     sent: Arc<AtomicU64>,
     phase: Option<Phase>,
     /// Dropped once it has come whole, or does not come any more.
@@ -53,6 +57,25 @@ pub(super) struct Streaming {
     begun: bool,
     /// Set when it has come whole.
     whole: Option<Arc<OnceLock<Instant>>>,
+}
+
+/// Where a body comes from.
+#[derive(Debug)]
+enum Source {
+    Client(Incoming),
+    /// From the client, by way of somebody who may change it.
+    Made(Made<Broken>),
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// Its client broke it.
+    #[error(transparent)]
+    Client(#[from] hyper::Error),
+    /// What its processor says goes before it.
+    #[error("its external processor has ended the request")]
+    Processed,
 }
 
 impl RequestBody {
@@ -66,6 +89,7 @@ impl RequestBody {
     ) -> Self {
         let over = before.as_deref().is_some_and(Beginning::is_whole);
         let before = before.map(|before| before.part.done()).filter(|before| !before.is_end()).map(Box::new);
+        let inner = Source::Client(inner);
         Self(Kind::Streaming(Box::new(Streaming {
             before,
             over,
@@ -73,6 +97,21 @@ impl RequestBody {
             sent,
             phase,
             arriving,
+            keeping: None,
+            begun: false,
+            whole: None,
+        })))
+    }
+
+    /// What is made of one that comes from the client, which knows itself what has come of it.
+    pub fn made(made: Made<Broken>) -> Self {
+        Self(Kind::Streaming(Box::new(Streaming {
+            before: None,
+            over: false,
+            inner: Source::Made(made),
+            sent: Arc::default(),
+            phase: None,
+            arriving: None,
             keeping: None,
             begun: false,
             whole: None,
@@ -180,6 +219,11 @@ impl Beginning {
         self.part.replace(data)
     }
 
+    /// The trailers that were read.
+    pub fn trailers(&mut self) -> Option<&mut HeaderMap> {
+        self.part.trailers()
+    }
+
     /// What was read as a body of its own.
     #[must_use]
     pub fn into_body(self) -> RequestBody {
@@ -260,14 +304,14 @@ impl Streaming {
         Some(kept)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.begun = true;
         let before = self.before.as_mut().and_then(|before| before.part());
         self.before.take_if(|before| before.is_end());
         let frame = match before {
             Some(frame) => Some(Ok(frame)),
             None if self.over => None,
-            None => ready!(Pin::new(&mut self.inner).poll_frame(cx)).map(|frame| frame.map(heard)),
+            None => ready!(self.inner.poll(cx)).map(|frame| frame.map(heard)),
         };
         self.passed(&frame);
         Poll::Ready(frame)
@@ -275,7 +319,7 @@ impl Streaming {
 
     /// Whether nothing more comes.
     fn is_end(&self) -> bool {
-        self.before.is_none() && (self.over || self.inner.is_end_stream())
+        self.before.is_none() && (self.over || self.inner.is_end())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -295,7 +339,7 @@ impl Streaming {
         if self.over { SizeHint::with_exact(0) } else { self.inner.size_hint() }
     }
 
-    fn passed(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>) {
+    fn passed(&mut self, frame: &Option<Result<Frame<Bytes>, Broken>>) {
         if let Some(Ok(frame)) = frame {
             if let Some(data) = frame.data_ref() {
                 self.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
@@ -321,11 +365,34 @@ impl Streaming {
     }
 }
 
+impl Source {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self {
+            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Broken::from),
+            Self::Made(made) => made.poll(cx),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Made(made) => made.is_over(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client(incoming) => incoming.size_hint(),
+            Self::Made(_) => SizeHint::new(),
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
             Kind::Streaming(streaming) => streaming.poll(cx),

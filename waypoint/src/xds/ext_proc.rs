@@ -10,10 +10,8 @@ use ambit_api::envoy::pb::{
     envoy::{
         config::common::mutation_rules::v3::HeaderMutationRules,
         extensions::filters::http::ext_proc::v3::{
-            ExtProcPerRoute, ExternalProcessor, ProcessingMode as Mode,
-            ext_proc_per_route::Override,
+            ExtProcPerRoute, ExternalProcessor, ProcessingMode as Mode, ext_proc_per_route::Override,
             external_processor::RouteCacheAction,
-            processing_mode::{BodySendMode, HeaderSendMode},
         },
     },
     google::protobuf::Any,
@@ -24,7 +22,7 @@ use super::{
     grpc::{self, Called},
     read::{Compiled, Problem, Under, boolean, duration, finish, required, type_of, unpack},
 };
-use crate::compiled::{BodyMode, ExtProc, MutationRules, ProcessingMode};
+use crate::compiled::{ExtProc, MutationRules, ProcessingMode};
 
 /// The filter's type.
 pub const FILTER: &str = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
@@ -48,6 +46,9 @@ pub fn filter(name: &str, off: bool, mut config: ExternalProcessor) -> Compiled<
     if timeout.is_some_and(|timeout| !timeout.is_zero()) {
         return Err(Problem::new("timeout is not implemented").under("grpc_service"));
     }
+    let told = mode(&config.processing_mode.take().unwrap_or_default()).under("processing_mode")?;
+    let allowed: Result<Vec<_>, String> =
+        take(&mut config.allowed_override_modes).iter().map(|mode| told.changed(mode)).collect();
     let read = ExtProc {
         name: name.into(),
         on: !off,
@@ -60,49 +61,17 @@ pub fn filter(name: &str, off: bool, mut config: ExternalProcessor) -> Compiled<
             .take()
             .map_or(Ok(StatusCode::INTERNAL_SERVER_ERROR), grpc::status)
             .under("status_on_error")?,
-        mode: mode(config.processing_mode.take().unwrap_or_default()).under("processing_mode")?,
+        mode: told,
         rules: rules(config.mutation_rules.take().unwrap_or_default()).under("mutation_rules")?,
+        allow_mode_override: take(&mut config.allow_mode_override),
+        allowed_override_modes: allowed.map_err(Problem::new).under("allowed_override_modes")?,
     };
     finish(&config)?;
     Ok(read)
 }
 
-fn mode(mut mode: Mode) -> Compiled<ProcessingMode> {
-    let read = ProcessingMode {
-        request_headers: headers(take(&mut mode.request_header_mode), "request_header_mode")?,
-        response_headers: headers(take(&mut mode.response_header_mode), "response_header_mode")?,
-        request_body: body(take(&mut mode.request_body_mode), "request_body_mode")?,
-        response_body: body(take(&mut mode.response_body_mode), "response_body_mode")?,
-    };
-    // By default trailers are not told, as with these.
-    for (trailers, name) in [
-        (take(&mut mode.request_trailer_mode), "request_trailer_mode"),
-        (take(&mut mode.response_trailer_mode), "response_trailer_mode"),
-    ] {
-        match HeaderSendMode::try_from(trailers) {
-            Ok(HeaderSendMode::Default | HeaderSendMode::Skip) => {}
-            _ => return Err(Problem::new(format!("{name} other than SKIP is not implemented"))),
-        }
-    }
-    finish(&mode)?;
-    Ok(read)
-}
-
-fn headers(mode: i32, name: &str) -> Compiled<bool> {
-    match HeaderSendMode::try_from(mode) {
-        Ok(HeaderSendMode::Default | HeaderSendMode::Send) => Ok(true),
-        Ok(HeaderSendMode::Skip) => Ok(false),
-        Err(_) => Err(Problem::new(format!("{name} {mode} is not implemented"))),
-    }
-}
-
-fn body(mode: i32, name: &str) -> Compiled<BodyMode> {
-    match BodySendMode::try_from(mode) {
-        Ok(BodySendMode::None) => Ok(BodyMode::None),
-        Ok(BodySendMode::Buffered) => Ok(BodyMode::Buffered),
-        Ok(other) => Err(Problem::new(format!("{name} {} is not implemented", other.as_str_name()))),
-        Err(_) => Err(Problem::new(format!("{name} {mode} is not implemented"))),
-    }
+fn mode(mode: &Mode) -> Compiled<ProcessingMode> {
+    ProcessingMode::DEFAULT.changed(mode).map_err(Problem::new)
 }
 
 fn rules(mut rules: HeaderMutationRules) -> Compiled<MutationRules> {

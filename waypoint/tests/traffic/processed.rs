@@ -1,19 +1,28 @@
 //! Requests and responses that a processor is told of: what it makes of them, and what becomes of them when it does not answer as it should.
 
+use std::time::{Duration, Instant};
+
 use ambit_api::{
-    envoy::pb::envoy::{
-        config::core::v3::{HeaderValue, HeaderValueOption},
-        extensions::filters::http::ext_proc::v3::{ExternalProcessor, ProcessingMode, processing_mode::BodySendMode},
-        service::ext_proc::v3::{
-            BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, ImmediateResponse, ProcessingResponse,
-            body_mutation::Mutation, common_response::ResponseStatus, processing_request::Request as Told,
-            processing_response::Response as Said,
+    envoy::pb::{
+        envoy::{
+            config::core::v3::{HeaderValue, HeaderValueOption},
+            extensions::filters::http::ext_proc::v3::{
+                ExternalProcessor, ProcessingMode,
+                processing_mode::{BodySendMode, HeaderSendMode},
+            },
+            service::ext_proc::v3::{
+                BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpBody, ImmediateResponse,
+                ProcessingResponse, TrailersResponse, body_mutation::Mutation, common_response::ResponseStatus,
+                processing_request::Request as Told, processing_response::Response as Said,
+            },
+            r#type::v3::HttpStatus,
         },
-        r#type::v3::HttpStatus,
+        google::protobuf::Duration as ProtoDuration,
     },
     type_url,
 };
 use http::{HeaderMap, Request};
+use http_body_util::BodyExt;
 use waypoint::explain::{Question, explain, request};
 
 use super::support::{
@@ -21,8 +30,8 @@ use super::support::{
     client::{Body, http2, once, read},
     endpoint::{self, HTTP, Seen},
     id,
-    processor::{self, Act, Heard, header},
-    resources::{self, Ep, Service},
+    processor::{self, Act, Heard, Script, header},
+    resources::{self, ChangeProcessor, Ep, Service},
 };
 
 fn bodies(config: &mut ExternalProcessor) {
@@ -31,6 +40,19 @@ fn bodies(config: &mut ExternalProcessor) {
         response_body_mode: BodySendMode::Buffered.into(),
         ..Default::default()
     });
+}
+
+/// All in pieces, which the processor may say otherwise, and with time for it.
+fn pieces(config: &mut ExternalProcessor) {
+    config.processing_mode = Some(ProcessingMode {
+        request_body_mode: BodySendMode::Streamed.into(),
+        response_body_mode: BodySendMode::Streamed.into(),
+        request_trailer_mode: HeaderSendMode::Send.into(),
+        response_trailer_mode: HeaderSendMode::Send.into(),
+        ..Default::default()
+    });
+    config.allow_mode_override = true;
+    config.message_timeout = Some(ProtoDuration { seconds: 30, nanos: 0 });
 }
 
 fn sets(all: &[(&str, &str)]) -> Option<HeaderMutation> {
@@ -47,18 +69,68 @@ fn say(response: Said) -> Act {
 
 /// The answer that goes with what is told.
 fn fitting(told: &Told, common: CommonResponse) -> Act {
+    say(answer(told, common))
+}
+
+fn answer(told: &Told, common: CommonResponse) -> Said {
+    let header_mutation = common.header_mutation.clone();
     let response = Some(common);
-    say(match told {
+    match told {
         Told::RequestHeaders(_) => Said::RequestHeaders(HeadersResponse { response }),
         Told::ResponseHeaders(_) => Said::ResponseHeaders(HeadersResponse { response }),
         Told::RequestBody(_) => Said::RequestBody(BodyResponse { response }),
         Told::ResponseBody(_) => Said::ResponseBody(BodyResponse { response }),
-        Told::RequestTrailers(_) | Told::ResponseTrailers(_) => panic!("nobody asked for trailers"),
-    })
+        Told::RequestTrailers(_) => Said::RequestTrailers(TrailersResponse { header_mutation }),
+        Told::ResponseTrailers(_) => Said::ResponseTrailers(TrailersResponse { header_mutation }),
+    }
 }
 
 fn body(data: &str) -> Option<BodyMutation> {
     Some(BodyMutation { mutation: Some(Mutation::Body(data.as_bytes().to_vec())) })
+}
+
+fn no() -> Act {
+    say(Said::ImmediateResponse(ImmediateResponse {
+        status: Some(HttpStatus { code: 429 }),
+        headers: sets(&[("x-why", "because")]),
+        body: b"no".to_vec(),
+        ..Default::default()
+    }))
+}
+
+/// What is done with what is told in pieces.
+fn in_pieces(path: &str, told: &Told) -> Act {
+    let upper = |told: &HttpBody| CommonResponse {
+        body_mutation: body(&String::from_utf8_lossy(&told.body).to_uppercase()),
+        // The head is gone.
+        header_mutation: sets(&[("x-late", "yes")]),
+        ..Default::default()
+    };
+    let mode = |mode: BodySendMode| ProcessingMode {
+        request_body_mode: mode.into(),
+        response_header_mode: HeaderSendMode::Skip.into(),
+        ..Default::default()
+    };
+    match (path, told) {
+        ("/echo?upper" | "/echo?whole", Told::RequestBody(told)) => {
+            say(Said::RequestBody(BodyResponse { response: Some(upper(told)) }))
+        }
+        ("/echo?wait", Told::RequestBody(_)) => Act::Silent,
+        ("/echo?cut", Told::RequestBody(_)) | ("/echo?late", Told::ResponseBody(_)) => no(),
+        ("/echo?skip" | "/echo?whole" | "/echo?duplex", Told::RequestHeaders(_)) => {
+            let mode_override = Some(mode(match path {
+                "/echo?skip" => BodySendMode::None,
+                "/echo?whole" => BodySendMode::Buffered,
+                _ => BodySendMode::FullDuplexStreamed,
+            }));
+            let response = Some(answer(told, CommonResponse::default()));
+            Act::Say(Box::new(ProcessingResponse { response, mode_override, ..Default::default() }))
+        }
+        ("/trailers", Told::ResponseTrailers(_)) => {
+            fitting(told, CommonResponse { header_mutation: sets(&[("x-more", "yes")]), ..Default::default() })
+        }
+        _ => fitting(told, CommonResponse::default()),
+    }
 }
 
 fn script(path: &str, told: &Told) -> Act {
@@ -86,15 +158,7 @@ fn script(path: &str, told: &Told) -> Act {
             ..Default::default()
         },
         ("/late-no", Told::RequestHeaders(_)) => CommonResponse::default(),
-        ("/no", _) | ("/late-no", _) => {
-            let immediate = ImmediateResponse {
-                status: Some(HttpStatus { code: 429 }),
-                headers: sets(&[("x-why", "because")]),
-                body: b"no".to_vec(),
-                ..Default::default()
-            };
-            return say(Said::ImmediateResponse(immediate));
-        }
+        ("/no", _) | ("/late-no", _) => return no(),
         ("/silent", _) => return Act::Silent,
         ("/gone", _) => return Act::Break,
         ("/ended", _) => return Act::End("0"),
@@ -121,9 +185,13 @@ struct World {
 
 impl World {
     async fn new(number: u8) -> Self {
+        Self::of(number, bodies, script).await
+    }
+
+    async fn of(number: u8, told: ChangeProcessor, script: Script) -> Self {
         let mesh = Mesh::start(number).await;
-        let billing = Service { processor: Some(("processor", bodies)), ..Service::http("billing", mesh.socket(100, 80)) };
-        let opens: fn(&mut ExternalProcessor) = |config| {
+        let billing = Service { processor: Some(("processor", told)), ..Service::http("billing", mesh.socket(100, 80)) };
+        let opens: ChangeProcessor = |config| {
             bodies(config);
             config.failure_mode_allow = true;
         };
@@ -137,6 +205,19 @@ impl World {
         mesh.endpoints(&open.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
         let heard = processor::start(mesh.socket(9, 9100), script).await;
         Self { mesh, billing, open, seen, heard }
+    }
+
+    /// The pieces of requests that were told, and those of responses.
+    fn pieces(&self) -> [Vec<HttpBody>; 2] {
+        let mut pieces = [Vec::new(), Vec::new()];
+        for told in self.heard.lock().unwrap().iter() {
+            match told {
+                Told::RequestBody(piece) => pieces[0].push(piece.clone()),
+                Told::ResponseBody(piece) => pieces[1].push(piece.clone()),
+                _ => {}
+            }
+        }
+        pieces
     }
 
     async fn ask(&self, service: &Service, path: &str, body: &'static str) -> (u16, HeaderMap, String) {
@@ -213,4 +294,88 @@ async fn a_processor_that_is_not_there_is_a_failure_too() {
     world.mesh.endpoints("processor", vec![]);
     assert_eq!(world.ask(&world.billing, "/", "").await.0, 500);
     assert_eq!(world.ask(&world.open, "/", "").await.0, 200);
+}
+
+/// What was told in pieces, of which only the last one was told as such.
+fn joined(pieces: &[HttpBody]) -> String {
+    let last: Vec<_> = pieces.iter().filter(|piece| piece.end_of_stream).collect();
+    assert!(last.len() == 1 && pieces.last().is_some_and(|piece| piece.end_of_stream), "{} pieces", pieces.len());
+    String::from_utf8(pieces.iter().flat_map(|piece| piece.body.clone()).collect()).unwrap()
+}
+
+#[tokio::test]
+async fn bodies_pass_piece_by_piece_in_order_and_as_fast_as_they_are_answered() {
+    let world = World::of(248, pieces, in_pieces).await;
+    // More than is ever kept of a body.
+    let long: &'static str = (0..3_u32 << 20).map(|at| char::from(b'a' + (at % 23) as u8)).collect::<String>().leak();
+    let (status, headers, text) = world.ask(&world.billing, "/echo?upper", long).await;
+    assert!(status == 200 && text == long.to_uppercase(), "{status} with {} bytes", text.len());
+    assert!(!headers.contains_key("content-length") && !headers.contains_key("x-late"), "{headers:?}");
+    let [request, response] = world.pieces();
+    assert!(request.len() > 2 && joined(&request) == long && joined(&response) == text);
+    // Without an answer no more is told than so much.
+    world.heard.lock().unwrap().clear();
+    let (limit, window, most) = (Duration::from_secs(20), 256 << 10, 1 << 20);
+    let told = || world.pieces()[0].iter().map(|piece| piece.body.len()).sum::<usize>();
+    let full = async {
+        let start = Instant::now();
+        while told() < window && world.pieces()[0].len() < 16 {
+            assert!(start.elapsed() < limit, "{} bytes are told", told());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // It would go on at once.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    tokio::select! {
+        answered = world.ask(&world.billing, "/echo?wait", long) => panic!("{} before anything was said", answered.0),
+        () = full => {}
+    }
+    assert!(told() < most && world.pieces()[0].len() <= 16, "{} bytes are told", told());
+}
+
+#[tokio::test]
+async fn a_processor_ends_a_request_in_the_middle_of_its_body_as_long_as_no_response_has_begun() {
+    let world = World::of(249, pieces, in_pieces).await;
+    let post = |path: &str| Request::post(format!("http://billing.shop{path}")).body(Body::from("x".repeat(100_000))).unwrap();
+    let mut client = http2(&world.mesh, WEB, world.billing.vip).await;
+    let (status, headers, text) = read(client.send_request(post("/echo?cut")).await.unwrap()).await;
+    assert_eq!((status, headers["x-why"].as_bytes(), text.as_str()), (429, &b"because"[..], "no"));
+    world.mesh.logged(&["status=429", "reason=ext_proc_answered"]).await;
+    let whole = match client.send_request(post("/echo?late")).await {
+        Ok(response) => {
+            assert_eq!(response.status(), 200);
+            response.into_body().collect().await.is_ok()
+        }
+        // Nothing of it was written yet.
+        Err(_) => false,
+    };
+    assert!(!whole, "the response does not end as if it were whole");
+    world.mesh.logged(&["status=200", "reason=ext_proc_answered"]).await;
+}
+
+#[tokio::test]
+async fn trailers_are_changed_and_a_processor_says_what_it_is_told() {
+    let world = World::of(250, pieces, in_pieces).await;
+    let call = Request::post("http://billing.shop/trailers").body(Body::from("call")).unwrap();
+    let response = http2(&world.mesh, WEB, world.billing.vip).await.send_request(call).await.unwrap();
+    let whole = response.into_body().collect().await.unwrap();
+    let trailers = whole.trailers().cloned().unwrap();
+    assert_eq!((trailers["grpc-status"].as_bytes(), trailers["x-more"].as_bytes()), (&b"0"[..], &b"yes"[..]));
+    assert_eq!(whole.to_bytes(), "call");
+    // No piece is the last one where trailers follow.
+    assert!(world.pieces()[1].iter().all(|piece| !piece.end_of_stream));
+    for (path, text, expected) in [("/echo?skip", "as it is", "as it is"), ("/echo?whole", "all of it", "ALL OF IT")] {
+        world.heard.lock().unwrap().clear();
+        let (status, _, answered) = world.ask(&world.billing, path, text).await;
+        assert_eq!((status, answered.as_str()), (200, expected), "{path}");
+        let told = world.heard.lock().unwrap().clone();
+        let bodies: Vec<_> = told.iter().filter(|told| !matches!(told, Told::RequestHeaders(_))).collect();
+        match (path, bodies.as_slice()) {
+            ("/echo?skip", []) => {}
+            ("/echo?whole", [Told::RequestBody(whole)]) if whole.end_of_stream && whole.body == text.as_bytes() => {}
+            _ => panic!("{path}: {told:?}"),
+        }
+    }
+    let (status, headers, _) = world.ask(&world.billing, "/echo?duplex", "text").await;
+    assert_eq!((status, headers["x-ambit-reason"].as_bytes()), (500, &b"ext_proc_error"[..]));
 }

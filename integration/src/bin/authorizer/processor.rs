@@ -1,12 +1,14 @@
 //! An external processor. The header `x-verdict` of a request says what it does with it: `change`, `body`, `answer`, `late-answer` (to the
-//! response), `slow`, `wrong` (an answer to something else), `fail`, or `end`.
+//! response), `slow`, `wrong` (an answer to something else), `fail`, or `end`; of what is told in pieces `pieces` (letters of the request become
+//! large, `A` of the response a dot, trailers others), `skip` (the same, but it wants none) or `cut` (an answer to the first piece).
 
 use std::pin::Pin;
 
 use ambit_api::envoy::pb::envoy::{
     config::core::v3::{HeaderValue, HeaderValueOption},
+    extensions::filters::http::ext_proc::v3::{ProcessingMode, processing_mode::HeaderSendMode},
     service::ext_proc::v3::{
-        BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpHeaders, ImmediateResponse,
+        BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpBody, HttpHeaders, ImmediateResponse,
         ProcessingRequest, ProcessingResponse, TrailersResponse, body_mutation::Mutation,
         external_processor_server::ExternalProcessor, processing_request::Request as Told, processing_response::Response as Said,
     },
@@ -31,14 +33,20 @@ impl ExternalProcessor for Processor {
         &self,
         request: tonic::Request<tonic::Streaming<ProcessingRequest>>,
     ) -> Result<tonic::Response<Self::ProcessStream>, tonic::Status> {
-        let begun = (request.into_inner(), String::new());
-        let answers = futures::stream::unfold(begun, |(mut messages, mut verdict)| async move {
+        let begun = (request.into_inner(), String::new(), 0);
+        let answers = futures::stream::unfold(begun, |(mut messages, mut verdict, mut pieces)| async move {
             let told = messages.message().await.ok()??.request?;
             if let Told::RequestHeaders(headers) = &told {
                 verdict = header(headers, "x-verdict");
             }
-            let answer = answer(&verdict, told).await?;
-            Some((answer, (messages, verdict)))
+            if matches!(told, Told::RequestBody(_)) {
+                pieces += 1;
+            }
+            let answer = match in_pieces(&verdict, &told, pieces) {
+                Some(answer) => Ok(answer),
+                None => answer(&verdict, told).await?,
+            };
+            Some((answer, (messages, verdict, pieces)))
         });
         Ok(tonic::Response::new(Box::pin(answers)))
     }
@@ -61,6 +69,48 @@ fn sets(all: &[(&str, &str)]) -> Option<HeaderMutation> {
 
 fn body(data: &str) -> Option<BodyMutation> {
     Some(BodyMutation { mutation: Some(Mutation::Body(data.as_bytes().to_vec())) })
+}
+
+fn immediate() -> ImmediateResponse {
+    ImmediateResponse {
+        status: Some(HttpStatus { code: 429 }),
+        headers: sets(&[("x-why", "because")]),
+        body: b"go away".to_vec(),
+        ..Default::default()
+    }
+}
+
+/// The answer to what is told in pieces, of which there were so many of the request.
+fn in_pieces(verdict: &str, told: &Told, pieces: usize) -> Option<ProcessingResponse> {
+    let piece = |body: Vec<u8>| {
+        let mutation = Some(Mutation::Body(body));
+        let common = CommonResponse { body_mutation: Some(BodyMutation { mutation }), ..Default::default() };
+        BodyResponse { response: Some(common) }
+    };
+    let small = |told: &HttpBody| told.body.iter().map(|byte| if *byte == b'A' { b'.' } else { *byte }).collect();
+    let trailers = |key: &str| TrailersResponse { header_mutation: sets(&[(key, "seen")]) };
+    let mut mode_override = None;
+    let response = match (verdict, told) {
+        ("pieces" | "skip", Told::RequestBody(told)) => Said::RequestBody(piece(told.body.to_ascii_uppercase())),
+        ("pieces" | "skip", Told::ResponseBody(told)) => Said::ResponseBody(piece(small(told))),
+        ("pieces" | "skip", Told::RequestTrailers(_)) => Said::RequestTrailers(trailers("x-request-end")),
+        ("pieces" | "skip", Told::ResponseTrailers(_)) => Said::ResponseTrailers(trailers("x-response-end")),
+        ("pieces" | "skip", Told::ResponseHeaders(_)) => {
+            let header_mutation = sets(&[("x-pieces", &pieces.to_string())]);
+            let common = CommonResponse { header_mutation, ..Default::default() };
+            Said::ResponseHeaders(HeadersResponse { response: Some(common) })
+        }
+        ("skip", Told::RequestHeaders(_)) => {
+            let skip = HeaderSendMode::Skip.into();
+            // And no bodies.
+            mode_override =
+                Some(ProcessingMode { request_trailer_mode: skip, response_trailer_mode: skip, ..Default::default() });
+            Said::RequestHeaders(HeadersResponse::default())
+        }
+        ("cut", Told::RequestBody(_)) => Said::ImmediateResponse(immediate()),
+        _ => return None,
+    };
+    Some(ProcessingResponse { response: Some(response), mode_override, ..Default::default() })
 }
 
 /// Nothing where the call ends.
@@ -100,15 +150,7 @@ async fn answer(verdict: &str, told: Told) -> Option<Result<ProcessingResponse, 
             let header_mutation = sets(&[("content-length", &text.len().to_string())]);
             CommonResponse { header_mutation, body_mutation: body(&text), ..Default::default() }
         }
-        ("answer", _) | ("late-answer", Told::ResponseHeaders(_)) => {
-            let immediate = ImmediateResponse {
-                status: Some(HttpStatus { code: 429 }),
-                headers: sets(&[("x-why", "because")]),
-                body: b"go away".to_vec(),
-                ..Default::default()
-            };
-            return Some(said(Said::ImmediateResponse(immediate)));
-        }
+        ("answer", _) | ("late-answer", Told::ResponseHeaders(_)) => return Some(said(Said::ImmediateResponse(immediate()))),
         ("slow", _) => {
             sleep(SLOW).await;
             CommonResponse::default()

@@ -24,7 +24,7 @@ pub use administrators::{Administrator, Administrators};
 pub use authorizer::{Authorizer, CheckedBody, HttpCheck};
 pub use limiter::Limiter;
 pub use log::{AccessLogger, LineFormat};
-pub use processor::{BodyMode, HeaderMode, Processor, Told};
+pub use processor::{BodyMode, HeaderMode, Processor, Told, TrailerMode};
 pub use tracer::{Speaks, Tracer};
 
 /// The name of the ConfigMap, which is in the root namespace.

@@ -18,7 +18,7 @@ use super::reached::Reached;
 use super::route::respond;
 use super::wire::{any, duration, grpc_service};
 use crate::index::{Index, Processes};
-use crate::source::crd::mesh::{BodyMode, HeaderMode, Told};
+use crate::source::crd::mesh::{BodyMode, HeaderMode, Told, TrailerMode};
 use crate::source::crd::requests::RequestPolicy;
 
 /// What precedes the provider in the name of its filter.
@@ -71,6 +71,7 @@ fn process(index: &Index, processes: &Processes<'_>) -> Process {
         grpc_service: Some(grpc_service(&reached.cluster, &service.hostname(index.config()))),
         failure_mode_allow: processor.fail_open,
         processing_mode: Some(mode(&processor.told)),
+        allow_mode_override: processor.allow_mode_override,
         message_timeout: duration(processor.timeout),
         // What was allowed is what goes on: the route stays.
         route_cache_action: RouteCacheAction::Retain.into(),
@@ -87,14 +88,19 @@ fn mode(told: &Told) -> ProcessingMode {
     let body = |mode| match mode {
         BodyMode::None => BodySendMode::None,
         BodyMode::Buffered => BodySendMode::Buffered,
+        BodyMode::Streamed => BodySendMode::Streamed,
+    };
+    let trailers = |mode| match mode {
+        TrailerMode::Skip => HeaderSendMode::Skip,
+        TrailerMode::Send => HeaderSendMode::Send,
     };
     ProcessingMode {
         request_header_mode: headers(told.request_header_mode).into(),
         response_header_mode: headers(told.response_header_mode).into(),
         request_body_mode: body(told.request_body_mode).into(),
         response_body_mode: body(told.response_body_mode).into(),
-        request_trailer_mode: HeaderSendMode::Skip.into(),
-        response_trailer_mode: HeaderSendMode::Skip.into(),
+        request_trailer_mode: trailers(told.request_trailer_mode).into(),
+        response_trailer_mode: trailers(told.response_trailer_mode).into(),
     }
 }
 

@@ -97,9 +97,9 @@ impl Stream {
         Ok(Self { messages, inner, _lease: lease })
     }
 
-    /// Sends a further message. Where nobody reads it any more, what comes back says why.
-    pub async fn say(&self, message: Bytes) {
-        let _ = self.messages.send(message).await;
+    /// Where further messages are said, one after the other. Where nobody reads them any more, what comes back says why.
+    pub fn messages(&self) -> mpsc::Sender<Bytes> {
+        self.messages.clone()
     }
 
     /// The next message; `None` when the other side has ended the call with a good status.

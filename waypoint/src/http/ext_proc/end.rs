@@ -5,7 +5,10 @@ use ambit_model::{Reason, Refusal};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use super::mutation::{self, Line};
+use super::{
+    mutation::{self, Line},
+    session::Failure,
+};
 use crate::{
     compiled::{ExtProc, MutationRules},
     http::{
@@ -45,6 +48,25 @@ impl End {
         };
         let refusal = Refusal::new(Reason::ExtProcAnswered, detail);
         Self::Said { immediate: Box::new(immediate), refusal, rules: config.rules, most }
+    }
+
+    /// The waypoint refuses it for this reason.
+    pub fn refused(status: StatusCode, reason: Reason, detail: String) -> Self {
+        Self::Refused(status, Refusal::new(reason, detail))
+    }
+
+    /// The processor has not answered as it should.
+    pub fn failed(config: &ExtProc, failure: &Failure) -> Self {
+        let text = format!("cluster {}: {}", config.cluster, failure.text);
+        let status = if failure.late { StatusCode::GATEWAY_TIMEOUT } else { config.status_on_error };
+        Self::refused(status, Reason::ExtProcError, text)
+    }
+
+    /// Why, for the log.
+    pub fn refusal(&self) -> &Refusal {
+        match self {
+            Self::Said { refusal, .. } | Self::Refused(_, refusal) => refusal,
+        }
     }
 
     /// The answer; of a response in whose place it comes, the `record` becomes its own.

@@ -1,29 +1,18 @@
-//! What is said to one processor about one request, and what it says.
+//! What is said to one processor about one request, and what it says. Of the two halves, that of the request and that of the response, each
+//! may be waiting for what is said to it while the other is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use ambit_api::envoy::pb::envoy::{
-    config::core::v3::{HeaderMap as PbHeaders, HeaderValue as PbHeader},
-    extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode,
-    service::ext_proc::v3::{
-        BodyMutation, CommonResponse, HttpBody, HttpHeaders, ImmediateResponse, ProcessingRequest, ProcessingResponse,
-        ProtocolConfiguration, body_mutation::Mutation, processing_request::Request as Told,
-        processing_response::Response as Said,
-    },
+use ambit_api::envoy::pb::envoy::service::ext_proc::v3::{
+    CommonResponse, HeaderMutation, ImmediateResponse, ProcessingResponse, processing_request::Request as Told,
+    processing_response::Response as Said,
 };
 use bytes::Bytes;
-use http::HeaderMap;
 use metrics::counter;
-use prost::Message;
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 
-use crate::{
-    compiled::{BodyMode, ExtProc},
-    http::call::{
-        grpc::framed,
-        stream::{Callee, Stream},
-    },
-};
+use super::call::{Call, Place, Spoken};
+use crate::compiled::{ExtProc, ProcessingMode};
 
 /// Counts messages to processors, by `result`: `ok`, `immediate`, `closed` for streams that they have ended, `error`, and
 /// `failure_mode_allowed` for requests that go on without an answer.
@@ -33,14 +22,34 @@ const MESSAGES: &str = "ambit_ext_proc_messages_total";
 pub struct Session {
     /// How it is done.
     pub config: Arc<ExtProc>,
-    stream: Option<Stream>,
-    over: bool,
+    /// What the processor is told, from now on.
+    pub mode: ProcessingMode,
+    request: Option<Half>,
+    response: Option<Half>,
+}
+
+/// One direction of it.
+pub struct Half {
+    call: Arc<Call>,
+    ear: mpsc::Receiver<Spoken>,
+}
+
+/// A direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the endpoint.
+    Request,
+    /// To the client.
+    Response,
 }
 
 /// What a processor has answered.
+#[derive(Debug)]
 pub enum Heard {
     /// To go on, with these changes.
     Common(Box<CommonResponse>),
+    /// To go on, with these changes of trailers.
+    Trailers(Option<HeaderMutation>),
     /// To answer the client.
     Immediate(Box<ImmediateResponse>),
     /// Nothing, and nor will it any more; the request goes on.
@@ -64,163 +73,236 @@ impl From<String> for Failure {
 
 impl Session {
     /// In which nothing was said yet.
-    pub fn new(config: Arc<ExtProc>) -> Self {
-        Self { config, stream: None, over: false }
+    pub fn new(config: Arc<ExtProc>, place: Arc<Place>) -> Self {
+        let (call, [request, response]) = Call::new(config.clone(), place);
+        let half = |ear| Some(Half { call: call.clone(), ear });
+        Self { mode: config.mode, request: half(request), response: half(response), config }
     }
 
     /// Whether the processor is told nothing more.
     pub fn is_over(&self) -> bool {
-        self.over
+        [&self.request, &self.response].into_iter().flatten().any(Half::is_over)
     }
 
-    /// Tells the processor one thing and waits for what it says of it.
+    /// Tells the processor one thing and waits for what it says of it. What it says then of what else it is told holds from now on.
     ///
     /// # Errors
     /// Without an answer, unless requests go on without one.
-    pub async fn tell(&mut self, to: &Callee<'_>, told: Told) -> Result<Heard, Failure> {
-        if self.over {
+    pub async fn tell(&mut self, told: Told) -> Result<Heard, Failure> {
+        let step = Step::of(&told);
+        let half = match step.way() {
+            Way::Request => &mut self.request,
+            Way::Response => &mut self.response,
+        };
+        let Some(half) = half else { return Ok(Heard::Nothing) };
+        if half.is_over() {
             return Ok(Heard::Nothing);
         }
-        match self.ask(to, told).await {
-            Ok(Heard::Nothing) => {
-                counter!(MESSAGES, "result" => "closed").increment(1);
-                self.end();
+        let answered = half.ask(told).await;
+        let heard = match answered {
+            Ok(Some(answer)) => {
+                let said = answer.mode_override.filter(|_| matches!(step, Step::RequestHeaders | Step::ResponseHeaders));
+                let mode = said.map_or(Ok(None), |said| self.config.overridden(&said));
+                mode.map_err(|why| Failure::from(format!("its mode_override: {why}"))).and_then(|mode| {
+                    if let Some(mode) = mode {
+                        self.mode = mode;
+                    }
+                    fitting(step, answer)
+                })
+            }
+            Ok(None) => Ok(Heard::Nothing),
+            Err(failure) => Err(failure),
+        };
+        half.judged(heard)
+    }
+
+    /// One half of it, for what is told in pieces. It is told nothing else in this direction.
+    pub fn take(&mut self, way: Way) -> Option<Half> {
+        match way {
+            Way::Request => self.request.take(),
+            Way::Response => self.response.take(),
+        }
+    }
+
+    /// Nothing is told of the response, so that the call need not last for as long as the endpoint takes.
+    pub fn leave_response(&mut self) {
+        self.response = None;
+        // Where the request passes in pieces it has the call, and otherwise nobody has.
+        self.request = None;
+    }
+}
+
+impl Half {
+    /// Whether the processor is told nothing more.
+    pub fn is_over(&self) -> bool {
+        self.call.is_over()
+    }
+
+    /// How it is done.
+    pub fn config(&self) -> &ExtProc {
+        &self.call.config
+    }
+
+    /// One thing as it is said on the call.
+    pub fn message(&self, told: Told) -> Bytes {
+        self.call.message(told)
+    }
+
+    /// The call, and where its answers are heard.
+    pub fn parts(&mut self) -> (&Call, &mut mpsc::Receiver<Spoken>) {
+        (&*self.call, &mut self.ear)
+    }
+
+    /// As if the call had begun: what is said on it, and where each half is answered.
+    #[cfg(test)]
+    pub fn opened(&self) -> (mpsc::Receiver<Bytes>, [mpsc::Sender<Spoken>; 2]) {
+        self.call.opened()
+    }
+
+    /// The next answer; `None` when there is none, nor will be.
+    ///
+    /// # Errors
+    /// When the call broke off.
+    pub async fn hear(ear: &mut mpsc::Receiver<Spoken>) -> Result<Option<ProcessingResponse>, Failure> {
+        let answer = ear.recv().await.transpose()?;
+        Ok(answer.map(|answer| *answer))
+    }
+
+    /// Refuses what was said without having been asked for.
+    ///
+    /// # Errors
+    /// When there is something.
+    fn quiet(&mut self) -> Result<(), Failure> {
+        match self.ear.try_recv() {
+            Ok(Ok(_)) => Err(Failure::from("it answers what it was not told".to_owned())),
+            Ok(Err(text)) => Err(Failure::from(text)),
+            // What has ended shows when something is told.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Says one thing and waits for what comes back.
+    async fn ask(&mut self, told: Told) -> Result<Option<ProcessingResponse>, Failure> {
+        self.quiet()?;
+        let message = self.message(told);
+        let limit = self.config().message_timeout;
+        let (call, ear) = self.parts();
+        let conversation = async {
+            call.say(&message).await?;
+            Self::hear(ear).await
+        };
+        timeout(limit, conversation).await.unwrap_or_else(|_| Err(late(limit)))
+    }
+
+    /// The same for one half alone: what it says, counted.
+    ///
+    /// # Errors
+    /// Without an answer, unless requests go on without one.
+    pub async fn tell(&mut self, told: Told) -> Result<Heard, Failure> {
+        if self.is_over() {
+            return Ok(Heard::Nothing);
+        }
+        let step = Step::of(&told);
+        let answered = self.ask(told).await;
+        self.judged(answered.and_then(|answer| answer.map_or(Ok(Heard::Nothing), |answer| fitting(step, answer))))
+    }
+
+    /// What becomes of what was heard, or was not.
+    ///
+    /// # Errors
+    /// When the processor has failed, unless requests go on without it.
+    pub fn judged(&self, heard: Result<Heard, Failure>) -> Result<Heard, Failure> {
+        let result = match &heard {
+            // The other half has ended it.
+            Ok(Heard::Nothing) if self.is_over() => return heard,
+            Ok(Heard::Nothing) => "closed",
+            Ok(Heard::Immediate(_)) => "immediate",
+            Ok(_) => "ok",
+            Err(_) if self.config().failure_mode_allow => "failure_mode_allowed",
+            Err(_) => "error",
+        };
+        counter!(MESSAGES, "result" => result).increment(1);
+        if result != "ok" {
+            self.call.end();
+        }
+        match heard {
+            Err(failure) if self.config().failure_mode_allow => {
+                let cluster = &self.config().cluster;
+                tracing::debug!(%cluster, failure = failure.text, "a request goes on without its processor");
                 Ok(Heard::Nothing)
             }
-            Ok(Heard::Immediate(immediate)) => {
-                counter!(MESSAGES, "result" => "immediate").increment(1);
-                self.end();
-                Ok(Heard::Immediate(immediate))
-            }
-            Ok(heard) => {
-                counter!(MESSAGES, "result" => "ok").increment(1);
-                Ok(heard)
-            }
-            Err(failure) => self.failed(failure).map(|()| Heard::Nothing),
+            heard => heard,
         }
     }
+}
 
-    /// Whether a request goes on where its processor has failed.
-    fn failed(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.end();
-        if self.config.failure_mode_allow {
-            counter!(MESSAGES, "result" => "failure_mode_allowed").increment(1);
-            tracing::debug!(cluster = %self.config.cluster, failure = failure.text, "a request goes on without its processor");
-            return Ok(());
-        }
-        counter!(MESSAGES, "result" => "error").increment(1);
-        Err(failure)
-    }
-
-    /// The processor is told nothing more, and its call ends.
-    pub fn end(&mut self) {
-        self.over = true;
-        self.stream = None;
-    }
-
-    async fn ask(&mut self, to: &Callee<'_>, told: Told) -> Result<Heard, Failure> {
-        let Self { config, stream, .. } = self;
-        let step = Step::of(&told);
-        let protocol_config = stream.is_none().then(|| protocol(config));
-        let message = framed(&ProcessingRequest { request: Some(told), protocol_config, ..Default::default() });
-        let conversation = async {
-            let stream = match stream {
-                Some(stream) => {
-                    stream.say(message).await;
-                    stream
-                }
-                None => {
-                    let begun = to.begin(message).await?;
-                    stream.insert(begun)
-                }
-            };
-            loop {
-                let Some(heard) = stream.hear().await? else { return Ok(None) };
-                let answer = ProcessingResponse::decode(heard).map_err(|error| format!("its answer cannot be read: {error}"))?;
-                // It asks for more time, which it has not unless it may, and which is no answer.
-                if answer.override_message_timeout.is_none() {
-                    return Ok(Some(answer));
-                }
-            }
-        };
-        let answered: Result<_, String> = match timeout(config.message_timeout, conversation).await {
-            Ok(answered) => answered,
-            Err(_) => return Err(Failure { late: true, text: format!("no answer within {:?}", config.message_timeout) }),
-        };
-        let Some(answer) = answered? else { return Ok(Heard::Nothing) };
-        let common = match (step, answer.response) {
-            (_, Some(Said::ImmediateResponse(immediate))) => return Ok(Heard::Immediate(Box::new(immediate))),
-            (Step::RequestHeaders, Some(Said::RequestHeaders(said))) => said.response,
-            (Step::ResponseHeaders, Some(Said::ResponseHeaders(said))) => said.response,
-            (Step::RequestBody, Some(Said::RequestBody(said))) => said.response,
-            (Step::ResponseBody, Some(Said::ResponseBody(said))) => said.response,
-            _ => return Err(format!("it answers something else than {step:?}").into()),
-        };
-        Ok(Heard::Common(Box::new(common.unwrap_or_default())))
-    }
+/// No answer came in time.
+pub fn late(limit: Duration) -> Failure {
+    Failure { late: true, text: format!("no answer within {limit:?}") }
 }
 
 /// What is told, and to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+pub enum Step {
+    /// Headers of the request.
     RequestHeaders,
+    /// Its body, or a piece of it.
     RequestBody,
+    /// Its trailers.
+    RequestTrailers,
+    /// Headers of the response.
     ResponseHeaders,
+    /// Its body, or a piece of it.
     ResponseBody,
-    /// What is never told.
-    Trailers,
+    /// Its trailers.
+    ResponseTrailers,
 }
 
 impl Step {
-    fn of(told: &Told) -> Self {
+    /// What is told so.
+    pub fn of(told: &Told) -> Self {
         match told {
             Told::RequestHeaders(_) => Self::RequestHeaders,
-            Told::RequestBody(_) => Self::RequestBody,
             Told::ResponseHeaders(_) => Self::ResponseHeaders,
+            Told::RequestBody(_) => Self::RequestBody,
             Told::ResponseBody(_) => Self::ResponseBody,
-            Told::RequestTrailers(_) | Told::ResponseTrailers(_) => Self::Trailers,
+            Told::RequestTrailers(_) => Self::RequestTrailers,
+            Told::ResponseTrailers(_) => Self::ResponseTrailers,
+        }
+    }
+
+    /// The way that it is about.
+    pub fn way(self) -> Way {
+        match self {
+            Self::RequestHeaders | Self::RequestBody | Self::RequestTrailers => Way::Request,
+            Self::ResponseHeaders | Self::ResponseBody | Self::ResponseTrailers => Way::Response,
         }
     }
 }
 
-fn protocol(config: &ExtProc) -> ProtocolConfiguration {
-    let mode = |mode: BodyMode| -> i32 {
-        match mode {
-            BodyMode::None => BodySendMode::None.into(),
-            BodyMode::Buffered => BodySendMode::Buffered.into(),
-        }
-    };
-    ProtocolConfiguration {
-        request_body_mode: mode(config.mode.request_body),
-        response_body_mode: mode(config.mode.response_body),
-        ..Default::default()
-    }
-}
-
-/// Headers as a processor is told them, after these pseudo headers.
-pub fn headers(pseudo: &[(&str, &str)], headers: &HeaderMap, end_of_stream: bool) -> HttpHeaders {
-    let header = |key: &str, value: &[u8]| PbHeader { key: key.to_owned(), raw_value: value.to_vec(), ..Default::default() };
-    let pseudo = pseudo.iter().map(|(name, value)| header(name, value.as_bytes()));
-    // The host is among them.
-    let fields = headers.iter().filter(|(name, _)| **name != http::header::HOST);
-    let all = pseudo.chain(fields.map(|(name, value)| header(name.as_str(), value.as_bytes()))).collect();
-    HttpHeaders { headers: Some(PbHeaders { headers: all }), end_of_stream, ..Default::default() }
-}
-
-/// A whole body as a processor is told it.
-pub fn body(data: &[u8]) -> HttpBody {
-    HttpBody { body: data.to_vec(), end_of_stream: true, ..Default::default() }
-}
-
-/// The body in the place of another, if there is to be one.
+/// What an answer to this says.
 ///
 /// # Errors
-/// When it is said in a way that goes with other modes.
-pub fn replaced(mutation: Option<BodyMutation>) -> Result<Option<Bytes>, String> {
-    match mutation.and_then(|mutation| mutation.mutation) {
-        Some(Mutation::Body(body)) => Ok(Some(body.into())),
-        Some(Mutation::ClearBody(true)) => Ok(Some(Bytes::new())),
-        Some(Mutation::ClearBody(false)) | None => Ok(None),
-        Some(Mutation::StreamedResponse(_)) => Err("it streams a body that is told whole".into()),
+/// When it is one to something else.
+pub fn fitting(step: Step, answer: ProcessingResponse) -> Result<Heard, Failure> {
+    let common = match (step, answer.response) {
+        (_, Some(Said::ImmediateResponse(immediate))) => return Ok(Heard::Immediate(Box::new(immediate))),
+        (Step::RequestHeaders, Some(Said::RequestHeaders(said))) => said.response,
+        (Step::ResponseHeaders, Some(Said::ResponseHeaders(said))) => said.response,
+        (Step::RequestBody, Some(Said::RequestBody(said))) => said.response,
+        (Step::ResponseBody, Some(Said::ResponseBody(said))) => said.response,
+        (Step::RequestTrailers, Some(Said::RequestTrailers(said)))
+        | (Step::ResponseTrailers, Some(Said::ResponseTrailers(said))) => return Ok(Heard::Trailers(said.header_mutation)),
+        _ => return Err(format!("it answers something else than {step:?}").into()),
+    };
+    Ok(Heard::Common(Box::new(common.unwrap_or_default())))
+}
+
+/// The way that an answer is about, if it is about one.
+pub fn way_of(answer: &ProcessingResponse) -> Option<Way> {
+    match answer.response.as_ref()? {
+        Said::RequestHeaders(_) | Said::RequestBody(_) | Said::RequestTrailers(_) => Some(Way::Request),
+        Said::ResponseHeaders(_) | Said::ResponseBody(_) | Said::ResponseTrailers(_) => Some(Way::Response),
+        _ => None,
     }
 }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use ambit_api::envoy::pb::{
     envoy::{
@@ -9,20 +11,15 @@ use ambit_api::envoy::pb::{
     },
     google::protobuf::BoolValue,
 };
+use bytes::Bytes;
 use http_body_util::BodyExt;
 
-use super::{end::End, mutation::*, session::replaced, *};
+use super::{mutation::*, told::replaced, *};
 use crate::compiled::{MutationRules, ProcessingMode};
 
 const MOST: usize = 1024;
 
-fn config() -> ExtProc {
-    let mode = ProcessingMode {
-        request_headers: true,
-        response_headers: true,
-        request_body: BodyMode::None,
-        response_body: BodyMode::None,
-    };
+pub(super) fn config() -> ExtProc {
     ExtProc {
         name: "p".into(),
         on: true,
@@ -31,8 +28,10 @@ fn config() -> ExtProc {
         message_timeout: Duration::from_secs(1),
         failure_mode_allow: false,
         status_on_error: StatusCode::INTERNAL_SERVER_ERROR,
-        mode,
+        mode: ProcessingMode::DEFAULT,
         rules: MutationRules::default(),
+        allow_mode_override: false,
+        allowed_override_modes: Vec::new(),
     }
 }
 

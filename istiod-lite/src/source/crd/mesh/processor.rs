@@ -26,6 +26,8 @@ pub struct Processor {
     pub fail_open: bool,
     /// What it is told.
     pub told: Told,
+    /// Whether it may say of a request, in an answer to headers, what else it is told of it.
+    pub allow_mode_override: bool,
 }
 
 /// What a processor is told, as the filter has it.
@@ -40,6 +42,10 @@ pub struct Told {
     pub request_body_mode: BodyMode,
     /// Bodies of responses.
     pub response_body_mode: BodyMode,
+    /// Trailers of requests.
+    pub request_trailer_mode: TrailerMode,
+    /// Trailers of responses.
+    pub response_trailer_mode: TrailerMode,
 }
 
 /// Whether a processor is told of headers.
@@ -53,6 +59,17 @@ pub enum HeaderMode {
     Skip,
 }
 
+/// Whether a processor is told of trailers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum TrailerMode {
+    /// It is not.
+    #[default]
+    Skip,
+    /// It is.
+    Send,
+}
+
 /// What a processor is told of bodies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -62,6 +79,8 @@ pub enum BodyMode {
     None,
     /// All of it at once, up to 1 MiB; longer ones are refused.
     Buffered,
+    /// Each piece as it comes, however long it is.
+    Streamed,
 }
 
 #[derive(Default, Deserialize)]
@@ -72,6 +91,7 @@ struct Settings {
     timeout: Option<String>,
     fail_open: bool,
     processing_mode: Told,
+    allow_mode_override: bool,
 }
 
 /// What an entry of this kind says.
@@ -93,12 +113,17 @@ impl Settings {
         if self.processing_mode == NOTHING {
             return Err("processingMode: it is told nothing".into());
         }
+        let Told { request_header_mode, response_header_mode, .. } = self.processing_mode;
+        if self.allow_mode_override && (request_header_mode, response_header_mode) == (HeaderMode::Skip, HeaderMode::Skip) {
+            return Err("allowModeOverride: it says so in answers to headers, of which it is told none".into());
+        }
         Ok(Processor {
             service: self.service,
             port: self.port,
             timeout: self.timeout.map_or(Ok(TIMEOUT), |text| length(&text))?,
             fail_open: self.fail_open,
             told: self.processing_mode,
+            allow_mode_override: self.allow_mode_override,
         })
     }
 }
@@ -108,4 +133,6 @@ const NOTHING: Told = Told {
     response_header_mode: HeaderMode::Skip,
     request_body_mode: BodyMode::None,
     response_body_mode: BodyMode::None,
+    request_trailer_mode: TrailerMode::Skip,
+    response_trailer_mode: TrailerMode::Skip,
 };

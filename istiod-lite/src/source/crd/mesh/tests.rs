@@ -114,7 +114,9 @@ fn processors_are_read_with_their_defaults_and_refused_by_the_field() {
         "extensionProviders:\n\
          - {name: plain, envoyExtProcGrpc: {service: a.shop.svc.cluster.local, port: 9000}}\n\
          - {name: all, envoyExtProcGrpc: {service: shop/b.example.com, port: 1, timeout: 1s, failOpen: true, \
-         processingMode: {requestBodyMode: BUFFERED, responseHeaderMode: SKIP}}}\n",
+         processingMode: {requestBodyMode: BUFFERED, responseHeaderMode: SKIP}}}\n\
+         - {name: pieces, envoyExtProcGrpc: {service: a.shop.svc.cluster.local, port: 1, allowModeOverride: true, \
+         processingMode: {responseBodyMode: STREAMED, requestTrailerMode: SEND}}}\n",
     );
     let plain = settings.processors["plain"].as_ref().unwrap();
     assert_eq!(
@@ -124,13 +126,21 @@ fn processors_are_read_with_their_defaults_and_refused_by_the_field() {
     let all = settings.processors["all"].as_ref().unwrap();
     assert_eq!((all.timeout, all.fail_open), (Duration::from_secs(1), true));
     let told = Told { request_body_mode: BodyMode::Buffered, response_header_mode: HeaderMode::Skip, ..Told::default() };
-    assert_eq!(all.told, told);
+    assert_eq!((all.told, all.allow_mode_override), (told, false));
+    let pieces = settings.processors["pieces"].as_ref().unwrap();
+    let told = Told { response_body_mode: BodyMode::Streamed, request_trailer_mode: TrailerMode::Send, ..Told::default() };
+    assert_eq!((pieces.told, pieces.allow_mode_override), (told, true));
     for (fields, why) in [
         ("envoyExtProcGrpc: {port: 1}", "envoyExtProcGrpc.service"),
         ("envoyExtProcGrpc: {service: a}", "envoyExtProcGrpc.port"),
         ("envoyExtProcGrpc: {service: a, port: 1, timeout: 0s}", "envoyExtProcGrpc.timeout"),
         ("envoyExtProcGrpc: {service: a, port: 1, messageTimeout: 1s}", "unknown field `messageTimeout`"),
-        ("envoyExtProcGrpc: {service: a, port: 1, processingMode: {requestBodyMode: STREAMED}}", "unknown variant `STREAMED`"),
+        ("envoyExtProcGrpc: {service: a, port: 1, processingMode: {requestBodyMode: GRPC}}", "unknown variant `GRPC`"),
+        (
+            "envoyExtProcGrpc: {service: a, port: 1, allowModeOverride: true, \
+             processingMode: {requestHeaderMode: SKIP, responseHeaderMode: SKIP, requestBodyMode: STREAMED}}",
+            "allowModeOverride",
+        ),
         (
             "envoyExtProcGrpc: {service: a, port: 1, processingMode: {requestHeaderMode: SKIP, responseHeaderMode: SKIP}}",
             "it is told nothing",

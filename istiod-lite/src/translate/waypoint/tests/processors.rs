@@ -34,7 +34,10 @@ fn a_processor_has_a_filter_that_is_off_where_no_route_has_it_on_and_without_it_
     assert_eq!((&scrub["message_timeout"], &scrub["route_cache_action"]), (&Value::from("1s"), &Value::from("RETAIN")));
     assert_eq!(scrub["processing_mode"]["request_body_mode"], "BUFFERED");
     assert_eq!((&stamp["failure_mode_allow"], &stamp["message_timeout"]), (&Value::from(true), &Value::from("0.200s")));
-    assert_eq!(stamp["processing_mode"]["response_header_mode"], "SKIP");
+    let told = ["response_header_mode", "response_body_mode", "response_trailer_mode", "request_trailer_mode"]
+        .map(|mode| stamp["processing_mode"][mode].as_str());
+    assert_eq!(told, ["SKIP", "STREAMED", "SEND", "SKIP"].map(Some));
+    assert!(stamp["allow_mode_override"] == true && scrub["allow_mode_override"].is_null(), "{stamp}, {scrub}");
     let (_, routes) = resources.routes.iter().find(|(name, _)| name.contains("orders")).unwrap();
     let routes = render(routes);
     let on = |route: &Value| route["typed_per_filter_config"].as_object().map(|on| on.keys().cloned().collect::<Vec<_>>());
