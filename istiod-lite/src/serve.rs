@@ -144,8 +144,13 @@ impl ControlPlane {
         let (close, closing) = watch::channel(false);
         let refusals = Refusals::default();
         let pusher = Pusher::new(cache.clone());
-        let authenticator =
-            XdsAuthenticator::new(tokens.clone(), accounts.clone(), Arc::clone(&mesh), pusher.clients(), refusals.clone());
+        let authenticator = XdsAuthenticator::new(
+            tokens.clone(),
+            accounts.clone(),
+            Arc::clone(&mesh),
+            (pusher.clients(), pusher.waypoints()),
+            refusals.clone(),
+        );
         let ads = AdsServer::new(cache.clone(), authenticator, ServerConfig::default(), closing);
         let status: Status = ads.status();
         let rules = Rules { trust_domain: config.trust_domain.clone(), node_accounts: accounts };

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ambit_api::type_url::{ADDRESS, AUTHORIZATION, LISTENER, SECRET};
+use ambit_api::type_url::{ADDRESS, AUTHORIZATION, ENDPOINT, LISTENER, SECRET};
 use ambit_tls::{
     CaClient, CaConfig, SvidSource as _,
     control_plane::{self, ControlPlane as Target},
@@ -312,6 +312,67 @@ async fn a_waypoint_sees_its_own_gateway_and_nothing_else() {
     }
     let page = running.page("/debug/syncz").await;
     assert!(page.contains("waypoint/shop/gate") && !page.contains("waypoint/shop/other"), "{page}");
+    running.stop().await;
+}
+
+/// A node in each of two zones, with a pod of a service that prefers what is near, and one of its waypoint.
+fn zones(first: &str, second: &str) -> String {
+    let mut text = "
+apiVersion: v1
+kind: Service
+metadata: {name: near, namespace: shop, labels: {istio.io/use-waypoint: gate}}
+spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7], selector: {app: near}, ports: [{name: http, port: 80}], trafficDistribution: PreferClose}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gate-2, namespace: shop, uid: uid-gate-2, labels: {gateway.networking.k8s.io/gateway-name: gate}}
+spec: {nodeName: n2, serviceAccountName: waypoints, containers: [{name: c, image: x}]}
+status: {phase: Running, podIP: 10.244.2.4, podIPs: [{ip: 10.244.2.4}]}
+"
+    .to_owned();
+    for (at, zone) in [(1, first), (2, second)] {
+        text += &format!(
+            "---
+apiVersion: v1
+kind: Node
+metadata: {{name: n{at}, labels: {{topology.kubernetes.io/zone: {zone}}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: near-{at}, namespace: shop, labels: {{app: near}}}}
+spec: {{nodeName: n{at}, serviceAccountName: near, containers: [{{name: c, image: x}}]}}
+status: {{phase: Running, podIPs: [{{ip: 10.244.{at}.7}}], conditions: [{{type: Ready, status: \"True\"}}]}}
+"
+        );
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_waypoint_is_sent_what_is_near_to_its_own_node_and_follows_it() {
+    const NEAR: &str = "ClusterLoadAssignment inbound-vip|80|http|near.shop.svc.cluster.local";
+    let running = Running::new().await;
+    running.write("zones.yaml", &zones("a", "b"));
+    let on = |pod: &str| {
+        let id = node(format!("waypoint~10.244.1.4~{pod}.shop~shop.svc.cluster.local"), &[("GATEWAY_NAME", "gate")]);
+        running.client(&format!("shop/waypoints {pod}"), id, &[ENDPOINT])
+    };
+    running.node_proxy().other_than("Address Kubernetes//Pod/shop/gate-2", None).await;
+    let (first, second) = (on("gate-1"), on("gate-2"));
+    first.other_than(NEAR, None).await;
+    second.other_than(NEAR, None).await;
+    assert_ne!(first.version(NEAR), second.version(NEAR));
+    // The node of the first is in another zone, as who comes anew is sent it.
+    let before = first.version(NEAR);
+    running.write("zones.yaml", &zones("b", "a"));
+    first.other_than(NEAR, before).await;
+    let anew = on("gate-1");
+    anew.other_than(NEAR, None).await;
+    let begin = Instant::now();
+    while first.version(NEAR) != anew.version(NEAR) || first.version(NEAR) == second.version(NEAR) {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?} {:?}", first.version(NEAR), anew.version(NEAR));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     running.stop().await;
 }
 

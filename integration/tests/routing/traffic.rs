@@ -28,6 +28,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "a client without the cookie that is hashed is given one that leads where its request went", tabled),
         shared(mesh, "a new endpoint is given its share by and by", grown),
         shared(mesh, "an endpoint that fails its health check is given no requests until it is well", checked),
+        shared(mesh, "an endpoint of another zone takes over while the one nearby fails, and no longer", failed_over),
         shared(mesh, "a request beyond the limit is refused, and one after it is not", limited),
     ]
 }
@@ -151,6 +152,37 @@ async fn checked(suite: &Suite) -> anyhow::Result<()> {
         wait::until(&format!("{expected} answers alone after {says}"), PATIENCE, answered).await?;
     }
     Ok(())
+}
+
+/// Whoever answers first is near the waypoint. It is asked again a second after it was ejected.
+async fn failed_over(suite: &Suite) -> anyhow::Result<()> {
+    let mut session = suite.client(CLIENT, "shop/placed", 80)?.session().await?;
+    let near = session.get("/").await?.echo()?.version;
+    for _ in 0..20 {
+        let echo = session.get("/").await?.echo()?;
+        ensure!(echo.version == near, "{} was asked as well as {near}", echo.version);
+    }
+    let over = async || {
+        for _ in 0..10 {
+            let answer = session.send(get("/").header("x-fail-at", near.as_str()), Bytes::new()).await;
+            let answer = answer.map_err(|error| error.to_string())?;
+            if answer.status == 500 {
+                return Err(format!("{near} was asked"));
+            }
+        }
+        Ok(())
+    };
+    wait::until("the endpoint of the other zone takes over", PATIENCE, over).await?;
+    let back = async || {
+        for _ in 0..10 {
+            let echo = session.get("/").await.and_then(|answer| answer.echo()).map_err(|error| error.to_string())?;
+            if echo.version != near {
+                return Err(format!("{} was asked", echo.version));
+            }
+        }
+        Ok(())
+    };
+    wait::until("the one nearby is asked alone again", PATIENCE, back).await.map(drop)
 }
 
 /// The service takes one request at once. While the pod is slow with it, another one is refused.

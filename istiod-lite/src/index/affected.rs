@@ -50,6 +50,7 @@ impl Index {
                 let node = name.name.to_string();
                 changed.extend(self.links.pods_by_node.get(&node).cloned().map(ChangedKey::Workload));
                 changed.extend(self.links.externals_by_node.get(&node).cloned().map(ChangedKey::External));
+                self.places_affected(&node, changed);
             }
             Object::Gateway(_) => self.gateway_affected(&name, changed),
             Object::GatewayClass(class) => {
@@ -112,6 +113,10 @@ impl Index {
             (told, pod.metadata.labels.clone())
         };
         let same = matches!(other, Some(Object::Pod(other)) if told(other) == told(pod));
+        let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        if !matches!(other, Some(Object::Pod(other)) if node(other) == node(pod)) {
+            self.own_waypoint_affected(pod, changed);
+        }
         if !same && let Binding::Bound { waypoint, .. } | Binding::Unavailable { waypoint, .. } = self.pod_binding(pod) {
             changed.insert(ChangedKey::Waypoint(waypoint));
         }
@@ -179,7 +184,7 @@ impl Index {
     }
 
     /// The endpoints of a service, as the waypoints that send to it have them.
-    fn endpoints_affected(&self, service: &ServiceRef, changed: &mut Changed) {
+    pub(super) fn endpoints_affected(&self, service: &ServiceRef, changed: &mut Changed) {
         let mut waypoints = Changed::new();
         self.waypoints_seeing(service, &mut waypoints);
         // Names of hosts are looked up by the proxy, so they are in the cluster itself.

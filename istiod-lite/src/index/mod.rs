@@ -21,6 +21,7 @@ mod listeners;
 mod member;
 mod metrics;
 mod objects;
+mod places;
 mod policy;
 mod port;
 mod processor;

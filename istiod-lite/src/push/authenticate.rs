@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
-use ambit_xds::{Node, node_string, server::Authenticate};
+use ambit_xds::{
+    Node, node_string,
+    server::{Authenticate, seen_from},
+};
 use tonic::{Status, metadata::MetadataMap};
 
-use super::{CLIENT_VIEW, Clients, NODE_VIEW, resources::gateway_of, waypoint_view};
+use super::{CLIENT_VIEW, Clients, NODE_VIEW, Waypoints, resources::gateway_of, waypoint_view};
 use crate::{
     ca::{Caller, Refusals, Tokens, Who, claimed, short},
     config::Account,
@@ -13,6 +16,7 @@ use crate::{
     index::{Index, label},
     mesh::Mesh,
     source::NamespacedName,
+    translate::waypoint::Place,
 };
 
 /// Decides the view by the identity of the token: a node account gets the addresses and policies of the whole mesh, a waypoint gets
@@ -24,14 +28,21 @@ pub struct XdsAuthenticator {
     mesh: Arc<Mesh>,
     clients: Clients,
     refusals: Refusals,
+    waypoints: Waypoints,
 }
 
 impl XdsAuthenticator {
-    /// Node proxies are those that run under one of `node_accounts`; `clients` is told when a gRPC client comes; `refusals` says how much is
-    /// logged about who is refused.
+    /// Node proxies are those that run under one of `node_accounts`; `clients` is told when a gRPC client comes, `waypoints` from where a
+    /// waypoint does; `refusals` says how much is logged about who is refused.
     #[must_use]
-    pub fn new(tokens: Tokens, node_accounts: BTreeSet<Account>, mesh: Arc<Mesh>, clients: Clients, refusals: Refusals) -> Self {
-        Self { tokens, node_accounts, mesh, clients, refusals }
+    pub fn new(
+        tokens: Tokens,
+        node_accounts: BTreeSet<Account>,
+        mesh: Arc<Mesh>,
+        (clients, waypoints): (Clients, Waypoints),
+        refusals: Refusals,
+    ) -> Self {
+        Self { tokens, node_accounts, mesh, clients, refusals, waypoints }
     }
 
     /// Whether the caller runs the waypoint of this Gateway: its pod is labelled so, or its service account bears the Gateway's name
@@ -45,6 +56,17 @@ impl XdsAuthenticator {
             held => caller.account.name.as_str() == gateway || (held.is_some() && is_labelled(&index, caller, gateway)),
         }
     }
+}
+
+/// Where the caller's pod runs; `None` where that is not known.
+fn place_of(index: &Index, caller: &Caller) -> Option<Place> {
+    let of_pod = caller.pod.as_ref().and_then(|token| {
+        let name = NamespacedName::new(caller.account.namespace.as_str(), token.name.as_str());
+        let pod = index.objects().pods.get(&name)?;
+        let same = pod.metadata.uid.as_deref().unwrap_or_default() == token.uid;
+        pod.spec.as_ref().filter(|_| same)?.node_name.as_deref()
+    });
+    Place::of_node(index, of_pod.or(caller.node.as_deref())?)
 }
 
 /// Whether the caller's account is that which was made for the Gateway. One of its name that others run under (`default`, say) is not, and
@@ -108,7 +130,13 @@ impl Authenticate for XdsAuthenticator {
                     return refused("the node's metadata names no GATEWAY_NAME".to_owned());
                 };
                 if self.runs(caller, gateway) {
-                    return Ok(waypoint_view(&NamespacedName::new(caller.account.namespace.as_str(), gateway)));
+                    let gateway = NamespacedName::new(caller.account.namespace.as_str(), gateway);
+                    let place = place_of(&self.mesh.index(), caller);
+                    let place = place.or_else(|| node.locality.as_ref().and_then(Place::told));
+                    return Ok(match place {
+                        Some(place) => self.waypoints.enter(&self.mesh, &gateway, place),
+                        None => waypoint_view(&gateway),
+                    });
                 }
                 refused(format!("service account {} does not run the waypoint {gateway}", caller.account))
             }
@@ -121,5 +149,13 @@ impl Authenticate for XdsAuthenticator {
         let Some(gateway) = gateway_of(view) else { return true };
         let index = self.mesh.index();
         index.ingress(&gateway).is_none() || is_its_own(&index, caller, &gateway)
+    }
+
+    /// The node of its pod may have another zone since, or be known only now.
+    fn stands(&self, caller: &Caller, view: &str) -> bool {
+        let Some(gateway) = gateway_of(view) else { return true };
+        let Some(place) = place_of(&self.mesh.index(), caller) else { return true };
+        let everywhere = waypoint_view(&gateway);
+        view == seen_from(&everywhere, &place.key()) || (view == everywhere && !self.waypoints.has_room(&gateway))
     }
 }

@@ -7,8 +7,10 @@ mod run;
 #[cfg(test)]
 mod tests;
 mod translated;
+mod waypoints;
 
 pub use authenticate::XdsAuthenticator;
 pub use clients::{CLIENT_VIEW, Clients};
 pub use resources::{NODE_VIEW, Pusher, waypoint_view};
 pub use run::{Batch, follow, read};
+pub use waypoints::Waypoints;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_api::type_url;
-use ambit_xds::server::{Cache, Change};
+use ambit_xds::server::{Cache, Change, seen_by_all};
 
-use super::{Clients, translated};
+use super::{Clients, Waypoints, translated};
 use crate::{
     index::{ChangedKey, Index, ServiceRef},
     jwks::News,
@@ -25,9 +25,9 @@ pub fn waypoint_view(gateway: &NamespacedName) -> String {
     format!("{WAYPOINT}{}/{}", gateway.namespace, gateway.name)
 }
 
-/// The Gateway whose waypoint has the view.
+/// The Gateway whose waypoint has the view, from wherever it is seen.
 pub(super) fn gateway_of(view: &str) -> Option<NamespacedName> {
-    let (namespace, name) = view.strip_prefix(WAYPOINT)?.split_once('/')?;
+    let (namespace, name) = seen_by_all(view).strip_prefix(WAYPOINT)?.split_once('/')?;
     Some(NamespacedName::new(namespace, name))
 }
 
@@ -36,13 +36,20 @@ pub(super) fn gateway_of(view: &str) -> Option<NamespacedName> {
 pub struct Pusher {
     cache: Cache,
     clients: Clients,
+    waypoints: Waypoints,
 }
 
 impl Pusher {
     /// Writes into `cache`.
     #[must_use]
     pub fn new(cache: Cache) -> Self {
-        Self { clients: Clients::new(cache.clone()), cache }
+        Self { clients: Clients::new(cache.clone()), waypoints: Waypoints::new(cache.clone()), cache }
+    }
+
+    /// What writes the views of waypoints, for those who let them in.
+    #[must_use]
+    pub fn waypoints(&self) -> Waypoints {
+        self.waypoints.clone()
     }
 
     /// What keeps the view of gRPC clients, for those who let them in.
@@ -88,45 +95,18 @@ impl Pusher {
             pushed += std::mem::take(&mut nodes).write(&self.cache);
         }
         self.clients.note(of_clients);
-        pushed += whole.iter().map(|gateway| self.waypoint(&index, gateway)).sum::<usize>();
+        let mut known = self.waypoints.known();
+        pushed += whole.iter().map(|gateway| self.waypoints.write(&index, gateway, &mut known)).sum::<usize>();
         let mut made = BTreeMap::new();
         for (gateway, services) in endpoints.into_iter().filter(|(gateway, _)| !whole.contains(gateway)) {
-            pushed += self.endpoints(&index, &gateway, services, &mut made);
+            pushed += self.waypoints.endpoints(&index, &gateway, services, &mut known, &mut made);
         }
+        drop(known);
         drop(index);
         pushed += nodes.write(&self.cache);
         metrics::counter!("pilot_k8s_cfg_events").increment(count as u64);
         metrics::counter!("pilot_xds_pushes").increment(pushed as u64);
         tracing::debug!(events = count, keys, resources = pushed, "applied");
-    }
-
-    /// Puts the endpoints of services in the place of those that the waypoint has; what it does not send to it gets none of. `made`
-    /// keeps them for the next waypoint.
-    fn endpoints(
-        &self,
-        index: &Index,
-        gateway: &NamespacedName,
-        services: BTreeSet<ServiceRef>,
-        made: &mut BTreeMap<ServiceRef, Vec<Change>>,
-    ) -> usize {
-        let view = waypoint_view(gateway);
-        let mut changes = Vec::new();
-        for service in services {
-            let all = made.entry(service).or_insert_with_key(|service| translated::endpoints(index, service));
-            changes.extend(all.iter().cloned());
-        }
-        self.cache.read(&view, type_url::ENDPOINT, |held| changes.retain(|change| held.get(&change.name).is_some()));
-        if changes.is_empty() { 0 } else { self.cache.update(&view, type_url::ENDPOINT, changes) }
-    }
-
-    fn waypoint(&self, index: &Index, gateway: &NamespacedName) -> usize {
-        let view = waypoint_view(gateway);
-        let types = translated::waypoint(index, gateway);
-        self.cache.write(&view, |writer| {
-            for (type_url, resources) in types {
-                writer.replace(type_url, resources);
-            }
-        })
     }
 }
 

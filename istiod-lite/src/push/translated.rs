@@ -9,7 +9,7 @@ use crate::{
     source::NamespacedName,
     translate::{
         authorization, external, grpc,
-        waypoint::{self, Resources},
+        waypoint::{self, Assigned, Place, Resources},
         workload,
     },
 };
@@ -44,9 +44,12 @@ pub(super) fn policy(index: &Index, name: &NamespacedName) -> Change {
     }
 }
 
-/// Everything a waypoint is to have, by type; nothing if there is no such waypoint.
-pub(super) fn waypoint(index: &Index, gateway: &NamespacedName) -> [(&'static str, Vec<Change>); 5] {
-    by_type(waypoint::translate(index, gateway).unwrap_or_default())
+/// Everything a waypoint is to have that runs at these places, by type, and whether anything of it is asked for by place; nothing if there
+/// is no such waypoint.
+pub(super) fn waypoint(index: &Index, gateway: &NamespacedName, places: &[Place]) -> ([(&'static str, Vec<Change>); 5], bool) {
+    let resources = waypoint::translate_for(index, gateway, places).unwrap_or_default();
+    let by_place = resources.by_place;
+    (by_type(resources), by_place)
 }
 
 /// What gRPC clients may ask for of a Service.
@@ -65,23 +68,28 @@ fn each(resources: Resources) -> Vec<(&'static str, Change)> {
 }
 
 fn by_type(resources: Resources) -> [(&'static str, Vec<Change>); 5] {
-    let Resources { listeners, routes, clusters, endpoints, secrets } = resources;
+    let Resources { listeners, routes, clusters, endpoints, secrets, mut placed, by_place: _ } = resources;
     let changes = |resources: Vec<(String, Any)>| {
         resources.into_iter().map(|(name, body)| Change::upsert(name, Vec::new(), body)).collect()
     };
+    let endpoints = endpoints.into_iter().map(|(name, body)| {
+        let places = placed.remove(&name).unwrap_or_default();
+        Change { places, ..Change::upsert(name, Vec::new(), body) }
+    });
     [
         (type_url::SECRET, changes(secrets)),
         (type_url::CLUSTER, changes(clusters)),
-        (type_url::ENDPOINT, changes(endpoints)),
+        (type_url::ENDPOINT, endpoints.collect()),
         (type_url::LISTENER, changes(listeners)),
         (type_url::ROUTE, changes(routes)),
     ]
 }
 
-/// The endpoints of a service as a waypoint may have them, by the name of the cluster.
-pub(super) fn endpoints(index: &Index, service: &ServiceRef) -> Vec<Change> {
-    let assignments = waypoint::assignments(index, service).into_iter();
-    assignments.map(|(name, body)| Change::upsert(name, Vec::new(), body)).collect()
+/// The endpoints of a service as a waypoint at these places may have them, by the name of the cluster.
+pub(super) fn endpoints(index: &Index, service: &ServiceRef, places: &[Place]) -> Vec<Change> {
+    let change =
+        |Assigned { cluster, everywhere, placed }| Change { places: placed, ..Change::upsert(cluster, Vec::new(), everywhere) };
+    waypoint::assignments_for(index, service, places).into_iter().map(change).collect()
 }
 
 fn address(name: String, address: Option<Address>) -> Change {

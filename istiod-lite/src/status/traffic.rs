@@ -58,7 +58,27 @@ fn of_target(index: &Index, name: &NamespacedName, target: &ServicePortReference
     let of_service = ServiceRef::Kubernetes(key.clone());
     let rivals = rivals(index, &of_service, &ports, |other| NamespacedName::of(&other.metadata) != *name);
     let but = if rivals.is_empty() { String::new() } else { format!(", but for what holds in its place: {}", rivals.join(", ")) };
-    (true, "Accepted", format!("Attached to the waypoint of Service {key}{but}"))
+    let near = index.objects().traffic_policies.get(name).and_then(|policy| unfailing(policy)).unwrap_or_default();
+    (true, "Accepted", format!("Attached to the waypoint of Service {key}{but}{near}"))
+}
+
+/// That endpoints of other places never take over, as none is ever found to fail.
+fn unfailing(policy: &TrafficPolicy) -> Option<&'static str> {
+    let asked = policy.spec.load_balancing.as_ref().and_then(|said| said.locality.as_ref());
+    let idle = asked.is_some_and(|said| said.failover) && !policy.spec.finds_failures();
+    idle.then_some(". loadBalancing.locality.failover has no effect without outlierDetection or healthCheck")
+}
+
+/// The same of a DestinationRule, where nothing else of its places holds.
+fn unfailing_rule(rule: &DestinationRule, service_ports: &[ServicePort]) -> Option<&'static str> {
+    let idle = |subset: Option<&Subset>, port: &ServicePort| {
+        let settings = rule.spec.settings(subset, port.port);
+        let said = settings.load_balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
+        said.is_some_and(|said| said.enabled != Some(false) && said.distribute.is_empty()) && settings.outlier_detection.is_none()
+    };
+    let mut subsets = std::iter::once(None).chain(rule.spec.usable_subsets().map(Some));
+    let any = subsets.any(|subset| service_ports.iter().any(|port| idle(subset, port)));
+    any.then_some(". localityLbSetting has no effect without outlierDetection, but for distribute")
 }
 
 /// The ports for which another TrafficPolicy holds.
@@ -119,7 +139,8 @@ fn of_rule(index: &Index, rule: &DestinationRule, name: &NamespacedName) -> Said
         return (false, "Conflicted", message);
     }
     let but = if rivals.is_empty() { String::new() } else { format!(", but for what comes before it: {}", rivals.join(", ")) };
-    (true, "Accepted", format!("Attached to the waypoint of {host}{but}"))
+    let near = unfailing_rule(rule, &ports).unwrap_or_default();
+    (true, "Accepted", format!("Attached to the waypoint of {host}{but}{near}"))
 }
 
 /// That the mesh's own TLS is asked for to endpoints that are reached without it.

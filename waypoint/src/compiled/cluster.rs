@@ -152,6 +152,9 @@ pub struct Locality {
     pub weight: u32,
     /// Its endpoints.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// Where it is, `region/zone/subzone`; nothing where that is not said.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub place: Arc<str>,
 }
 
 /// The endpoints of a cluster.

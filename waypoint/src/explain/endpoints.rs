@@ -7,7 +7,7 @@ use ambit_model::{Refusal, explain::Step};
 use serde::Serialize;
 
 use crate::{
-    compiled::{Cluster, Endpoint, Snapshot},
+    compiled::{Cluster, Endpoint, Locality, Snapshot},
     upstream::{Destination, Place, destination, none_usable, takes_requests},
 };
 
@@ -27,6 +27,9 @@ pub struct EndpointSaid {
     pub identity: Option<SpiffeId>,
     /// 0 first.
     pub priority: u32,
+    /// Where it is, `region/zone/subzone`, where that is said.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub locality: Arc<str>,
     /// It may be chosen now.
     pub usable: bool,
     /// What its last health check has found, where it fails them.
@@ -45,14 +48,15 @@ pub(super) fn of(
         return (Vec::new(), Some(refusal));
     }
     let (all, usable) = (snapshot.endpoints_of(cluster).unwrap_or_default(), cluster.live.usable());
-    let said = |(priority, endpoint): (u32, &Arc<Endpoint>)| {
+    let said = |(of, endpoint): (&Locality, &Arc<Endpoint>)| {
         let Destination { address, identity } = destination(endpoint, original, identity).ok()?;
         let workload = workload(endpoint);
         let usable = usable.iter().any(|usable| Arc::ptr_eq(usable, endpoint));
         let failing = cluster.live.why_failing(endpoint);
-        Some(EndpointSaid { workload, address, identity, priority, usable, failing })
+        let (priority, locality) = (of.priority, Arc::clone(&of.place));
+        Some(EndpointSaid { workload, address, identity, priority, locality, usable, failing })
     };
-    let each = all.localities.iter().flat_map(|locality| locality.endpoints.iter().map(|endpoint| (locality.priority, endpoint)));
+    let each = all.localities.iter().flat_map(|locality| locality.endpoints.iter().map(move |endpoint| (locality, endpoint)));
     let endpoints: Vec<_> = each.filter_map(said).take(KEPT).collect();
     // Those that are no place for requests are passed over while there are others.
     let unreachable =
@@ -89,6 +93,15 @@ fn called(workload: &str, address: &dyn fmt::Display) -> String {
     }
 }
 
+/// Where an endpoint is, and who is asked before it; nothing where neither is said.
+fn near(endpoint: &EndpointSaid) -> String {
+    match (&*endpoint.locality, endpoint.priority) {
+        ("", 0) => String::new(),
+        ("", priority) => format!(", priority {priority}"),
+        (locality, priority) => format!(", in {locality}, priority {priority}"),
+    }
+}
+
 /// `step` with the endpoints as its grounds.
 pub(super) fn told(mut step: Step, endpoints: &[EndpointSaid]) -> Step {
     for endpoint in endpoints.iter().take(NAMED) {
@@ -102,7 +115,7 @@ pub(super) fn told(mut step: Step, endpoints: &[EndpointSaid]) -> Step {
             (Some(why), false) => format!(", not used now: it fails its health check: {why}"),
             (Some(why), true) => format!(", used though it fails its health check, as too few do not: {why}"),
         };
-        step = step.because(format!("{}: {proves}{usable}", name_of(endpoint)));
+        step = step.because(format!("{}: {proves}{}{usable}", name_of(endpoint), near(endpoint)));
     }
     match endpoints.len().saturating_sub(NAMED) {
         0 => step,

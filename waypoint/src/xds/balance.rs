@@ -15,7 +15,9 @@ use ambit_api::envoy::pb::{
     },
     google::protobuf::{Duration as ProtoDuration, UInt32Value},
 };
-use ambit_model::balance::{Enforced, Hashing, OutlierDetection, PANIC_THRESHOLD, Policy, Rules, SlowStart, SuccessRate};
+use ambit_model::balance::{
+    Enforced, FailurePercentage, Hashing, OutlierDetection, PANIC_THRESHOLD, Policy, Rules, SlowStart, SuccessRate,
+};
 
 use super::read::{Compiled, Problem, Under, boolean, duration, finish, number};
 
@@ -203,19 +205,10 @@ pub fn outliers(mut said: pb::OutlierDetection) -> Compiled<OutlierDetection> {
             .unwrap_or_default(),
         max_percent: percent(said.max_ejection_percent.take(), or.max_percent, "max_ejection_percent")?,
         always_one: boolean(said.always_eject_one_host.take(), false),
+        failure_percentage: failure_percentage(&mut said, or.failure_percentage)?,
     };
     // It is the health check's.
     said.successful_active_health_check_uneject_host = None;
-    if said.enforcing_failure_percentage.is_none_or(|percent| percent.value == 0)
-        && said.enforcing_failure_percentage_local_origin.is_none_or(|percent| percent.value == 0)
-    {
-        // It would only be counted.
-        said.enforcing_failure_percentage = None;
-        said.enforcing_failure_percentage_local_origin = None;
-        said.failure_percentage_threshold = None;
-        said.failure_percentage_minimum_hosts = None;
-        said.failure_percentage_request_volume = None;
-    }
     finish(&said)?;
     if max_time < base_time {
         return Err(Problem::new("is less than base_ejection_time").under("max_ejection_time"));
@@ -234,6 +227,20 @@ fn success_rate(said: &mut pb::OutlierDetection, or: SuccessRate) -> Compiled<Su
         minimum_hosts: number(said.success_rate_minimum_hosts.take()).unwrap_or(or.minimum_hosts),
         request_volume: number(said.success_rate_request_volume.take()).unwrap_or(or.request_volume),
         stdev_factor: number(said.success_rate_stdev_factor.take()).unwrap_or(or.stdev_factor),
+    })
+}
+
+fn failure_percentage(said: &mut pb::OutlierDetection, or: FailurePercentage) -> Compiled<FailurePercentage> {
+    Ok(FailurePercentage {
+        threshold: percent(said.failure_percentage_threshold.take(), or.threshold, "failure_percentage_threshold")?,
+        enforcing: percent(said.enforcing_failure_percentage.take(), or.enforcing, "enforcing_failure_percentage")?,
+        enforcing_local: percent(
+            said.enforcing_failure_percentage_local_origin.take(),
+            or.enforcing_local,
+            "enforcing_failure_percentage_local_origin",
+        )?,
+        minimum_hosts: number(said.failure_percentage_minimum_hosts.take()).unwrap_or(or.minimum_hosts),
+        request_volume: number(said.failure_percentage_request_volume.take()).unwrap_or(or.request_volume),
     })
 }
 

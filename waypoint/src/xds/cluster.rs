@@ -10,8 +10,8 @@ use ambit_api::envoy::pb::{
                 cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, TransportSocketMatch},
             },
             core::v3::{
-                Address, HealthStatus, Metadata, TransportSocket, address, envoy_internal_address::AddressNameSpecifier,
-                socket_address::PortSpecifier, transport_socket,
+                self as pb_core, Address, HealthStatus, Metadata, TransportSocket, address,
+                envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier, transport_socket,
             },
             endpoint::v3::{ClusterLoadAssignment, LbEndpoint, endpoint::HealthCheckConfig, lb_endpoint},
         },
@@ -167,17 +167,23 @@ pub fn endpoints(mut assignment: ClusterLoadAssignment) -> Compiled<(Arc<str>, E
     }
     let mut localities = Vec::new();
     for (index, mut locality) in take(&mut assignment.endpoints).into_iter().enumerate() {
-        // Where endpoints are is a hint for other policies than ours.
-        locality.locality = None;
+        // Where endpoints are is a hint for other policies than ours, and for people.
+        let place = locality.locality.take().map(place).unwrap_or_default();
         locality.metadata = None;
         let (priority, weight) = (take(&mut locality.priority), number(locality.load_balancing_weight.take()).unwrap_or(0));
         let endpoints = take(&mut locality.lb_endpoints).into_iter().map(|endpoint| self::endpoint(endpoint).map(Arc::new));
         let endpoints = endpoints.collect::<Compiled<_>>().under(format!("endpoints[{index}]"))?;
         finish(&locality).under(format!("endpoints[{index}]"))?;
-        localities.push(Locality { priority, weight, endpoints });
+        localities.push(Locality { priority, weight, endpoints, place });
     }
     finish(&assignment)?;
     Ok((name, Endpoints { localities, overprovisioning }))
+}
+
+/// What a place is called: its region, zone and subzone, as many as are known.
+fn place(said: pb_core::Locality) -> Arc<str> {
+    let parts = [said.region, said.zone, said.sub_zone].join("/");
+    parts.trim_end_matches('/').into()
 }
 
 fn endpoint(mut endpoint: LbEndpoint) -> Compiled<Endpoint> {

@@ -407,3 +407,21 @@ fn tls_to_the_endpoints_of_a_service_is_refused_and_not_left_out() {
     let problem = cluster::cluster(Cluster { name: "c".into(), transport_socket: socket, ..Default::default() }).unwrap_err();
     assert!(problem.to_string().contains(&format!("{name} is not implemented")), "{problem}");
 }
+
+#[test]
+fn endpoints_are_known_by_what_their_place_is_called_and_by_how_far_it_is() {
+    use ambit_api::envoy::pb::envoy::config::{
+        core::v3::Locality,
+        endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints},
+    };
+    let group = |region: &str, zone: &str, priority| LocalityLbEndpoints {
+        locality: Some(Locality { region: region.into(), zone: zone.into(), ..Default::default() }),
+        priority,
+        ..Default::default()
+    };
+    let endpoints = vec![group("east", "a", 0), group("east", "", 1), group("", "", 2), LocalityLbEndpoints::default()];
+    let assignment = ClusterLoadAssignment { endpoints, ..Default::default() };
+    let (_, endpoints) = cluster::endpoints(assignment).unwrap();
+    let said: Vec<_> = endpoints.localities.iter().map(|locality| (&*locality.place, locality.priority)).collect();
+    assert_eq!(said, [("east/a", 0), ("east", 1), ("", 2), ("", 0)]);
+}

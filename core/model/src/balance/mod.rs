@@ -19,7 +19,7 @@ pub use group::{Group, Policy};
 pub use health::{Checks, Found, Thresholds};
 pub use limits::Limits;
 pub use outlier::{Enforced, History, Outcome, OutlierDetection, Why};
-pub use rate::{Rate, SuccessRate};
+pub use rate::{FailurePercentage, Rate, SuccessRate};
 pub use shares::{Counts, OVERPROVISIONING, PANIC_THRESHOLD, Share, shares};
 pub use spread::{Locality, Member, Rules, Spread, Standing};
 pub use table::Hashing;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::{Rate, SuccessRate};
+use super::{FailurePercentage, Rate, SuccessRate};
 
 /// How many failures in a row, and in how many of a hundred cases they count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -40,6 +40,8 @@ pub struct OutlierDetection {
     pub max_percent: u32,
     /// One may be, whatever their share.
     pub always_one: bool,
+    /// Who fails in too many cases, however the others do.
+    pub failure_percentage: FailurePercentage,
 }
 
 impl Default for OutlierDetection {
@@ -58,6 +60,7 @@ impl Default for OutlierDetection {
             max_jitter: Duration::ZERO,
             max_percent: 10,
             always_one: false,
+            failure_percentage: FailurePercentage::default(),
         }
     }
 }
@@ -86,6 +89,10 @@ pub enum Why {
     SuccessRate,
     /// It is reached more rarely than the others.
     LocalOriginSuccessRate,
+    /// It answers badly in too many cases.
+    FailurePercentage,
+    /// It is not reached in too many cases.
+    LocalOriginFailurePercentage,
 }
 
 impl Why {
@@ -98,6 +105,8 @@ impl Why {
             Self::ConsecutiveLocalOriginFailure => "consecutive_local_origin_failure",
             Self::SuccessRate => "success_rate",
             Self::LocalOriginSuccessRate => "local_origin_success_rate",
+            Self::FailurePercentage => "failure_percentage",
+            Self::LocalOriginFailurePercentage => "local_origin_failure_percentage",
         }
     }
 }
@@ -119,14 +128,26 @@ impl OutlierDetection {
     /// Whether an outlier is ejected or only noted; `random` is spread over its whole range.
     #[must_use]
     pub fn enforces(&self, why: Why, random: u64) -> bool {
-        let percent = match why {
+        random % 100 < u64::from(self.enforced(why))
+    }
+
+    /// Whether anybody is ejected for this.
+    #[must_use]
+    pub fn may(&self, why: Why) -> bool {
+        self.enforced(why) > 0
+    }
+
+    /// In how many of a hundred cases an outlier is ejected.
+    fn enforced(&self, why: Why) -> u32 {
+        match why {
             Why::Consecutive5xx => self.server_errors.percent,
             Why::ConsecutiveGatewayFailure => self.gateway_failures.percent,
             Why::ConsecutiveLocalOriginFailure => self.local_failures.percent,
             Why::SuccessRate => self.success_rate.enforcing,
             Why::LocalOriginSuccessRate => self.success_rate.enforcing_local,
-        };
-        random % 100 < u64::from(percent)
+            Why::FailurePercentage => self.failure_percentage.enforcing,
+            Why::LocalOriginFailurePercentage => self.failure_percentage.enforcing_local,
+        }
     }
 }
 

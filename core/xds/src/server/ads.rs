@@ -40,6 +40,13 @@ pub trait Authenticate: Send + Sync + 'static {
         _ = (caller, view);
         true
     }
+
+    /// Whether the view is still the caller's: it may be seen from elsewhere by now. It is asked whenever something has changed; a stream
+    /// whose view is another's ends in order, and its peer comes back to its own.
+    fn stands(&self, caller: &Self::Caller, view: &str) -> bool {
+        _ = (caller, view);
+        true
+    }
 }
 
 /// Limits of the server.

@@ -3,13 +3,18 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
 
 use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
-use super::{View, bell::Bell, calls::Calls};
+use super::{
+    View,
+    bell::Bell,
+    calls::Calls,
+    seen::{Seen, apart},
+};
 use crate::Any;
 
 /// By names that no peer chooses. A change has each session look here several times.
@@ -24,14 +29,18 @@ pub struct Change {
     pub aliases: Vec<String>,
     /// The encoded resource; `None` removes it.
     pub body: Option<Any>,
+    /// What it is in its stead as it is seen from some places, each given once.
+    pub places: Vec<(Arc<str>, Any)>,
 }
 
 impl fmt::Debug for Change {
     /// Without the body, which may have a private key in it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, aliases, body } = self;
+        let Self { name, aliases, body, places } = self;
         let body = body.as_ref().map(|body| &body.type_url);
-        f.debug_struct("Change").field("name", name).field("aliases", aliases).field("body", &body).finish()
+        let places: Vec<&str> = places.iter().map(|(place, _)| &**place).collect();
+        let mut shown = f.debug_struct("Change");
+        shown.field("name", name).field("aliases", aliases).field("body", &body).field("places", &places).finish()
     }
 }
 
@@ -39,13 +48,13 @@ impl Change {
     /// A new or changed resource.
     #[must_use]
     pub fn upsert(name: impl Into<String>, aliases: Vec<String>, body: Any) -> Self {
-        Self { name: name.into(), aliases, body: Some(body) }
+        Self { name: name.into(), aliases, body: Some(body), places: Vec::new() }
     }
 
     /// A resource that is gone.
     #[must_use]
     pub fn remove(name: impl Into<String>) -> Self {
-        Self { name: name.into(), aliases: Vec::new(), body: None }
+        Self { name: name.into(), aliases: Vec::new(), body: None, places: Vec::new() }
     }
 }
 
@@ -53,6 +62,8 @@ impl Change {
 struct Types {
     types: ByName<View>,
     wake: Arc<Bell>,
+    /// The places that somebody looks from.
+    places: ByName<Weak<()>>,
 }
 
 /// Changes a view inside [`Cache::write`].
@@ -81,13 +92,22 @@ impl Writer<'_> {
 
 /// The types of one view.
 #[derive(Clone, Copy)]
-pub(super) struct Sight<'a>(Option<&'a ByName<View>>);
+pub(super) struct Sight<'a> {
+    types: Option<&'a ByName<View>>,
+    /// Where it is looked from.
+    place: Option<&'a str>,
+}
 
 impl<'a> Sight<'a> {
     /// What there is of the type.
-    pub(super) fn of(self, type_url: &str) -> &'a View {
+    pub(super) fn of(self, type_url: &str) -> Seen<'a> {
+        Seen::new(self.everywhere(type_url), self.place)
+    }
+
+    /// The same, wherever it is looked from.
+    fn everywhere(self, type_url: &str) -> &'a View {
         static NOTHING: LazyLock<View> = LazyLock::new(View::default);
-        self.0.and_then(|types| types.get(type_url)).unwrap_or_else(|| LazyLock::force(&NOTHING))
+        self.types.and_then(|types| types.get(type_url)).unwrap_or_else(|| LazyLock::force(&NOTHING))
     }
 }
 
@@ -158,31 +178,58 @@ impl Cache {
 
     /// Looks at one type of a view; it is empty when there is none. The cache is not changed meanwhile.
     pub fn read<T>(&self, view: &str, type_url: &str, look: impl FnOnce(&View) -> T) -> T {
-        self.look(view, |types| look(types.of(type_url)))
+        self.look(view, |types| look(types.everywhere(type_url)))
     }
 
     /// Looks at all types of a view at the same moment. The cache can be looked at by others meanwhile, but not changed.
     pub(super) fn look<T>(&self, view: &str, look: impl FnOnce(Sight<'_>) -> T) -> T {
-        look(Sight(self.all().get(view).map(|types| &types.types)))
+        let (view, place) = apart(view);
+        let all = self.all();
+        look(Sight { types: all.get(view).map(|types| &types.types), place })
     }
 
     /// Whether anybody waits for changes of the view, as its sessions do.
     #[must_use]
     pub fn is_watched(&self, view: &str) -> bool {
-        self.all().get(view).is_some_and(|types| types.wake.receiver_count() > 0)
+        self.all().get(apart(view).0).is_some_and(|types| types.wake.receiver_count() > 0)
     }
 
-    /// Wakes when the view changes. Any number of changes between two looks is one wake-up.
+    /// Wakes when the view changes, in any place. Any number of changes between two looks is one wake-up.
     #[must_use]
     pub fn watch(&self, view: &str) -> watch::Receiver<u64> {
-        self.views_mut().entry(view.to_owned()).or_default().wake.subscribe()
+        self.views_mut().entry(apart(view).0.to_owned()).or_default().wake.subscribe()
+    }
+
+    /// Has all who look at a view look again, though nothing in it has changed: who may look has.
+    pub fn wake(&self, view: &str) {
+        let wake = self.all().get(apart(view).0).map(|types| types.wake.clone());
+        if let Some(wake) = wake {
+            wake.ring();
+        }
+    }
+
+    /// Has it known, as long as this is held, that somebody looks at the view from the place that its name has; `None` where it has none.
+    pub(super) fn stay(&self, view: &str) -> Option<Arc<()>> {
+        let (view, Some(place)) = apart(view) else { return None };
+        let mut views = self.views_mut();
+        let places = &mut views.entry(view.to_owned()).or_default().places;
+        places.retain(|_, there| there.strong_count() > 0);
+        let there = places.get(place).and_then(Weak::upgrade).unwrap_or_default();
+        places.insert(place.to_owned(), Arc::downgrade(&there));
+        Some(there)
+    }
+
+    /// Whether anybody looks at the view from this place.
+    #[must_use]
+    pub fn is_seen_from(&self, view: &str, place: &str) -> bool {
+        self.all().get(view).and_then(|types| types.places.get(place)).is_some_and(|there| there.strong_count() > 0)
     }
 
     /// Calls the part when the view changes. The view is kept, as one that is watched, for as long as what is returned is.
     pub(super) fn listen(&self, view: &str, calls: &Arc<Calls>, part: u8) -> watch::Receiver<u64> {
         let (wake, watched) = {
             let mut views = self.views_mut();
-            let wake = &views.entry(view.to_owned()).or_default().wake;
+            let wake = &views.entry(apart(view).0.to_owned()).or_default().wake;
             (Arc::clone(wake), wake.subscribe())
         };
         // While it is rung, the cache can be looked at.

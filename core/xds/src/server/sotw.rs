@@ -12,9 +12,10 @@ use ambit_api::envoy::pb::envoy::service::discovery::v3::{DiscoveryRequest, Disc
 use sha2::{Digest, Sha256};
 
 use super::{
-    Cache, Entry, Nack, TypeStatus, View,
+    Cache, Entry, Nack, TypeStatus,
     delta::MAX_TYPES,
     order::{dependent, rank, waits_for},
+    seen::Seen,
 };
 use crate::{Any, WILDCARD, XdsError};
 
@@ -95,7 +96,7 @@ impl SotwSession {
             if !state.owed && (state.waiting || held) {
                 continue;
             }
-            let Some((version, resources)) = cache.read(view, &key.1, |content| state.take(content)) else { continue };
+            let Some((version, resources)) = cache.look(view, |types| state.take(types.of(&key.1))) else { continue };
             self.nonce += 1;
             state.nonce = self.nonce.to_string();
             state.version.clone_from(&version);
@@ -177,7 +178,7 @@ impl TypeState {
     }
 
     /// The set as it is now with its version, if it has to be sent.
-    fn take(&mut self, content: &View) -> Option<(String, Vec<Any>)> {
+    fn take(&mut self, content: Seen<'_>) -> Option<(String, Vec<Any>)> {
         let changed = self.seen != Some(content.generation());
         if !self.owed && !changed && !self.shrunk {
             return None;

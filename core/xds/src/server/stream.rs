@@ -132,6 +132,8 @@ struct Open<A: Authenticate, S: Session> {
     /// When it is old enough, or to be drained. One for as long as the stream lasts: most streams wait most of the time, and are many.
     end: BoxFuture<'static, ()>,
     _registered: Registered,
+    /// Says that somebody looks from the place of the view.
+    _stays: Option<Arc<()>>,
     /// Held until the peer has all that there was when it came.
     turn: Option<Turn>,
     calls: Arc<Calls>,
@@ -214,7 +216,7 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
             }
         };
         let calls = Calls::new(REQUESTS | CHANGES | END);
-        let watched = self.cache.listen(&view, &calls, CHANGES);
+        let (watched, stays) = (self.cache.listen(&view, &calls, CHANGES), self.cache.stay(&view));
         let session = Arc::new(Mutex::new(S::default()));
         let status = SessionStatus::new(node.id.clone(), self.peer, view.clone(), S::PROTOCOL);
         let registered = self.status.register(status, Arc::<Mutex<S>>::clone(&session));
@@ -239,6 +241,7 @@ impl<A: Authenticate, S: Session> Opening<A, S> {
             hold: None,
             end: Box::pin(end),
             _registered: registered,
+            _stays: stays,
             turn,
             of_requests: calls.caller(REQUESTS),
             of_end: calls.caller(END),
@@ -261,6 +264,14 @@ impl<A: Authenticate, S: Session> Open<A, S> {
             }
             // Before the session looks: what changes after that is heard of.
             if self.calls.hears(CHANGES) || !self.settled {
+                if !self.authenticate.stands(&self.caller, &self.view) {
+                    tracing::info!(
+                        node = self.node,
+                        view = self.view,
+                        "a discovery session begins anew: it is seen from elsewhere"
+                    );
+                    return Poll::Ready(Ok(None));
+                }
                 if let Some(response) = self.respond()? {
                     return Poll::Ready(Ok(Some(response)));
                 }

@@ -9,11 +9,12 @@ use ambit_api::envoy::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use foldhash::fast::RandomState;
 
 use super::{
-    Entry, Nack, TypeStatus, View,
+    Entry, Nack, TypeStatus,
     held::{Held, LISTED},
     order::TypeUrl,
     request::Told,
     response::Resources,
+    seen::Seen,
 };
 use crate::WILDCARD;
 
@@ -164,7 +165,7 @@ impl Subscription {
     }
 
     /// Whether the peer was sent all that there is for it.
-    pub(super) fn is_caught_up(&self, content: &View) -> bool {
+    pub(super) fn is_caught_up(&self, content: Seen<'_>) -> bool {
         !self.is_asked() && !self.compare_all && !self.defers() && self.seen == content.generation()
     }
 
@@ -196,7 +197,7 @@ impl Subscription {
     }
 
     /// The removals that were put off and still hold.
-    pub(super) fn take_deferred(&mut self, content: &View) -> Vec<String> {
+    pub(super) fn take_deferred(&mut self, content: Seen<'_>) -> Vec<String> {
         let mut deferred = std::mem::take(&mut self.deferred);
         deferred.retain(|name| content.get(name).is_none_or(|entry| !self.wants(entry)));
         deferred.iter().for_each(|name| self.held.remove(name));
@@ -204,7 +205,7 @@ impl Subscription {
     }
 
     /// What the peer lacks, and the names that are gone. Records all of it as sent. `None` when it can no longer be told what is gone.
-    pub(super) fn take(&mut self, content: &View, defer: bool) -> Option<Taken> {
+    pub(super) fn take(&mut self, content: Seen<'_>, defer: bool) -> Option<Taken> {
         if !self.compare_all && self.asked.is_empty() && self.seen == content.generation() {
             return Some(Taken::default());
         }
@@ -269,7 +270,7 @@ impl Subscription {
         Some(taken)
     }
 
-    fn differences(&self, content: &View) -> Option<Differences> {
+    fn differences(&self, content: Seen<'_>) -> Option<Differences> {
         let mut found = Differences::default();
         let changed = if self.compare_all { None } else { content.changed_since(self.seen) };
         if let Some(names) = changed {
@@ -311,7 +312,7 @@ impl Subscription {
 
 /// Of a peer that wants everything and comes back: all that it has is looked at once, where it was read. It tells it in any order, and looking
 /// each name up in what there is would take ten times as long.
-fn told_differences(content: &View, told: &Told) -> Differences {
+fn told_differences(content: Seen<'_>, told: &Told) -> Differences {
     let mut found = Differences::default();
     let mut versions = HashMap::with_capacity_and_hasher(told.len(), RandomState::default());
     versions.extend(told.bytes());

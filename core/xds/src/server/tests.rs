@@ -1,6 +1,7 @@
 mod cache;
 mod connection;
 mod delta;
+mod seen;
 mod sotw;
 mod wire;
 

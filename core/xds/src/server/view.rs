@@ -13,6 +13,7 @@ use super::{
     Change,
     encoded::EncodedResource,
     latest::{Changed, Latest},
+    seen::Seen,
     whole::Whole,
 };
 use crate::Any;
@@ -33,6 +34,8 @@ pub struct Entry {
     pub(super) encoded: EncodedResource,
     /// The generation of its latest change, which no other entry of the view has.
     changed: u64,
+    /// What is seen in its stead from some places. What several of them see alike is one entry.
+    places: BTreeMap<Arc<str>, Arc<Entry>>,
 }
 
 impl Entry {
@@ -40,6 +43,12 @@ impl Entry {
     #[must_use]
     pub fn body(&self) -> Any {
         self.encoded.body()
+    }
+
+    /// The resource as it is seen from a place.
+    #[must_use]
+    pub fn at<'a>(entry: &'a Arc<Self>, place: Option<&str>) -> &'a Arc<Self> {
+        place.and_then(|place| entry.places.get(place)).unwrap_or(entry)
     }
 }
 
@@ -61,6 +70,8 @@ pub struct View {
     whole: Whole,
     /// What changed last, as it is sent.
     latest: Latest,
+    /// How many resources are others in some places.
+    differing: usize,
 }
 
 impl View {
@@ -110,48 +121,55 @@ impl View {
 
     /// What is sent of the changes after `seen` to who had everything then, by name; `None` as [`Self::changed_since`] says.
     pub(super) fn latest(&self, seen: u64) -> Option<Changed> {
-        self.latest.between(seen, self.generation, || {
-            let mut names = self.changed_since(seen)?;
-            names.sort_unstable();
-            let (mut resources, mut removed) = (Vec::new(), Vec::new());
-            for name in names {
-                match self.get(&name) {
-                    Some(entry) => entry.encoded.put_field(&mut resources),
-                    None => removed.push(name.to_string()),
-                }
-            }
-            Some(Changed { resources: Arc::new(resources), removed })
-        })
+        self.latest.between(seen, self.generation, || Seen::new(self, None).collect(seen))
+    }
+
+    /// Whether any resource is another in some place.
+    pub(super) fn differs(&self) -> bool {
+        self.differing > 0
     }
 
     /// Applies a change; false when it changes nothing.
     pub(super) fn apply(&mut self, change: Change) -> bool {
-        let Change { name, mut aliases, body } = change;
+        let Change { name, mut aliases, body, places } = change;
         let Some(body) = body else { return self.remove(&name) };
         aliases.sort_unstable();
         aliases.dedup();
         let version = version(&body, &aliases);
+        let places = placed(places, &aliases, &version);
         let old = self.entries.get(name.as_str());
-        if old.is_some_and(|old| *old.version == *version) {
+        if old.is_some_and(|old| *old.version == *version && is_placed(old, &places)) {
             return false;
         }
         let old = old.cloned();
         let name: Arc<str> = old.as_ref().map_or_else(|| name.into(), |old| Arc::clone(&old.name));
         if let Some(old) = old {
             self.changes.remove(&old.changed);
+            self.differing -= usize::from(!old.places.is_empty());
             self.forget_aliases(&old);
         }
         if let Some(generation) = self.removed.remove(&name) {
             self.removals.remove(&generation);
         }
-        let encoded = EncodedResource::new(&name, &version, &aliases, &body);
-        let aliases: Box<[Arc<str>]> = aliases.into_iter().map(Arc::from).collect();
-        for alias in &aliases {
+        self.generation += 1;
+        let mut entry = entry(&name, &version, &aliases, &body, self.generation);
+        let mut made: HashMap<String, Arc<Entry>> = HashMap::new();
+        for (place, (version, body)) in places {
+            let seen = match made.get(&version) {
+                Some(seen) => Arc::clone(seen),
+                None => {
+                    let seen = Arc::new(self::entry(&name, &version, &aliases, &body, self.generation));
+                    made.insert(version, Arc::clone(&seen));
+                    seen
+                }
+            };
+            entry.places.insert(place, seen);
+        }
+        for alias in &entry.aliases {
             self.aliases.insert((Arc::clone(alias), Arc::clone(&name)));
         }
-        self.generation += 1;
         self.changes.insert(self.generation, Arc::clone(&name));
-        let entry = Entry { name: Arc::clone(&name), aliases, version: version.into(), encoded, changed: self.generation };
+        self.differing += usize::from(!entry.places.is_empty());
         self.entries.insert(name, Arc::new(entry));
         true
     }
@@ -159,6 +177,7 @@ impl View {
     fn remove(&mut self, name: &str) -> bool {
         let Some(old) = self.entries.remove(name) else { return false };
         self.changes.remove(&old.changed);
+        self.differing -= usize::from(!old.places.is_empty());
         self.forget_aliases(&old);
         self.generation += 1;
         self.removals.insert(self.generation, Arc::clone(&old.name));
@@ -177,6 +196,32 @@ impl View {
             self.aliases.remove(&(Arc::clone(alias), Arc::clone(&entry.name)));
         }
     }
+}
+
+/// A resource that is the same everywhere.
+fn entry(name: &Arc<str>, version: &str, aliases: &[String], body: &Any, changed: u64) -> Entry {
+    Entry {
+        name: Arc::clone(name),
+        aliases: aliases.iter().map(|alias| Arc::from(alias.as_str())).collect(),
+        version: version.into(),
+        encoded: EncodedResource::new(name, version, aliases, body),
+        changed,
+        places: BTreeMap::new(),
+    }
+}
+
+/// The places from which something else is seen than everywhere, with its version.
+fn placed(places: Vec<(Arc<str>, Any)>, aliases: &[String], everywhere: &str) -> BTreeMap<Arc<str>, (String, Any)> {
+    let versions = places.into_iter().map(|(place, body)| (place, (version(&body, aliases), body)));
+    versions.filter(|(_, (version, _))| *version != everywhere).collect()
+}
+
+/// Whether an entry is seen from places as these say.
+fn is_placed(entry: &Entry, places: &BTreeMap<Arc<str>, (String, Any)>) -> bool {
+    let same = |((one, seen), (other, (version, _))): ((&Arc<str>, &Arc<Entry>), (&Arc<str>, &(String, Any)))| {
+        one == other && *seen.version == **version
+    };
+    entry.places.len() == places.len() && entry.places.iter().zip(places).all(same)
 }
 
 /// Aliases are part of what a client is sent, so they are part of the version.

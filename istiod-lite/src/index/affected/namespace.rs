@@ -17,6 +17,8 @@ impl Index {
         }
         for (_, entry) in in_namespace(&self.objects().service_entries, namespace) {
             add_waypoint(self.entry_binding(entry), changed);
+            // Which of their endpoints are near may be said by the namespace.
+            entry_hosts(entry).for_each(|host| self.waypoints_seeing(&ServiceRef::Host(host), changed));
         }
         for (_, pod) in in_namespace(&self.objects().pods, namespace) {
             add_waypoint(self.pod_binding(pod), changed);

@@ -1,6 +1,7 @@
 //! The `networking.istio.io` custom resource that says how to send on to a host, as far as a waypoint carries it out. Of the rest, known
 //! by name to be refused by it, only that it is there is read.
 
+mod locality;
 mod subset;
 
 use std::ops::RangeInclusive;
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use super::duration;
 use super::hash::ConsistentHash;
+pub use locality::{Distribution, LocalitySetting, Part, RegionFailover, is_pattern, priority_label};
 pub use subset::Subset;
 
 /// The shortest time that Istio takes, and more than anybody means.
@@ -169,9 +171,9 @@ pub struct LoadBalancer {
     /// By hashes of requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consistent_hash: Option<ConsistentHash>,
-    /// Not carried out.
+    /// Which places take over for which, and in what shares.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub locality_lb_setting: Option<Value>,
+    pub locality_lb_setting: Option<LocalitySetting>,
     /// New endpoints are given their share by and by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Warmup>,

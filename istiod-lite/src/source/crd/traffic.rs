@@ -48,6 +48,14 @@ pub struct TrafficPolicySpec {
     pub health_check: Option<HealthCheck>,
 }
 
+impl TrafficPolicySpec {
+    /// Whether endpoints that fail are found, so that others can take over.
+    #[must_use]
+    pub fn finds_failures(&self) -> bool {
+        self.outlier_detection.is_some() || self.health_check.is_some()
+    }
+}
+
 /// How many requests are let in at once, of one waypoint, to one port of a Service: more as long as they take hardly longer than when there are few.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -112,6 +120,17 @@ pub struct LoadBalancing {
     /// What requests are hashed by, all of it together, where hashes lead to endpoints.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hash_on: Vec<HashOn>,
+    /// Which endpoints are asked before others by where they run; as the Service says it when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locality: Option<LocalityBalancing>,
+}
+
+/// Which endpoints are asked before others by where they run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct LocalityBalancing {
+    /// Those of the waypoint's own place first; others take over as far as these fail, the nearest first.
+    pub failover: bool,
 }
 
 /// How the share of an endpoint grows that is new, or well again.
@@ -177,6 +196,24 @@ pub struct OutlierDetection {
     /// Also those that succeed more seldom than the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub success_rate: Option<SuccessRate>,
+    /// Also those of which too many requests fail, however the others do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_percentage: Option<FailurePercentage>,
+}
+
+/// Which endpoints fail too often, however the others do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct FailurePercentage {
+    /// Failures in a hundred requests that are too many; 85 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u32>,
+    /// Endpoints that must have had enough requests; 5 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimum_hosts: Option<u32>,
+    /// How many requests in an interval are enough; 50 when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_volume: Option<u32>,
 }
 
 /// Which endpoints succeed more seldom than the others.

@@ -3,8 +3,8 @@
 use super::unsupported::{TLS_INSTEAD, TLS_REFUSED};
 use super::{Errors, hash};
 use crate::source::crd::destination::{
-    ConnectionPool, DestinationRule, DestinationRuleSpec, LoadBalancer, RuleOutliers, RulePolicy, Settings, Simple, TlsMode,
-    as_aggression, as_percent, as_share, as_time, as_u32,
+    ConnectionPool, DestinationRule, DestinationRuleSpec, LoadBalancer, LocalitySetting, RuleOutliers, RulePolicy, Settings,
+    Simple, TlsMode, as_aggression, as_percent, as_share, as_time, as_u32, is_pattern, priority_label,
 };
 use crate::source::typed::FieldError;
 
@@ -105,9 +105,39 @@ fn load_balancer(said: &LoadBalancer, path: &str, found: &mut Errors) {
     found.check(known, &format!("{path}.simple"), || {
         "it is none of ROUND_ROBIN, RANDOM, LEAST_REQUEST: endpoints take turns".into()
     });
-    absent(found, path, &[("localityLbSetting", said.locality_lb_setting.is_some())]);
     hash::rule(said, path, found);
+    if let Some(said) = &said.locality_lb_setting {
+        locality(said, &format!("{path}.localityLbSetting"), found);
+    }
     warmup(said, path, found);
+}
+
+fn locality(said: &LocalitySetting, path: &str, found: &mut Errors) {
+    let (shares, labels) = (!said.distribute.is_empty(), !said.failover_priority.is_empty());
+    found.check(!(shares && labels), &format!("{path}.failoverPriority"), || "distribute is given, which holds".into());
+    found.check(said.failover.is_empty() || !(shares || labels), &format!("{path}.failover"), || {
+        format!("{} is given, which holds", if shares { "distribute" } else { "failoverPriority" })
+    });
+    for (at, text) in said.failover_priority.iter().enumerate() {
+        found.check(priority_label(text).is_some(), &format!("{path}.failoverPriority[{at}]"), || {
+            format!("{text:?}: a waypoint goes by where an endpoint runs, by topology.kubernetes.io/region and zone, topology.istio.io/subzone, and kubernetes.io/hostname: take it out")
+        });
+    }
+    for (at, failover) in said.failover.iter().enumerate() {
+        let given = !failover.from.is_empty() && !failover.to.is_empty() && failover.from != failover.to;
+        found.check(given, &format!("{path}.failover[{at}]"), || "from and to must be two regions".into());
+    }
+    for (at, distribution) in said.distribute.iter().enumerate() {
+        let path = format!("{path}.distribute[{at}]");
+        let unlike = "is no place: region, region/zone or region/zone/subzone, with * for all from there on";
+        found.check(is_pattern(&distribution.from), &format!("{path}.from"), || format!("{:?} {unlike}", distribution.from));
+        for place in distribution.to.keys() {
+            found.check(is_pattern(place), &format!("{path}.to"), || format!("{place:?} {unlike}"));
+        }
+        let good =
+            distribution.to.values().all(|share| (1..=100).contains(share)) && distribution.to.values().sum::<i64>() == 100;
+        found.check(good, &format!("{path}.to"), || "the shares are not between 1 and 100, or not 100 together".into());
+    }
 }
 
 fn warmup(said: &LoadBalancer, path: &str, found: &mut Errors) {

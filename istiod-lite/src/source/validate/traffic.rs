@@ -105,9 +105,18 @@ fn outliers(detection: &OutlierDetection, errors: &mut Errors) {
     time(errors, &format!("{path}.interval"), detection.interval.as_deref());
     time(errors, &format!("{path}.baseEjectionTime"), detection.base_ejection_time.as_deref());
     percent(errors, &format!("{path}.maxEjectionPercent"), detection.max_ejection_percent);
+    if let Some(failures) = &detection.failure_percentage {
+        let path = format!("{path}.failurePercentage");
+        let good = failures.threshold.is_none_or(|percent| (1..=100).contains(&percent));
+        errors.check(good, &format!("{path}.threshold"), || "must be between 1 and 100".into());
+        for (field, count) in [("minimumHosts", failures.minimum_hosts), ("requestVolume", failures.request_volume)] {
+            errors.check(count != Some(0), &format!("{path}.{field}"), || "must be at least 1".into());
+        }
+    }
     let never = detection.consecutive_errors == Some(0)
         && detection.consecutive_gateway_errors.is_none_or(|errors| errors == 0)
-        && detection.success_rate.is_none();
+        && detection.success_rate.is_none()
+        && detection.failure_percentage.is_none();
     errors
         .check(!never, &format!("{path}.consecutiveErrors"), || "with 0 and nothing besides no endpoint is ever ejected".into());
 }

@@ -83,6 +83,28 @@ fn a_traffic_policy_says_of_each_target_whether_it_holds_and_what_holds_in_its_p
 }
 
 #[test]
+fn that_nobody_takes_over_where_nobody_is_found_to_fail_is_said() {
+    let policy = |more: &str| {
+        let spec = format!("{{targetRefs: [{A}], loadBalancing: {{locality: {{failover: true}}}}{more}}}");
+        said(Kind::TrafficPolicy, &made(KIND, "x", 1, &spec)).concat()
+    };
+    let idle = "Attached to the waypoint of Service shop/a. loadBalancing.locality.failover has no effect without outlierDetection or healthCheck";
+    assert!(policy("").ends_with(idle), "{}", policy(""));
+    assert!(policy(", outlierDetection: {}").ends_with("shop/a"), "{}", policy(", outlierDetection: {}"));
+    let rule = |setting: &str, more: &str| {
+        let spec = format!("{{host: a, trafficPolicy: {{loadBalancer: {{localityLbSetting: {{{setting}}}}}{more}}}}}");
+        said(Kind::DestinationRule, &made(RULE, "x", 1, &spec)).concat()
+    };
+    let idle = ". localityLbSetting has no effect without outlierDetection, but for distribute";
+    assert!(rule("enabled: true", "").ends_with(idle), "{}", rule("enabled: true", ""));
+    for (setting, more) in
+        [("enabled: true", ", outlierDetection: {}"), ("enabled: false", ""), ("distribute: [{from: a, to: {a: 100}}]", "")]
+    {
+        assert!(!rule(setting, more).contains("no effect"), "{}", rule(setting, more));
+    }
+}
+
+#[test]
 fn the_status_of_a_traffic_policy_is_a_policy_status_and_leaves_those_of_others() {
     let wanted = status(Kind::TrafficPolicy, &policy("x", 1, PORT));
     let others = serde_json::json!({"ancestors": [{"ancestorRef": {"name": "a"}, "controllerName": "e.x/y", "conditions": []}]});

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ambit_api::envoy::pb::envoy::config::core::v3::envoy_internal_address::AddressNameSpecifier;
 use ambit_api::envoy::pb::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -9,6 +10,7 @@ use ambit_api::envoy::pb::envoy::config::core::v3::{Address, EnvoyInternalAddres
 use ambit_api::envoy::pb::envoy::config::endpoint::v3 as envoy;
 
 use super::health;
+use super::locality::{self, Near, Place};
 use super::names::{
     AMBIT_METADATA, CONNECT_ORIGINATE, Layer, ORIGINAL_DST_METADATA, TRANSPORT_MATCH_METADATA, inbound_subset, inbound_vip,
     of_service,
@@ -19,18 +21,32 @@ use super::wire::{string_kind, u32_value};
 use crate::index::{Endpoint, EndpointHealth, Index, ServiceRef};
 use crate::translate::origin::Origin;
 
-/// The endpoints of a service port. Without any that is ready the assignment is empty, and Envoy answers 503.
-pub fn assignment(index: &Index, cluster: &str, service: &ServiceRef, port: u16) -> ClusterLoadAssignment {
-    of_endpoints(index, cluster, &usable(index, service), port, health::wanted(index, service, port))
+/// The endpoints of a cluster, and what is sent in their stead to waypoints at some places.
+#[derive(Debug)]
+pub struct Made {
+    pub everywhere: ClusterLoadAssignment,
+    /// By what the place is called.
+    pub placed: Vec<(Arc<str>, ClusterLoadAssignment)>,
+    /// Whether it is asked for by place.
+    pub by_place: bool,
 }
 
-/// The same for a subset of the service; one that is not there has none.
-pub fn of_subset(index: &Index, cluster: &str, (service, port): (&ServiceRef, u16), subset: &str) -> ClusterLoadAssignment {
-    of_endpoints(index, cluster, &usable_in(index, service, Some(subset)), port, health::wanted(index, service, port))
+/// The endpoints of a service port, or of a subset of the service; one that is not there has none. Without any that is ready the assignment
+/// is empty, and Envoy answers 503.
+pub fn assignment(
+    index: &Index,
+    cluster: &str,
+    (service, port): (&ServiceRef, u16),
+    subset: Option<&str>,
+    places: &[Place],
+) -> Made {
+    let near = locality::asked(index, service, port, subset);
+    let checked = health::wanted(index, service, port);
+    of_endpoints(index, cluster, &usable_in(index, service, subset), (port, checked), near.as_ref(), places)
 }
 
 /// All that may be asked for of a service: the endpoints of each port, under the name of the cluster of each layer, and of each subset.
-pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<ClusterLoadAssignment> {
+pub fn assignments(index: &Index, service: &ServiceRef, places: &[Place]) -> Vec<Made> {
     let (endpoints, name) = (usable(index, service), of_service(index.config(), service));
     let in_subset = |subset| endpoints.iter().filter(|endpoint| index.is_in_subset(endpoint, subset)).cloned().collect();
     let subsets = index.subsets_of(service).into_iter().map(|subset| (&*subset.name, in_subset(subset)));
@@ -38,11 +54,15 @@ pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<ClusterLoadAssign
     let mut all = Vec::new();
     for port in index.service_ports(service) {
         let checked = health::wanted(index, service, port.port);
+        let near = locality::asked(index, service, port.port, None);
         for layer in [Layer::Http, Layer::Tcp] {
-            all.push(of_endpoints(index, &inbound_vip(port.port, layer, &name), &endpoints, port.port, checked));
+            let cluster = inbound_vip(port.port, layer, &name);
+            all.push(of_endpoints(index, &cluster, &endpoints, (port.port, checked), near.as_ref(), places));
         }
         for (subset, endpoints) in &subsets {
-            all.push(of_endpoints(index, &inbound_subset(port.port, subset, &name), endpoints, port.port, checked));
+            let near = locality::asked(index, service, port.port, Some(*subset));
+            let cluster = inbound_subset(port.port, subset, &name);
+            all.push(of_endpoints(index, &cluster, endpoints, (port.port, checked), near.as_ref(), places));
         }
     }
     all
@@ -71,11 +91,27 @@ pub fn usable_in(index: &Index, service: &ServiceRef, subset: Option<&str>) -> V
     endpoints
 }
 
-fn of_endpoints(index: &Index, cluster: &str, endpoints: &[Endpoint], port: u16, checked: bool) -> ClusterLoadAssignment {
+fn of_endpoints(
+    index: &Index,
+    cluster: &str,
+    endpoints: &[Endpoint],
+    (port, checked): (u16, bool),
+    near: Option<&Near>,
+    places: &[Place],
+) -> Made {
+    let of = |endpoints: Vec<LocalityLbEndpoints>| ClusterLoadAssignment { cluster_name: cluster.into(), endpoints };
     let lb_endpoint = |endpoint| lb_endpoint(index, endpoint, port, checked);
-    let lb_endpoints: Vec<LbEndpoint> = endpoints.iter().filter_map(lb_endpoint).collect();
-    let endpoints = if lb_endpoints.is_empty() { Vec::new() } else { vec![LocalityLbEndpoints { locality: None, lb_endpoints }] };
-    ClusterLoadAssignment { cluster_name: cluster.into(), endpoints }
+    let Some(near) = near else {
+        let lb_endpoints: Vec<LbEndpoint> = endpoints.iter().filter_map(lb_endpoint).collect();
+        let group = LocalityLbEndpoints { lb_endpoints, ..Default::default() };
+        let everywhere = of(if group.lb_endpoints.is_empty() { Vec::new() } else { vec![group] });
+        return Made { everywhere, placed: Vec::new(), by_place: false };
+    };
+    let made: Vec<(&Endpoint, LbEndpoint)> =
+        endpoints.iter().filter_map(|endpoint| Some((endpoint, lb_endpoint(endpoint)?))).collect();
+    let seen_from = |place: &Place| (place.key(), of(locality::grouped(near, made.clone(), Some(place))));
+    let placed = places.iter().map(seen_from).collect();
+    Made { everywhere: of(locality::grouped(near, made, None)), placed, by_place: true }
 }
 
 /// A workload by the first of its addresses; `None` when it has no such port.

@@ -7,6 +7,7 @@
 
 mod access_log;
 mod admission;
+mod assigned;
 mod backend;
 mod carried;
 mod cluster;
@@ -19,6 +20,7 @@ pub(super) mod hash;
 mod health;
 mod limiter;
 mod listener;
+mod locality;
 mod metrics;
 pub(super) mod names;
 mod rbac;
@@ -35,6 +37,7 @@ mod traffic;
 pub(super) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ambit_api::workload::AppProtocol;
 use prost::{Message, Name};
@@ -42,9 +45,11 @@ use prost::{Message, Name};
 use crate::index::{Index, ServiceRef, Waypoint};
 use crate::source::NamespacedName;
 use crate::source::crd::PolicyAction;
+pub use assigned::Assigned;
 use listener::{Chains, KnownAuthority, ServicePortChains};
+pub use locality::Place;
 use names::{Layer, any_port, authority};
-use rbac::{Enforcement, Place};
+use rbac::Enforcement;
 use reached::Reached;
 use route::Backend;
 pub(crate) use route::{grpc_as_http, session};
@@ -64,28 +69,40 @@ pub struct Resources {
     pub endpoints: Vec<(String, Any)>,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`
     pub secrets: Vec<(String, Any)>,
+    /// Of the endpoints those that are others at some places, by the name of the cluster and by what the place is called.
+    pub placed: BTreeMap<String, Vec<(Arc<str>, Any)>>,
+    /// Whether any endpoints are asked for by place.
+    pub by_place: bool,
 }
 
 /// The resources of the waypoint that a Gateway asks for, or of the proxy that it is at the edge of the mesh; `None` when it is neither.
 #[must_use]
 pub fn translate(index: &Index, gateway: &NamespacedName) -> Option<Resources> {
+    translate_for(index, gateway, &[])
+}
+
+/// The same for a waypoint that runs at these places.
+#[must_use]
+pub fn translate_for(index: &Index, gateway: &NamespacedName, places: &[Place]) -> Option<Resources> {
     if let Some(waypoint) = index.waypoint(gateway) {
-        return Some(Translation::new(index, &waypoint).run());
+        return Some(Translation { places, ..Translation::new(index, &waypoint) }.run());
     }
     let ingress = index.ingress(gateway)?;
-    Some(Translation::new(index, &ingress).run_at_edge())
+    Some(Translation { places, ..Translation::new(index, &ingress) }.run_at_edge())
 }
 
 /// The endpoints of a service as waypoints have them, by the name of the cluster. A waypoint has those of the clusters that its other
 /// resources name.
 #[must_use]
 pub fn assignments(index: &Index, service: &ServiceRef) -> Vec<(String, Any)> {
-    let all = endpoint::assignments(index, service).into_iter();
-    all.map(|assignment| (assignment.cluster_name.clone(), wire::any_as(ASSIGNMENT, &assignment))).collect()
+    assignments_for(index, service, &[]).into_iter().map(|assigned| (assigned.cluster, assigned.everywhere)).collect()
 }
 
-/// The type of [`Resources::endpoints`].
-const ASSIGNMENT: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+/// The same, as they are at these places.
+#[must_use]
+pub fn assignments_for(index: &Index, service: &ServiceRef, places: &[Place]) -> Vec<Assigned> {
+    endpoint::assignments(index, service, places).iter().map(Assigned::of).collect()
+}
 
 /// Resources of one type by their names.
 type Named = BTreeMap<String, Any>;
@@ -105,6 +122,10 @@ struct Translation<'a> {
     clusters: Named,
     endpoints: Named,
     secrets: Named,
+    /// Where the waypoint runs.
+    places: &'a [Place],
+    placed: BTreeMap<String, Vec<(Arc<str>, Any)>>,
+    by_place: bool,
 }
 
 impl<'a> Translation<'a> {
@@ -122,6 +143,9 @@ impl<'a> Translation<'a> {
             clusters: Named::new(),
             endpoints: Named::new(),
             secrets: Named::new(),
+            places: &[],
+            placed: BTreeMap::new(),
+            by_place: false,
         }
     }
 
@@ -163,6 +187,8 @@ impl<'a> Translation<'a> {
             clusters: self.clusters.into_iter().collect(),
             endpoints: self.endpoints.into_iter().collect(),
             secrets: self.secrets.into_iter().collect(),
+            placed: self.placed,
+            by_place: self.by_place,
         }
     }
 
@@ -209,7 +235,7 @@ impl<'a> Translation<'a> {
         if let Some(ServiceRef::Kubernetes(service)) = port.map(|port| &port.service) {
             policies.extend(self.index.policies_of_service(service));
         }
-        let place = Place { layer, port: port.map(|port| port.port.port), trust_domain: &self.trust_domain };
+        let place = rbac::Place { layer, port: port.map(|port| port.port.port), trust_domain: &self.trust_domain };
         let (asking, policies): (Vec<_>, Vec<_>) = policies.into_iter().partition(|policy| {
             let custom = policy.spec.action == PolicyAction::Custom;
             // Of bytes nobody is asked.
@@ -263,10 +289,18 @@ impl<'a> Translation<'a> {
     }
 
     fn asked(&mut self, of: &Reached) {
-        let assignment = endpoint::assignment(self.index, &of.endpoints, &of.service, of.port);
-        self.endpoints.insert(of.endpoints.clone(), wire::any_as(ASSIGNMENT, &assignment));
+        self.assign(&endpoint::assignment(self.index, &of.endpoints, (&of.service, of.port), None, self.places));
         let cluster = cluster::authorizer(&of.cluster, &label(&of.service), &of.endpoints, of.http2);
         insert(&mut self.clusters, of.cluster.clone(), &cluster);
+    }
+
+    fn assign(&mut self, made: &endpoint::Made) {
+        self.by_place |= made.by_place;
+        let Assigned { cluster, everywhere, placed } = Assigned::of(made);
+        if !placed.is_empty() {
+            self.placed.insert(cluster.clone(), placed);
+        }
+        self.endpoints.insert(cluster, everywhere);
     }
 
     /// The clusters of all services that requests are routed to.
@@ -289,11 +323,7 @@ impl<'a> Translation<'a> {
         let mut made = if let Some(names) = scope::looked_up(self.index, service, port) {
             cluster::looked_up(name, &label, layer, protocol, &names)
         } else {
-            let assignment = match subset {
-                Some(subset) => endpoint::of_subset(self.index, name, (service, port), subset),
-                None => endpoint::assignment(self.index, name, service, port),
-            };
-            self.endpoints.insert(name.into(), wire::any_as(ASSIGNMENT, &assignment));
+            self.assign(&endpoint::assignment(self.index, name, (service, port), subset, self.places));
             cluster::service(name, &label, layer, protocol)
         };
         traffic::asked(self.index, service, port, subset).apply_to(&mut made, layer);

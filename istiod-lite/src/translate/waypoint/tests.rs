@@ -20,6 +20,7 @@ mod limiters;
 mod logs;
 mod of_all_kinds;
 mod orders;
+mod places;
 mod processors;
 mod secure;
 mod subsets;

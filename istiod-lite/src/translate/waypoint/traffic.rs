@@ -6,6 +6,9 @@ use std::time::Duration;
 use ambit_api::envoy::pb::envoy::config::cluster::v3 as cluster;
 use ambit_api::envoy::pb::envoy::config::cluster::v3::OutlierDetection;
 use ambit_api::envoy::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
+use ambit_api::envoy::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
+    LocalityConfigSpecifier, LocalityWeightedLbConfig,
+};
 use ambit_api::envoy::pb::envoy::config::cluster::v3::cluster::{CommonLbConfig, LbPolicy};
 use ambit_api::envoy::pb::envoy::config::core::v3::HealthCheck;
 use ambit_api::envoy::pb::envoy::r#type::v3::Percent;
@@ -13,6 +16,7 @@ use ambit_api::envoy::pb::google::protobuf::{BoolValue, UInt32Value};
 
 use super::cluster::RETRY_PERCENT;
 use super::hash::Hashing;
+use super::locality::{self, Near};
 use super::names::Layer;
 use super::route::parse_duration;
 use super::slow_start::SlowStart;
@@ -41,6 +45,7 @@ pub struct Asked {
     outliers: Option<OutlierDetection>,
     health_check: Option<HealthCheck>,
     slow_start: Option<SlowStart>,
+    by_locality: bool,
     hashing: Option<Hashing>,
     /// Of our own waypoint; any other goes by what is under way.
     peak_ewma: bool,
@@ -53,7 +58,8 @@ pub fn hashing(index: &Index, service: &ServiceRef, number: u16, subset: Option<
 
 /// What is asked of a port of a service, or of a subset of it.
 pub fn asked(index: &Index, service: &ServiceRef, number: u16, subset: Option<&str>) -> Asked {
-    let asked = of_ours(index, service, number, subset);
+    let by_locality = matches!(locality::asked(index, service, number, subset), Some(Near::Shares(_)));
+    let asked = Asked { by_locality, ..of_ours(index, service, number, subset) };
     // The Gateway API's own comes first, for the one thing that it says.
     match backend::budget(index, service) {
         Some((percent, least)) => Asked { retry_budget: Some((percent, Some(least))), max_retries: None, ..asked },
@@ -95,6 +101,11 @@ impl Asked {
         if let Some(percent) = self.panic_threshold {
             let healthy_panic_threshold = Some(Percent { value: percent.into() });
             cluster.common_lb_config = Some(CommonLbConfig { healthy_panic_threshold, ..Default::default() });
+        }
+        // What the proxy looks up itself is of no place.
+        if self.by_locality && cluster.load_assignment.is_none() {
+            let by = LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig::default());
+            cluster.common_lb_config.get_or_insert_default().locality_config_specifier = Some(by);
         }
         cluster.outlier_detection = self.outliers;
         let Some(check) = self.health_check.filter(|check| health::fits(check, layer)) else { return };
@@ -156,6 +167,7 @@ fn of_policy(spec: &TrafficPolicySpec) -> Asked {
         slow_start: spec.load_balancing.as_ref().and_then(of_new),
         hashing: spec.load_balancing.as_ref().and_then(Hashing::of_policy),
         peak_ewma: spec.load_balancing.as_ref().is_some_and(|said| said.policy == LoadBalancingPolicy::PeakEwma),
+        by_locality: false,
     }
 }
 
@@ -176,6 +188,7 @@ fn of_outliers(said: &traffic::OutlierDetection) -> OutlierDetection {
         in_a_row(said.consecutive_gateway_errors.unwrap_or(0));
     let time = |text: &Option<String>| text.as_deref().and_then(parse_duration).and_then(duration);
     let rates = said.success_rate.as_ref();
+    let failures = said.failure_percentage.as_ref();
     OutlierDetection {
         consecutive_5xx,
         enforcing_consecutive_5xx,
@@ -189,6 +202,11 @@ fn of_outliers(said: &traffic::OutlierDetection) -> OutlierDetection {
         success_rate_minimum_hosts: rates.and_then(|rates| rates.minimum_hosts).and_then(u32_value),
         success_rate_request_volume: rates.and_then(|rates| rates.request_volume).and_then(u32_value),
         success_rate_stdev_factor: rates.and_then(|rates| rates.stdev_factor).and_then(u32_value),
+        // Of these it is the other way round.
+        enforcing_failure_percentage: failures.and_then(|_| u32_value(100)),
+        failure_percentage_threshold: failures.and_then(|failures| failures.threshold).and_then(u32_value),
+        failure_percentage_minimum_hosts: failures.and_then(|failures| failures.minimum_hosts).and_then(u32_value),
+        failure_percentage_request_volume: failures.and_then(|failures| failures.request_volume).and_then(u32_value),
         ..Default::default()
     }
 }
@@ -221,6 +239,7 @@ fn of_rule(said: &Settings<'_>) -> Asked {
         slow_start: said.load_balancer.filter(|_| hashing.is_none()).and_then(SlowStart::of_rule),
         hashing,
         peak_ewma: false,
+        by_locality: false,
     }
 }
 

@@ -273,6 +273,10 @@ pub mod ordered {
         pub locality: Option<Locality>,
         #[prost(message, repeated, tag = "2")]
         pub lb_endpoints: Vec<LbEndpoint>,
+        #[prost(message, optional, tag = "3")]
+        pub load_balancing_weight: Option<UInt32Value>,
+        #[prost(uint32, tag = "5")]
+        pub priority: u32,
     }
 
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`

@@ -193,6 +193,11 @@ fn a_traffic_policy_that_cannot_be_meant_is_refused() {
         ("admission: {statusOnReject: 200}", "spec.admission.statusOnReject: must be 429 or 503"),
         ("admission: {normalLatency: 0s}", "spec.admission.normalLatency: \"0s\" is not a duration"),
         ("outlierDetection: {consecutiveErrors: 0}", "spec.outlierDetection.consecutiveErrors: with 0 and nothing besides"),
+        ("outlierDetection: {failurePercentage: {threshold: 0}}", "spec.outlierDetection.failurePercentage.threshold: must be"),
+        (
+            "outlierDetection: {failurePercentage: {minimumHosts: 0}}",
+            "spec.outlierDetection.failurePercentage.minimumHosts: must",
+        ),
     ] {
         refused(kind, &asks(what), part);
     }
@@ -218,6 +223,10 @@ fn what_of_a_destination_rule_is_not_carried_out_is_refused_by_name() {
     good(kind, &traffic(&format!("loadBalancer: {{consistentHash: {{{cookie}, maglev: {{tableSize: 251}}}}}}")));
     good(kind, &traffic("loadBalancer: {consistentHash: {httpQueryParameterName: q, ringHash: {minimumRingSize: 64}}}"));
     good(kind, "{host: a, exportTo: ['.', '*']}");
+    let places = |said: &str| traffic(&format!("loadBalancer: {{localityLbSetting: {{{said}}}}}"));
+    good(kind, &places("enabled: true, failover: [{from: east, to: west}]"));
+    good(kind, &places("failoverPriority: [topology.kubernetes.io/region=east, topology.kubernetes.io/zone]"));
+    good(kind, &places("distribute: [{from: east/a/*, to: {east/a/*: 80, west/*: 20}}]"));
     let own = "trafficPolicy: {loadBalancer: {simple: RANDOM}, portLevelSettings: [{port: {number: 80}}]}";
     good(kind, &format!("{{host: a, subsets: [{{name: v1, labels: {{version: v1}}}}, {{name: v-2.b, {own}}}]}}"));
     for (spec, part) in [
@@ -272,7 +281,26 @@ fn what_of_a_destination_rule_is_not_carried_out_is_refused_by_name() {
             "loadBalancer: {consistentHash: {useSourceIp: true}, warmup: {duration: 1s}}",
             "loadBalancer.warmup: hashes lead to an endpoint with its whole share",
         ),
-        ("loadBalancer: {localityLbSetting: {}}", "loadBalancer.localityLbSetting: a waypoint does not"),
+        (
+            "loadBalancer: {localityLbSetting: {failover: [{from: east}]}}",
+            "loadBalancer.localityLbSetting.failover[0]: from and to must be two regions",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {failoverPriority: [app]}}",
+            "loadBalancer.localityLbSetting.failoverPriority[0]: \"app\": a waypoint goes by where an endpoint runs",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {failoverPriority: [kubernetes.io/hostname], failover: [{from: a, to: b}]}}",
+            "loadBalancer.localityLbSetting.failover: failoverPriority is given, which holds",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {distribute: [{from: \"*/a\", to: {\"*\": 100}}]}}",
+            "loadBalancer.localityLbSetting.distribute[0].from: \"*/a\" is no place",
+        ),
+        (
+            "loadBalancer: {localityLbSetting: {distribute: [{from: a/*, to: {a/*: 60, b/*: 50}}]}}",
+            "loadBalancer.localityLbSetting.distribute[0].to: the shares are not between 1 and 100, or not 100",
+        ),
         ("loadBalancer: {warmup: {}}", "loadBalancer.warmup.duration: without one it has no effect"),
         ("loadBalancer: {warmup: {duration: soon}}", "loadBalancer.warmup.duration: it is no duration"),
         ("loadBalancer: {warmup: {duration: 1s, aggression: 0.5}}", "loadBalancer.warmup.aggression: it is less than 1"),

@@ -66,7 +66,7 @@ impl Live {
         true
     }
 
-    /// Looks who returns, and who answered more rarely well than the others, if an interval has passed since the last time.
+    /// Looks who returns, and who answered more rarely well than the others or than it may, if an interval has passed since the last time.
     pub fn look(&self, cluster: &Cluster) {
         let Some(rules) = &cluster.outliers else { return };
         let now = self.began.elapsed();
@@ -107,9 +107,19 @@ impl Live {
             (answered, reached)
         };
         let (answered, reached): (Vec<_>, Vec<_>) = hosts.iter().map(rates).unzip();
-        for (rates, why) in [(answered, Why::SuccessRate), (reached, Why::LocalOriginSuccessRate)] {
+        for (rates, why, also) in [
+            (answered, Why::SuccessRate, Why::FailurePercentage),
+            (reached, Why::LocalOriginSuccessRate, Why::LocalOriginFailurePercentage),
+        ] {
             for (host, outlier) in hosts.iter().zip(rules.success_rate.outliers(&rates)) {
                 changed |= outlier && self.eject(&cluster.name, rules, known, host, why);
+            }
+            // Where nobody is ejected by it nobody is spared either: that would be counted.
+            if !rules.may(also) {
+                continue;
+            }
+            for (host, outlier) in hosts.iter().zip(rules.failure_percentage.outliers(&rates)) {
+                changed |= outlier && self.eject(&cluster.name, rules, known, host, also);
             }
         }
         changed

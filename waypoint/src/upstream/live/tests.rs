@@ -39,7 +39,8 @@ pub(super) fn endpoints(ports: &[u16]) -> Option<Arc<Endpoints>> {
         let (workload, namespace) = ("".into(), "".into());
         Arc::new(Endpoint { target, weight: 1, workload, namespace, standing: Standing::Healthy, checked: true })
     };
-    let locality = compiled::Locality { priority: 0, weight: 0, endpoints: ports.iter().map(endpoint).collect() };
+    let locality =
+        compiled::Locality { priority: 0, weight: 0, endpoints: ports.iter().map(endpoint).collect(), place: "".into() };
     Some(Arc::new(Endpoints { localities: vec![locality], ..Endpoints::default() }))
 }
 

@@ -214,7 +214,11 @@ fn outlier_detection_has_the_defaults_of_envoy() {
         max_ejection_percent: value(100),
         always_eject_one_host: Some(Default::default()),
         interval: seconds(1),
-        enforcing_failure_percentage: value(0),
+        enforcing_failure_percentage: value(90),
+        enforcing_failure_percentage_local_origin: value(80),
+        failure_percentage_threshold: value(70),
+        failure_percentage_minimum_hosts: value(2),
+        failure_percentage_request_volume: value(3),
         ..Default::default()
     };
     let or = OutlierDetection::default();
@@ -224,6 +228,13 @@ fn outlier_detection_has_the_defaults_of_envoy() {
         success_rate: SuccessRate { enforcing: 0, ..or.success_rate },
         max_percent: 100,
         interval: Duration::from_secs(1),
+        failure_percentage: FailurePercentage {
+            threshold: 70,
+            enforcing: 90,
+            enforcing_local: 80,
+            minimum_hosts: 2,
+            request_volume: 3,
+        },
         ..or
     };
     assert_eq!(outliers(said).unwrap(), expected);
@@ -233,7 +244,7 @@ fn outlier_detection_has_the_defaults_of_envoy() {
 fn what_is_not_implemented_of_outlier_detection_is_rejected_by_name() {
     type Change = fn(&mut pb::OutlierDetection);
     let cases: [(Change, &str); 7] = [
-        (|o| o.enforcing_failure_percentage = value(1), "enforcing_failure_percentage is not implemented"),
+        (|o| o.enforcing_failure_percentage = value(101), "enforcing_failure_percentage: 101 is no percentage"),
         (|o| o.detect_degraded_hosts = Some(Default::default()), "detect_degraded_hosts is not implemented"),
         (|o| o.monitors = vec![Default::default()], "monitors is not implemented"),
         (|o| o.enforcing_consecutive_5xx = value(101), "enforcing_consecutive_5xx: 101 is no percentage"),

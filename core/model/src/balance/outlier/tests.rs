@@ -120,6 +120,10 @@ fn an_outlier_is_ejected_in_as_many_cases_as_are_enforced() {
     assert_eq!((enforced(Why::Consecutive5xx), enforced(Why::ConsecutiveGatewayFailure)), (100, 0), "Envoy's defaults");
     let rules = OutlierDetection { success_rate: SuccessRate { enforcing: 30, ..SuccessRate::default() }, ..rules };
     assert_eq!((0..100).filter(|random| rules.enforces(Why::SuccessRate, *random)).count(), 30);
+    let failure_percentage = FailurePercentage { enforcing: 20, enforcing_local: 40, ..FailurePercentage::default() };
+    let rules = OutlierDetection { failure_percentage, ..rules };
+    let enforced = |why| (0..100).filter(|random| rules.enforces(why, *random)).count();
+    assert_eq!((enforced(Why::FailurePercentage), enforced(Why::LocalOriginFailurePercentage)), (20, 40));
 }
 
 #[test]

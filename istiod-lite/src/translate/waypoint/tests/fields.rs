@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use prost_reflect::{DynamicMessage, ReflectMessage, Value};
 
 use super::{Any, descriptors, input, kinds, of_waypoint};
+use crate::source::NamespacedName;
+use crate::translate::waypoint::{Place, translate_for};
 
 /// The inputs of the golden tests, and what they leave out.
 const INPUTS: [&str; 13] = [
@@ -78,7 +80,7 @@ spec:
   limits: {retries: 5}
   loadBalancing: {slowStart: {aggression: 1.5, minWeightPercent: 5}}
   admission: {minConcurrency: 5, maxConcurrency: 500, statusOnReject: 429}
-  outlierDetection: {consecutiveGatewayErrors: 2, interval: 1s, baseEjectionTime: 1s, successRate: {minimumHosts: 3, requestVolume: 10, stdevFactor: 1500}}
+  outlierDetection: {consecutiveGatewayErrors: 2, interval: 1s, baseEjectionTime: 1s, successRate: {minimumHosts: 3, requestVolume: 10, stdevFactor: 1500}, failurePercentage: {threshold: 90, minimumHosts: 2, requestVolume: 20}}
 ---
 apiVersion: v1
 kind: Service
@@ -124,6 +126,31 @@ kind: DestinationRule
 metadata: {name: a, namespace: shop}
 spec: {host: a, trafficPolicy: {outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3}}}
 ---
+apiVersion: v1
+kind: Node
+metadata: {name: node-1, labels: {topology.kubernetes.io/region: east, topology.kubernetes.io/zone: a, topology.istio.io/subzone: s}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: checked-2, namespace: shop, labels: {app: checked}}
+spec: {serviceAccountName: checked, nodeName: node-2, containers: [{name: c, image: i}]}
+status: {podIPs: [{ip: 10.244.2.5}], phase: Running, conditions: [{type: Ready, status: "True"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near, namespace: shop}
+spec: {clusterIP: 10.96.0.12, selector: {app: checked}, ports: [{name: http, port: 80}], trafficDistribution: PreferClose}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: shared, namespace: shop}
+spec: {clusterIP: 10.96.0.13, selector: {app: checked}, ports: [{name: http, port: 80}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: shared, namespace: shop}
+spec: {host: shared, trafficPolicy: {loadBalancer: {localityLbSetting: {distribute: [{from: "*", to: {"*": 100}}]}}}}
+---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: a, namespace: shop}
@@ -145,6 +172,10 @@ impl Sent {
             let resources = of_waypoint(&yaml);
             kinds(&resources).into_iter().flat_map(|(_, resources)| resources).for_each(|(_, any)| sent.any(any));
         }
+        let index = super::index(MORE);
+        let place = Place::of_node(&index, "node-1").unwrap();
+        let near = translate_for(&index, &NamespacedName::new("shop", "waypoint"), &[place]).unwrap();
+        near.placed.values().flatten().for_each(|(_, any)| sent.any(any));
         sent
     }
 

@@ -137,7 +137,8 @@ fn a_policy_is_what_it_says_and_changes_nothing_of_what_it_does_not_speak_of() {
         "{{{TO_A}, connectTimeout: 2s, limits: {{connections: 100, pendingRequests: 50, requests: 200}}, \
          retryBudget: {{percent: 10, minConcurrent: 5}}, loadBalancing: {{policy: LeastRequest}}, \
          outlierDetection: {{consecutiveErrors: 3, consecutiveGatewayErrors: 2, interval: 5s, baseEjectionTime: 1m, \
-         maxEjectionPercent: 40, successRate: {{minimumHosts: 3, requestVolume: 10, stdevFactor: 1500}}}}}}"
+         maxEjectionPercent: 40, successRate: {{minimumHosts: 3, requestVolume: 10, stdevFactor: 1500}}, \
+         failurePercentage: {{threshold: 90, minimumHosts: 2, requestVolume: 20}}}}}}"
     );
     let limits = json!({"max_connections": 100, "max_pending_requests": 50, "max_requests": 200});
     let mut of_requests = limits.clone();
@@ -148,6 +149,8 @@ fn a_policy_is_what_it_says_and_changes_nothing_of_what_it_does_not_speak_of() {
         "interval": "5s", "base_ejection_time": "60s", "max_ejection_percent": 40,
         "enforcing_success_rate": 100, "success_rate_minimum_hosts": 3, "success_rate_request_volume": 10,
         "success_rate_stdev_factor": 1500,
+        "enforcing_failure_percentage": 100, "failure_percentage_threshold": 90, "failure_percentage_minimum_hosts": 2,
+        "failure_percentage_request_volume": 20,
     });
     for (name, thresholds) in [(FIRST, of_requests), (BYTES, limits)] {
         let expected = json!({
