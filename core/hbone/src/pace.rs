@@ -4,7 +4,7 @@
 //! nothing is ready, or after dozens of polls. So bulk gives way after each turn until the kernel was asked ([`give_way`]), and where
 //! there were small requests lately its turns are shorter ([`turn`]): a request waits for one at each step of its way.
 
-use std::{cell::Cell, pin::pin, task::Context};
+use std::{cell::Cell, pin::pin, sync::LazyLock, task::Context, time::Instant};
 
 use tokio::task;
 
@@ -22,10 +22,14 @@ const SMALL: usize = 8 << 10;
 const SEVERAL: u8 = 4;
 /// After so many turns in a row beside small requests, 4 MiB, a connection goes aside.
 const MANY: u8 = 64;
+/// If they took no longer than this, in milliseconds: large answers to requests now and then add up to as much, and are to wait for nobody.
+const QUICK: u32 = 2_000;
 /// If there were so many polls of small requests meanwhile: those with which bulk streams themselves begin are no reason.
 const ENOUGH: u32 = 16;
 /// After so many small polls in a row it comes back.
 const LONG: u8 = 64;
+/// Or when as many turns as it went for have taken longer than this, in milliseconds.
+const SLOW: u32 = 4 * QUICK;
 
 thread_local! {
     /// Bytes of bulk that this thread has carried since the last small request.
@@ -51,6 +55,12 @@ pub(crate) fn give_way(cx: &mut Context<'_>) {
     let _pending = pin!(task::yield_now()).poll(cx);
 }
 
+/// Milliseconds since this process first asked. They begin again after 49 days: turns that took as long may seem quick, once.
+fn now() -> u32 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u32::try_from(START.elapsed().as_millis() % (1 << 32)).unwrap_or_default()
+}
+
 /// What one connection carries: bulk or small requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
@@ -58,6 +68,8 @@ pub(crate) struct Pace {
     carried: u32,
     /// Polls of small requests on its thread before its first turn beside them.
     requests: u32,
+    /// When that turn ended, as [`now`].
+    began: u32,
     /// Polls in a row that carried little.
     small: u8,
     /// Turns in a row beside small requests.
@@ -71,7 +83,7 @@ pub(crate) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         // A new connection is one of requests until it turns out to be more.
-        Self { carried: 0, requests: 0, small: SEVERAL, turns: 0, bulk: false, aside: false }
+        Self { carried: 0, requests: 0, began: 0, small: SEVERAL, turns: 0, bulk: false, aside: false }
     }
 }
 
@@ -112,7 +124,7 @@ impl Pace {
             return;
         }
         if self.turns == 0 {
-            self.requests = REQUESTS.get();
+            (self.requests, self.began) = (REQUESTS.get(), now());
         }
         self.turns = self.turns.saturating_add(1);
     }
@@ -127,7 +139,19 @@ impl Pace {
     pub(crate) fn turned_out(&mut self) -> Option<bool> {
         if self.bulk && self.small >= LONG {
             self.bulk = false;
-        } else if !self.aside && self.turns >= MANY && self.has_company() && aside::is_home() {
+            return Some(false);
+        }
+        if self.turns < MANY || !(self.aside || aside::is_home()) {
+            return None;
+        }
+        let took = now().wrapping_sub(self.began);
+        if self.bulk && took > SLOW {
+            (self.bulk, self.turns) = (false, 0);
+        } else if self.aside || took > QUICK {
+            // Measured anew.
+            self.turns = 0;
+            return None;
+        } else if self.has_company() {
             (self.bulk, self.turns) = (true, 0);
         } else {
             return None;
@@ -222,6 +246,21 @@ mod tests {
             pace.turned_out()
         });
         assert_eq!(turned_out.collect::<Vec<_>>(), [false]);
+    }
+
+    #[test]
+    fn what_takes_its_time_stays_and_what_has_become_slow_comes_back() {
+        aside::hand_bulk_to(|| None, |_| {});
+        let mut requests = Pace::default();
+        (0..ENOUGH).for_each(|_| requests.note(100));
+        let turned_out = |took: u32, aside| {
+            let mut pace = Pace { began: now().wrapping_sub(took), turns: MANY, bulk: aside, aside, ..Pace::default() };
+            (pace.turned_out(), pace.turns < MANY)
+        };
+        assert_eq!(turned_out(0, false), (Some(true), true));
+        assert_eq!(turned_out(QUICK + 1, false), (None, true));
+        assert_eq!(turned_out(QUICK + 1, true), (None, true));
+        assert_eq!(turned_out(SLOW + 1, true), (Some(false), true));
     }
 
     #[tokio::test]

@@ -95,13 +95,14 @@ impl Pusher {
             pushed += std::mem::take(&mut nodes).write(&self.cache);
         }
         self.clients.note(of_clients);
-        let mut known = self.waypoints.known();
-        pushed += whole.iter().map(|gateway| self.waypoints.write(&index, gateway, &mut known)).sum::<usize>();
+        // For each by itself: who comes from a new place meanwhile waits for one of them, not for all.
+        for gateway in &whole {
+            pushed += self.waypoints.write(&index, gateway, &mut self.waypoints.known());
+        }
         let mut made = BTreeMap::new();
         for (gateway, services) in endpoints.into_iter().filter(|(gateway, _)| !whole.contains(gateway)) {
-            pushed += self.waypoints.endpoints(&index, &gateway, services, &mut known, &mut made);
+            pushed += self.waypoints.endpoints(&index, &gateway, services, &mut self.waypoints.known(), &mut made);
         }
-        drop(known);
         drop(index);
         pushed += nodes.write(&self.cache);
         metrics::counter!("pilot_k8s_cfg_events").increment(count as u64);

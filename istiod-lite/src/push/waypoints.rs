@@ -54,6 +54,9 @@ impl Waypoints {
         let index = mesh.index();
         let mut known = self.known();
         let (view, key) = (waypoint_view(gateway), place.key());
+        if !known.contains_key(gateway) {
+            self.sweep(&index, &mut known);
+        }
         let seen = known.entry(gateway.clone()).or_default();
         if seen.places.insert(place.clone(), Instant::now()).is_some() {
             return seen_from(&view, &key);
@@ -74,7 +77,7 @@ impl Waypoints {
         self.known().get(gateway).is_none_or(|seen| seen.places.len() < MOST)
     }
 
-    /// The places of waypoints, for as long as views are written.
+    /// The places of waypoints, for as long as a view is written.
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         // Each change is made whole, so that a caller's panic leaves nothing half done.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -113,7 +116,9 @@ impl Waypoints {
         made: &mut BTreeMap<(ServiceRef, Vec<Place>), Vec<Change>>,
     ) -> usize {
         let view = waypoint_view(gateway);
-        let places = self.places(&view, gateway, known);
+        // Where nothing is asked for by place all waypoints have the same, wherever they run.
+        let by_place = known.get(gateway).is_some_and(|seen| seen.by_place);
+        let places = if by_place { self.places(&view, gateway, known) } else { Vec::new() };
         let mut changes = Vec::new();
         for service in services {
             // Waypoints with the same places have the same.
@@ -133,7 +138,44 @@ impl Waypoints {
         seen.places.keys().cloned().collect()
     }
 
+    /// Forgets Gateways that are gone, once nobody looks at what they had: nothing else is written for them.
+    fn sweep(&self, index: &Index, known: &mut Known) {
+        known.retain(|gateway, seen| {
+            index.objects().gateways.contains_key(gateway) || {
+                self.forget(&waypoint_view(gateway), seen);
+                !seen.places.is_empty()
+            }
+        });
+    }
+
     fn forget(&self, view: &str, seen: &mut Seen) {
         seen.places.retain(|place, came| came.elapsed() < LINGER || self.cache.is_seen_from(view, &place.key()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::push::tests::mesh;
+
+    #[test]
+    fn so_many_places_of_a_waypoint_are_known_and_who_comes_from_others_is_nowhere_in_particular() {
+        let (mesh, waypoints) = (mesh(), Waypoints::new(Cache::new()));
+        let gateway = NamespacedName::new("shop", "gate");
+        let view = waypoint_view(&gateway);
+        let comes = |number: usize| {
+            let place = Place { node: format!("node-{number}"), ..Place::default() };
+            let own = seen_from(&view, &place.key());
+            (waypoints.enter(&mesh, &gateway, place), own)
+        };
+        for number in 0..MOST {
+            let (entered, own) = comes(number);
+            assert_eq!(entered, own);
+        }
+        assert!(!waypoints.has_room(&gateway));
+        assert_eq!(comes(MOST).0, view);
+        let (entered, own) = comes(0);
+        assert_eq!(entered, own, "it was known before");
+        assert!(waypoints.has_room(&NamespacedName::new("shop", "other")));
     }
 }

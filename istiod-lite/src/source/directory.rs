@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -230,10 +230,12 @@ impl Begun {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file is whole when it is closed, and when it has come or gone under its name by one step.
+    /// A file is whole when it is closed, and when it has come under its name by one step. One that is gone may be about to come again: many
+    /// programs take it away before they write it anew, and what is not there meanwhile may be a policy.
     fn note(&self, event: &notify::Event) {
-        let begins = matches!(event.kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)));
-        let ends = matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_));
+        let gone = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From)));
+        let begins = gone || matches!(event.kind, EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)));
+        let ends = matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Name(_)));
         let mut files = self.files();
         for path in &event.paths {
             if begins {
@@ -311,4 +313,32 @@ fn hash(text: &str) -> u64 {
 fn unreadable(id: &FileId, reason: String) -> Problem {
     let origin = Origin::File { file: id.1.clone(), line: 0 };
     Problem { origin, object: None, field: String::new(), reason, severity: Severity::Error }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, RemoveKind};
+
+    use super::*;
+
+    #[test]
+    fn files_are_waited_for_until_they_are_closed_or_in_their_place_and_those_that_are_gone() {
+        const WRITTEN: EventKind = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        const CREATED: EventKind = EventKind::Create(CreateKind::File);
+        let renamed = |mode| EventKind::Modify(ModifyKind::Name(mode));
+        let begun = Begun::default();
+        let waits = |kind: EventKind, paths: &[&str]| {
+            begun.note(&paths.iter().fold(notify::Event::new(kind), |event, path| event.add_path(path.into())));
+            !begun.is_empty()
+        };
+        assert!(waits(CREATED, &["a"]) && !waits(WRITTEN, &["a"]));
+        // Taken away, and written anew.
+        assert!(waits(EventKind::Remove(RemoveKind::File), &["a"]) && waits(CREATED, &["a"]) && !waits(WRITTEN, &["a"]));
+        // Another one is put in its place.
+        assert!(waits(CREATED, &["b"]) && !waits(WRITTEN, &["b"]));
+        assert!(waits(renamed(RenameMode::From), &["b"]) && waits(renamed(RenameMode::To), &["a"]));
+        assert!(!waits(renamed(RenameMode::Both), &["b", "a"]));
+        assert!(!waits(renamed(RenameMode::To), &["a"]), "from elsewhere");
+        assert!(!waits(EventKind::Access(AccessKind::Open(AccessMode::Read)), &["a"]));
+    }
 }

@@ -98,7 +98,7 @@ mod tests {
         let certificates = Arc::<Certificates>::default();
         let tls = Some(ambit_tls::edge_config(certificates.clone(), &[]).unwrap());
         let proxy = Proxy::Tcp(TcpChain { clusters: Vec::new(), logs: None, idle: None });
-        let chain = Arc::new(Chain { name: name.into(), rbac: Vec::new(), upstream_identity: None, proxy });
+        let chain = Arc::new(Chain { name: name.into(), rbac: Vec::new(), upstream_identity: None, proxy, metrics: None });
         let names = names.iter().map(|name| (*name).to_owned()).collect();
         SecureChain { names, secrets: Vec::new(), chain, certificates, tls }
     }

@@ -81,7 +81,7 @@ pub async fn run(proxy: Arc<Proxy>, mut changes: watch::Receiver<()>) {
 async fn tend(proxy: Arc<Proxy>, places: Arc<Semaphore>, name: Arc<str>, host: Arc<Host>, check: Arc<HealthCheck>) {
     sleep(check.begins_after(fastrand::u64(..))).await;
     loop {
-        let (found, why) = match in_place(&places, check.timeout, ask(&proxy, &host, &check)).await {
+        let (found, why) = match in_place(&places, check.timeout, Box::pin(ask(&proxy, &host, &check))).await {
             Some(Ok(())) => (Found::Well, None),
             Some(Err((found, why))) => (found, Some(why)),
             None => (Found::Silent, Some(format!("no answer within {:?}", check.timeout))),

@@ -75,6 +75,11 @@ impl ResponseBody {
         Self(Kind::Streaming(Box::new(streaming)))
     }
 
+    /// Whether it is what comes from an endpoint, as it comes.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.0, Kind::Streaming(_))
+    }
+
     /// Has this body in its place; of what is not read yet nothing more is.
     pub fn put(&mut self, body: RequestBody) {
         let mut held = match replace(&mut self.0, Kind::Local(Bytes::new())) {

@@ -135,7 +135,7 @@ mod tests {
     use crate::compiled::Routes;
 
     fn chain(deadlines: bool) -> HttpChain {
-        let table = RouteTable { name: String::new(), hosts: Vec::new(), ignore_port: false };
+        let table = RouteTable::default();
         HttpChain {
             routes: Routes::Inline(Arc::new(table)),
             jwt: None,
@@ -169,6 +169,7 @@ mod tests {
             mirrors: Vec::new(),
             retry: None,
             calls: calls.map(Duration::from_secs),
+            hash: Vec::new(),
         }
     }
 

@@ -82,7 +82,8 @@ pub async fn forward(
             &Refusal::new(Reason::Internal, ""),
         );
     };
-    let came = (record.age(), request.body().is_end_stream());
+    // Of a body that was read before, nobody knows how long ago it had come.
+    let came = (record.age(), hold.before.is_none() && request.body().is_end_stream());
     let due = Deadline::of(&exchange.http, forwarding, request.headers(), exchange.style.grpc, came);
     let timed = due.limit().is_some() || forwarding.retry.as_ref().is_some_and(|retry| retry.per_try.is_some());
     // Who is outside of the mesh may be anybody, and is not waited for as long as it likes.

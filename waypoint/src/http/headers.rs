@@ -42,7 +42,8 @@ const ORDERS: [HeaderName; 10] = [
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
 ];
 
-/// Takes out what clients order Envoys to do: neither are these orders carried out here, nor are they for whoever comes next.
+/// Takes out what clients order Envoys to do: neither are these orders carried out here, nor are they for whoever comes next. How long the proxy
+/// before waits has been read by then, and whoever comes next is told what is left of it.
 pub fn strip_orders(headers: &mut HeaderMap) {
     for name in &ORDERS {
         headers.remove(name);

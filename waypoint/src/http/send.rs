@@ -1,9 +1,6 @@
 //! One try of a request: the endpoints in turn until one has it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
@@ -112,18 +109,21 @@ impl<'a> Sender<'a> {
             let may = at_hand && !self.resent;
             let spare = may.then(|| Spare::of(&mut request, self.http2, &proxy.kept_bodies)).flatten();
             record.awaiting = awaited();
-            let began = Instant::now();
+            let waiting = cluster.wait_for(&to.host);
             let sent = http.send(&to.to, checkout, request).await;
             record.awaiting = None;
             let mut unsent = match sent {
                 Ok(sent) => {
-                    cluster.answered(&to.host, began.elapsed(), true);
+                    drop(waiting);
                     if cluster.outliers.is_some() {
                         cluster.note(&to.host, Outcome::Status(answer::status(&sent.response)));
                     }
                     return Ok(sent);
                 }
-                Err(unsent) => unsent,
+                Err(unsent) => {
+                    waiting.failed();
+                    unsent
+                }
             };
             let back = unsent.request.take();
             let again = match spare.filter(|_| back.is_none()) {

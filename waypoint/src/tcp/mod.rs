@@ -11,7 +11,7 @@ use ambit_hbone::{
     copy::{Counters, EndedBy, Side, TcpSide, join},
 };
 use ambit_model::{Reason, Refusal, balance::Outcome};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::{
     authz,
@@ -134,22 +134,23 @@ async fn pump<S: Side>(client: S, (upstream, place): Upstream, idle: Option<Dura
 async fn cut_idle<T>(counters: &Counters, limit: Option<Duration>) -> T {
     let Some(limit) = limit else { return pending().await };
     let carried = || counters.sent().wrapping_add(counters.received());
-    let (mut before, mut since) = (carried(), Instant::now());
-    loop {
-        // Each connection looks now and then, instead of setting a clock anew with each byte.
+    let (mut before, mut in_vain) = (carried(), 0);
+    while in_vain < LOOKS {
+        // Each connection looks now and then, instead of setting a clock anew with each byte. What counts is how often: while the program itself
+        // stands still nothing is carried, whatever waits in the kernel.
         sleep(limit / LOOKS).await;
         let now = carried();
-        if now != before {
-            (before, since) = (now, Instant::now());
-        } else if since.elapsed() >= limit {
-            counters.cut();
-            return pending().await;
-        }
+        in_vain = if now == before { in_vain + 1 } else { 0 };
+        before = now;
     }
+    counters.cut();
+    pending().await
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     #[tokio::test]

@@ -78,7 +78,8 @@ async fn a_call_has_as_much_time_as_its_client_and_its_endpoint_is_told_what_is_
 #[tokio::test]
 async fn a_route_gives_no_more_time_than_it_has_whatever_a_client_says() {
     let (mesh, service, _) = billing(232).await;
-    mesh.route(&service, vec![heeding(&service.cluster(), 1)]);
+    // Long enough for an answer on a machine that has much else to do.
+    mesh.route(&service, vec![heeding(&service.cluster(), 2)]);
     for said in [[IS_CALL, (CALL, "1H")], [("x-other", ""), (EXPECTED, "3600000")]] {
         let began = Instant::now();
         let (status, headers, _) = ask(&mesh, &service, "/slower", &said).await;
@@ -87,7 +88,7 @@ async fn a_route_gives_no_more_time_than_it_has_whatever_a_client_says() {
         assert!(status == 504 || (status, of_call) == (200, Some(&b"14"[..])), "{said:?}: {status} {headers:?}");
         assert!(began.elapsed() < Duration::from_secs(9), "{said:?}");
         let (_, _, text) = ask(&mesh, &service, "/", &said).await;
-        assert_eq!(told(&text, CALL).as_deref(), (said[0] == IS_CALL).then_some("1000m"), "{text}");
+        assert_eq!(told(&text, CALL).as_deref(), (said[0] == IS_CALL).then_some("2000m"), "{text}");
     }
 }
 

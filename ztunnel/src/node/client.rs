@@ -89,7 +89,7 @@ async fn leave(connection: &Connection, pods: &Pods) {
         };
         // An agent that does not know of this closes the connection.
         let Ok(Some(packet)) = packet else { return };
-        // What it has asked before the end is nothing for who leaves.
+        // Whatever else it has asked before it knew is nothing for who leaves. A pod that it took away just then is told of in the same words.
         if let Ok(Request::Delete(uid)) = protocol::read_request(packet) {
             pods.replaced(&uid);
         }

@@ -12,6 +12,7 @@ use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     time::timeout,
 };
 
@@ -246,6 +247,13 @@ async fn pod_goes(families: Families) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A connection on which nothing more comes before something is sent.
+async fn greeted(pod: &Pod, to: SocketAddr) -> anyhow::Result<TcpStream> {
+    let mut stream = pod.connect(to).await?;
+    while stream.read_u8().await? != b'\n' {}
+    Ok(stream)
+}
+
 async fn replaced(families: Families) -> anyhow::Result<()> {
     let mesh = Mesh::over(families).await?;
     let (client, server) = (mesh.pod(0, "web").await?, mesh.pod(1, "api").await?);
@@ -254,9 +262,7 @@ async fn replaced(families: Families) -> anyhow::Result<()> {
     let mut open = Vec::new();
     for pod in [&client, &neighbour] {
         call_until_it_works(pod, to, PATIENCE).await?;
-        let mut stream = pod.connect(to).await?;
-        stream.read_exact(&mut [0; 1]).await?;
-        open.push(stream);
+        open.push(greeted(pod, to).await?);
     }
     mesh.nodes[1].agent.gone("uid-api").await;
     let gone = Instant::now();
@@ -279,8 +285,7 @@ async fn replaced_meanwhile(families: Families) -> anyhow::Result<()> {
     let _echo = echo(&server, 8080)?;
     let to = SocketAddr::new(server.ip(), 8080);
     call_until_it_works(&client, to, PATIENCE).await?;
-    let mut open = client.connect(to).await?;
-    open.read_exact(&mut [0; 1]).await?;
+    let mut open = greeted(&client, to).await?;
 
     let old = mesh.nodes[1].proxy.take().context("no proxy")?;
     mesh.start_proxy(1).await?;

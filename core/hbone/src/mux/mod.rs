@@ -290,7 +290,8 @@ impl Mux {
 
     /// Notes whether a tunnel carries bulk. Returns whether it belongs on the thread for bulk.
     pub(crate) fn note_bulk(&mut self, id: u32, bulk: bool) -> bool {
-        let Some(stream) = self.streams.get_mut(id) else { return false };
+        // What is left of one that has ended is its user's alone.
+        let Some(stream) = self.streams.get_mut(id).filter(|stream| !stream.closed()) else { return false };
         if stream.bulk != bulk {
             stream.bulk = bulk;
             self.bulk = if bulk { self.bulk + 1 } else { self.bulk.saturating_sub(1) };

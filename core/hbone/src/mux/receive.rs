@@ -393,6 +393,7 @@ impl Mux {
         if stream.parting.take().is_some() {
             self.parting = self.parting.saturating_sub(1);
         }
+        self.bulk = self.bulk.saturating_sub(usize::from(std::mem::take(&mut stream.bulk)));
         if !stream.held {
             self.remove(id);
         }
@@ -406,6 +407,7 @@ impl Mux {
         if self.failure.is_none() {
             self.widen();
         }
+        // Of a connection that has failed it never ended.
         self.bulk = self.bulk.saturating_sub(usize::from(stream.bulk));
         if stream.place {
             self.places.give_back();

@@ -8,6 +8,8 @@ const DECAY: Duration = Duration::from_secs(10);
 const UNKNOWN: f64 = 0.03;
 /// What a failure counts for at least, in seconds: who fails at once would else be the quickest of all.
 const FAILURE: Duration = Duration::from_secs(1);
+/// And what failures in a row count for at most.
+const MOST_FAILURE: f64 = 30.0;
 
 /// What is known of how soon an endpoint answers. Times are those since some beginning.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -35,9 +37,11 @@ impl PeakEwma {
         self.0 = Some(Seen { latency, at: now });
     }
 
-    /// Takes in that there was no answer `now`, after so long.
+    /// Takes in that there was no answer `now`, after so long. Each failure counts for twice what is known, so that one that only fails comes to
+    /// cost more than those that take their time to answer well, however long that is.
     pub fn note_failure(&mut self, now: Duration, took: Duration) {
-        self.note(now, took.max(FAILURE));
+        let twice = self.latency(now).map_or(0.0, |known| (2.0 * known).min(MOST_FAILURE));
+        self.note(now, took.max(FAILURE).max(Duration::try_from_secs_f64(twice).unwrap_or_default()));
     }
 
     /// What it is taken to cost to send one more request there `now`, where so many are under way. Who is sent nothing is tried again in time.
@@ -116,5 +120,13 @@ mod tests {
         near(failing.cost(millis(0), 0), 1.0);
         failing.note_failure(millis(0), millis(3000));
         near(failing.cost(millis(0), 0), 3.0);
+        // Nor of those that all take longer than a failure counts for.
+        for expected in [6.0, 12.0, 24.0, 30.0, 30.0] {
+            failing.note_failure(millis(0), millis(1));
+            near(failing.cost(millis(0), 0), expected);
+        }
+        let mut slow = seen(&[(0, 90_000)]);
+        slow.note_failure(millis(0), millis(1));
+        near(slow.cost(millis(0), 0), 90.0);
     }
 }

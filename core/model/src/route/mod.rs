@@ -6,8 +6,8 @@
 mod action;
 mod admission;
 mod cors;
-mod domains;
 pub mod deadline;
+mod domains;
 mod fault;
 mod hash;
 mod limit;

@@ -38,7 +38,7 @@ impl From<Option<PathBuf>> for Destination {
     /// A path is a file, `/dev/null` is off, no path is standard output.
     fn from(path: Option<PathBuf>) -> Self {
         match path {
-            Some(path) if path == std::path::Path::new("/dev/null") => Self::Off,
+            Some(path) if path == Path::new("/dev/null") => Self::Off,
             Some(path) => Self::File(path),
             None => Self::Stdout,
         }
@@ -225,17 +225,22 @@ struct Target {
 }
 
 impl Target {
-    /// Opens the file anew; it stays the same where that cannot be. A pipe or a device is not renamed, and to open one could take for ever.
-    fn reopen(&mut self) {
-        let Some(path) = &self.path else { return };
+    /// Opens the file anew, and returns whether it has; it stays the same where that cannot be. A pipe or a device is not renamed, and to open
+    /// one could take for ever.
+    fn reopen(&mut self) -> bool {
+        let Some(path) = &self.path else { return false };
         if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-            return;
+            return false;
         }
         match opened(path) {
-            Ok(file) => self.to = Box::new(file),
+            Ok(file) => {
+                self.to = Box::new(file);
+                true
+            }
             Err(error) => {
                 let path = path.display();
                 tracing::error!(%error, %path, "the access log cannot be opened anew; its lines go on into the file that was open");
+                false
             }
         }
     }
@@ -251,8 +256,9 @@ fn write_lines(shared: &Shared, mut target: Target) {
     let mut written = Written::default();
     loop {
         let Next { flush, closed, reopen } = next(shared, &mut batch);
-        if reopen {
-            target.reopen();
+        if reopen && target.reopen() {
+            // Half a line at the end of the one before is nothing that this one has to end.
+            written = Written::default();
         }
         if let Err(error) = written.write(&mut *target.to, &batch) {
             let lost = lines(batch.get(written.written..).unwrap_or_default());

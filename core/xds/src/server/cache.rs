@@ -62,8 +62,8 @@ impl Change {
 struct Types {
     types: ByName<View>,
     wake: Arc<Bell>,
-    /// The places that somebody looks from.
-    places: ByName<Weak<()>>,
+    /// The places that somebody looks from, in whose names peers may have a say.
+    places: HashMap<String, Weak<()>>,
 }
 
 /// Changes a view inside [`Cache::write`].

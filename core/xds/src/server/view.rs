@@ -218,10 +218,9 @@ fn placed(places: Vec<(Arc<str>, Any)>, aliases: &[String], everywhere: &str) ->
 
 /// Whether an entry is seen from places as these say.
 fn is_placed(entry: &Entry, places: &BTreeMap<Arc<str>, (String, Any)>) -> bool {
-    let same = |((one, seen), (other, (version, _))): ((&Arc<str>, &Arc<Entry>), (&Arc<str>, &(String, Any)))| {
-        one == other && *seen.version == **version
-    };
-    entry.places.len() == places.len() && entry.places.iter().zip(places).all(same)
+    let said = places.iter().map(|(place, (version, _))| (place, version.as_str()));
+    let known = entry.places.iter().map(|(place, seen)| (place, &*seen.version));
+    known.eq(said)
 }
 
 /// Aliases are part of what a client is sent, so they are part of the version.

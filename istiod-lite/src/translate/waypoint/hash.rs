@@ -16,7 +16,7 @@ use super::names::Layer;
 use super::route::{Backend, parse_duration};
 use super::traffic;
 use super::wire;
-use crate::index::Index;
+use crate::index::{Index, ServiceRef};
 use crate::source::crd::destination::{DestinationRule, LoadBalancer, RulePolicy};
 use crate::source::crd::duration;
 use crate::source::crd::hash::{ConsistentHash, HashOn, HttpCookie, as_ring, as_table, is_name, is_said};
@@ -95,7 +95,8 @@ pub fn on_route(index: &Index, route: &mut Route, backends: &BTreeSet<Backend>) 
     };
     let mut found = Vec::new();
     for name in names {
-        let Some(backend) = backends.iter().find(|backend| backend.cluster(index, Layer::Http) == name) else { continue };
+        let is_it = |backend: &&Backend| may_be_of(&backend.service, name) && backend.cluster(index, Layer::Http) == name;
+        let Some(backend) = backends.iter().find(is_it) else { continue };
         let asked = traffic::hashing(index, &backend.service, backend.port, backend.subset.as_deref());
         for policy in asked.into_iter().flat_map(Hashing::into_policies) {
             if !found.contains(&policy) {
@@ -104,6 +105,12 @@ pub fn on_route(index: &Index, route: &mut Route, backends: &BTreeSet<Backend>) 
         }
     }
     action.hash_policy = found;
+}
+
+/// Whether this can be the name of a cluster of a service. There may be thousands of backends, whose names nobody has to make.
+fn may_be_of(service: &ServiceRef, cluster: &str) -> bool {
+    let (ServiceRef::Kubernetes(known) | ServiceRef::Host(known)) = service;
+    cluster.contains(&*known.name)
 }
 
 /// Takes out again what [`on_route`] adds, for clients that choose endpoints themselves, in turn.

@@ -189,8 +189,9 @@ fn distance(near: &Near, from: &Place, endpoint: &Endpoint) -> u32 {
         of_place(*part, &endpoint.locality, &endpoint.node) == value.as_deref().unwrap_or(from.part(*part))
     };
     let common = levels.iter().take_while(same).count();
-    let passed_over =
-        common == 0 && regions.iter().any(|region| region.from == from.locality.region && region.to != endpoint.locality.region);
+    // The first that is said of a region holds.
+    let next = regions.iter().find(|region| region.from == from.locality.region);
+    let passed_over = common == 0 && next.is_some_and(|region| region.to != endpoint.locality.region);
     u32::try_from(levels.len() - common).unwrap_or(u32::MAX).saturating_add(passed_over.into())
 }
 
@@ -201,7 +202,7 @@ fn shares(said: &[Distribution], groups: &BTreeMap<(u32, &Locality), Vec<LbEndpo
     let Some(of_here) = of_here else { return weights.into_iter().map(|weight| narrow(weight.max(1))).collect() };
     let mut shares = vec![None; weights.len()];
     let mut patterns: Vec<(&String, u64)> =
-        of_here.to.iter().map(|(pattern, share)| (pattern, u64::try_from(*share).unwrap_or(0))).collect();
+        of_here.to.iter().map(|(pattern, share)| (pattern, u64::try_from(*share).unwrap_or(0).min(100))).collect();
     // What says most of a place counts for it.
     patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.split('/').filter(|part| *part != "*").count()));
     for (pattern, share) in patterns {

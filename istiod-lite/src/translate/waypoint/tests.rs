@@ -12,6 +12,26 @@ use super::{Any, Resources, translate};
 use crate::index::{Index, MeshConfig};
 use crate::source::{Directory, NamespacedName, Source as _};
 
+/// These objects, and a waypoint for their namespace.
+macro_rules! with_waypoint {
+    ($objects:literal) => {
+        concat!(
+            r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+"#,
+            $objects
+        )
+    };
+}
+
 mod carried;
 mod edge;
 mod fields;

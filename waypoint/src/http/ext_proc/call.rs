@@ -58,6 +58,8 @@ pub struct Call {
     ears: Mutex<Option<[mpsc::Sender<Spoken>; 2]>>,
     awaited: Arc<Awaited>,
     over: AtomicBool,
+    /// It is over, and what it was about goes no further in either direction.
+    barred: AtomicBool,
 }
 
 /// A call that has begun.
@@ -85,6 +87,7 @@ impl Call {
             ears: Mutex::new(Some([to_request, to_response])),
             awaited: Arc::default(),
             over: AtomicBool::new(false),
+            barred: AtomicBool::new(false),
         };
         (Arc::new(call), [request, response])
     }
@@ -92,6 +95,18 @@ impl Call {
     /// Whether nothing more is said.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
+    }
+
+    /// Whether what it was about goes no further.
+    pub fn is_barred(&self) -> bool {
+        self.barred.load(Ordering::Acquire)
+    }
+
+    /// Nothing more is said, nor heard, and nothing more passes without that.
+    pub fn bar(&self) {
+        // Whoever sees that it is over sees this as well.
+        self.barred.store(true, Ordering::Release);
+        self.end();
     }
 
     /// Nothing more is said, nor heard.

@@ -113,7 +113,7 @@ where
     /// When nothing does, nor will.
     pub async fn next(&mut self) -> Result<Option<Frame<Bytes>>, Stop<S::Error>> {
         loop {
-            if self.through.half.is_over() || !self.through.pieces.body {
+            if self.is_over()? || !self.through.pieces.body {
                 if let Some(data) = self.told.pop_front() {
                     if data.is_empty() {
                         continue;
@@ -244,7 +244,7 @@ where
 
     /// The same of trailers, when all that comes before them has gone on.
     async fn trailers(&mut self, mut trailers: HeaderMap) -> Result<Frame<Bytes>, Stop<S::Error>> {
-        if !self.through.pieces.trailers || self.through.half.is_over() {
+        if self.is_over()? || !self.through.pieces.trailers {
             return Ok(Frame::trailers(trailers));
         }
         let said = HttpTrailers { trailers: Some(told::fields(&[], &trailers)) };
@@ -259,6 +259,11 @@ where
                 .map_err(|why| self.failed(&why.into()))?;
         }
         Ok(Frame::trailers(trailers))
+    }
+
+    /// Whether all goes on as it comes from now on.
+    fn is_over(&self) -> Result<bool, Stop<S::Error>> {
+        self.through.half.is_over().map_err(|failure| self.failed(&failure))
     }
 
     fn judged(&self, heard: Result<Heard, Failure>) -> Result<Heard, Stop<S::Error>> {

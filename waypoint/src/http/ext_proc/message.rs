@@ -76,7 +76,7 @@ impl Context<'_> {
             }
         }
         let mode = session.mode;
-        if session.is_over() {
+        if session.is_over().map_err(|failure| End::failed(&session.config, &failure))? {
             return Ok(());
         }
         if mode.request_body == BodyMode::Streamed {
@@ -152,7 +152,7 @@ impl Context<'_> {
             }
         }
         let mode = session.mode;
-        if session.is_over() {
+        if session.is_over().map_err(|failure| End::failed(&session.config, &failure))? {
             return Ok(());
         }
         if mode.response_body == BodyMode::Streamed {

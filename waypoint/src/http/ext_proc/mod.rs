@@ -98,7 +98,12 @@ impl Processors {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return response;
         }
+        let from_endpoint = response.body().is_streaming();
         while let Some(mut session) = self.sessions.pop() {
+            // This is what it has said itself, or what is said in its place.
+            if !from_endpoint && session.is_barred() {
+                continue;
+            }
             let context = Context { place: &self.place, most: self.most };
             if let Err(end) = context.response(&mut session, &mut response).await {
                 let answer = end.answer(response.body_mut().record(), self.style);

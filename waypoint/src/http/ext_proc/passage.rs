@@ -19,8 +19,8 @@ pub struct Passage {
 
 impl Passage {
     /// By whom it passes, and where is told how it ends.
-    pub fn parts(self: Box<Self>) -> (Vec<(Through, Stopper)>, Option<Stopped>) {
-        let Self { through, stopped, .. } = *self;
+    pub fn parts(self) -> (Vec<(Through, Stopper)>, Option<Stopped>) {
+        let Self { through, stopped, .. } = self;
         (through, Some(stopped))
     }
 }

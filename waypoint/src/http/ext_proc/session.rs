@@ -79,9 +79,20 @@ impl Session {
         Self { mode: config.mode, request: half(request), response: half(response), config }
     }
 
-    /// Whether the processor is told nothing more.
-    pub fn is_over(&self) -> bool {
-        [&self.request, &self.response].into_iter().flatten().any(Half::is_over)
+    /// Whether the processor is told nothing more, and all goes on without it.
+    ///
+    /// # Errors
+    /// As in [`Half::is_over`].
+    pub fn is_over(&self) -> Result<bool, Failure> {
+        match self.request.as_ref().or(self.response.as_ref()) {
+            Some(half) => half.is_over(),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether its processor has answered in the place of an endpoint, or failed, so that nothing from one passes any more.
+    pub fn is_barred(&self) -> bool {
+        [&self.request, &self.response].into_iter().flatten().any(|half| half.call.is_barred())
     }
 
     /// Tells the processor one thing and waits for what it says of it. What it says then of what else it is told holds from now on.
@@ -95,7 +106,7 @@ impl Session {
             Way::Response => &mut self.response,
         };
         let Some(half) = half else { return Ok(Heard::Nothing) };
-        if half.is_over() {
+        if half.is_over()? {
             return Ok(Heard::Nothing);
         }
         let answered = half.ask(told).await;
@@ -133,9 +144,15 @@ impl Session {
 }
 
 impl Half {
-    /// Whether the processor is told nothing more.
-    pub fn is_over(&self) -> bool {
-        self.call.is_over()
+    /// Whether the processor is told nothing more, and all goes on without it.
+    ///
+    /// # Errors
+    /// When nothing goes on, because of what was said or failed in the other direction.
+    pub fn is_over(&self) -> Result<bool, Failure> {
+        match (self.call.is_over(), self.call.is_barred()) {
+            (true, true) => Err(Failure::from("it has ended the request, or failed, in the other direction".to_owned())),
+            (over, _) => Ok(over),
+        }
     }
 
     /// How it is done.
@@ -199,7 +216,7 @@ impl Half {
     /// # Errors
     /// Without an answer, unless requests go on without one.
     pub async fn tell(&mut self, told: Told) -> Result<Heard, Failure> {
-        if self.is_over() {
+        if self.is_over()? {
             return Ok(Heard::Nothing);
         }
         let step = Step::of(&told);
@@ -212,9 +229,11 @@ impl Half {
     /// # Errors
     /// When the processor has failed, unless requests go on without it.
     pub fn judged(&self, heard: Result<Heard, Failure>) -> Result<Heard, Failure> {
+        // The other half may have ended it.
+        if matches!(heard, Ok(Heard::Nothing)) && self.is_over()? {
+            return heard;
+        }
         let result = match &heard {
-            // The other half has ended it.
-            Ok(Heard::Nothing) if self.is_over() => return heard,
             Ok(Heard::Nothing) => "closed",
             Ok(Heard::Immediate(_)) => "immediate",
             Ok(_) => "ok",
@@ -222,8 +241,10 @@ impl Half {
             Err(_) => "error",
         };
         counter!(MESSAGES, "result" => result).increment(1);
-        if result != "ok" {
-            self.call.end();
+        match result {
+            "ok" => {}
+            "immediate" | "error" => self.call.bar(),
+            _ => self.call.end(),
         }
         match heard {
             Err(failure) if self.config().failure_mode_allow => {

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ambit_model::balance::{PeakEwma, Policy};
@@ -40,8 +40,13 @@ impl Cluster {
         self.outliers.is_some() || self.balance.policy == Policy::PeakEwma
     }
 
+    /// A request is sent to an endpoint.
+    pub fn wait_for<'a>(&'a self, host: &'a Host) -> Waiting<'a> {
+        Waiting { cluster: self, host: Some(host), since: Instant::now() }
+    }
+
     /// Takes in how long an endpoint took until its answer began, or that there is none.
-    pub fn answered(&self, host: &Host, took: Duration, well: bool) {
+    pub(super) fn answered(&self, host: &Host, took: Duration, well: bool) {
         if self.balance.policy != Policy::PeakEwma {
             return;
         }
@@ -50,5 +55,56 @@ impl Cluster {
             true => seen.note(now, took),
             false => seen.note_failure(now, took),
         });
+    }
+}
+
+/// The time that an endpoint takes to answer, which is taken in when this is dropped. Whoever gives up before has seen that it takes as long at
+/// least: else an endpoint that never answers those who do not wait for ever would seem the quicker the longer it is silent.
+pub struct Waiting<'a> {
+    cluster: &'a Cluster,
+    host: Option<&'a Host>,
+    since: Instant,
+}
+
+impl Waiting<'_> {
+    /// There is no answer, which is taken in otherwise.
+    pub fn failed(mut self) {
+        self.host = None;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(host) = self.host {
+            self.cluster.answered(host, self.since.elapsed(), true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread::sleep};
+
+    use ambit_model::balance::Limits;
+
+    use super::super::tests::{cluster, endpoints, host};
+    use super::*;
+
+    #[test]
+    fn who_is_given_up_on_takes_as_long_as_was_waited_for_it_and_who_fails_at_once_is_not_quick() {
+        let live = Arc::new(Live::default());
+        let limits = Limits { connections: 0, pending: 0, requests: 0 };
+        let mut cluster = Arc::into_inner(cluster(&live, None, limits)).unwrap();
+        cluster.balance.policy = Policy::PeakEwma;
+        live.follow(&cluster, endpoints(&[1, 2]));
+        let cluster = Arc::new(cluster);
+        let (silent, failing) = (host(&cluster, 1), host(&cluster, 2));
+        let waiting = cluster.wait_for(&silent);
+        sleep(Duration::from_millis(20));
+        drop(waiting);
+        // What was seen fades, hardly at all in less than a second.
+        assert!(silent.latency.known(live.began.elapsed()).unwrap() > Duration::from_millis(10));
+        cluster.wait_for(&failing).failed();
+        assert_eq!(failing.latency.known(live.began.elapsed()), None);
     }
 }

@@ -127,6 +127,11 @@ impl Proxies {
         let packets: Vec<Vec<u8>> = state.pods.values().flat_map(|pod| state.replaced_by(pod)).collect();
         if packets.iter().all(|packet| connection.send_at_once(packet).is_ok()) {
             if state.leaving.len() >= LEAVING {
+                // One that was killed has ended its side as well, and is known by a packet that names nobody.
+                let nobody = protocol::delete("");
+                state.leaving.retain(|proxy| proxy.send_at_once(&nobody).is_ok());
+            }
+            if state.leaving.len() >= LEAVING {
                 state.leaving.remove(0);
             }
             state.leaving.push(connection);

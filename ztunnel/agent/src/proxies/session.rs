@@ -11,6 +11,7 @@ use ambit_zds::{
     protocol,
     seqpacket::{Connection, Listener, Packet},
 };
+use futures::FutureExt;
 use tokio::sync::mpsc;
 
 use super::{ANSWER, PAUSE, Proxies, Proxy, Request};
@@ -28,13 +29,13 @@ pub(crate) async fn accept(listener: Listener, proxies: Arc<Proxies>) {
                 Ok(connection) => {
                     let proxies = Arc::clone(&proxies);
                     serving.spawn(async move {
-                        match serve(&connection, &proxies).await {
-                            Ok(End::Leaves) => {
-                                tracing::info!("a node proxy leaves");
-                                proxies.leaves(connection);
-                            }
-                            Ok(End::GivenUp) => {}
-                            Err(error) => tracing::info!(%error, "a node proxy went away"),
+                        if let Err(error) = serve(&connection, &proxies).await {
+                            tracing::info!(%error, "a node proxy went away");
+                        }
+                        // Between requests, or instead of an answer: either way it may have connections still.
+                        if has_ended(&connection) {
+                            tracing::info!("a node proxy leaves");
+                            proxies.leaves(connection);
                         }
                     });
                 }
@@ -48,12 +49,9 @@ pub(crate) async fn accept(listener: Listener, proxies: Arc<Proxies>) {
     }
 }
 
-/// How the requests to a proxy end.
-enum End {
-    /// It has ended its side.
-    Leaves,
-    /// Nobody asks it any more.
-    GivenUp,
+/// Whether the proxy has ended its side, and all that it said before was received.
+fn has_ended(connection: &Connection) -> bool {
+    matches!(connection.receive().now_or_never(), Some(Ok(None)))
 }
 
 /// Takes the proxy off the list however its connection ends.
@@ -73,7 +71,7 @@ impl Drop for Registered<'_> {
     }
 }
 
-async fn serve(connection: &Connection, proxies: &Proxies) -> Result<End, Error> {
+async fn serve(connection: &Connection, proxies: &Proxies) -> Result<(), Error> {
     let hello = tokio::time::timeout(ANSWER, receive(connection)).await.map_err(|_| Error::ProxyGone("-".to_owned()))??;
     protocol::read_hello(&hello)?;
     let (requests, mut queue) = mpsc::channel(QUEUE);
@@ -108,11 +106,11 @@ async fn serve(connection: &Connection, proxies: &Proxies) -> Result<End, Error>
         let (asked, reply) = tokio::select! {
             asked = queue.recv() => match asked {
                 Some(asked) => asked,
-                None => return Ok(End::GivenUp),
+                None => return Ok(()),
             },
             // Between requests a proxy says nothing; that something comes means that it is gone, or goes.
             said = connection.receive() => match said {
-                Ok(None) => return Ok(End::Leaves),
+                Ok(None) => return Ok(()),
                 _ => return Err(Error::ProxyGone("-".to_owned())),
             },
         };

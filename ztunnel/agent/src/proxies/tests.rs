@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use ambit_zds::{protocol::Request as Asked, seqpacket::Listener};
 
 use super::*;
@@ -116,4 +118,57 @@ async fn a_proxy_that_leaves_hears_whose_namespaces_are_anothers_by_now() {
         proxies.remove(&in_own_namespace(&uid.to_string())).await.unwrap();
     }
     assert_eq!(proxies.state().left.len(), REMEMBERED);
+}
+
+#[tokio::test]
+async fn proxies_that_were_killed_take_no_place_of_one_that_leaves() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zds.sock");
+    let listener = Listener::bind(&path).unwrap();
+    let proxies = Proxies::new();
+    let proxy = Connection::connect(&path).unwrap();
+    proxies.leaves(listener.accept().await.unwrap());
+    for _ in 0..2 * LEAVING {
+        let killed = Connection::connect(&path).unwrap();
+        let accepted = listener.accept().await.unwrap();
+        drop(killed);
+        proxies.leaves(accepted);
+    }
+    let [first, second] = ["first", "second"].map(in_own_namespace);
+    proxies.know(&first);
+    proxies.remove(&first).await.unwrap();
+    proxies.know(&second);
+    // Nobody is named while it is found out who is there.
+    while told(&proxy).await != "first" {}
+}
+
+#[tokio::test]
+async fn a_proxy_that_leaves_in_place_of_an_answer_hears_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("zds.sock");
+    let proxies = Arc::new(Proxies::new());
+    tokio::spawn(accept(Listener::bind(&path).unwrap(), Arc::clone(&proxies)));
+    let proxy = Connection::connect(&path).unwrap();
+    proxy.send(&protocol::hello(), None).await.unwrap();
+    // There are no pods yet.
+    assert!(proxy.receive().await.unwrap().is_some());
+    proxy.send(&protocol::ack(Ok(())), None).await.unwrap();
+    let mut ready = proxies.ready();
+    tokio::time::timeout(ANSWER, ready.wait_for(|ready| *ready == 1)).await.unwrap().unwrap();
+    let [first, second] = ["first", "second"].map(in_own_namespace);
+    proxies.know(&first);
+    let leaves = async {
+        assert_eq!(told(&proxy).await, "first", "which is no longer there");
+        proxy.finish().unwrap();
+    };
+    let (removed, ()) = tokio::join!(proxies.remove(&first), leaves);
+    removed.unwrap();
+    let known = async {
+        while proxies.state().leaving.is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(ANSWER, known).await.unwrap();
+    proxies.know(&second);
+    assert_eq!(told(&proxy).await, "first", "whose namespace is another's");
 }

@@ -9,7 +9,7 @@ use super::TelemetrySpec;
 
 /// The only provider there is: metrics are scraped.
 const PROVIDER: &str = "prometheus";
-/// The longest text, and the most labels, that a metric is given.
+/// The longest text, and the most labels of one override.
 const LONGEST: usize = 128;
 const MOST: usize = 16;
 
@@ -133,7 +133,7 @@ impl Override {
         let mut labels = BTreeMap::new();
         for (name, tag) in self.tag_overrides {
             let read = match is_label(&name) {
-                _ if labels.len() >= MOST => Err(format!("more than {MOST} labels of one metric are not changed")),
+                _ if labels.len() >= MOST => Err(format!("more than {MOST} labels are not changed by one override")),
                 false => Err("is no name of a label: letters, digits and _, not first a digit or __".to_owned()),
                 true => tag.read(),
             };

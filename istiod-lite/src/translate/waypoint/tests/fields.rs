@@ -25,16 +25,8 @@ const INPUTS: [&str; 13] = [
     "logs",
     "hashes",
 ];
-const MORE: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: shop}
-spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
----
+const MORE: &str = with_waypoint!(
+    r#"
 apiVersion: v1
 kind: Service
 metadata: {name: a, namespace: shop}
@@ -155,7 +147,8 @@ apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: a, namespace: shop}
 spec: {hosts: [a], http: [{match: [{withoutHeaders: {x: {exact: y}}}], directResponse: {status: 403, body: {string: "no"}}}]}
-"#;
+"#
+);
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -4,16 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Any, check, of_waypoint, render};
 
-const AROUND: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: shop}
-spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
----
+const AROUND: &str = with_waypoint!(
+    r#"
 apiVersion: v1
 kind: Service
 metadata: {name: a, namespace: shop}
@@ -23,7 +15,8 @@ apiVersion: v1
 kind: Service
 metadata: {name: b, namespace: shop}
 spec: {clusterIP: 10.96.0.11, selector: {app: b}, ports: [{name: http, port: 80}]}
-"#;
+"#
+);
 
 /// A TrafficPolicy of a Service of the same name.
 fn policy(name: &str, balancing: &str) -> String {

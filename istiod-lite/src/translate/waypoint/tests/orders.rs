@@ -3,23 +3,14 @@
 use super::{kinds, of_waypoint, render};
 
 /// What the routes are attached to.
-const AROUND: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: shop}
-spec:
-  gatewayClassName: istio-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
----
+const AROUND: &str = with_waypoint!(
+    r#"
 apiVersion: v1
 kind: Service
 metadata: {name: billing, namespace: shop}
 spec: {clusterIP: 10.96.0.10, selector: {app: billing}, ports: [{name: http, port: 80}]}
-"#;
+"#
+);
 
 /// Names and matches of routes, the first that applies first; the last two match the same. By name they come in the other order.
 const ROUTES: [(&str, &str); 5] = [

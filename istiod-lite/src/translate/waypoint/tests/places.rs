@@ -6,16 +6,7 @@ use super::{index, render};
 use crate::source::NamespacedName;
 use crate::translate::waypoint::{Place, Resources, translate_for};
 
-const AROUND: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: shop}
-spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
-"#;
+const AROUND: &str = with_waypoint!("");
 const CLUSTER: &str = "inbound-vip|80|http|a.shop.svc.cluster.local";
 /// The nodes, in their order, each with a pod.
 const NODES: [(&str, &str); 5] = [("east", "a"), ("east", "a"), ("east", "b"), ("west", "a"), ("north", "a")];
@@ -121,6 +112,8 @@ fn a_destination_rule_says_which_region_takes_over_or_by_which_labels() {
     assert_eq!(seen(&rule("enabled: true", FINDS), 4), "0 west/a: 4; 1 east/a: 1 2; 1 east/b: 3; 1 north/a: 5");
     let to_north = "failover: [{from: west, to: north}]";
     assert_eq!(seen(&rule(to_north, FINDS), 4), "0 west/a: 4; 1 north/a: 5; 2 east/a: 1 2; 2 east/b: 3");
+    let twice = rule("failover: [{from: west, to: north}, {from: west, to: east}]", FINDS);
+    assert_eq!(seen(&twice, 4), seen(&rule(to_north, FINDS), 4), "the first holds");
     assert_eq!(seen(&rule(to_north, ""), 4), NOBODY_ASKS, "nobody is found to fail");
     assert_eq!(seen(&rule(&format!("enabled: false, {to_north}"), FINDS), 4), NOBODY_ASKS);
     let by_node = rule("failoverPriority: [kubernetes.io/hostname]", FINDS);

@@ -6,16 +6,8 @@ use super::{index, of_waypoint, render};
 use crate::index::ServiceRef;
 use crate::source::NamespacedName;
 
-const AROUND: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: shop}
-spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
----
+const AROUND: &str = with_waypoint!(
+    r#"
 apiVersion: v1
 kind: Service
 metadata: {name: a, namespace: shop}
@@ -36,7 +28,8 @@ spec:
     route: [{destination: {host: a, subset: v2}}]
     mirror: {host: a, subset: all}
   - route: [{destination: {host: a, subset: v1}, weight: 3}, {destination: {host: a}, weight: 1}]
-"#;
+"#
+);
 const WHOLE: &str = "inbound-vip|80|http|a.shop.svc.cluster.local";
 const V1: &str = "inbound-vip|80|http/v1|a.shop.svc.cluster.local";
 const V2: &str = "inbound-vip|80|http/v2|a.shop.svc.cluster.local";

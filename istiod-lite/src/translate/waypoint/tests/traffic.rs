@@ -4,16 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{of_waypoint, render};
 
-const AROUND: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {istio.io/use-waypoint: waypoint}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: waypoint, namespace: shop}
-spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
----
+const AROUND: &str = with_waypoint!(
+    r#"
 apiVersion: v1
 kind: Service
 metadata: {name: a, namespace: shop}
@@ -28,7 +20,8 @@ spec:
   resolution: STATIC
   ports: [{number: 80, name: http, protocol: HTTP}]
   endpoints: [{address: 192.0.2.7}]
-"#;
+"#
+);
 
 const FIRST: &str = "inbound-vip|80|http|a.shop.svc.cluster.local";
 const SECOND: &str = "inbound-vip|81|http|a.shop.svc.cluster.local";

@@ -57,9 +57,13 @@ fn passing() -> (Flow<Source>, mpsc::Receiver<Bytes>, mpsc::Sender<Spoken>) {
     let config = ExtProc { message_timeout: Duration::from_secs(60), ..config() };
     let half = Session::new(Arc::new(config), place()).take(Way::Request).unwrap();
     let (said, [answers, _]) = half.opened();
+    (flow(half, Way::Request), said, answers)
+}
+
+fn flow(half: Half, way: Way) -> Flow<Source> {
     let pieces: Vec<_> = (0..PIECES).map(|piece| Ok(Frame::data(Bytes::from(vec![piece; 10])))).collect();
     let through = Through { half, pieces: Pieces { body: true, trailers: false }, most: 1024 };
-    (Flow::new(StreamBody::new(stream::iter(pieces)), Way::Request, through), said, answers)
+    Flow::new(StreamBody::new(stream::iter(pieces)), way, through)
 }
 
 /// What is told while nothing is answered.
@@ -136,4 +140,18 @@ async fn without_its_processor_a_body_goes_on_as_it_was_and_with_a_failure_it_do
     answers.send(Err("it broke off".to_owned())).await.unwrap();
     let ended = rest(&mut flow).await;
     assert!(matches!(&ended, Err(Stop::End(End::Refused(status, _))) if status.as_u16() == 500), "{ended:?}");
+}
+
+#[tokio::test]
+async fn what_fails_in_one_direction_lets_nothing_pass_in_the_other_unless_that_is_allowed() {
+    for failure_mode_allow in [false, true] {
+        let mut session = Session::new(Arc::new(ExtProc { failure_mode_allow, ..config() }), place());
+        let [request, response] = [Way::Request, Way::Response].map(|way| session.take(way).unwrap());
+        let judged = request.judged(Err(Failure::from("it broke off".to_owned())));
+        assert_eq!(judged.is_ok(), failure_mode_allow);
+        match rest(&mut flow(response, Way::Response)).await {
+            Ok(pieces) => assert!(failure_mode_allow && pieces.len() == usize::from(PIECES)),
+            Err(stop) => assert!(!failure_mode_allow && matches!(stop, Stop::End(End::Refused(..)))),
+        }
+    }
 }

@@ -64,7 +64,7 @@ fn a_hash_leads_to_the_same_endpoint_until_that_one_goes_or_fails() {
         assert!(moved < 40, "{hashing:?}: {moved} of those for others");
         live.follow(&cluster, endpoints(&[3, 2]));
         assert!(led(&cluster).iter().all(|port| [2, 3].contains(port)));
-        let anywhere = || live.choose(&cluster, 1, |place| Ok::<_, ()>(self::port(place))).unwrap()[0];
+        let anywhere = || live.choose(&cluster, 1, |place| Ok::<_, ()>(port(place))).unwrap()[0];
         let random: Vec<_> = (0..100).map(|_| anywhere()).collect();
         assert!(random.contains(&2) && random.contains(&3), "without a hash any other number is as good");
     }
