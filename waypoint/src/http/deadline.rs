@@ -127,36 +127,11 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use ambit_model::route::RouteTable;
-
     use super::*;
-    use crate::compiled::Routes;
+    use crate::http::select;
 
     fn chain(deadlines: bool) -> HttpChain {
-        let table = RouteTable::default();
-        HttpChain {
-            routes: Routes::Inline(Arc::new(table)),
-            jwt: None,
-            asks: Vec::new(),
-            rbac: Vec::new(),
-            cors: false,
-            sessions: false,
-            faults: None,
-            limits: None,
-            envoy_headers: false,
-            upgrades: Vec::new(),
-            normalize_path: true,
-            merge_slashes: false,
-            max_header_bytes: 1024,
-            limiters: Vec::new(),
-            processors: Vec::new(),
-            admission: None,
-            tracing: None,
-            logs: None,
-            deadlines,
-        }
+        HttpChain { deadlines, ..select::tests::chain() }
     }
 
     fn route(timeout: Option<u64>, calls: Option<u64>) -> Forwarding {

@@ -264,10 +264,10 @@ pub fn nowhere(route: &Route) -> Refused {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn chain() -> HttpChain {
+    pub(in crate::http) fn chain() -> HttpChain {
         HttpChain {
             routes: Routes::Named("shop".into()),
             jwt: None,

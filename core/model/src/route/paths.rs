@@ -1,6 +1,6 @@
 //! The routes of a virtual host by the paths that they take: a request looks at those that its path may take, and at no others.
 //!
-//! Sorted texts in place of a trie: they need no text of their own, and eight bytes for each route.
+//! Sorted texts in place of a trie: they need no text of their own, and sixteen bytes for each route.
 
 use std::{cmp::Ordering, sync::Arc};
 
