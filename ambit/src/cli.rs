@@ -119,7 +119,7 @@ pub fn run() -> Result<ExitCode> {
             let done = block_on_one_thread(waypoints::run(action))?;
             return Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Waypoint(WaypointCommand::Proxy(proxy)) => block_on(async {
+        Command::Waypoint(WaypointCommand::Proxy(proxy)) => block_on_two_threads(async {
             log(&proxy.log)?;
             waypoint::run(proxy.config).await.map_err(|error| Error::part("waypoint", error))
         }),
@@ -166,6 +166,13 @@ fn block_on(task: impl Future<Output = Result<()>>) -> Result<()> {
     // A low limit is no reason not to start.
     let _best_effort = ambit_runtime::sys::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|cause| Error::io("starting the runtime", cause))?.block_on(task)
+}
+
+/// For the waypoint, whose connections have threads of their own. What it does beside them is little, but for the compilation of configuration,
+/// which nothing else is to wait for.
+fn block_on_two_threads(task: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(|cause| Error::io("starting the runtime", cause))?.block_on(task)
 }
 

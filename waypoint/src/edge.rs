@@ -32,6 +32,7 @@ use tokio_util::{
 
 use self::{handshake::Made, places::Places};
 use crate::{
+    carriers::Carriers,
     compiled::{Chain, Edge, Proxy as ChainProxy},
     http::{self as l7, detect::Detected},
     observe::Record,
@@ -48,9 +49,11 @@ const HANDSHAKES: usize = 4096;
 
 /// Listens on the ports that the configuration in force has, until the drain begins, and waits for the connections that are open then (the
 /// drain's deadline cuts them). A port that cannot be opened is tried for as long as it is wanted; the others do not wait for it.
-pub async fn run(proxy: Arc<Proxy>, mut ports: watch::Receiver<BTreeSet<u16>>, drain: Watch) {
-    let places = Arc::new(Semaphore::new(proxy.limits.connections));
-    let handshakes = Places::new(HANDSHAKES.min(proxy.limits.connections));
+pub async fn run(carriers: impl Into<Carriers>, mut ports: watch::Receiver<BTreeSet<u16>>, drain: Watch) {
+    let carriers = carriers.into();
+    let most = carriers.proxy().limits.connections;
+    let places = Arc::new(Semaphore::new(most));
+    let handshakes = Places::new(HANDSHAKES.min(most));
     let tasks = TaskTracker::new();
     let mut open: BTreeMap<u16, DropGuard> = BTreeMap::new();
     let mut told = BTreeSet::new();
@@ -64,7 +67,7 @@ pub async fn run(proxy: Arc<Proxy>, mut ports: watch::Receiver<BTreeSet<u16>>, d
                     told.remove(&port);
                     let end = CancellationToken::new();
                     let at = Port {
-                        proxy: proxy.clone(),
+                        carriers: carriers.clone(),
                         number: port,
                         places: places.clone(),
                         handshakes: handshakes.clone(),
@@ -100,7 +103,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
 
 /// One of the ports.
 struct Port {
-    proxy: Arc<Proxy>,
+    carriers: Carriers,
     number: u16,
     /// For the connections of all ports.
     places: Arc<Semaphore>,
@@ -127,16 +130,23 @@ impl Port {
             };
             let tunnel = self.client(&stream, socket::canonical(from), drain.clone());
             let Ok(place) = self.places.clone().try_acquire_owned() else {
-                let mut record = Record::new(self.proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
-                record.refused(&Refusal::new(Reason::ConnectionLimit, ""));
+                self.refuse(tunnel.peer, tunnel.destination, &Refusal::new(Reason::ConnectionLimit, ""));
                 continue;
             };
-            let (proxy, handshakes) = (self.proxy.clone(), self.handshakes.clone());
-            self.tasks.spawn(async move {
+            let (peer, destination, handshakes) = (tunnel.peer.clone(), tunnel.destination, self.handshakes.clone());
+            let served = self.carriers.serve(stream, &self.tasks, move |proxy, stream| async move {
                 serve(proxy, tunnel, stream, handshakes).await;
                 drop(place);
             });
+            if let Err(error) = served {
+                let refusal = Refusal::new(Reason::Internal, format!("it cannot be handed on to a worker: {error}"));
+                self.refuse(peer, destination, &refusal);
+            }
         }
+    }
+
+    fn refuse(&self, peer: Arc<Peer>, destination: SocketAddr, refusal: &Refusal) {
+        Record::new(self.carriers.proxy().telemetry.clone(), peer, destination, "tcp").refused(refusal);
     }
 
     /// Who asks, and what for, as far as it is known: where the client is, and the port that it came to.

@@ -12,6 +12,9 @@ pub enum Error {
     /// Logging, metrics, or a signal handler.
     #[error(transparent)]
     Runtime(#[from] ambit_runtime::Error),
+    /// The first of the threads that carry connections.
+    #[error("no thread for connections can be started: {0}; is the limit of threads or processes reached?")]
+    Worker(std::io::Error),
     /// A listener.
     #[error("listen on {address}: {source}")]
     Listen {

@@ -2,6 +2,7 @@
 //!
 //! A connection: [`terminate`] accepts mutual TLS and HTTP/2 and decides on each CONNECT; the inner connection goes to [`http`] or
 //! [`tcp`], as that of a client at a port of [`edge`] does, which proves no identity; [`upstream`] reaches an endpoint through a tunnel with the waypoint's own identity; [`observe`] writes what happened. [`health`] asks endpoints whether they are well, [`admin`] shows all of it.
+//! All of that is done by the thread of the connection, of which [`carriers`] has one for each core.
 //! A change: [`xds`] receives Envoy resources, compiles them into [`compiled`] configuration, and publishes it whole.
 
 #![forbid(unsafe_code)]
@@ -9,6 +10,7 @@
 pub mod admin;
 mod authn;
 mod authz;
+pub mod carriers;
 pub mod compiled;
 mod config;
 pub mod edge;

@@ -9,7 +9,8 @@ struct Cli {
     config: waypoint::Config,
 }
 
-#[tokio::main]
+// Connections have threads of their own. What is done beside them is little, but for the compilation of configuration.
+#[tokio::main(worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     ambit_runtime::telemetry::init_logging("info", ambit_runtime::telemetry::LogFormat::Text)?;

@@ -1,4 +1,4 @@
-//! What every connection and request shares.
+//! What every connection and request of a worker shares.
 
 use std::{sync::Arc, time::Duration};
 
@@ -65,7 +65,8 @@ impl Default for Limits {
     }
 }
 
-/// The shared state.
+/// The state that connections of one worker share. All but the connections to endpoints is shared with the other workers too, and what a
+/// limit counts is counted for all of them together.
 pub struct Proxy {
     /// The configuration in force.
     pub config: Arc<ArcSwap<Snapshot>>,
@@ -73,7 +74,7 @@ pub struct Proxy {
     pub identity: SpiffeId,
     /// Where its certificate is.
     pub certificates: SvidStore,
-    /// Tunnels to endpoints.
+    /// Tunnels to endpoints, of this worker.
     pub tunnels: Pool,
     /// HTTP connections inside those tunnels.
     pub http: HttpPool,
@@ -112,6 +113,24 @@ impl Proxy {
             kept_bodies: Arc::new(Semaphore::new(limits.kept_bodies)),
             spans: Spans::default(),
             limits,
+        })
+    }
+
+    /// The same for another worker, which drives its own connections to endpoints.
+    #[must_use]
+    pub fn with_own_tunnels(&self) -> Arc<Self> {
+        Arc::new(Self {
+            config: self.config.clone(),
+            identity: self.identity.clone(),
+            certificates: self.certificates.clone(),
+            tunnels: Pool::new(PoolConfig::default()),
+            http: self.http.sibling(),
+            telemetry: self.telemetry.clone(),
+            limits: self.limits.clone(),
+            places: self.places.clone(),
+            mirrors: self.mirrors.clone(),
+            kept_bodies: self.kept_bodies.clone(),
+            spans: self.spans.clone(),
         })
     }
 }

@@ -15,25 +15,23 @@ use ambit_runtime::{
     signal::{self, Reopen},
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, metrics_handle},
+    workers,
 };
-use ambit_tls::{Retirements, StoreConfig, SvidStore, follow_roots};
+use ambit_tls::{StoreConfig, SvidStore, follow_roots};
 use ambit_xds::client::{Credentials, Subscriptions, Target};
+use futures::future::join_all;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
     Config, Error,
     admin::Pages,
-    edge, health,
+    carriers, edge, health,
     observe::{self, Telemetry},
     proxy::{Limits, Proxy},
-    terminate,
+    terminate, upstream,
     xds::{self, Store},
 };
 
-/// How often connections that wait too long are looked for.
-const SWEEP: Duration = Duration::from_secs(15);
-/// The longest that a connection to an endpoint takes to be made: TCP and TLS, with some grace.
-const DIAL: Duration = Duration::from_secs(30);
 /// How long to wait before the first certificate is asked for again.
 const CERTIFICATE_RETRY: Duration = Duration::from_millis(500);
 /// How long copies of requests may go on after the last request has ended.
@@ -74,12 +72,17 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let wanted = Subscriptions::new();
     let store = Store::new(wanted.clone());
     let proxy = Proxy::new(store.published(), identity.clone(), certificates.clone(), telemetry.clone(), Limits::default());
+    // What is done beside the workers has tunnels of its own, as no connection is to be driven by two threads.
+    let settings = workers::Settings { awake: Duration::from_micros(config.stay_awake_micros), ..workers::Settings::default() };
+    let workers = carriers::start(&proxy, config.workers, settings).map_err(Error::Worker)?;
+    let all: Vec<_> = workers.shared().chain([&proxy]).cloned().collect();
     let (trigger, watch) = drain::channel();
     let (admin_trigger, admin_watch) = drain::channel();
     let (stop, stopped) = drain::channel();
 
     let node = format!("waypoint~{}~{}.{ns}~{ns}.svc.cluster.local", config.pod_ip, config.pod(), ns = config.namespace);
     proxy.spans.name(&node);
+    proxy.spans.send_from(&proxy);
     let metadata = [
         ("NAME", config.pod()),
         ("NAMESPACE", config.namespace.as_str()),
@@ -116,8 +119,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
     });
     tasks.spawn(first_certificate(certificates.clone(), identity.clone(), certificate_task));
     tasks.spawn(follow_roots(control_plane.ca_root.clone(), certificates.clone()));
-    tasks.spawn(retire(proxy.clone()));
-    tasks.spawn(sweep(proxy.clone()));
+    tasks.spawn(upstream::retire(all.clone()));
+    tasks.spawn(upstream::sweep(all.clone()));
     tasks.spawn(observe::export(proxy.clone()));
     tasks.spawn(reopen_logs(reopen, telemetry.clone()));
     tasks.spawn(health::run(proxy.clone(), store.changes()));
@@ -125,9 +128,13 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tasks.spawn(pages.server().run(bind(config.admin)?, admin_watch.clone()));
     tasks.spawn(Server::new().with_metrics(metrics).run(bind(config.metrics)?, admin_watch.clone()));
     tasks.spawn(Server::new().with_readiness(readiness).run(bind(config.ready)?, admin_watch));
-    let listener = bind(config.hbone)?;
-    tasks.spawn(until(stopped.clone(), edge::run(proxy.clone(), store.ports(), watch.clone())));
-    tasks.spawn(until(stopped, terminate::accept_loop(proxy.clone(), listener, watch)));
+    let accepts = workers.first();
+    let listener = {
+        let _its_own = accepts.enter();
+        bind(config.hbone)?
+    };
+    tasks.spawn_on(until(stopped.clone(), edge::run(workers.clone(), store.ports(), watch.clone())), accepts.handle());
+    tasks.spawn_on(until(stopped, terminate::accept_loop(workers.clone(), listener, watch)), accepts.handle());
     tracing::info!(%identity, hbone = %config.hbone, xds = control_plane.xds_address, "waypoint started");
 
     let shutdown = shutdown.await;
@@ -141,8 +148,10 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tokio::join!(proxy.spans.flush(SPANS_DRAIN), telemetry.sent(LOG_DRAIN));
     admin_trigger.drain(ADMIN_DRAIN).await;
     tasks.shutdown().await;
-    proxy.tunnels.drain(Duration::ZERO).await;
+    join_all(all.iter().map(|proxy| proxy.tunnels.drain(Duration::ZERO))).await;
     certificates.shutdown();
+    // What was not done in time is recorded as it is cut.
+    workers.stop();
     telemetry.flush();
     Ok(())
 }
@@ -171,37 +180,6 @@ async fn first_certificate(certificates: SvidStore, identity: SpiffeId, task: Ta
         tokio::time::sleep(CERTIFICATE_RETRY).await;
     }
     task.done();
-}
-
-/// Has new requests take new connections when the certificate is renewed or whom we believe has changed, and ends those to a peer whose
-/// certificate was taken back.
-async fn retire(proxy: Arc<Proxy>) {
-    let mut retirements = Retirements::new(proxy.certificates.clone(), DIAL);
-    while let Some(retired) = retirements.next().await {
-        if retired.identities.contains(&proxy.identity) {
-            proxy.tunnels.forget(&proxy.identity);
-            proxy.http.retire();
-        }
-        if !retired.trust {
-            continue;
-        }
-        let ended = proxy.tunnels.cut(|peer| peer.is_some_and(|peer| proxy.certificates.trust().revokes(peer)));
-        if ended > 0 {
-            tracing::warn!(connections = ended, "connections were ended, because their peers' certificates are revoked");
-        }
-    }
-}
-
-/// Closes connections to endpoints that wait too long and lets endpoints return to clusters that nobody asks for, for as long as the
-/// program runs.
-async fn sweep(proxy: Arc<Proxy>) {
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        proxy.http.sweep();
-        for cluster in proxy.config.load().clusters.values() {
-            cluster.live.look(cluster);
-        }
-    }
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Error> {

@@ -43,6 +43,8 @@ mod sessions;
 mod support;
 #[path = "traffic/traced.rs"]
 mod traced;
+#[path = "traffic/workers.rs"]
+mod workers;
 
 use std::{sync::Arc, time::Duration};
 

@@ -3,10 +3,8 @@
 use std::{sync::OnceLock, thread, time::Duration};
 
 use ambit_hbone::aside;
-use ambit_runtime::sys;
+use ambit_runtime::{sys, workers::Thread};
 use tokio::runtime::Handle;
-
-use crate::worker::Thread;
 
 /// The thread that carries bulk of all workers, started when there is some beside small requests.
 #[derive(Debug, Default)]
@@ -17,7 +15,7 @@ impl Bulk {
     pub(crate) fn runtime(&self) -> Option<Handle> {
         let thread = self.0.get_or_init(|| match Thread::start(thread::Builder::new().name("bulk".to_owned()), Duration::ZERO) {
             Ok(thread) => {
-                thread.handle.spawn(async {
+                thread.handle().spawn(async {
                     aside::carry_bulk_here();
                     if let Err(error) = sys::run_behind() {
                         tracing::debug!(%error, "bulk has its share of the processors as everything else");
@@ -30,7 +28,7 @@ impl Bulk {
                 None
             }
         });
-        thread.as_ref().map(|thread| thread.handle.clone())
+        thread.as_ref().map(|thread| thread.handle().clone())
     }
 
     pub(crate) fn stop(&self) {

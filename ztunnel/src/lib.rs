@@ -18,7 +18,6 @@
 #![forbid(unsafe_code)]
 
 mod admin;
-mod awake;
 mod bulk;
 pub mod config;
 pub mod descriptors;
@@ -120,7 +119,7 @@ pub async fn run_with(
     let telemetry = proxy.telemetry.clone();
     metrics.before_render(move || telemetry.report());
     let workers = Arc::new(Workers::start(proxy, config.workers).map_err(Error::Worker)?);
-    let proxy = Arc::clone(&workers.first().proxy);
+    let proxy = Arc::clone(&workers.first().shared);
     let dns = checked.dns.as_ref().map(|settings| Arc::new(dns::Dns::new(settings)));
     let pods = Arc::new(Pods::new(Arc::clone(&workers), checked.trust_domain).with_dns(dns));
     let ready = readiness::Readiness::new();
@@ -165,7 +164,7 @@ pub async fn run_with(
 
 /// Has connections end, and then what they need.
 async fn end(trigger: drain::Trigger, kept: Option<Arc<Kept>>, pods: &Pods, workers: &Workers, tasks: Tasks) {
-    let proxy = &workers.first().proxy;
+    let proxy = &workers.first().shared;
     trigger.begin();
     // The proxy that takes over keeps the state from now on.
     let leave = async {
@@ -213,7 +212,7 @@ fn spans(config: &Config, tasks: &mut Tasks) -> Option<Spans> {
 /// Has new tunnels take new connections when a certificate is renewed or whom we believe has changed, and ends those to a peer whose
 /// certificate was taken back.
 async fn retire(workers: Arc<Workers>) {
-    let proxy = Arc::clone(&workers.first().proxy);
+    let proxy = Arc::clone(&workers.first().shared);
     // The second of grace is for what a dial does besides.
     let dial = proxy.limits.connect + proxy.limits.handshake + Duration::from_secs(1);
     let mut retirements = Retirements::new(proxy.certificates.clone(), dial);

@@ -20,6 +20,7 @@ use ambit_model::{
 use ambit_runtime::{
     netns::NetNs,
     socket::{self, ConnectOptions, PROXY_MARK, Stock},
+    workers::awake,
 };
 use ambit_tls::SvidStore;
 use tokio::{
@@ -29,7 +30,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    awake,
     config::Limits,
     endpoints::{Endpoints, Standings},
     inbound::Decisions,

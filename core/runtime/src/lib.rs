@@ -14,6 +14,7 @@
 //! | [`admin`] | a small HTTP/1.1 server for readiness, metrics and debug pages |
 //! | [`sysctl`] | settings of a network namespace, also from within a container |
 //! | [`telemetry`] | logging, the metrics recorder, label names, bounded series, the access log |
+//! | [`workers`] | threads that carry connections, each with a runtime of its own |
 //! | [`sys`] | the one place of the workspace with unsafe code |
 
 #![deny(unsafe_code)]
@@ -32,5 +33,6 @@ pub mod socket;
 pub mod sys;
 pub mod sysctl;
 pub mod telemetry;
+pub mod workers;
 
 pub use error::Error;

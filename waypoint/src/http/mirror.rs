@@ -24,8 +24,8 @@ const READ: usize = 1 << 20;
 /// Counts copies by what became of them.
 const MIRRORED: &str = "ambit_mirrored_requests_total";
 
-/// Copies that are under way.
-#[derive(Debug)]
+/// Copies that are under way. Clones share them.
+#[derive(Debug, Clone)]
 pub struct Mirrors {
     places: Arc<Semaphore>,
     tasks: TaskTracker,

@@ -13,11 +13,12 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{Peer, refused, tunnel};
-use crate::{compiled::Snapshot, observe::Record, proxy::Proxy};
+use crate::{carriers::Carriers, compiled::Snapshot, observe::Record, proxy::Proxy};
 
 /// Accepts tunnels until the drain begins, then waits for those that are open (the drain's deadline cuts them).
-pub async fn accept_loop(proxy: Arc<Proxy>, listener: TcpListener, drain: Watch) {
-    let places = Arc::new(Semaphore::new(proxy.limits.connections));
+pub async fn accept_loop(carriers: impl Into<Carriers>, listener: TcpListener, drain: Watch) {
+    let carriers = carriers.into();
+    let places = Arc::new(Semaphore::new(carriers.proxy().limits.connections));
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -34,18 +35,27 @@ pub async fn accept_loop(proxy: Arc<Proxy>, listener: TcpListener, drain: Watch)
         };
         let from = socket::canonical(from);
         let Ok(place) = places.clone().try_acquire_owned() else {
-            refuse(&proxy, from, listener.local_addr().unwrap_or(from), &Refusal::new(Reason::ConnectionLimit, ""));
+            refuse(carriers.proxy(), from, at(&listener, from), &Refusal::new(Reason::ConnectionLimit, ""));
             continue;
         };
-        let (proxy, drain) = (proxy.clone(), drain.clone());
-        tasks.spawn(async move {
-            connection(&proxy, stream, from, drain).await;
+        let watch = drain.clone();
+        let served = carriers.serve(stream, &tasks, move |proxy, stream| async move {
+            connection(&proxy, stream, from, watch).await;
             drop(place);
         });
+        if let Err(error) = served {
+            let refusal = Refusal::new(Reason::Internal, format!("it cannot be handed on to a worker: {error}"));
+            refuse(carriers.proxy(), from, at(&listener, from), &refusal);
+        }
     }
     drop(listener);
     tasks.close();
     tasks.wait().await;
+}
+
+/// Where it is accepted.
+fn at(listener: &TcpListener, from: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(from)
 }
 
 /// One connection: handshake, then its CONNECTs.

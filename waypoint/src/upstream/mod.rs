@@ -7,6 +7,7 @@ mod made;
 mod pool;
 mod request;
 mod select;
+mod tended;
 
 pub use dial::{Stream, open, reason_of};
 pub use kept::Kept;
@@ -16,3 +17,4 @@ pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};
 pub use request::{Beginning, Broken, RequestBody, Unread};
 pub use select::{Candidate, Candidates, Destination, Wish, candidates, for_request};
 pub(crate) use select::{TRIES, destination, destination_of, goes_on, none_usable, takes_requests};
+pub use tended::{retire, sweep};

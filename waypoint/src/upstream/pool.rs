@@ -2,6 +2,7 @@
 
 mod checkout;
 mod lease;
+mod siblings;
 
 use std::{
     collections::HashMap,
@@ -23,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 pub use self::lease::Lease;
-use self::lease::Leased;
+use self::{lease::Leased, siblings::Siblings};
 use super::{Connected, Destination, Host, RequestBody, Stream, UnderWay};
 
 /// How long a connection waits for its next request.
@@ -62,6 +63,7 @@ pub struct HttpPool {
 struct Shared {
     connections: Mutex<Connections>,
     tasks: TaskTracker,
+    siblings: Siblings,
 }
 
 #[derive(Default)]

@@ -20,7 +20,7 @@ use super::support::{
     resources::{self, Ep, Service},
 };
 
-const NAME: &str = "ingress|80";
+pub(super) const NAME: &str = "ingress|80";
 /// More than anything takes here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -40,7 +40,7 @@ pub(super) async fn connected(port: u16) -> TcpStream {
     }
 }
 
-async fn once(port: u16, request: Request<Body>) -> (u16, HeaderMap, String) {
+pub(super) async fn once(port: u16, request: Request<Body>) -> (u16, HeaderMap, String) {
     let (mut sender, connection) = http1::handshake(TokioIo::new(connected(port).await)).await.unwrap();
     tokio::spawn(connection);
     read(sender.send_request(request).await.unwrap()).await

@@ -34,7 +34,7 @@ use super::{
     },
 };
 
-fn number(value: u32) -> Option<UInt32Value> {
+pub(super) fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
 }
 
@@ -43,7 +43,7 @@ fn millis(millis: u32) -> Option<ProtoDuration> {
 }
 
 /// The cluster of a service, changed.
-fn configured(mesh: &Mesh, service: &Service, change: impl FnOnce(&mut Cluster)) {
+pub(super) fn configured(mesh: &Mesh, service: &Service, change: impl FnOnce(&mut Cluster)) {
     let mut cluster = resources::cluster(&service.cluster(), service);
     change(&mut cluster);
     mesh.deliver(type_url::CLUSTER, vec![(service.cluster(), cluster)]);
@@ -60,7 +60,7 @@ fn ejecting(base_millis: u32) -> Option<OutlierDetection> {
     })
 }
 
-fn limited(limits: Thresholds) -> Option<CircuitBreakers> {
+pub(super) fn limited(limits: Thresholds) -> Option<CircuitBreakers> {
     Some(CircuitBreakers { thresholds: vec![limits], ..Default::default() })
 }
 
@@ -79,7 +79,7 @@ async fn statuses(mesh: &Mesh, service: &Service, times: usize) -> BTreeMap<u16,
     statuses
 }
 
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         assert!(began.elapsed() < Duration::from_secs(30), "{what}");

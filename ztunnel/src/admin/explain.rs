@@ -38,7 +38,7 @@ pub(super) fn page(node: &str, workers: &Workers, pods: &Pods, query: &Query) ->
         let error = "ask for /explain?from=NAMESPACE/POD&to=HOST:PORT".to_owned();
         return Reply::json(&NoAnswer { error }).status(StatusCode::BAD_REQUEST);
     };
-    let proxy = &workers.first().proxy;
+    let proxy = &workers.first().shared;
     let around = Running {
         node,
         knowledge: proxy.state.changes().knowledge(),

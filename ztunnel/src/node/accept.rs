@@ -65,11 +65,11 @@ impl Acceptor {
                 let io = if std::ptr::eq(worker, first) { Ok(io) } else { worker.adopt(io) };
                 match io {
                     Ok(io) => {
-                        let work = handle(Arc::clone(&worker.proxy), io, canonical(from), watch.clone());
+                        let work = handle(Arc::clone(&worker.shared), io, canonical(from), watch.clone());
                         tasks.spawn_on(until_cut(work, watch.clone(), cut.clone()), worker.handle());
                     }
                     Err(error) => {
-                        let record = worker.proxy.telemetry.begin(direction, canonical(from), here);
+                        let record = worker.shared.telemetry.begin(direction, canonical(from), here);
                         record.refused(Refusal::new(Reason::Internal, format!("it cannot be handed on: {error}")));
                     }
                 }

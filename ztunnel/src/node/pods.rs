@@ -65,7 +65,7 @@ impl Pods {
     /// No pods yet; their connections will be carried by `workers`.
     #[must_use]
     pub fn new(workers: Arc<Workers>, trust_domain: TrustDomain) -> Self {
-        let proxy = Arc::clone(&workers.first().proxy);
+        let proxy = Arc::clone(&workers.first().shared);
         Self {
             workers,
             proxy,

@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, StatusCode, Version, header};
 use metrics::counter;
 use prost::Message as _;
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     task::JoinSet,
     time::{Instant, sleep, timeout, timeout_at},
@@ -51,6 +52,8 @@ struct Start {
     done: AtomicBool,
     /// What the waypoint is called.
     node: OnceLock<String>,
+    /// By whom they are sent, where it is not who has the first.
+    home: OnceLock<(Weak<Proxy>, Handle)>,
 }
 
 #[derive(Debug)]
@@ -62,7 +65,7 @@ enum Message {
 
 impl Default for Spans {
     fn default() -> Self {
-        let start = Start { done: AtomicBool::new(false), node: OnceLock::new() };
+        let start = Start { done: AtomicBool::new(false), node: OnceLock::new(), home: OnceLock::new() };
         Self { lanes: Arc::new(Lanes::new(QUEUE)), start: Arc::new(start) }
     }
 }
@@ -72,6 +75,12 @@ impl Spans {
     pub fn name(&self, node: &str) {
         // It has no other name later.
         let _named_already = self.start.node.set(node.to_owned());
+    }
+
+    /// Has spans sent by tasks of the calling one's runtime, through tunnels of `proxy`: no request waits for their thread.
+    pub fn send_from(&self, proxy: &Arc<Proxy>) {
+        // It stays with the first.
+        let _set_already = self.start.home.set((Arc::downgrade(proxy), Handle::current()));
     }
 
     pub(super) fn node(&self) -> Option<&str> {
@@ -85,7 +94,10 @@ impl Spans {
         }
         self.start.done.store(true, Ordering::Relaxed);
         if let Some(begun) = self.lanes.begun() {
-            tokio::spawn(run(Arc::downgrade(proxy), begun));
+            match self.start.home.get() {
+                Some((proxy, runtime)) => runtime.spawn(run(proxy.clone(), begun)),
+                None => tokio::spawn(run(Arc::downgrade(proxy), begun)),
+            };
         }
     }
 

@@ -108,6 +108,12 @@ impl Cluster {
         Ok(UnderWay { cluster: self.clone(), host: host.clone() })
     }
 
+    /// Whether there are as many connections as may be.
+    #[must_use]
+    pub fn has_all_connections(&self) -> bool {
+        self.live.breakers.connections() >= self.limits.connections as usize
+    }
+
     /// A place for a connection to `host`, which may have its first one of a protocol all the same; `None` when a request is to wait.
     #[must_use]
     pub fn another_connection(&self, host: &Arc<Host>, http2: bool) -> Option<Connected> {

@@ -37,6 +37,13 @@ impl HttpPool {
         if !anew && let Some(connection) = self.at_hand(&to.to, &to.host, http2) {
             return self.begin(cluster, to, connection, true);
         }
+        // It need not wait, and so takes no place among those who do.
+        if !anew
+            && cluster.has_all_connections()
+            && let Some(connection) = self.of_another(&to.to, &to.host, http2)
+        {
+            return self.begin(cluster, to, connection, true);
+        }
         let pending = cluster.pending()?;
         let found = self.wait_for(cluster, to, http2).await;
         cluster.live.next(&to.host, http2);
@@ -62,7 +69,8 @@ impl HttpPool {
             if let Some(place) = cluster.another_connection(&to.host, http2) {
                 return Found::Place(place);
             }
-            if let Some(connection) = self.at_hand(&to.to, &to.host, http2) {
+            let at_hand = self.at_hand(&to.to, &to.host, http2).or_else(|| self.of_another(&to.to, &to.host, http2));
+            if let Some(connection) = at_hand {
                 return Found::AtHand(connection);
             }
             tokio::select! {

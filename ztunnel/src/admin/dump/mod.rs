@@ -84,7 +84,7 @@ pub(super) fn page(node: &str, workers: &Workers, pods: &Pods) -> Reply {
 }
 
 fn dump(node: &str, workers: &Workers, pods: &Pods) -> Dump {
-    let proxy = &workers.first().proxy;
+    let proxy = &workers.first().shared;
     // A copy shares everything, and connections do not wait until all is written.
     let mesh = proxy.state.read(MeshState::clone);
     let (mut workloads, mut services, mut policies): (Vec<_>, Vec<_>, Vec<_>) =

@@ -38,6 +38,7 @@ use std::{
 };
 
 use ambit_model::{Reason, Refusal};
+use ambit_runtime::workers::Thread;
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -45,7 +46,6 @@ use super::Neighbour;
 use crate::{
     Error,
     proxy::{Pod, Proxy},
-    worker::Thread,
 };
 use decide::Decision;
 use ends::Ends;
@@ -88,7 +88,7 @@ impl Direct {
             off: AtomicBool::new(false),
         });
         let thread = Thread::start(std::thread::Builder::new().name("same-node".into()), Duration::ZERO)?;
-        thread.handle.spawn(run(switch, arrivals));
+        thread.handle().spawn(run(switch, arrivals));
         Ok(Self(sender))
     }
 

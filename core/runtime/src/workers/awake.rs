@@ -28,10 +28,10 @@ const DOUBT: u8 = 4;
 
 /// The time that a worker has stayed awake without work: what it took from nobody, as it gave way to others.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Stayed(Arc<AtomicU64>);
+pub(super) struct Stayed(Arc<AtomicU64>);
 
 impl Stayed {
-    pub(crate) fn time(&self) -> Duration {
+    pub(super) fn time(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
 
@@ -49,13 +49,13 @@ thread_local! {
     static AGAIN: RefCell<Option<Waker>> = const { RefCell::new(None) };
 }
 
-/// A connection of this thread is polled.
-pub(crate) fn turn() {
+/// A connection of this thread is polled: who carries connections says so each time, which is how a worker knows whether it had work for them.
+pub fn turn() {
     TURNS.set(TURNS.get().wrapping_add(1));
 }
 
 /// Makes workers of this runtime stay awake up to `limit`; they have to run [`keep`].
-pub(crate) fn stay(builder: &mut Builder, limit: Duration, stayed: Stayed) {
+pub(super) fn stay(builder: &mut Builder, limit: Duration, stayed: Stayed) {
     builder.on_thread_park(move || {
         let mut wait = WAIT.get();
         let asks = wait.idle(Instant::now(), TURNS.get(), limit);
@@ -73,7 +73,7 @@ pub(crate) fn stay(builder: &mut Builder, limit: Duration, stayed: Stayed) {
 }
 
 /// What a worker that stays awake does. Never ends.
-pub(crate) async fn keep() {
+pub(super) async fn keep() {
     future::poll_fn(|cx| {
         AGAIN.with_borrow_mut(|again| {
             if again.is_none() {
