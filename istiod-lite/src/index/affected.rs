@@ -62,7 +62,10 @@ impl Index {
                 }
             }
             Object::HttpRoute(_) | Object::GrpcRoute(_) | Object::TlsRoute(_) | Object::TcpRoute(_) => {
-                self.route_affected(object, changed);
+                // Each change of one on a cluster has its status written, by this control plane too.
+                if other.is_none_or(|other| !say_the_same(object, other)) {
+                    self.route_affected(object, changed);
+                }
             }
             Object::ReferenceGrant(_) => {
                 for route in self.links.routes_into_namespace.get(&name.namespace.to_string()) {
@@ -265,6 +268,17 @@ impl Index {
                 Requester::Namespace(namespace) => self.all_in(namespace, changed),
             }
         }
+    }
+}
+
+/// Whether two states of a route differ in its status alone, which only those read who write it.
+fn say_the_same(one: &Object, other: &Object) -> bool {
+    match (one, other) {
+        (Object::HttpRoute(one), Object::HttpRoute(other)) => one.metadata == other.metadata && one.spec == other.spec,
+        (Object::GrpcRoute(one), Object::GrpcRoute(other)) => one.metadata == other.metadata && one.spec == other.spec,
+        (Object::TlsRoute(one), Object::TlsRoute(other)) => one.metadata == other.metadata && one.spec == other.spec,
+        (Object::TcpRoute(one), Object::TcpRoute(other)) => one.metadata == other.metadata && one.spec == other.spec,
+        _ => false,
     }
 }
 

@@ -12,8 +12,10 @@ mod authorizer;
 mod backend;
 mod binding;
 mod certificates;
+mod context;
 mod endpoint;
 mod external;
+mod grpc;
 mod ingress;
 mod keys;
 mod links;
@@ -38,7 +40,7 @@ mod waypoint;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ambit_identity::TrustDomain;
@@ -49,6 +51,7 @@ pub use backend::is_service as is_backend_service;
 pub use binding::{Binding, GatewayEndpoint, Requester, Unavailability, asks_for_waypoint};
 pub use certificates::Uncertified;
 pub(crate) use certificates::{grants_secret, named_secrets};
+pub use context::RouteContext;
 pub use endpoint::{
     Endpoint, EndpointHealth, Locality, has_ended, host_network, native_tunnel, pod_addresses, pod_health, selects,
     service_account,
@@ -76,6 +79,7 @@ pub use waypoint::{Waypoint, WaypointFor};
 
 use crate::jwks::Learned;
 use crate::source::{Event, NamespacedName};
+use crate::translate::waypoint::RequestRoute;
 use links::Links;
 
 /// Labels and annotations that the mesh gives a meaning to (wire contract, section 7).
@@ -200,13 +204,18 @@ pub struct Index {
     links: Links,
     /// Keys of issuers that were fetched: what the index knows besides objects.
     learned: Learned,
+    route_context: RouteContext,
+    /// What GRPCRoutes are carried out as.
+    request_routes: BTreeMap<NamespacedName, RequestRoute>,
 }
 
 impl Index {
     /// An empty index.
     #[must_use]
     pub fn new(config: MeshConfig) -> Self {
-        Self { config, objects: Objects::default(), links: Links::default(), learned: Learned::new() }
+        let (objects, links, learned) = (Objects::default(), Links::default(), Learned::new());
+        let (route_context, request_routes) = (RouteContext::default(), BTreeMap::new());
+        Self { config, objects, links, learned, route_context, request_routes }
     }
 
     /// What the index was told of the mesh.
@@ -234,6 +243,8 @@ impl Index {
         if old == new {
             return Vec::new();
         }
+        self.note_for_routes(key.kind);
+        self.note_request_route(&key, new.as_ref());
         let mut changed = BTreeSet::new();
         if let Some(old) = &old {
             self.affected(old, new.as_ref(), &mut changed);

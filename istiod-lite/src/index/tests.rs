@@ -8,7 +8,7 @@ use super::{ChangedKey, ExternalKey, Index, MeshConfig};
 use crate::jwks::{Fetched, KeySource, Wanted};
 use crate::source::testing::objects;
 use crate::source::{Event, NamespacedName};
-use crate::translate::waypoint::{self, Resources};
+use crate::translate::waypoint::{self, Resources, RouteMemory};
 use crate::translate::{authorization, external, grpc, workload};
 
 /// A mesh with something of everything that depends on something else.
@@ -48,6 +48,8 @@ fn translate(index: &Index, key: &ChangedKey) -> Option<Vec<u8>> {
 struct Follower {
     resources: BTreeMap<ChangedKey, Vec<u8>>,
     waypoints: BTreeMap<NamespacedName, Resources>,
+    /// Of waypoints, as who follows keeps them.
+    memories: BTreeMap<NamespacedName, RouteMemory>,
 }
 
 impl Follower {
@@ -55,10 +57,13 @@ impl Follower {
         let changed = index.apply(event);
         for key in &changed {
             match key {
-                ChangedKey::Waypoint(name) => match waypoint::translate(index, name) {
-                    Some(made) => _ = self.waypoints.insert(name.clone(), made),
-                    None => _ = self.waypoints.remove(name),
-                },
+                ChangedKey::Waypoint(name) => {
+                    let memory = self.memories.entry(name.clone()).or_default();
+                    match waypoint::translate_with(index, name, &[], memory) {
+                        Some(made) => _ = self.waypoints.insert(name.clone(), made),
+                        None => _ = self.waypoints.remove(name),
+                    }
+                }
                 ChangedKey::Endpoints { waypoint, service } => {
                     let Some(held) = self.waypoints.get_mut(waypoint) else { continue };
                     for (name, body) in waypoint::assignments(index, service) {
@@ -110,7 +115,7 @@ fn from_scratch(index: &Index) -> Follower {
     let resources = all_keys(&fresh).into_iter().filter_map(|key| translate(&fresh, &key).map(|bytes| (key, bytes)));
     let waypoints = fresh.objects().gateways.keys();
     let waypoints = waypoints.filter_map(|name| waypoint::translate(&fresh, name).map(|made| (name.clone(), made)));
-    Follower { resources: resources.collect(), waypoints: waypoints.collect() }
+    Follower { resources: resources.collect(), waypoints: waypoints.collect(), ..Follower::default() }
 }
 
 fn assert_same(follower: &Follower, index: &Index, after: &str) {
@@ -192,6 +197,9 @@ fn an_event_names_only_what_it_can_reach() {
     assert!(changed(&mut index, pod).is_empty(), "the same object again");
     let route = MESH.split("---\n").find(|text| text.contains("kind: HTTPRoute")).unwrap();
     assert!(changed(&mut index, route).is_empty(), "the same route again");
+    let judged = format!("{}\nstatus: {{parents: []}}\n", route.trim_end());
+    assert!(changed(&mut index, &judged).is_empty(), "its status is written");
+    assert!(index.objects().http_routes.values().any(|route| route.status.is_some()), "and is there for who compares it");
     assert_eq!(
         changed(&mut index, &route.replace("weight: 95", "weight: 50")),
         ["waypoint shop/gate", "clients of service shop/billing"]

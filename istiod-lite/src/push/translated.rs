@@ -9,7 +9,7 @@ use crate::{
     source::NamespacedName,
     translate::{
         authorization, external, grpc,
-        waypoint::{self, Assigned, Place, Resources},
+        waypoint::{self, Assigned, Place, Resources, RouteMemory},
         workload,
     },
 };
@@ -46,8 +46,13 @@ pub(super) fn policy(index: &Index, name: &NamespacedName) -> Change {
 
 /// Everything a waypoint is to have that runs at these places, by type, and whether anything of it is asked for by place; nothing if there
 /// is no such waypoint.
-pub(super) fn waypoint(index: &Index, gateway: &NamespacedName, places: &[Place]) -> ([(&'static str, Vec<Change>); 5], bool) {
-    let resources = waypoint::translate_for(index, gateway, places).unwrap_or_default();
+pub(super) fn waypoint(
+    index: &Index,
+    gateway: &NamespacedName,
+    places: &[Place],
+    memory: &mut RouteMemory,
+) -> ([(&'static str, Vec<Change>); 5], bool) {
+    let resources = waypoint::translate_with(index, gateway, places, memory).unwrap_or_default();
     let by_place = resources.by_place;
     (by_type(resources), by_place)
 }

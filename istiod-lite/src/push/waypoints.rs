@@ -15,7 +15,7 @@ use crate::{
     index::{Index, ServiceRef},
     mesh::Mesh,
     source::NamespacedName,
-    translate::waypoint::Place,
+    translate::waypoint::{Place, RouteMemory},
 };
 
 /// A place stays for so long after somebody came from it, even if nobody looks from it: who comes is let in before the stream looks.
@@ -24,11 +24,16 @@ const LINGER: Duration = Duration::from_mins(1);
 const MOST: usize = 256;
 
 /// What is known of each waypoint.
-pub(super) type Known = BTreeMap<NamespacedName, Seen>;
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    seen: BTreeMap<NamespacedName, Seen>,
+    /// What the routes in the views were translated to.
+    routes: BTreeMap<NamespacedName, RouteMemory>,
+}
 
 /// From where a waypoint's view is seen.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+struct Seen {
     /// When somebody came last from each place.
     places: BTreeMap<Place, Instant>,
     /// Whether anything in the view is asked for by place.
@@ -54,10 +59,10 @@ impl Waypoints {
         let index = mesh.index();
         let mut known = self.known();
         let (view, key) = (waypoint_view(gateway), place.key());
-        if !known.contains_key(gateway) {
+        if !known.seen.contains_key(gateway) {
             self.sweep(&index, &mut known);
         }
-        let seen = known.entry(gateway.clone()).or_default();
+        let seen = known.seen.entry(gateway.clone()).or_default();
         if seen.places.insert(place.clone(), Instant::now()).is_some() {
             return seen_from(&view, &key);
         }
@@ -74,7 +79,7 @@ impl Waypoints {
 
     /// Whether a further place of a waypoint would be known.
     pub(super) fn has_room(&self, gateway: &NamespacedName) -> bool {
-        self.known().get(gateway).is_none_or(|seen| seen.places.len() < MOST)
+        self.known().seen.get(gateway).is_none_or(|seen| seen.places.len() < MOST)
     }
 
     /// The places of waypoints, for as long as a view is written.
@@ -87,11 +92,15 @@ impl Waypoints {
     pub(super) fn write(&self, index: &Index, gateway: &NamespacedName, known: &mut Known) -> usize {
         let view = waypoint_view(gateway);
         let places = self.places(&view, gateway, known);
-        let (types, by_place) = translated::waypoint(index, gateway, &places);
+        let memory = known.routes.entry(gateway.clone()).or_default();
+        let (types, by_place) = translated::waypoint(index, gateway, &places, memory);
+        if memory.is_empty() {
+            known.routes.remove(gateway);
+        }
         if by_place || !places.is_empty() {
-            known.entry(gateway.clone()).or_default().by_place = by_place;
+            known.seen.entry(gateway.clone()).or_default().by_place = by_place;
         } else {
-            known.remove(gateway);
+            known.seen.remove(gateway);
         }
         let changed = self.cache.write(&view, |writer| {
             for (type_url, resources) in types {
@@ -117,7 +126,7 @@ impl Waypoints {
     ) -> usize {
         let view = waypoint_view(gateway);
         // Where nothing is asked for by place all waypoints have the same, wherever they run.
-        let by_place = known.get(gateway).is_some_and(|seen| seen.by_place);
+        let by_place = known.seen.get(gateway).is_some_and(|seen| seen.by_place);
         let places = if by_place { self.places(&view, gateway, known) } else { Vec::new() };
         let mut changes = Vec::new();
         for service in services {
@@ -133,14 +142,14 @@ impl Waypoints {
 
     /// The places from which a waypoint's view is seen.
     fn places(&self, view: &str, gateway: &NamespacedName, known: &mut Known) -> Vec<Place> {
-        let Some(seen) = known.get_mut(gateway) else { return Vec::new() };
+        let Some(seen) = known.seen.get_mut(gateway) else { return Vec::new() };
         self.forget(view, seen);
         seen.places.keys().cloned().collect()
     }
 
     /// Forgets Gateways that are gone, once nobody looks at what they had: nothing else is written for them.
     fn sweep(&self, index: &Index, known: &mut Known) {
-        known.retain(|gateway, seen| {
+        known.seen.retain(|gateway, seen| {
             index.objects().gateways.contains_key(gateway) || {
                 self.forget(&waypoint_view(gateway), seen);
                 !seen.places.is_empty()
@@ -156,7 +165,42 @@ impl Waypoints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::push::tests::mesh;
+    use crate::push::{Pusher, tests::mesh};
+    use crate::source::{Event, Kind, ObjectKey, testing::objects};
+
+    const ROUTED: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gate, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: gate}}
+spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: web}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+"#;
+
+    #[test]
+    fn translated_routes_are_kept_while_the_waypoint_has_any() {
+        for kind in [Kind::Gateway, Kind::Service, Kind::HttpRoute] {
+            let (mesh, pusher) = (mesh(), Pusher::new(Cache::new()));
+            let waypoints = pusher.waypoints();
+            let kept = || waypoints.known().routes.keys().map(ToString::to_string).collect::<Vec<_>>();
+            let objects = objects(ROUTED);
+            let key: ObjectKey = objects.iter().map(|object| object.key()).find(|key| key.kind == kind).unwrap();
+            pusher.apply(&mesh, objects.into_iter().map(Event::Upsert).collect());
+            assert_eq!(kept(), ["shop/gate"]);
+            pusher.apply(&mesh, vec![Event::Delete(key)]);
+            assert!(kept().is_empty(), "without its {kind:?}");
+        }
+    }
 
     #[test]
     fn so_many_places_of_a_waypoint_are_known_and_who_comes_from_others_is_nowhere_in_particular() {

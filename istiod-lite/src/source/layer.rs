@@ -17,6 +17,9 @@ use super::{Problem, Severity};
 /// A file: the number of its layer, and its path.
 pub(super) type FileId = (usize, PathBuf);
 
+/// The objects of which parts may change, each with the files that gave or give these.
+type Touched = BTreeMap<ObjectKey, BTreeSet<FileId>>;
+
 /// What a file says, and said.
 #[derive(Debug, Default)]
 struct File {
@@ -42,19 +45,28 @@ impl Layers {
     /// Takes in files that are new or changed (with their text) or gone (without), and says what objects that changes.
     pub(super) fn update(&mut self, changes: Vec<(FileId, Option<String>)>) -> Vec<Event> {
         let mut dirty = BTreeSet::new();
+        let mut touched = Touched::new();
         for (id, text) in changes {
+            let before = self.files.get(&id).into_iter().flat_map(|file| file.accepted.keys());
+            before.for_each(|key| note(&mut touched, key, &id));
             match text {
                 None => self.remove(&id, &mut dirty),
                 Some(text) => self.replace(id, &text),
             }
         }
-        // What was wrong with a file because of another may be well by now.
-        for file in self.files.values_mut() {
-            if file.waiting.is_none() && file.problems.iter().any(|problem| problem.object.is_some()) {
+        for (id, file) in self.files.iter().filter(|(_, file)| file.waiting.is_some()) {
+            let waiting = file.waiting.iter().flatten().map(|document| &document.key);
+            file.accepted.keys().chain(waiting).for_each(|key| note(&mut touched, key, id));
+        }
+        // Taking one file can free another (an object that moved), so go on until nothing more is taken.
+        while self.take_waiting(&mut dirty) {}
+        // What was wrong with a file because of another, which gave or gives a part of the same object, may be well by now.
+        for (own, file) in &mut self.files {
+            let by_others = |object: &ObjectKey| touched.get(object).is_some_and(|files| files.iter().any(|id| id != own));
+            if file.waiting.is_none() && file.problems.iter().filter_map(|problem| problem.object.as_ref()).any(by_others) {
                 file.waiting = Some(file.accepted.values().cloned().collect());
             }
         }
-        // Taking one file can free another (an object that moved), so go on until nothing more is taken.
         while self.take_waiting(&mut dirty) {}
         dirty.into_iter().filter_map(|key| self.refresh(&key)).collect()
     }
@@ -194,6 +206,10 @@ impl Layers {
             None => self.objects.remove(key).map(|_| Event::Delete(key.clone())),
         }
     }
+}
+
+fn note(touched: &mut Touched, object: &ObjectKey, file: &FileId) {
+    touched.entry(object.clone()).or_default().insert(file.clone());
 }
 
 fn read(key: &ObjectKey, value: Value) -> Result<Object, Vec<FieldError>> {

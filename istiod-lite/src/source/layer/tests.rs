@@ -239,6 +239,26 @@ fn a_later_directory_lies_over_an_earlier_one_field_by_field() {
 }
 
 #[test]
+fn a_file_with_a_warning_is_looked_at_again_only_for_what_it_has_a_part_of() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, namespace: shop}\naddressType: FQDN\n";
+    let text = format!("{slice}endpoints: [{{addresses: [a.example]}}]\n");
+    let mut layers = Layers::default();
+    apply(&mut layers, &[(0, "a.yaml", Some(&text)), (0, "b.yaml", Some(NAMESPACE))]);
+    assert_eq!(layers.problems().len(), 1, "{:?}", layers.problems());
+    let taken = |layers: &mut Layers, file: (usize, &str, Option<&str>)| {
+        layers.take_taken();
+        apply(layers, &[file]);
+        layers.take_taken().into_iter().map(|(_, path)| path.display().to_string()).collect::<Vec<_>>()
+    };
+    let other = NAMESPACE.replace("shop", "bank");
+    assert_eq!(taken(&mut layers, (0, "b.yaml", Some(&other))), ["b.yaml"]);
+    assert_eq!(layers.problems().len(), 1, "the warning stays: {:?}", layers.problems());
+    let over = slice.replace("FQDN", "IPv4") + "endpoints: [{addresses: [10.9.0.1]}]\n";
+    assert_eq!(taken(&mut layers, (1, "o.yaml", Some(&over))), ["o.yaml", "a.yaml"]);
+    assert!(layers.problems().is_empty(), "it has an effect as it is now: {:?}", layers.problems());
+}
+
+#[test]
 fn an_error_in_an_upper_layer_is_reported_in_its_own_file() {
     let mut layers = Layers::default();
     let base = "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: []}\n";

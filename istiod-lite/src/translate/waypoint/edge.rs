@@ -90,7 +90,8 @@ impl Translation<'_> {
                 route::ordered_routes(self.index, place, &of_grpc, self.of_grpc.get_or_insert_default());
             }
             let routes = route::ordered_routes(self.index, place, &routes, &mut self.backends);
-            let limits = requests::of_host(self.index, &routes);
+            let named = routes.iter().flat_map(requests::limits).map(|(kind, policy)| (kind.to_owned(), policy.to_owned()));
+            let limits = requests::of_host(self.index, &named.collect());
             let typed_per_filter_config = limits.map(|limits| entry(requests::LIMITS, limits)).unwrap_or_default();
             let domains = vec![host.clone()];
             virtual_hosts.push(VirtualHost { name: host, domains, routes, typed_per_filter_config, ..Default::default() });
@@ -118,7 +119,7 @@ impl Translation<'_> {
         let objects = self.index.objects();
         match key.kind {
             Kind::HttpRoute => objects.http_routes.get(&key.name).map(RequestRoute::http),
-            Kind::GrpcRoute => objects.grpc_routes.get(&key.name).and_then(|route| RequestRoute::grpc(route)),
+            Kind::GrpcRoute => objects.grpc_routes.get(&key.name).and_then(|route| self.index.request_route(route)),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 //! for them. It comes after all that may refuse a request, and before what requests go on with to find their endpoint. Where nobody can
 //! process the requests of a route, they are answered with 500.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use ambit_api::envoy::pb::envoy::config::route::v3::{Route, VirtualHost, route::Action};
 use ambit_api::envoy::pb::envoy::extensions::filters::http::ext_proc::v3::{
@@ -35,7 +35,7 @@ pub struct Process {
     pub reached: Reached,
 }
 
-/// Has the requests of a route processed as its policy says; by whom is looked at with all routes of a place ([`processes`]).
+/// Has the requests of a route processed as its policy says; by whom is looked at when all else of the route is made ([`settle`]).
 pub fn of_route(policy: &RequestPolicy, route: &mut Route) {
     let Some(processing) = &policy.spec.external_processing else { return };
     let per_route = ExtProcPerRoute { r#override: Some(Override::Overrides(ExtProcOverrides::default())) };
@@ -47,21 +47,27 @@ pub fn without(route: &mut Route) {
     route.typed_per_filter_config.retain(|name, _| !name.starts_with(FILTER));
 }
 
+/// The provider that a route names, if it can process anything. A route for which there is nobody answers with 500.
+pub fn settle(index: &Index, route: &mut Route) -> Option<String> {
+    let provider = route.typed_per_filter_config.keys().find_map(|name| name.strip_prefix(FILTER))?.to_owned();
+    if index.processor(&provider).is_ok() {
+        return Some(provider);
+    }
+    without(route);
+    route.action = Some(Action::DirectResponse(respond(500)));
+    None
+}
+
+/// The processors of these providers, in the order of their names.
+pub fn asked(index: &Index, providers: &BTreeSet<String>) -> Vec<Process> {
+    let found = providers.iter().filter_map(|provider| index.processor(provider).ok());
+    found.map(|found| process(index, &found)).collect()
+}
+
 /// The processors that these routes ask for, in the order of the providers' names. A route for which there is nobody answers with 500.
 pub fn processes<'h>(index: &Index, hosts: impl IntoIterator<Item = &'h mut VirtualHost>) -> Vec<Process> {
-    let mut processes = BTreeMap::new();
-    for route in hosts.into_iter().flat_map(|host| &mut host.routes) {
-        let named = route.typed_per_filter_config.keys().find_map(|name| name.strip_prefix(FILTER));
-        let Some(provider) = named.map(str::to_owned) else { continue };
-        match index.processor(&provider).map(|found| process(index, &found)) {
-            Ok(process) => _ = processes.insert(provider, process),
-            Err(_) => {
-                without(route);
-                route.action = Some(Action::DirectResponse(respond(500)));
-            }
-        }
-    }
-    processes.into_values().collect()
+    let routes = hosts.into_iter().flat_map(|host| &mut host.routes);
+    asked(index, &routes.filter_map(|route| settle(index, route)).collect())
 }
 
 fn process(index: &Index, processes: &Processes<'_>) -> Process {

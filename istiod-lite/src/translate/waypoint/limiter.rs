@@ -10,7 +10,7 @@ use ambit_api::envoy::pb::envoy::config::route::v3::rate_limit::Action;
 use ambit_api::envoy::pb::envoy::config::route::v3::rate_limit::action::{
     ActionSpecifier, GenericKey, RemoteAddress, RequestHeaders,
 };
-use ambit_api::envoy::pb::envoy::config::route::v3::{RateLimit as Descriptor, VirtualHost};
+use ambit_api::envoy::pb::envoy::config::route::v3::{RateLimit as Descriptor, Route, VirtualHost};
 use ambit_api::envoy::pb::envoy::extensions::filters::http::ratelimit::v3::{RateLimit, RateLimitPerRoute};
 use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use ambit_api::envoy::pb::envoy::extensions::rate_limit_descriptors::expr::v3::{
@@ -89,12 +89,20 @@ fn action(entry: &LimitEntry, policy: &NamespacedName) -> ActionSpecifier {
     }
 }
 
+/// The providers that a route names.
+pub fn providers(route: &Route) -> impl Iterator<Item = &str> {
+    route.typed_per_filter_config.keys().filter_map(|name| provider(name))
+}
+
+/// The servers of these providers, in the order of their names.
+pub fn servers(index: &Index, providers: &BTreeSet<String>) -> Vec<Limiter> {
+    providers.iter().filter_map(|provider| server(index, provider)).collect()
+}
+
 /// The servers that routes name, in the order of the providers' names.
 pub fn named<'h>(index: &Index, hosts: impl IntoIterator<Item = &'h VirtualHost>) -> Vec<Limiter> {
     let routes = hosts.into_iter().flat_map(|host| &host.routes);
-    let filters = routes.flat_map(|route| route.typed_per_filter_config.keys());
-    let providers: BTreeSet<&str> = filters.filter_map(|name| provider(name)).collect();
-    providers.into_iter().filter_map(|provider| server(index, provider)).collect()
+    servers(index, &routes.flat_map(providers).map(str::to_owned).collect())
 }
 
 /// The server of a provider. One that cannot be asked is there all the same where no request passes without its answer.

@@ -52,7 +52,8 @@ use names::{Layer, any_port, authority};
 use rbac::Enforcement;
 use reached::Reached;
 use route::Backend;
-pub(crate) use route::{grpc_as_http, session};
+pub use route::RouteMemory;
+pub(crate) use route::{RequestRoute, grpc_as_http, session};
 use scope::{ServedPort, Spoken};
 pub use wire::Any;
 
@@ -84,11 +85,21 @@ pub fn translate(index: &Index, gateway: &NamespacedName) -> Option<Resources> {
 /// The same for a waypoint that runs at these places.
 #[must_use]
 pub fn translate_for(index: &Index, gateway: &NamespacedName, places: &[Place]) -> Option<Resources> {
-    if let Some(waypoint) = index.waypoint(gateway) {
-        return Some(Translation { places, ..Translation::new(index, &waypoint) }.run());
-    }
-    let ingress = index.ingress(gateway)?;
-    Some(Translation { places, ..Translation::new(index, &ingress) }.run_at_edge())
+    translate_with(index, gateway, places, &mut RouteMemory::default())
+}
+
+/// The same, where the memory is that of the translation before this one, if there was one. It is only a matter of time.
+#[must_use]
+pub fn translate_with(index: &Index, gateway: &NamespacedName, places: &[Place], memory: &mut RouteMemory) -> Option<Resources> {
+    memory.begin(index);
+    let made = if let Some(waypoint) = index.waypoint(gateway) {
+        Some(Translation { places, ..Translation::new(index, &waypoint, memory) }.run())
+    } else {
+        let ingress = index.ingress(gateway);
+        ingress.map(|ingress| Translation { places, ..Translation::new(index, &ingress, memory) }.run_at_edge())
+    };
+    memory.end();
+    made
 }
 
 /// The endpoints of a service as waypoints have them, by the name of the cluster. A waypoint has those of the clusters that its other
@@ -111,6 +122,8 @@ type Named = BTreeMap<String, Any>;
 struct Translation<'a> {
     index: &'a Index,
     waypoint: &'a Waypoint,
+    /// What routes were translated to before.
+    memory: &'a mut RouteMemory,
     trust_domain: String,
     chains: Chains,
     known: Vec<KnownAuthority>,
@@ -129,10 +142,11 @@ struct Translation<'a> {
 }
 
 impl<'a> Translation<'a> {
-    fn new(index: &'a Index, waypoint: &'a Waypoint) -> Self {
+    fn new(index: &'a Index, waypoint: &'a Waypoint, memory: &'a mut RouteMemory) -> Self {
         Self {
             index,
             waypoint,
+            memory,
             trust_domain: index.config().trust_domain.to_string(),
             chains: Chains::default(),
             known: Vec::new(),
@@ -201,12 +215,12 @@ impl<'a> Translation<'a> {
             self.collectors(&for_connections);
             let layers = port.layers();
             if layers.contains(&Layer::Http) {
-                let mut configuration = route::configuration(self.index, port, &mut self.backends);
-                for_requests.processes = ext_proc::processes(self.index, &mut configuration.virtual_hosts);
-                for_requests.limiters = limiter::named(self.index, &configuration.virtual_hosts);
+                let configured = route::configuration(self.index, port, &mut self.backends, self.memory);
+                for_requests.processes = ext_proc::asked(self.index, &configured.named.processors);
+                for_requests.limiters = limiter::servers(self.index, &configured.named.limiters);
                 for_requests.traces = traces::asked(self.index, self.waypoint, Some(port));
                 self.authorizers(&for_requests);
-                self.routes.insert(configuration.name.clone(), wire::in_order(configuration));
+                self.routes.insert(configured.name, configured.resource);
             }
             if layers.contains(&Layer::Tcp) {
                 match connection::backends(self.index, port) {

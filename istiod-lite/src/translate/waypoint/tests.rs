@@ -38,6 +38,7 @@ mod fields;
 mod hashes;
 mod limiters;
 mod logs;
+mod memories;
 mod of_all_kinds;
 mod orders;
 mod places;

@@ -9,13 +9,19 @@ use std::time::Duration;
 
 use ambit_api::envoy::pb::envoy::config::core::v3 as core;
 use ambit_api::envoy::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use ambit_api::envoy::pb::envoy::config::route::v3::{HeaderMatcher, RouteConfiguration, header_matcher::HeaderMatchSpecifier};
+use ambit_api::envoy::pb::envoy::config::route::v3::{
+    HeaderMatcher, Route, RouteConfiguration, VirtualHost, header_matcher::HeaderMatchSpecifier,
+};
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{FilterStateMatcher, RegexMatcher, StringMatcher, filter_state_matcher};
 use ambit_api::envoy::pb::google::protobuf as wkt;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use prost::{Message, Name};
 
 pub use wkt::Any;
+
+/// `RouteConfiguration.virtual_hosts`.
+const VIRTUAL_HOSTS: u32 = 2;
 
 pub fn any<T: Message + Name>(message: &T) -> Any {
     Any { type_url: T::type_url(), value: message.encode_to_vec() }
@@ -136,19 +142,39 @@ pub fn peer_is(value: StringMatcher) -> FilterStateMatcher {
 /// A route configuration, the maps of its routes in the order of their keys. What is put behind a message becomes part of it.
 pub fn in_order(mut configuration: RouteConfiguration) -> Any {
     let hosts = std::mem::take(&mut configuration.virtual_hosts).into_iter().map(|mut host| {
-        let routes = std::mem::take(&mut host.routes).into_iter().map(|mut route| {
-            let said = |said: wkt::Struct| ordered::Struct { fields: said.fields.into_iter().collect() };
-            let metadata = route.metadata.take().map(|metadata| ordered::Metadata {
-                filter_metadata: metadata.filter_metadata.into_iter().map(|(filter, of)| (filter, said(of))).collect(),
-            });
-            let typed_per_filter_config = std::mem::take(&mut route.typed_per_filter_config).into_iter().collect();
-            encoded(&route, &ordered::RouteMaps { metadata, typed_per_filter_config })
-        });
+        let routes = std::mem::take(&mut host.routes).into_iter().map(route_in_order);
         let routes = ordered::Routes { routes: routes.collect() };
         encoded(&host, &routes)
     });
     let hosts = ordered::VirtualHosts { virtual_hosts: hosts.collect() };
     Any { type_url: RouteConfiguration::type_url(), value: encoded(&configuration, &hosts) }
+}
+
+fn route_in_order(mut route: Route) -> Vec<u8> {
+    let said = |said: wkt::Struct| ordered::Struct { fields: said.fields.into_iter().collect() };
+    let metadata = route.metadata.take().map(|metadata| ordered::Metadata {
+        filter_metadata: metadata.filter_metadata.into_iter().map(|(filter, of)| (filter, said(of))).collect(),
+    });
+    let typed_per_filter_config = std::mem::take(&mut route.typed_per_filter_config).into_iter().collect();
+    encoded(&route, &ordered::RouteMaps { metadata, typed_per_filter_config })
+}
+
+/// A route as a field of its virtual host, its maps in the order of their keys. Those of several may stand one behind the other.
+pub fn route_field(route: Route) -> Vec<u8> {
+    ordered::Routes { routes: vec![route_in_order(route)] }.encode_to_vec()
+}
+
+/// A route configuration with one virtual host, both without what they are to have besides: these routes, as [`route_field`] gives each. The
+/// same bytes as [`in_order`] makes of the whole.
+pub fn with_routes(configuration: &RouteConfiguration, host: &VirtualHost, routes: &[u8]) -> Any {
+    let (mut value, host) = (configuration.encode_to_vec(), host.encode_to_vec());
+    let length = host.len() + routes.len();
+    value.reserve_exact(key_len(VIRTUAL_HOSTS) + encoded_len_varint(length as u64) + length);
+    encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut value);
+    encode_varint(length as u64, &mut value);
+    value.extend_from_slice(&host);
+    value.extend_from_slice(routes);
+    Any { type_url: RouteConfiguration::type_url(), value }
 }
 
 fn encoded(message: &impl Message, more: &impl Message) -> Vec<u8> {

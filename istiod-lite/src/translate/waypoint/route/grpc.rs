@@ -7,7 +7,8 @@ use gateway_api::experimental::httproutes::HttpRoute;
 use serde_json::{Value, json};
 
 use super::super::rbac::escape;
-use crate::source::Kind;
+use crate::index::RouteKey;
+use crate::source::{Kind, NamespacedName};
 
 /// What decides between two matches of GRPCRoutes before headers do: the characters of the service's name, then of the method's
 /// (precedence of GRPCRoute in the Gateway API).
@@ -58,6 +59,19 @@ impl RequestRoute {
         let spec = serde_json::from_value(spec).ok()?;
         let route = HttpRoute { metadata: route.metadata.clone(), spec, status: None };
         Some(Self { kind: Kind::GrpcRoute, route: Arc::new(route), ranks })
+    }
+
+    /// Its kind and name.
+    pub fn key(&self) -> RouteKey {
+        RouteKey { kind: self.kind, name: NamespacedName::of(&self.route.metadata) }
+    }
+
+    /// Whether it is translated to the same as another one of its kind and name: of its metadata only the time that it was made says anything to that.
+    pub fn says_as(&self, other: &Self) -> bool {
+        let (own, its) = (&self.route, &other.route);
+        let created = |route: &HttpRoute| route.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        // One that nobody has touched is the same object.
+        Arc::ptr_eq(own, its) || (own.spec == its.spec && created(own) == created(its) && self.ranks == other.ranks)
     }
 
     /// The rank of a match; `None` for HTTPRoutes, which go by path.

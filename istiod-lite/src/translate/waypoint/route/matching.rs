@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ambit_api::envoy::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use ambit_api::envoy::pb::envoy::config::route::v3::{QueryParameterMatcher, RouteMatch, route_match::PathSpecifier};
@@ -47,17 +48,29 @@ pub struct Precedence {
     without_method: bool,
     headers: Reverse<usize>,
     query: Reverse<usize>,
+    of: Arc<Origin>,
+    position: (usize, usize),
+}
+
+/// The route of a match, as far as it decides between two that ask for as much: the same for all of its matches.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
     /// Routes without a creation time come last.
     created: (bool, Option<String>),
     name: NamespacedName,
-    position: (usize, usize),
+}
+
+impl Origin {
+    pub fn of(route: &HttpRoute) -> Arc<Self> {
+        let created = route.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
+        Arc::new(Self { created: (created.is_none(), created), name: NamespacedName::of(&route.metadata) })
+    }
 }
 
 impl Precedence {
     pub fn of(
         condition: &HttpRouteRulesMatches,
-        route: &HttpRoute,
-        name: &NamespacedName,
+        origin: &Arc<Origin>,
         position: (usize, usize),
         method: Option<MethodRank>,
     ) -> Self {
@@ -68,7 +81,6 @@ impl Precedence {
         };
         let headers: BTreeSet<String> = condition.headers.iter().flatten().map(|header| header.name.to_lowercase()).collect();
         let query: BTreeSet<&str> = condition.query_params.iter().flatten().map(|parameter| parameter.name.as_str()).collect();
-        let created = route.metadata.creation_timestamp.as_ref().map(|time| time.0.to_string());
         Self {
             path: match method {
                 None => (kind, Reverse((value.chars().count(), 0))),
@@ -77,10 +89,14 @@ impl Precedence {
             without_method: condition.method.is_none(),
             headers: Reverse(headers.len()),
             query: Reverse(query.len()),
-            created: (created.is_none(), created),
-            name: name.clone(),
+            of: Arc::clone(origin),
             position,
         }
+    }
+
+    /// The name of the route.
+    pub fn name(&self) -> &NamespacedName {
+        &self.of.name
     }
 }
 

@@ -13,11 +13,13 @@ pub mod deadline;
 mod filter;
 mod grpc;
 mod matching;
+mod memory;
 mod mirror;
 mod redirect;
 pub mod requests;
 mod retry;
 pub mod session;
+mod table;
 #[cfg(test)]
 mod tests;
 mod virtual_match;
@@ -26,10 +28,7 @@ mod virtual_service;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ambit_api::envoy::pb::envoy::config::route::v3::{
-    Route, RouteConfiguration, RouteMatch, VirtualHost, route::Action, route_match::PathSpecifier,
-};
-use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use ambit_api::envoy::pb::envoy::config::route::v3::{Route, RouteMatch, route::Action, route_match::PathSpecifier};
 use gateway_api::experimental::httproutes::HttpRouteParentRefs;
 use gateway_api::experimental::tcproutes::{TcpRoute, TcpRouteParentRefs};
 use gateway_api::experimental::tlsroutes::{TlsRoute, TlsRouteParentRefs};
@@ -37,15 +36,16 @@ use gateway_api::experimental::tlsroutes::{TlsRoute, TlsRouteParentRefs};
 use super::hash;
 use super::names::{self, Layer, inbound_vip};
 use super::scope::ServedPort;
-use super::wire::{bool_value, entry, matches, peer_is};
 use crate::index::{Index, ServiceRef, ToListener};
 use crate::source::crd::virtual_service::VirtualService;
 use crate::source::{Kind, NamespacedName};
 pub use action::{parse_duration, respond, to_cluster};
 pub use grpc::RequestRoute;
 pub(crate) use grpc::grpc_as_http;
-use matching::Precedence;
+use matching::{Origin, Precedence};
+pub use memory::RouteMemory;
 pub use retry::UNSEEN;
+pub use table::configuration;
 
 /// A port of a service that a route sends to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +92,7 @@ impl<'a> Attached<'a> {
         if none && attached.names.is_empty() && attached.connections.is_none() {
             // It holds for every client of every service of the waypoint, so the Gateway says whose routes it takes.
             let http = index.http_routes_of_gateway(waypoint).into_iter().map(RequestRoute::http);
-            let grpc = index.grpc_routes_of_gateway(waypoint).into_iter().filter_map(|route| RequestRoute::grpc(route));
+            let grpc = index.grpc_routes_of_gateway(waypoint).into_iter().filter_map(|route| index.request_route(route));
             attached.producer.extend(http.chain(grpc).filter(|route| is_of_gateway(index, route, waypoint)));
             only_first_kind(&mut attached.producer);
         }
@@ -153,7 +153,7 @@ fn only_first_kind(routes: &mut Vec<RequestRoute>) {
 /// The routes for requests that name a service.
 fn of_service(index: &Index, service: &NamespacedName) -> Vec<RequestRoute> {
     let http = index.http_routes_of_service(service).into_iter().map(RequestRoute::http);
-    let grpc = index.grpc_routes_of_service(service).into_iter().filter_map(|route| RequestRoute::grpc(route));
+    let grpc = index.grpc_routes_of_service(service).into_iter().filter_map(|route| index.request_route(route));
     http.chain(grpc).collect()
 }
 
@@ -239,43 +239,6 @@ fn is_of_gateway(index: &Index, route: &RequestRoute, gateway: &NamespacedName) 
     })
 }
 
-/// The route configuration of a service port. The services it sends to are added to `backends`.
-pub fn configuration(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> RouteConfiguration {
-    let mut routes = Vec::new();
-    for (namespace, of_namespace) in &port.attached.consumer {
-        let domain = index.config().trust_domain.to_string();
-        let clients = peer_is(matches(MatchPattern::Prefix(format!("spiffe://{domain}/ns/{namespace}/sa/"))));
-        let mut for_clients = ordered_routes(index, port, of_namespace, backends);
-        // Consumer routes are not merged with the producer's: what they do not match is not found.
-        for_clients.push(not_found(&format!("{namespace}/unmatched")));
-        for mut route in for_clients {
-            if let Some(condition) = &mut route.r#match {
-                condition.filter_state.push(clients.clone());
-            }
-            routes.push(route);
-        }
-    }
-    routes.extend(for_everyone(index, port, backends));
-    let routes: Vec<_> = routes.into_iter().map(deadline::of_calls).collect();
-    let name = port.chain(Layer::Http);
-    RouteConfiguration {
-        virtual_hosts: vec![VirtualHost {
-            name: name.clone(),
-            domains: vec!["*".into()],
-            typed_per_filter_config: requests::of_host(index, &routes)
-                .map(|limits| entry(requests::LIMITS, limits))
-                .unwrap_or_default(),
-            routes,
-            ..Default::default()
-        }],
-        name,
-        validate_clusters: bool_value(false),
-        // A backend's filters run after those of its rule.
-        most_specific_header_mutations_wins: true,
-        ..Default::default()
-    }
-}
-
 /// The routes for every client without routes of its own namespace.
 pub fn for_everyone(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Vec<Route> {
     if port.attached.producer.is_empty() {
@@ -295,31 +258,43 @@ pub fn ordered_routes(
     backends: &mut BTreeSet<Backend>,
 ) -> Vec<Route> {
     let mut ordered: Vec<(Precedence, Vec<Route>)> = Vec::new();
-    for request_route in routes {
-        let route = &request_route.route;
-        let name = NamespacedName::of(&route.metadata);
-        for (rule_index, rule) in route.spec.rules.iter().flatten().enumerate() {
-            let conditions = rule.matches.as_deref().filter(|conditions| !conditions.is_empty());
-            let any = [Default::default()];
-            for (match_index, condition) in conditions.unwrap_or(&any).iter().enumerate() {
-                let rank = request_route.rank(rule_index, match_index);
-                let precedence = Precedence::of(condition, route, &name, (rule_index, match_index), rank);
-                let mut compiled = action::route(index, port, (request_route.kind, &name), rule, condition, backends);
-                compiled.name = format!("{name}/rule[{rule_index}]/match[{match_index}]");
-                compiled.r#match = Some(matching::condition(condition));
-                session::keep(&mut compiled, &name, rule_index, rule, condition);
-                if let Some(service) = session::sole_backend(rule, &name.namespace) {
-                    session::keep_with(&mut compiled, index, &service);
-                }
-                let from = (request_route.kind, &name, rule.name.as_deref());
-                requests::of_route(index, port, Some(from), &mut compiled);
-                hash::on_route(index, &mut compiled, backends);
-                ordered.push((precedence, retry::routes(rule, condition, compiled)));
-            }
-        }
+    for route in routes {
+        ordered.extend(matches_of(index, port, route, backends));
     }
     ordered.sort_by(|(one, _), (other, _)| one.cmp(other));
     ordered.into_iter().flat_map(|(_, routes)| routes).collect()
+}
+
+/// The matches of one route, each with what decides between it and others. It goes by no other route.
+fn matches_of(
+    index: &Index,
+    port: &ServedPort<'_>,
+    request_route: &RequestRoute,
+    backends: &mut BTreeSet<Backend>,
+) -> Vec<(Precedence, Vec<Route>)> {
+    let route = &request_route.route;
+    let (name, origin) = (NamespacedName::of(&route.metadata), Origin::of(route));
+    let mut compiled_matches = Vec::new();
+    for (rule_index, rule) in route.spec.rules.iter().flatten().enumerate() {
+        let conditions = rule.matches.as_deref().filter(|conditions| !conditions.is_empty());
+        let any = [Default::default()];
+        for (match_index, condition) in conditions.unwrap_or(&any).iter().enumerate() {
+            let rank = request_route.rank(rule_index, match_index);
+            let precedence = Precedence::of(condition, &origin, (rule_index, match_index), rank);
+            let mut compiled = action::route(index, port, (request_route.kind, &name), rule, condition, backends);
+            compiled.name = format!("{name}/rule[{rule_index}]/match[{match_index}]");
+            compiled.r#match = Some(matching::condition(condition));
+            session::keep(&mut compiled, &name, rule_index, rule, condition);
+            if let Some(service) = session::sole_backend(rule, &name.namespace) {
+                session::keep_with(&mut compiled, index, &service);
+            }
+            let from = (request_route.kind, &name, rule.name.as_deref());
+            requests::of_route(index, port, Some(from), &mut compiled);
+            hash::on_route(index, &mut compiled, backends);
+            compiled_matches.push((precedence, retry::routes(rule, condition, compiled)));
+        }
+    }
+    compiled_matches
 }
 
 /// Everything to the service itself, when no route is attached.

@@ -3,7 +3,7 @@
 //! A rule becomes as many routes as it has matches, and each would count for itself. So routes name their policy in their metadata, and the
 //! virtual host has a bucket for each policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPatte
 use ambit_api::envoy::pb::envoy::r#type::metadata::v3::MetadataKey;
 use ambit_api::envoy::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment::Segment};
 use ambit_api::envoy::pb::envoy::r#type::v3::{FractionalPercent, TokenBucket, fractional_percent::DenominatorType};
-use ambit_api::envoy::pb::google::protobuf::Struct;
+use ambit_api::envoy::pb::google::protobuf::{Struct, value};
 use gateway_api::Duration as Gep2257;
 
 use super::super::ext_proc;
@@ -106,13 +106,23 @@ pub fn without(mut route: Route) -> Route {
     route
 }
 
+/// The limits that a route names, which its virtual host is to say: of each the kind, and the policy.
+pub fn limits(route: &Route) -> impl Iterator<Item = (&str, &str)> {
+    let said = route.metadata.as_ref().and_then(|metadata| metadata.filter_metadata.get(POLICIES));
+    let fields = said.into_iter().flat_map(|said| &said.fields).filter(|(kind, _)| kind.starts_with(LIMIT));
+    fields.filter_map(|(kind, policy)| match &policy.kind {
+        Some(value::Kind::StringValue(policy)) => Some((kind.as_str(), policy.as_str())),
+        _ => None,
+    })
+}
+
 /// What the virtual host says for its routes, if any of them names a limit.
-pub fn of_host(index: &Index, routes: &[Route]) -> Option<Any> {
-    let mut named = BTreeMap::new();
-    let said = routes.iter().filter_map(|route| route.metadata.as_ref()?.filter_metadata.get(POLICIES));
-    for (kind, policy) in said.flat_map(|said| &said.fields).filter(|(kind, _)| kind.starts_with(LIMIT)) {
-        let Some(NamedPolicy { name, limit }) = NamedPolicy::find(index, policy) else { continue };
-        named.insert((kind.as_str(), name), limit);
+pub fn of_host(index: &Index, limits: &BTreeSet<(String, String)>) -> Option<Any> {
+    let mut named: BTreeMap<(&str, &str), &crd::LocalRateLimit> = BTreeMap::new();
+    for (kind, policy) in limits {
+        if let Some(limit) = limit_of(index, policy) {
+            named.insert((kind.as_str(), policy.as_str()), limit);
+        }
     }
     if named.is_empty() {
         return None;
@@ -139,20 +149,10 @@ pub fn of_host(index: &Index, routes: &[Route]) -> Option<Any> {
     }))
 }
 
-/// A policy that a route names, with its limit.
-struct NamedPolicy<'a> {
-    name: String,
-    limit: &'a crd::LocalRateLimit,
-}
-
-impl<'a> NamedPolicy<'a> {
-    fn find(index: &'a Index, named: &ambit_api::envoy::pb::google::protobuf::Value) -> Option<Self> {
-        use ambit_api::envoy::pb::google::protobuf::value::Kind::StringValue;
-        let Some(StringValue(name)) = &named.kind else { return None };
-        let (namespace, own) = name.split_once('/')?;
-        let policy = index.objects().request_policies.get(&NamespacedName::new(namespace, own))?;
-        Some(Self { name: name.clone(), limit: local(policy)? })
-    }
+/// The limit of a policy that a route names.
+fn limit_of<'a>(index: &'a Index, policy: &str) -> Option<&'a crd::LocalRateLimit> {
+    let (namespace, name) = policy.split_once('/')?;
+    local(index.objects().request_policies.get(&NamespacedName::new(namespace, name))?)
 }
 
 fn local(policy: &RequestPolicy) -> Option<&crd::LocalRateLimit> {
