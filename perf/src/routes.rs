@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Routes that memory is looked at with.
-const MANY: usize = 5000;
+pub const MANY: usize = 5000;
 /// Routes beside the one that changes.
 const SOME: usize = 3000;
 /// How long it changes again and again.
@@ -128,7 +128,8 @@ fn waypoint_memory(bench: &Bench, path: Path) -> f64 {
 }
 
 /// So many routes to the server and one for all other requests.
-fn routes(namespace: &str, count: usize, revision: &str) -> String {
+#[must_use]
+pub fn routes(namespace: &str, count: usize, revision: &str) -> String {
     let numbers: Vec<usize> = (0..count).collect();
     let mut out = route(namespace, "all", &["    - backendRefs: [{name: server, port: 80}]\n".to_owned()]);
     for (at, part) in numbers.chunks(RULES).enumerate() {

@@ -1,5 +1,5 @@
 //! Guards the hot path without timing anything: the work of a tunnel pair for one request, one new connection, one megabyte. And the memory
-//! of a large mesh's state.
+//! of a large mesh's state, and of many routes.
 //!
 //! The limits are a little above what the path reaches; whoever adds an allocation, a read, a write or a wake-up to each request
 //! goes beyond them. Who lowers what the path needs lowers the limits.
@@ -9,6 +9,7 @@
 mod calls;
 mod count;
 mod line;
+mod routes;
 mod state;
 
 use std::{

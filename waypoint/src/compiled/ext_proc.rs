@@ -57,7 +57,7 @@ impl ExtProc {
     /// Whether it is told of requests that this route takes.
     #[must_use]
     pub fn holds_for(&self, route: &Route) -> bool {
-        route.processing.get(&*self.name).copied().unwrap_or(self.on)
+        route.filters().processing.get(&*self.name).copied().unwrap_or(self.on)
     }
 }
 

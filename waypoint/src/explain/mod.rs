@@ -287,7 +287,7 @@ impl Explanation {
 
     fn act(&mut self, routed: Routed<'_>) -> Option<()> {
         let Routed { route, view, http, .. } = routed;
-        let crossing = route.cors.as_ref().filter(|_| http.cors).map(|policy| policy.decide(&view));
+        let crossing = route.filters().cors.as_ref().filter(|_| http.cors).map(|policy| policy.decide(&view));
         if matches!(crossing, Some(Crossing::Answered(_))) {
             let step = Step::new(Stage::Action, "the waypoint answers the preflight itself");
             return self.answer(step.because("it asks what a page of another origin may do (CORS)"), StatusCode::OK);

@@ -111,14 +111,14 @@ pub(super) fn admitted(http: &HttpChain, view: RequestView<'_>) -> Option<Step> 
 /// What a request is counted by.
 fn counted<'a>(route: &'a Route, tunnel: &'a Tunnel, request: RequestView<'a>) -> Counted<'a> {
     let remote = Some(tunnel.peer.address.ip());
-    Counted { request, peer: tunnel.peer.uri.as_deref(), metadata: &route.metadata, remote }
+    Counted { request, peer: tunnel.peer.uri.as_deref(), metadata: &route.filters().metadata, remote }
 }
 
 /// The servers of limits that would be asked about the request.
 pub(super) fn limiters(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: RequestView<'_>) -> Vec<Step> {
     let counted = counted(route, tunnel, view);
     let asked = http.limiters.iter().filter_map(|limiter| {
-        let descriptors = route.global_limits.get(&*limiter.name)?.in_words(&counted, &limiter.domain);
+        let descriptors = route.filters().global_limits.get(&*limiter.name)?.in_words(&counted, &limiter.domain);
         if descriptors.is_empty() {
             return None;
         }

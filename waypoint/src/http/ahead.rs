@@ -85,12 +85,12 @@ pub async fn meet(
 /// The limit that holds for requests of a route.
 pub fn limit_of<'a>(http: &'a HttpChain, route: &'a Route) -> Option<&'a Arc<LocalLimit>> {
     let otherwise = http.limits.as_ref()?;
-    route.limit.as_ref().or(otherwise.as_ref())
+    route.filters().limit.as_ref().or(otherwise.as_ref())
 }
 
 /// The fault that is put in the way of requests of a route.
 pub fn fault_of<'a>(http: &'a HttpChain, route: &'a Route) -> Option<&'a Arc<Fault>> {
-    http.faults.as_ref().map(|faults| route.fault.as_ref().unwrap_or(&faults.otherwise))
+    http.faults.as_ref().map(|faults| route.filters().fault.as_ref().unwrap_or(&faults.otherwise))
 }
 
 /// How long a request is to wait, and what it is answered then.
@@ -125,7 +125,7 @@ fn count(
     }
     let peer = tunnel.peer.uri.as_deref();
     let remote = Some(tunnel.peer.address.ip());
-    let counted = Counted { request: view(request, target), peer, metadata: &route.metadata, remote };
+    let counted = Counted { request: view(request, target), peer, metadata: &route.filters().metadata, remote };
     let taken = limit.take(&counted, Instant::now());
     if taken.allowed {
         return Ok(settings.tells.then_some(Left(taken)));
@@ -159,7 +159,7 @@ fn count(
 
 /// The refusal with the policy that the route names for it, if the control plane says so.
 pub fn by_policy(refusal: Refusal, route: &Route, of: impl Fn(&str) -> bool) -> Refusal {
-    let said = route.metadata.get(POLICIES).and_then(|said| said.as_object());
+    let said = route.filters().metadata.get(POLICIES).and_then(|said| said.as_object());
     let named = said.into_iter().flatten().find(|(kind, _)| of(kind)).and_then(|(_, name)| name.as_str()?.split_once('/'));
     match named {
         Some((namespace, name)) => refusal.by(PolicyKey::new(namespace, name), None),

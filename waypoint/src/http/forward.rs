@@ -376,7 +376,7 @@ fn respond(
     }
     change_response(&exchange, &weight, &head, map);
     record.responded(map);
-    if let (Some(session), Some(claim), Some(from)) = (&exchange.route.session, claim, &record.upstream) {
+    if let (Some(session), Some(claim), Some(from)) = (&exchange.route.filters().session, claim, &record.upstream) {
         session.tell(map, claim, EndpointName { address: from.address, tunnelled: from.identity.is_some() }, select::now());
     }
     if let (Some(client), Some(upstream)) = (upgrade, upstream) {

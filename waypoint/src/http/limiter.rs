@@ -72,7 +72,7 @@ pub async fn meet(
     let left = ahead::meet(http, route, tunnel, (&mut *request, target), *style, record).await?;
     let mut met = Met { left, told: Headers::new() };
     // What the waypoint answers itself bears no load on anybody (so does Envoy).
-    if http.limiters.is_empty() || route.global_limits.is_empty() || !matches!(route.action, Action::Forward(_)) {
+    if http.limiters.is_empty() || route.filters().global_limits.is_empty() || !matches!(route.action, Action::Forward(_)) {
         return Ok(met);
     }
     match Box::pin(ask(exchange, request, record, &mut met.told)).await {
@@ -131,10 +131,10 @@ async fn ask(
 /// What a server is asked about a request; nothing where the route says nothing for it, or the request has none of what it says.
 fn question(limiter: &Limiter, exchange: &Exchange, request: &Request<Incoming>) -> Option<Question> {
     let Exchange { route, target, tunnel, .. } = exchange;
-    let limit = route.global_limits.get(&*limiter.name)?;
+    let limit = route.filters().global_limits.get(&*limiter.name)?;
     let peer = tunnel.peer.uri.as_deref();
     let remote = Some(tunnel.peer.address.ip());
-    let descriptors = limit.of(&Counted { request: view(request, target), peer, metadata: &route.metadata, remote });
+    let descriptors = limit.of(&Counted { request: view(request, target), peer, metadata: &route.filters().metadata, remote });
     if descriptors.is_empty() {
         return None;
     }

@@ -226,7 +226,7 @@ pub fn upgrade(http: &HttpChain, fields: &HeaderMap) -> Result<Option<String>, R
 
 /// How requests of a route find the endpoint of their session, and what this one says of it.
 pub fn session<'a>(route: &'a Route, http: &HttpChain, view: &RequestView<'_>) -> Option<(&'a Session, Claim)> {
-    let session = route.session.as_ref().filter(|_| http.sessions)?;
+    let session = route.filters().session.as_ref().filter(|_| http.sessions)?;
     Some((session, session.claim(view, now())?))
 }
 

@@ -328,7 +328,7 @@ async fn act(
     if !matches!(route.action, Action::Forward(_)) {
         record.service = chain.service();
     }
-    let policy = route.cors.as_ref().filter(|_| http.cors);
+    let policy = route.filters().cors.as_ref().filter(|_| http.cors);
     let crossing = policy.map(|policy| policy.decide(&view(&request, target)));
     if let Some(Crossing::Answered(headers)) = crossing {
         record.service = chain.service();
@@ -417,7 +417,7 @@ fn change_response(
     mut response: Response<ResponseBody>,
 ) -> Response<ResponseBody> {
     answer::changed(response.headers_mut(), |headers| {
-        for changes in &route.response_headers {
+        for changes in route.response_headers.iter() {
             changes.apply(headers, view, tunnel.peer.uri.as_deref());
         }
     });

@@ -1,5 +1,6 @@
 //! Route configurations (`envoy.config.route.v3.RouteConfiguration`).
 
+mod alike;
 pub mod reuse;
 
 use std::{collections::HashMap, mem::take, sync::Arc, time::Duration};
@@ -15,9 +16,11 @@ use ambit_api::envoy::pb::envoy::config::{
     },
 };
 use ambit_model::route::{
-    Action, ClusterWeight, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite, PathTest, Redirect,
-    Route, RouteMatch, RouteTable, Upstream, VirtualHost,
+    Action, ClusterWeight, Conditions, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite,
+    PathTest, Redirect, Route, RouteFilters, RouteMatch, RouteTable, Upstream, VirtualHost,
 };
+
+use alike::Alike;
 
 use super::{
     hash, metadata, mirror,
@@ -56,7 +59,8 @@ pub fn table(mut config: pb::RouteConfiguration) -> Compiled<RouteTable> {
 fn virtual_host(mut host: pb::VirtualHost, table: &Table) -> Compiled<VirtualHost> {
     let routes = take(&mut host.routes);
     let host = Host::read(host)?;
-    let routes = routes.into_iter().enumerate().map(|(index, route)| host.route(table, index, route));
+    let mut alike = Alike::default();
+    let routes = routes.into_iter().enumerate().map(|(index, route)| host.route(table, index, route, &mut alike));
     let routes = routes.collect::<Compiled<_>>()?;
     Ok(host.of(routes))
 }
@@ -107,29 +111,50 @@ impl Host {
     }
 
     /// Its route of this number.
-    fn route(&self, table: &Table, index: usize, route: pb::Route) -> Compiled<Arc<Route>> {
+    fn route(&self, table: &Table, index: usize, route: pb::Route, alike: &mut Alike) -> Compiled<Arc<Route>> {
         let at = if route.name.is_empty() { format!("routes[{index}]") } else { format!("routes[{}]", route.name) };
         let changes = (&self.changes, &table.changes);
-        self::route(route, &self.said, changes, table.specific_last).map(Arc::new).under(at)
+        self::route(route, &self.said, changes, table.specific_last, alike).map(Arc::new).under(at)
     }
 
     fn of(self, routes: Vec<Arc<Route>>) -> VirtualHost {
         VirtualHost::new(self.name, self.domains, routes)
     }
+
+    /// The same where `before` was there.
+    fn after(self, before: &VirtualHost, routes: Vec<Arc<Route>>) -> VirtualHost {
+        VirtualHost::after(before, self.name, self.domains, routes)
+    }
 }
 
 type Changes = (HeaderMutations, HeaderMutations);
 
-fn route(mut route: pb::Route, of_host: &Said, (host, table): (&Changes, &Changes), specific_last: bool) -> Compiled<Route> {
+fn route(
+    mut route: pb::Route,
+    of_host: &Said,
+    (host, table): (&Changes, &Changes),
+    specific_last: bool,
+    alike: &mut Alike,
+) -> Compiled<Route> {
     let name: Arc<str> = take(&mut route.name).into();
-    let own = header_changes!(route);
+    let chain = |own: HeaderMutations, host: &HeaderMutations, table: &HeaderMutations| -> Arc<[HeaderMutations]> {
+        let mut all: Vec<_> = [own, host.clone(), table.clone()].into_iter().filter(|m| !m.is_empty()).collect();
+        if specific_last {
+            all.reverse();
+        }
+        all.into()
+    };
+    let (request_headers, response_headers) = alike.changes(&mut route, |mut said| {
+        let (requests, responses) = header_changes!(said);
+        Ok((chain(requests, &host.0, &table.0), chain(responses, &host.1, &table.1)))
+    })?;
     let when = matches(required(route.r#match.take(), "match")?).under("match")?;
     let said = Said::read(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
     let Said { cors, fault, limit, session, global, processing } = said.or(of_host);
     let action = match required(route.action.take(), "action")? {
-        PbAction::Route(action) => Action::Forward(Box::new(upstream(action).under("route")?)),
+        PbAction::Route(action) => Action::Forward(alike.forward(action, upstream).under("route")?),
         PbAction::Redirect(action) => Action::Redirect(Box::new(redirect(action).under("redirect")?)),
-        PbAction::DirectResponse(action) => Action::Direct(direct(action).under("direct_response")?),
+        PbAction::DirectResponse(action) => Action::Direct(Box::new(direct(action).under("direct_response")?)),
         PbAction::FilterAction(_) | PbAction::NonForwardingAction(_) => {
             return Err(Problem::new("the action is not implemented"));
         }
@@ -138,35 +163,17 @@ fn route(mut route: pb::Route, of_host: &Said, (host, table): (&Changes, &Change
     // It does not change what happens to a request.
     route.stat_prefix.clear();
     finish(&route)?;
-    let chain = |own: HeaderMutations, host: &HeaderMutations, table: &HeaderMutations| {
-        let mut all: Vec<_> = [own, host.clone(), table.clone()].into_iter().filter(|m| !m.is_empty()).collect();
-        if specific_last {
-            all.reverse();
-        }
-        all
-    };
-    Ok(Route {
-        name,
-        when,
-        action,
-        cors,
-        fault,
-        limit,
-        session: session.flatten(),
-        metadata,
-        request_headers: chain(own.0, &host.0, &table.0),
-        response_headers: chain(own.1, &host.1, &table.1),
-        global_limits: global,
-        processing,
-    })
+    let session = session.flatten();
+    let filters = RouteFilters { cors, session, fault, limit, metadata, global_limits: global, processing };
+    Ok(Route { name, when, action, said: filters.held(), request_headers, response_headers })
 }
 
 fn matches(mut m: pb::RouteMatch) -> Compiled<RouteMatch> {
     let case_sensitive = boolean(m.case_sensitive.take(), true);
     let test = match required(m.path_specifier.take(), "a path")? {
-        PathSpecifier::Prefix(prefix) => PathTest::Prefix(prefix),
-        PathSpecifier::Path(path) => PathTest::Exact(path),
-        PathSpecifier::PathSeparatedPrefix(prefix) => PathTest::PathSeparatedPrefix(prefix),
+        PathSpecifier::Prefix(prefix) => PathTest::Prefix(prefix.into()),
+        PathSpecifier::Path(path) => PathTest::Exact(path.into()),
+        PathSpecifier::PathSeparatedPrefix(prefix) => PathTest::PathSeparatedPrefix(prefix.into()),
         PathSpecifier::SafeRegex(regex) => PathTest::Regex(text::pattern(&regex).under("safe_regex")?),
         PathSpecifier::ConnectMatcher(_) => return Err(Problem::new("connect_matcher is not implemented here")),
         PathSpecifier::PathMatchPolicy(_) => return Err(Problem::new("path_match_policy is not implemented")),
@@ -180,7 +187,7 @@ fn matches(mut m: pb::RouteMatch) -> Compiled<RouteMatch> {
         .under("filter_state")?;
     let grpc = m.grpc.take().is_some();
     finish(&m)?;
-    Ok(RouteMatch { path: PathMatch { test, case_sensitive }, headers, query, grpc, peer })
+    Ok(RouteMatch::new(PathMatch { test, case_sensitive }, Conditions { headers, query, grpc, peer }))
 }
 
 fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {

@@ -89,7 +89,7 @@ pub fn query(matcher: QueryParameterMatcher) -> Compiled<QueryMatch> {
 /// A test on the path by text.
 pub fn path(matcher: PathMatcher) -> Compiled<PathMatch> {
     let path_matcher::Rule::Path(test) = required(matcher.rule, "path")?;
-    Ok(PathMatch { test: PathTest::Text(string(test).under("path")?), case_sensitive: true })
+    Ok(PathMatch { test: PathTest::Text(Box::new(string(test).under("path")?)), case_sensitive: true })
 }
 
 /// A test on the client's identity, the one connection fact that is known.
@@ -158,10 +158,13 @@ fn header_option(mut option: HeaderValueOption) -> Compiled<HeaderOption> {
 
 /// Headers to add and to remove.
 pub fn mutations(add: Vec<HeaderValueOption>, remove: Vec<String>) -> Compiled<HeaderMutations> {
-    let remove = remove
+    let mut remove = remove
         .into_iter()
         .map(|name| name.parse().map_err(|_| Problem::new(format!("{name:?} is not a header that can be removed"))))
-        .collect::<Compiled<_>>()?;
-    let set = add.into_iter().map(header_option).collect::<Compiled<_>>()?;
+        .collect::<Compiled<Vec<_>>>()?;
+    let mut set = add.into_iter().map(header_option).collect::<Compiled<Vec<_>>>()?;
+    // They may have the room that the messages had, which are larger.
+    remove.shrink_to_fit();
+    set.shrink_to_fit();
     Ok(HeaderMutations { remove, set })
 }

@@ -10,12 +10,12 @@ use super::{HashPolicy, Mirror, PathMatch, Pattern, RequestView, RetryPolicy, mu
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Sends it to a cluster.
-    Forward(Box<Upstream>),
+    /// Sends it to a cluster. Routes that say the same of that share it.
+    Forward(Arc<Upstream>),
     /// Sends the client elsewhere.
     Redirect(Box<Redirect>),
     /// Answers itself.
-    Direct(DirectResponse),
+    Direct(Box<DirectResponse>),
 }
 
 /// A fixed answer.

@@ -1,6 +1,6 @@
 //! Tests on one text, one header, one query parameter.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
@@ -9,7 +9,10 @@ use super::RequestView;
 /// A regular expression that must match the whole text (Envoy `RegexMatcher`: "the entire string must match").
 /// Matching takes time linear in the text, whatever the expression.
 #[derive(Clone)]
-pub struct Pattern {
+pub struct Pattern(Arc<Expressions>);
+
+/// Aside, so that a test on something else is not as large as one by an expression.
+struct Expressions {
     text: String,
     whole: regex::Regex,
     part: regex::Regex,
@@ -26,19 +29,19 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Self, regex::Error> {
         let whole = regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_SIZE).build()?;
         let part = regex::RegexBuilder::new(text).size_limit(PATTERN_SIZE).build()?;
-        Ok(Self { text: text.to_owned(), whole, part })
+        Ok(Self(Arc::new(Expressions { text: text.to_owned(), whole, part })))
     }
 
     /// Whether the whole text matches.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
-        self.whole.is_match(text)
+        self.0.whole.is_match(text)
     }
 
     /// Replaces every part of `text` that matches, with `\1`-style groups in `substitution` (Envoy `RegexMatchAndSubstitute`).
     #[must_use]
     pub fn substitute(&self, text: &str, substitution: &str) -> String {
-        self.part.replace_all(text, rust_substitution(substitution).as_str()).into_owned()
+        self.0.part.replace_all(text, rust_substitution(substitution).as_str()).into_owned()
     }
 }
 
@@ -66,13 +69,13 @@ fn rust_substitution(re2: &str) -> String {
 
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.text, f)
+        fmt::Debug::fmt(&self.0.text, f)
     }
 }
 
 impl Serialize for Pattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(&self.0.text)
     }
 }
 

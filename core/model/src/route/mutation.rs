@@ -64,8 +64,11 @@ impl HeaderValueTemplate {
         }
         literal.push_str(rest);
         if !literal.is_empty() || parts.is_empty() {
+            literal.shrink_to_fit();
             parts.push(TemplatePart::Literal(literal));
         }
+        // Most are of one part.
+        parts.shrink_to_fit();
         Ok(Self(parts))
     }
 

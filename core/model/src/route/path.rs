@@ -9,15 +9,15 @@ use super::{Pattern, StringMatch};
 #[serde(rename_all = "snake_case")]
 pub enum PathTest {
     /// The path is this one.
-    Exact(String),
+    Exact(Box<str>),
     /// The path begins so, by characters.
-    Prefix(String),
+    Prefix(Box<str>),
     /// The path begins so, by elements: `/a` matches `/a` and `/a/b`, not `/ab`.
-    PathSeparatedPrefix(String),
+    PathSeparatedPrefix(Box<str>),
     /// The whole path matches.
     Regex(Pattern),
     /// Any test on a text.
-    Text(StringMatch),
+    Text(Box<StringMatch>),
 }
 
 /// A test on the path without its query.
@@ -41,7 +41,7 @@ impl PathMatch {
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         match &self.test {
-            PathTest::Exact(p) if self.case_sensitive => path == p,
+            PathTest::Exact(p) if self.case_sensitive => *path == **p,
             PathTest::Exact(p) => path.eq_ignore_ascii_case(p),
             PathTest::Prefix(p) => starts_with(path, p, self.case_sensitive),
             PathTest::PathSeparatedPrefix(p) => {

@@ -82,24 +82,23 @@ impl Paths {
 }
 
 impl Texts {
-    fn new(routes: &[Arc<Route>], folded: bool, mut numbers: Vec<u32>) -> Self {
-        numbers.sort_by(|one, other| compare(folded, text(routes, *one), text(routes, *other)).then(one.cmp(other)));
+    fn new(routes: &[Arc<Route>], folded: bool, numbers: Vec<u32>) -> Self {
+        // A route is looked for once, and not for each time that it is compared.
+        let mut sorted: Vec<(&str, u32)> = numbers.into_iter().map(|number| (text(routes, number), number)).collect();
+        sorted.sort_unstable_by(|(one, first), (other, second)| compare(folded, one, other).then(first.cmp(second)));
         let mut texts: Vec<Text> = Vec::new();
         // Those that what comes next may begin with, each beginning with the one before it.
         let mut open: Vec<u32> = Vec::new();
         let mut before: Option<&str> = None;
-        for (from, number) in (0..).zip(&numbers) {
-            let own = text(routes, *number);
+        for (from, (own, _)) in (0..).zip(&sorted) {
+            let own: &str = own;
             if before.is_some_and(|before| compare(folded, before, own) == Ordering::Equal) {
                 continue;
             }
             before = Some(own);
             let begins_with = |at: &u32| {
-                let number = texts.get(*at as usize).and_then(|text| numbers.get(text.from as usize));
-                number.is_some_and(|number| {
-                    let other = text(routes, *number);
-                    common(folded, other, own) == other.len()
-                })
+                let other = texts.get(*at as usize).and_then(|text| sorted.get(text.from as usize));
+                other.is_some_and(|(other, _)| common(folded, other, own) == other.len())
             };
             while open.last().is_some_and(|at| !begins_with(at)) {
                 open.pop();
@@ -108,7 +107,7 @@ impl Texts {
             open.extend(u32::try_from(texts.len()));
             texts.push(Text { from, within });
         }
-        Self { folded, numbers: numbers.into(), texts: texts.into() }
+        Self { folded, numbers: sorted.into_iter().map(|(_, number)| number).collect(), texts: texts.into() }
     }
 
     /// The routes whose text is this one.
@@ -156,6 +155,20 @@ fn text(routes: &[Arc<Route>], number: u32) -> &str {
     match routes.get(number as usize).map(|route| &route.when.path.test) {
         Some(PathTest::Exact(text) | PathTest::Prefix(text) | PathTest::PathSeparatedPrefix(text)) => text,
         Some(PathTest::Regex(_) | PathTest::Text(_)) | None => "",
+    }
+}
+
+impl PathMatch {
+    /// Whether a route of this path stands in [`Paths`] where one of the other does.
+    pub(super) fn is_sorted_as(&self, other: &Self) -> bool {
+        use PathTest::{Exact, PathSeparatedPrefix, Prefix, Regex, Text};
+        let same_text = match (&self.test, &other.test) {
+            (Exact(one), Exact(other)) => one == other,
+            (Prefix(one) | PathSeparatedPrefix(one), Prefix(other) | PathSeparatedPrefix(other)) => one == other,
+            (Regex(_) | Text(_), Regex(_) | Text(_)) => return true,
+            _ => false,
+        };
+        same_text && self.case_sensitive == other.case_sensitive
     }
 }
 

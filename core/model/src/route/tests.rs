@@ -19,7 +19,7 @@ fn path(test: PathTest) -> PathMatch {
 }
 
 fn when(test: PathTest) -> RouteMatch {
-    RouteMatch { path: path(test), headers: vec![], query: vec![], grpc: false, peer: vec![] }
+    RouteMatch::new(path(test), Conditions::default())
 }
 
 fn header(name: &str, test: HeaderTest) -> HeaderMatch {
@@ -110,7 +110,7 @@ fn query_tests_take_the_first_value() {
 
 #[test]
 fn a_grpc_match_wants_the_content_type() {
-    let grpc = RouteMatch { grpc: true, ..when(PathTest::Prefix("/".into())) };
+    let grpc = RouteMatch::new(path(PathTest::Prefix("/".into())), Conditions { grpc: true, ..Default::default() });
     for (content_type, taken) in [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false)] {
         let map = headers(&[(CONTENT_TYPE.as_str(), content_type)]);
         assert_eq!(grpc.matches(&view("POST", "/s/m", &map), None), taken, "{content_type}");
@@ -120,10 +120,8 @@ fn a_grpc_match_wants_the_content_type() {
 #[test]
 fn a_route_for_some_clients_looks_at_the_proven_identity() {
     let none = HeaderMap::new();
-    let from_shop = RouteMatch {
-        peer: vec![(text(StringTest::Prefix("spiffe://cluster.local/ns/shop/".into())), false)],
-        ..when(PathTest::Prefix("/".into()))
-    };
+    let peer = [(text(StringTest::Prefix("spiffe://cluster.local/ns/shop/".into())), false)].into();
+    let from_shop = RouteMatch::new(path(PathTest::Prefix("/".into())), Conditions { peer, ..Default::default() });
     let request = view("GET", "/", &none);
     assert!(from_shop.matches(&request, Some("spiffe://cluster.local/ns/shop/sa/web")));
     assert!(!from_shop.matches(&request, Some("spiffe://cluster.local/ns/shopping/sa/web")));
@@ -157,23 +155,8 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
 }
 
 fn route(name: &str, when: RouteMatch) -> std::sync::Arc<Route> {
-    let action = Action::Forward(Box::new(upstream(&[(name, 1)])));
-    let (request_headers, response_headers) = (vec![], vec![]);
-    Route {
-        name: name.into(),
-        when,
-        action,
-        cors: None,
-        session: None,
-        fault: None,
-        limit: None,
-        metadata: serde_json::Value::Null,
-        request_headers,
-        response_headers,
-        global_limits: Default::default(),
-        processing: Default::default(),
-    }
-    .into()
+    let action = Action::Forward(upstream(&[(name, 1)]).into());
+    Route { name: name.into(), when, action, said: None, request_headers: [].into(), response_headers: [].into() }.into()
 }
 
 #[test]
@@ -204,9 +187,9 @@ fn the_best_virtual_host_and_then_the_first_route_win() {
 
 #[test]
 fn of_many_routes_a_request_looks_at_those_alone_that_its_path_may_take() {
-    let begins = (0..1000).map(|number| PathTest::PathSeparatedPrefix(format!("/r/{number}")));
+    let begins = (0..1000).map(|number| PathTest::PathSeparatedPrefix(format!("/r/{number}").into()));
     let nested = ["/r", "/r/5/x"].map(|path| PathTest::Prefix(path.into()));
-    let whole = (0..1000).map(|number| PathTest::Exact(format!("/r/{number}/x")));
+    let whole = (0..1000).map(|number| PathTest::Exact(format!("/r/{number}/x").into()));
     let tests = begins.chain(nested).chain(whole);
     let routes: Vec<_> = tests.enumerate().map(|(number, test)| route(&number.to_string(), when(test))).collect();
     let paths = paths::Paths::new(&routes);
@@ -225,6 +208,56 @@ fn of_many_routes_a_request_looks_at_those_alone_that_its_path_may_take() {
         assert_eq!(found.map(|route| &*route.name), name, "{path}");
         assert!(looked.get() <= tested + 2, "{path}: {} were looked at", looked.get());
     }
+}
+
+#[test]
+fn a_virtual_host_that_comes_again_takes_what_a_new_one_would() {
+    let host = |routes: &[std::sync::Arc<Route>]| VirtualHost::new("h", vec![DomainMatch::Any], routes.to_vec());
+    let before = vec![
+        route("a", when(PathTest::Exact("/a".into()))),
+        route("b", when(PathTest::Prefix("/b".into()))),
+        route("c", when(PathTest::Regex(Pattern::new("/c.*").unwrap()))),
+        route("any", when(PathTest::Prefix("/".into()))),
+    ];
+    let in_any_case = |test| RouteMatch::new(PathMatch { test, case_sensitive: false }, Conditions::default());
+    let tests = [
+        when(PathTest::Prefix("/b".into())),
+        when(PathTest::PathSeparatedPrefix("/b".into())),
+        when(PathTest::Exact("/b".into())),
+        when(PathTest::Exact("/a".into())),
+        when(PathTest::Prefix("/a/b".into())),
+        in_any_case(PathTest::Prefix("/b".into())),
+        in_any_case(PathTest::Exact("/a".into())),
+        when(PathTest::Regex(Pattern::new("/[ab].").unwrap())),
+        when(PathTest::Text(StringMatch::exact("/b").into())),
+    ];
+    let none = HeaderMap::new();
+    for test in tests {
+        for at in 0..before.len() {
+            let mut routes = before.clone();
+            routes[at] = route("new", test.clone());
+            let again = VirtualHost::after(&host(&before), "h", vec![DomainMatch::Any], routes.clone());
+            let tables = [again, host(&routes)].map(|host| RouteTable::new("t", vec![host], false));
+            for path in ["/", "/a", "/A", "/a/b", "/ab", "/b", "/B/x", "/b/x", "/bx", "/c", "/cx"] {
+                let [again, fresh] = tables
+                    .each_ref()
+                    .map(|table| table.select(&view("GET", path, &none), None).map(|route| route.name.to_string()));
+                assert_eq!(again, fresh, "{path}, with {test:?} at {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_route_does_not_say_is_written_all_the_same() {
+    let written = serde_json::to_value(&*route("r", when(PathTest::Prefix("/".into())))).unwrap();
+    let of_filters = ["cors", "session", "fault", "limit", "metadata", "global_limits", "processing"];
+    assert!(of_filters.iter().all(|name| written.get(name).is_some()), "{written}");
+    let none = serde_json::json!([]);
+    assert!(["request_headers", "response_headers"].iter().all(|name| written[name] == none), "{written}");
+    let path = serde_json::json!({"test": {"prefix": "/"}, "case_sensitive": true});
+    let asked = serde_json::json!({"path": path, "headers": [], "query": [], "grpc": false, "peer": []});
+    assert_eq!(written["when"], asked);
 }
 
 #[test]
@@ -392,7 +425,7 @@ fn each_permission_looks_at_its_own_field_and_can_be_turned_around() {
         (Permission::Any, true),
         (Permission::Header(header(":method", HeaderTest::Value(StringMatch::exact("GET")))), true),
         (Permission::Header(header(":method", HeaderTest::Value(StringMatch::exact("POST")))), false),
-        (Permission::Path(path(PathTest::Text(StringMatch::exact("/admin")))), true),
+        (Permission::Path(path(PathTest::Text(StringMatch::exact("/admin").into()))), true),
         (Permission::Path(path(PathTest::Prefix("/public".into()))), false),
         (Permission::DestinationIp(net("10.96.0.0/16")), true),
         (Permission::DestinationIp(net("fd96::/108")), false),

@@ -12,12 +12,14 @@ use prost::{
     encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
 };
 
-use super::{Host, Table};
+use super::{Host, Table, alike::Alike};
 
 /// `RouteConfiguration.virtual_hosts`
 const VIRTUAL_HOSTS: u32 = 2;
 /// `VirtualHost.routes`
 const ROUTES: u32 = 3;
+/// Of how many routes that have changed it is looked at what they said before. Where there are more, they are alike among themselves.
+const TAUGHT: usize = 32;
 
 /// What a message has in one of its fields, and all else of it.
 struct Apart<'a> {
@@ -60,20 +62,23 @@ fn virtual_host(message: &[u8], table: &Table, before: Option<&Before<'_>>) -> O
     let apart = Apart::take(message, ROUTES)?;
     let host = Host::read(pb::VirtualHost::decode(apart.rest.as_slice()).ok()?).ok()?;
     // What a virtual host says for filters its routes share, counts included.
-    let before = before.filter(|_| host.said.is_empty()).and_then(|before| before.routes_of(&host.name, &apart.rest));
-    let mut elsewhere: Option<HashMap<&[u8], &Arc<Route>>> = None;
+    let before = before.filter(|_| host.said.is_empty()).and_then(|before| before.host(&host.name, &apart.rest));
+    let known = before.as_ref().map(|before| before.of(&apart.items)).unwrap_or_default();
+    let mut alike = Alike::default();
+    if let Some(before) = &before {
+        before.teach(&known, &mut alike);
+    }
     let mut routes = Vec::with_capacity(apart.items.len());
     for (index, message) in apart.items.into_iter().enumerate() {
-        let known = before.as_ref().and_then(|before| match before.get(index) {
-            Some((same, route)) if *same == message => Some(*route),
-            _ => elsewhere.get_or_insert_with(|| before.iter().copied().collect()).get(message).copied(),
-        });
-        routes.push(match known {
+        routes.push(match known.get(index).copied().flatten() {
             Some(route) => Arc::clone(route),
-            None => host.route(table, index, pb::Route::decode(message).ok()?).ok()?,
+            None => host.route(table, index, pb::Route::decode(message).ok()?, &mut alike).ok()?,
         });
     }
-    Some(host.of(routes))
+    Some(match before {
+        Some(before) => host.after(before.host, routes),
+        None => host.of(routes),
+    })
 }
 
 /// The same table as it was.
@@ -87,109 +92,53 @@ impl<'a> Before<'a> {
         Some(Self(hosts.map(|(host, message)| (host.name.as_str(), (message, host))).collect()))
     }
 
-    /// The routes of a virtual host, if all that it said else was `rest`.
-    fn routes_of(&self, name: &str, rest: &[u8]) -> Option<Vec<(&'a [u8], &'a Arc<Route>)>> {
-        let (message, host) = self.0.get(name)?;
+    /// A virtual host, if all that it said beside its routes was `rest`.
+    fn host(&self, name: &str, rest: &[u8]) -> Option<HostBefore<'a>> {
+        let (message, host) = *self.0.get(name)?;
         let apart = Apart::take(message, ROUTES).filter(|apart| apart.rest == rest)?;
-        Some(apart.items.into_iter().zip(&host.routes).collect())
+        (apart.items.len() == host.routes.len()).then_some(HostBefore { host, messages: apart.items })
+    }
+}
+
+/// The same virtual host as it was, with the message of each of its routes.
+struct HostBefore<'a> {
+    host: &'a VirtualHost,
+    messages: Vec<&'a [u8]>,
+}
+
+impl<'a> HostBefore<'a> {
+    /// Of each of these messages the route that was made of it, if there was one.
+    fn of(&self, now: &[&[u8]]) -> Vec<Option<&'a Arc<Route>>> {
+        let (host, held) = (self.host, self.messages.as_slice());
+        let same = |(one, other): &(&&[u8], &&[u8])| one == other;
+        let begin = now.iter().zip(held).take_while(same).count();
+        let (now_left, held_left) = (now.iter().skip(begin), held.iter().skip(begin));
+        let end = now_left.rev().zip(held_left.rev()).take_while(same).count();
+        // What is left between the two has changed, or moved.
+        let (changed, were) = (begin..now.len() - end, begin..held.len() - end);
+        let in_place = |at: usize| changed == were && now.get(at) == held.get(at);
+        let moved: HashMap<&[u8], &'a Arc<Route>> =
+            were.clone().filter(|at| !in_place(*at)).filter_map(|at| Some((*held.get(at)?, host.routes.get(at)?))).collect();
+        let between = changed.clone().map(|at| match in_place(at) {
+            true => host.routes.get(at),
+            false => moved.get(*now.get(at)?).copied(),
+        });
+        let (first, last) = (host.routes.iter().take(begin), host.routes.iter().skip(were.end));
+        first.map(Some).chain(between).chain(last.map(Some)).collect()
+    }
+
+    /// What routes that have changed said before: most of it they say again.
+    fn teach(&self, known: &[Option<&Arc<Route>>], alike: &mut Alike) {
+        let changed = known.iter().enumerate().filter(|(_, route)| route.is_none()).map(|(at, _)| at);
+        for at in changed.take(TAUGHT) {
+            // One that was added is likely to be like its neighbour.
+            let at = at.min(self.messages.len().saturating_sub(1));
+            if let (Some(message), Some(route)) = (self.messages.get(at), self.host.routes.get(at)) {
+                alike.learn(message, route);
+            }
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use ambit_api::envoy::pb::{
-        envoy::config::{
-            core::v3::{HeaderValue, HeaderValueOption},
-            route::v3::{RouteConfiguration, route::Action, route_match::PathSpecifier},
-        },
-        google::protobuf::BoolValue,
-    };
-
-    use super::*;
-
-    fn route(name: &str, status: u32) -> pb::Route {
-        let path = Some(PathSpecifier::Prefix(format!("/{name}")));
-        pb::Route {
-            name: name.into(),
-            r#match: Some(pb::RouteMatch { path_specifier: path, ..Default::default() }),
-            action: Some(Action::DirectResponse(pb::DirectResponseAction { status, ..Default::default() })),
-            ..Default::default()
-        }
-    }
-
-    fn config(routes: Vec<pb::Route>) -> RouteConfiguration {
-        let domains = vec!["*".into()];
-        let host = pb::VirtualHost { name: "v".into(), domains, routes, ..Default::default() };
-        let other =
-            pb::VirtualHost { name: "w".into(), domains: vec!["w".into()], routes: vec![route("w", 200)], ..Default::default() };
-        RouteConfiguration { name: "t".into(), virtual_hosts: vec![host, other], ..Default::default() }
-    }
-
-    /// The table after `before`, and which routes of the first virtual host are those that there were.
-    fn after(before: &RouteConfiguration, now: &RouteConfiguration) -> (RouteTable, Vec<bool>) {
-        let message = before.encode_to_vec();
-        let before = table(&message, None).unwrap();
-        let fresh = table(&now.encode_to_vec(), Some((&message, &before))).unwrap();
-        let same = |one: &Arc<Route>| before.hosts.iter().flat_map(|host| &host.routes).any(|other| Arc::ptr_eq(one, other));
-        let kept = fresh.hosts[0].routes.iter().map(same).collect();
-        (fresh, kept)
-    }
-
-    fn assert_as_if_read_whole(table: &RouteTable, config: RouteConfiguration) {
-        let whole = super::super::table(config).unwrap();
-        assert_eq!(serde_json::to_value(table).unwrap(), serde_json::to_value(&whole).unwrap());
-    }
-
-    #[test]
-    fn only_what_has_changed_is_compiled_wherever_it_moved() {
-        let before = config(["a", "b", "c", "d"].map(|name| route(name, 200)).into());
-        for (now, kept) in [
-            (vec![route("a", 200), route("b", 404), route("c", 200), route("d", 200)], [true, false, true, true].as_slice()),
-            (
-                vec![route("x", 200), route("a", 200), route("b", 200), route("c", 200), route("d", 200)],
-                &[false, true, true, true, true],
-            ),
-            (vec![route("d", 200), route("a", 200)], &[true, true]),
-            (Vec::new(), &[]),
-        ] {
-            let now = config(now);
-            let (table, found) = after(&before, &now);
-            assert_eq!(found, kept);
-            assert_as_if_read_whole(&table, now);
-        }
-    }
-
-    #[test]
-    fn what_is_said_around_a_route_is_part_of_it() {
-        let before = config(vec![route("a", 200)]);
-        let header = HeaderValue { key: "x-a".into(), value: "1".into(), ..Default::default() };
-        let added = vec![HeaderValueOption { header: Some(header), ..Default::default() }];
-        let mut of_table = before.clone();
-        of_table.response_headers_to_add = added.clone();
-        let mut of_host = before.clone();
-        of_host.virtual_hosts[0].response_headers_to_add = added;
-        for now in [of_table, of_host] {
-            let (table, kept) = after(&before, &now);
-            assert_eq!(kept, [false]);
-            assert_as_if_read_whole(&table, now);
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_taken_is_left_to_whoever_says_why() {
-        let good = config(vec![route("a", 200)]);
-        let message = good.encode_to_vec();
-        let compiled = table(&message, None).unwrap();
-        let mut bad = good.clone();
-        bad.virtual_hosts[0].routes[0].r#match = None;
-        let mut unknown = good;
-        unknown.virtual_hosts[0].include_is_timeout_retry_header = true;
-        unknown.validate_clusters = Some(BoolValue { value: true });
-        for config in [bad, unknown] {
-            assert!(table(&config.encode_to_vec(), Some((&message, &compiled))).is_none());
-        }
-        for cut in 1..message.len() {
-            let _no_panic = table(&message[..cut], Some((&message, &compiled)));
-        }
-    }
-}
+mod tests;

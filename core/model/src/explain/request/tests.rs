@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     plan::further,
     route::{
-        Action, DirectResponse, DomainMatch, HeaderTest, Misfit, PathMatch, PathTest, Pattern, Permission, Principal, QueryMatch,
-        QueryTest, Rbac, RbacAction, RbacPolicy, RouteMatch, StringMatch, StringTest, Subject, Verdict, evaluate,
+        Action, Conditions, DirectResponse, DomainMatch, HeaderTest, Misfit, PathMatch, PathTest, Pattern, Permission, Principal,
+        QueryMatch, QueryTest, Rbac, RbacAction, RbacPolicy, RouteMatch, StringMatch, StringTest, Subject, Verdict, evaluate,
     },
 };
 
@@ -58,13 +58,13 @@ fn text(dice: &mut Dice) -> StringMatch {
 }
 
 fn path_match(dice: &mut Dice) -> PathMatch {
-    let value = dice.of(&["/", "/a", "/v2", "/a/b", "/A", "/a/"]).to_owned();
+    let value = dice.of(&["/", "/a", "/v2", "/a/b", "/A", "/a/"]);
     let test = match dice.below(6) {
-        0 => PathTest::Exact(value),
-        1 => PathTest::PathSeparatedPrefix(value),
+        0 => PathTest::Exact(value.into()),
+        1 => PathTest::PathSeparatedPrefix(value.into()),
         2 => PathTest::Regex(Pattern::new("/v[0-9].*").unwrap()),
-        3 => PathTest::Text(StringMatch::exact(value)),
-        _ => PathTest::Prefix(value),
+        3 => PathTest::Text(StringMatch::exact(value).into()),
+        _ => PathTest::Prefix(value.into()),
     };
     PathMatch { test, case_sensitive: !dice.one_in(3) }
 }
@@ -84,33 +84,20 @@ fn query_match(dice: &mut Dice) -> QueryMatch {
 }
 
 fn route(name: String, when: RouteMatch) -> Arc<Route> {
-    let action = Action::Direct(DirectResponse { status: 200, body: String::new() });
-    let (request_headers, response_headers) = (Vec::new(), Vec::new());
+    let action = Action::Direct(DirectResponse { status: 200, body: String::new() }.into());
     let name = name.as_str().into();
-    Arc::new(Route {
-        name,
-        when,
-        action,
-        cors: None,
-        session: None,
-        fault: None,
-        limit: None,
-        metadata: serde_json::Value::Null,
-        request_headers,
-        response_headers,
-        global_limits: Default::default(),
-        processing: Default::default(),
-    })
+    Arc::new(Route { name, when, action, said: None, request_headers: [].into(), response_headers: [].into() })
 }
 
 fn route_match(dice: &mut Dice) -> RouteMatch {
-    RouteMatch {
-        path: path_match(dice),
-        headers: dice.some(2, header_match),
-        query: dice.some(1, query_match),
+    let path = path_match(dice);
+    let conditions = Conditions {
+        headers: dice.some(2, header_match).into(),
+        query: dice.some(1, query_match).into(),
         grpc: dice.one_in(6),
-        peer: dice.some(1, |dice| (text(dice), dice.one_in(2))),
-    }
+        peer: dice.some(1, |dice| (text(dice), dice.one_in(2))).into(),
+    };
+    RouteMatch::new(path, conditions)
 }
 
 fn table(dice: &mut Dice) -> RouteTable {
@@ -141,10 +128,11 @@ fn headers(dice: &mut Dice) -> HeaderMap {
 fn parts(when: &RouteMatch, request: &RequestView<'_>, peer: Option<&str>) -> Vec<bool> {
     let grpc = request.headers.get("content-type").is_some_and(|value| value == "application/grpc");
     let mut parts = vec![when.path.matches(request.path())];
-    parts.extend(when.headers.iter().map(|test| test.matches(request)));
-    parts.extend(when.query.iter().map(|test| test.matches(request)));
-    parts.push(!when.grpc || grpc);
-    parts.extend(when.peer.iter().map(|(test, invert)| peer.is_some_and(|peer| test.matches(peer)) != *invert));
+    let asked = when.conditions().cloned().unwrap_or_default();
+    parts.extend(asked.headers.iter().map(|test| test.matches(request)));
+    parts.extend(asked.query.iter().map(|test| test.matches(request)));
+    parts.push(!asked.grpc || grpc);
+    parts.extend(asked.peer.iter().map(|(test, invert)| peer.is_some_and(|peer| test.matches(peer)) != *invert));
     parts
 }
 
@@ -196,13 +184,15 @@ fn the_part_told_is_the_first_that_does_not_hold() {
         let (authority, path_and_query) = (dice.of(HOSTS), dice.of(PATHS));
         let request = RequestView { method: dice.of(METHODS), scheme: "http", authority, path_and_query, headers: &headers };
         let first = parts(&when, &request, peer).iter().position(|holds| !holds);
-        let (of_headers, of_query) = (1 + when.headers.len(), 1 + when.headers.len() + when.query.len());
+        let nothing = Conditions::default();
+        let asked = when.conditions().unwrap_or(&nothing);
+        let (of_headers, of_query) = (1 + asked.headers.len(), 1 + asked.headers.len() + asked.query.len());
         let told = when.difference(&request, peer).map(|difference| match difference {
             Difference::Path(_) => 0,
-            Difference::Header(test) => 1 + when.headers.iter().position(|own| ptr::eq(own, test)).unwrap(),
-            Difference::Query(test) => of_headers + when.query.iter().position(|own| ptr::eq(own, test)).unwrap(),
+            Difference::Header(test) => 1 + asked.headers.iter().position(|own| ptr::eq(own, test)).unwrap(),
+            Difference::Query(test) => of_headers + asked.query.iter().position(|own| ptr::eq(own, test)).unwrap(),
             Difference::Grpc => of_query,
-            Difference::Peer(test, _) => of_query + 1 + when.peer.iter().position(|(own, _)| ptr::eq(own, test)).unwrap(),
+            Difference::Peer(test, _) => of_query + 1 + asked.peer.iter().position(|(own, _)| ptr::eq(own, test)).unwrap(),
         });
         assert_eq!(told, first, "seed {seed}: {when:?}");
     }
@@ -288,11 +278,14 @@ fn host(name: &str, domains: &[&str], routes: Vec<Arc<Route>>) -> VirtualHost {
 fn under(path: &str) -> RouteMatch {
     let test = match path {
         // Elements begin behind a slash, so everything is under no path but by characters.
-        "/" => PathTest::Prefix(path.to_owned()),
-        _ => PathTest::PathSeparatedPrefix(path.to_owned()),
+        "/" => PathTest::Prefix(path.into()),
+        _ => PathTest::PathSeparatedPrefix(path.into()),
     };
-    let path = PathMatch { test, case_sensitive: true };
-    RouteMatch { path, headers: Vec::new(), query: Vec::new(), grpc: false, peer: Vec::new() }
+    RouteMatch::new(PathMatch { test, case_sensitive: true }, Conditions::default())
+}
+
+fn under_and(path: &str, header: HeaderMatch) -> RouteMatch {
+    RouteMatch::new(under(path).path, Conditions { headers: [header].into(), ..Default::default() })
 }
 
 #[test]
@@ -306,8 +299,8 @@ fn each_host_and_route_that_was_left_says_what_it_asks_and_what_there_is() {
     let post = HeaderMatch { name: ":method".to_owned(), test: HeaderTest::Value(StringMatch::exact("POST")), ..version.clone() };
     let api = vec![
         route("v2".to_owned(), under("/v2")),
-        route("version".to_owned(), RouteMatch { headers: vec![version], ..under("/v1") }),
-        route("post".to_owned(), RouteMatch { headers: vec![post], ..under("/v1") }),
+        route("version".to_owned(), under_and("/v1", version)),
+        route("post".to_owned(), under_and("/v1", post)),
         route("rest".to_owned(), under("/")),
         route("never".to_owned(), under("/")),
     ];
@@ -342,7 +335,7 @@ fn a_rule_that_does_not_match_says_which_of_its_parts_and_what_there_is() {
         missing_is_empty: false,
     };
     let methods = Permission::Or(vec![Permission::Header(method("GET")), Permission::Header(method("HEAD"))]);
-    let path = PathMatch { test: PathTest::Prefix("/admin".to_owned()), case_sensitive: true };
+    let path = PathMatch { test: PathTest::Prefix("/admin".into()), case_sensitive: true };
     let not_admin = Permission::Not(Box::new(Permission::Path(path)));
     let web = Principal::Authenticated(Some(StringMatch::exact("spiffe://td/ns/shop/sa/web")));
     let rule = |permissions: Vec<Permission>| RbacPolicy {

@@ -4,6 +4,10 @@ use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::route::{
+    Action, Conditions, DirectResponse, DomainMatch, PathMatch, PathTest, Route, RouteFilters, RouteMatch, RouteTable,
+    VirtualHost,
+};
 
 fn filling(most: u32) -> Filling {
     Filling { most, tokens: 1, every: Duration::from_secs(3600) }
@@ -133,6 +137,38 @@ fn a_limit_that_is_said_anew_goes_on_where_nothing_changed() {
     settings.descriptors.iter_mut().for_each(|descriptor| descriptor.filling.most += 1);
     let other = LocalLimit::new(settings, now).after(&before);
     assert_eq!([passing(&other, "total", "a", None), passing(&other, "client", "a", None)], [3, 4]);
+}
+
+/// A route that says this limit.
+fn route(name: &str, limit: &Arc<LocalLimit>) -> Arc<Route> {
+    let path = PathMatch { test: PathTest::Prefix("/".into()), case_sensitive: true };
+    let said = RouteFilters { limit: Some(limit.clone()), ..Default::default() };
+    Arc::new(Route {
+        name: name.into(),
+        when: RouteMatch::new(path, Conditions::default()),
+        action: Action::Direct(DirectResponse { status: 200, body: String::new() }.into()),
+        said: said.held(),
+        request_headers: [].into(),
+        response_headers: [].into(),
+    })
+}
+
+#[test]
+fn limits_of_a_table_go_on_by_the_names_of_its_routes_and_those_that_share_one_share_it_still() {
+    let table = |routes: &[(&str, &Arc<LocalLimit>)]| {
+        let routes = routes.iter().map(|(name, limit)| route(name, limit)).collect();
+        RouteTable::new("t", vec![VirtualHost::new("h", vec![DomainMatch::Any], routes)], false)
+    };
+    let limit = |most| Arc::new(LocalLimit::new(LimitSettings { filling: filling(most), ..settings() }, Instant::now()));
+    let (own, shared) = (limit(3), limit(12));
+    let before = table(&[("own", &own), ("a", &shared), ("b", &shared)]);
+    assert_eq!([&own, &shared].map(|limit| passing(limit, "", "a", None)), [3, 9]);
+    let shared = limit(12);
+    let routes = [("new", &limit(3)), ("c", &shared), ("b", &shared), ("a", &shared), ("own", &limit(3))];
+    let after = table(&routes).after(&before);
+    let of = |at: usize| after.hosts[0].routes[at].filters().limit.clone().unwrap();
+    assert!(Arc::ptr_eq(&of(1), &of(2)) && Arc::ptr_eq(&of(2), &of(3)));
+    assert_eq!([0, 1, 3, 4].map(|at| passing(&of(at), "", "a", None)), [3, 3, 0, 0]);
 }
 
 #[test]
