@@ -99,7 +99,7 @@ fn localities(cluster: &Cluster, received: &Received) -> Vec<Locality> {
 }
 
 fn host(place: &Place, priority: u32, locality: Locality) -> HostStatus {
-    let Place { endpoint, host } = place;
+    let Place { endpoint, host, .. } = place;
     let metric = |name: &str, r#type: simple_metric::Type, value: u64| SimpleMetric {
         r#type: r#type.into(),
         value,

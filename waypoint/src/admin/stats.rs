@@ -104,7 +104,7 @@ fn of(cluster: &Cluster, tell: &mut impl FnMut(Kind, String, u64)) {
     let (listed, usage) = (cluster.live.listed(), cluster.live.usage());
     let count = |test: fn(&Host) -> bool| number(listed.iter().filter(|(_, place)| test(&place.host)).count());
     tell(Kind::Gauge, name("membership_total"), number(listed.len()));
-    let healthy = listed.iter().filter(|(_, Place { endpoint, host })| {
+    let healthy = listed.iter().filter(|(_, Place { endpoint, host, .. })| {
         endpoint.standing == Standing::Healthy && !host.is_failing() && !host.is_ejected()
     });
     tell(Kind::Gauge, name("membership_healthy"), number(healthy.count()));

@@ -71,7 +71,7 @@ pub struct Cluster {
     /// The longest a connection may take to stand.
     pub connect_timeout: Duration,
     /// The service it stands for, when it does.
-    pub service: Option<ServiceInfo>,
+    pub service: Option<Arc<ServiceInfo>>,
     /// How its requests are spread over its endpoints.
     pub balance: Rules,
     /// Which endpoints are given no requests for a while, if any.

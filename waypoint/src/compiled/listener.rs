@@ -15,7 +15,7 @@ use ambit_model::{
 };
 use serde::Serialize;
 
-use super::{Admission, ExtAuthz, ExtProc, Faults, FirstBytes, Limiter, Logs, MatchNode, Selection, ServiceInfo, Tracing};
+use super::{Admission, ExtAuthz, ExtProc, Faults, FirstBytes, Limiter, Logs, Map, MatchNode, Selection, ServiceInfo, Tracing};
 
 /// The listener that ends tunnels (`connect_terminate`).
 #[derive(Debug, Clone, Serialize)]
@@ -71,7 +71,7 @@ pub struct Inbound {
     /// From a destination to a chain's name.
     pub matcher: MatchNode,
     /// Chains by name.
-    pub chains: HashMap<Arc<str>, Arc<Chain>>,
+    pub chains: Map<Arc<str>, Arc<Chain>>,
     /// Who may have it told what becomes of requests of theirs.
     pub administrators: BTreeSet<SpiffeId>,
 }
@@ -139,8 +139,8 @@ impl Chain {
 
     /// The service whose port this is, as the name says; `None` where a destination is addressed directly.
     #[must_use]
-    pub fn service(&self) -> Option<ServiceInfo> {
-        Self::service_named(&self.name)
+    pub fn service(&self) -> Option<Arc<ServiceInfo>> {
+        Self::service_named(&self.name).map(Arc::new)
     }
 
     fn service_named(name: &str) -> Option<ServiceInfo> {

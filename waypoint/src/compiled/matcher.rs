@@ -1,13 +1,14 @@
 //! The tree that leads from a destination to a filter chain.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use ipnet::IpNet;
 use serde::Serialize;
+
+use super::Map;
 
 /// What the first bytes of a connection are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -62,7 +63,7 @@ pub enum MatchNode {
     /// By destination address; of several ranges the most specific wins.
     Address {
         /// Single addresses.
-        hosts: HashMap<IpAddr, Arc<MatchNode>>,
+        hosts: Map<IpAddr, Arc<MatchNode>>,
         /// Ranges, the most specific first.
         ranges: Vec<(IpNet, Arc<MatchNode>)>,
         /// Any other address.
@@ -71,14 +72,14 @@ pub enum MatchNode {
     /// By destination port.
     Port {
         /// The ports.
-        ports: HashMap<u16, Arc<MatchNode>>,
+        ports: Map<u16, Arc<MatchNode>>,
         /// Any other port.
         otherwise: Option<Arc<MatchNode>>,
     },
     /// By the protocol of the first bytes.
     Protocol {
         /// The protocols.
-        protocols: HashMap<AppProtocol, Arc<MatchNode>>,
+        protocols: Map<AppProtocol, Arc<MatchNode>>,
         /// Any other one.
         otherwise: Option<Arc<MatchNode>>,
     },

@@ -40,6 +40,9 @@ pub use names::WorkloadNames;
 pub use retries::{Counted, Retries};
 pub use trace::{Collector, Speaks, Tag, Tracing};
 
+/// By keys that only the configuration says, in which requests look things up: a quick hash will do.
+pub type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Everything in force at one moment.
 #[derive(Debug, Default, Serialize)]
 pub struct Snapshot {
@@ -52,11 +55,11 @@ pub struct Snapshot {
     /// What happens to the connections of clients that prove no identity, by the port that they come to.
     pub edge: BTreeMap<u16, Arc<Edge>>,
     /// Route tables by name.
-    pub routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    pub routes: Map<Arc<str>, Arc<RouteTable>>,
     /// Clusters by name.
-    pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    pub clusters: Map<Arc<str>, Arc<Cluster>>,
     /// Endpoints by the name their cluster discovers them under.
-    pub endpoints: HashMap<Arc<str>, Arc<Endpoints>>,
+    pub endpoints: Map<Arc<str>, Arc<Endpoints>>,
 }
 
 impl Snapshot {

@@ -82,7 +82,7 @@ pub(super) fn name_of(endpoint: &EndpointSaid) -> String {
 }
 
 /// The same of an endpoint that a session goes on with.
-pub(super) fn name_of_place(Place { endpoint, host }: &Place) -> String {
+pub(super) fn name_of_place(Place { endpoint, host, .. }: &Place) -> String {
     called(&workload(endpoint), host)
 }
 

@@ -38,7 +38,7 @@ pub struct Streaming {
     /// The connection it comes on.
     pub lease: Option<Lease>,
     /// Its record.
-    pub record: Record,
+    pub record: Box<Record>,
     /// Its place, and its end on the client's connection.
     pub hold: (InFlight, Over),
     /// Its place among those of its cluster.
@@ -119,7 +119,7 @@ impl ResponseBody {
     pub fn record(&mut self) -> Option<&mut Record> {
         let (Kind::Streaming(held) | Kind::Put(_, Some(held))) = &mut self.0 else { return None };
         held.lease = None;
-        Some(&mut held.record)
+        Some(held.record.as_mut())
     }
 }
 

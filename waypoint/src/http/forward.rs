@@ -1,6 +1,6 @@
 //! A request on its way to an endpoint, and the response on its way back.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use ambit_model::{
     Reason, Refusal,
@@ -71,7 +71,7 @@ pub struct Hold {
 pub async fn forward(
     exchange: Exchange,
     request: Request<Incoming>,
-    mut record: Record,
+    mut record: Box<Record>,
     mut hold: Hold,
 ) -> Response<ResponseBody> {
     let Action::Forward(forwarding) = &exchange.route.action else {
@@ -82,8 +82,10 @@ pub async fn forward(
             &Refusal::new(Reason::Internal, ""),
         );
     };
+    // What clients and other proxies say of their time is all that it has to do with how long ago that was.
+    let age = if exchange.http.deadlines || exchange.style.grpc { record.age() } else { Duration::ZERO };
     // Of a body that was read before, nobody knows how long ago it had come.
-    let came = (record.age(), hold.before.is_none() && request.body().is_end_stream());
+    let came = (age, hold.before.is_none() && request.body().is_end_stream());
     let due = Deadline::of(&exchange.http, forwarding, request.headers(), exchange.style.grpc, came);
     let timed = due.limit().is_some() || forwarding.retry.as_ref().is_some_and(|retry| retry.per_try.is_some());
     // Who is outside of the mesh may be anybody, and is not waited for as long as it likes.
@@ -104,7 +106,7 @@ pub async fn forward(
     let stuck = due.limit().map(|limit| arrival.clone().stuck(limit));
     let (through, mut stopped) = hold.passage.take().map(|passage| passage.parts()).unwrap_or_default();
     let passing = Passing { phase: hold.phase.clone(), before: hold.before.take(), arrival, arriving, due: &due, through };
-    let attempt = attempt(&exchange, forwarding, weight.clone(), request, &mut record, passing);
+    let attempt = attempt(&exchange, forwarding, &weight, request, &mut record, passing);
     let late = |text: &str| Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, text)));
     let mut end = None;
     let outcome = match (deadline.as_mut(), paused, stopped.as_mut()) {
@@ -138,7 +140,7 @@ pub async fn forward(
         return ended(end, &mut record, exchange.style);
     }
     match outcome {
-        Ok(outcome) => respond(exchange, outcome, record, hold, deadline),
+        Ok(outcome) => respond(exchange, outcome, &weight, record, hold, deadline),
         Err((status, refusal)) => {
             let mut response = answer::refused(&mut record, exchange.style, status, &refusal);
             if due.answer(refusal.reason, response.headers_mut()) {
@@ -183,7 +185,6 @@ struct Passing<'a> {
 struct Outcome {
     sent: Sent,
     counted: Counted,
-    weight: Arc<ClusterWeight>,
     /// What the request said of its session, if its route has them.
     claim: Option<Claim>,
     /// What the client is to be told apart by from now on.
@@ -198,25 +199,25 @@ struct Outcome {
 async fn attempt(
     exchange: &Exchange,
     forwarding: &Forwarding,
-    weight: Arc<ClusterWeight>,
+    weight: &ClusterWeight,
     mut request: Request<Incoming>,
     record: &mut Record,
     Passing { phase, before, arrival, arriving, due, through }: Passing<'_>,
 ) -> Result<Outcome, select::Refused> {
     let view = serve::view(&request, &exchange.target);
     let session = select::session(&exchange.route, &exchange.http, &view);
-    let Hashed { hash, cookies } = select::hashed(&exchange.snapshot, &exchange.tunnel, (forwarding, &weight), &view);
-    let (cluster, mut candidates) = endpoints(exchange, forwarding, &weight, Wish { session, hash, failed: &[] })?;
+    let Hashed { hash, cookies } = select::hashed(&exchange.snapshot, &exchange.tunnel, (forwarding, weight), &view);
+    let (cluster, mut candidates) = endpoints(exchange, forwarding, weight, Wish { session, hash, failed: &[] })?;
     record.service = candidates.service.take();
     let version = request.version();
     let wanted = select::upgrade(&exchange.http, request.headers())?;
     let upgrade = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let http2 = upgrade.is_none() && candidates.protocol.is_http2(version);
-    let head = match changes_headers(exchange, &weight) {
+    let head = match changes_headers(exchange, weight) {
         true => head(&request),
         false => Request::new(()),
     };
-    let (path, authority) = prepare(exchange, forwarding, &weight, &head, &mut request, wanted.as_deref(), http2)?;
+    let (path, authority) = prepare(exchange, forwarding, weight, &head, &mut request, wanted.as_deref(), http2)?;
     let retry = forwarding.retry.as_ref().filter(|_| upgrade.is_none());
     due.tell(request.headers_mut(), retry.and_then(|retry| retry.per_try), Duration::ZERO);
     if let Some(span) = &record.span {
@@ -251,12 +252,12 @@ async fn attempt(
         mirror::start(exchange, mirror, Copy { head, path: &path, authority, kept, version });
     }
     let counted = cluster.retries.request();
-    let mut sender = Sender::new(proxy, &cluster, http2);
+    let mut sender = Sender::new(proxy, cluster, http2);
     let sent = match (retry, &kept) {
         (Some(policy), Some(kept)) => {
             // Each further try goes where any request would; where hashes lead to endpoints, to another one.
             let others = |failed: &[SocketAddr]| {
-                endpoints(exchange, forwarding, &weight, Wish { session: None, hash, failed }).map(|(_, candidates)| candidates)
+                endpoints(exchange, forwarding, weight, Wish { session: None, hash, failed }).map(|(_, candidates)| candidates)
             };
             // Most requests have no such policy, and need no room for what it takes.
             Box::pin(retry::send(&mut sender, policy, candidates, (request, kept), (record, &arrival, due), others)).await
@@ -264,7 +265,7 @@ async fn attempt(
         _ => sender.send(&candidates, request, record).await,
     };
     let (sent, claim) = (sent.map_err(|failure| failure.refused)?, session.map(|(_, claim)| claim));
-    Ok(Outcome { sent, counted, weight, claim, cookies, head, upgrade, version })
+    Ok(Outcome { sent, counted, claim, cookies, head, upgrade, version })
 }
 
 /// The cluster for this request.
@@ -276,15 +277,15 @@ fn choose(exchange: &Exchange, forwarding: &Forwarding, record: &mut Record) -> 
     Ok(weight.clone())
 }
 
-fn endpoints(
-    exchange: &Exchange,
+fn endpoints<'a>(
+    exchange: &'a Exchange,
     forwarding: &Forwarding,
     weight: &ClusterWeight,
     wish: Wish<'_>,
-) -> Result<(Arc<Cluster>, Candidates), select::Refused> {
+) -> Result<(&'a Arc<Cluster>, Candidates), select::Refused> {
     let cluster = select::cluster(&exchange.snapshot, forwarding, weight)?;
     for_request(cluster, exchange.tunnel.destination, exchange.chain.upstream_identity.as_ref(), wish)
-        .map(|candidates| (cluster.clone(), candidates))
+        .map(|candidates| (cluster, candidates))
         .map_err(|refusal| (StatusCode::SERVICE_UNAVAILABLE, refusal))
 }
 
@@ -313,11 +314,11 @@ fn prepare<'a>(
     request: &mut Request<Incoming>,
     upgrade: Option<&str>,
     http2: bool,
-) -> Result<(String, &'a str), select::Refused> {
+) -> Result<(Cow<'a, str>, &'a str), select::Refused> {
     let view = serve::view(head, &exchange.target);
     let path = match &forwarding.path {
-        Some(rewrite) => rewrite.apply(&view, &exchange.route.when.path),
-        None => exchange.target.path_and_query.clone(),
+        Some(rewrite) => Cow::Owned(rewrite.apply(&view, &exchange.route.when.path)),
+        None => Cow::Borrowed(exchange.target.path_and_query.as_str()),
     };
     // The route has the last word, as with headers.
     let host = forwarding.host.as_ref().or(weight.host.as_ref());
@@ -329,8 +330,8 @@ fn prepare<'a>(
     if map.get(header::EXPECT).is_some_and(|expected| expected.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         map.remove(header::EXPECT);
     }
-    if !map.contains_key("x-forwarded-proto") {
-        map.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    if !map.contains_key(headers::FORWARDED_PROTO) {
+        map.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
     let peer = exchange.tunnel.peer.uri.as_deref();
     for changes in exchange.route.request_changes(&weight.request_headers) {
@@ -359,11 +360,12 @@ fn change_response(exchange: &Exchange, weight: &ClusterWeight, head: &Request<(
 fn respond(
     exchange: Exchange,
     outcome: Outcome,
-    mut record: Record,
+    weight: &ClusterWeight,
+    mut record: Box<Record>,
     hold: Hold,
     deadline: Option<Expiry>,
 ) -> Response<ResponseBody> {
-    let Outcome { sent: Sent { mut response, lease }, counted, weight, claim, cookies, head, upgrade, version } = outcome;
+    let Outcome { sent: Sent { mut response, lease }, counted, claim, cookies, head, upgrade, version } = outcome;
     record.status = Some(response.status().as_u16());
     record.tell();
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -374,7 +376,7 @@ fn respond(
     for cookie in cookies {
         map.append(header::SET_COOKIE, cookie);
     }
-    change_response(&exchange, &weight, &head, map);
+    change_response(&exchange, weight, &head, map);
     record.responded(map);
     if let (Some(session), Some(claim), Some(from)) = (&exchange.route.filters().session, claim, &record.upstream) {
         session.tell(map, claim, EndpointName { address: from.address, tunnelled: from.identity.is_some() }, select::now());

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
 /// Headers of one hop (RFC 9110, section 7.6.1) besides those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 5] = [
+static HOP_BY_HOP: [HeaderName; 5] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -16,20 +16,24 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 /// The addresses that a request came by.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// What was spoken where it came in.
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// The identity that a client has proven to another proxy.
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The address at which it came into the mesh.
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
-/// What only a proxy of the mesh may say of a request.
-const INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
-
 /// By which an administrator of the mesh asks what becomes of a request.
 pub const EXPLAIN: HeaderName = HeaderName::from_static("x-ambit-explain");
 
+/// What is taken out of a request once it has come. The first only a proxy of the mesh may say. Whoever asks by the second has been heard; it is
+/// for nobody else to see, and rules and routes do not go by it.
+static HEARD: [HeaderName; 2] = [HeaderName::from_static("x-envoy-internal"), EXPLAIN];
+
+/// How the names of orders begin.
+const ORDER: &str = "x-envoy-";
+
 /// What a client may order an Envoy to do with its request. Envoy takes them out of it, whether it does that or not.
-const ORDERS: [HeaderName; 10] = [
+static ORDERS: [HeaderName; 10] = [
     HeaderName::from_static("x-envoy-retry-on"),
     HeaderName::from_static("x-envoy-retry-grpc-on"),
     HeaderName::from_static("x-envoy-max-retries"),
@@ -45,6 +49,10 @@ const ORDERS: [HeaderName; 10] = [
 /// Takes out what clients order Envoys to do: neither are these orders carried out here, nor are they for whoever comes next. How long the proxy
 /// before waits has been read by then, and whoever comes next is told what is left of it.
 pub fn strip_orders(headers: &mut HeaderMap) {
+    // Hardly a request has any, and each name would be hashed to look for it.
+    if !headers.keys().any(|name| name.as_str().starts_with(ORDER)) {
+        return;
+    }
     for name in &ORDERS {
         headers.remove(name);
     }
@@ -61,6 +69,9 @@ pub fn without_body<B>(request: &mut Request<B>) {
 
 /// Removes what concerns one hop only. `TE: trailers` stays: it is about the whole way (gRPC relies on it).
 pub fn strip_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| *name == header::TE || HOP_BY_HOP.contains(name)) {
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -107,9 +118,9 @@ pub fn arrived<B>(request: &mut Request<B>, outside: Option<(IpAddr, &'static st
         None if headers.contains_key(header::CONNECTION) => strip_arrived(headers),
         None => {}
     }
-    headers.remove(INTERNAL);
-    // Whoever asks has been heard; it is for nobody else to see, and rules and routes do not go by it.
-    headers.remove(EXPLAIN);
+    if headers.keys().any(|name| HEARD.contains(name)) {
+        HEARD.iter().for_each(|name| drop(headers.remove(name)));
+    }
     if http2 {
         join_cookies(headers);
         if headers.get(header::COOKIE).is_some_and(HeaderValue::is_empty) {
@@ -173,20 +184,35 @@ pub fn upgrade(headers: &HeaderMap) -> Option<String> {
 /// # Errors
 /// When path or host do not make a target.
 pub fn target<B>(request: &mut Request<B>, path: &str, authority: &str, http2: bool) -> Result<(), http::Error> {
-    *request.uri_mut() = match http2 {
-        true => Uri::builder().scheme("http").authority(authority).path_and_query(path).build()?,
-        false => Uri::builder().path_and_query(path).build()?,
-    };
+    match http2 {
+        true => *request.uri_mut() = Uri::builder().scheme("http").authority(authority).path_and_query(path).build()?,
+        // What is as it came needs not be read once more.
+        false if is_path(request.uri(), path) => {}
+        false => *request.uri_mut() = Uri::builder().path_and_query(path).build()?,
+    }
     *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let headers = request.headers_mut();
     match http2 {
         true => drop(headers.remove(header::HOST)),
+        false if is_host(headers, authority) => {}
         false => drop(headers.insert(header::HOST, HeaderValue::from_str(authority)?)),
     }
     if !http2 {
         join_cookies(headers);
     }
     Ok(())
+}
+
+/// Whether a target is this path and nothing more.
+fn is_path(target: &Uri, path: &str) -> bool {
+    let own = target.path_and_query().filter(|_| target.scheme().is_none() && target.authority().is_none());
+    !target.path().is_empty() && own.is_some_and(|own| own.as_str() == path)
+}
+
+/// Whether the host of a request is this one.
+fn is_host(headers: &HeaderMap, authority: &str) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    hosts.next().is_some_and(|host| host.as_bytes() == authority.as_bytes()) && hosts.next().is_none()
 }
 
 /// Says of a body whose length is not known how it ends. hyper does so itself, but for these methods it takes a body for none that is not
@@ -334,6 +360,10 @@ mod tests {
         target(&mut request, "/y?z", "shop:80", false).unwrap();
         assert_eq!(request.uri(), "/y?z");
         assert_eq!(*request.headers(), map(&[("host", "shop:80"), ("cookie", "a=1; b=2")]));
+        for (path, host) in [("/y?z", "shop:80"), ("/y", "shop:80"), ("/y?z", "shop")] {
+            target(&mut request, path, host, false).unwrap();
+            assert_eq!((request.uri().to_string().as_str(), &request.headers()["host"]), (path, &HeaderValue::from_static(host)));
+        }
         target(&mut request, "/y", "shop:80", true).unwrap();
         assert_eq!(request.uri(), "http://shop:80/y");
         assert!(!request.headers().contains_key("host"));

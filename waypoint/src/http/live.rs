@@ -125,7 +125,7 @@ pub async fn serve(
 
 fn record<B>(proxy: &Proxy, tunnel: &Tunnel, request: &Request<B>) -> Record {
     let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "http");
-    record.request = Some((request.method().as_str().to_owned(), request.uri().path().to_owned()));
+    record.request = Some((request.method().clone(), request.uri().path().to_owned()));
     record
 }
 
@@ -172,13 +172,13 @@ async fn explained(mut record: Record, proxy: &Proxy, question: Question, snapsh
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeSet, HashMap};
+    use std::collections::BTreeSet;
 
     use ambit_runtime::drain;
 
     use super::*;
     use crate::{
-        compiled::{Inbound, MatchNode},
+        compiled::{Inbound, Map, MatchNode},
         terminate::Peer,
     };
 
@@ -187,8 +187,8 @@ mod tests {
     /// What comes of it that a client asks so, and what the request is then.
     fn asked(identity: Option<&str>, edge: Option<u16>, said: &[&str]) -> (&'static str, Request<()>) {
         let administrators = BTreeSet::from([ADMINISTRATOR.parse().unwrap()]);
-        let matcher = MatchNode::Port { ports: HashMap::new(), otherwise: None };
-        let inbound = Inbound { matcher, chains: HashMap::new(), administrators };
+        let matcher = MatchNode::Port { ports: Map::default(), otherwise: None };
+        let inbound = Inbound { matcher, chains: Map::default(), administrators };
         let config = ArcSwap::from_pointee(Snapshot { inbound: Some(Arc::new(inbound)), ..Snapshot::default() });
         let destination = "10.0.0.1:80".parse().unwrap();
         let peer = Arc::new(Peer::new(destination, identity.map(|identity| identity.parse().unwrap())));

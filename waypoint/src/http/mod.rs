@@ -7,6 +7,7 @@ mod answer;
 mod arrival;
 mod body;
 pub(crate) mod call;
+mod clock;
 pub(crate) mod deadline;
 pub mod detect;
 mod downstream;

@@ -4,7 +4,8 @@
 //! connection while it works, to notice clients that left, would take that for leaving; so the end is held back while an answer is
 //! awaited, and a reset is not.
 //!
-//! A client may take its time between two requests, and not within the head of one: the time of a head begins with its first byte.
+//! A client may take its time between two requests, and not within the head of one: the time of a head begins with its first byte. A clock is set
+//! only where a head does not come at once.
 
 use std::{
     io,
@@ -21,7 +22,7 @@ use ambit_hbone::copy::Side;
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Sleep,
+    time::{Instant, Sleep, sleep_until},
 };
 
 use super::Downstream;
@@ -118,8 +119,19 @@ pub struct Rewound {
     phase: Phase,
     /// The longest that the head of a request may take; `None` for no limit.
     limit: Option<Duration>,
-    /// How long the one that has begun still may, and how many requests had begun before it.
-    head: Option<(Pin<Box<Sleep>>, u32)>,
+    /// The one that has begun.
+    head: Option<Head>,
+}
+
+/// The head of a request that has begun to come.
+#[derive(Debug)]
+struct Head {
+    /// When it must have come.
+    until: Instant,
+    /// Tells when that is, once it is waited for.
+    clock: Option<Pin<Box<Sleep>>>,
+    /// How many requests had begun before it.
+    before: u32,
 }
 
 impl Rewound {
@@ -138,9 +150,9 @@ impl Rewound {
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let begun = self.phase.0.begun.load(Ordering::Acquire);
         // A head that was complete made a request begin.
-        self.head.take_if(|(_, before)| *before != begun);
-        let Some((left, _)) = &mut self.head else { return Poll::Pending };
-        ready!(left.as_mut().poll(cx));
+        self.head.take_if(|head| head.before != begun);
+        let Some(Head { until, clock, .. }) = &mut self.head else { return Poll::Pending };
+        ready!(clock.get_or_insert_with(|| Box::pin(sleep_until(*until))).as_mut().poll(cx));
         self.phase.0.late.store(true, Ordering::Release);
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the head of a request took too long"))
     }
@@ -148,7 +160,8 @@ impl Rewound {
     /// Bytes were read.
     fn arrived(&mut self) {
         if let (Some(limit), None, true) = (self.limit, &self.head, self.phase.is(IDLE)) {
-            self.head = Some((Box::pin(tokio::time::sleep(limit)), self.phase.0.begun.load(Ordering::Acquire)));
+            let (until, before) = (Instant::now() + limit, self.phase.0.begun.load(Ordering::Acquire));
+            self.head = Some(Head { until, clock: None, before });
         }
     }
 

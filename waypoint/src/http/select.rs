@@ -96,7 +96,7 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         return Err(bad("the path does not begin with a slash"));
     }
     let path = match http.normalize_path && path.starts_with('/') {
-        true => Cow::Owned(normalize_path(path, http.merge_slashes).ok_or_else(|| bad("the path has no normal form"))?),
+        true => normalize_path(path, http.merge_slashes).ok_or_else(|| bad("the path has no normal form"))?,
         false => Cow::Borrowed(path),
     };
     let path_and_query = match query {
@@ -108,7 +108,7 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
 
 /// As Envoy reads it.
 fn scheme<B>(request: &Request<B>) -> &'static str {
-    let forwarded = || request.headers().get("x-forwarded-proto").and_then(|scheme| scheme.to_str().ok());
+    let forwarded = || request.headers().get(headers::FORWARDED_PROTO).and_then(|scheme| scheme.to_str().ok());
     match request.uri().scheme_str().or_else(forwarded) {
         Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
         _ => "http",

@@ -1,6 +1,13 @@
 //! One connection inside a tunnel: its requests, one after the other (HTTP/1.1) or at once (HTTP/2).
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
 
 use ambit_model::{
     Reason, Refusal,
@@ -15,11 +22,13 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::task::coop::unconstrained;
 use tokio_util::task::TaskTracker;
 
 use super::{
     Over, Phase, ResponseBody, admission,
     answer::{self, Style},
+    clock::Clock,
     detect::Detected,
     ext_authz::{Asking, Passed},
     ext_proc::Processors,
@@ -65,7 +74,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
         let asks = live::asks(&proxy.config, &tunnel, &mut request);
         // What a request needs is gone with it: a connection that waits for its next one keeps no room for that.
         Box::pin(async move {
-            let (drain, edge) = (tunnel.drain.clone(), tunnel.edge.is_some());
+            let own = tunnel.clone();
             let mut response = match asks {
                 None => handle(proxy, tunnel, protocol, upgrades, (over, told, None), request).await,
                 // Hardly any does.
@@ -74,11 +83,11 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
             if head {
                 response.body_mut().leave_out();
             }
-            if edge {
+            if own.edge.is_some() {
                 // Who is outside of the mesh need not know what policies are called in it.
                 response.headers_mut().remove("x-ambit-policy");
             }
-            let last = protocol == AppProtocol::Http1 && drain.is_draining();
+            let last = protocol == AppProtocol::Http1 && own.drain.is_draining();
             if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -88,7 +97,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
     let result = match protocol {
         AppProtocol::Http1 => {
             let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
+                .timer(Clock::default())
                 .header_read_timeout(proxy.limits.idle)
                 .max_buf_size(max_header.max(64 * 1024))
                 .serve_connection(io, service)
@@ -114,7 +123,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
             tokio::pin!(connection);
             tokio::select! {
                 result = connection.as_mut() => result,
-                () = drain.draining() => {
+                () = begins(&drain) => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
@@ -155,8 +164,24 @@ async fn unused(edge: bool, phase: &Phase, limit: Duration) {
 
 /// Completes when the drain has gone on for so long that a client which has not asked since does not seem to ask any more.
 async fn silent(drain: &Watch) {
-    drain.draining().await;
+    begins(drain).await;
     tokio::time::sleep(LAST_REQUEST).await;
+}
+
+/// Completes when the drain begins. A connection is woken several times for each request, and has itself told of the drain only once: all who
+/// wait for that share a lock.
+async fn begins(drain: &Watch) {
+    // So that it is told whatever else it has done in its turn.
+    let mut begins = pin!(unconstrained(drain.draining()));
+    let mut told: Option<Waker> = None;
+    poll_fn(|cx| {
+        if !drain.is_draining() && told.as_ref().is_some_and(|told| told.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        told = Some(cx.waker().clone());
+        begins.as_mut().poll(cx)
+    })
+    .await;
 }
 
 fn max_header(proxy: &Proxy, tunnel: &Tunnel, protocol: AppProtocol) -> usize {
@@ -175,8 +200,9 @@ pub(super) async fn handle(
 ) -> Response<ResponseBody> {
     let style = Style { grpc: is_grpc(request.headers()) };
     let kind = if style.grpc { "grpc" } else { "http" };
-    let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, kind);
-    record.request = Some((request.method().as_str().to_owned(), request.uri().path().to_owned()));
+    // It goes from hand to hand until the response has ended, and each would have room for it.
+    let mut record = Box::new(Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, kind));
+    record.request = Some((request.method().clone(), request.uri().path().to_owned()));
     record.beside.clone_from(&beside);
     let Some(place) = proxy.telemetry.admit(proxy.limits.requests) else {
         return answer::refused(&mut record, style, StatusCode::SERVICE_UNAVAILABLE, &Refusal::new(Reason::RequestLimit, ""));
@@ -320,7 +346,7 @@ fn refuse<B>(
 async fn act(
     mut exchange: Exchange,
     mut request: Request<Incoming>,
-    mut record: Record,
+    mut record: Box<Record>,
     mut hold: Hold,
 ) -> Response<ResponseBody> {
     let Exchange { chain, http, route, target, tunnel, .. } = &exchange;
@@ -369,7 +395,7 @@ async fn act(
 }
 
 /// Does with a request what its route says, if there is room for it.
-async fn take(exchange: Exchange, request: Request<Incoming>, mut record: Record, hold: Hold) -> Response<ResponseBody> {
+async fn take(exchange: Exchange, request: Request<Incoming>, mut record: Box<Record>, hold: Hold) -> Response<ResponseBody> {
     let Exchange { chain, http, route, target, tunnel, style, .. } = &exchange;
     let style = *style;
     // What was refused or answered before has taken no place.
@@ -406,7 +432,7 @@ async fn take(exchange: Exchange, request: Request<Incoming>, mut record: Record
 }
 
 /// The service asked for, where no cluster was chosen that would tell.
-fn asked_for(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Option<ServiceInfo> {
+fn asked_for(snapshot: &Snapshot, tunnel: &Tunnel, protocol: AppProtocol) -> Option<Arc<ServiceInfo>> {
     select::chain(snapshot, tunnel, protocol).ok()?.0.service()
 }
 

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::observe::Record;
 
 /// Carries the bytes of an upgraded connection to their end, and holds what it is to hold until then; the drain's deadline cuts it.
-pub async fn carry<H>(client: OnUpgrade, upstream: OnUpgrade, mut record: Record, held: H, drain: Watch) {
+pub async fn carry<H>(client: OnUpgrade, upstream: OnUpgrade, mut record: Box<Record>, held: H, drain: Watch) {
     let sent = record.sent.clone();
     let received = AtomicU64::new(0);
     match tokio::try_join!(client, upstream) {

@@ -43,7 +43,7 @@ pub(super) fn facts<'a>(change: &'a MetricChange, record: &'a Record) -> impl It
 fn value(attribute: Attribute, record: &Record) -> Option<Cow<'_, str>> {
     let service = record.service.as_ref();
     let text = match attribute {
-        Attribute::Method => return record.request.as_ref().map(|(name, _)| Cow::Borrowed(method(name))),
+        Attribute::Method => return record.request.as_ref().map(|(name, _)| Cow::Borrowed(method(name.as_str()))),
         Attribute::Protocol => return Some(Cow::Borrowed(record.protocol)),
         Attribute::Code => return record.status.map(|status| Cow::Owned(status.to_string())),
         Attribute::GrpcStatus => return record.grpc_status.map(|status| Cow::Owned(status.to_string())),

@@ -15,7 +15,7 @@ pub use beside::{Beside, Reached, Told};
 pub use logged::{Line, Logged};
 pub use otlp::export;
 pub use record::{Given, Record, Upstream};
-pub use telemetry::{InFlight, Telemetry};
+pub use telemetry::{InFlight, Telemetry, hashed};
 pub use trace::{Span, Spans};
 
 /// Counts tries after the first, and those that were not made, by `result`: `retried` as the route says, `resent` on a new connection,

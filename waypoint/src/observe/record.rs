@@ -11,8 +11,9 @@ use std::{
 
 use ambit_identity::SpiffeId;
 use ambit_model::{Reason, Refusal, balance::Outcome, measure::MetricChanges, policy::PolicyKey};
+use http::Method;
 
-use super::{Beside, Logged, Span, Telemetry};
+use super::{Beside, Logged, Span, Telemetry, hashed};
 use crate::{
     compiled::{Admitted, Cluster, ServiceInfo, Suffering, WorkloadNames},
     terminate::Peer,
@@ -30,6 +31,19 @@ pub struct Upstream {
     pub workload: WorkloadNames,
     /// Its namespace.
     pub namespace: Arc<str>,
+    /// The identity as it is logged.
+    pub uri: Option<Arc<str>>,
+    /// Of all that metrics say of it.
+    pub hash: u64,
+}
+
+impl Upstream {
+    /// An endpoint at this address, which is to prove this identity.
+    pub fn new(address: SocketAddr, identity: Option<SpiffeId>, workload: WorkloadNames, namespace: Arc<str>) -> Self {
+        let hash = hashed(&(workload.workload_name(), workload.canonical_name(), &namespace, &identity));
+        let uri = identity.as_ref().map(|id| id.to_string().into());
+        Self { address, identity, workload, namespace, uri, hash }
+    }
 }
 
 /// Why a request was given up.
@@ -53,7 +67,7 @@ pub struct Record {
     /// `http`, `grpc` or `tcp`.
     pub protocol: &'static str,
     /// The method and the path of a request.
-    pub request: Option<(String, String)>,
+    pub request: Option<(Method, String)>,
     /// The status answered.
     pub status: Option<u16>,
     /// The status of a gRPC call.
@@ -67,9 +81,9 @@ pub struct Record {
     /// The cluster chosen.
     pub cluster: Option<Arc<str>>,
     /// The service asked for.
-    pub service: Option<ServiceInfo>,
+    pub service: Option<Arc<ServiceInfo>>,
     /// The endpoint reached.
-    pub upstream: Option<Upstream>,
+    pub upstream: Option<Arc<Upstream>>,
     /// How often it was sent, or was to be.
     pub attempts: u32,
     /// Why it was not sent once more, where its route asks for that.
@@ -164,8 +178,8 @@ impl Drop for Record {
             place.whole();
         }
         self.tell();
-        let telemetry = self.telemetry.clone();
-        telemetry.write(self);
+        let record: &Self = self;
+        record.telemetry.write(record);
         if let Some(span) = self.span.take() {
             span.end(self);
         }

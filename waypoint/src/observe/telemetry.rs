@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, Hasher, RandomState},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, LazyLock, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,14 +22,14 @@ use super::{Given, Record, measured, outlets::Outlets};
 pub struct Telemetry {
     log: AccessLog,
     series: SeriesLimit,
-    known: RwLock<HashMap<u64, Known>>,
+    /// By a hash, which needs not be hashed with care once more.
+    known: RwLock<HashMap<u64, Known, foldhash::fast::RandomState>>,
     hasher: RandomState,
     in_flight: AtomicUsize,
     pub(super) outlets: Outlets,
 }
 
 /// The metrics of one set of labels. Looking one up by the hash of what its labels are made of saves making the labels each time.
-#[derive(Clone)]
 enum Series {
     Requests { count: Counter, duration: Histogram },
     Connections { opened: Counter, closed: Counter, sent: Counter, received: Counter },
@@ -56,6 +56,25 @@ impl Known {
         };
         let more = self.more.iter().map(Admitted::enter).collect::<Option<_>>()?;
         Some((first, more))
+    }
+}
+
+impl Series {
+    /// Counts a record that ends, and has taken so long.
+    fn count(&self, record: &Record, took: Duration) {
+        match self {
+            Self::Requests { count, duration } => {
+                count.increment(1);
+                duration.record(took.as_secs_f64() * 1000.0);
+            }
+            Self::Connections { opened, closed, sent, received } => {
+                opened.increment(1);
+                closed.increment(1);
+                sent.increment(record.received);
+                received.increment(record.sent());
+            }
+            Self::Failed(count) => count.increment(1),
+        }
     }
 }
 
@@ -103,42 +122,25 @@ impl Telemetry {
     }
 
     pub(super) fn write(&self, record: &Record) {
+        let took = record.started.elapsed();
         match &record.logged {
             Some(logged) => self.outlets.write(record, logged),
-            None => self.log.write(&entry(record)),
+            None => self.log.write(&entry(record, took)),
         }
-        let (series, _used) = self.series(record);
-        match series {
-            Series::Requests { count, duration } => {
-                count.increment(1);
-                duration.record(record.started.elapsed().as_secs_f64() * 1000.0);
-            }
-            Series::Connections { opened, closed, sent, received } => {
-                opened.increment(1);
-                closed.increment(1);
-                sent.increment(record.received);
-                received.increment(record.sent());
-            }
-            Series::Failed(count) => count.increment(1),
-        }
-    }
-
-    fn series(&self, record: &Record) -> (Series, Used) {
         let key = self.key(record);
         if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key)
-            && let Some(used) = known.enter()
+            && let Some(_used) = known.enter()
         {
-            return (known.series.clone(), used);
+            return known.series.count(record, took);
         }
-        let (made, used) = self.make(record);
-        let series = made.series.clone();
+        let (made, _used) = self.make(record);
+        made.series.count(record, took);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         // Some of them may have left.
         if known.len() >= SeriesLimit::DEFAULT {
             known.clear();
         }
         known.insert(key, made);
-        (series, used)
     }
 
     /// The hash of everything that the labels of a record are made of.
@@ -205,14 +207,18 @@ impl Telemetry {
     }
 }
 
+/// A hash of what is the same for many records, made once for all of them. Peers choose some of it, and do not know what comes of it.
+pub fn hashed(facts: &impl Hash) -> u64 {
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEYS.hash_one(facts)
+}
+
 /// Everything that [`labels`] is made of.
 fn facts(record: &Record) -> impl Hash + '_ {
-    let peer = &record.peer;
-    let upstream = record.upstream.as_ref();
-    let upstream = upstream.map(|u| (u.workload.workload_name(), u.workload.canonical_name(), &u.namespace, &u.identity));
+    let upstream = record.upstream.as_ref().map(|upstream| upstream.hash);
     let service = record.service.as_ref().map(|s| (&s.host, &s.namespace, &s.name));
     (
-        (&peer.uri, &peer.workload, &peer.canonical_service, &peer.canonical_revision),
+        record.peer.hash,
         (upstream, service),
         (
             record.protocol,
@@ -239,7 +245,7 @@ fn borrowed(text: &Option<Arc<str>>) -> Option<Cow<'_, str>> {
     text.as_deref().filter(|t| !t.is_empty()).map(Cow::Borrowed)
 }
 
-fn entry(record: &Record) -> Entry<'_> {
+fn entry(record: &Record, took: Duration) -> Entry<'_> {
     let mut entry = Entry::new(Direction::Inbound, record.peer.address, record.destination);
     entry.source_workload = borrowed(&record.peer.workload);
     entry.source_namespace = record.peer.identity.as_ref().map(|id| id.namespace().as_str().into());
@@ -247,17 +253,17 @@ fn entry(record: &Record) -> Entry<'_> {
     if let Some(upstream) = &record.upstream {
         entry.destination_workload = Some(Cow::Borrowed(&*upstream.workload)).filter(|w| !w.is_empty());
         entry.destination_namespace = Some(Cow::Borrowed(&*upstream.namespace)).filter(|w| !w.is_empty());
-        entry.destination_identity = upstream.identity.as_ref().map(|id| id.to_string().into());
+        entry.destination_identity = upstream.uri.as_deref().map(Cow::Borrowed);
     }
     entry.destination_service = record.service.as_ref().map(|s| Cow::Borrowed(&*s.host)).filter(|h| !h.is_empty());
     entry.policy = record.policy.as_ref().map(|p| p.to_string().into());
     entry.reason = record.reason.label().into();
     entry.bytes_sent = record.sent();
     entry.bytes_received = record.received;
-    entry.duration = record.started.elapsed();
+    entry.duration = took;
     entry.security = security(record);
     if let Some((method, path)) = &record.request {
-        entry.method = Some(method.into());
+        entry.method = Some(method.as_str().into());
         entry.path = Some(path.into());
     }
     entry.status = record.status;

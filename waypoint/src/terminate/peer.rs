@@ -5,6 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use ambit_identity::SpiffeId;
 use http::HeaderMap;
 
+use crate::observe::hashed;
+
 /// The most of a peer's own words that are kept, in characters.
 const LONGEST: usize = 128;
 
@@ -25,13 +27,22 @@ pub struct Peer {
     pub canonical_revision: Option<Arc<str>>,
     /// It proves no identity, and TLS ends with us.
     pub in_tls: bool,
+    /// Of its identity and all that it says.
+    pub hash: u64,
 }
 
 impl Peer {
     /// A peer that has proven its identity, or has not.
     pub fn new(address: SocketAddr, identity: Option<SpiffeId>) -> Self {
         let uri = identity.as_ref().map(|id| id.to_string().into());
-        Self { address, identity, uri, workload: None, canonical_service: None, canonical_revision: None, in_tls: false }
+        let (workload, canonical_service, canonical_revision) = (None, None, None);
+        let peer = Self { address, identity, uri, workload, canonical_service, canonical_revision, in_tls: false, hash: 0 };
+        peer.with_hash()
+    }
+
+    fn with_hash(mut self) -> Self {
+        self.hash = hashed(&(&self.uri, &self.workload, &self.canonical_service, &self.canonical_revision));
+        self
     }
 
     /// The same peer with what the CONNECT says about it (wire contract, section 4: `baggage`).
@@ -49,7 +60,7 @@ impl Peer {
                 _ => {}
             }
         }
-        peer
+        peer.with_hash()
     }
 }
 
@@ -65,6 +76,8 @@ mod tests {
         headers.insert("baggage", baggage.parse().unwrap());
         let peer = Peer::new("127.0.0.1:1".parse().unwrap(), None).described(&headers);
         assert_eq!(peer.workload.as_deref(), Some("web"));
+        let other = Peer::new(peer.address, None);
+        assert!(peer.hash != other.hash && peer.hash == other.described(&headers).hash, "its metrics are of what it says");
         assert_eq!(peer.canonical_revision.as_deref(), Some("v1"));
     }
 }

@@ -39,6 +39,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// An HTTP/1.1 connection.
 pub struct Http1 {
     sender: http1::SendRequest<RequestBody>,
+    to: Destination,
     /// Of the pool when it was made.
     generation: u64,
     carrier: Option<Carrier>,
@@ -68,7 +69,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Connections {
-    waiting: HashMap<Destination, Vec<(Http1, Instant)>>,
+    waiting: HashMap<Destination, Vec<(Box<Http1>, Instant)>>,
     multiplexed: HashMap<Destination, Vec<Arc<Multiplexed>>>,
     /// Rises when those made before are to carry no more requests.
     generation: u64,
@@ -92,7 +93,7 @@ pub struct Checkout {
 }
 
 enum Connection {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Shares),
 }
 
@@ -162,7 +163,13 @@ impl HttpPool {
     }
 
     /// The connection keeps its `place` until it has ended.
-    async fn handshake_http1(&self, stream: Stream, generation: u64, place: Connected) -> hyper::Result<Connection> {
+    async fn handshake_http1(
+        &self,
+        to: &Destination,
+        stream: Stream,
+        generation: u64,
+        place: Connected,
+    ) -> hyper::Result<Connection> {
         let (carrier, owner) = (stream.carrier(), place.host().clone());
         let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         self.shared.tasks.spawn(async move {
@@ -172,7 +179,7 @@ impl HttpPool {
             drop(place);
         });
         sender.ready().await?;
-        Ok(Connection::Http1(Http1 { sender, generation, carrier, owner }))
+        Ok(Connection::Http1(Box::new(Http1 { sender, to: to.clone(), generation, carrier, owner })))
     }
 
     async fn handshake_http2(
@@ -215,7 +222,7 @@ impl HttpPool {
         let Checkout { connection, under_way, .. } = on;
         let (response, connection) = match connection {
             Connection::Http1(mut http1) => match http1.sender.try_send_request(request).await {
-                Ok(response) => (response, Leased::Http1(self.clone(), to.clone(), Box::new(http1))),
+                Ok(response) => (response, Leased::Http1(self.clone(), http1)),
                 Err(mut error) => return Err(unsent(to, error.take_message(), error.error())),
             },
             Connection::Http2(place) => match place.on.sender.clone().try_send_request(request).await {
@@ -258,14 +265,14 @@ impl HttpPool {
 
     /// Has the connection wait for its next request, and tells who waits for it: of the cluster that it was made for and of the one whose
     /// request, to `host`, it has carried.
-    fn wait(&self, to: &Destination, http1: Http1, host: &Arc<Host>) {
+    fn wait(&self, http1: Box<Http1>, host: &Arc<Host>) {
         let mut connections = self.connections();
         if http1.generation < connections.generation || !stays(http1.carrier.as_ref()) {
             return;
         }
-        let waiting = match connections.waiting.get_mut(to) {
+        let waiting = match connections.waiting.get_mut(&http1.to) {
             Some(waiting) => waiting,
-            None => connections.waiting.entry(to.clone()).or_default(),
+            None => connections.waiting.entry(http1.to.clone()).or_default(),
         };
         if waiting.len() < WAITING {
             // They find it there when they look, which they cannot before the lock is let go.

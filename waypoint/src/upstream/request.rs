@@ -87,6 +87,10 @@ impl RequestBody {
         phase: Option<Phase>,
         arriving: Option<DropGuard>,
     ) -> Self {
+        // Nobody reads it, or waits for what is here already.
+        if before.is_none() && inner.is_end_stream() {
+            return Self(Kind::Empty);
+        }
         let over = before.as_deref().is_some_and(Beginning::is_whole);
         let before = before.map(|before| before.part.done()).filter(|before| !before.is_end()).map(Box::new);
         let inner = Source::Client(inner);

@@ -1,6 +1,10 @@
 //! Which endpoints a request or connection may go to, in the order to try them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    hash::{Hash, Hasher},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use ambit_identity::SpiffeId;
 use ambit_model::{
@@ -18,12 +22,19 @@ use crate::{
 pub(crate) const TRIES: usize = 3;
 
 /// Where a connection goes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// The address of the application.
     pub address: SocketAddr,
     /// The identity it must prove; in clear when there is none.
     pub identity: Option<SpiffeId>,
+}
+
+impl Hash for Destination {
+    /// Of the address alone: hardly ever do two of them share one.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address.hash(state);
+    }
 }
 
 /// An endpoint to try.
@@ -32,7 +43,7 @@ pub struct Candidate {
     /// Where it is.
     pub to: Destination,
     /// What the record says of it.
-    pub upstream: Upstream,
+    pub upstream: Arc<Upstream>,
     /// What goes on at it.
     pub host: Arc<Host>,
 }
@@ -43,11 +54,11 @@ pub struct Candidates {
     /// The cluster they belong to.
     pub cluster: Arc<Cluster>,
     /// The service they belong to.
-    pub service: Option<ServiceInfo>,
+    pub service: Option<Arc<ServiceInfo>>,
     /// What is spoken to them.
     pub protocol: Protocol,
     /// In this order.
-    pub endpoints: Vec<Candidate>,
+    pub endpoints: Vec<Arc<Candidate>>,
 }
 
 /// The endpoints of a cluster for one request or connection to `original`, whose filter chain names `identity` for direct
@@ -130,15 +141,21 @@ pub(crate) fn takes_requests(cluster: &Cluster) -> Result<(), Refusal> {
     }
 }
 
-fn resolve(Place { endpoint, host }: &Place, original: SocketAddr, identity: Option<&SpiffeId>) -> Result<Candidate, Refusal> {
-    let to = destination(endpoint, original, identity)?;
-    let upstream = Upstream {
-        address: to.address,
-        identity: to.identity.clone(),
-        workload: endpoint.workload.clone(),
-        namespace: endpoint.namespace.clone(),
-    };
-    Ok(Candidate { to, upstream, host: host.clone() })
+fn resolve(place: &Place, original: SocketAddr, identity: Option<&SpiffeId>) -> Result<Arc<Candidate>, Refusal> {
+    // An endpoint with an address of its own is the same for all requests.
+    if let Some(known) = place.candidate.get() {
+        return Ok(known.clone());
+    }
+    let made = Arc::new(candidate(place, destination(&place.endpoint, original, identity)?));
+    match place.endpoint.target {
+        Target::Hbone { .. } | Target::Clear { .. } => Ok(place.candidate.get_or_init(|| made).clone()),
+        Target::OriginalDestination | Target::Internal { .. } => Ok(made),
+    }
+}
+
+fn candidate(Place { endpoint, host, .. }: &Place, to: Destination) -> Candidate {
+    let upstream = Upstream::new(to.address, to.identity.clone(), endpoint.workload.clone(), endpoint.namespace.clone());
+    Candidate { to, upstream: Arc::new(upstream), host: host.clone() }
 }
 
 /// Where an endpoint is reached that has an address of its own.

@@ -69,7 +69,7 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     {
         balance.policy = Policy::PeakEwma;
     }
-    let service = metadata.and_then(|m| service(&m, &name));
+    let service = metadata.and_then(|m| service(&m, &name)).map(Arc::new);
     finish(&cluster)?;
     Ok(Cluster {
         name,

@@ -1,6 +1,6 @@
 //! Listeners. The design has three by name, and those at the edge of the mesh; any other one is refused.
 
-use std::{collections::HashMap, mem::take, sync::Arc};
+use std::{mem::take, sync::Arc};
 
 use ambit_api::envoy::pb::envoy::{
     config::{
@@ -22,7 +22,7 @@ use super::{
     read::{Compiled, Problem, Under, finish, port, required, type_of, unpack},
     state, text, tls,
 };
-use crate::compiled::{Edge, Inbound, MatchNode, Terminate};
+use crate::compiled::{Edge, Inbound, Map, MatchNode, Terminate};
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const SET_STATE: &str = "envoy.extensions.filters.http.set_filter_state.v3.Config";
@@ -177,7 +177,7 @@ fn inbound(mut listener: Listener, metadata: Option<Metadata>) -> Compiled<Inbou
     listener.listener_filters_timeout = None;
     listener.continue_on_listener_filters_timeout = false;
     let matcher = listener.filter_chain_matcher.take().map(matcher::node).transpose().under("filter_chain_matcher")?;
-    let mut chains = HashMap::new();
+    let mut chains = Map::default();
     for part in take(&mut listener.filter_chains) {
         let at = format!("filter_chains[{}]", part.name);
         let compiled = chain::chain(part).under(at)?;
@@ -189,7 +189,7 @@ fn inbound(mut listener: Listener, metadata: Option<Metadata>) -> Compiled<Inbou
         // Without matcher the only chain takes everything; without chain nothing is taken.
         (None, 0 | 1) => match chains.keys().next() {
             Some(only) => MatchNode::Chain(only.clone()),
-            None => MatchNode::Port { ports: HashMap::new(), otherwise: None },
+            None => MatchNode::Port { ports: Map::default(), otherwise: None },
         },
         (None, _) => return Err(Problem::new("several filter chains without filter_chain_matcher are not implemented")),
     };

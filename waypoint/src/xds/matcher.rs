@@ -1,6 +1,6 @@
 //! The tree that leads from a destination to a filter chain (`xds.type.matcher.v3.Matcher`).
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use ambit_api::{
     envoy::pb::{
@@ -29,7 +29,7 @@ use super::{
     rbac::range,
     read::{Compiled, Problem, Under, finish, number, required, type_of, unpack},
 };
-use crate::compiled::{AppProtocol, MatchNode, NameTest};
+use crate::compiled::{AppProtocol, Map, MatchNode, NameTest};
 
 const INPUTS: &str = "envoy.extensions.matching.common_inputs.network.v3.";
 const IP_MATCHER: &str = "xds.type.matcher.v3.IPMatcher";
@@ -126,8 +126,8 @@ fn tests(input: Input, tests: Vec<(Test, Arc<MatchNode>)>, otherwise: Option<Arc
 fn keyed<K: Eq + std::hash::Hash>(
     values: Vec<(String, Arc<MatchNode>)>,
     parse: impl Fn(&str) -> Compiled<K>,
-) -> Compiled<HashMap<K, Arc<MatchNode>>> {
-    let mut map = HashMap::new();
+) -> Compiled<Map<K, Arc<MatchNode>>> {
+    let mut map = Map::default();
     for (text, node) in values {
         map.entry(parse(&text)?).or_insert(node);
     }
@@ -197,7 +197,7 @@ fn comparisons(predicate: Predicate, into: &mut Vec<(Input, Test)>) -> Compiled<
 
 fn ranges(custom: TypedExtensionConfig, otherwise: Option<Arc<MatchNode>>) -> Compiled<MatchNode> {
     let matcher: IpMatcher = unpack(&required(custom.typed_config, "typed_config")?, IP_MATCHER)?;
-    let mut hosts = HashMap::new();
+    let mut hosts = Map::default();
     let mut ranges = Vec::new();
     for mut entry in matcher.range_matchers {
         let node = on_match(required(entry.on_match.take(), "on_match")?)?;

@@ -27,7 +27,7 @@ use super::{
     received::{self, Received},
     route, secret,
 };
-use crate::compiled::{Chain, Cluster, Discovery, Edge, Endpoints, Proxy, Routes, Snapshot, TerminateTable};
+use crate::compiled::{Chain, Cluster, Discovery, Edge, Endpoints, Map, Proxy, Routes, Snapshot, TerminateTable};
 
 /// Holds compiled resources by name and publishes them.
 #[derive(Clone)]
@@ -42,10 +42,10 @@ pub struct Store {
 #[derive(Default)]
 struct Held {
     listeners: HashMap<String, CompiledListener>,
-    routes: HashMap<Arc<str>, Arc<RouteTable>>,
+    routes: Map<Arc<str>, Arc<RouteTable>>,
     authorities: HashMap<Arc<str>, Arc<TerminateTable>>,
-    clusters: HashMap<Arc<str>, Arc<Cluster>>,
-    endpoints: HashMap<Arc<str>, Arc<Endpoints>>,
+    clusters: Map<Arc<str>, Arc<Cluster>>,
+    endpoints: Map<Arc<str>, Arc<Endpoints>>,
     secrets: HashMap<Arc<str>, Served>,
     received: Received,
 }

@@ -1,5 +1,7 @@
 //! Tests on the path, and the path's normal form.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::{Pattern, StringMatch};
@@ -67,7 +69,14 @@ impl PathMatch {
 /// nothing), backslashes as slashes, escaped unreserved letters decoded (6.2.2), letters that no path has escaped; `merge_slashes` makes
 /// one slash of several. `None` when the path is not absolute, or has a byte in it that Envoy refuses.
 #[must_use]
-pub fn normalize_path(path: &str, merge_slashes: bool) -> Option<String> {
+pub fn normalize_path(path: &str, merge_slashes: bool) -> Option<Cow<'_, str>> {
+    match is_normal(path, merge_slashes) {
+        true => Some(Cow::Borrowed(path)),
+        false => normal(path, merge_slashes).map(Cow::Owned),
+    }
+}
+
+fn normal(path: &str, merge_slashes: bool) -> Option<String> {
     let decoded = decode_unreserved(path)?;
     let mut segments: Vec<&str> = Vec::new();
     let rest = decoded.strip_prefix('/')?;
@@ -93,6 +102,12 @@ pub fn normalize_path(path: &str, merge_slashes: bool) -> Option<String> {
         out.push('/');
     }
     Some(out)
+}
+
+/// Whether a path is as it would be made, as nearly all are: nothing in it is looked at letter by letter, and no segment begins with a dot.
+fn is_normal(path: &str, merge_slashes: bool) -> bool {
+    let stays = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~!$&'()*+,;=:@".contains(&byte);
+    path.starts_with('/') && path.bytes().all(stays) && !path.contains("/.") && !(merge_slashes && path.contains("//"))
 }
 
 fn decode_unreserved(path: &str) -> Option<String> {
@@ -148,4 +163,31 @@ fn decode_unreserved(path: &str) -> Option<String> {
 fn escaped(text: &str) -> Option<u8> {
     let digits = text.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
     u8::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_taken_for_normal_would_be_made_so() {
+        const LETTERS: [&str; 9] = ["/", ".", "a", "%", "2", "e", "\\", ";", "<"];
+        let mut paths = vec![String::from("/")];
+        for longer in 0..4 {
+            let from = paths.len() - LETTERS.len().pow(longer);
+            let more: Vec<_> = paths[from..].iter().flat_map(|path| LETTERS.map(|letter| format!("{path}{letter}"))).collect();
+            paths.extend(more);
+        }
+        let every = (0..=127_u8).map(|byte| format!("/a{}b", char::from(byte)));
+        let mut normal_ones = 0;
+        for path in paths.into_iter().chain(every).chain(["", "*", "a", "/\u{e4}"].map(str::to_owned)) {
+            for merge_slashes in [false, true] {
+                if is_normal(&path, merge_slashes) {
+                    assert_eq!(normal(&path, merge_slashes).as_ref(), Some(&path), "merged: {merge_slashes}");
+                    normal_ones += 1;
+                }
+            }
+        }
+        assert!(normal_ones > 1000, "{normal_ones}");
+    }
 }

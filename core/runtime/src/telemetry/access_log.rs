@@ -1,5 +1,6 @@
 //! Where access-log lines go: a thread of its own writes them, so that a slow disk or pipe never delays a connection.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -98,6 +99,27 @@ impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whole lines wait for the writer, unless too much does.
+    fn add(&self, lines: &[u8]) {
+        let mut waiting = self.waiting();
+        if waiting.lines.len() >= WAITING {
+            drop(waiting);
+            counter!(metric::ACCESS_LOG_DROPPED).increment(1);
+            return;
+        }
+        waiting.lines.extend_from_slice(lines);
+        let asleep = std::mem::take(&mut waiting.asleep);
+        drop(waiting);
+        if asleep {
+            self.lines.notify_one();
+        }
+    }
+}
+
+thread_local! {
+    /// Where a line is made.
+    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 impl Drop for Writer {
@@ -175,22 +197,16 @@ impl AccessLog {
 
     fn write_with(&self, put: impl FnOnce(jiff::Timestamp, &mut Vec<u8>) -> io::Result<()>) {
         let Some(Writer(shared)) = self.writer.as_deref() else { return };
-        let now = jiff::Timestamp::now();
-        let mut waiting = shared.waiting();
-        let before = waiting.lines.len();
-        if before >= WAITING {
-            drop(waiting);
-            counter!(metric::ACCESS_LOG_DROPPED).increment(1);
-            return;
-        }
+        // Made without the lock, for which all threads wait: that takes much longer than to put it where lines wait. The memory is that of the last
+        // one, unless the thread is about to end.
+        let mut line = LINE.try_with(Cell::take).unwrap_or_default();
         // Half a line is worse than none; a vector takes whatever is written.
-        if put(now, &mut waiting.lines).is_err() {
-            waiting.lines.truncate(before);
+        if put(jiff::Timestamp::now(), &mut line).is_ok() {
+            shared.add(&line);
         }
-        let asleep = std::mem::take(&mut waiting.asleep);
-        drop(waiting);
-        if asleep {
-            shared.lines.notify_one();
+        if line.capacity() <= KEPT {
+            line.clear();
+            let _ending = LINE.try_with(|kept| kept.set(line));
         }
     }
 

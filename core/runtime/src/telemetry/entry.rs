@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
+/// Durations are written in microseconds, to the nearest one.
+const HALF_A_MICROSECOND: Duration = Duration::from_nanos(500);
+
 /// Which side of the mesh this proxy was on for the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -155,34 +158,36 @@ impl<'a> Entry<'a> {
 impl Display for Entry<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "access direction={} src.addr={}", self.direction.as_str(), self.source)?;
-        field(out, "src.workload", self.source_workload.as_deref())?;
-        field(out, "src.namespace", self.source_namespace.as_deref())?;
-        field(out, "src.identity", self.source_identity.as_deref())?;
+        field(out, " src.workload=", self.source_workload.as_deref())?;
+        field(out, " src.namespace=", self.source_namespace.as_deref())?;
+        field(out, " src.identity=", self.source_identity.as_deref())?;
         write!(out, " dst.addr={}", self.destination)?;
-        field(out, "dst.workload", self.destination_workload.as_deref())?;
-        field(out, "dst.namespace", self.destination_namespace.as_deref())?;
-        field(out, "dst.service", self.destination_service.as_deref())?;
-        field(out, "dst.identity", self.destination_identity.as_deref())?;
-        field(out, "policy", self.policy.as_deref())?;
-        field(out, "reason", Some(&self.reason))?;
+        field(out, " dst.workload=", self.destination_workload.as_deref())?;
+        field(out, " dst.namespace=", self.destination_namespace.as_deref())?;
+        field(out, " dst.service=", self.destination_service.as_deref())?;
+        field(out, " dst.identity=", self.destination_identity.as_deref())?;
+        field(out, " policy=", self.policy.as_deref())?;
+        field(out, " reason=", Some(&self.reason))?;
         write!(out, " bytes_sent={} bytes_recv={}", self.bytes_sent, self.bytes_received)?;
-        write!(out, " duration_ms={:.3} security={}", self.duration.as_secs_f64() * 1000.0, self.security.as_str())?;
-        let status = self.status.map(|status| status.to_string());
-        let attempts = self.attempts.map(|attempts| attempts.to_string());
-        let trace = self.trace.map(|trace| format!("{trace:032x}"));
-        let optional = [
-            ("trace", trace.as_deref()),
-            ("dry_run", self.dry_run.as_deref()),
-            ("method", self.method.as_deref()),
-            ("path", self.path.as_deref()),
-            ("status", status.as_deref()),
-            ("flags", self.flags.as_deref()),
-            ("route", self.route.as_deref()),
-            ("cluster", self.cluster.as_deref()),
-            ("attempts", attempts.as_deref()),
-            ("error", self.error.as_deref()),
-        ];
-        optional.into_iter().filter(|(_, value)| value.is_some()).try_for_each(|(name, value)| field(out, name, value))
+        let micros = self.duration.saturating_add(HALF_A_MICROSECOND).as_micros();
+        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+        write!(out, " duration_ms={}.{:03} security={}", micros / 1000, micros % 1000, self.security.as_str())?;
+        if let Some(trace) = self.trace {
+            write!(out, " trace={trace:032x}")?;
+        }
+        known(out, " dry_run=", self.dry_run.as_deref())?;
+        known(out, " method=", self.method.as_deref())?;
+        known(out, " path=", self.path.as_deref())?;
+        if let Some(status) = self.status {
+            write!(out, " status={status}")?;
+        }
+        known(out, " flags=", self.flags.as_deref())?;
+        known(out, " route=", self.route.as_deref())?;
+        known(out, " cluster=", self.cluster.as_deref())?;
+        if let Some(attempts) = self.attempts {
+            write!(out, " attempts={attempts}")?;
+        }
+        known(out, " error=", self.error.as_deref())
     }
 }
 
@@ -231,10 +236,15 @@ impl Serialize for Entry<'_> {
     }
 }
 
-/// Writes ` name=value`, quoted when the value would not read back as one word. A peer may choose some of the values, so nothing
-/// in them may end the line or start another field.
+/// Writes the field, if it is known.
+fn known(out: &mut fmt::Formatter<'_>, name: &str, value: Option<&str>) -> fmt::Result {
+    if value.is_some() { field(out, name, value) } else { Ok(()) }
+}
+
+/// Writes the name, given as ` name=`, and the value, quoted when it would not read back as one word. A peer may choose some of the values, so
+/// nothing in them may end the line or start another field.
 fn field(out: &mut fmt::Formatter<'_>, name: &str, value: Option<&str>) -> fmt::Result {
-    write!(out, " {name}=")?;
+    out.write_str(name)?;
     match value {
         None => out.write_char('-'),
         Some(value) if is_word(value) => out.write_str(value),
@@ -253,6 +263,10 @@ fn field(out: &mut fmt::Formatter<'_>, name: &str, value: Option<&str>) -> fmt::
 }
 
 fn is_word(value: &str) -> bool {
+    // Nearly all are this.
+    if value.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=')) {
+        return !value.is_empty() && value != "-";
+    }
     !value.is_empty()
         && value != "-"
         && !value.chars().any(|part| part.is_whitespace() || part.is_control() || "\"\\=".contains(part))

@@ -42,7 +42,9 @@ impl Cluster {
 
     /// A request is sent to an endpoint.
     pub fn wait_for<'a>(&'a self, host: &'a Host) -> Waiting<'a> {
-        Waiting { cluster: self, host: Some(host), since: Instant::now() }
+        // Others do not go by it, and look at no clock.
+        let host = (self.balance.policy == Policy::PeakEwma).then(|| (host, Instant::now()));
+        Waiting { cluster: self, host }
     }
 
     /// Takes in how long an endpoint took until its answer began, or that there is none.
@@ -62,8 +64,8 @@ impl Cluster {
 /// least: else an endpoint that never answers those who do not wait for ever would seem the quicker the longer it is silent.
 pub struct Waiting<'a> {
     cluster: &'a Cluster,
-    host: Option<&'a Host>,
-    since: Instant,
+    /// Who is waited for, and since when.
+    host: Option<(&'a Host, Instant)>,
 }
 
 impl Waiting<'_> {
@@ -75,8 +77,8 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(host) = self.host {
-            self.cluster.answered(host, self.since.elapsed(), true);
+        if let Some((host, since)) = self.host {
+            self.cluster.answered(host, since.elapsed(), true);
         }
     }
 }

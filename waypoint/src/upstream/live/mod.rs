@@ -35,6 +35,7 @@ pub use self::{
     breakers::{Connected, Pending, UnderWay},
     host::Host,
 };
+use super::Candidate;
 use crate::compiled::{Cluster, Endpoint, Endpoints, Target};
 
 /// What goes on in a cluster.
@@ -59,6 +60,8 @@ pub struct Place {
     pub endpoint: Arc<Endpoint>,
     /// What goes on.
     pub host: Arc<Host>,
+    /// What requests are told of it, from the first one on that it takes.
+    pub(super) candidate: OnceLock<Arc<Candidate>>,
 }
 
 /// How much of a cluster is in use, and was.
@@ -169,7 +172,7 @@ impl Live {
             let host = known.hosts.get(&endpoint.target)?.clone();
             let standing = if host.is_ejected() || host.is_failing() { Standing::Unhealthy } else { endpoint.standing };
             let warmth = known.warmth(&host, standing, now);
-            Some(Member { item: Place { endpoint: endpoint.clone(), host }, weight: endpoint.weight, standing, warmth })
+            Some(Member { item: Place::new(endpoint, host), weight: endpoint.weight, standing, warmth })
         };
         let localities: Vec<_> = known
             .endpoints
@@ -203,7 +206,7 @@ impl Live {
         for locality in &known.endpoints.localities {
             for endpoint in &locality.endpoints {
                 let Some(host) = known.hosts.get(&endpoint.target).cloned() else { continue };
-                listed.push((locality.priority, Place { endpoint: endpoint.clone(), host }));
+                listed.push((locality.priority, Place::new(endpoint, host)));
             }
         }
         listed
@@ -294,6 +297,10 @@ impl Live {
 }
 
 impl Place {
+    fn new(endpoint: &Arc<Endpoint>, host: Arc<Host>) -> Self {
+        Self { endpoint: endpoint.clone(), host, candidate: OnceLock::new() }
+    }
+
     /// Whether it is at one of these addresses.
     fn is_one_of(&self, addresses: &[SocketAddr]) -> bool {
         !addresses.is_empty() && self.endpoint.target.name().is_some_and(|name| addresses.contains(&name.address))

@@ -271,3 +271,17 @@ async fn who_waits_is_told_when_a_connection_ends() {
     tokio::time::timeout(Duration::from_secs(30), freed).await.expect("nobody is told");
     assert!(cluster.another_connection(&host, false).is_some());
 }
+
+#[test]
+fn what_requests_are_told_of_an_endpoint_is_made_once_for_as_long_as_it_is_configured_so() {
+    let live = Arc::new(Live::default());
+    let cluster = cluster(&live, None, NONE);
+    live.follow(&cluster, endpoints(&[1]));
+    let original = SocketAddr::from(([10, 0, 0, 9], 80));
+    let first = || crate::upstream::candidates(&cluster, original, None).unwrap().endpoints.remove(0);
+    let before = first();
+    assert_eq!((before.to.address.port(), before.upstream.address.port()), (1, 1));
+    assert!(Arc::ptr_eq(&before, &first()));
+    live.follow(&cluster, endpoints(&[2]));
+    assert_eq!(first().to.address.port(), 2);
+}

@@ -86,7 +86,7 @@ impl HttpPool {
             Ok(under_way) => Ok(Checkout { connection, at_hand, under_way }),
             Err(refusal) => {
                 match connection {
-                    Connection::Http1(http1) => self.wait(&to.to, http1, &to.host),
+                    Connection::Http1(http1) => self.wait(http1, &to.host),
                     Connection::Http2(place) => {
                         drop(place);
                         to.host.tell(true);
@@ -109,7 +109,7 @@ impl HttpPool {
         let stream = open(proxy, &to.to, http::HeaderMap::new(), cluster.connect_timeout).await?;
         let connection = match http2 {
             true => self.handshake_http2(&to.to, stream, generation, place).await,
-            false => self.handshake_http1(stream, generation, place).await,
+            false => self.handshake_http1(&to.to, stream, generation, place).await,
         };
         if http2 {
             to.host.told_shared();

@@ -1,6 +1,6 @@
 //! What a response holds until it has been read.
 
-use super::{Destination, Http1, HttpPool, SETTLE, Shares};
+use super::{Http1, HttpPool, SETTLE, Shares};
 use crate::upstream::{Connected, UnderWay};
 
 /// What a response holds until it has been read.
@@ -11,7 +11,7 @@ pub struct Lease {
 
 pub(super) enum Leased {
     /// The connection goes back to wait.
-    Http1(HttpPool, Destination, Box<Http1>),
+    Http1(HttpPool, Box<Http1>),
     /// The place on a shared connection is given up.
     Http2(Shares),
 }
@@ -21,14 +21,14 @@ impl Lease {
     pub fn release(self) {
         let Self { connection, under_way } = self;
         let host = under_way.host().clone();
-        let (pool, to, mut http1) = match connection {
-            Leased::Http1(pool, to, http1) => (pool, to, http1),
+        let (pool, mut http1) = match connection {
+            Leased::Http1(pool, http1) => (pool, http1),
             // Its place is given up before those who wait are told.
             Leased::Http2(place) => return drop((place, under_way)),
         };
         drop(under_way);
         if http1.sender.is_ready() {
-            return pool.wait(&to, *http1, &host);
+            return pool.wait(http1, &host);
         }
         if http1.sender.is_closed() {
             return;
@@ -36,7 +36,7 @@ impl Lease {
         let again = pool.clone();
         pool.shared.tasks.spawn(async move {
             if let Ok(Ok(())) = tokio::time::timeout(SETTLE, http1.sender.ready()).await {
-                again.wait(&to, *http1, &host);
+                again.wait(http1, &host);
             }
         });
     }
