@@ -45,6 +45,7 @@ pub fn all() -> Vec<Goal> {
     let local = |figure, limit| Goal { ours: "same-node", against: Some("no-mesh-local"), figure, limit };
     let alone = |figure, limit| Goal { ours: "ztunnel", against: None, figure, limit };
     let l7 = |figure, limit| Goal { ours: "waypoint", against: Some("envoy-waypoint"), figure, limit };
+    let hop = |figure, limit| Goal { ours: "hop", against: Some("envoy-hop"), figure, limit };
     let waypoint = |figure, limit| Goal { ours: "waypoint", against: None, figure, limit };
     let [one, sixteen, many] = REQUESTS;
     let [stream, streams] = BULK;
@@ -92,6 +93,8 @@ pub fn all() -> Vec<Goal> {
         l7(many.cpu, 0.5),
         l7(figure::MEMORY_IDLE, 0.2),
         l7(figure::ROUTES_MEMORY, 0.1),
+        hop(sixteen.rate, 1.5),
+        hop(many.rate, 1.5),
         waypoint(figure::ROUTES_CPU, 1.3),
         waypoint(figure::ROUTE_CHANGE_P99, 50.0),
         waypoint(figure::ROUTE_CHANGE_ERRORS, 0.0),

@@ -11,6 +11,12 @@ pub const SERVICE_PORT: u16 = 80;
 pub const SERVER_PORTS: [u16; 5] = [8080, 8081, 8082, 8083, 8084];
 /// How many of them answer small requests: the rest is for the stream beside them.
 pub const SMALL_PORTS: usize = 4;
+/// The first port of a Gateway at the edge of the mesh; each port of the service has one.
+pub const EDGE_PORT: u16 = 9080;
+/// Name of the Gateway of a path with a waypoint.
+pub const WAYPOINT: &str = "waypoint";
+/// Name of that at the edge of the mesh.
+pub const EDGE: &str = "edge";
 
 /// The directory's one file. `program` is this program: it serves.
 #[must_use]
@@ -30,6 +36,8 @@ pub fn yaml(program: &str, paths: &[Path]) -> String {
         out.push_str(&service(*path));
         if path.has_waypoint() {
             out.push_str(&gateway(namespace));
+        } else if path.is_hop() {
+            out.push_str(&edge(namespace));
         } else if path.enrolled() {
             out.push_str(&policy(namespace, "clients", &format!("cluster.local/ns/{namespace}/sa/*")));
         }
@@ -85,7 +93,7 @@ pub fn sleeper(namespace: &str, name: &str, account: &str, node: &str) -> String
 }
 
 fn service(path: Path) -> String {
-    let protocol = if path.has_waypoint() { "http" } else { "tcp" };
+    let protocol = if path.has_waypoint() || path.is_hop() { "http" } else { "tcp" };
     let mut out = format!(
         "apiVersion: v1
 kind: Service
@@ -107,7 +115,7 @@ fn gateway(namespace: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
-metadata: {{name: waypoint, namespace: {namespace}, labels: {{istio.io/waypoint-for: service}}}}
+metadata: {{name: {WAYPOINT}, namespace: {namespace}, labels: {{istio.io/waypoint-for: service}}}}
 spec:
   gatewayClassName: istio-waypoint
   listeners:
@@ -115,6 +123,38 @@ spec:
 ---
 "
     )
+}
+
+/// A Gateway at the edge of the mesh with a port for each of the service's.
+fn edge(namespace: &str) -> String {
+    let mut out = format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {EDGE}, namespace: {namespace}}}
+spec:
+  gatewayClassName: ambit
+  listeners:
+"
+    );
+    for at in 0..SERVER_PORTS.len() {
+        let _ = writeln!(out, "    - {{name: at-{at}, port: {}, protocol: HTTP}}", usize::from(EDGE_PORT) + at);
+    }
+    for at in 0..SERVER_PORTS.len() {
+        let port = usize::from(SERVICE_PORT) + at;
+        let _ = write!(
+            out,
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: to-{at}, namespace: {namespace}}}
+spec:
+  parentRefs: [{{name: {EDGE}, sectionName: at-{at}}}]
+  rules: [{{backendRefs: [{{name: server, port: {port}}}]}}]
+"
+        );
+    }
+    out.push_str("---\n");
+    out
 }
 
 /// A policy on the server that allows `principal`.
@@ -161,7 +201,7 @@ mod tests {
 
     #[test]
     fn no_object_is_there_twice() {
-        let paths: Vec<Path> = Path::NODE.iter().chain(&Path::QUICK[3..]).copied().collect();
+        let paths: Vec<Path> = Path::NODE.iter().chain(&Path::L7[1..]).copied().collect();
         let text = yaml("/bin/perf", &paths);
         let all = objects(&text);
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");

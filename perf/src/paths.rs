@@ -21,6 +21,10 @@ pub enum Path {
     Waypoint,
     /// Ztunnel, an Envoy waypoint, ztunnel.
     EnvoyWaypoint,
+    /// Our waypoint at the edge of the mesh, two nodes: one L7 hop in plain text, in no tunnel.
+    Hop,
+    /// An Envoy in its place.
+    EnvoyHop,
 }
 
 impl Path {
@@ -31,7 +35,7 @@ impl Path {
     pub const QUICK: [Self; 5] = [Self::NoMesh, Self::Ztunnel, Self::EnvoyTcp, Self::Waypoint, Self::EnvoyWaypoint];
 
     /// Those of the L7 path.
-    pub const L7: [Self; 3] = [Self::NoMesh, Self::Waypoint, Self::EnvoyWaypoint];
+    pub const L7: [Self; 5] = [Self::NoMesh, Self::Waypoint, Self::EnvoyWaypoint, Self::Hop, Self::EnvoyHop];
 
     /// The comparisons that are made, ours first.
     #[must_use]
@@ -40,6 +44,7 @@ impl Path {
             (Self::Ztunnel, Self::EnvoyTcp),
             (Self::SameNode, Self::NoMeshLocal),
             (Self::Waypoint, Self::EnvoyWaypoint),
+            (Self::Hop, Self::EnvoyHop),
             (Self::Ztunnel, Self::NoMesh),
             (Self::Waypoint, Self::NoMesh),
         ]
@@ -58,6 +63,8 @@ impl Path {
             Self::SameNode => "same-node",
             Self::Waypoint => "waypoint",
             Self::EnvoyWaypoint => "envoy-waypoint",
+            Self::Hop => "hop",
+            Self::EnvoyHop => "envoy-hop",
         }
     }
 
@@ -71,6 +78,18 @@ impl Path {
     #[must_use]
     pub fn has_waypoint(self) -> bool {
         matches!(self, Self::Waypoint | Self::EnvoyWaypoint)
+    }
+
+    /// Whether a Gateway at the edge of the mesh leads to its service.
+    #[must_use]
+    pub fn is_hop(self) -> bool {
+        matches!(self, Self::Hop | Self::EnvoyHop)
+    }
+
+    /// Whether it needs an Envoy.
+    #[must_use]
+    pub fn needs_envoy(self) -> bool {
+        matches!(self, Self::EnvoyTcp | Self::EnvoyWaypoint | Self::EnvoyHop)
     }
 
     /// Whether there is nothing in between.

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{
     envoy,
-    manifests::{self, SERVER_PORTS, SERVICE_PORT, SMALL_PORTS},
+    manifests::{self, EDGE, EDGE_PORT, SERVER_PORTS, SERVICE_PORT, SMALL_PORTS, WAYPOINT},
     paths::Path,
     probe,
 };
@@ -56,8 +56,9 @@ impl Rig {
         std::fs::write(directory.path().join("perf.yaml"), manifests::yaml(&program.to_string_lossy(), paths))?;
         let mut options = LocalOptions { markers: Vec::new(), node_proxy_flags: flags, ..LocalOptions::new(directory.path()) };
         options.envoy = envoy.map(FilePath::to_path_buf);
-        let gateway = NamespacedName::new(Path::EnvoyWaypoint.name(), "waypoint");
-        options.other_waypoints.insert(gateway, WaypointKind::Envoy);
+        for (path, gateway) in [(Path::EnvoyWaypoint, WAYPOINT), (Path::EnvoyHop, EDGE)] {
+            options.other_waypoints.insert(NamespacedName::new(path.name(), gateway), WaypointKind::Envoy);
+        }
         let mesh = LocalMesh::start(options).await?;
         let mut rig = Self { mesh, envoys: None, _directory: directory };
         rig.wait_ready().await?;
@@ -67,7 +68,13 @@ impl Rig {
             let dir = rig.mesh.bed().dir().join("envoy");
             rig.envoys = Some(envoy::start(envoy, &dir, &client, &server, [SERVER_PORTS[0], SERVER_PORTS[SMALL_PORTS]])?);
             for port in envoy::CLIENT_PORTS {
-                listens(&client, port).await.context("Envoy does not listen")?;
+                listens(&client, SocketAddr::from(([127, 0, 0, 1], port))).await.context("Envoy does not listen")?;
+            }
+        }
+        for path in paths.iter().filter(|path| path.is_hop()) {
+            let client = rig.pod(*path, "client")?;
+            for port in rig.all_targets(*path)? {
+                listens(&client, port).await.with_context(|| format!("the proxy of {} does not listen", path.name()))?;
             }
         }
         Ok(rig)
@@ -141,6 +148,10 @@ impl Rig {
                 let server = self.pod(path, "server")?.ip();
                 Ok(SERVER_PORTS.iter().map(|port| SocketAddr::new(server, *port)).collect())
             }
+            Path::Hop | Path::EnvoyHop => {
+                let edge = self.pod(path, EDGE)?.ip();
+                Ok((EDGE_PORT..).take(SERVER_PORTS.len()).map(|port| SocketAddr::new(edge, port)).collect())
+            }
             Path::EnvoyTcp => Ok(envoy::CLIENT_PORTS.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).to_vec()),
             Path::Ztunnel | Path::SameNode | Path::Waypoint | Path::EnvoyWaypoint => {
                 let topology = self.mesh.topology().borrow().clone();
@@ -155,7 +166,8 @@ impl Rig {
     /// The processes between client and server, the client's first.
     #[must_use]
     pub fn proxies(&self, path: Path) -> Vec<Proxy> {
-        let waypoint = format!("waypoint/{}/waypoint", path.name());
+        let gateway = if path.is_hop() { EDGE } else { WAYPOINT };
+        let waypoint = format!("waypoint/{}/{gateway}", path.name());
         let (near, far) = ("ztunnel/node-1", "ztunnel/node-2");
         match path {
             Path::NoMesh | Path::NoMeshLocal => Vec::new(),
@@ -166,6 +178,7 @@ impl Rig {
                 envoys.map(|process| Proxy { name: process.name().to_owned(), pid: process.pid() }).collect()
             }
             Path::Waypoint | Path::EnvoyWaypoint => self.of_mesh(&[near, &waypoint, far]),
+            Path::Hop | Path::EnvoyHop => self.of_mesh(&[&waypoint]),
         }
     }
 
@@ -189,12 +202,12 @@ fn with_children(name: &str, pid: u32) -> Vec<Proxy> {
     std::iter::once(Proxy { name: name.to_owned(), pid }).chain(named).collect()
 }
 
-/// Waits until something accepts connections on a port of the pod's loopback.
-async fn listens(pod: &Pod, port: u16) -> anyhow::Result<()> {
+/// Waits until something there accepts connections of the pod.
+async fn listens(pod: &Pod, to: SocketAddr) -> anyhow::Result<()> {
     let listens = async {
-        while pod.connect(SocketAddr::from(([127, 0, 0, 1], port))).await.is_err() {
+        while pod.connect(to).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, listens).await.with_context(|| format!("port {port} of {}", pod.ip()))
+    tokio::time::timeout(PATIENCE, listens).await.with_context(|| to.to_string())
 }

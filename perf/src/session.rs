@@ -76,7 +76,7 @@ impl Session {
         }
         let chosen = |path: &Path| options.only.is_empty() || options.only.contains(path);
         let paths: Vec<Path> = all.iter().copied().filter(chosen).collect();
-        let needs_envoy = paths.iter().any(|path| matches!(path, Path::EnvoyTcp | Path::EnvoyWaypoint));
+        let needs_envoy = paths.iter().any(|path| path.needs_envoy());
         let envoy = if needs_envoy { Some(ambit::envoy::locate(options.envoy.as_deref()).await?) } else { None };
         let version = match &envoy {
             Some(envoy) => version(envoy).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gateway_api::gateways::Gateway;
 use istiod_lite::deploy::WAYPOINT_CLASS;
+use istiod_lite::index::INGRESS_CLASS;
 use istiod_lite::index::label::DATAPLANE_MODE;
 use istiod_lite::source::{self, Event, NamespacedName, Object, ObjectKey, Pod};
 use k8s_openapi::api::core::v1::{Namespace, Probe, Service};
@@ -59,10 +60,23 @@ impl Cluster {
         &self.services
     }
 
+    /// The Gateways that a proxy serves which runs for them: waypoints, and those at the edge of the mesh.
+    pub fn served(&self) -> impl Iterator<Item = &NamespacedName> {
+        self.of_class(|class| class == WAYPOINT_CLASS || class == INGRESS_CLASS)
+    }
+
     /// The Gateways that ask for a waypoint.
     pub fn waypoints(&self) -> impl Iterator<Item = &NamespacedName> {
-        let asks = |gateway: &Gateway| gateway.spec.gateway_class_name == WAYPOINT_CLASS;
-        self.gateways.iter().filter(move |(_, gateway)| asks(gateway)).map(|(name, _)| name)
+        self.of_class(|class| class == WAYPOINT_CLASS)
+    }
+
+    /// Whether a Gateway is at the edge of the mesh.
+    pub fn is_edge(&self, name: &NamespacedName) -> bool {
+        self.gateways.get(name).is_some_and(|gateway| gateway.spec.gateway_class_name == INGRESS_CLASS)
+    }
+
+    fn of_class(&self, is_wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = &NamespacedName> {
+        self.gateways.iter().filter(move |(_, gateway)| is_wanted(&gateway.spec.gateway_class_name)).map(|(name, _)| name)
     }
 
     /// Those of them that nobody has told yet where they are reached.

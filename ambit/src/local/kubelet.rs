@@ -254,7 +254,7 @@ impl Kubelet {
 
     fn wanted(&mut self) -> BTreeMap<NamespacedName, Wanted> {
         let mut wanted = BTreeMap::new();
-        for name in self.cluster.waypoints() {
+        for name in self.cluster.served() {
             let plan = PodPlan {
                 containers: Vec::new(),
                 node: self.cluster.nodes().into_iter().next_back(),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use istiod_lite::deploy::{MANAGED_BY, MANAGER};
 use istiod_lite::index::label::{DATAPLANE_MODE, GATEWAY_NAME, REDIRECTION, TUNNEL};
 use istiod_lite::source::NamespacedName;
 use serde_json::{Value, json};
@@ -104,6 +105,13 @@ pub fn service_account(namespace: &str, name: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name, "namespace": namespace } })
 }
 
+/// The service account of the proxy of a Gateway, as the one that is made for it on Kubernetes: for nobody else is what it has at the edge.
+pub fn account_of_gateway(name: &NamespacedName) -> Value {
+    let mut account = service_account(&name.namespace, &name.name);
+    account["metadata"]["labels"] = json!({ GATEWAY_NAME: &*name.name, MANAGED_BY: MANAGER });
+    account
+}
+
 /// A whole pod of the mesh itself, with its report laid over.
 pub fn system_pod(name: &NamespacedName, labels: &Value, service_account: &str, container: &str, report: &PodReport) -> Value {
     let mut pod = pod(name, report);
@@ -120,6 +128,11 @@ pub fn waypoint_labels(gateway: &str) -> Value {
         TUNNEL: "http",
         DATAPLANE_MODE: "none",
     })
+}
+
+/// Labels of a pod at the edge of the mesh: the same, but for the tunnels, which it does not take at its ports.
+pub fn edge_labels(gateway: &str) -> Value {
+    json!({ GATEWAY_NAME: gateway, DATAPLANE_MODE: "none" })
 }
 
 /// The Service in front of a waypoint.

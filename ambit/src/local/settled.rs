@@ -32,7 +32,9 @@ pub fn missing_at_ztunnel(dump: &Value, node: &str, topology: &Topology) -> Opti
         let at_home = facts.addresses.iter().all(|ip| addresses.contains(ip.to_string().as_str()));
         let healthy = text(workload, "status").map(|status| status == "Healthy") == Some(facts.ready);
         let tunnelled = text(workload, "protocol").as_deref() == Some("HBONE");
-        if !at_home || !healthy || tunnelled != (facts.captured || facts.waypoint) {
+        // A proxy at the edge of the mesh has no Service before it, and takes no tunnels.
+        let takes_tunnels = facts.captured || (facts.waypoint && topology.services.contains_key(name));
+        if !at_home || !healthy || tunnelled != takes_tunnels {
             return Some(format!("{node} to know how pod {name} is now"));
         }
         let identity = text(workload, "identity");
@@ -163,6 +165,22 @@ mod tests {
         }
         assert_eq!(spoiled("/certificates/0/certChain", json!([])).as_deref(), Some("the certificate of pod shop/web-1"));
         assert_eq!(spoiled("/services/0/vips", json!([])).as_deref(), Some("node-1 to know service shop/web"));
+    }
+
+    #[test]
+    fn of_the_proxies_of_gateways_those_with_a_service_take_tunnels() {
+        for (name, protocol) in [("waypoint", "HBONE"), ("edge", "TCP")] {
+            let mut topology = topology();
+            let web = topology.pods.remove(&NamespacedName::new("shop", "web-1")).unwrap();
+            let proxy = PodFacts { enrolled: false, captured: false, waypoint: true, ..web };
+            topology.pods.insert(NamespacedName::new("shop", name), proxy);
+            for spoken in ["HBONE", "TCP"] {
+                let mut dump = dump();
+                dump["workloads"][0]["uid"] = json!(format!("Kubernetes//Pod/shop/{name}"));
+                dump["workloads"][0]["protocol"] = json!(spoken);
+                assert_eq!(missing_at_ztunnel(&dump, "node-1", &topology).is_none(), spoken == protocol, "{name} {spoken}");
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod access;
 mod authorizer;
 mod change;
+mod edge;
 mod filters;
 mod limiter;
 mod logs;
@@ -45,6 +46,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         processor::tests(mesh),
         logs::tests(mesh),
         traces::tests(mesh),
+        edge::tests(mesh),
         change::tests(mesh),
     ]
     .into_iter()

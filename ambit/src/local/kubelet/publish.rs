@@ -55,11 +55,17 @@ impl Kubelet {
         if !wanted.waypoint {
             return vec![(file("pod"), objects::pod(name, report))];
         }
-        let labels = objects::waypoint_labels(&name.name);
-        let addresses = self.services.get(name).map(Vec::as_slice).unwrap_or_default();
+        // At the edge of the mesh there is no Service before it: it is reached where it runs.
+        let (labels, addresses) = match self.cluster.is_edge(name) {
+            true => (objects::edge_labels(&name.name), report.pod_ips.as_slice()),
+            false => {
+                let addresses = self.services.get(name).map(Vec::as_slice).unwrap_or_default();
+                (objects::waypoint_labels(&name.name), addresses)
+            }
+        };
         vec![
             (file("pod"), objects::system_pod(name, &labels, &name.name, "istio-proxy", report)),
-            (file("serviceaccount"), objects::service_account(&name.namespace, &name.name)),
+            (file("serviceaccount"), objects::account_of_gateway(name)),
             (file("gateway"), objects::gateway(name, addresses)),
         ]
     }
