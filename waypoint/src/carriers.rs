@@ -1,22 +1,16 @@
 //! Who serves connections: a thread for each, from its handshake to its end, with all that is done for it.
 
-use std::{
-    io,
-    num::NonZero,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{io, num::NonZero, sync::Arc};
 
-use ambit_runtime::workers::{self, Held, Settings, awake};
+use ambit_runtime::workers::{self, Settings, Worker};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
 use crate::proxy::Proxy;
 
-/// Up to so many threads the first one takes all connections until it is busy: one is cheaper than two where they share the cores with
-/// everything else. Where there are more, a waypoint that keeps to one leaves most of them unused: connections stay where they were taken,
-/// whether few that carry much, those of ztunnels, or very many that clients open at once.
+/// Up to so many threads the first one takes all connections of ztunnels until it is busy: one is cheaper than two where they share the cores
+/// with everything else, the ztunnels before all. Where there are more, a waypoint that keeps to one leaves most of them unused, as connections
+/// stay where they were taken and those of ztunnels are few that carry much.
 const TOGETHER: usize = 2;
 
 /// The threads that carry connections, each with its own connections to endpoints.
@@ -27,10 +21,25 @@ pub type Workers = workers::Workers<Proxy>;
 /// # Errors
 /// When it cannot be started.
 pub fn start(proxy: &Proxy, count: Option<NonZero<usize>>, settings: Settings) -> io::Result<Arc<Workers>> {
-    let count = workers::count(count);
-    let settings = Settings { spread: count > TOGETHER, ..settings };
-    let others = (1..count).map(|_| proxy.with_own_tunnels()).collect();
+    let others = (1..workers::count(count)).map(|_| proxy.with_own_tunnels()).collect();
     Workers::start(proxy.with_own_tunnels(), others, settings).map(Arc::new)
+}
+
+/// Who opens a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opener {
+    /// A proxy, mostly the ztunnel of a node, for many clients.
+    Ztunnel,
+    /// One of many clients, which open theirs at once and keep them.
+    Client,
+}
+
+/// The thread that takes a connection.
+fn next(workers: &Workers, opener: Opener) -> &Worker<Proxy> {
+    match opener {
+        Opener::Ztunnel if workers.most() <= TOGETHER => workers.choose(),
+        Opener::Ztunnel | Opener::Client => workers.fewest(),
+    }
 }
 
 /// Who serves the connections of a listener.
@@ -70,6 +79,7 @@ impl Carriers {
     /// When it cannot be handed on to its thread; it is reset then.
     pub(crate) fn serve<F>(
         &self,
+        opener: Opener,
         stream: TcpStream,
         tasks: &TaskTracker,
         served: impl FnOnce(Arc<Proxy>, TcpStream) -> F,
@@ -82,27 +92,17 @@ impl Carriers {
                 tasks.spawn(served(proxy.clone(), stream));
             }
             Self::Workers(workers) => {
-                let worker = workers.choose();
+                let worker = next(workers, opener);
                 let stream = if std::ptr::eq(worker, workers.first()) { stream } else { worker.adopt(stream)? };
-                let served = Counted { served: Box::pin(served(worker.shared.clone(), stream)), _held: worker.hold() };
+                // In memory of its own: what is awaited has its place in a task twice.
+                let (served, held) = (Box::pin(served(worker.shared.clone(), stream)), worker.hold());
+                let served = async move {
+                    served.await;
+                    drop(held);
+                };
                 tasks.spawn_on(served, worker.handle());
             }
         }
         Ok(())
-    }
-}
-
-/// Counts how often a connection is polled, so that a worker knows whether it has had work for it.
-struct Counted {
-    served: Pin<Box<dyn Future<Output = ()> + Send>>,
-    _held: Held,
-}
-
-impl Future for Counted {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        awake::turn();
-        self.served.as_mut().poll(cx)
     }
 }

@@ -44,13 +44,10 @@ pub struct Config {
     /// Access log; standard output when not given.
     #[arg(long)]
     pub access_log: Option<PathBuf>,
-    /// Threads that carry connections, at most; one for each core if not set. The second is used when the first has been busy for a while; where
-    /// there are more than two, connections are shared out among all.
+    /// Threads that carry connections, at most; one for each core if not set. Connections of clients at ports of Gateways are shared out among
+    /// all threads. Those of ztunnels go to the first of two threads until it has been busy for a while, and are shared out among three or more.
     #[arg(long, env = "WORKERS")]
     pub workers: Option<NonZero<usize>>,
-    /// Microseconds that a thread stays awake in wait for the next bytes, while they keep coming within that time; 0 lets it sleep at once.
-    #[arg(long, env = "STAY_AWAKE_MICROS", default_value_t = 0)]
-    pub stay_awake_micros: u64,
     /// How long all goes on as before after SIGTERM, in seconds: until those who send requests here have heard that they are to send them
     /// elsewhere. Then open requests have --drain-seconds.
     #[arg(long, default_value_t = 0)]

@@ -32,7 +32,7 @@ use tokio_util::{
 
 use self::{handshake::Made, places::Places};
 use crate::{
-    carriers::Carriers,
+    carriers::{Carriers, Opener},
     compiled::{Chain, Edge, Proxy as ChainProxy},
     http::{self as l7, detect::Detected},
     observe::Record,
@@ -134,7 +134,7 @@ impl Port {
                 continue;
             };
             let (peer, destination, handshakes) = (tunnel.peer.clone(), tunnel.destination, self.handshakes.clone());
-            let served = self.carriers.serve(stream, &self.tasks, move |proxy, stream| async move {
+            let served = self.carriers.serve(Opener::Client, stream, &self.tasks, move |proxy, stream| async move {
                 serve(proxy, tunnel, stream, handshakes).await;
                 drop(place);
             });

@@ -15,7 +15,7 @@ use ambit_runtime::{
     signal::{self, Reopen},
     socket::{ListenOptions, listen},
     telemetry::{AccessLog, Destination, metrics_handle},
-    workers,
+    workers::Settings,
 };
 use ambit_tls::{StoreConfig, SvidStore, follow_roots};
 use ambit_xds::client::{Credentials, Subscriptions, Target};
@@ -73,8 +73,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let store = Store::new(wanted.clone());
     let proxy = Proxy::new(store.published(), identity.clone(), certificates.clone(), telemetry.clone(), Limits::default());
     // What is done beside the workers has tunnels of its own, as no connection is to be driven by two threads.
-    let settings = workers::Settings { awake: Duration::from_micros(config.stay_awake_micros), ..workers::Settings::default() };
-    let workers = carriers::start(&proxy, config.workers, settings).map_err(Error::Worker)?;
+    let workers = carriers::start(&proxy, config.workers, Settings::default()).map_err(Error::Worker)?;
     let all: Vec<_> = workers.shared().chain([&proxy]).cloned().collect();
     let (trigger, watch) = drain::channel();
     let (admin_trigger, admin_watch) = drain::channel();

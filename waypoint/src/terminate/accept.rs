@@ -13,7 +13,12 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{Peer, refused, tunnel};
-use crate::{carriers::Carriers, compiled::Snapshot, observe::Record, proxy::Proxy};
+use crate::{
+    carriers::{Carriers, Opener},
+    compiled::Snapshot,
+    observe::Record,
+    proxy::Proxy,
+};
 
 /// Accepts tunnels until the drain begins, then waits for those that are open (the drain's deadline cuts them).
 pub async fn accept_loop(carriers: impl Into<Carriers>, listener: TcpListener, drain: Watch) {
@@ -39,7 +44,7 @@ pub async fn accept_loop(carriers: impl Into<Carriers>, listener: TcpListener, d
             continue;
         };
         let watch = drain.clone();
-        let served = carriers.serve(stream, &tasks, move |proxy, stream| async move {
+        let served = carriers.serve(Opener::Ztunnel, stream, &tasks, move |proxy, stream| async move {
             connection(&proxy, stream, from, watch).await;
             drop(place);
         });

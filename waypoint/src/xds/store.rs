@@ -131,8 +131,10 @@ impl Store {
         held.show(type_url == type_url::SECRET);
         let snapshot = held.snapshot();
         // First, so that no request meets a cluster without its endpoints. Which these are routes do not say.
-        for cluster in snapshot.clusters.values().filter(|_| type_url != type_url::ROUTE) {
-            cluster.live.follow(cluster, snapshot.endpoints_of(cluster));
+        if type_url != type_url::ROUTE {
+            for cluster in snapshot.clusters.values() {
+                cluster.live.follow(cluster, snapshot.endpoints_of(cluster));
+            }
         }
         let ports: BTreeSet<u16> = snapshot.edge.keys().copied().collect();
         self.published.store(Arc::new(snapshot));

@@ -40,10 +40,15 @@ pub(super) async fn connected(port: u16) -> TcpStream {
     }
 }
 
-pub(super) async fn once(port: u16, request: Request<Body>) -> (u16, HeaderMap, String) {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(connected(port).await)).await.unwrap();
+/// A client that keeps its connection.
+pub(super) async fn client(port: u16) -> http1::SendRequest<Body> {
+    let (sender, connection) = http1::handshake(TokioIo::new(connected(port).await)).await.unwrap();
     tokio::spawn(connection);
-    read(sender.send_request(request).await.unwrap()).await
+    sender
+}
+
+pub(super) async fn once(port: u16, request: Request<Body>) -> (u16, HeaderMap, String) {
+    read(client(port).await.send_request(request).await.unwrap()).await
 }
 
 pub(super) fn get(host: &str, path: &str) -> Request<Body> {

@@ -35,9 +35,7 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Has connections that are accepted from now on served by so many threads.
-fn on_threads(mesh: &mut Mesh, count: usize) -> Arc<Workers> {
-    // The first of two counts as busy, so that the other one takes connections as well.
-    let settings = Settings { busy: Busy { share: 0.0, sustained: Duration::ZERO }, ..Settings::default() };
+pub(super) fn on_threads(mesh: &mut Mesh, count: usize, settings: Settings) -> Arc<Workers> {
     let workers = carriers::start(&mesh.proxy, NonZero::new(count), settings).unwrap();
     let listener = {
         let _its_own = workers.first().enter();
@@ -67,7 +65,9 @@ async fn ask(senders: &mut [SendRequest<Body>], path: &str) -> Vec<u16> {
 #[tokio::test]
 async fn connections_are_served_by_several_threads_whose_certificates_are_renewed_and_which_end_together() {
     let (mut mesh, service, seen) = billing(151).await;
-    let workers = on_threads(&mut mesh, 2);
+    // The first one counts as busy, so that the other one takes connections as well.
+    let busy = Busy { share: 0.0, sustained: Duration::ZERO };
+    let workers = on_threads(&mut mesh, 2, Settings { busy, ..Settings::default() });
     let (mut senders, began) = (Vec::new(), Instant::now());
     while connected(&workers) < 2 {
         assert!(began.elapsed() < PATIENCE, "one thread serves all connections");
@@ -101,9 +101,11 @@ async fn connections_are_served_by_several_threads_whose_certificates_are_renewe
 }
 
 #[tokio::test]
-async fn connections_at_a_port_of_the_edge_are_handed_to_the_threads_too() {
+async fn connections_at_a_port_of_the_edge_are_shared_out_among_two_threads_which_ztunnels_are_not() {
     let (mut mesh, service, _) = billing(153).await;
-    let workers = on_threads(&mut mesh, 2);
+    // The first one is never busy.
+    let busy = Busy { share: f64::MAX, ..Busy::default() };
+    let workers = on_threads(&mut mesh, 2, Settings { busy, ..Settings::default() });
     let port = edge::free_port();
     mesh.deliver(type_url::LISTENER, vec![(edge::NAME.into(), resources::edge(port, edge::NAME))]);
     let (name, mut table) = resources::routes(edge::NAME, vec![resources::to(&service.cluster())]);
@@ -111,12 +113,16 @@ async fn connections_at_a_port_of_the_edge_are_handed_to_the_threads_too() {
     mesh.deliver(type_url::ROUTE, vec![(name, table)]);
     let (trigger, watch) = drain::channel();
     workers.first().handle().spawn(waypoint::edge::run(workers.clone(), mesh.store.ports(), watch));
-    let began = Instant::now();
-    while connected(&workers) < 2 {
-        assert!(began.elapsed() < PATIENCE, "one thread serves all connections");
-        assert_eq!(edge::once(port, edge::get("www.shop.example", "/a")).await.0, 200);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    let mut ztunnels = vec![http1(&mesh, WEB, service.vip).await, http1(&mesh, WEB, service.vip).await];
+    assert_eq!(ask(&mut ztunnels, "/a").await, [200, 200]);
+    assert_eq!(connected(&workers), 1);
+    // The tunnels count, too.
+    let mut clients = vec![edge::client(port).await, edge::client(port).await, edge::client(port).await];
+    for client in &mut clients {
+        assert_eq!(read(client.send_request(edge::get("www.shop.example", "/a")).await.unwrap()).await.0, 200);
     }
+    assert_eq!(connected(&workers), 2);
+    drop(clients);
     assert_eq!(trigger.drain(PATIENCE).await, Outcome::Finished);
     workers.stop();
 }
@@ -124,7 +130,7 @@ async fn connections_at_a_port_of_the_edge_are_handed_to_the_threads_too() {
 #[tokio::test]
 async fn where_there_are_more_than_two_threads_connections_that_come_at_once_are_shared_out() {
     let (mut mesh, service, _) = billing(154).await;
-    let workers = on_threads(&mut mesh, 3);
+    let workers = on_threads(&mut mesh, 3, Settings::default());
     let mut senders = Vec::new();
     for _ in 0..3 {
         senders.push(http1(&mesh, WEB, service.vip).await);

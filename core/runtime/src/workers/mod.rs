@@ -2,7 +2,7 @@
 //!
 //! Each has a runtime of one thread, so that what belongs together is never moved between cores. One thread is cheaper than two for the
 //! same work: the second takes connections only when the first is busy, and is not even started before that. Where what there is to use
-//! counts for more than what is used, connections are shared out from the second one on.
+//! counts for more than what is used, whoever has connections to give may share them out from the second one on.
 
 pub mod awake;
 mod balance;
@@ -36,11 +36,8 @@ pub type Begin = Arc<dyn Fn() + Send + Sync>;
 pub struct Settings {
     /// How long one stays awake in wait for more, while its traffic comes back within that time.
     pub awake: Duration,
-    /// When the first one leaves new connections to others.
+    /// When the first one leaves new connections to others, and which are passed over where connections are shared out.
     pub busy: Busy,
-    /// It does so from the second one on: each goes to who has the fewest, and to one that is busy only where all are. Who carries them is to
-    /// [hold](Worker::hold) them.
-    pub spread: bool,
     /// What each does first.
     pub begin: Option<Begin>,
 }
@@ -193,21 +190,35 @@ impl<T> Workers<T> {
         std::iter::once(&self.first).chain(self.others.iter().filter_map(|other| other.worker.get()))
     }
 
-    /// The worker that takes the next connection: the first unless it has been busy for a while, then the one that is least so; or the one
-    /// with the fewest, where they are shared out.
+    /// How many there are, if all of them are started.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// The worker that takes the next connection: the first unless it has been busy for a while, then the one that is least so.
     #[must_use]
     pub fn choose(&self) -> &Worker<T> {
+        self.chosen(|balance| balance.next(|| self.used()))
+    }
+
+    /// The worker that takes the next connection where they are shared out: the one that has the fewest, and one that is busy only where all
+    /// are. Who gives it one is to [hold](Worker::hold) it.
+    #[must_use]
+    pub fn fewest(&self) -> &Worker<T> {
+        let open = std::iter::once(self.first.open()).chain(self.others.iter().map(Other::open));
+        self.chosen(|balance| balance.fewest(|| self.used(), open))
+    }
+
+    fn used(&self) -> Vec<Option<Duration>> {
+        std::iter::once(self.first.thread.used()).chain(self.others.iter().map(Other::used)).collect()
+    }
+
+    fn chosen(&self, by: impl FnOnce(&mut Balance) -> usize) -> &Worker<T> {
         if self.others.is_empty() {
             return &self.first;
         }
-        let mut balance = self.balance.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = || std::iter::once(self.first.thread.used()).chain(self.others.iter().map(Other::used)).collect::<Vec<_>>();
-        let next = if self.settings.spread {
-            balance.fewest(used, std::iter::once(self.first.open()).chain(self.others.iter().map(Other::open)))
-        } else {
-            balance.next(used)
-        };
-        drop(balance);
+        let next = by(&mut self.balance.lock().unwrap_or_else(PoisonError::into_inner));
         let other = next.checked_sub(1).and_then(|other| self.others.get(other));
         other.and_then(|other| other.get(next, &self.settings)).unwrap_or(&self.first)
     }
@@ -221,7 +232,7 @@ impl<T> Workers<T> {
 impl<T> fmt::Debug for Workers<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let started = self.started().count();
-        f.debug_struct("Workers").field("started", &started).field("most", &(1 + self.others.len())).finish_non_exhaustive()
+        f.debug_struct("Workers").field("started", &started).field("most", &self.most()).finish_non_exhaustive()
     }
 }
 
@@ -265,10 +276,10 @@ mod tests {
     fn connections_that_are_shared_out_go_to_whoever_has_the_fewest_until_they_end() {
         // Nobody is busy, however much the machine has to do.
         let busy = Busy { share: f64::MAX, ..Busy::default() };
-        let settings = Settings { busy, spread: true, ..Settings::default() };
+        let settings = Settings { busy, ..Settings::default() };
         let workers = Workers::start(Arc::new(0), vec![Arc::new(1), Arc::new(2)], settings).unwrap();
         let next = || {
-            let worker = workers.choose();
+            let worker = workers.fewest();
             (*worker.shared, worker.hold())
         };
         let mut held: Vec<_> = (0..5).map(|_| next()).collect();
