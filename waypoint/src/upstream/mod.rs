@@ -2,6 +2,7 @@
 
 mod dial;
 mod kept;
+mod last_words;
 mod live;
 mod made;
 mod pool;
@@ -11,6 +12,7 @@ mod tended;
 
 pub use dial::{Stream, open, reason_of};
 pub use kept::Kept;
+use last_words::LastWords;
 pub use live::{Aim, Connected, Host, Live, Pending, Place, UnderWay};
 pub use made::Made;
 pub use pool::{Checkout, HttpPool, Lease, Sent, Unsent};

@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::lease::Lease;
 use self::{lease::Leased, siblings::Siblings};
-use super::{Connected, Destination, Host, RequestBody, Stream, UnderWay};
+use super::{Connected, Destination, Host, LastWords, RequestBody, Stream, UnderWay};
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -171,7 +171,7 @@ impl HttpPool {
         place: Connected,
     ) -> hyper::Result<Connection> {
         let (carrier, owner) = (stream.carrier(), place.host().clone());
-        let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) = http1::Builder::new().handshake(TokioIo::new(LastWords::new(stream))).await?;
         self.shared.tasks.spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to an endpoint ended");
@@ -195,7 +195,7 @@ impl HttpPool {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .max_send_buf_size(256 << 10)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(LastWords::new(stream)))
             .await?;
         self.shared.tasks.spawn(async move {
             if let Err(error) = connection.await {

@@ -6,17 +6,23 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use ambit_runtime::workers::Settings;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    task::JoinSet,
+};
 
 use super::{
     again::answered,
@@ -30,6 +36,7 @@ use super::{
             Came,
         },
     },
+    workers::on_threads,
 };
 
 fn http2_service(mesh: &Mesh) -> Service {
@@ -127,6 +134,35 @@ async fn a_body_of_unknown_length_is_let_go_when_it_gets_too_long_to_be_kept() {
     assert_eq!(came.requests(), 2);
 }
 
+/// A server that answers once it has read the start of a request, and goes with the rest unread: the connection is reset.
+async fn hasty(address: SocketAddr) {
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 1024]).await.unwrap();
+            stream.readable().await.unwrap();
+            stream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 8\r\n\r\ntoo long").await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_all_of_a_request_was_read_is_passed_on() {
+    let mesh = Mesh::start(38).await;
+    let service = Service { protocol: "http1", ..Service::http("billing", mesh.socket(100, 80)) };
+    mesh.serve(std::slice::from_ref(&service));
+    let address = mesh.socket(1, 8080);
+    hasty(address).await;
+    mesh.endpoints(&service.cluster(), vec![Ep::Clear(address)]);
+    let upload = || Request::post("http://billing.shop/").body(Body::from(vec![b'x'; 1 << 20])).unwrap();
+    for time in 0..20 {
+        let response = client::http2(&mesh, WEB, service.vip).await.send_request(upload()).await.unwrap();
+        let (status, headers, text) = read(response).await;
+        assert_eq!((status, text.as_str()), (413, "too long"), "{time}: {headers:?}");
+    }
+}
+
 /// A server as gRPC's are: told to end, it takes no more connections, and then says on those it has that they end with what has begun.
 async fn server(address: SocketAddr, mut ends: watch::Receiver<bool>) -> Arc<AtomicBool> {
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
@@ -168,7 +204,9 @@ async fn connection(stream: TcpStream, told: Arc<AtomicBool>, mut leaves: watch:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_are_replaced_one_after_the_other_under_load_cost_no_call() {
     const CALLERS: usize = 8;
-    let mesh = Mesh::start(37).await;
+    let mut mesh = Mesh::start(37).await;
+    // Servers and callers are in other threads than the proxy, as they are in other programs.
+    let workers = on_threads(&mut mesh, 1, Settings::default());
     let service = http2_service(&mesh);
     let (stop, stopped) = watch::channel(false);
     let start = async |port: u16| {
@@ -182,31 +220,39 @@ async fn servers_that_are_replaced_one_after_the_other_under_load_cost_no_call()
     let mut old = start(8240).await;
     let mut new = start(8241).await;
     route(&[old.0, new.0]);
+    let begun: Arc<[AtomicUsize]> = (0..CALLERS).map(|_| AtomicUsize::new(0)).collect();
+    // However slow the machine is, nobody has to do any more with what there was before: each has made a whole call since.
+    let further = async || {
+        let before: Vec<_> = begun.iter().map(|calls| calls.load(Ordering::SeqCst)).collect();
+        let further = || begun.iter().zip(&before).all(|(calls, before)| calls.load(Ordering::SeqCst) >= before + 2);
+        until(further, "a caller calls no more").await;
+    };
     let mut callers = JoinSet::new();
-    for _ in 0..CALLERS {
+    for caller in 0..CALLERS {
+        let begun = begun.clone();
         let (mut sender, stopped) = (client::http2(&mesh, WEB, service.vip).await, stopped.clone());
         callers.spawn(async move {
-            let mut calls = 0;
             while !*stopped.borrow() {
-                let message = Bytes::from(format!("message {calls}"));
+                let number = begun[caller].fetch_add(1, Ordering::SeqCst);
+                let message = Bytes::from(format!("message {number}"));
                 let (status, headers, text) = read(sender.send_request(call(message.clone())).await.unwrap()).await;
-                assert_eq!((status, text.as_bytes()), (200, &message[..]), "call {calls}: {headers:?}");
-                calls += 1;
+                assert_eq!((status, text.as_bytes()), (200, &message[..]), "call {number}: {headers:?}");
             }
-            calls
         });
     }
     for port in 8242..8250 {
         until(|| old.2.load(Ordering::SeqCst) && new.2.load(Ordering::SeqCst), "a server is asked nothing").await;
+        further().await;
         let next = start(port).await;
         // The server ends before anybody is told that it is no endpoint any more.
         old.1.send_replace(true);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        further().await;
         route(&[new.0, next.0]);
         (old, new) = (new, next);
     }
     stop.send_replace(true);
-    while let Some(calls) = callers.join_next().await {
-        assert!(calls.unwrap() > 0);
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
     }
+    workers.stop();
 }
