@@ -1,11 +1,13 @@
 //! What is wrong with YAML, said without a control plane that runs: everything at once, with file, line and field.
 
+mod hazards;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::document::{Document, Parsed, parse};
-use super::object::{Kind, NamespacedName, ObjectKey};
-use super::typed;
+use super::object::{Kind, NamespacedName, Object, ObjectKey};
+use super::typed::{self, FieldError};
 use super::validate::{validate, without_effect};
 use super::{Problem, Severity};
 use crate::index::{INGRESS_CLASS, INGRESS_CONTROLLER, ROOT_NAMESPACE};
@@ -21,13 +23,15 @@ pub struct Checked {
 }
 
 /// Checks files, given by their names and texts, by the rules of the control plane. Objects are looked at one by one: whether they fit together
-/// is not said, but that one is given twice. Routes of Gateways are looked at where these are given, too, and are of the mesh's own class.
+/// is not said, but that one is given twice, and what of their times and retries could hurt. Routes of Gateways are looked at where these are given,
+/// too, and are of the mesh's own class.
 #[must_use]
 pub fn check(files: &[(PathBuf, String)]) -> Checked {
     let mut checked = Checked::default();
     let mut seen: BTreeMap<ObjectKey, &PathBuf> = BTreeMap::new();
     let parsed: Vec<_> = files.iter().map(|(file, text)| (file, parse(file, text))).collect();
     let edges = at_edge(parsed.iter().flat_map(|(_, parsed)| &parsed.documents));
+    let (mut objects, mut written) = (Vec::new(), Vec::new());
     for (file, Parsed { documents, problems }) in parsed {
         checked.problems.extend(problems);
         for document in documents {
@@ -39,13 +43,17 @@ pub fn check(files: &[(PathBuf, String)]) -> Checked {
                 };
                 checked.problems.push(document.problem(file, "metadata.name", reason));
             }
-            let Findings { errors, warnings } = findings(&document, &|name| edges.contains(name));
+            let (object, Findings { errors, warnings }) = findings(&document, &|name| edges.contains(name));
             checked.problems.extend(errors.into_iter().map(|error| document.problem(file, &error.path, error.reason)));
-            checked.problems.extend(warnings.into_iter().map(|warning| {
-                let problem = document.problem(file, &warning.path, warning.reason);
-                Problem { severity: Severity::Warning, ..problem }
-            }));
+            checked.problems.extend(warnings.into_iter().map(|found| warning(&document, file, found)));
+            if let Some(object) = object {
+                objects.push(object);
+                written.push((document, file));
+            }
         }
+    }
+    for (at, found) in hazards::hazards(&objects, &|name| edges.contains(name)) {
+        checked.problems.extend(written.get(at).map(|(document, file)| warning(document, file, found)));
     }
     checked.problems.sort();
     checked
@@ -68,17 +76,21 @@ fn said<'a>(document: &'a Document, path: &str) -> &'a str {
     document.value.pointer(path).and_then(|value| value.as_str()).unwrap_or_default()
 }
 
-/// What the validating webhook would find, and fields that an API server would leave out without a word.
-fn findings(document: &Document, at_edge: AtEdge<'_>) -> Findings {
+fn warning(document: &Document, file: &Path, found: FieldError) -> Problem {
+    Problem { severity: Severity::Warning, ..document.problem(file, &found.path, found.reason) }
+}
+
+/// The object, if it can be read, and what the validating webhook would find, and fields that an API server would leave out without a word.
+fn findings(document: &Document, at_edge: AtEdge<'_>) -> (Option<Object>, Findings) {
     let object = match typed::read(document.key.kind, document.value.clone()) {
         Ok(object) => object,
-        Err(errors) => return Findings { errors, warnings: Vec::new() },
+        Err(errors) => return (None, Findings { errors, warnings: Vec::new() }),
     };
     let mut findings = Findings { errors: validate(&object), warnings: without_effect(&object) };
     if concerns(document.key.kind, &document.key.name.namespace, &document.value, at_edge) {
         findings.add(beyond(&object, ROOT_NAMESPACE));
     }
-    findings
+    (Some(object), findings)
 }
 
 #[cfg(test)]
