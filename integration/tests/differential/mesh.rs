@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{self, Arrivals};
 use crate::known::Side;
+use crate::logs::BEGINNING;
 use crate::wire::{Answer, Channel};
 use crate::world::{ACCOUNTS, Request};
 
@@ -130,9 +131,14 @@ impl Mesh {
         self.client.ip()
     }
 
-    /// All of a waypoint's access log.
+    /// All that a waypoint has written to where its access log is.
     pub fn access_log(&self, side: Side) -> String {
-        let log = std::fs::read(self.bed.dir().join(format!("access-{}.log", side as usize))).unwrap_or_default();
+        let file = match side {
+            Side::Ours => "waypoint-0.log",
+            // What it says of itself it says elsewhere.
+            Side::Envoys => "access-1.log",
+        };
+        let log = std::fs::read(self.bed.dir().join(file)).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }
 
@@ -141,11 +147,16 @@ impl Mesh {
         let mut text = String::new();
         for name in ["istiod.log", "waypoint-0.log", "waypoint-1.log"] {
             let log = std::fs::read_to_string(self.bed.dir().join(name)).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().filter(|line| !line.contains("work-in-progress")).collect();
+            let lines: Vec<&str> = log.lines().filter(|line| is_of_program(line)).collect();
             text += &format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(30)..].join("\n"));
         }
         text
     }
+}
+
+/// Whether a line is of what a program has to say of itself, and not of a request.
+fn is_of_program(line: &str) -> bool {
+    !line.contains("work-in-progress") && !line.starts_with(BEGINNING)
 }
 
 /// The connections to one service through one waypoint, for each account and version one, kept while they may be.

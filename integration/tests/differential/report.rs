@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::explained;
+use crate::command::Sample;
+use crate::explained::{self, Told};
 use crate::known::{Difference, Known};
 use crate::run::{Pair, Ran};
 use crate::world::Service;
@@ -11,8 +12,12 @@ use crate::world::Service;
 const KINDS: usize = 60;
 /// So many of them with the objects that they come of.
 const WITH_OBJECTS: usize = 6;
-/// Of so many in a hundred pairs the lines in both logs are known, at least.
-const LOGGED: usize = 90;
+/// Of so many in a hundred pairs that both have ended alike, and that have a line, the lines in both logs are known, at least; and so many in a
+/// hundred of all pairs are such.
+const LOGGED: usize = 99;
+const ALIKE: usize = 80;
+/// So many in a hundred pairs are explained, at least: of the others the question cannot be asked.
+const TOLD: usize = 95;
 /// Longer texts are cut.
 const LONGEST: usize = 100;
 
@@ -22,6 +27,17 @@ pub struct Report {
     pub rotating: Vec<String>,
     pub unmet: Vec<String>,
     pub unlike_told: Vec<String>,
+    pub unlike_command: Vec<String>,
+}
+
+/// What was told of requests before.
+#[derive(Default)]
+struct ToldOf {
+    /// Those that were not told, or did not end so.
+    unlike: Vec<String>,
+    told: usize,
+    /// By the reasons for which the others were not asked about.
+    not_asked: BTreeMap<&'static str, usize>,
 }
 
 /// Differences of a kind: how many, and one of them.
@@ -37,30 +53,39 @@ type Kinds<'a> = BTreeMap<(String, String, String), Found<'a>>;
 
 impl Report {
     /// Counts, tells the counts, and says what is wrong. `whole`: all services were asked.
-    pub fn of(services: &[Service], ran: &Ran, known: &[Known], (seed, whole): (u64, bool)) -> Self {
+    pub fn of(services: &[Service], ran: &Ran, sample: &Sample, known: &[Known], (seed, whole): (u64, bool)) -> Self {
         let fixed = unlisted(services, ran, known, false);
         // Those of the fixed corpus are always the same.
         let unmet = known.iter().filter(|known| whole && known.met.get() == 0);
         let mut unmet: Vec<String> = unmet.map(|known| format!("known.yaml lists what is not there: {}", known.text)).collect();
-        let is_logged = |pair: &&Pair| pair.ours[0].logged.is_some() && pair.envoys[0].logged.is_some();
-        let (logged, of) = (ran.pairs.iter().filter(is_logged).count(), ran.pairs.len());
-        if whole && logged * 100 < of * LOGGED {
-            unmet.push(format!("of {of} pairs the lines in both logs are known of {logged} only"));
+        let of = ran.pairs.len();
+        let by_both: Vec<bool> = ran.pairs.iter().filter_map(Pair::is_logged_by_both).collect();
+        let (alike, logged) = (by_both.len(), by_both.iter().filter(|logged| **logged).count());
+        if whole && (logged * 100 < alike * LOGGED || alike * 100 < of * ALIKE) {
+            unmet.push(format!(
+                "of {of} pairs {alike} are such as both log, and the lines in both logs are known of {logged} only"
+            ));
         }
         let rotating = unlisted(services, ran, known, true);
-        let (unlike_told, told) = unlike_told(services, &ran.pairs);
+        let ToldOf { unlike: mut unlike_told, told, not_asked } = unlike_told(services, &ran.pairs);
+        if whole && told * 100 < of * TOLD {
+            unlike_told.push(format!("of {of} requests {told} were explained only"));
+        }
         let mut statuses = BTreeMap::<&str, usize>::new();
         for pair in &ran.pairs {
             *statuses.entry(&pair.ours[0].answer.status).or_default() += 1;
         }
         let routes: usize = services.iter().map(Service::routes).sum();
         println!("{} pairs of requests to {} services with {routes} routes", ran.pairs.len(), services.len());
-        println!("{} were asked again, {told} were explained, and of {logged} the lines in both logs are compared", ran.again);
+        println!("{} were asked again, and of {logged} the lines in both logs are compared, of {alike} that both log", ran.again);
+        println!("{told} were explained; the others cannot be asked about: {not_asked:?}");
+        println!("{sample}");
         println!("answered by ours: {statuses:?}");
         for known in known {
             println!("{:6} known differences: {}", known.met.get(), known.text);
         }
-        Self { fixed: words(fixed, seed), rotating: words(rotating, seed), unmet, unlike_told }
+        let unlike_command = sample.wrong(whole);
+        Self { fixed: words(fixed, seed), rotating: words(rotating, seed), unmet, unlike_told, unlike_command }
     }
 }
 
@@ -82,26 +107,34 @@ fn unlisted<'a>(services: &'a [Service], ran: &Ran, known: &[Known], rotates: bo
     kinds
 }
 
-/// Requests that did not end as was told, and how many were told.
-fn unlike_told(services: &[Service], pairs: &[Pair]) -> (Vec<String>, usize) {
-    let (mut unlike, mut told) = (Vec::new(), 0);
+/// What was told of the requests, and which of them did not end so.
+fn unlike_told(services: &[Service], pairs: &[Pair]) -> ToldOf {
+    let mut of = ToldOf::default();
     for pair in pairs {
         let service = &services[pair.service];
-        let Some(what) = &pair.told else { continue };
-        told += 1;
-        let said: Vec<_> = pair.ours.iter().map(|ours| explained::agrees(what, service, ours)).collect();
-        if let (true, Some(Err(wrong))) = (said.iter().all(Result::is_err), said.first()) {
-            let request = cut_lines(&service.requests[pair.request].text());
-            let what = what.to_string().chars().take(1500).collect::<String>();
-            unlike.push(format!("{}: {request}{wrong}, and told was {what}\n", service.name));
+        let request = || cut_lines(&service.requests[pair.request].text());
+        match &pair.told {
+            Some(Told::So(what)) => {
+                of.told += 1;
+                let said: Vec<_> = pair.ours.iter().map(|ours| explained::agrees(what, service, ours)).collect();
+                if let (true, Some(Err(wrong))) = (said.iter().all(Result::is_err), said.first()) {
+                    let what = what.to_string().chars().take(1500).collect::<String>();
+                    of.unlike.push(format!("{}: {}{wrong}, and told was {what}\n", service.name, request()));
+                }
+            }
+            Some(Told::NotAsked(why)) => *of.not_asked.entry(*why).or_default() += 1,
+            Some(Told::Nothing(page)) => {
+                of.unlike.push(format!("{}: {}is not explained: {}\n", service.name, request(), cut(page)));
+            }
+            None => of.unlike.push(format!("{}: {}was not asked about\n", service.name, request())),
         }
     }
-    let more = unlike.len().saturating_sub(KINDS);
-    unlike.truncate(KINDS);
+    let more = of.unlike.len().saturating_sub(KINDS);
+    of.unlike.truncate(KINDS);
     if more > 0 {
-        unlike.push(format!("… and {more} more"));
+        of.unlike.push(format!("… and {more} more"));
     }
-    (unlike, told)
+    of
 }
 
 /// The most frequent ones first.

@@ -1,17 +1,16 @@
 //! All requests through both waypoints.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use futures::StreamExt as _;
-use serde_json::Value;
 
-use crate::explained;
-use crate::known::{Difference, Known, Outcome, Side};
-use crate::logs::{Logs, Which, only_whole};
+use crate::explained::{self, Told};
+use crate::known::{Difference, Known, Outcome, PROXY, Side};
+use crate::logs;
 use crate::mesh::{Client, Mesh};
 use crate::wire::Answer;
-use crate::world::{Request, Service};
+use crate::world::Service;
 
 /// So many services are asked at a time.
 const AT_A_TIME: usize = 4;
@@ -24,8 +23,8 @@ pub struct Pair {
     pub request: usize,
     pub ours: Vec<Outcome>,
     pub envoys: Vec<Outcome>,
-    /// What our waypoint said of it before.
-    pub told: Option<Value>,
+    /// What our waypoint said of it before it was asked for the first time.
+    pub told: Option<Told>,
 }
 
 /// What came of all.
@@ -38,11 +37,24 @@ pub struct Ran {
 /// What one request was answered, each time, by both.
 struct Asked {
     pair: usize,
-    told: Option<Value>,
+    told: Option<Told>,
     answers: Vec<(usize, [Answer; 2])>,
 }
 
 impl Pair {
+    /// Whether the lines in both logs are compared; `None` of what never ended alike, or was refused by a parser, which has no line.
+    pub fn is_logged_by_both(&self) -> Option<bool> {
+        let refused = |outcome: &Outcome| {
+            let status = outcome.answer.status.as_str();
+            outcome.answered_by() == PROXY && (["400", "431"].contains(&status) || status.parse::<u16>().is_err())
+        };
+        let both = self.ours.iter().flat_map(|ours| self.envoys.iter().map(move |envoys| (ours, envoys)));
+        let alike = both.filter(|(ours, envoys)| {
+            ours.answer.status == envoys.answer.status && ours.answered_by() == envoys.answered_by() && !refused(ours)
+        });
+        alike.map(|(ours, envoys)| ours.logged.is_some() && envoys.logged.is_some()).reduce(|one, other| one || other)
+    }
+
     /// The differences that are in no entry of the file, of the two outcomes that are most alike. Entries that the others are in have been met.
     pub fn unlisted(&self, known: &[Known], text: &str) -> Vec<Difference> {
         let mut least: Option<Vec<Difference>> = None;
@@ -77,14 +89,13 @@ pub async fn all(mesh: &Mesh, services: &[Service], known: &[Known]) -> anyhow::
     let new = |(service, request)| Pair { service, request, ours: Vec::new(), envoys: Vec::new(), told: None };
     let mut pairs: Vec<Pair> = each.map(new).collect();
     let every: BTreeSet<usize> = (0..pairs.len()).collect();
-    let mut logs = Logs::new(services);
-    ask(mesh, services, &mut pairs, &every, 0..1, &mut logs).await?;
+    ask(mesh, services, &mut pairs, &every, 0..1).await?;
     let mut unlike = which_are_unlike(services, &pairs, known);
     let again = unlike.len();
     for round in 0..2 {
         if !unlike.is_empty() {
             let first = 1 + round * AGAIN;
-            ask(mesh, services, &mut pairs, &unlike, first..first + AGAIN, &mut logs).await?;
+            ask(mesh, services, &mut pairs, &unlike, first..first + AGAIN).await?;
             unlike = which_are_unlike(services, &pairs, known);
         }
     }
@@ -95,9 +106,11 @@ pub async fn all(mesh: &Mesh, services: &[Service], known: &[Known]) -> anyhow::
 fn which_are_unlike(services: &[Service], pairs: &[Pair], known: &[Known]) -> BTreeSet<usize> {
     let is = |pair: &Pair| {
         let service = &services[pair.service];
-        let told = pair.told.as_ref();
-        let told = told.is_some_and(|told| !pair.ours.iter().any(|ours| explained::agrees(told, service, ours).is_ok()));
-        told || !pair.unlisted(known, &service.requests[pair.request].text()).is_empty()
+        let otherwise = match &pair.told {
+            Some(Told::So(told)) => !pair.ours.iter().any(|ours| explained::agrees(told, service, ours).is_ok()),
+            _ => false,
+        };
+        otherwise || !pair.unlisted(known, &service.requests[pair.request].text()).is_empty()
     };
     (0..pairs.len()).filter(|at| is(&pairs[*at])).collect()
 }
@@ -108,7 +121,6 @@ async fn ask(
     pairs: &mut [Pair],
     which: &BTreeSet<usize>,
     times: Range<usize>,
-    logs: &mut Logs,
 ) -> anyhow::Result<()> {
     let mut of_service: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
     for at in which {
@@ -118,18 +130,14 @@ async fn ask(
     let asked: Vec<anyhow::Result<Vec<Asked>>> = futures::stream::iter(work).buffer_unordered(AT_A_TIME).collect().await;
     let asked: Vec<Asked> = asked.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
     let arrivals = mesh.arrivals.settled().await;
-    let mut lines = logs.settled(mesh).await;
-    for (lines, side) in lines.iter_mut().zip([Side::Ours, Side::Envoys]) {
-        let answers = asked.iter().flat_map(|asked| asked.answers.iter().map(|(_, answers)| (asked.pair, answers)));
-        only_whole(lines, answers.map(|(pair, answers)| line_of(services, &pairs[pair], &answers[side as usize])));
-    }
+    let mut lines = logs::settled(mesh).await;
     for Asked { pair, told, answers } in asked {
         for (time, answers) in answers {
-            let [ours, envoys] = answers.map(|answer| (line_of(services, &pairs[pair], &answer), answer));
-            let mut outcome = |side: Side, (which, answer): (Which, Answer)| {
-                let arrivals = arrivals.get(&id(pair, time, side)).cloned().unwrap_or_default();
-                let logged = lines[side as usize].get_mut(&which).and_then(VecDeque::pop_front);
-                Outcome { answer, arrivals, logged }
+            let [ours, envoys] = answers;
+            let mut outcome = |side: Side, answer: Answer| {
+                let id = id(pair, time, side);
+                let arrivals = arrivals.get(&id).cloned().unwrap_or_default();
+                Outcome { answer, arrivals, logged: lines[side as usize].remove(&id) }
             };
             let (ours, envoys) = (outcome(Side::Ours, ours), outcome(Side::Envoys, envoys));
             pairs[pair].ours.push(ours);
@@ -139,13 +147,6 @@ async fn ask(
         place.told = place.told.take().or(told);
     }
     Ok(())
-}
-
-/// Among which lines of the log is that of a request of this pair that was answered so.
-fn line_of(services: &[Service], pair: &Pair, answer: &Answer) -> Which {
-    let service = &services[pair.service];
-    let Request { method, .. } = &service.requests[pair.request];
-    Which { service: service.address, method: method.clone(), status: answer.status.clone() }
 }
 
 fn id(pair: usize, time: usize, side: Side) -> String {
@@ -159,7 +160,7 @@ async fn of_one(mesh: &Mesh, service: &Service, which: Vec<(usize, usize)>, time
     let mut asked = Vec::new();
     for (pair, request) in which {
         let request = &service.requests[request];
-        let told = if times.start == 0 { explained::ask(mesh, service, request).await? } else { None };
+        let told = if times.start == 0 { Some(explained::ask(mesh, service, request).await?) } else { None };
         let mut answers = Vec::new();
         for time in times.clone() {
             let [for_ours, for_envoy] = [Side::Ours, Side::Envoys].map(|side| id(pair, time, side));

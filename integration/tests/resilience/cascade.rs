@@ -10,34 +10,52 @@ use crate::client::Channel;
 use crate::mesh::Mesh;
 use crate::objects::B;
 
-/// The pause between two of them.
+/// The pause between two of them: what is said of three layers holds from 250 requests a second on (docs/waypoints.md).
 const PACE: Duration = Duration::from_millis(4);
-/// The layers that retry, and how often a second each does in any case.
-const LAYERS: f64 = 3.0;
-const A_SECOND: f64 = 10.0;
+/// Of what is asked of the first service no more may come to the last one.
+const MOST: f64 = 1.2;
+/// Where it took longer than the pace by more than this part, there were fewer a second, and each layer had longer to retry.
+const LATE: f64 = 0.05;
+/// So often is asked again where that happened.
+const TIMES: usize = 3;
 
 /// How many came to the last service for each that was asked of the first one, however it fails; and that what fails seldom is mended.
 pub async fn three_layers(mesh: &Mesh) -> anyhow::Result<()> {
     for (percent, offered, fine_at_least) in [(2, 400, 395), (50, 1000, 0), (100, 1000, 0)] {
         mesh.last.fail(percent);
-        let (before, began) = (mesh.last.came(), Instant::now());
-        let fine = ask(mesh, offered).await;
-        let came = mesh.last.came() - before;
-        let ratio = came as f64 / f64::from(offered);
-        // Retries that come along by themselves are more where the machine takes longer than the pace.
-        let late = began.elapsed().saturating_sub(PACE * offered);
-        let most = 1.2 + LAYERS * A_SECOND * late.as_secs_f64() / f64::from(offered);
-        println!(
-            "of {offered} requests with {percent} % of tries failing {fine} went well, and {ratio:.3} times as many came to the last service"
-        );
-        ensure!(ratio >= 1.0, "with {percent} % failing only {came} of {offered} came to the last service");
-        ensure!(ratio <= most, "with {percent} % failing {ratio:.3} times as many came to the last service");
-        ensure!(fine >= fine_at_least, "with {percent} % failing {fine} of {offered} went well");
+        for time in 1..=TIMES {
+            let (ratio, fine, late) = asked(mesh, offered).await;
+            println!(
+                "of {offered} requests with {percent} % of tries failing {fine} went well, and {ratio:.3} times as many came to the last service; \
+                 they took {:.1} % longer than the pace",
+                late * 100.0
+            );
+            ensure!(ratio >= 1.0, "with {percent} % failing {ratio:.3} times as many came to the last service");
+            ensure!(fine >= fine_at_least, "with {percent} % failing {fine} of {offered} went well");
+            if ratio <= MOST {
+                break;
+            }
+            ensure!(late > LATE, "with {percent} % failing {ratio:.3} times as many came to the last service");
+            ensure!(
+                time < TIMES,
+                "this machine is too slow to ask for {} a second through three layers",
+                PACE.as_secs_f64().recip()
+            );
+        }
     }
     mesh.last.fail(0);
     let fine = ask(mesh, 100).await;
     ensure!(fine == 100, "once all is well {fine} of 100 went well");
     Ok(())
+}
+
+/// Asks, and says how many times as many came to the last service, how many went well, and by which part it took longer than the pace.
+async fn asked(mesh: &Mesh, offered: u32) -> (f64, u32, f64) {
+    let (before, began) = (mesh.last.came(), Instant::now());
+    let fine = ask(mesh, offered).await;
+    let ratio = (mesh.last.came() - before) as f64 / f64::from(offered);
+    let late = began.elapsed().as_secs_f64() / (PACE * offered).as_secs_f64() - 1.0;
+    (ratio, fine, late)
 }
 
 /// Asks at an even pace, whatever becomes of it, and says how many went well.

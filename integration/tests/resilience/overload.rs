@@ -19,6 +19,9 @@ const PLACES: usize = 30;
 const WORK: Duration = Duration::from_millis(300);
 /// How many times as much is asked for as it can do.
 const TIMES: f64 = 10.0;
+/// So much of it has to have been asked for in truth, or else another time.
+const ENOUGH: f64 = 0.9;
+const AGAIN: usize = 3;
 const SETTLING: Duration = Duration::from_secs(5);
 const MEASURED: Duration = Duration::from_secs(4);
 
@@ -75,6 +78,15 @@ async fn one_by_one(mesh: &Mesh, channel: &Channel, count: usize) -> anyhow::Res
     Ok(times)
 }
 
+/// What came of a flood.
+struct Flood {
+    /// As parts of what the backend can do.
+    offered: f64,
+    goodput: f64,
+    /// Of those that were let in.
+    longest: Duration,
+}
+
 /// It does at least four fifths of what it can, and what it takes on in less than twice the time; its health is told as ever.
 pub async fn ten_times(mesh: &Mesh) -> anyhow::Result<()> {
     let channel = Channel::new(BUSY);
@@ -82,39 +94,42 @@ pub async fn ten_times(mesh: &Mesh) -> anyhow::Result<()> {
     let quiet = join_all((0..4).map(|_| one_by_one(mesh, &channel, 14))).await;
     let quiet = quiet.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let normal = p99(quiet.concat());
+    for _ in 0..AGAIN {
+        let Flood { offered, goodput, longest } = overloaded(mesh, &channel).await?;
+        let ratio = longest.as_secs_f64() / normal.as_secs_f64();
+        println!(
+            "asked for {offered:.1} times as much as it can do, it did {:.0} % of that; p99 of those admitted was {longest:.0?}, {ratio:.2} times \
+             the normal {normal:.0?}",
+            goodput * 100.0
+        );
+        // What was not asked for shows nothing.
+        if offered >= TIMES * ENOUGH {
+            ensure!(goodput >= 0.8, "only {:.0} % of what it can do was done", goodput * 100.0);
+            ensure!(ratio < 2.0, "p99 of those admitted is {ratio:.2} times the normal one");
+            return Ok(());
+        }
+    }
+    anyhow::bail!("this machine is too slow to ask for {TIMES} times as much as the service can do")
+}
 
+/// Asks for ten times as much as it can do, and for its health meanwhile.
+async fn overloaded(mesh: &Mesh, channel: &Channel) -> anyhow::Result<Flood> {
     let capacity = PLACES as f64 / WORK.as_secs_f64();
     let began = Instant::now();
-    let (asked, healthy) = tokio::join!(flood(mesh, &channel, capacity * TIMES), health(mesh, &channel));
-    let asked = asked?;
-    let over = began + SETTLING + MEASURED;
-    let measured = |asked: &&Asked| asked.began >= began + SETTLING && asked.began < over;
-    let of_time: Vec<&Asked> = asked.iter().filter(measured).collect();
-    let offered = of_time.len() as f64 / MEASURED.as_secs_f64() / capacity;
-    let done = asked.iter().filter(|asked| {
-        let ended = asked.began + asked.took;
-        asked.status == 200 && ended >= began + SETTLING && ended < over
-    });
-    let goodput = done.count() as f64 / MEASURED.as_secs_f64() / capacity;
+    let (asked, healthy) = tokio::join!(flood(mesh, channel, capacity * TIMES), health(mesh, channel));
+    let (asked, healthy) = (asked?, healthy?);
+    let is_measured = |at: Instant| at >= began + SETTLING && at < began + SETTLING + MEASURED;
+    let a_second = |count: usize| count as f64 / MEASURED.as_secs_f64() / capacity;
+    let of_time: Vec<&Asked> = asked.iter().filter(|asked| is_measured(asked.began)).collect();
+    let done = asked.iter().filter(|asked| asked.status == 200 && is_measured(asked.began + asked.took)).count();
     let admitted: Vec<Duration> = of_time.iter().filter(|asked| asked.status == 200).map(|asked| asked.took).collect();
-    let longest = p99(admitted);
     let strange =
         asked.iter().find(|asked| asked.status != 200 && (asked.status, asked.reason.as_deref()) != (503, Some("overloaded")));
-    let ratio = longest.as_secs_f64() / normal.as_secs_f64();
-    println!(
-        "asked for {offered:.1} times as much as it can do, it did {:.0} % of that; p99 of those admitted was {longest:.0?}, {ratio:.2} times \
-         the normal {normal:.0?}",
-        goodput * 100.0
-    );
     if let Some(Asked { status, reason, .. }) = strange {
         anyhow::bail!("a request is answered {status}, because {reason:?}");
     }
-    let healthy = healthy?;
     ensure!(healthy.iter().all(|asked| asked.status == 200), "a probe is refused while there is too much");
-    ensure!(offered >= TIMES / 2.0, "this machine could ask for {offered:.1} times as much only");
-    ensure!(goodput >= 0.8, "only {:.0} % of what it can do was done", goodput * 100.0);
-    ensure!(ratio < 2.0, "p99 of those admitted is {ratio:.2} times the normal one");
-    Ok(())
+    Ok(Flood { offered: a_second(of_time.len()), goodput: a_second(done), longest: p99(admitted) })
 }
 
 /// Asks for so many a second, whatever becomes of them, until the time is over and all are answered.

@@ -45,7 +45,8 @@ pub fn request(
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let key: HeaderName = name.parse().map_err(|_| bad("name of a header", name))?;
-        map.append(key, HeaderValue::from_str(value).map_err(|_| bad("value of a header", value))?);
+        // Letters beyond ASCII may be in it as well (RFC 9110, section 5.5, `obs-text`).
+        map.append(key, HeaderValue::from_bytes(value.as_bytes()).map_err(|_| bad("value of a header", value))?);
     }
     let host = map.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(host).to_owned();
     let uri = if http2 {

@@ -13,7 +13,10 @@ use ambit_api::{
                 core::v3::RuntimeFractionalPercent,
                 route::v3::{RedirectAction, RetryPolicy, route::Action, route_action::RequestMirrorPolicy},
             },
-            extensions::filters::http::cors::v3::CorsPolicy,
+            extensions::filters::{
+                http::cors::v3::CorsPolicy,
+                network::http_connection_manager::v3::{HttpFilter, http_filter::ConfigType},
+            },
             r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern},
         },
         google::protobuf::{BoolValue, Duration as ProtoDuration, UInt32Value},
@@ -109,6 +112,25 @@ async fn what_is_said_for_other_filters_is_rejected_by_name() {
     route.typed_per_filter_config = [("envoy.filters.http.lua".to_owned(), resources::any("any", &()))].into();
     let rejected = mesh.offer(type_url::ROUTE, vec![resources::routes(&service.chain(), vec![route])]);
     assert!(rejected[0].reason.contains("typed_per_filter_config: envoy.filters.http.lua is not implemented"), "{rejected:?}");
+}
+
+#[tokio::test]
+async fn filters_of_lua_and_wasm_are_rejected_by_name_and_what_is_in_force_stays() {
+    let (mesh, service, _) = billing(49).await;
+    let name = "ingress|80";
+    for (called, of) in [
+        ("envoy.filters.http.lua", "envoy.extensions.filters.http.lua.v3.Lua"),
+        ("envoy.filters.http.wasm", "envoy.extensions.filters.http.wasm.v3.Wasm"),
+    ] {
+        let config_type = Some(ConfigType::TypedConfig(resources::any(of, &())));
+        let filter = HttpFilter { name: called.to_owned(), config_type, ..Default::default() };
+        let listener = resources::edge_with(80, name, |manager| manager.http_filters.insert(0, filter.clone()));
+        let rejected = mesh.offer(type_url::LISTENER, vec![(name.to_owned(), listener)]);
+        let [rejected] = &rejected[..] else { panic!("one is rejected: {rejected:?}") };
+        assert_eq!(rejected.name, name);
+        assert!(rejected.reason.contains(&format!("{called}: {of} is not implemented")), "{rejected:?}");
+    }
+    assert_eq!(once(&mesh, WEB, service.vip, asking("GET", "/", &[])).await.0, 200);
 }
 
 /// A route to a cluster that asks for two retries on a broken connection, a late response, 500 and 503.

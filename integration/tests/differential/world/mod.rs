@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{CLOSED, PORTS};
 use crate::dice::Dice;
+use crate::logs;
 pub use requests::{BODY, HTTP2, Request};
 
 /// The accounts that call: of the services' namespace, of two others that have routes of their own, and one that policies name.
@@ -100,6 +101,7 @@ pub fn shared() -> Vec<Value> {
         }),
         service("sentinel", SENTINEL, PORTS[4]),
     ];
+    objects.extend(logs::objects());
     for (number, (name, port)) in (20_u8..).zip(BACKENDS.iter().zip([PORTS[0], PORTS[1], PORTS[2], PORTS[3], PORTS[0], CLOSED])) {
         objects.push(service(name, Ipv4Addr::new(10, 96, 0, number), port));
     }

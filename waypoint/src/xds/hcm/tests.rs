@@ -65,6 +65,23 @@ fn faults_and_limits_come_after_all_that_may_refuse_and_in_this_order() {
     assert_eq!(problem, "faults: this filter under another name than envoy.filters.http.fault is not implemented");
 }
 
+#[test]
+fn lua_and_wasm_are_rejected_by_name() {
+    let router = ("router", ROUTER);
+    for (name, type_name) in [
+        ("envoy.filters.http.lua", "envoy.extensions.filters.http.lua.v3.Lua"),
+        ("envoy.filters.http.wasm", "envoy.extensions.filters.http.wasm.v3.Wasm"),
+        // It is known by what it is, whatever it is called.
+        (fault::NAME, "envoy.extensions.filters.http.lua.v3.Lua"),
+        ("mine", "envoy.extensions.filters.http.wasm.v3.Wasm"),
+    ] {
+        let problem = format!("{name}: {type_name} is not implemented");
+        assert_eq!(read(&[(name, type_name), router]), Err(problem.clone()));
+        let cors = ("envoy.filters.http.cors", cors::FILTER);
+        assert_eq!(read(&[cors, (name, type_name), router]), Err(problem));
+    }
+}
+
 fn said(name: &str, type_name: &str, config: &impl Message) -> HttpFilter {
     let any = Any { type_url: format!("x/{type_name}"), value: config.encode_to_vec() };
     HttpFilter { name: name.to_owned(), config_type: Some(ConfigType::TypedConfig(any)), ..Default::default() }
