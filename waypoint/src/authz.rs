@@ -3,7 +3,7 @@
 use ambit_model::{
     Reason, Refusal,
     policy::PolicyKey,
-    route::{Closest, Misfit, Rbac, RequestView, Subject, Verdict, evaluate},
+    route::{Closest, Misfit, Rbac, RbacAction, RequestView, Subject, Verdict, evaluate},
 };
 
 use serde_json::Value;
@@ -57,17 +57,33 @@ fn decide(
     metadata: Option<&Value>,
 ) -> Result<(), Refusal> {
     let subject = subject(tunnel, request, metadata);
-    for filter in filters {
-        if let Some(shadow) = &filter.shadow
-            && let Err(refusal) = ask(shadow, &subject)
-        {
-            tracing::info!(peer = tunnel.peer.uri.as_deref(), destination = %tunnel.destination, %refusal, "would be denied (dry run)");
-        }
-        if let Some(rules) = &filter.rules {
-            ask(rules, &subject)?;
+    filters.iter().filter_map(|filter| filter.rules.as_ref()).try_for_each(|rules| ask(rules, &subject))
+}
+
+/// What rule sets that are not enforced would have decided about a subject that the others let pass. As node proxies tell it: each DENY policy
+/// that matches is told for itself; of the ALLOW policies, which decide together, the one that would let it pass, with [`Reason::Ok`], or the one
+/// that came closest.
+pub(crate) fn dry_run(filters: &[RbacFilter], subject: &Subject<'_>) -> Vec<Refusal> {
+    let mut decided: Vec<Refusal> = Vec::new();
+    for shadow in filters.iter().filter_map(|filter| filter.shadow.as_ref()) {
+        match shadow.action {
+            RbacAction::Deny => {
+                for rule in shadow.policies.iter().filter(|rule| rule.matches(subject)) {
+                    let denied = refusal(Reason::PolicyDeniedExplicit, &rule.name, String::new());
+                    // The rules of a policy follow one another, as their names begin alike.
+                    let another = |before: &Refusal| before.policy.is_none() || before.policy != denied.policy;
+                    if decided.last().is_none_or(another) {
+                        decided.push(denied);
+                    }
+                }
+            }
+            RbacAction::Allow => decided.push(match judge(shadow, subject) {
+                Ok(rule) => refusal(Reason::Ok, rule.unwrap_or_default(), String::new()),
+                Err(not_allowed) => not_allowed,
+            }),
         }
     }
-    Ok(())
+    decided
 }
 
 /// Whether an authorizer is asked about a subject, with the rule by which it is, if there is one; `None` if it is not.
@@ -87,8 +103,13 @@ pub(crate) fn marked<'a>(when: Option<&'a Marked>, subject: &Subject<'_>) -> Opt
 
 /// Decides by one rule set.
 pub(crate) fn ask(rules: &Rbac, subject: &Subject<'_>) -> Result<(), Refusal> {
+    judge(rules, subject).map(drop)
+}
+
+/// The same, with the ALLOW rule that lets it pass, if there is one.
+fn judge<'a>(rules: &'a Rbac, subject: &Subject<'_>) -> Result<Option<&'a str>, Refusal> {
     match evaluate(rules, subject) {
-        Verdict::Allowed(_) => Ok(()),
+        Verdict::Allowed(rule) => Ok(rule),
         Verdict::DeniedBy(rule) => Err(refusal(Reason::PolicyDeniedExplicit, rule, String::new())),
         Verdict::NotAllowed(Some(closest)) => {
             let detail = format!("{}{}", misfit(closest, subject), others(rules, closest.rule));
@@ -152,7 +173,7 @@ pub(crate) fn named(rule: &str) -> Option<(PolicyKey, Option<usize>)> {
 
 #[cfg(test)]
 mod tests {
-    use ambit_model::route::{Permission, Principal, RbacAction, RbacPolicy, StringMatch};
+    use ambit_model::route::{Permission, Principal, RbacPolicy, StringMatch};
 
     use super::*;
 
@@ -172,18 +193,40 @@ mod tests {
         Rbac { action: RbacAction::Allow, policies: names.iter().map(rule).collect() }
     }
 
-    fn said(rules: &Rbac, destination_port: u16) -> String {
-        let principal = Some("spiffe://td/ns/shop/sa/web");
-        let subject = Subject {
-            principal,
+    fn web(destination_port: u16) -> Subject<'static> {
+        Subject {
+            principal: Some("spiffe://td/ns/shop/sa/web"),
             remote_ip: None,
             direct_remote_ip: None,
             destination_ip: None,
             destination_port,
             request: None,
             metadata: None,
+        }
+    }
+
+    fn said(rules: &Rbac, destination_port: u16) -> String {
+        ask(rules, &web(destination_port)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_dry_run_tells_each_policy_that_would_deny_and_what_all_that_allow_come_to() {
+        let told = |shadow: Rbac, port: u16| {
+            let filter = RbacFilter { rules: None, shadow: Some(shadow) };
+            let decided = dry_run(&[filter, RbacFilter::default()], &web(port));
+            let one = |decided: Refusal| (decided.reason, decided.policy.map(|policy| policy.to_string()), decided.rule);
+            decided.into_iter().map(one).collect::<Vec<_>>()
         };
-        ask(rules, &subject).unwrap_err().to_string()
+        let names = ["ns[shop]-policy[a]-rule[0]", "ns[shop]-policy[a]-rule[1]", "ns[shop]-policy[b]-rule[2]", "x", "y"];
+        let of = |policy: &str| Some(format!("shop/{policy}"));
+        let deny = Rbac { action: RbacAction::Deny, ..allow(&names, Principal::Any) };
+        let denied = Reason::PolicyDeniedExplicit;
+        let each = [(denied, of("a"), Some(0)), (denied, of("b"), Some(2)), (denied, None, None), (denied, None, None)];
+        assert_eq!(told(deny.clone(), 80), each);
+        assert!(told(deny, 81).is_empty(), "it matches no other port");
+        assert_eq!(told(allow(&names[..2], Principal::Any), 80), [(Reason::Ok, of("a"), Some(0))]);
+        let not_allowed = [(Reason::PolicyDeniedNoAllowMatch, of("a"), Some(0))];
+        assert_eq!(told(allow(&names[..2], Principal::Any), 81), not_allowed);
     }
 
     #[test]

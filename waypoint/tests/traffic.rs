@@ -12,6 +12,8 @@ mod carried;
 mod checks;
 #[path = "traffic/deadlines.rs"]
 mod deadlines;
+#[path = "traffic/dry_run.rs"]
+mod dry_run;
 #[path = "traffic/edge.rs"]
 mod edge;
 #[path = "traffic/explained.rs"]

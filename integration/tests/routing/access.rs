@@ -23,6 +23,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "an ALLOW policy refuses every other caller with 403", allow),
         shared(mesh, "a DENY policy refuses a method and a path, and nothing else", deny),
         shared(mesh, "a DENY policy on a TCP port closes before the server's first byte", deny_tcp),
+        shared(mesh, "a policy in dry run refuses nothing until it is enforced", dry_run),
         shared(mesh, "a policy for an unknown service account of the caller's namespace admits nobody", allow_nobody),
     ]
 }
@@ -103,6 +104,29 @@ async fn deny_tcp(suite: &Suite) -> anyhow::Result<()> {
         closed => Err(format!("{closed:?}")),
     };
     wait::until("the connection again", EFFECT, open).await.map(drop)
+}
+
+async fn dry_run(suite: &Suite) -> anyhow::Result<()> {
+    let client = suite.client(CLIENT, ECHO, 80)?;
+    let annotated = |policy: &str, value: &str| {
+        policy.replace("namespace: shop}", &format!("namespace: shop, annotations: {{istio.io/dry-run: '{value}'}}}}"))
+    };
+    // On connections this would deny all of them.
+    let deny = policy("dry-deny", "DENY", "    - to: [{operation: {paths: [/first/*]}}]\n");
+    let allow = policy("dry-allow", "ALLOW", "    - from: [{source: {principals: [cluster.local/ns/callers/sa/gone]}}]\n");
+    let enforced = policy("enforced", "DENY", "    - to: [{operation: {paths: [/exact], ports: ['80']}}]\n");
+    let allow = annotated(&allow, "true");
+    suite.apply("90-dry-run.yaml", &format!("{}---\n{allow}---\n{enforced}", annotated(&deny, "true")))?;
+    // They are there as soon as the one is that is enforced.
+    answers(&client, || get("/exact"), 403).await?;
+    answers(&client, || get("/first/a"), 200).await?;
+    let bytes = suite.client(CLIENT, ECHO, 7070)?;
+    ensure!(first_byte(&bytes).await? == Some(b'h'), "a policy in dry run refused a connection");
+    suite.apply("90-dry-run.yaml", &format!("{}---\n{allow}---\n{enforced}", annotated(&deny, "false")))?;
+    answers(&client, || get("/first/a"), 403).await?;
+    suite.mesh.remove_manifest("90-dry-run.yaml")?;
+    answers(&client, || get("/first/a"), 200).await?;
+    answers(&client, || get("/exact"), 200).await
 }
 
 async fn first_byte(client: &Client) -> anyhow::Result<Option<u8>> {

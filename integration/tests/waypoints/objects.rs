@@ -100,6 +100,14 @@ spec:
     to: [{operation: {paths: [/by-address]}}]
   - from: [{source: {ipBlocks: [192.0.2.0/24]}}]
     to: [{operation: {paths: [/claimed]}}]
+  - from: [{source: {remoteIpBlocks: [10.244.0.0/16], notRemoteIpBlocks: [192.0.2.0/24]}}]
+    to: [{operation: {paths: [/by-remote]}}]
+  - from: [{source: {remoteIpBlocks: [192.0.2.0/24]}}]
+    to: [{operation: {paths: [/claimed-remote]}}]
+  - to: [{operation: {paths: [/when-remote]}}]
+    when: [{key: remote.ip, values: [10.244.0.0/16], notValues: [192.0.2.0/24]}]
+  - to: [{operation: {paths: [/when-claimed]}}]
+    when: [{key: remote.ip, values: [192.0.2.0/24]}]
 "#;
 
 const ROUTES: &str = r#"

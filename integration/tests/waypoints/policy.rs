@@ -59,7 +59,9 @@ async fn allow(mesh: &Mesh) -> anyhow::Result<()> {
 }
 
 async fn addresses(mesh: &Mesh) -> anyhow::Result<()> {
-    for (path, status) in [("/by-address", 200), ("/claimed", 403)] {
+    let known = ["/by-address", "/by-remote", "/when-remote"].map(|path| (path, 200));
+    let claimed = ["/claimed", "/claimed-remote", "/when-claimed"].map(|path| (path, 403));
+    for (path, status) in known.into_iter().chain(claimed) {
         let request = request("GET", path, &[("x-forwarded-for", "192.0.2.1"), ("x-real-ip", "192.0.2.1")]);
         let answer = mesh.request("other", LOCKED, 80, request).await?;
         ensure!(answer.status == status, "{path}: {}", answer.status);

@@ -13,7 +13,8 @@ use super::objects::cluster_scoped;
 use super::protocols::{TCP, TLS, share_a_port};
 use super::route::{RouteKey, parent_refs};
 use super::waypoint::Waypoint;
-use super::{Index, label};
+use super::{Index, is_dry_run, label};
+use crate::source::crd::AuthorizationPolicy;
 use crate::source::{NamespacedName, Object};
 
 /// The class of Gateways at the edge of the mesh.
@@ -232,8 +233,10 @@ impl Index {
             Some("true") => Some(Kept { waypoint, by_label: true }),
             Some("false") => None,
             _ => {
-                let policies = !self.policies_of_service(name).is_empty()
-                    || !self.policies_of_waypoint(&waypoint).is_empty()
+                // What refuses nothing is not left out by going past the waypoint.
+                let enforced = |policies: Vec<&Arc<AuthorizationPolicy>>| policies.into_iter().any(|policy| !is_dry_run(policy));
+                let policies = enforced(self.policies_of_service(name))
+                    || enforced(self.policies_of_waypoint(&waypoint))
                     || !self.token_policies_of_service(name).is_empty()
                     || !self.token_policies_of_waypoint(&waypoint).is_empty();
                 policies.then_some(Kept { waypoint, by_label: false })

@@ -78,6 +78,7 @@ pub(crate) use virtual_services::destinations;
 pub use waypoint::{Waypoint, WaypointFor};
 
 use crate::jwks::Learned;
+use crate::source::crd::AuthorizationPolicy;
 use crate::source::{Event, NamespacedName};
 use crate::translate::waypoint::RequestRoute;
 use links::Links;
@@ -106,6 +107,13 @@ pub mod label {
     pub const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
     /// Annotation: `true` only logs what a policy would do.
     pub const DRY_RUN: &str = "istio.io/dry-run";
+}
+
+/// Whether a policy only has told what it would do, and refuses nothing.
+#[must_use]
+pub fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
+    let annotations = policy.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(label::DRY_RUN)).is_some_and(|value| value == "true")
 }
 
 /// The namespace whose policies hold for the whole mesh.

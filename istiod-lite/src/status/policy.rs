@@ -5,6 +5,7 @@ use crate::index::{Binding, Index};
 use crate::source::crd::{AuthorizationPolicy, PolicyAction, PolicyTargetReference};
 use crate::source::{Kind, NamespacedName, Problem};
 use crate::translate::authorization::l4_policy;
+use crate::translate::waypoint::unknown_at_waypoints;
 
 pub(super) fn authorization(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(policy) = index.objects().authorization_policies.get(name) else { return Vec::new() };
@@ -52,8 +53,13 @@ fn targeted(index: &Index, policy: &AuthorizationPolicy, name: &NamespacedName) 
         let message = format!("Nobody can be asked, so what its rules match is denied: {why}");
         Some(Condition::new("WaypointAccepted", false, "UnsupportedValue", message))
     };
+    let unknown = || {
+        let notes = unknown_at_waypoints(policy);
+        (!notes.is_empty()).then(|| Condition::new("WaypointAccepted", false, "UnsupportedValue", notes.join("; ")))
+    };
     fault_of_targets(index, policy.spec.targets(), name)
         .or_else(unasked)
+        .or_else(unknown)
         .unwrap_or_else(|| Condition::new("WaypointAccepted", true, "Accepted", "Attached to the waypoints of its targets"))
 }
 

@@ -11,7 +11,7 @@ use ambit_api::security::{Action, Address, Authorization, Group, Match, Rules, S
 use ipnet::IpNet;
 
 use super::peer_authentication;
-use crate::index::{Index, label};
+use crate::index::{Index, is_dry_run};
 use crate::source::crd::{AuthorizationPolicy, Operation, PolicyAction, Rule, Source, When, WorkloadSelector};
 use crate::source::{NamespacedName, Pod};
 
@@ -84,14 +84,13 @@ fn l4_policy_in(trust_domain: &str, root_namespace: &str, object: &Authorization
     let mut reader = Reader { trust_domain, namespace: &name.namespace, action, notes };
     let rules = object.spec.rules.iter().enumerate();
     let groups = rules.filter_map(|(position, rule)| reader.group(rule, position)).collect();
-    let annotations = object.metadata.annotations.as_ref();
     let policy = Authorization {
         name: name.name.to_string(),
         namespace: name.namespace.to_string(),
         scope: scope.into(),
         action: action.into(),
         groups,
-        dry_run: annotations.and_then(|annotations| annotations.get(label::DRY_RUN)).is_some_and(|value| value == "true"),
+        dry_run: is_dry_run(object),
         extensions: Vec::new(),
     };
     Some(L4Policy { policy, notes: reader.notes })

@@ -20,6 +20,7 @@ use crate::source::{
 };
 use crate::status::{Verdict, faults, faults_at_edge, unusable};
 use crate::translate::authorization::unknown_at_l4;
+use crate::translate::waypoint::unknown_at_waypoints;
 
 /// What was found in an object.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -160,15 +161,19 @@ fn authorization(policy: &AuthorizationPolicy, root_namespace: &str, findings: &
         let (path, what) = note.split_once(": ").unwrap_or(("", &note));
         findings.warning(format!("spec.{path}"), format!("{what}; give targetRefs to Services with a waypoint"));
     }
-    let annotations = policy.metadata.annotations.as_ref();
-    if let Some(value) = annotations.and_then(|annotations| annotations.get(label::DRY_RUN))
-        && !["true", "false"].contains(&value.as_str())
-    {
-        findings.warning(
-            "metadata.annotations",
-            format!("{}: {value:?} is neither \"true\" nor \"false\": the policy is enforced", label::DRY_RUN),
-        );
+    for note in unknown_at_waypoints(policy) {
+        let (path, what) = note.split_once(": ").unwrap_or(("", &note));
+        findings.warning(format!("spec.{path}"), what);
     }
+    let annotations = policy.metadata.annotations.as_ref();
+    let what = match annotations.and_then(|annotations| annotations.get(label::DRY_RUN)).map(String::as_str) {
+        Some("true") if policy.spec.action == PolicyAction::Custom => {
+            "of CUSTOM there is no dry run: nobody is asked, nothing is refused and nothing is told".to_owned()
+        }
+        None | Some("true" | "false") => return,
+        Some(value) => format!("{value:?} is neither \"true\" nor \"false\": the policy is enforced"),
+    };
+    findings.warning("metadata.annotations", format!("{}: {what}", label::DRY_RUN));
 }
 
 fn peer_authentication(policy: &PeerAuthentication, findings: &mut Findings) {

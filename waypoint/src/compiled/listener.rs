@@ -33,7 +33,7 @@ pub struct Terminate {
 pub struct RbacFilter {
     /// Enforced, unless absent.
     pub rules: Option<Rbac>,
-    /// What would be denied is logged and let through.
+    /// What it would decide is noted, in the access log and in a metric, and nothing is refused by it.
     pub shadow: Option<Rbac>,
 }
 

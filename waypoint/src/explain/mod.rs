@@ -87,7 +87,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Explanation {
     };
     // Whose ejection is over is seen when somebody looks, as the next request does.
     snapshot.clusters.values().for_each(|cluster| cluster.live.look(cluster));
-    // What ends it has said so. Nothing is logged: a dry run would tell of a request that nobody has made.
+    // What ends it has said so. Nothing is logged of a request that nobody has made.
     let _ended = with_default(&Dispatch::none(), || told.walk(snapshot, question));
     told
 }

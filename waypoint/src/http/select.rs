@@ -173,6 +173,13 @@ pub fn admits(tunnel: &Tunnel, http: &HttpChain, view: RequestView<'_>, known: &
     authz::request(&http.rbac, tunnel, view, known.metadata()).map_err(denied)
 }
 
+/// What rule sets that are not enforced would have decided about a request that the others admit.
+pub fn dry_run(tunnel: &Tunnel, chain: &Chain, http: &HttpChain, view: RequestView<'_>, known: &Known) -> Vec<Refusal> {
+    let mut decided = authz::dry_run(&chain.rbac, &authz::subject(tunnel, None, None));
+    decided.extend(authz::dry_run(&http.rbac, &authz::subject(tunnel, Some(view), known.metadata())));
+    decided
+}
+
 /// All of that for a request about which nobody is asked; with what of it is another afterwards.
 pub fn route(
     snapshot: &Snapshot,

@@ -241,6 +241,9 @@ pub(super) async fn handle(
     }
     let before = passed.before.take();
     let admitted = select::admits(&tunnel, &http, view(&request, &target), &known);
+    if admitted.is_ok() {
+        record.dry_run = select::dry_run(&tunnel, &chain, &http, view(&request, &target), &known);
+    }
     record.note(|told| {
         let connection = explain::decided(&chain.rbac, &authz::subject(&tunnel, None, None));
         let subject = authz::subject(&tunnel, Some(view(&request, &target)), known.metadata());

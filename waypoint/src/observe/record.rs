@@ -76,6 +76,8 @@ pub struct Record {
     pub reason: Reason,
     /// The policy that decided.
     pub policy: Option<PolicyKey>,
+    /// What policies that are not enforced would have decided, where those that are let it pass.
+    pub dry_run: Vec<Refusal>,
     /// The route taken.
     pub route: Option<Arc<str>>,
     /// The cluster chosen.
@@ -126,6 +128,7 @@ impl Record {
             grpc_status: None,
             reason: Reason::ClientReset,
             policy: None,
+            dry_run: Vec::new(),
             route: None,
             cluster: None,
             service: None,

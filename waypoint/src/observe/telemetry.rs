@@ -15,7 +15,7 @@ use ambit_model::Reason;
 use ambit_runtime::telemetry::{AccessLog, Admitted, Direction, Entry, InUse, Security, SeriesLimit, label, metric};
 use metrics::{Counter, Histogram, Label, SharedString, counter, histogram};
 
-use super::{Given, Record, measured, outlets::Outlets};
+use super::{Given, Record, dry_run, measured, outlets::Outlets};
 
 /// Where records go.
 #[derive(Debug)]
@@ -127,6 +127,7 @@ impl Telemetry {
             Some(logged) => self.outlets.write(record, logged),
             None => self.log.write(&entry(record, took)),
         }
+        record.dry_run.iter().for_each(|decided| dry_run::count(decided, &self.series));
         let key = self.key(record);
         if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key)
             && let Some(_used) = known.enter()
@@ -257,6 +258,7 @@ fn entry(record: &Record, took: Duration) -> Entry<'_> {
     }
     entry.destination_service = record.service.as_ref().map(|s| Cow::Borrowed(&*s.host)).filter(|h| !h.is_empty());
     entry.policy = record.policy.as_ref().map(|p| p.to_string().into());
+    entry.dry_run = dry_run::text(&record.dry_run).map(Cow::Owned);
     entry.reason = record.reason.label().into();
     entry.bytes_sent = record.sent();
     entry.bytes_received = record.received;

@@ -38,6 +38,7 @@ pub async fn connect_then_accept(
     let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "tcp");
     record.logged = Logged::connection(&tcp.logs);
     record.metrics.clone_from(&chain.metrics);
+    record.dry_run = authz::dry_run(&chain.rbac, &authz::subject(&tunnel, None, None));
     let connected = tokio::select! {
         connected = connect(&proxy, &tunnel, &chain, tcp, &mut record) => connected,
         () = incoming.abandoned() => return,
@@ -61,10 +62,13 @@ pub async fn carry<S: Side>(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, chain: Arc<C
             record.service = chain.service();
             record.refused(&refusal);
         }
-        Ok(()) => match connect(&proxy, &tunnel, &chain, tcp, &mut record).await {
-            Err(refusal) => record.refused(&refusal),
-            Ok(upstream) => pump(stream, upstream, tcp.idle, record).await,
-        },
+        Ok(()) => {
+            record.dry_run = authz::dry_run(&chain.rbac, &authz::subject(&tunnel, None, None));
+            match connect(&proxy, &tunnel, &chain, tcp, &mut record).await {
+                Err(refusal) => record.refused(&refusal),
+                Ok(upstream) => pump(stream, upstream, tcp.idle, record).await,
+            }
+        }
     }
 }
 

@@ -150,6 +150,8 @@ pub struct Service {
     /// `http`, `http1`, `http2` (always so to the endpoints), `tcp`, or `auto` to look at the first bytes.
     pub protocol: &'static str,
     pub rbac: Vec<Rbac>,
+    /// Rule sets that are not enforced.
+    pub dry_run: Vec<Rbac>,
     /// The cluster of a processor, and what is changed of how it is asked.
     pub processor: Option<(&'static str, ChangeProcessor)>,
     /// So many requests are let in at once.
@@ -160,7 +162,7 @@ pub struct Service {
 
 impl Service {
     pub fn http(name: &'static str, vip: SocketAddr) -> Self {
-        Self { name, vip, protocol: "http", rbac: vec![], processor: None, at_once: None, tracing: None }
+        Self { name, vip, protocol: "http", rbac: vec![], dry_run: vec![], processor: None, at_once: None, tracing: None }
     }
 
     pub fn cluster(&self) -> String {
@@ -378,6 +380,12 @@ fn http_chain(service: &Service) -> FilterChain {
     let rbac = |rules: &Rbac| HttpRbac { rules: Some(rules.clone()), ..Default::default() };
     let mut http_filters: Vec<_> =
         service.rbac.iter().map(|r| http_filter("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac(r))).collect();
+    let dry_run = |rules: &Rbac| HttpRbac {
+        shadow_rules: Some(rules.clone()),
+        shadow_rules_stat_prefix: "istio_dry_run_".into(),
+        ..Default::default()
+    };
+    http_filters.extend(service.dry_run.iter().map(|r| http_filter("envoy.extensions.filters.http.rbac.v3.RBAC", &dry_run(r))));
     let mut cors = http_filter("envoy.extensions.filters.http.cors.v3.Cors", &Cors::default());
     cors.name = "envoy.filters.http.cors".into();
     let sessions = "envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
@@ -452,6 +460,16 @@ fn network_rbac(rules: &Rbac) -> Filter {
     network("envoy.extensions.filters.network.rbac.v3.RBAC", &config)
 }
 
+fn dry_run_of_connections(rules: &Rbac) -> Filter {
+    let config = NetworkRbac {
+        shadow_rules: Some(rules.clone()),
+        shadow_rules_stat_prefix: "istio_dry_run_".into(),
+        stat_prefix: "tcp.".into(),
+        ..Default::default()
+    };
+    network("envoy.extensions.filters.network.rbac.v3.RBAC", &config)
+}
+
 fn tcp_proxy(cluster: &str) -> Filter {
     let config = TcpProxy {
         stat_prefix: cluster.into(),
@@ -463,6 +481,7 @@ fn tcp_proxy(cluster: &str) -> Filter {
 
 pub fn tcp_chain(service: &Service) -> FilterChain {
     let mut filters: Vec<_> = service.rbac.iter().map(network_rbac).collect();
+    filters.extend(service.dry_run.iter().map(dry_run_of_connections));
     filters.push(tcp_proxy(&service.tcp_chain()));
     FilterChain { name: service.tcp_chain(), filters, ..Default::default() }
 }

@@ -156,7 +156,9 @@ pub fn evaluate<'a>(rbac: &'a Rbac, subject: &Subject<'_>) -> Verdict<'a> {
 }
 
 impl RbacPolicy {
-    fn matches(&self, subject: &Subject<'_>) -> bool {
+    /// Whether the subject may ask what it asks, by this rule alone.
+    #[must_use]
+    pub fn matches(&self, subject: &Subject<'_>) -> bool {
         self.fits_client(subject) && self.fits_request(subject)
     }
 

@@ -25,7 +25,8 @@ pub mod metric {
     /// Histogram, seconds.
     pub const DNS_UPSTREAM_DURATION: &str = "istio_dns_upstream_request_duration_seconds";
 
-    /// What dry-run policies would have decided about connections that were allowed; `reason` is `ok` where they would have been too.
+    /// What dry-run policies would have decided about connections that were allowed, and at waypoints about requests; `reason` is `ok` where
+    /// they would have been too.
     pub const POLICY_DRY_RUN: &str = "ambit_policy_dry_run_total";
     /// Rests of endpoints that kept failing.
     pub const ENDPOINT_RESTS: &str = "ambit_endpoint_rests_total";

@@ -58,7 +58,7 @@ pub fn generated(prefix: &str, seed: u64, count: usize, network: u8) -> Vec<Serv
         let mut objects = vec![service(&name, address, PORTS[4])];
         let routes = routes::of_service(&mut dice, &name);
         objects.extend(routes.iter().map(|route| route.object.clone()));
-        objects.extend(policies::of_service(&mut dice, &name));
+        objects.extend(policies::of_service(&mut dice, &mut Dice::new(!seed, number as u64), &name));
         let requests = (0..REQUESTS).map(|_| requests::one(&mut dice, &name, &routes)).collect();
         Service { name, address, objects, requests }
     };

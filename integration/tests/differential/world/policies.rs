@@ -10,18 +10,49 @@ const HOSTS: [&str; 5] = ["svc.shop", "*.shop", "SVC.shop", "other.example", "ot
 const PRINCIPALS: [&str; 4] =
     ["cluster.local/ns/shop/sa/web", "cluster.local/ns/tests/sa/web", "*/sa/intruder", "cluster.local/ns/shop/*"];
 const NAMESPACES: [&str; 4] = ["shop", "tests", "strangers", "s*"];
+/// The client is in the first two.
+const ADDRESSES: [&str; 4] = ["10.244.0.0/16", "0.0.0.0/0", "192.0.2.0/24", "fd00::/8"];
 const VALUES: [&str; 6] = ["v1", "v*", "*2", "*", "1", "v1,v2"];
 
-/// Mostly none.
-pub fn of_service(dice: &mut Dice, service: &str) -> Vec<Value> {
+/// Mostly none. What is said of addresses, and which of them are in dry run, is by dice of their own: the rest of a corpus is what it is without.
+pub fn of_service(dice: &mut Dice, of_addresses: &mut Dice, service: &str) -> Vec<Value> {
     if !dice.one_in(3) {
         return Vec::new();
     }
     let mut policies = Vec::new();
     for number in 0..=dice.below(2) {
-        policies.push(policy(dice, service, number));
+        let mut policy = policy(dice, service, number);
+        with_addresses(of_addresses, &mut policy);
+        policies.push(policy);
     }
     policies
+}
+
+/// Has some of its rules be about the client's address as well, or all of it be in dry run.
+fn with_addresses(dice: &mut Dice, policy: &mut Value) {
+    if dice.one_in(6) {
+        policy["metadata"]["annotations"] = json!({"istio.io/dry-run": "true"});
+    }
+    for rule in policy["spec"]["rules"].as_array_mut().into_iter().flatten() {
+        if !dice.one_in(4) {
+            continue;
+        }
+        let blocks = dice.some(2, |dice| dice.of(&ADDRESSES));
+        if dice.one_in(2) {
+            if rule["from"].is_null() {
+                rule["from"] = json!([{"source": {}}]);
+            }
+            let name = dice.of(&["ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"]);
+            rule["from"][0]["source"][name] = blocks.into();
+        } else {
+            let mut when = json!({"key": dice.of(&["source.ip", "remote.ip"])});
+            when[if dice.one_in(3) { "notValues" } else { "values" }] = blocks.into();
+            if rule["when"].is_null() {
+                rule["when"] = json!([]);
+            }
+            rule["when"].as_array_mut().expect("a list").push(when);
+        }
+    }
 }
 
 fn policy(dice: &mut Dice, service: &str, number: usize) -> Value {

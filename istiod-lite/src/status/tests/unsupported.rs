@@ -62,6 +62,22 @@ fn a_request_authentication_says_whose_tokens_are_not_believed_or_what_its_targe
 }
 
 #[test]
+fn an_authorization_policy_says_what_a_waypoint_cannot_judge() {
+    let kind = Kind::AuthorizationPolicy;
+    let when = |key: &str| {
+        let value = if key == "connection.sni" { "a.example" } else { "10.0.0.1" };
+        format!("{{targetRefs: [{A}], rules: [{{when: [{{key: {key}, values: [{value}]}}]}}]}}")
+    };
+    for key in ["destination.ip", "connection.sni"] {
+        let unknown = format!(
+            "WaypointAccepted=False UnsupportedValue: rules[0].when[0]: {key} is not known to a waypoint: the rule never matches"
+        );
+        check(kind, &when(key), &[&unknown]);
+    }
+    check(kind, &when("remote.ip"), &["WaypointAccepted=True Accepted: Attached to the waypoints of its targets"]);
+}
+
+#[test]
 fn a_telemetry_names_each_part_that_has_no_effect() {
     let kind = Kind::Telemetry;
     check(kind, "{tracing: [{randomSamplingPercentage: 5}]}", &["Accepted=True Accepted: Waypoints have it"]);

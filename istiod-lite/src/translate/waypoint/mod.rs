@@ -50,6 +50,7 @@ use listener::{Chains, KnownAuthority, ServicePortChains};
 pub use locality::Place;
 use names::{Layer, any_port, authority};
 use rbac::Enforcement;
+pub(crate) use rbac::unknown_at_waypoints;
 use reached::Reached;
 use route::Backend;
 pub use route::RouteMemory;

@@ -263,8 +263,14 @@ pub mod ordered {
     pub struct NetworkRbac {
         #[prost(message, optional, tag = "1")]
         pub rules: Option<Rules>,
+        /// What is not enforced.
+        #[prost(message, optional, tag = "2")]
+        pub shadow_rules: Option<Rules>,
         #[prost(string, tag = "3")]
         pub stat_prefix: String,
+        /// The beginning of what its result is called.
+        #[prost(string, tag = "5")]
+        pub shadow_rules_stat_prefix: String,
     }
 
     /// `google.protobuf.Struct`

@@ -64,9 +64,33 @@ fn what_a_node_proxy_cannot_judge_is_warned_of() {
     let odd = value("{metadata: {name: o, namespace: shop, annotations: {istio.io/dry-run: 'yes'}}, spec: {}}");
     let found = judge(kind, odd, ROOT);
     assert!(found.errors.is_empty() && found.warnings[0].reason.contains("the policy is enforced"), "{found:?}");
+    let asks = "{action: CUSTOM, provider: {name: p}, targetRefs: [{group: '', kind: Service, name: a}], rules: [{}]}";
+    let tried =
+        value(&format!("{{metadata: {{name: o, namespace: shop, annotations: {{istio.io/dry-run: 'true'}}}}, spec: {asks}}}"));
+    let found = judge(kind, tried, ROOT);
+    assert!(found.errors.is_empty() && found.warnings[0].reason.contains("of CUSTOM there is no dry run"), "{found:?}");
     warned(Kind::PeerAuthentication, "{mtls: {mode: DISABLE}}", "spec.mtls.mode: DISABLE means PERMISSIVE");
     good(Kind::PeerAuthentication, "{mtls: {mode: STRICT}}");
     refused(Kind::PeerAuthentication, "{portLevelMtls: {'80': {mode: STRICT}}}", "needs a selector");
+}
+
+#[test]
+fn what_a_waypoint_cannot_judge_is_warned_of() {
+    let kind = Kind::AuthorizationPolicy;
+    let at_waypoint = |action: &str, when: &str| {
+        format!("{{action: {action}, targetRefs: [{{group: '', kind: Service, name: a}}], rules: [{{when: [{when}]}}]}}")
+    };
+    let address = "{key: destination.ip, values: [10.0.0.1]}";
+    warned(
+        kind,
+        &at_waypoint("ALLOW", address),
+        "spec.rules[0].when[0]: destination.ip is not known to a waypoint: the rule never",
+    );
+    warned(kind, &at_waypoint("DENY", address), "destination.ip is not known to a waypoint: the condition is left out");
+    warned(kind, &at_waypoint("DENY", "{key: connection.sni, values: [a]}"), "connection.sni is not known to a waypoint");
+    good(kind, &at_waypoint("ALLOW", "{key: remote.ip, values: [10.0.0.1]}"));
+    // Node proxies know where connections go.
+    good(kind, &format!("{{rules: [{{when: [{address}]}}]}}"));
 }
 
 #[test]

@@ -58,8 +58,9 @@ pub fn manager(name: &str, routes: Routes, enforcement: &Enforcement, access_log
         .map(|tokens| http_filter(METADATA, any_as("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication", tokens)));
     let mut http_filters: Vec<HttpFilter> = tokens.collect();
     http_filters.extend(enforcement.asks.iter().flat_map(ext_authz::filters));
-    http_filters.extend([&enforcement.deny, &enforcement.allow].into_iter().flatten().map(|rules| {
-        let rbac = HttpRbac { rules: Some(rules.clone()), ..Default::default() };
+    http_filters.extend(enforcement.of_actions().map(|of| {
+        let rbac =
+            HttpRbac { rules: of.enforced.cloned(), shadow_rules: of.dry_run.cloned(), shadow_rules_stat_prefix: of.prefix() };
         http_filter("envoy.filters.http.rbac", any_as("envoy.extensions.filters.http.rbac.v3.RBAC", &rbac))
     }));
     http_filters.push(http_filter(cors::FILTER, any(&Cors::default())));

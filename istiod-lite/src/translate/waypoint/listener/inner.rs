@@ -28,10 +28,10 @@ use super::super::metrics;
 use super::super::names::{
     AMBIT_METADATA, BLOCKED, DIRECT, Layer, MAIN_INTERNAL, ORIGINAL_DESTINATION, UPSTREAM_IDENTITY, direct,
 };
-use super::super::rbac::{Enforcement, nothing_allowed};
+use super::super::rbac::{Enforcement, OfAction, nothing_allowed};
 use super::super::route;
 use super::super::scope::{ServedPort, Spoken};
-use super::super::wire::ordered::{NetworkRbac, Rules};
+use super::super::wire::ordered::NetworkRbac;
 use super::super::wire::{any_as, bool_value, entry, seconds, string_kind};
 use super::http::{self, Routes};
 use super::matcher::{Lead, by_address};
@@ -236,11 +236,16 @@ fn upstream_is(identity: &str) -> Filter {
 }
 
 pub(super) fn network_rbac(stat_prefix: &str, enforcement: &Enforcement) -> Vec<Filter> {
-    let filter = |rules: &Rules| {
-        let rbac = NetworkRbac { rules: Some(rules.clone()), stat_prefix: format!("{stat_prefix}.") };
+    let filter = |of: OfAction<'_>| {
+        let rbac = NetworkRbac {
+            rules: of.enforced.cloned(),
+            shadow_rules: of.dry_run.cloned(),
+            stat_prefix: format!("{stat_prefix}."),
+            shadow_rules_stat_prefix: of.prefix(),
+        };
         network_filter_any("envoy.filters.network.rbac", any_as("envoy.extensions.filters.network.rbac.v3.RBAC", &rbac))
     };
-    [&enforcement.deny, &enforcement.allow].into_iter().flatten().map(filter).collect()
+    enforcement.of_actions().map(filter).collect()
 }
 
 pub(super) fn tcp_proxy(name: &str, clusters: &[(String, u32)], access_log: Vec<AccessLog>, idle: u64) -> Filter {

@@ -5,6 +5,9 @@
 //! more through: an unknown field makes an ALLOW rule match nothing and drops out of a DENY rule, which then matches
 //! more. An ALLOW policy that can match nothing is sent as one such rule, keyed without a rule, so that a refusal can
 //! name it. Of a policy of action CUSTOM these are the rules by which it denies where nobody can be asked ([`super::ext_authz`]).
+//!
+//! Policies in dry run (`istio.io/dry-run`) are compiled in the same way, into rule sets of their own, which stand as `shadow_rules`
+//! beside those that are enforced. Of CUSTOM there is none: whoever is asked would count it.
 
 mod claim;
 #[cfg(test)]
@@ -17,6 +20,7 @@ mod tests;
 mod token;
 #[cfg(test)]
 mod token_tests;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,12 +36,13 @@ use super::limiter::Limiter;
 use super::names::Layer;
 use super::traces::Traces;
 use super::wire::ordered::{JwtAuthentication, Rules};
-use crate::index::label;
+use crate::index::is_dry_run;
 use crate::source::crd::traffic::Admission;
 use crate::source::crd::{AuthorizationPolicy, PolicyAction, Rule};
 pub use principal::escape;
 use term::{Effect, Term, all_of, any_of};
 pub use token::{refuse_all as refuse_connections, verify as verify_tokens};
+pub use unknown::unknown_at_waypoints;
 
 /// Where rules are going to be evaluated.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +66,8 @@ pub struct Enforcement {
     pub deny: Option<Rules>,
     /// Refuse what none of these matches.
     pub allow: Option<Rules>,
+    /// Refuse nothing by these, and say what they would refuse.
+    pub dry_run: DryRun,
     /// Have these count what is left, once the routes are known that name them.
     pub limiters: Vec<Limiter>,
     /// Have what is left processed by these, where routes say so.
@@ -75,20 +82,60 @@ pub struct Enforcement {
     pub metrics: Option<MetricChanges>,
 }
 
+/// The rules of policies in dry run at one place.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DryRun {
+    /// Would refuse what any of these matches.
+    pub deny: Option<Rules>,
+    /// Would refuse what none of these matches.
+    pub allow: Option<Rules>,
+}
+
+/// The rule sets of one action at one place, of which there is at least one.
+#[derive(Debug, Clone, Copy)]
+pub struct OfAction<'a> {
+    /// What is enforced.
+    pub enforced: Option<&'a Rules>,
+    /// What is in dry run.
+    pub dry_run: Option<&'a Rules>,
+    /// The beginning of what the result of the latter is called in Envoy's statistics and metadata: that of Istio's waypoints.
+    prefix: &'static str,
+}
+
+impl OfAction<'_> {
+    /// That beginning, where something is in dry run.
+    pub fn prefix(&self) -> String {
+        self.dry_run.map(|_| self.prefix.to_owned()).unwrap_or_default()
+    }
+}
+
+impl Enforcement {
+    /// The rule sets in the order in which they are asked: DENY, then ALLOW.
+    pub fn of_actions(&self) -> impl Iterator<Item = OfAction<'_>> {
+        let deny = (&self.deny, &self.dry_run.deny, "istio_dry_run_deny_");
+        let allow = (&self.allow, &self.dry_run.allow, "istio_dry_run_allow_");
+        let all = [deny, allow].into_iter();
+        all.filter(|(enforced, dry_run, _)| enforced.is_some() || dry_run.is_some()).map(|(enforced, dry_run, prefix)| OfAction {
+            enforced: enforced.as_ref(),
+            dry_run: dry_run.as_ref(),
+            prefix,
+        })
+    }
+}
+
 /// Compiles the policies that hold at a place.
 pub fn compile(policies: &[&Arc<AuthorizationPolicy>], place: Place<'_>) -> Enforcement {
     let mut enforcement = Enforcement::default();
     for policy in policies {
-        if is_dry_run(policy) {
-            continue;
-        }
-        let (effect, rules) = match policy.spec.action {
-            PolicyAction::Allow => (Effect::Allow, enforcement.allow.get_or_insert_with(|| empty(Action::Allow))),
-            PolicyAction::Deny | PolicyAction::Custom => {
-                (Effect::Deny, enforcement.deny.get_or_insert_with(|| empty(Action::Deny)))
-            }
-            PolicyAction::Audit => continue,
+        let Enforcement { deny, allow, dry_run, .. } = &mut enforcement;
+        let (effect, action, rules) = match (policy.spec.action, is_dry_run(policy)) {
+            (PolicyAction::Allow, false) => (Effect::Allow, Action::Allow, allow),
+            (PolicyAction::Allow, true) => (Effect::Allow, Action::Allow, &mut dry_run.allow),
+            (PolicyAction::Deny | PolicyAction::Custom, false) => (Effect::Deny, Action::Deny, deny),
+            (PolicyAction::Deny, true) => (Effect::Deny, Action::Deny, &mut dry_run.deny),
+            (PolicyAction::Custom, true) | (PolicyAction::Audit, _) => continue,
         };
+        let rules = rules.get_or_insert_with(|| empty(action));
         let context = Context { effect, place, namespace: policy.metadata.namespace.as_deref().unwrap_or_default() };
         let mut can_match = false;
         for (index, rule) in policy.spec.rules.iter().enumerate() {
@@ -102,7 +149,9 @@ pub fn compile(policies: &[&Arc<AuthorizationPolicy>], place: Place<'_>) -> Enfo
         }
     }
     // A DENY filter without rules refuses nothing; an ALLOW filter without rules refuses everything, as it should.
-    enforcement.deny = enforcement.deny.filter(|rules| !rules.policies.is_empty());
+    for deny in [&mut enforcement.deny, &mut enforcement.dry_run.deny] {
+        drop(deny.take_if(|rules| rules.policies.is_empty()));
+    }
     enforcement
 }
 
@@ -113,11 +162,6 @@ pub fn nothing_allowed() -> Rules {
 
 fn empty(action: Action) -> Rules {
     Rules { action: action.into(), policies: BTreeMap::new() }
-}
-
-fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
-    let annotations = policy.metadata.annotations.as_ref();
-    annotations.and_then(|annotations| annotations.get(label::DRY_RUN)).is_some_and(|value| value == "true")
 }
 
 /// What stands for an ALLOW policy of which no rule can match: it changes no decision, but a refusal can name the policy.

@@ -50,7 +50,7 @@ impl Context<'_> {
             "request.auth.presenter" => {
                 Condition::Principal(self.of_request(values, not_values, |value| claim::is(&["azp"], value)))
             }
-            "source.ip" => Condition::Principal(field(effect, values, not_values, address_in)),
+            "source.ip" | "remote.ip" => Condition::Principal(field(effect, values, not_values, address_in)),
             "source.namespace" => Condition::Principal(field(effect, values, not_values, |value| self.namespace_is(value))),
             "source.principal" => Condition::Principal(field(effect, values, not_values, |value| self.principal(value))),
             "source.serviceAccount" => Condition::Principal(field(effect, values, not_values, |value| self.account_is(value))),

@@ -8,7 +8,7 @@ use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPatte
 use ipnet::IpNet;
 
 use super::super::wire::{matches, peer_is, regex, u32_value};
-use super::term::{Effect, Term, all_of, field};
+use super::term::{Term, all_of, field};
 use super::{Context, claim};
 use crate::source::crd::Source;
 
@@ -19,16 +19,14 @@ pub fn boxed(identifier: Identifier) -> Principal {
 impl Context<'_> {
     /// All that one `source` asks.
     pub(super) fn source(&self, source: &Source) -> Term<Identifier> {
-        let unknown = [&source.remote_ip_blocks, &source.not_remote_ip_blocks];
-        let known = [
+        all_of([
             field(self.effect, &source.principals, &source.not_principals, |value| self.principal(value)),
             field(self.effect, &source.namespaces, &source.not_namespaces, |value| self.namespace_is(value)),
             field(self.effect, &source.service_accounts, &source.not_service_accounts, |value| self.account_is(value)),
             field(self.effect, &source.ip_blocks, &source.not_ip_blocks, address_in),
+            field(self.effect, &source.remote_ip_blocks, &source.not_remote_ip_blocks, address_in),
             self.of_request(&source.request_principals, &source.not_request_principals, claim::principal),
-        ];
-        let unknown = unknown.iter().filter(|values| !values.is_empty()).map(|_| Effect::unknown(self.effect));
-        all_of(known.into_iter().chain(unknown))
+        ])
     }
 
     /// An identity without `spiffe://`, with a star at either end.
@@ -68,7 +66,8 @@ impl Context<'_> {
 }
 
 /// The address of the client of the tunnel is in a CIDR, or is the one given. (Envoy's `direct_remote_ip` is that of the
-/// internal connection, which has none; that `X-Forwarded-For` is not believed is the connection manager's part.)
+/// internal connection, which has none; that `X-Forwarded-For` is not believed is the connection manager's part.) So `ipBlocks` and
+/// `remoteIpBlocks` come to the same: no proxy whose word counts is between the client and the tunnel, nor before the edge of the mesh.
 pub fn address_in(value: &str) -> Option<Term<Identifier>> {
     let net = value.parse::<IpNet>().ok().or_else(|| value.parse::<IpAddr>().ok().map(IpNet::from))?;
     let prefix_len = u32_value(net.prefix_len().into());

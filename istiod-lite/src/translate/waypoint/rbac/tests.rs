@@ -4,12 +4,22 @@ use ambit_api::envoy::pb::envoy::config::rbac::v3::{permission::Rule as Permissi
 
 use super::super::names::Layer;
 use super::super::wire::ordered::Rules;
+use super::unknown::UNKNOWN;
 use super::{Enforcement, Place, compile};
 use crate::source::crd::AuthorizationPolicy;
 
 fn check(layer: Layer, spec: &str) -> Enforcement {
+    compiled(layer, spec, &serde_json::json!({}))
+}
+
+/// As a policy in dry run.
+fn in_dry_run(layer: Layer, spec: &str) -> Enforcement {
+    compiled(layer, spec, &serde_json::json!({ "istio.io/dry-run": "true" }))
+}
+
+fn compiled(layer: Layer, spec: &str, annotations: &serde_json::Value) -> Enforcement {
     let policy = serde_json::json!({
-        "metadata": { "name": "p", "namespace": "shop" },
+        "metadata": { "name": "p", "namespace": "shop", "annotations": annotations },
         "spec": serde_json::from_str::<serde_json::Value>(spec).unwrap(),
     });
     let policy: Arc<AuthorizationPolicy> = Arc::new(serde_json::from_value(policy).unwrap());
@@ -57,7 +67,9 @@ fn an_empty_rule_matches_everything() {
 #[test]
 fn what_cannot_be_expressed_never_lets_more_through() {
     let unknown = [
-        r#"{"from": [{"source": {"remoteIpBlocks": ["10.0.0.0/8"]}}]}"#,
+        r#"{"from": [{"source": {"remoteIpBlocks": ["not an address"]}}]}"#,
+        r#"{"from": [{"source": {"notRemoteIpBlocks": ["not an address"]}}]}"#,
+        r#"{"when": [{"key": "remote.ip", "values": ["not an address"]}]}"#,
         r#"{"from": [{"source": {"ipBlocks": ["not an address"]}}]}"#,
         r#"{"from": [{"source": {"notIpBlocks": ["not an address"]}}]}"#,
         r#"{"from": [{"source": {"serviceAccounts": ["a*"]}}]}"#,
@@ -87,6 +99,81 @@ fn a_known_value_beside_an_unknown_one_still_allows() {
     let rules = allow.allow.unwrap();
     let identifier = rules.policies.values().next().unwrap().principals[0].identifier.clone();
     assert!(matches!(identifier, Some(Identifier::RemoteIp(range)) if range.address_prefix == "10.0.0.1"));
+}
+
+#[test]
+fn the_address_of_the_client_is_the_one_that_the_tunnel_tells_by_either_name() {
+    for (field, key) in [("ipBlocks", "source.ip"), ("remoteIpBlocks", "remote.ip")] {
+        let not_field = format!("not{}{}", field[..1].to_uppercase(), &field[1..]);
+        let from = |field: &str| format!(r#"{{"from": [{{"source": {{"{field}": ["10.1.2.0/24"]}}}}]}}"#);
+        let when = |values: &str| format!(r#"{{"when": [{{"key": "{key}", "{values}": ["10.1.2.0/24"]}}]}}"#);
+        for (rule, negated) in
+            [(from(field), false), (from(&not_field), true), (when("values"), false), (when("notValues"), true)]
+        {
+            for layer in [Layer::Http, Layer::Tcp] {
+                let rules = check(layer, &format!(r#"{{"rules": [{rule}]}}"#)).allow.unwrap();
+                let asked = rules.policies.values().next().unwrap().principals[0].identifier.clone().unwrap();
+                let asked = match (asked, negated) {
+                    (Identifier::NotId(asked), true) => asked.identifier.unwrap(),
+                    (asked, _) => asked,
+                };
+                let Identifier::RemoteIp(range) = asked else { panic!("{rule}: {asked:?}") };
+                assert_eq!((range.address_prefix.as_str(), range.prefix_len.unwrap().value), ("10.1.2.0", 24), "{rule}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_policy_in_dry_run_is_compiled_as_it_would_hold_and_refuses_nothing() {
+    for layer in [Layer::Http, Layer::Tcp] {
+        for rules in [r#"[{"from": [{"source": {"namespaces": ["a"]}}]}]"#, "[{}]"] {
+            let allow = format!(r#"{{"rules": {rules}}}"#);
+            let deny = format!(r#"{{"action": "DENY", "rules": {rules}}}"#);
+            let (allowing, denying) = (in_dry_run(layer, &allow), in_dry_run(layer, &deny));
+            assert_eq!(allowing, Enforcement { dry_run: allowing.dry_run.clone(), ..Enforcement::default() });
+            assert_eq!(denying, Enforcement { dry_run: denying.dry_run.clone(), ..Enforcement::default() });
+            assert_eq!((allowing.dry_run.allow, allowing.dry_run.deny), (check(layer, &allow).allow, None));
+            assert_eq!((denying.dry_run.allow, denying.dry_run.deny), (None, check(layer, &deny).deny));
+        }
+        assert!(matches_nothing(in_dry_run(layer, "{}").dry_run.allow.as_ref()));
+        assert_eq!(in_dry_run(layer, r#"{"action": "DENY"}"#), Enforcement::default());
+        // Nobody is asked, and nothing is refused instead.
+        assert_eq!(
+            in_dry_run(layer, r#"{"action": "CUSTOM", "provider": {"name": "x"}, "rules": [{}]}"#),
+            Enforcement::default()
+        );
+    }
+}
+
+#[test]
+fn rule_sets_of_one_action_stand_together_and_dry_runs_are_called_as_in_istio() {
+    let both = |enforced: Enforcement, dry: Enforcement| Enforcement { dry_run: dry.dry_run, ..enforced };
+    let sets = |enforcement: &Enforcement| {
+        let sets = enforcement.of_actions();
+        sets.map(|of| (of.enforced.is_some(), of.dry_run.is_some(), of.prefix())).collect::<Vec<_>>()
+    };
+    let (allow, deny) = (r#"{"rules": [{}]}"#, r#"{"action": "DENY", "rules": [{}]}"#);
+    let http = Layer::Http;
+    let named = |action: &str| format!("istio_dry_run_{action}_");
+    assert!(sets(&Enforcement::default()).is_empty());
+    assert_eq!(sets(&check(http, deny)), [(true, false, String::new())]);
+    assert_eq!(sets(&in_dry_run(http, deny)), [(false, true, named("deny"))]);
+    assert_eq!(sets(&both(check(http, allow), in_dry_run(http, allow))), [(true, true, named("allow"))]);
+    assert_eq!(
+        sets(&both(check(http, allow), in_dry_run(http, deny))),
+        [(false, true, named("deny")), (true, false, String::new())]
+    );
+}
+
+#[test]
+fn what_is_said_to_be_unknown_to_waypoints_is() {
+    for key in UNKNOWN {
+        let key = if key.ends_with('.') { format!("{key}x") } else { key.to_owned() };
+        let rules = format!(r#""rules": [{{"when": [{{"key": "{key}", "values": ["10.0.0.1"]}}]}}]"#);
+        assert!(matches_nothing(check(Layer::Http, &format!("{{{rules}}}")).allow.as_ref()), "{key}");
+        assert!(matches_all(check(Layer::Http, &format!(r#"{{"action": "DENY", {rules}}}"#)).deny.as_ref()), "{key}");
+    }
 }
 
 #[test]

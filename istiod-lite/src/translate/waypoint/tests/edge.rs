@@ -203,6 +203,8 @@ spec:
     assert!(!reached(&labelled(", istio.io/ingress-use-waypoint: 'true'")));
     assert!(!reached(&format!("{}{policy}", labelled(""))));
     assert!(reached(&format!("{}{policy}", labelled(", istio.io/ingress-use-waypoint: 'false'"))));
+    let dry_run = policy.replace("namespace: shop}", "namespace: shop, annotations: {istio.io/dry-run: 'true'}}");
+    assert!(reached(&format!("{}{dry_run}", labelled(""))), "nothing is enforced by it");
 }
 
 #[test]
