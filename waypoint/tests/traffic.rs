@@ -8,6 +8,8 @@ mod again;
 mod ahead;
 #[path = "traffic/carried.rs"]
 mod carried;
+#[path = "traffic/certificate.rs"]
+mod certificate;
 #[path = "traffic/checks.rs"]
 mod checks;
 #[path = "traffic/deadlines.rs"]
@@ -203,7 +205,7 @@ async fn a_server_that_speaks_first_and_half_closed_connections_work_over_tcp() 
     let banner = Service { protocol: "tcp", ..Service::http("banner", mesh.socket(100, 9000)) };
     let auto = Service { protocol: "auto", ..Service::http("auto", mesh.socket(101, 9001)) };
     mesh.serve(&[banner.clone(), auto.clone()]);
-    endpoint::start(&mesh, 1, "v1", BILLING).await;
+    let seen = endpoint::start(&mesh, 1, "v1", BILLING).await;
     mesh.endpoints(&banner.cluster(), vec![Ep::Hbone(mesh.socket(1, BANNER), BILLING)]);
     mesh.endpoints(&auto.tcp_chain(), vec![Ep::Hbone(mesh.socket(1, ECHO), BILLING)]);
     mesh.endpoints(&auto.chain(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
@@ -228,6 +230,9 @@ async fn a_server_that_speaks_first_and_half_closed_connections_work_over_tcp() 
     assert_eq!(rest, b"\x00binarybye");
     let (status, _, text) = once(&mesh, WEB, auto.vip, get("/sniffed")).await;
     assert_eq!((status, text.starts_with("v1 GET /sniffed")), (200, true), "{text}");
+    let client = Some(format!("By={};URI={WEB}", support::WAYPOINT));
+    // A tunnel for requests may come to carry those of others.
+    assert_eq!(*seen.clients.lock().unwrap(), [client.clone(), client, None]);
 }
 
 #[tokio::test]

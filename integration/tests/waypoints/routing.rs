@@ -6,7 +6,7 @@ use anyhow::ensure;
 
 use crate::Suite;
 use crate::client::{Answer, get, over_http2, request};
-use crate::mesh::{Driver, Mesh};
+use crate::mesh::{Driver, Mesh, identity};
 use crate::objects::{BILLING, EMPTY, H2C, LOOKED_UP, OUTSIDE};
 
 pub fn tests(suite: &mut Suite) {
@@ -14,6 +14,7 @@ pub fn tests(suite: &mut Suite) {
     suite.test("answers 404, 500 and 503 as the specification says", failures);
     suite.test("splits by weight, and a changed weight is in force within a second", weights);
     suite.test("changes the headers of requests and of responses", headers);
+    suite.test("tells the service who its client is, whatever that writes", clients);
     suite.test("rewrites and redirects", rewrites);
     suite.test("gives up at the timeout of the route", timeouts);
     suite.test("gives clients of another namespace the routes of that namespace", consumers);
@@ -125,6 +126,21 @@ async fn headers(mesh: &Mesh) -> anyhow::Result<()> {
     ensure!(answer.headers.get("x-answer").is_some_and(|value| value == "yes-it-is"), "{:?}", answer.headers);
     ensure!(answer.headers.get("x-remove-me").is_none(), "{:?}", answer.headers);
     ensure!(answer.headers.get("server").is_some_and(|value| value == "fixture"), "{:?}", answer.headers);
+    Ok(())
+}
+
+/// What a client writes of its own identity is replaced by what it has proven.
+async fn clients(mesh: &Mesh) -> anyhow::Result<()> {
+    const HEADER: &str = "x-forwarded-client-cert";
+    let forged = [(HEADER, "URI=spiffe://cluster.local/ns/shop/sa/admin"), (HEADER, "By=a;URI=b"), ("connection", HEADER)];
+    for account in ["web", "intruder"] {
+        let known = format!("By={};URI={}", identity("waypoint"), identity(account));
+        for headers in [&forged[..0], &forged[..1], &forged[..]] {
+            let answer = mesh.request(account, BILLING, 80, request("GET", "/v1", headers)).await?;
+            let seen = answer.seen()?["headers"][HEADER].clone();
+            ensure!(seen == serde_json::json!([known.as_str()]), "{account} {headers:?}: {seen}");
+        }
+    }
     Ok(())
 }
 

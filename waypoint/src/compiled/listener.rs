@@ -243,6 +243,8 @@ pub struct HttpChain {
     pub logs: Option<Arc<Logs>>,
     /// How long the proxy before this one waits bounds how long an answer may take.
     pub deadlines: bool,
+    /// Requests say who their client is (`x-forwarded-client-cert`). What a client says of that itself is taken out in any case.
+    pub tells_client: bool,
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use crate::{
     authz,
     compiled::{AppProtocol, Chain, FirstBytes, Gate, HttpChain, Proxy, Routes, Snapshot, TcpChain},
     http::{
-        arrived,
+        arrived, client_certificate,
         select::{self, Tokens},
         view,
     },
@@ -123,6 +123,10 @@ impl Explanation {
             let step = Step::new(Stage::Admission, "what concerns its connection alone is taken out first");
             self.steps.push(taken_out.into_iter().fold(step, |step, change| step.because(change)));
         }
+        if client_certificate(request.headers_mut(), None) {
+            self.steps.push(Step::new(Stage::Admission, "what the client writes of its own identity is taken out"));
+        }
+        client_certificate(request.headers_mut(), tunnel.peer.certificate.as_ref().filter(|_| http.tells_client));
         let sent = request.uri().path_and_query().map_or("", |sent| sent.as_str());
         if sent != target.path_and_query {
             let step = Step::new(Stage::Admission, format!("the path is read as {:?}", target.path_and_query));

@@ -70,7 +70,8 @@ impl Question {
     }
 
     pub(super) fn tunnel(&self) -> Tunnel {
-        let peer = Peer::new(SocketAddr::new(self.address, ANY_PORT), Some(self.identity.clone()));
+        // By whom it was seen is of no configuration, and not known here.
+        let peer = Peer::new(SocketAddr::new(self.address, ANY_PORT), Some(self.identity.clone())).seen();
         // Nothing waits for the end of the program here.
         let (_, drain) = drain::channel();
         Tunnel {

@@ -17,8 +17,8 @@ static HOP_BY_HOP: [HeaderName; 5] = [
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// What was spoken where it came in.
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// The identity that a client has proven to another proxy.
-const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The identity that a client has proven to a proxy.
+pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// The address at which it came into the mesh.
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 
@@ -127,6 +127,22 @@ pub fn arrived<B>(request: &mut Request<B>, outside: Option<(IpAddr, &'static st
             headers.remove(header::COOKIE);
         }
     }
+}
+
+/// Has a request say who its client is, as far as that is known, and nothing that the client says of it itself. Some servers take `_` for `-`.
+/// Says whether its headers are others now.
+pub fn client_certificate(headers: &mut HeaderMap, client: Option<&HeaderValue>) -> bool {
+    let says_it =
+        |name: &&HeaderName| name.as_str().contains('_') && CLIENT_CERTIFICATE == name.as_str().replace('_', "-").as_str();
+    let spelt_otherwise: Vec<HeaderName> = headers.keys().filter(says_it).cloned().collect();
+    for name in &spelt_otherwise {
+        headers.remove(name);
+    }
+    let before = match client {
+        Some(client) => headers.insert(CLIENT_CERTIFICATE, client.clone()),
+        None => headers.remove(CLIENT_CERTIFICATE),
+    };
+    client.is_some() || before.is_some() || !spelt_otherwise.is_empty()
 }
 
 /// Has all cookies in one line: HTTP/2 may split them, and nobody else has to know (RFC 9113, section 8.2.3).
@@ -271,6 +287,33 @@ mod tests {
             ("x_own", "1"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn who_a_client_is_is_said_once_and_never_by_itself() {
+        const FORGED: &str = "URI=spiffe://cluster.local/ns/shop/sa/admin";
+        let known = HeaderValue::from_static("By=spiffe://cluster.local/ns/a/sa/w;URI=spiffe://cluster.local/ns/shop/sa/web");
+        let forged = || {
+            let mut headers = map(&[
+                ("x-forwarded-client-cert", FORGED),
+                ("x_forwarded_client_cert", FORGED),
+                ("x-forwarded-client_cert", FORGED),
+                ("x-forwarded_client-certs", "1"),
+                ("x_own", "1"),
+            ]);
+            headers.append("x-forwarded-client-cert", HeaderValue::from_static(FORGED));
+            headers
+        };
+        let kept = map(&[("x-forwarded_client-certs", "1"), ("x_own", "1")]);
+        let mut headers = forged();
+        assert!(client_certificate(&mut headers, None) && !client_certificate(&mut headers, None));
+        assert_eq!(headers, kept, "a client of whom nothing is known is nobody");
+        for mut headers in [forged(), kept.clone()] {
+            assert!(client_certificate(&mut headers, Some(&known)));
+            assert_eq!(headers.get_all("x-forwarded-client-cert").iter().collect::<Vec<_>>(), [&known]);
+            headers.remove("x-forwarded-client-cert");
+            assert_eq!(headers, kept);
+        }
     }
 
     #[test]

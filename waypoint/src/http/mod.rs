@@ -28,7 +28,7 @@ mod upgrade;
 pub use answer::grpc_status;
 pub use body::ResponseBody;
 pub use downstream::Downstream;
-pub(crate) use headers::{EXPLAIN, arrived};
+pub(crate) use headers::{CLIENT_CERTIFICATE, EXPLAIN, arrived, client_certificate};
 pub use mirror::Mirrors;
 pub use rewound::{Over, Phase, Rewound};
 pub use select::Target;

@@ -295,6 +295,7 @@ pub(super) mod tests {
             tracing: None,
             logs: None,
             deadlines: false,
+            tells_client: false,
         }
     }
 

@@ -87,7 +87,7 @@ async fn serve(
     let (stream, identity) = ambit_tls::handshake::accept(stream, certificate, proxy.limits.handshake)
         .await
         .map_err(|error| Refusal::new(peer_reason(&error), error.to_string()))?;
-    let peer = Peer::new(from, Some(identity));
+    let peer = Peer::new(from, Some(identity)).seen_by(&proxy.identity);
     known(&proxy.config.load(), &peer)?;
     let peer = Arc::new(peer);
     let handler = {

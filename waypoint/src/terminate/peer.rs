@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use ambit_identity::SpiffeId;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use crate::observe::hashed;
 
@@ -25,6 +25,8 @@ pub struct Peer {
     pub canonical_service: Option<Arc<str>>,
     /// The version it says it is.
     pub canonical_revision: Option<Arc<str>>,
+    /// What whoever comes next is told of it: its identity, and who has seen it proven.
+    pub certificate: Option<HeaderValue>,
     /// It proves no identity, and TLS ends with us.
     pub in_tls: bool,
     /// Of its identity and all that it says.
@@ -36,8 +38,29 @@ impl Peer {
     pub fn new(address: SocketAddr, identity: Option<SpiffeId>) -> Self {
         let uri = identity.as_ref().map(|id| id.to_string().into());
         let (workload, canonical_service, canonical_revision) = (None, None, None);
-        let peer = Self { address, identity, uri, workload, canonical_service, canonical_revision, in_tls: false, hash: 0 };
+        let certificate = None;
+        let peer =
+            Self { address, identity, uri, workload, canonical_service, canonical_revision, certificate, in_tls: false, hash: 0 };
         peer.with_hash()
+    }
+
+    /// The same peer, which has proven itself to this waypoint. Written once for all that comes from it, in the form of Envoy's
+    /// `x-forwarded-client-cert`; nothing in a SPIFFE id needs quotes there.
+    #[must_use]
+    pub fn seen_by(self, waypoint: &SpiffeId) -> Self {
+        self.said(&format!("By={waypoint};"))
+    }
+
+    /// The same peer, where it is not known which waypoint it has proven itself to.
+    #[must_use]
+    pub fn seen(self) -> Self {
+        self.said("")
+    }
+
+    fn said(mut self, by: &str) -> Self {
+        let text = self.uri.as_deref().map(|uri| format!("{by}URI={uri}"));
+        self.certificate = text.and_then(|text| HeaderValue::try_from(text).ok());
+        self
     }
 
     fn with_hash(mut self) -> Self {
@@ -67,6 +90,19 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_of_a_peer_is_its_proven_identity_and_who_has_seen_it() {
+        let waypoint = "spiffe://cluster.local/ns/shop/sa/waypoint".parse().unwrap();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let web = Peer::new(address, Some("spiffe://cluster.local/ns/shop/sa/web".parse().unwrap())).seen_by(&waypoint);
+        let expected = "By=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/web";
+        assert_eq!(web.certificate.as_ref().unwrap(), expected);
+        let mut headers = HeaderMap::new();
+        headers.insert("baggage", HeaderValue::from_static("service.name=admin"));
+        assert_eq!(web.described(&headers).certificate.unwrap(), expected, "whatever it says of itself");
+        assert!(Peer::new(address, None).seen_by(&waypoint).certificate.is_none());
+    }
 
     #[test]
     fn baggage_describes_the_workload_and_the_deployment_wins_over_the_pod() {

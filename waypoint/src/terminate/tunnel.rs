@@ -12,7 +12,7 @@ use crate::{
     authz,
     compiled::{Chain, Gate, Proxy as ChainProxy, Snapshot},
     http::{
-        self as l7,
+        self as l7, CLIENT_CERTIFICATE,
         detect::{self, Look},
     },
     observe::Record,
@@ -27,7 +27,8 @@ pub struct Tunnel {
     pub peer: Arc<Peer>,
     /// What for.
     pub destination: SocketAddr,
-    /// Headers of the CONNECT that go on to the endpoint: `baggage`, `forwarded`, `traceparent`, `tracestate`.
+    /// Headers of a CONNECT to the endpoint for what is carried byte by byte, which is one for each tunnel: `baggage`, `forwarded`,
+    /// `traceparent`, `tracestate` as they came, and the client's identity, which the endpoint's proxy would not know.
     pub passed_on: HeaderMap,
     /// Told when the program drains.
     pub drain: Watch,
@@ -61,7 +62,7 @@ pub async fn open(proxy: Arc<Proxy>, peer: Arc<Peer>, incoming: Incoming, drain:
         refuse(Record::new(proxy.telemetry.clone(), peer, destination, "tcp"), incoming, &refusal);
         return;
     };
-    let passed_on = passed_on(incoming.headers());
+    let passed_on = passed_on(incoming.headers(), &peer);
     let tunnel = Arc::new(Tunnel { peer: peer.clone(), destination, passed_on, drain, edge: None, secure: None });
     let snapshot = proxy.config.load_full();
     match decide(&snapshot, &tunnel) {
@@ -190,7 +191,7 @@ fn status(reason: Reason) -> StatusCode {
     }
 }
 
-fn passed_on(headers: &HeaderMap) -> HeaderMap {
+fn passed_on(headers: &HeaderMap, peer: &Peer) -> HeaderMap {
     const NAMES: [&str; 4] = ["baggage", "forwarded", "traceparent", "tracestate"];
     let mut kept = HeaderMap::new();
     for name in NAMES {
@@ -198,5 +199,30 @@ fn passed_on(headers: &HeaderMap) -> HeaderMap {
             kept.insert(name, value.clone());
         }
     }
+    if let Some(certificate) = &peer.certificate {
+        kept.insert(CLIENT_CERTIFICATE, certificate.clone());
+    }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_to_an_endpoint_tells_the_client_that_was_seen_and_not_what_it_says_itself() {
+        let waypoint = "spiffe://cluster.local/ns/shop/sa/waypoint".parse().unwrap();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let web = Peer::new(address, Some("spiffe://cluster.local/ns/shop/sa/web".parse().unwrap())).seen_by(&waypoint);
+        let mut asked = HeaderMap::new();
+        for (name, value) in [("baggage", "a=b"), ("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/admin")] {
+            asked.insert(name, HeaderValue::from_static(value));
+        }
+        let told = passed_on(&asked, &web);
+        let mut expected = HeaderMap::new();
+        expected.insert("baggage", HeaderValue::from_static("a=b"));
+        expected.insert("x-forwarded-client-cert", web.certificate.clone().unwrap());
+        assert_eq!(told, expected);
+        assert!(!passed_on(&asked, &Peer::new(address, None)).contains_key("x-forwarded-client-cert"));
+    }
 }

@@ -1,5 +1,6 @@
 //! The HTTP connection manager of an inner filter chain.
 
+mod certificate;
 mod order;
 
 use std::{mem::take, sync::Arc, time::Instant};
@@ -35,6 +36,7 @@ const MAX_HEADERS_KB: u32 = 60;
 pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     let tracing = trace::of(&mut config).under("tracing")?;
     cosmetic(&mut config);
+    let tells_client = certificate::told(&mut config)?;
     let logs = access_log::logs(take(&mut config.access_log))?;
     let routes = match required(config.route_specifier.take(), "a route configuration")? {
         pb::RouteSpecifier::Rds(rds) => Routes::Named(named(rds).under("rds")?),
@@ -82,6 +84,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         tracing,
         logs,
         deadlines,
+        tells_client,
     })
 }
 
@@ -106,9 +109,6 @@ fn cosmetic(config: &mut HttpConnectionManager) {
     config.preserve_external_request_id = false;
     config.delayed_close_timeout = None;
     config.drain_timeout = None;
-    if config.forward_client_cert_details == pb::ForwardClientCertDetails::Sanitize as i32 {
-        config.forward_client_cert_details = 0;
-    }
     for limit in [&mut config.stream_idle_timeout, &mut config.request_timeout] {
         if limit.is_some_and(|t| t.seconds == 0 && t.nanos == 0) {
             *limit = None;

@@ -160,7 +160,8 @@ fn kept_facts(mut config: HttpState) -> Compiled<()> {
         match (key.as_str(), text.as_str()) {
             (state::LOCAL_ADDRESS, "%REQ(:AUTHORITY)%")
             | (state::REMOTE_ADDRESS, "%DOWNSTREAM_REMOTE_ADDRESS%" | "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%")
-            | (text::PEER_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%") => {}
+            | (text::PEER_PRINCIPAL, "%DOWNSTREAM_PEER_URI_SAN%")
+            | (state::CLIENT_CERTIFICATE, "By=%DOWNSTREAM_LOCAL_URI_SAN%;URI=%DOWNSTREAM_PEER_URI_SAN%") => {}
             _ => return Err(Problem::new(format!("filter state {key:?} from {text:?} is not implemented"))),
         }
     }

@@ -17,6 +17,8 @@ use super::{
 pub const LOCAL_ADDRESS: &str = "envoy.filters.listener.original_dst.local_ip";
 /// The client's address.
 pub const REMOTE_ADDRESS: &str = "envoy.filters.listener.original_dst.remote_ip";
+/// What `x-forwarded-client-cert` says of the client.
+pub const CLIENT_CERTIFICATE: &str = "io.ambit.forwarded_client_cert";
 /// The identity that the upstream must prove.
 pub const UPSTREAM_IDENTITY: &str = "io.ambit.upstream_identity";
 /// The same under the name it had first.

@@ -51,6 +51,8 @@ pub struct Seen {
     pub flaky: AtomicUsize,
     /// Method, target and host of each request.
     pub log: Mutex<Vec<String>>,
+    /// What each tunnel says of who its client is.
+    pub clients: Mutex<Vec<Option<String>>>,
 }
 
 impl Seen {
@@ -106,6 +108,8 @@ pub async fn start_clear(address: SocketAddr, name: &'static str) {
 async fn connect(incoming: Connect, name: &'static str, peer: SpiffeId, seen: Arc<Seen>) {
     let port = incoming.authority().expect("an authority").port();
     seen.tunnels.fetch_add(1, Ordering::SeqCst);
+    let client = incoming.headers().get("x-forwarded-client-cert").and_then(|client| client.to_str().ok());
+    seen.clients.lock().expect("the clients").push(client.map(str::to_owned));
     if port == CLOSED {
         let mut headers = HeaderMap::new();
         headers.insert("x-ambit-reason", "upstream_refused".parse().expect("a value"));

@@ -10,13 +10,16 @@ use ambit_api::{
                     Cluster,
                     cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig},
                 },
+                common::mutation_rules::v3::{HeaderMutation, header_mutation::Action as HeaderAction},
                 core::v3::{
-                    Address, AggregatedConfigSource, ConfigSource, DataSource, EnvoyInternalAddress, GrpcService, Metadata,
-                    SocketAddress, SubstitutionFormatString, TransportSocket, address,
+                    Address, AggregatedConfigSource, ConfigSource, DataSource, EnvoyInternalAddress, GrpcService, HeaderValue,
+                    HeaderValueOption, Metadata, SocketAddress, SubstitutionFormatString, TransportSocket,
+                    TypedExtensionConfig as Extension, address,
                     config_source::ConfigSourceSpecifier,
                     data_source,
                     envoy_internal_address::AddressNameSpecifier,
                     grpc_service::{EnvoyGrpc, TargetSpecifier},
+                    header_value_option::HeaderAppendAction,
                     socket_address::PortSpecifier,
                     substitution_format_string, transport_socket,
                 },
@@ -57,6 +60,7 @@ use ambit_api::{
                         tcp_proxy::v3::{TcpProxy, tcp_proxy},
                     },
                 },
+                http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyChanges,
                 transport_sockets::tls::v3::{
                     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher,
                     TlsParameters,
@@ -300,6 +304,37 @@ pub fn edge_with(port: u16, name: &str, change: impl Fn(&mut Manager)) -> Listen
         filter_chains: vec![FilterChain { name: name.into(), filters: vec![hcm_filter(config)], ..Default::default() }],
         ..Default::default()
     }
+}
+
+/// The same listeners, where each request says who its client is.
+pub fn telling_clients(mut listeners: Vec<(String, Listener)>) -> Vec<(String, Listener)> {
+    let inner = listeners.iter_mut().filter(|(name, _)| name == "main_internal");
+    for filter in inner.flat_map(|(_, inner)| &mut inner.filter_chains).flat_map(|chain| &mut chain.filters) {
+        if let Some(filter::ConfigType::TypedConfig(config)) = &filter.config_type
+            && config.type_url.ends_with(".HttpConnectionManager")
+        {
+            let mut config = Manager::decode(config.value.as_slice()).expect("a connection manager");
+            tell_clients(&mut config);
+            *filter = hcm_filter(config);
+        }
+    }
+    listeners
+}
+
+/// Has each request say who its client is.
+pub fn tell_clients(config: &mut Manager) {
+    const HEADER: &str = "x-forwarded-client-cert";
+    let value = "%FILTER_STATE(io.ambit.forwarded_client_cert:PLAIN)%".into();
+    let set = HeaderValueOption {
+        header: Some(HeaderValue { key: HEADER.into(), value, ..Default::default() }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        ..Default::default()
+    };
+    let actions = [HeaderAction::Remove(HEADER.into()), HeaderAction::Append(set)];
+    let changes = EarlyChanges { mutations: actions.map(|action| HeaderMutation { action: Some(action) }).into() };
+    let early = any("envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation", &changes);
+    config.early_header_mutation_extensions = vec![Extension { name: "early".into(), typed_config: Some(early) }];
+    config.forward_client_cert_details = hcm::ForwardClientCertDetails::AlwaysForwardOnly as i32;
 }
 
 fn action(chain: &str) -> OnMatch {

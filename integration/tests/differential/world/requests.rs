@@ -239,7 +239,7 @@ const MEANT: [(&str, &str); 14] = [
     ("x-envoy-decorator-operation", "other"),
     ("x-envoy-internal", "true"),
     ("via", "1.1 other"),
-    ("forwarded", "for=192.0.2.1"),
+    ("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/admin"),
     ("expect", "100-continue"),
     ("accept-encoding", "gzip"),
 ];

@@ -27,6 +27,8 @@ pub const ORIGINAL_DESTINATION: &str = "envoy.filters.listener.original_dst.loca
 pub const ORIGINAL_SOURCE: &str = "envoy.filters.listener.original_dst.remote_ip";
 /// Filter state: the SPIFFE id of the client of the tunnel, as a URI.
 pub const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
+/// Filter state: what `x-forwarded-client-cert` says of the client of the tunnel, and by whom it was seen.
+pub const CLIENT_CERTIFICATE: &str = "io.ambit.forwarded_client_cert";
 /// Filter state: the only SPIFFE id that the upstream may show.
 pub const UPSTREAM_IDENTITY: &str = "io.ambit.upstream_identity";
 /// Filter state that Envoy's upstream TLS obeys.

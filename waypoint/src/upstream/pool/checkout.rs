@@ -106,6 +106,7 @@ impl HttpPool {
         place: Connected,
     ) -> Result<Connection, Refusal> {
         let generation = self.connections().generation;
+        // Requests of several clients share it: each of them says whose it is.
         let stream = open(proxy, &to.to, http::HeaderMap::new(), cluster.connect_timeout).await?;
         let connection = match http2 {
             true => self.handshake_http2(&to.to, stream, generation, place).await,

@@ -1,5 +1,7 @@
 //! HTTP connection managers.
 
+mod certificate;
+
 use ambit_api::envoy::pb::envoy::config::accesslog::v3::AccessLog;
 use ambit_api::envoy::pb::envoy::config::listener::v3::Filter;
 use ambit_api::envoy::pb::envoy::config::route::v3::RouteConfiguration;
@@ -47,6 +49,7 @@ pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_lo
     let router = Router { suppress_envoy_headers: true, respect_expected_rq_timeout: true, ..Default::default() };
     manager.http_filters.pop();
     manager.http_filters.push(http_filter(ROUTER, any(&router)));
+    certificate::tell(&mut manager);
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 

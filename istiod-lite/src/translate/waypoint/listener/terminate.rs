@@ -25,8 +25,8 @@ use ambit_api::envoy::pb::envoy::extensions::filters::network::http_connection_m
 use super::super::cluster::hbone_options;
 use super::super::endpoint::socket_address;
 use super::super::names::{
-    CONNECT_ALLOW, CONNECT_DENY, CONNECT_TERMINATE, HBONE_PORT, MAIN_INTERNAL, ORIGINAL_DESTINATION, ORIGINAL_SOURCE,
-    PEER_PRINCIPAL,
+    CLIENT_CERTIFICATE, CONNECT_ALLOW, CONNECT_DENY, CONNECT_TERMINATE, HBONE_PORT, MAIN_INTERNAL, ORIGINAL_DESTINATION,
+    ORIGINAL_SOURCE, PEER_PRINCIPAL,
 };
 use super::super::rbac::Enforcement;
 use super::super::tls;
@@ -36,6 +36,8 @@ use super::http::{NO_FORWARDED_ADDRESS, http_filter, router};
 use super::{access_log, filter_state, network_filter};
 
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
+/// The fields of `x-forwarded-client-cert` that are known of peers of the mesh, in Envoy's order.
+const BOTH_IDENTITIES: &str = "By=%DOWNSTREAM_LOCAL_URI_SAN%;URI=%DOWNSTREAM_PEER_URI_SAN%";
 
 /// Authorities that lead to one filter chain of the inner listener.
 #[derive(Debug)]
@@ -85,6 +87,8 @@ fn http_filters() -> Vec<HttpFilter> {
             filter_state(ORIGINAL_DESTINATION, "", "%REQ(:AUTHORITY)%", once),
             filter_state(ORIGINAL_SOURCE, "", "%DOWNSTREAM_REMOTE_ADDRESS%", once),
             filter_state(PEER_PRINCIPAL, "envoy.string", "%DOWNSTREAM_PEER_URI_SAN%", once),
+            // Whole and from here: the connection inside has no certificates, its client's nor the waypoint's.
+            filter_state(CLIENT_CERTIFICATE, "envoy.string", BOTH_IDENTITIES, once),
         ],
         ..Default::default()
     };
