@@ -6,6 +6,8 @@ mod admitted;
 mod again;
 #[path = "traffic/ahead.rs"]
 mod ahead;
+#[path = "traffic/balanced.rs"]
+mod balanced;
 #[path = "traffic/carried.rs"]
 mod carried;
 #[path = "traffic/certificate.rs"]
@@ -22,10 +24,14 @@ mod edge;
 mod explained;
 #[path = "traffic/filters.rs"]
 mod filters;
+#[path = "traffic/half_dead.rs"]
+mod half_dead;
 #[path = "traffic/hashes.rs"]
 mod hashes;
 #[path = "traffic/heads.rs"]
 mod heads;
+#[path = "traffic/http10.rs"]
+mod http10;
 #[path = "traffic/live.rs"]
 mod live;
 #[path = "traffic/logged.rs"]
@@ -34,6 +40,8 @@ mod logged;
 mod measured;
 #[path = "traffic/pages.rs"]
 mod pages;
+#[path = "traffic/pressure.rs"]
+mod pressure;
 #[path = "traffic/processed.rs"]
 mod processed;
 #[path = "traffic/refused.rs"]
@@ -47,6 +55,8 @@ mod sessions;
 mod support;
 #[path = "traffic/traced.rs"]
 mod traced;
+#[path = "traffic/upgrades.rs"]
+mod upgrades;
 #[path = "traffic/workers.rs"]
 mod workers;
 

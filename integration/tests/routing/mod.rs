@@ -2,6 +2,7 @@
 
 mod access;
 mod authorizer;
+mod backends;
 mod change;
 mod edge;
 mod filters;
@@ -41,6 +42,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         access::tests(mesh),
         tokens::tests(mesh),
         traffic::tests(mesh),
+        backends::tests(mesh),
         virtual_services::tests(mesh),
         authorizer::tests(mesh),
         processor::tests(mesh),

@@ -24,6 +24,8 @@ pub fn refused(record: &mut Record, style: Style, status: StatusCode, refusal: &
         // Envoy's words, which clients know.
         reason if reason.is_policy() && status == StatusCode::FORBIDDEN => "RBAC: access denied".to_owned(),
         Reason::TokenInvalid => refusal.detail.clone(),
+        // Of what is not passed on it says what that is: an upgrade, or CONNECT.
+        Reason::RequestInvalid if status == StatusCode::FORBIDDEN => refusal.detail.clone(),
         reason => reason.sentence().trim().trim_end_matches('.').to_lowercase(),
     };
     plain(record, style, status, text, crate::terminate::reason_headers(refusal))

@@ -399,7 +399,9 @@ fn respond(
         let refusal = Refusal::new(Reason::UpstreamProtocolError, "it switched protocols without being asked to");
         return answer::refused(&mut record, exchange.style, StatusCode::BAD_GATEWAY, &refusal);
     }
-    *response.version_mut() = version;
+    // A client of HTTP/1.0 that wants to keep its connection is told so with an answer of HTTP/1.1, and only where the answer's end is known.
+    let kept = version == Version::HTTP_10 && response.body().size_hint().exact().is_some();
+    *response.version_mut() = if kept { Version::HTTP_11 } else { version };
     let hold = (hold.place, hold.over);
     response.map(|inner| ResponseBody::streaming(Streaming { inner, lease: Some(lease), record, hold, counted, deadline }))
 }

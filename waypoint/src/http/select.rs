@@ -18,6 +18,9 @@ use crate::{
     terminate::Tunnel,
 };
 
+/// As much of the name of an upgrade that is refused is told, in bytes.
+const LONGEST_UPGRADE: usize = 64;
+
 /// A request's target as rules see it.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -225,7 +228,9 @@ pub fn upgrade(http: &HttpChain, fields: &HeaderMap) -> Result<Option<String>, R
         true => Ok(Some(name)),
         false if name == "h2c" => Ok(None),
         false => {
-            let text = format!("an upgrade to {name} is not passed on");
+            // It is told to its client, which may have said anything.
+            let named = name.get(..LONGEST_UPGRADE).unwrap_or(&name);
+            let text = format!("an upgrade to {named} is not passed on");
             Err((StatusCode::FORBIDDEN, Refusal::new(Reason::RequestInvalid, text)))
         }
     }

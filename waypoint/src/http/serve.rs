@@ -14,7 +14,7 @@ use ambit_model::{
     route::{Action, Crossing, RequestView, Route},
 };
 use ambit_runtime::drain::Watch;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -71,6 +71,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
         let told = (protocol == AppProtocol::Http1).then(|| phase.clone());
         let (proxy, tunnel, upgrades) = (proxy.clone(), tunnel.clone(), upgrades.clone());
         let head = protocol == AppProtocol::Http2 && request.method() == Method::HEAD;
+        let old = request.version() == Version::HTTP_10;
         let asks = live::asks(&proxy.config, &tunnel, &mut request);
         // What a request needs is gone with it: a connection that waits for its next one keeps no room for that.
         Box::pin(async move {
@@ -90,6 +91,10 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
             let last = protocol == AppProtocol::Http1 && own.drain.is_draining();
             if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                if old {
+                    // Else hyper would tell a client that wants to keep its connection that it may.
+                    *response.version_mut() = Version::HTTP_10;
+                }
             }
             Ok::<_, Infallible>(response)
         })

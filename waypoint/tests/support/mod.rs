@@ -6,6 +6,7 @@ pub mod client;
 pub mod collector;
 pub mod endpoint;
 pub mod processor;
+pub mod raw;
 pub mod resources;
 pub mod scripted;
 pub mod server;
