@@ -17,7 +17,7 @@ MUCH = 1.2
 
 # By name, how long a suite takes, seconds, and how much of a processor it needs meanwhile. Those that are not here are short.
 NEEDS = {
-    "ambit-integration/on_kubernetes": (410, 1.4),
+    "ambit-integration/on_kubernetes": (430, 1.4),
     "ztunnel/namespaces": (330, 0.9),
     "ambit-integration/conformance": (150, 1.6),
     "ambit-integration/chaos": (125, 1.3),
@@ -55,6 +55,7 @@ NEEDS = {
     "ambit-model/lib": (13, 1.5),
     "ambit/install_cni": (12, 0.8),
     "waypoint/hardening": (25, 1.5),
+    "waypoint/leaving": (12, 0.5),
     "ambit-tls/revoked": (11, 0.3),
     "ambit-node-agent/lib": (10, 0.5),
     "ambit-tls/spiffe": (10, 0.3),

@@ -28,7 +28,7 @@ pub mod xds;
 
 pub use config::Config;
 pub use error::Error;
-pub use run::run;
+pub use run::{leave, run};
 
 /// The port tunnels are opened to, on pods and waypoints alike.
 pub const HBONE_PORT: u16 = 15008;

@@ -65,6 +65,15 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The same where tunnels may go on for so long once clients are asked to go; of itself a connection of tunnels waits for 30 s.
+    #[must_use]
+    pub fn drained_within(mut self, drain: Duration) -> Self {
+        self.tunnels.drain_deadline = drain;
+        self
+    }
+}
+
 /// The state that connections of one worker share. All but the connections to endpoints is shared with the other workers too, and what a
 /// limit counts is counted for all of them together.
 pub struct Proxy {

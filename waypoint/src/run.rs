@@ -9,7 +9,7 @@ use std::{
 use ambit_identity::SpiffeId;
 use ambit_runtime::{
     admin::Server,
-    drain::{self, Watch},
+    drain::{self, Outcome, Trigger, Watch},
     readiness::{Readiness, Task},
     rest,
     signal::{self, Reopen},
@@ -34,6 +34,8 @@ use crate::{
 
 /// How long to wait before the first certificate is asked for again.
 const CERTIFICATE_RETRY: Duration = Duration::from_millis(500);
+/// How long tunnels that have outlasted the drain may take to end with their reason, before all is cut without one.
+const CUT: Duration = Duration::from_millis(500);
 /// How long copies of requests may go on after the last request has ended.
 const MIRROR_DRAIN: Duration = Duration::from_secs(1);
 /// How long the last spans may take to be sent.
@@ -71,7 +73,9 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let certificates = SvidStore::new(source, certificates);
     let wanted = Subscriptions::new();
     let store = Store::new(wanted.clone());
-    let proxy = Proxy::new(store.published(), identity.clone(), certificates.clone(), telemetry.clone(), Limits::default());
+    let drain = Duration::from_secs(config.drain_seconds);
+    let limits = Limits::default().drained_within(drain);
+    let proxy = Proxy::new(store.published(), identity.clone(), certificates.clone(), telemetry.clone(), limits);
     // What is done beside the workers has tunnels of its own, as no connection is to be driven by two threads.
     let workers = carriers::start(&proxy, config.workers, Settings::default()).map_err(Error::Worker)?;
     let all: Vec<_> = workers.shared().chain([&proxy]).cloned().collect();
@@ -138,8 +142,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
     let shutdown = shutdown.await;
     tracing::info!(%shutdown, linger_seconds = config.linger_seconds, drain_seconds = config.drain_seconds, "draining");
-    tokio::time::sleep(Duration::from_secs(config.linger_seconds)).await;
-    let outcome = trigger.drain(Duration::from_secs(config.drain_seconds)).await;
+    let outcome = leave(trigger, Duration::from_secs(config.linger_seconds), drain + CUT).await;
     tracing::info!(?outcome, "drained");
     if tokio::time::timeout(MIRROR_DRAIN, proxy.mirrors.close()).await.is_err() {
         tracing::debug!("copies of requests are cut");
@@ -153,6 +156,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
     workers.stop();
     telemetry.flush();
     Ok(())
+}
+
+/// Goes on as before for `linger`, then has clients go and gives `drain` to what is open. What is still open then is the caller's to cut.
+pub async fn leave(trigger: Trigger, linger: Duration, drain: Duration) -> Outcome {
+    tokio::time::sleep(linger).await;
+    trigger.drain(drain).await
 }
 
 /// Opens the files of logs anew as often as it is asked for, as Envoy does.

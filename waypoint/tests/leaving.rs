@@ -1,5 +1,11 @@
-//! A waypoint, or a proxy behind it, is replaced: requests do not notice.
+//! A waypoint, or a proxy behind it, is replaced: requests do not notice, and neither does what takes longer, but no longer than the drain.
 
+#[path = "leaving/load.rs"]
+mod load;
+#[path = "leaving/rolling.rs"]
+mod rolling;
+#[path = "leaving/sessions.rs"]
+mod sessions;
 mod support;
 
 use std::time::{Duration, Instant};

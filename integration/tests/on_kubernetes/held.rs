@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::sessions::upgrade;
+
 /// Pause between two exchanges.
 const PACE: Duration = Duration::from_secs(1);
 
@@ -22,6 +24,8 @@ pub struct Held {
     pub name: String,
     /// Whether it goes through a waypoint.
     pub waypoint: bool,
+    /// Whether it is a WebSocket.
+    pub websocket: bool,
     seen: Mutex<Seen>,
 }
 
@@ -39,8 +43,8 @@ pub struct Break {
 }
 
 impl Held {
-    pub fn new(name: String, waypoint: bool) -> Arc<Self> {
-        Arc::new(Self { name, waypoint, seen: Mutex::default() })
+    pub fn new(name: String, waypoint: bool, websocket: bool) -> Arc<Self> {
+        Arc::new(Self { name, waypoint, websocket, seen: Mutex::default() })
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -71,6 +75,13 @@ impl Held {
 
     /// Exchanges bytes until that fails.
     async fn exchange(&self, mut stream: TcpStream) -> std::io::Error {
+        if self.websocket {
+            match tokio::time::timeout(LATE, upgrade(&mut stream, "echo")).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(_) => return std::io::Error::other(format!("no upgrade within {LATE:?}")),
+            }
+        }
         for number in 0_u64.. {
             let there_and_back = async {
                 stream.write_all(&number.to_be_bytes()).await?;

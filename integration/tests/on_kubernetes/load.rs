@@ -1,5 +1,5 @@
-//! Steady load from pods on both nodes: requests on new connections and on ones that are kept, through node proxies alone and through a waypoint,
-//! and connections that are held open.
+//! Steady load from pods on both nodes: requests on new connections and on ones that are kept, through node proxies alone and through a waypoint;
+//! through that also streams, slow bodies and WebSockets, back to back; and connections that are held open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -10,21 +10,22 @@ use ambit_integration::wait;
 use anyhow::ensure;
 use tokio::task::JoinSet;
 
-use crate::ask::{Asker, Outcomes, WAYS};
+use crate::ask::{Asker, Outcome, Outcomes, WAYS, Way};
+use crate::echo;
 use crate::held::{self, Held};
 use crate::user::{PATIENCE, PAUSE, User};
 
 /// How long a connection is kept for further requests: as careful programs do, and less than proxies drain.
 pub const KEPT: Duration = Duration::from_secs(3);
 
-/// Requests of each way that have to have ended within three seconds for load that works.
-const ENOUGH: usize = 5;
-
 /// The variable by which the processes of the pods below are found.
 const VARIABLE: &str = "AMBIT_PLACE";
 
-/// The pod of a caller on each node, and pods whose port 9000 sends back what it is sent: one in a namespace without and one in a namespace with a
-/// waypoint, which is to take their bytes for what they are.
+/// The port that sends back what it is sent.
+const BYTES: u16 = 9000;
+
+/// The pod of a caller on each node, and pods that send back what they are sent: one in a namespace without and one in a namespace with a
+/// waypoint, which is to take their bytes for what they are, but for those at the port for HTTP.
 fn objects() -> String {
     let pod = |name: &str, namespace: &str, node: &str, account: &str| {
         serde_json::json!({
@@ -38,12 +39,15 @@ fn objects() -> String {
             },
         })
     };
-    let echo = |namespace: &str| {
+    let service = |namespace: &str| {
         serde_json::json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": "echo", "namespace": namespace },
             "spec": {
                 "selector": { "app": "echo" }, "ipFamilyPolicy": "RequireDualStack",
-                "ports": [{ "name": "tcp", "port": 9000, "appProtocol": "tcp" }],
+                "ports": [
+                    { "name": "tcp", "port": BYTES, "appProtocol": "tcp" },
+                    { "name": "http", "port": echo::PORT, "appProtocol": "http" },
+                ],
             },
         })
     };
@@ -52,8 +56,8 @@ fn objects() -> String {
         pod("caller-2", "shop", "node-2", "api"),
         pod("echo", "shop", "node-2", "default"),
         pod("echo", "billing", "node-1", "billing"),
-        echo("shop"),
-        echo("billing"),
+        service("shop"),
+        service("billing"),
     ]);
     serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
 }
@@ -94,8 +98,9 @@ impl Load {
         }
         let mut tasks = JoinSet::new();
         for namespace in ["shop", "billing"] {
-            tasks.spawn(held::echo(user.network(VARIABLE, &format!("{namespace}/echo")).await?, 9000));
+            tasks.spawn(held::echo(user.network(VARIABLE, &format!("{namespace}/echo")).await?, BYTES));
         }
+        tasks.spawn(echo::serve(user.network(VARIABLE, "billing/echo").await?));
         let outcomes = Arc::new(Outcomes { ended: Mutex::default(), kept: Mutex::new(KEPT) });
         let (mut askers, mut all) = (0, Vec::new());
         for caller in ["caller-1", "caller-2"] {
@@ -112,15 +117,17 @@ impl Load {
                     Ok(())
                 });
             }
-            for (namespace, waypoint) in [("shop", false), ("billing", true)] {
+            for (namespace, waypoint, websocket) in [("shop", false, false), ("billing", true, false), ("billing", true, true)] {
                 for to in user.addresses(namespace, "echo").await? {
                     let family = if to.is_ipv6() { "IPv6" } else { "IPv4" };
                     let through = if waypoint { " through the waypoint" } else { "" };
-                    let held = Held::new(format!("{caller} to {namespace}/echo by {family}{through}"), waypoint);
+                    let what = if websocket { ", a WebSocket" } else { "" };
+                    let name = format!("{caller} to {namespace}/echo by {family}{through}{what}");
+                    let held = Held::new(name, waypoint, websocket);
                     all.push(Arc::clone(&held));
-                    let network = network.clone();
+                    let (network, port) = (network.clone(), if websocket { echo::PORT } else { BYTES });
                     tasks.spawn(async move {
-                        held.hold(network, SocketAddr::new(to, 9000)).await;
+                        held.hold(network, SocketAddr::new(to, port)).await;
                         Ok(())
                     });
                 }
@@ -137,7 +144,7 @@ impl Load {
             let since = Instant::now();
             tokio::time::sleep(10 * PAUSE).await;
             let ways = self.since(since);
-            let failed: Vec<_> = ways.iter().filter(|(_, way)| way.ended < ENOUGH || !way.failures.is_empty()).collect();
+            let failed: Vec<_> = ways.iter().filter(|(_, way)| way.ended < way.enough || !way.failures.is_empty()).collect();
             let broken = self.held.iter().filter(|held| held.exchanges(since) == 0 || !held.breaks(since).is_empty());
             let broken: Vec<_> = broken.map(|held| (&held.name, held.breaks(since))).collect();
             if failed.is_empty() && broken.is_empty() { Ok(()) } else { Err(format!("{failed:?} {broken:?}")) }
@@ -157,7 +164,9 @@ impl Load {
         let look = async || {
             tokio::time::sleep(PAUSE).await;
             let ended = self.outcomes.ended.lock().unwrap_or_else(PoisonError::into_inner);
-            let since = ended.iter().rev().take_while(|outcome| outcome.at >= now).filter(|outcome| outcome.begun >= now);
+            // Of sessions the ones under way are enough: not another one of each is waited for.
+            let counts = |outcome: &&Outcome| outcome.begun >= now || outcome.way.how.lasts();
+            let since = ended.iter().rev().take_while(|outcome| outcome.at >= now).filter(counts);
             let askers: BTreeSet<usize> = since.map(|outcome| outcome.asker).collect();
             let held = self.held.iter().filter(|held| held.exchanges(now) > 0 || !held.breaks(now).is_empty()).count();
             if askers.len() == self.askers && held == self.held.len() {
@@ -172,9 +181,10 @@ impl Load {
 
     fn since(&self, since: Instant) -> BTreeMap<&'static str, Sum> {
         let ended = self.outcomes.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sums: BTreeMap<&'static str, Sum> = WAYS.iter().map(|way| (way.name, Sum::default())).collect();
+        let none = |way: &Way| (way.name, Sum { enough: way.how.enough(), ..Sum::default() });
+        let mut sums: BTreeMap<&'static str, Sum> = WAYS.iter().map(none).collect();
         for outcome in ended.iter().filter(|outcome| outcome.at >= since) {
-            let sum = sums.entry(outcome.way).or_default();
+            let sum = sums.entry(outcome.way.name).or_default();
             sum.ended += 1;
             sum.longest = sum.longest.max(outcome.at.duration_since(outcome.begun));
             if let Some(failure) = &outcome.failure {
@@ -184,6 +194,12 @@ impl Load {
             }
         }
         sums
+    }
+
+    /// Connections held through the waypoint that have not broken since then.
+    pub fn outlasting(&self, since: Instant) -> Vec<&str> {
+        let through = self.held.iter().filter(|held| held.waypoint && held.breaks(since).is_empty());
+        through.map(|held| held.name.as_str()).collect()
     }
 
     /// Tells what became of the load since then. `may_break` says of a held connection from when on it may break; never, if it says nothing.
@@ -239,6 +255,8 @@ impl Load {
 #[derive(Debug, Default)]
 struct Sum {
     ended: usize,
+    /// How many of them show within three seconds that it works.
+    enough: usize,
     longest: Duration,
     /// How often, and when first, seconds.
     failures: BTreeMap<String, (usize, f64)>,

@@ -6,13 +6,16 @@
 
 mod ask;
 mod away;
+mod echo;
 mod held;
+mod http2;
 mod load;
 mod nothing;
 mod parts;
 #[path = "../common/phases.rs"]
 mod phases;
 mod rolling;
+mod sessions;
 mod state;
 mod unmodified;
 mod user;
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
         ),
         phase(
             &shared,
-            "every part is restarted under load, one after the other: no request fails, connections are kept or drained",
+            "every part is restarted under load, one after the other: no request, stream or WebSocket fails, connections are kept or drained",
             async |user| user.restarts().await,
         ),
         phase(

@@ -50,6 +50,9 @@ impl User<'_> {
         let since = Instant::now();
         self.gone(WAYPOINT, &old).await?;
         load.judge(self, "the old pod of the waypoint has drained and ended", since, waypoint(since)).await?;
+        // What takes longer than it lingers and drains is cut, whatever it is.
+        let left = load.outlasting(begun);
+        ensure!(left.is_empty(), "held through a pod that has ended, and not cut: {left:?}");
         load.keep(KEPT);
 
         let since = Instant::now();

@@ -21,9 +21,17 @@ pub async fn tunnel(mesh: &Mesh, identity: &str, to: SocketAddr) -> Result<Tunne
 }
 
 pub async fn tunnel_to(mesh: &Mesh, identity: &str, authority: &str) -> Result<TunnelStream, ConnectError> {
+    let pool = Pool::new(PoolConfig::default());
+    let opened = tunnel_in(&pool, mesh, identity, authority).await;
+    // The last clone of a pool ends its connections; a test's tunnel lives as long as the test.
+    std::mem::forget(pool);
+    opened
+}
+
+/// A tunnel in a connection that this pool has, or in a new one.
+pub async fn tunnel_in(pool: &Pool, mesh: &Mesh, identity: &str, authority: &str) -> Result<TunnelStream, ConnectError> {
     let store = certificates(&mesh.authority);
     let svid = store.get(&id(identity)).await.expect("a certificate");
-    let pool = Pool::new(PoolConfig::default());
     let key =
         PoolKey { source: id(identity), destinations: vec![id(WAYPOINT)], address: mesh.address, source_ip: None, netns: None };
     let dial = || async move {
@@ -34,10 +42,7 @@ pub async fn tunnel_to(mesh: &Mesh, identity: &str, authority: &str) -> Result<T
     let mut headers = HeaderMap::new();
     headers.insert("baggage", "k8s.deployment.name=web,service.name=web".parse().expect("a value"));
     let request = ConnectRequest { authority: authority.parse().expect("an authority"), headers };
-    let opened = pool.connect(&key, dial, request).await.map(|(stream, _)| stream);
-    // The last clone of a pool ends its connections; a test's tunnel lives as long as the test.
-    std::mem::forget(pool);
-    opened
+    pool.connect(&key, dial, request).await.map(|(stream, _)| stream)
 }
 
 /// An HTTP/1.1 connection to a service.

@@ -183,6 +183,24 @@ async fn answer(
         let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
         return Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"));
     }
+    if path == "/stream" {
+        // Each piece goes back as it comes, and when all of them have come the status of a call.
+        let frames = futures::stream::unfold(Some(request.into_body()), |body| async move {
+            let mut body = body?;
+            match body.frame().await {
+                Some(Ok(frame)) => Some((Ok(frame), Some(body))),
+                // It was broken off.
+                Some(Err(_)) => None,
+                None => {
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().expect("a value"));
+                    Some((Ok(Frame::trailers(trailers)), None))
+                }
+            }
+        });
+        let body = StreamBody::new(frames).boxed_unsync();
+        return Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"));
+    }
     if path == "/flaky" {
         // The answers that the request asks for, one to each time it comes, then 200.
         let turn = seen.flaky.fetch_add(1, Ordering::SeqCst);
@@ -204,8 +222,8 @@ async fn answer(
     if path == "/slower" {
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
-    if path == "/drip" || path == "/break" {
-        let whole = path == "/drip";
+    if path == "/drip" || path == "/trickle" || path == "/break" {
+        let (whole, drops) = (path != "/break", if path == "/trickle" { 8 } else { 3 });
         let frames = futures::stream::unfold(0, move |n| async move {
             if n == 2 && !whole {
                 // The end that chunked coding must have never comes: the connection is closed first.
@@ -214,7 +232,7 @@ async fn answer(
             if n > 0 {
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
-            (n < 3).then(|| (Ok(Frame::data(Bytes::from(format!("drop {n}\n")))), n + 1))
+            (n < drops).then(|| (Ok(Frame::data(Bytes::from(format!("drop {n}\n")))), n + 1))
         });
         return Ok(Response::new(StreamBody::new(frames).boxed_unsync()));
     }
