@@ -52,6 +52,8 @@ mod resilience;
 mod secure;
 #[path = "traffic/sessions.rs"]
 mod sessions;
+#[path = "traffic/sizes.rs"]
+mod sizes;
 mod support;
 #[path = "traffic/traced.rs"]
 mod traced;

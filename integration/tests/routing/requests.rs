@@ -1,4 +1,4 @@
-//! Faults that are put in the way of requests, and limits of how often they may come.
+//! Faults that are put in the way of requests, and limits of how often they may come and how large they may be.
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "what a fault is for is answered without the service, or late, and nothing else", faults),
         shared(mesh, "beyond its burst a rule refuses, however a request matches it, and others do not", limit),
         shared(mesh, "each identity and each value of a header has a limit of its own", limit_of_each),
+        shared(mesh, "a body that is longer than its route lets pass is refused, and one that is just so long is not", sizes),
     ]
 }
 
@@ -38,6 +39,15 @@ async fn faults(suite: &Suite) -> anyhow::Result<()> {
     let slow = ask(suite, CLIENT, "/slow", Some(("x-fault", "wait"))).await?;
     ensure!(slow.status == 200 && slow.echo().is_ok(), "{slow:?}");
     ensure!(began.elapsed() >= Duration::from_millis(700), "it came after {:?}", began.elapsed());
+    Ok(())
+}
+
+async fn sizes(suite: &Suite) -> anyhow::Result<()> {
+    for (path, length, status) in [("/small", 16, 200), ("/small", 17, 413), ("/first", 17, 200)] {
+        let body = Bytes::from("x".repeat(length));
+        let answer = suite.client(CLIENT, ECHO, 80)?.session().await?.send(get(path).method("POST"), body).await?;
+        ensure!(answer.status == status, "{path} with {length} bytes: {answer:?}");
+    }
     Ok(())
 }
 

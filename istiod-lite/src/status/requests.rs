@@ -68,7 +68,15 @@ fn condition(index: &Index, policy: &NamespacedName, target: &RequestTarget) -> 
     if let Some(why) = processing.and_then(|processing| index.processor(&processing.provider).err()) {
         return fault("ProviderNotFound", format!("Nobody can process requests, so they are answered with 500: {why}"));
     }
-    Condition::new("Accepted", true, "Accepted", "Attached to the waypoints of its target")
+    let policy = index.objects().request_policies.get(policy);
+    let limits = policy.and_then(|policy| policy.spec.limits.as_ref());
+    let message = match limits.and_then(|limits| limits.max_header_bytes) {
+        None => "Attached to the waypoints of its target",
+        Some(_) => {
+            "Attached to the waypoints of its target; limits.maxHeaderBytes holds in Ambit's own waypoints, and not in Envoy"
+        }
+    };
+    Condition::new("Accepted", true, "Accepted", message)
 }
 
 fn has_rule(object: &Object, section: &str) -> bool {

@@ -233,6 +233,8 @@ pub struct HttpChain {
     pub max_header_bytes: usize,
     /// Servers of limits that are asked about what routes say, in order.
     pub limiters: Vec<Arc<Limiter>>,
+    /// The longest body where routes say nothing, in bytes (`u64::MAX` for any); what they say holds where it is given.
+    pub bodies: Option<u64>,
     /// Who processes requests that nothing has refused, and their responses in reverse order.
     pub processors: Vec<Arc<ExtProc>>,
     /// How many requests are let in at once, by how long they take.

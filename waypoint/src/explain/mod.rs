@@ -32,7 +32,7 @@ use crate::{
     http::{
         arrived, client_certificate,
         select::{self, Tokens},
-        view,
+        sizes, view,
     },
     terminate::{self, Tunnel},
 };
@@ -301,6 +301,12 @@ impl Explanation {
         }
         if matches!(route.action, Action::Forward(_)) {
             self.steps.extend(words::limiters(http, route, routed.tunnel, view));
+        }
+        if let Some(step) = words::sized(http, route) {
+            if let Some((status, refusal)) = sizes::refused(http, route, &view, sizes::said_length(&view)) {
+                return self.refuse(step, Some(status), refusal);
+            }
+            self.steps.push(step);
         }
         self.steps.extend(words::processed(http, route));
         self.steps.extend(words::admitted(http, view));

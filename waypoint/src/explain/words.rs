@@ -16,6 +16,7 @@ use crate::{
     http::{
         ahead::{fault_of, limit_of},
         deadline::Deadline,
+        sizes,
     },
     terminate::Tunnel,
 };
@@ -97,6 +98,13 @@ pub(super) fn ahead(http: &HttpChain, route: &Route, tunnel: &Tunnel, view: Requ
     let faults = faults.into_iter().map(|fault| format!("of such requests {fault}"));
     let limits = limits.into_iter().map(|limit| format!("they may come {limit}, and are refused beyond"));
     Some(faults.chain(limits).fold(Step::new(Stage::Policy, says), |step, ground| step.because(ground)))
+}
+
+/// How large it may be. Of a body whose length it does not say nothing is known here.
+pub(super) fn sized(http: &HttpChain, route: &Route) -> Option<Step> {
+    let limits = sizes::in_words(http, route);
+    let step = Step::new(Stage::Policy, "a limit holds of how large requests may be");
+    (!limits.is_empty()).then(|| limits.into_iter().fold(step, |step, limit| step.because(limit)))
 }
 
 /// How many requests are let in at once of what nothing has refused before, and nobody has answered.

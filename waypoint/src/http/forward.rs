@@ -16,7 +16,7 @@ use super::{
     arrival::{Arrival, Expiry},
     body::Streaming,
     deadline::Deadline,
-    ext_proc::{End, Passage, Stopped, Stopper, Through},
+    ext_proc::{End, Passage, Passes, Stopped},
     headers,
     mirror::{self, Copy},
     retry, select,
@@ -178,7 +178,7 @@ struct Passing<'a> {
     arrival: Arrival,
     arriving: Option<DropGuard>,
     due: &'a Deadline,
-    through: Vec<(Through, Stopper)>,
+    through: Option<Box<Passes>>,
 }
 
 /// A response, with what is needed to finish it.
@@ -227,10 +227,14 @@ async fn attempt(
         logged.sent(request.headers(), &path, authority);
     }
     let sent = record.sent.clone();
-    let is_processed = !through.is_empty();
+    let is_processed = through.is_some();
     let mut request = request.map(|body| {
+        let whole = before.as_deref().is_some_and(Beginning::is_whole);
         let body = RequestBody::new(body, before, sent, phase, arriving);
-        through.into_iter().fold(body, |body, (through, stopper)| through.request(body, stopper))
+        match through {
+            Some(through) => through.request(body, whole),
+            None => body,
+        }
     });
     if is_processed && !http2 && upgrade.is_none() && !request.headers().contains_key(header::CONTENT_LENGTH) {
         // Its length is not known any more.

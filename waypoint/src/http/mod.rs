@@ -23,6 +23,7 @@ mod rewound;
 pub(crate) mod select;
 mod send;
 mod serve;
+pub(crate) mod sizes;
 mod upgrade;
 
 pub use answer::grpc_status;

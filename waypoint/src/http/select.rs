@@ -295,6 +295,7 @@ pub(super) mod tests {
             merge_slashes: false,
             max_header_bytes: 1024,
             limiters: Vec::new(),
+            bodies: None,
             processors: Vec::new(),
             admission: None,
             tracing: None,

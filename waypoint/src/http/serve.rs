@@ -33,7 +33,7 @@ use super::{
     ext_authz::{Asking, Passed},
     ext_proc::Processors,
     forward::{self, Exchange, Hold},
-    headers, limiter, live, select,
+    headers, limiter, live, select, sizes,
 };
 use crate::{
     authn, authz,
@@ -376,6 +376,10 @@ async fn act(
         return answer::plain(&mut record, Style { grpc: false }, StatusCode::OK, String::new(), headers);
     }
     let met = match limiter::meet(&exchange, &mut request, &mut record).await {
+        Ok(met) => sizes::meet(&exchange, &request, &mut hold, &mut record, met),
+        refused => refused,
+    };
+    let met = match met {
         Ok(met) => met,
         Err(mut answered) => {
             record.service = chain.service();

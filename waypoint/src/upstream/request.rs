@@ -76,6 +76,9 @@ pub enum Broken {
     /// What its processor says goes before it.
     #[error("its external processor has ended the request")]
     Processed,
+    /// It is longer than its route lets pass.
+    #[error("it is longer than its route lets pass")]
+    TooLong,
 }
 
 impl RequestBody {

@@ -21,7 +21,7 @@ use ambit_model::{
 
 use self::order::Place;
 use super::{
-    access_log, admission, chain, cors, ext_authz, ext_proc, fault, jwt, limit, limiter,
+    access_log, admission, buffer, chain, cors, ext_authz, ext_proc, fault, jwt, limit, limiter,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
     route, session, trace,
 };
@@ -45,7 +45,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     };
     let envoy_headers = config.http_filters.iter().any(tells_of_itself);
     let deadlines = config.http_filters.iter().filter_map(router).any(|router| router.respect_expected_rq_timeout);
-    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions, limiters, processors, probes: _, admission } =
+    let Filters { jwt, asks, marks: _, rbac, cors, faults, limits, sessions, limiters, bodies, processors, probes: _, admission } =
         filters(take(&mut config.http_filters)).under("http_filters")?;
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
@@ -79,6 +79,7 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
         merge_slashes,
         max_header_bytes,
         limiters,
+        bodies,
         processors,
         admission,
         tracing,
@@ -163,6 +164,8 @@ struct Filters {
     limits: Option<Option<Arc<LocalLimit>>>,
     /// Servers that are asked about limits, in order.
     limiters: Vec<Arc<Limiter>>,
+    /// The longest body where routes say nothing.
+    bodies: Option<u64>,
     /// Who processes what comes past all of them, in order.
     processors: Vec<Arc<ExtProc>>,
     /// The headers of requests that are always let in.
@@ -202,7 +205,7 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
         }
         let type_name = type_of(&any);
         // Routes turn it on.
-        if off && type_name != ext_proc::FILTER {
+        if off && ![ext_proc::FILTER, buffer::FILTER].contains(&type_name) {
             return Err(Problem::new("disabled is not implemented").under(at));
         }
         let mut place = there;
@@ -237,6 +240,10 @@ fn filters(filters: Vec<HttpFilter>) -> Compiled<Filters> {
             limit::FILTER => {
                 of_name(&at, limit::NAME)?;
                 read.limits = Some(limit::of_filter(&any).under(&at)?);
+            }
+            buffer::FILTER => {
+                of_name(&at, buffer::NAME)?;
+                read.bodies = Some(buffer::filter(&any, off).under(&at)?);
             }
             limiter::FILTER => limiter::add(&at, &any, &mut read.limiters).under(&at)?,
             ext_proc::FILTER => {

@@ -16,6 +16,7 @@ use super::read::{Compiled, Problem};
 const OWN: &str = "io.ambit";
 const ADMINISTRATORS: &str = "explain_administrators";
 const METRICS: &str = "metrics";
+const MAX_HEADER_BYTES: &str = "max_header_bytes";
 
 /// All of it, by filter. What is typed is for nobody here.
 pub fn by_filter(metadata: Option<Metadata>) -> Value {
@@ -43,6 +44,17 @@ pub fn metrics(metadata: Option<Metadata>) -> Compiled<Option<Arc<MetricChanges>
     let text = said.as_str().ok_or_else(|| Problem::new(format!("{METRICS} is no text")))?;
     let changes = serde_json::from_str(text).map_err(|error| Problem::new(format!("{METRICS}: {error}")))?;
     Ok(Some(Arc::new(changes)))
+}
+
+/// What the head of a request may take at most, in bytes, as a route says.
+pub fn max_header_bytes(said: &Value) -> Compiled<Option<u32>> {
+    let Some(said) = said.get(OWN).and_then(|own| own.get(MAX_HEADER_BYTES)) else { return Ok(None) };
+    // Numbers of metadata are floating-point.
+    let most = said.as_f64().filter(|most| most.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(most));
+    match most {
+        Some(most) => Ok(Some(most as u32)),
+        None => Err(Problem::new(format!("{MAX_HEADER_BYTES}: {said} is no number of bytes"))),
+    }
 }
 
 fn object(said: Struct) -> Value {
@@ -84,6 +96,24 @@ mod tests {
         for wrong in [Kind::StringValue(r#"{"a":{"off":true}}"#.to_owned()), Kind::BoolValue(true)] {
             let problem = read(wrong).unwrap_err();
             assert!(problem.starts_with(METRICS), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_route_says_what_heads_may_take_in_whole_bytes_and_nothing_else() {
+        let read = |said: Kind| {
+            let fields = [(MAX_HEADER_BYTES.to_owned(), Pb { kind: Some(said) })].into();
+            let filter_metadata = [(OWN.to_owned(), Struct { fields })].into();
+            max_header_bytes(&by_filter(Some(Metadata { filter_metadata, ..Default::default() })))
+                .map_err(|problem| problem.to_string())
+        };
+        assert_eq!(max_header_bytes(&Value::Null), Ok(None));
+        assert_eq!(read(Kind::NumberValue(4096.0)), Ok(Some(4096)));
+        for wrong in
+            [Kind::NumberValue(0.0), Kind::NumberValue(1.5), Kind::NumberValue(-1.0), Kind::StringValue("4096".to_owned())]
+        {
+            let problem = read(wrong).unwrap_err();
+            assert!(problem.starts_with("max_header_bytes: "), "{problem}");
         }
     }
 

@@ -7,6 +7,7 @@ mod access_log;
 mod admission;
 mod authority;
 mod balance;
+mod buffer;
 mod chain;
 mod cluster;
 mod cors;

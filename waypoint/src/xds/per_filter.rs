@@ -9,7 +9,7 @@ use ambit_api::envoy::pb::google::protobuf::Any;
 use ambit_model::route::{Cors, Fault, GlobalLimit, LocalLimit, Session};
 
 use super::{
-    cors, ext_proc, fault, limit, limiter,
+    buffer, cors, ext_proc, fault, limit, limiter,
     read::{Compiled, Problem, Under},
     session,
 };
@@ -22,6 +22,8 @@ pub struct Said {
     pub limit: Option<Arc<LocalLimit>>,
     /// `Some(None)` turns sessions off.
     pub session: Option<Option<Session>>,
+    /// The longest body.
+    pub body: Option<u64>,
     /// What servers of limits are asked, by the names of the filters.
     pub global: BTreeMap<String, Arc<GlobalLimit>>,
     /// By the names of the filters.
@@ -42,6 +44,7 @@ impl Said {
             fault: said.remove(fault::NAME).map(|any| fault::fault(&any)).transpose().under(fault::NAME)?,
             limit: said.remove(limit::NAME).map(|any| limit::of_routes(&any)).transpose().under(limit::NAME)?,
             session: said.remove(session::NAME).map(|any| session::per_route(&any)).transpose().under(session::NAME)?,
+            body: said.remove(buffer::NAME).map(|any| buffer::per_route(&any)).transpose().under(buffer::NAME)?,
             global,
             processing: ext_proc::per_filter(&mut said)?,
         };
@@ -53,9 +56,9 @@ impl Said {
 
     /// Whether nothing is said for any.
     pub fn is_empty(&self) -> bool {
-        let Self { cors, fault, limit, session, global, processing } = self;
+        let Self { cors, fault, limit, session, body, global, processing } = self;
         let for_routes = cors.is_some() || fault.is_some() || limit.is_some() || session.is_some();
-        !for_routes && global.is_empty() && processing.is_empty()
+        !for_routes && body.is_none() && global.is_empty() && processing.is_empty()
     }
 
     /// The same with what `outer` says of filters of which nothing is said here.
@@ -68,6 +71,7 @@ impl Said {
             fault: self.fault.or_else(|| outer.fault.clone()),
             limit: self.limit.or_else(|| outer.limit.clone()),
             session: self.session.or_else(|| outer.session.clone()),
+            body: self.body.or(outer.body),
             global: outer.global.clone().into_iter().chain(self.global).collect(),
         }
     }

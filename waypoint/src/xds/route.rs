@@ -17,7 +17,7 @@ use ambit_api::envoy::pb::envoy::config::{
 };
 use ambit_model::route::{
     Action, ClusterWeight, Conditions, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite,
-    PathTest, Redirect, Route, RouteFilters, RouteMatch, RouteTable, Upstream, VirtualHost,
+    PathTest, Redirect, Route, RouteFilters, RouteMatch, RouteTable, SizeLimits, Upstream, VirtualHost,
 };
 
 use alike::Alike;
@@ -150,7 +150,7 @@ fn route(
     })?;
     let when = matches(required(route.r#match.take(), "match")?).under("match")?;
     let said = Said::read(take(&mut route.typed_per_filter_config)).under("typed_per_filter_config")?;
-    let Said { cors, fault, limit, session, global, processing } = said.or(of_host);
+    let Said { cors, fault, limit, session, body, global, processing } = said.or(of_host);
     let action = match required(route.action.take(), "action")? {
         PbAction::Route(action) => Action::Forward(alike.forward(action, upstream).under("route")?),
         PbAction::Redirect(action) => Action::Redirect(Box::new(redirect(action).under("redirect")?)),
@@ -160,11 +160,12 @@ fn route(
         }
     };
     let metadata = metadata::by_filter(route.metadata.take());
+    let sizes = SizeLimits { body, headers: metadata::max_header_bytes(&metadata).under("metadata")? };
     // It does not change what happens to a request.
     route.stat_prefix.clear();
     finish(&route)?;
     let session = session.flatten();
-    let filters = RouteFilters { cors, session, fault, limit, metadata, global_limits: global, processing };
+    let filters = RouteFilters { cors, session, fault, limit, sizes, metadata, global_limits: global, processing };
     Ok(Route { name, when, action, said: filters.held(), request_headers, response_headers })
 }
 

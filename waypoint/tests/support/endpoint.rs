@@ -143,6 +143,15 @@ where
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(io, service).await;
 }
 
+/// What came of a body, told once nobody reads it any more.
+struct Read(Arc<Seen>, &'static str);
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        self.0.log.lock().expect("the log").push(self.1.to_owned());
+    }
+}
+
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 async fn answer(
@@ -200,6 +209,14 @@ async fn answer(
         });
         let body = StreamBody::new(frames).boxed_unsync();
         return Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"));
+    }
+    if path == "/whole" {
+        let mut read = Read(seen, "broken");
+        let Ok(body) = request.into_body().collect().await else {
+            return Ok(Response::builder().status(400).body(full(String::new())).expect("a response"));
+        };
+        read.1 = "whole";
+        return Ok(Response::new(full(body.to_bytes().len().to_string())));
     }
     if path == "/flaky" {
         // The answers that the request asks for, one to each time it comes, then 200.

@@ -43,6 +43,7 @@ use ambit_api::{
                             adaptive_concurrency::ConcurrencyControllerConfig,
                             gradient_controller_config::{ConcurrencyLimitCalculationParams, MinimumRttCalculationParams},
                         },
+                        buffer::v3::Buffer,
                         cors::v3::Cors,
                         ext_proc::v3::{ExternalProcessor, external_processor::RouteCacheAction},
                         local_ratelimit::v3::LocalRateLimit,
@@ -432,6 +433,13 @@ fn http_chain(service: &Service) -> FilterChain {
     let mut limits = http_filter("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", &limits);
     limits.name = "envoy.filters.http.local_ratelimit".into();
     http_filters.extend([cors, faults, limits, limiter("strict", true), limiter("open", false)]);
+    let mut bodies = http_filter(
+        "envoy.extensions.filters.http.buffer.v3.Buffer",
+        &Buffer { max_request_bytes: Some(UInt32Value { value: 1 }) },
+    );
+    // Routes turn it on.
+    (bodies.name, bodies.disabled) = ("envoy.filters.http.buffer".into(), true);
+    http_filters.push(bodies);
     http_filters.extend(service.processor.map(|(cluster, change)| processor(cluster, change)));
     http_filters.extend(service.at_once.map(admission));
     // What a proxy before says of its time holds, as the control plane asks for.

@@ -68,7 +68,7 @@ fn say(response: Said) -> Act {
 }
 
 /// The answer that goes with what is told.
-fn fitting(told: &Told, common: CommonResponse) -> Act {
+pub(super) fn fitting(told: &Told, common: CommonResponse) -> Act {
     say(answer(told, common))
 }
 

@@ -24,6 +24,7 @@ mod retry;
 mod savings;
 mod session;
 mod share;
+mod sizes;
 mod table;
 mod words;
 
@@ -49,4 +50,5 @@ pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy, may_leave_again};
 pub use savings::Savings;
 pub use session::{Carrier, Claim, Cookie, EndpointName, Session};
 pub use share::Share;
+pub use sizes::SizeLimits;
 pub use table::{Conditions, Difference, Route, RouteMatch, RouteTable, VirtualHost};

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Faults that are put in the way of requests, limits of how often they may come, and who processes them; carried out by waypoints.
+/// Faults that are put in the way of requests, limits of how often they may come and how large they may be, and who processes them; carried out by waypoints.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct RequestPolicy {
     /// Object metadata.
@@ -36,6 +36,21 @@ pub struct RequestPolicySpec {
     /// Who processes them and their responses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_processing: Option<ExternalProcessing>,
+    /// How large they may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<SizeLimits>,
+}
+
+/// How large requests may be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct SizeLimits {
+    /// The longest body, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body_bytes: Option<u32>,
+    /// The most that a head may take, in bytes: names and values, and 32 for each field. Only for Ambit's own waypoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_header_bytes: Option<u32>,
 }
 
 /// Who processes requests and their responses.

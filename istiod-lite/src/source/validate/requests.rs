@@ -8,6 +8,7 @@ use super::Errors;
 use super::route::{header_name, pattern};
 use crate::source::crd::requests::{
     Fault, FaultHeaderType, GlobalRateLimit, LimitBy, LimitEntry, LimitSource, LocalRateLimit, RequestPolicy, RequestTarget,
+    SizeLimits,
 };
 
 /// As many targets as a status may speak of (GEP-713).
@@ -15,6 +16,8 @@ const MOST_TARGETS: usize = 16;
 const MOST_HEADERS: usize = 16;
 /// Descriptors of a limit, and entries of one. Each may have a header of a request whole.
 const MOST_DESCRIPTORS: usize = 8;
+/// What a waypoint takes of headers whatever a route says, in bytes.
+const MOST_HEADER_BYTES: u32 = 60 << 10;
 /// The longest that a request is made to wait.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -27,7 +30,8 @@ pub(super) fn policy(policy: &RequestPolicy, errors: &mut Errors) {
     }
     let local = spec.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
     let something = spec.fault.is_some() || spec.rate_limit.is_some() || spec.external_processing.is_some();
-    errors.check(something, "spec", || "must have fault, rateLimit or externalProcessing".into());
+    let something = something || spec.limits.is_some();
+    errors.check(something, "spec", || "must have fault, rateLimit, externalProcessing or limits".into());
     let unnamed = spec.external_processing.as_ref().is_some_and(|processing| processing.provider.is_empty());
     errors.check(!unnamed, "spec.externalProcessing.provider", || "must name an extension provider".into());
     let global = spec.rate_limit.as_ref().and_then(|limit| limit.global.as_ref());
@@ -41,6 +45,9 @@ pub(super) fn policy(policy: &RequestPolicy, errors: &mut Errors) {
     }
     if let Some(global) = global {
         self::global(global, errors);
+    }
+    if let Some(limits) = &spec.limits {
+        sizes(limits, errors);
     }
 }
 
@@ -101,6 +108,16 @@ fn limit(limit: &LocalRateLimit, errors: &mut Errors) {
         Some(_) => errors.add(format!("{PATH}.header"), "goes with by: Header only"),
         None => errors.check(!of_header, &format!("{PATH}.header"), || "must name the header for by: Header".into()),
     }
+}
+
+fn sizes(limits: &SizeLimits, errors: &mut Errors) {
+    const PATH: &str = "spec.limits";
+    let SizeLimits { max_body_bytes, max_header_bytes } = limits;
+    let something = max_body_bytes.is_some() || max_header_bytes.is_some();
+    errors.check(something, PATH, || "must have maxBodyBytes or maxHeaderBytes".into());
+    errors.check(*max_body_bytes != Some(0), &format!("{PATH}.maxBodyBytes"), || "must be at least 1".into());
+    let fits = max_header_bytes.is_none_or(|most| (1..=MOST_HEADER_BYTES).contains(&most));
+    errors.check(fits, &format!("{PATH}.maxHeaderBytes"), || format!("must be 1 to {MOST_HEADER_BYTES}"));
 }
 
 fn global(limit: &GlobalRateLimit, errors: &mut Errors) {

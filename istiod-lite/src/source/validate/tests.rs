@@ -233,7 +233,8 @@ fn what_a_request_policy_cannot_say_is_named() {
         ))
     };
     let good = "fault: {delay: {fixed: 1m30s, percent: 0.5}, abort: {status: 503, percent: 100}, headers: [{name: x, value: y}]}, \
-                rateLimit: {local: {requests: 5, per: second, burst: 9, by: Header, header: x-user}}";
+                rateLimit: {local: {requests: 5, per: second, burst: 9, by: Header, header: x-user}}, \
+                limits: {maxBodyBytes: 1048576, maxHeaderBytes: 61440}";
     assert_eq!(found(SERVICE, good), Vec::<String>::new());
     let local = |said: &str| format!("rateLimit: {{local: {{{said}}}}}");
     let global = |said: &str| format!("rateLimit: {{global: {{{said}}}}}");
@@ -267,6 +268,11 @@ fn what_a_request_policy_cannot_say_is_named() {
         (entries("{from: Policy, optional: true}"), "spec.rateLimit.global.descriptors[0].entries[0].optional: goes with"),
         (entries("{from: Host}"), "spec.rateLimit.global.descriptors[0].entries[0].from: unknown variant"),
         ("externalProcessing: {}".to_owned(), "spec.externalProcessing.provider: must name an extension provider"),
+        ("limits: {}".to_owned(), "spec.limits: must have maxBodyBytes or maxHeaderBytes"),
+        ("limits: {maxBodyBytes: 0}".to_owned(), "spec.limits.maxBodyBytes: must be at least 1"),
+        ("limits: {maxBodyBytes: 1, maxHeaderBytes: 0}".to_owned(), "spec.limits.maxHeaderBytes: must be 1 to 61440"),
+        ("limits: {maxHeaderBytes: 61441}".to_owned(), "spec.limits.maxHeaderBytes: must be 1 to 61440"),
+        ("limits: {maxBodyBytes: 1, maxUrlBytes: 1}".to_owned(), "spec.limits.maxUrlBytes: unknown field"),
         (local("requests: 0, per: second"), "spec.rateLimit.local.requests: must be at least 1"),
         (local("requests: 1, per: day"), "spec.rateLimit.local.per: \"day\" is not second, minute, hour"),
         (local("requests: 1, per: 500ms"), "spec.rateLimit.local.per: \"500ms\" is not second, minute, hour"),

@@ -92,6 +92,18 @@ fn a_request_policy_says_for_each_target_whether_it_holds() {
 }
 
 #[test]
+fn that_an_envoy_does_not_look_at_the_size_of_heads_is_said() {
+    for (limits, said) in [("maxHeaderBytes: 4096", true), ("maxBodyBytes: 4096", false)] {
+        let text = policy("x", 2026, &of_service("a")).replace("fault: {abort: {status: 503}}", &format!("limits: {{{limits}}}"));
+        let index = mesh(&format!("{GATEWAY}{}{text}", service("a", "shop", "gate")));
+        let key = ObjectKey { kind: Kind::RequestPolicy, name: NamespacedName::new("shop", "x") };
+        let status = of(&index, &key, None).unwrap();
+        let [only] = status.conditions.as_slice() else { panic!("{limits}: {} conditions", status.conditions.len()) };
+        assert!(only.message.starts_with("Attached") && only.message.contains("not in Envoy") == said, "{}", only.message);
+    }
+}
+
+#[test]
 fn of_two_request_policies_for_one_target_the_older_one_holds() {
     let own = [of_service("a"), route("HTTPRoute", "orders")].join(", ");
     let older = policy("older", 2025, &of_service("a"));

@@ -13,7 +13,7 @@ use super::names::{CONNECT_ORIGINATE, Layer, ingress};
 use super::route::{self, Backend, RequestRoute, requests};
 use super::scope::ServedPort;
 use super::wire::{bool_value, entry, in_order};
-use super::{Resources, Translation, cluster, ext_proc, insert, limiter, listener};
+use super::{Resources, Translation, cluster, ext_proc, insert, limiter, listener, sizes};
 use crate::index::{HTTPS, RouteKey, ServiceRef, TCP, TLS, covers_host, listener_host, unserved};
 use crate::source::Kind;
 
@@ -74,6 +74,7 @@ impl Translation<'_> {
         let mut virtual_hosts = self.virtual_hosts(&place, hosts);
         enforcement.processes = ext_proc::processes(self.index, &mut virtual_hosts);
         enforcement.limiters = limiter::named(self.index, &virtual_hosts);
+        enforcement.bodies = sizes::named(&virtual_hosts);
         self.authorizers(&enforcement);
         let listener = listener::edge(port, &enforcement);
         insert(&mut self.listeners, listener.name.clone(), &listener);

@@ -28,6 +28,7 @@ mod reached;
 pub(super) mod route;
 pub(super) mod scope;
 mod secure;
+mod sizes;
 mod slow_start;
 #[cfg(test)]
 mod tests;
@@ -219,6 +220,7 @@ impl<'a> Translation<'a> {
                 let configured = route::configuration(self.index, port, &mut self.backends, self.memory);
                 for_requests.processes = ext_proc::asked(self.index, &configured.named.processors);
                 for_requests.limiters = limiter::servers(self.index, &configured.named.limiters);
+                for_requests.bodies = configured.named.bodies;
                 for_requests.traces = traces::asked(self.index, self.waypoint, Some(port));
                 self.authorizers(&for_requests);
                 self.routes.insert(configured.name, configured.resource);

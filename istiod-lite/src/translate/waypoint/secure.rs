@@ -17,7 +17,7 @@ use super::listener::Secure;
 use super::names::{Layer, certificate, ingress_listener};
 use super::scope::ServedPort;
 use super::wire::in_order;
-use super::{Translation, carried, ext_proc, insert, limiter, listener, tls};
+use super::{Translation, carried, ext_proc, insert, limiter, listener, sizes, tls};
 use crate::index::{TLS, listener_host};
 
 /// The status of what is misdirected.
@@ -53,6 +53,7 @@ impl Translation<'_> {
         // The chains have the same filters, so these are what the routes of any of them name.
         enforcement.processes = ext_proc::processes(self.index, tables.iter_mut().flat_map(|table| &mut table.virtual_hosts));
         enforcement.limiters = limiter::named(self.index, tables.iter().flat_map(|table| &table.virtual_hosts));
+        enforcement.bodies = sizes::named(tables.iter().flat_map(|table| &table.virtual_hosts));
         self.routes.extend(tables.into_iter().map(|table| (table.name.clone(), in_order(table))));
         if !served.is_empty() {
             self.authorizers(&enforcement);

@@ -44,6 +44,7 @@ mod orders;
 mod places;
 mod processors;
 mod secure;
+mod sizes;
 mod subsets;
 mod tokens;
 mod traces;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     compiled::BodyMode,
-    http::{Phase, ResponseBody, body::BodyError, forward::Hold, select::Target, serve::view},
+    http::{ResponseBody, body::BodyError, forward::Hold, select::Target, serve::view},
     upstream::{Beginning, RequestBody, Unread},
 };
 
@@ -69,7 +69,7 @@ impl Context<'_> {
                 whole_only(session, hold)?;
                 if has_body {
                     // Its client has to have sent it, and nobody wants it.
-                    self.read(request, &mut hold.before, hold.phase.as_ref()).await?;
+                    self.read(request, hold).await?;
                 }
                 let body = self.replaced(session, common)?.unwrap_or_default();
                 return self.put(request.headers_mut(), &mut hold.before, &body);
@@ -103,7 +103,7 @@ impl Context<'_> {
                 None => {
                     let (stopper, stopped) = Stopper::new();
                     let through = vec![(through, stopper.clone())];
-                    hold.passage = Some(Box::new(Passage { through, stopper, stopped }));
+                    hold.passage = Some(Box::new(Passage { bound: None, through, stopper, stopped }));
                 }
             }
         }
@@ -118,8 +118,8 @@ impl Context<'_> {
         target: &mut Target,
         hold: &mut Hold,
     ) -> Result<(), End> {
-        let Hold { before, phase, .. } = hold;
-        let data = self.read(request, before, phase.as_ref()).await?;
+        let data = self.read(request, hold).await?;
+        let before = &mut hold.before;
         let ends = before.as_mut().is_none_or(|before| before.trailers().is_none());
         let Some(common) = self.told(session, Told::RequestBody(told::body(&data, ends))).await? else { return Ok(()) };
         self.change_request(session, request, target, &common, false)?;
@@ -262,13 +262,10 @@ impl Context<'_> {
         told::replaced(common.body_mutation).map_err(|why| End::failed(&session.config, &why.into()))
     }
 
-    /// All of a request's body, which is kept in `before`.
-    async fn read(
-        &self,
-        request: &mut Request<Incoming>,
-        before: &mut Option<Box<Beginning>>,
-        phase: Option<&Phase>,
-    ) -> Result<Bytes, End> {
+    /// All of a request's body, which is kept in `hold`.
+    async fn read(&self, request: &mut Request<Incoming>, hold: &mut Hold) -> Result<Bytes, End> {
+        let bound = hold.passage.as_deref().and_then(|passage| passage.bound.clone());
+        let Hold { before, phase, .. } = hold;
         let beginning = before.get_or_insert_with(|| Box::new(Beginning::new(&self.place.proxy.kept_bodies)));
         // One byte more shows that it is too long.
         let read = timeout(BODY, beginning.read(request.body_mut(), LONGEST + 1)).await;
@@ -281,6 +278,9 @@ impl Context<'_> {
             && let Some(phase) = phase
         {
             phase.complete();
+        }
+        if let Some(end) = bound.and_then(|bound| bound.passed(beginning.length())) {
+            return Err(end);
         }
         if beginning.length() > LONGEST {
             let text = format!("a body of more than {LONGEST} bytes, of which a processor is to be told");
@@ -302,9 +302,9 @@ impl Context<'_> {
 
 /// Refuses a request of whose body one processor is to be told whole what another one still makes of it.
 fn whole_only(session: &Session, hold: &Hold) -> Result<(), End> {
-    match &hold.passage {
-        None => Ok(()),
-        Some(_) => {
+    match hold.passage.as_deref().is_none_or(|passage| passage.through.is_empty()) {
+        true => Ok(()),
+        false => {
             let why = "to be told a whole body after another processor is told its pieces is not implemented".to_owned();
             Err(End::failed(&session.config, &why.into()))
         }

@@ -31,8 +31,7 @@ use hyper::body::Incoming;
 use self::{call::Place, message::Context, session::Session};
 pub use self::{
     end::End,
-    flow::Through,
-    passage::{Passage, Stopped, Stopper},
+    passage::{Passage, Passes, Stopped, Stopper},
 };
 use super::{
     ResponseBody,

@@ -6,9 +6,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{end::End, flow::Through};
+use crate::{http::sizes::Bound, upstream::RequestBody};
 
-/// Requests' bodies that pass by way of processors, and where is told that one of these has ended the request.
+/// Requests' bodies that are looked at on their way, or pass by way of processors, and where is told that one of these has ended the request.
 pub struct Passage {
+    /// How long it may be, where its route says so and its length is not known.
+    pub bound: Option<Bound>,
     /// By whom, one after the other.
     pub through: Vec<(Through, Stopper)>,
     /// For further ones.
@@ -17,11 +20,36 @@ pub struct Passage {
     pub stopped: Stopped,
 }
 
+/// By whom a body passes.
+pub struct Passes {
+    bound: Option<(Bound, Stopper)>,
+    through: Vec<(Through, Stopper)>,
+}
+
 impl Passage {
+    /// By way of nobody, and of no more than so many bytes.
+    pub fn bound(bound: Bound) -> Self {
+        let (stopper, stopped) = Stopper::new();
+        Self { bound: Some(bound), through: Vec::new(), stopper, stopped }
+    }
+
     /// By whom it passes, and where is told how it ends.
-    pub fn parts(self) -> (Vec<(Through, Stopper)>, Option<Stopped>) {
-        let Self { through, stopped, .. } = self;
-        (through, Some(stopped))
+    pub fn parts(self) -> (Option<Box<Passes>>, Option<Stopped>) {
+        let Self { bound, through, stopper, stopped } = self;
+        let bound = bound.map(|bound| (bound, stopper));
+        (Some(Box::new(Passes { bound, through })), Some(stopped))
+    }
+}
+
+impl Passes {
+    /// What becomes of a request's body on its way; what was read before was looked at as it was read, if it is the `whole` of it.
+    pub fn request(self, body: RequestBody, whole: bool) -> RequestBody {
+        let Self { bound, through } = self;
+        let body = match bound {
+            Some((bound, stopper)) if !whole => bound.request(body, stopper),
+            _ => body,
+        };
+        through.into_iter().fold(body, |body, (through, stopper)| through.request(body, stopper))
     }
 }
 

@@ -1,7 +1,7 @@
 //! In which order the filters of requests may stand: each relies on what those before it have done, and those after it have not yet. What of it
 //! stands otherwise would be carried out in another order than it is written, so it is rejected.
 
-use super::{RBAC, admission, cors, ext_authz, ext_proc, fault, jwt, limit, limiter, session};
+use super::{RBAC, admission, buffer, cors, ext_authz, ext_proc, fault, jwt, limit, limiter, session};
 use crate::xds::read::{Compiled, Problem};
 
 /// A place in that order.
@@ -24,6 +24,8 @@ pub(super) enum Place {
     Limit,
     /// Servers that are asked about limits.
     Limiters,
+    /// Nobody waits for the body of what is refused.
+    Bodies,
     /// A processor is told of nothing that is refused, and nothing is judged as it leaves it.
     Processors,
     /// Which requests are probes is told by their headers as they are let in.
@@ -45,6 +47,7 @@ impl Place {
             fault::FILTER => Self::Faults,
             limit::FILTER => Self::Limit,
             limiter::FILTER => Self::Limiters,
+            buffer::FILTER => Self::Bodies,
             ext_proc::FILTER => Self::Processors,
             admission::PROBES => Self::Probes,
             admission::FILTER => Self::Admission,
@@ -55,7 +58,7 @@ impl Place {
 
     /// Whether a filter may stand here after one that stands there.
     pub(super) fn after(self, there: Self) -> Compiled<()> {
-        let once = matches!(self, Self::Tokens | Self::Faults | Self::Limit | Self::Admission);
+        let once = matches!(self, Self::Tokens | Self::Faults | Self::Limit | Self::Bodies | Self::Admission);
         if self > there || (self == there && !once) {
             return Ok(());
         }
@@ -72,6 +75,7 @@ impl Place {
             }
             Self::Probes => "health checks",
             Self::Processors => "external processing",
+            Self::Bodies => "a limit of bodies",
             Self::Limiters | Self::Limit => "limits",
             Self::Faults => "faults",
             Self::Cors => "CORS",

@@ -13,12 +13,13 @@ use ambit_api::envoy::pb::{
                 adaptive_concurrency::ConcurrencyControllerConfig,
                 gradient_controller_config::{ConcurrencyLimitCalculationParams, MinimumRttCalculationParams},
             },
+            buffer::v3::Buffer,
             ext_proc::v3::{ExternalProcessor, external_processor::RouteCacheAction},
             health_check::v3::HealthCheck,
             ratelimit::v3::RateLimit,
         },
     },
-    google::protobuf::{Any, BoolValue, Duration},
+    google::protobuf::{Any, BoolValue, Duration, UInt32Value},
 };
 use prost::Message;
 
@@ -80,6 +81,27 @@ fn lua_and_wasm_are_rejected_by_name() {
         let cors = ("envoy.filters.http.cors", cors::FILTER);
         assert_eq!(read(&[cors, (name, type_name), router]), Err(problem));
     }
+}
+
+#[test]
+fn a_limit_of_bodies_comes_after_those_of_requests_and_may_be_off_until_routes_say_otherwise() {
+    let buffer = Buffer { max_request_bytes: Some(UInt32Value { value: 7 }) };
+    let on = said(buffer::NAME, buffer::FILTER, &buffer);
+    let off = HttpFilter { disabled: true, ..on.clone() };
+    let router = said("router", ROUTER, &());
+    let read = |of: &[&HttpFilter]| filters(of.iter().copied().cloned().collect()).map_err(|problem| problem.to_string());
+    assert_eq!(read(&[&router]).unwrap().bodies, None);
+    assert_eq!(read(&[&on, &router]).unwrap().bodies, Some(7));
+    assert_eq!(read(&[&off, &router]).unwrap().bodies, Some(u64::MAX));
+    let limit = said(limit::NAME, limit::FILTER, &());
+    assert_eq!(read(&[&limit, &off, &router]).map(drop), Ok(()));
+    for (wrong, after) in [([&off, &limit], "a limit of bodies"), ([&off, &off], "a limit of bodies")] {
+        let problem = read(&[wrong[0], wrong[1], &router]).map(drop).unwrap_err();
+        assert!(problem.ends_with(&format!("this filter after {after} is not implemented")), "{problem}");
+    }
+    let other = said("bodies", buffer::FILTER, &buffer);
+    let problem = read(&[&other, &router]).map(drop).unwrap_err();
+    assert_eq!(problem, "bodies: this filter under another name than envoy.filters.http.buffer is not implemented");
 }
 
 fn said(name: &str, type_name: &str, config: &impl Message) -> HttpFilter {

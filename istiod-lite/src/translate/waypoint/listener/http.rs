@@ -21,7 +21,7 @@ use super::super::rbac::Enforcement;
 use super::super::route::{cors, requests as policies, session};
 use super::super::wire::ordered::HttpRbac;
 use super::super::wire::{Any, ads, any, any_as, bool_value, seconds};
-use super::super::{admission, ext_authz, ext_proc, limiter};
+use super::super::{admission, ext_authz, ext_proc, limiter, sizes};
 use super::network_filter;
 
 /// The peer's address is the tunnel's. `X-Forwarded-For` is the client's to write: it is passed on, and an address is only
@@ -39,10 +39,10 @@ pub enum Routes {
     Inline(Box<RouteConfiguration>),
 }
 
-/// A connection manager for requests to a service: tokens, external authorizers, authorization, then CORS, faults, limits, external processors,
-/// admission and sessions, then the router: what a processor answers takes no place among what is let in. The filters from CORS on are there
-/// whether a route has anything to say for them or not: a listener that changes ends connections. Only those of servers of limits and of
-/// processors are there where some route names them, and that of admission where somebody asks for it: routes say nothing for it.
+/// A connection manager for requests to a service: tokens, external authorizers, authorization, then CORS, faults, limits, those of bodies, external
+/// processors, admission and sessions, then the router: what a processor answers takes no place among what is let in. The filters from CORS on are there
+/// whether a route has anything to say for them or not: a listener that changes ends connections. Only those of servers of limits, of bodies and
+/// of processors are there where some route names them, and that of admission where somebody asks for it: routes say nothing for it.
 pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
     let mut manager = manager(name, routes, enforcement, access_log);
     // What the proxy before says of its time is a bound. At the edge, where anybody may be before, it is not.
@@ -71,7 +71,8 @@ pub fn manager(name: &str, routes: Routes, enforcement: &Enforcement, access_log
     let optional = |filter: HttpFilter| HttpFilter { is_optional: true, ..filter };
     let ahead = [http_filter(policies::FAULTS, policies::no_faults()), http_filter(policies::LIMITS, policies::no_limits())];
     http_filters.extend(ahead.into_iter().chain(enforcement.limiters.iter().map(limiter::filter)).map(optional));
-    // Without a processor nothing may pass that is to be processed.
+    // Without one of these nothing may pass that is for it.
+    http_filters.extend(enforcement.bodies.then(sizes::filter));
     http_filters.extend(enforcement.processes.iter().map(ext_proc::filter));
     let sessions = http_filter(session::FILTER, any(&StatefulSession::default()));
     http_filters.extend(enforcement.admission.iter().flat_map(admission::filters).chain([sessions]).map(optional));

@@ -70,6 +70,8 @@ pub struct Enforcement {
     pub dry_run: DryRun,
     /// Have these count what is left, once the routes are known that name them.
     pub limiters: Vec<Limiter>,
+    /// Have bodies no longer than routes say, where one of them says so.
+    pub bodies: bool,
     /// Have what is left processed by these, where routes say so.
     pub processes: Vec<Process>,
     /// Let in so many at once of what is not refused.

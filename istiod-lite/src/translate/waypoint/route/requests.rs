@@ -28,6 +28,7 @@ use super::super::ext_proc;
 use super::super::limiter;
 use super::super::names::PEER_PRINCIPAL;
 use super::super::scope::ServedPort;
+use super::super::sizes;
 use super::super::wire::{Any, any, bool_value, duration, exactly, header_is, matches, regex, seconds, string_kind, u32_value};
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::requests::{self as crd, FaultHeader, FaultHeaderType, LimitBy, RequestPolicy};
@@ -43,6 +44,8 @@ const POLICIES: &str = "ambit.dev";
 const LIMIT: &str = "limit";
 /// The kind of a limit that a server counts.
 const GLOBAL: &str = "global";
+/// The kind of a limit of how large requests may be.
+const SIZE: &str = "size";
 /// The client's SPIFFE id, or the value of the header.
 const CLIENT: &str = "client";
 /// How many clients, or values of headers, have a bucket at once.
@@ -86,11 +89,18 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
         route.typed_per_filter_config.insert(filter, said);
         named.insert(GLOBAL.to_owned(), policy);
     }
+    // Who writes routes for his own clients does not have a Service of others take more.
+    let sized = of_service.filter(|policy| foreign && policy.spec.limits.is_some()).or(own).or(of_service);
+    let sized = sized.filter(|policy| policy.spec.limits.is_some());
+    named.extend(sized.map(|policy| (SIZE.to_owned(), policy)));
     if !named.is_empty() {
         let name = |policy: &Arc<RequestPolicy>| string_kind(NamespacedName::of(&policy.metadata).to_string());
         let fields = named.into_iter().map(|(kind, policy)| (kind, name(policy))).collect();
         let filter_metadata = [(POLICIES.to_owned(), Struct { fields })].into();
         route.metadata = Some(Metadata { filter_metadata, ..Default::default() });
+    }
+    if let Some(policy) = sized {
+        sizes::of_route(policy, route);
     }
     let of_others = of_service.filter(|policy| foreign && policy.spec.external_processing.is_some());
     if let Some(policy) = of_others.or(own).or(of_service) {
@@ -102,6 +112,7 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
 pub fn without(mut route: Route) -> Route {
     route.typed_per_filter_config.retain(|filter, _| filter != FAULTS && limiter::provider(filter).is_none());
     ext_proc::without(&mut route);
+    sizes::without(&mut route);
     route.metadata = None;
     route
 }

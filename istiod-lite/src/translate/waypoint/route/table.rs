@@ -8,7 +8,7 @@ use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{FilterStateMatcher, strin
 use super::super::names::Layer;
 use super::super::scope::ServedPort;
 use super::super::wire::{self, Any, bool_value, entry, matches, peer_is};
-use super::super::{ext_proc, limiter};
+use super::super::{ext_proc, limiter, sizes};
 use super::{Backend, RouteMemory, deadline, for_everyone, not_found, requests};
 use crate::index::Index;
 
@@ -21,12 +21,15 @@ pub struct Named {
     pub processors: BTreeSet<String>,
     /// The extension providers that count them.
     pub limiters: BTreeSet<String>,
+    /// Whether one of them says how long bodies may be.
+    pub bodies: bool,
 }
 
 impl Named {
     fn note(&mut self, route: &Route) {
         self.limits.extend(requests::limits(route).map(|(kind, policy)| (kind.to_owned(), policy.to_owned())));
         self.limiters.extend(limiter::providers(route).map(str::to_owned));
+        self.bodies |= sizes::is_named(route);
     }
 
     /// Adds what other routes name.
@@ -34,6 +37,7 @@ impl Named {
         self.limits.extend(other.limits.iter().cloned());
         self.processors.extend(other.processors.iter().cloned());
         self.limiters.extend(other.limiters.iter().cloned());
+        self.bodies |= other.bodies;
     }
 }
 

@@ -147,6 +147,11 @@ apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: a, namespace: shop}
 spec: {hosts: [a], http: [{match: [{withoutHeaders: {x: {exact: y}}}], directResponse: {status: 403, body: {string: "no"}}}]}
+---
+apiVersion: ambit.dev/v1alpha1
+kind: RequestPolicy
+metadata: {name: a, namespace: shop}
+spec: {targetRefs: [{group: "", kind: Service, name: a}], limits: {maxBodyBytes: 1000, maxHeaderBytes: 2000}}
 "#
 );
 
