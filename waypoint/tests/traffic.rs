@@ -32,6 +32,8 @@ mod hashes;
 mod heads;
 #[path = "traffic/http10.rs"]
 mod http10;
+#[path = "traffic/lasting.rs"]
+mod lasting;
 #[path = "traffic/live.rs"]
 mod live;
 #[path = "traffic/logged.rs"]
@@ -442,12 +444,12 @@ async fn a_resource_that_is_not_understood_is_rejected_by_name_and_changes_nothi
     if let Some(ambit_api::envoy::pb::envoy::config::route::v3::route::Action::Route(action)) =
         &mut config.virtual_hosts[0].routes[0].action
     {
-        action.idle_timeout = Some(Default::default());
+        action.append_x_forwarded_host = true;
     }
     let rejected = mesh.offer(type_url::ROUTE, vec![(name.clone(), config)]);
     assert_eq!(rejected.len(), 1);
     assert_eq!(rejected[0].name, name);
-    assert!(rejected[0].reason.contains("idle_timeout is not implemented"), "{}", rejected[0].reason);
+    assert!(rejected[0].reason.contains("append_x_forwarded_host is not implemented"), "{}", rejected[0].reason);
     assert_eq!(once(&mesh, WEB, service.vip, get("/")).await.0, 200);
 }
 

@@ -120,6 +120,10 @@ reasons! {
     IdleTimeout => "idle_timeout",
     /// One side has ended, and the other carried nothing for longer than is allowed.
     HalfOpenTimeout => "half_open_timeout",
+    /// The request and its response carried nothing for longer than their route allows.
+    StreamIdleTimeout => "stream_idle_timeout",
+    /// The stream lasted longer than its route allows.
+    StreamTimeout => "stream_timeout",
     /// The request took longer than is allowed.
     RequestTimeout => "request_timeout",
     /// The request breaks its protocol.

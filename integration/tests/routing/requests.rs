@@ -1,4 +1,5 @@
-//! Faults that are put in the way of requests, and limits of how often they may come and how large they may be.
+//! Faults that are put in the way of requests, limits of how often they may come and how large they may be, and how long they may be silent
+//! and last.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,10 @@ use ambit_integration::{
 use anyhow::ensure;
 use bytes::Bytes;
 use libtest_mimic::Trial;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{CLIENT, ECHO, OTHER};
 
@@ -20,6 +25,12 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "beyond its burst a rule refuses, however a request matches it, and others do not", limit),
         shared(mesh, "each identity and each value of a header has a limit of its own", limit_of_each),
         shared(mesh, "a body that is longer than its route lets pass is refused, and one that is just so long is not", sizes),
+        shared(
+            mesh,
+            "a request of which nothing passes for the time of its route is ended, and one that trickles is not",
+            silent,
+        ),
+        shared(mesh, "a stream lasts no longer than its route says, however much passes on it", lasting),
     ]
 }
 
@@ -93,5 +104,90 @@ async fn limit_of_each(suite: &Suite) -> anyhow::Result<()> {
         let answer = ask(suite, from, "/by-header", header).await?;
         ensure!(answer.status == 429, "{from} {header:?}: {answer:?}");
     }
+    Ok(())
+}
+
+/// An answer that comes after five seconds.
+fn slow(path: &str) -> http::request::Builder {
+    get(path).header("x-key", format!("late {path}")).header("x-fail-first", "1000000").header("x-fail-with", "slow")
+}
+
+/// Not as long as an answer of five seconds takes.
+fn in_time(began: Instant, least: u64) -> anyhow::Result<()> {
+    let took = began.elapsed();
+    ensure!(took >= Duration::from_millis(least) && took < Duration::from_millis(4900), "it took {took:?}");
+    Ok(())
+}
+
+/// Sends a body of eight bytes one after the other, with so long before each.
+async fn upload(suite: &Suite, path: &str, bytes: usize, pause: Duration) -> anyhow::Result<String> {
+    let mut stream = suite.client(CLIENT, ECHO, 80)?.connect().await?;
+    let head = format!("PUT {path} HTTP/1.1\r\nhost: echo\r\ncontent-length: 8\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    for _ in 0..bytes {
+        tokio::time::sleep(pause).await;
+        stream.write_all(b"x").await?;
+    }
+    let mut answer = Vec::new();
+    // An Envoy resets the tunnel right behind the last answer in it.
+    let _end = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut answer)).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// A stream of bytes after an upgrade.
+async fn upgraded(suite: &Suite, path: &str) -> anyhow::Result<TcpStream> {
+    let mut stream = suite.client(CLIENT, ECHO, 80)?.connect().await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: echo\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    ensure!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    Ok(stream)
+}
+
+/// Sends a byte now and then that comes back, until the stream ends or it has done so that often; says how often it has.
+async fn trickle(stream: &mut TcpStream, times: usize) -> anyhow::Result<usize> {
+    for time in 0..times {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let sent = stream.write_all(b"x").await;
+        let back = tokio::time::timeout(Duration::from_secs(15), stream.read_u8()).await?;
+        if sent.is_err() || back.is_err() {
+            return Ok(time);
+        }
+    }
+    Ok(times)
+}
+
+async fn silent(suite: &Suite) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let answer = suite.client(CLIENT, ECHO, 80)?.send(slow("/silent")).await?;
+    ensure!(answer.status == 504, "{answer:?}");
+    in_time(began, 1500)?;
+
+    let answer = upload(suite, "/silent", 3, Duration::ZERO).await?;
+    ensure!(answer.starts_with("HTTP/1.1 408 "), "half of it came: {answer}");
+    let answer = upload(suite, "/silent", 8, Duration::from_millis(400)).await?;
+    ensure!(answer.starts_with("HTTP/1.1 200 "), "it trickles: {answer}");
+
+    let mut stream = upgraded(suite, "/silent").await?;
+    let came = trickle(&mut stream, 6).await?;
+    ensure!(came == 6, "the stream ended after {came}");
+    let ended = tokio::time::timeout(Duration::from_secs(15), stream.read_u8()).await;
+    ensure!(matches!(ended, Ok(Err(_))), "it is silent, and stays: {ended:?}");
+    Ok(())
+}
+
+async fn lasting(suite: &Suite) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let answer = suite.client(CLIENT, ECHO, 80)?.send(slow("/lasting")).await?;
+    ensure!(answer.status == 504, "{answer:?}");
+    in_time(began, 2000)?;
+    let mut stream = upgraded(suite, "/lasting").await?;
+    let came = trickle(&mut stream, 30).await?;
+    ensure!((1..30).contains(&came), "{came} bytes came back");
     Ok(())
 }

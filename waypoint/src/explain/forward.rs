@@ -82,7 +82,8 @@ impl Explanation {
             step = step.because(format!("its response is given {} (CORS)", names.join(", ")));
         }
         let due = Deadline::of(http, forwarding, view.headers, is_grpc(view.headers), (Duration::ZERO, true));
-        step = words::due(&due).into_iter().fold(step, |step, said| step.because(said));
+        let of_stream = forwarding.stream.iter().flat_map(|times| words::stream(times, &due));
+        step = words::due(&due).into_iter().chain(of_stream).fold(step, |step, said| step.because(said));
         step = step.because(match &forwarding.retry {
             Some(policy) => words::retries(policy),
             None => {

@@ -6,7 +6,7 @@ use ambit_model::{
     explain::{Stage, Step, request::HostConsidered},
     route::{
         AdmissionSettings, Claim, Counted, HashPolicy, Hashed, HeaderMutations, RequestView, RetryBudget, RetryOn, RetryPolicy,
-        Route, Session,
+        Route, Session, StreamTimes,
     },
 };
 use http::{HeaderMap, HeaderName};
@@ -177,6 +177,14 @@ pub(super) fn due(due: &Deadline) -> Vec<String> {
         words.push("its endpoint is told what is left of that at each try".to_owned());
     }
     words
+}
+
+/// How long its stream may be silent, and last; of a call whose client says how long it waits, that is said before.
+pub(super) fn stream(times: &StreamTimes, due: &Deadline) -> Vec<String> {
+    let idle = times.idle.map(|limit| format!("it ends when no byte has passed in either direction for {limit:?}"));
+    let longest = times.longest_beside(due.call);
+    let longest = longest.map(|limit| format!("it ends {limit:?} after its beginning, also in the middle of its response"));
+    idle.into_iter().chain(longest).collect()
 }
 
 /// When a request is sent again.

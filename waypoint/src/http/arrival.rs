@@ -72,6 +72,11 @@ impl Arrival {
         (Self(coming), guard)
     }
 
+    /// Whether it has come whole.
+    pub fn is_whole(&self) -> bool {
+        self.0.as_ref().is_none_or(|coming| coming.ends.is_cancelled())
+    }
+
     /// How long ago it has come whole, as far as anybody waits for that, for one that is sent on since `sent`.
     pub fn passed(&self, sent: Instant) -> Duration {
         match &self.0 {
@@ -126,11 +131,12 @@ mod tests {
         Arrival::new(true, &passed).0.after(LIMIT).await;
         let (arrival, guard) = Arrival::new(false, &passed);
         let mut late = arrival.clone().expiry(LIMIT);
-        assert!(poll!(&mut late).is_pending());
+        assert!(poll!(&mut late).is_pending() && !arrival.is_whole());
         sleep(3 * LIMIT).await;
         assert!(poll!(&mut late).is_pending(), "it began before");
         assert_eq!(arrival.passed(Instant::now()), Duration::ZERO);
         drop(guard);
+        assert!(arrival.is_whole());
         late.await;
         assert!(arrival.passed(Instant::now()) >= LIMIT, "it is known since when it is whole");
         arrival.after(LIMIT).await;

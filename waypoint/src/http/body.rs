@@ -4,6 +4,7 @@ use std::{
     fmt,
     mem::replace,
     pin::Pin,
+    sync::atomic::Ordering,
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Over, arrival::Expiry};
+use super::{Over, arrival::Expiry, times::Times};
 use crate::{
     compiled::Counted,
     observe::{InFlight, Record},
@@ -45,6 +46,8 @@ pub struct Streaming {
     pub counted: Counted,
     /// When it must have ended.
     pub deadline: Option<Expiry>,
+    /// How long it may last and be silent, where its route says so.
+    pub times: Option<Box<Times>>,
 }
 
 /// Why a body broke off.
@@ -62,6 +65,9 @@ pub enum BodyError {
     /// It took too long.
     #[error("the response took longer than the route allows")]
     TimedOut,
+    /// Its stream was silent, or lasted, for too long.
+    #[error("the stream is over: {0}")]
+    Over(Reason),
 }
 
 impl ResponseBody {
@@ -166,6 +172,14 @@ impl Body for ResponseBody {
             (streaming.lease, streaming.deadline) = (None, None);
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
+        if let Some(times) = &mut streaming.times
+            && let Poll::Ready((_, refusal)) = Pin::new(times.as_mut()).poll(cx)
+        {
+            streaming.record.reason = refusal.reason;
+            streaming.record.error = Some(refusal.to_string());
+            (streaming.lease, streaming.deadline, streaming.times) = (None, None, None);
+            return Poll::Ready(Some(Err(BodyError::Over(refusal.reason))));
+        }
         match ready!(Pin::new(&mut streaming.inner).poll_frame(cx)) {
             None => {
                 streaming.finished();
@@ -182,6 +196,9 @@ impl Body for ResponseBody {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     streaming.record.received += data.len() as u64;
+                    if let Some(times) = &streaming.times {
+                        times.received().fetch_add(data.len() as u64, Ordering::Relaxed);
+                    }
                 } else if let Some(trailers) = frame.trailers_ref() {
                     if let Some(status) = trailers.get("grpc-status") {
                         streaming.record.grpc_status = status.to_str().ok().and_then(|s| s.parse().ok());

@@ -50,9 +50,12 @@ impl Deadline {
         let expected = if http.deadlines { deadline::expected(headers) } else { None };
         // Who waits for a request that it still sends has not begun to count.
         let expected = expected.map(|time| if whole { time.saturating_sub(age) } else { time });
-        let call = most.and_then(|_| deadline::of_call(headers));
+        let stream = forwarding.stream.as_deref().filter(|times| is_call && times.calls.is_some());
+        let said = if most.is_some() || stream.is_some() { deadline::of_call(headers) } else { None };
+        let of_stream = stream.and_then(|times| times.of_call(said));
+        let call = of_stream.or(said.filter(|_| most.is_some()));
         let until = call.and_then(|time| Instant::now().checked_add(time.saturating_sub(age)));
-        Self { route, expected, call, until, tells: most.is_some() }
+        Self { route, expected, call, until, tells: most.is_some() || of_stream.is_some() }
     }
 
     /// The longest from when the request has come whole.
@@ -114,10 +117,15 @@ impl Deadline {
         }
     }
 
-    /// Has an answer of ours tell the client of a call that it was its own time that was over, where that is so: of a server that is away it would
-    /// ask again.
+    /// Has an answer of ours tell the client of a call that it was its own time that was over, or that of its stream, where that is so: of a server
+    /// that is away it would ask again.
     pub fn answer(&self, reason: Reason, headers: &mut HeaderMap) -> bool {
-        let own = reason == Reason::RequestTimeout && self.call_is_over();
+        let own = match reason {
+            Reason::RequestTimeout => self.call_is_over(),
+            // As Envoy tells it of a stream that has lasted for too long, if it is a call.
+            Reason::StreamTimeout => headers.contains_key("grpc-status"),
+            _ => false,
+        };
         if own {
             headers.insert("grpc-status", OVER);
         }
@@ -127,6 +135,8 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
+    use ambit_model::route::StreamTimes;
+
     use super::*;
     use crate::http::select;
 
@@ -144,6 +154,7 @@ mod tests {
             mirrors: Vec::new(),
             retry: None,
             calls: calls.map(Duration::from_secs),
+            stream: None,
             hash: Vec::new(),
         }
     }
@@ -171,6 +182,33 @@ mod tests {
             let expected = (limit.map(Duration::from_secs), of_call.map(Duration::from_secs));
             assert_eq!((deadline.limit(), deadline.call), expected, "{deadlines} {timeout:?} {calls:?} {call}");
             assert!(!deadline.is_over());
+        }
+    }
+
+    #[test]
+    fn the_client_of_a_call_makes_its_stream_shorter_and_never_longer() {
+        let said = headers(&[("grpc-timeout", "5S")]);
+        for (calls, is_call, headers, call, longest) in [
+            (Some(9), true, &said, Some(5), None),
+            (Some(3), true, &said, Some(3), None),
+            (Some(0), true, &said, Some(5), None),
+            (Some(9), true, &HeaderMap::new(), None, Some(9)),
+            (Some(9), false, &said, None, Some(9)),
+            (None, true, &said, None, Some(9)),
+        ] {
+            let mut route = route(None, None);
+            let times = StreamTimes { idle: None, longest: Some(Duration::from_secs(9)), calls: calls.map(Duration::from_secs) };
+            route.stream = times.held();
+            let deadline = Deadline::of(&chain(false), &route, headers, is_call, NOW);
+            assert_eq!((deadline.call, deadline.limit()), (call.map(Duration::from_secs), None), "{calls:?} {is_call}");
+            assert_eq!(times.longest_beside(deadline.call), longest.map(Duration::from_secs), "{calls:?} {is_call}");
+            assert_eq!(deadline.tells, call.is_some());
+        }
+        let plain = Deadline::of(&chain(false), &route(None, None), &HeaderMap::new(), true, NOW);
+        for (pairs, told) in [(&[("grpc-status", "14")][..], true), (&[][..], false)] {
+            let mut answer = self::headers(pairs);
+            assert_eq!(plain.answer(Reason::StreamTimeout, &mut answer), told, "{pairs:?}");
+            assert_eq!(answer.get("grpc-status").is_some_and(|status| status == "4"), told);
         }
     }
 

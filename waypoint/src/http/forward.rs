@@ -21,7 +21,9 @@ use super::{
     mirror::{self, Copy},
     retry, select,
     send::Sender,
-    serve, upgrade,
+    serve,
+    times::Times,
+    upgrade,
 };
 use crate::{
     compiled::{Chain, Cluster, Counted, HttpChain, Snapshot},
@@ -90,7 +92,8 @@ pub async fn forward(
     let timed = due.limit().is_some() || forwarding.retry.as_ref().is_some_and(|retry| retry.per_try.is_some());
     // Who is outside of the mesh may be anybody, and is not waited for as long as it likes.
     let outside = exchange.tunnel.edge.is_some();
-    let (arrival, arriving) = Arrival::new(!(timed || outside) || request.body().is_end_stream(), &record.sent);
+    let (arrival, arriving) =
+        Arrival::new(!(timed || outside || forwarding.stream.is_some()) || request.body().is_end_stream(), &record.sent);
     let limits = &exchange.proxy.limits;
     let pause = if request.body().size_hint().exact().is_some() { limits.body } else { limits.idle };
     let paused = outside.then(|| arrival.clone().paused(pause));
@@ -103,20 +106,21 @@ pub async fn forward(
     // In memory of its own: hardly a request needs it, and all of them would have room for it.
     let asked = changed.then(|| Box::new(head(&request)));
     let mut deadline = due.expiry(&arrival);
+    let mut times = Times::of(forwarding, &due, &record, &arrival);
     let stuck = due.limit().map(|limit| arrival.clone().stuck(limit));
     let (through, mut stopped) = hold.passage.take().map(|passage| passage.parts()).unwrap_or_default();
     let passing = Passing { phase: hold.phase.clone(), before: hold.before.take(), arrival, arriving, due: &due, through };
     let attempt = attempt(&exchange, forwarding, &weight, request, &mut record, passing);
     let late = |text: &str| Err((StatusCode::GATEWAY_TIMEOUT, Refusal::new(Reason::RequestTimeout, text)));
     let mut end = None;
-    let outcome = match (deadline.as_mut(), paused, stopped.as_mut()) {
+    let outcome = match (deadline.as_mut(), paused, stopped.as_mut(), times.as_deref_mut()) {
         _ if due.is_over() => {
             drop(attempt);
             record.service = exchange.chain.service();
             late("nobody waits for a response any more")
         }
-        (None, None, None) => attempt.await,
-        (deadline, paused, stopped) => tokio::select! {
+        (None, None, None, None) => attempt.await,
+        (deadline, paused, stopped, times) => tokio::select! {
             biased;
             said = if_any(stopped.map(Stopped::ended)) => {
                 end = Some(said);
@@ -134,13 +138,14 @@ pub async fn forward(
                 let detail = format!("nothing more of the request has come for {pause:?}");
                 Err((StatusCode::REQUEST_TIMEOUT, Refusal::new(Reason::RequestTimeout, detail)))
             }
+            refused = if_any(times) => Err(refused),
         },
     };
     if let Some(end) = end {
         return ended(end, &mut record, exchange.style);
     }
     match outcome {
-        Ok(outcome) => respond(exchange, outcome, &weight, record, hold, deadline),
+        Ok(outcome) => respond(exchange, outcome, &weight, record, hold, (deadline, times)),
         Err((status, refusal)) => {
             let mut response = answer::refused(&mut record, exchange.style, status, &refusal);
             if due.answer(refusal.reason, response.headers_mut()) {
@@ -164,7 +169,7 @@ fn ended(end: End, record: &mut Record, style: Style) -> Response<ResponseBody> 
 }
 
 /// Completes when this does, and never where there is none.
-async fn if_any<T>(expiry: Option<impl Future<Output = T>>) -> T {
+pub(super) async fn if_any<T>(expiry: Option<impl Future<Output = T>>) -> T {
     match expiry {
         Some(expiry) => expiry.await,
         None => std::future::pending().await,
@@ -367,11 +372,14 @@ fn respond(
     weight: &ClusterWeight,
     mut record: Box<Record>,
     hold: Hold,
-    deadline: Option<Expiry>,
+    (deadline, mut times): (Option<Expiry>, Option<Box<Times>>),
 ) -> Response<ResponseBody> {
     let Outcome { sent: Sent { mut response, lease }, counted, claim, cookies, head, upgrade, version } = outcome;
     record.status = Some(response.status().as_u16());
     record.tell();
+    if let Some(times) = &mut times {
+        times.moved();
+    }
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let upstream = switched.then(|| hyper::upgrade::on(&mut response));
     let name = response.headers().get(header::UPGRADE).cloned();
@@ -396,7 +404,7 @@ fn respond(
         // It may last for days, which says nothing of how long requests take, and keeps none from being let in.
         record.admitted = None;
         let held = (hold.place, lease.connected(), lease, counted);
-        exchange.upgrades.spawn(upgrade::carry(client, upstream, record, held, exchange.tunnel.drain.clone()));
+        exchange.upgrades.spawn(upgrade::carry(client, upstream, record, held, exchange.tunnel.drain.clone(), times));
         return response.map(|_| ResponseBody::local(bytes::Bytes::new()));
     }
     if switched {
@@ -407,5 +415,5 @@ fn respond(
     let kept = version == Version::HTTP_10 && response.body().size_hint().exact().is_some();
     *response.version_mut() = if kept { Version::HTTP_11 } else { version };
     let hold = (hold.place, hold.over);
-    response.map(|inner| ResponseBody::streaming(Streaming { inner, lease: Some(lease), record, hold, counted, deadline }))
+    response.map(|inner| ResponseBody::streaming(Streaming { inner, lease: Some(lease), record, hold, counted, deadline, times }))
 }

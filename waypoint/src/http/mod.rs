@@ -24,6 +24,7 @@ pub(crate) mod select;
 mod send;
 mod serve;
 pub(crate) mod sizes;
+mod times;
 mod upgrade;
 
 pub use answer::grpc_status;

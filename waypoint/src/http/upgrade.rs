@@ -1,9 +1,12 @@
-//! A connection that stopped being HTTP (WebSocket): bytes both ways until both sides have ended.
+//! A connection that stopped being HTTP (WebSocket): bytes both ways until both sides have ended, or a time of its route is over.
 
 use std::{
     io,
     pin::Pin,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -13,12 +16,21 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::{forward::if_any, times::Times};
 use crate::observe::Record;
 
-/// Carries the bytes of an upgraded connection to their end, and holds what it is to hold until then; the drain's deadline cuts it.
-pub async fn carry<H>(client: OnUpgrade, upstream: OnUpgrade, mut record: Box<Record>, held: H, drain: Watch) {
+/// Carries the bytes of an upgraded connection to their end, and holds what it is to hold until then; the drain's deadline cuts it, and so do
+/// the times of its stream.
+pub async fn carry<H>(
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    mut record: Box<Record>,
+    held: H,
+    drain: Watch,
+    times: Option<Box<Times>>,
+) {
     let sent = record.sent.clone();
-    let received = AtomicU64::new(0);
+    let received = times.as_ref().map_or_else(Arc::default, |times| times.received().clone());
     match tokio::try_join!(client, upstream) {
         Err(error) => {
             record.reason = Reason::UpstreamProtocolError;
@@ -27,14 +39,23 @@ pub async fn carry<H>(client: OnUpgrade, upstream: OnUpgrade, mut record: Box<Re
         Ok((client, upstream)) => {
             let mut client = Counted::new(client, &sent);
             let mut upstream = Counted::new(upstream, &received);
-            let outcome = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
-            record.reason = match &outcome {
-                Ok(_) => Reason::Ok,
-                Err(_) if drain.is_draining() => Reason::Draining,
-                Err(_) if client.failed => Reason::ClientReset,
-                Err(_) => Reason::UpstreamReset,
+            let carried = tokio::io::copy_bidirectional(&mut client, &mut upstream);
+            let outcome = tokio::select! {
+                biased;
+                outcome = carried => Ok(outcome),
+                (_, refusal) = if_any(times) => Err(refusal),
             };
-            record.error = outcome.err().map(|error| error.to_string());
+            record.reason = match &outcome {
+                Ok(Ok(_)) => Reason::Ok,
+                Ok(Err(_)) if drain.is_draining() => Reason::Draining,
+                Ok(Err(_)) if client.failed => Reason::ClientReset,
+                Ok(Err(_)) => Reason::UpstreamReset,
+                Err(refusal) => refusal.reason,
+            };
+            record.error = match outcome {
+                Ok(outcome) => outcome.err().map(|error| error.to_string()),
+                Err(refusal) => Some(refusal.to_string()),
+            };
             record.received = received.load(Ordering::Relaxed);
         }
     }

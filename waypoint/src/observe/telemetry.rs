@@ -355,6 +355,7 @@ fn flag(reason: Reason) -> &'static str {
         Reason::UpstreamReset => "UC",
         Reason::UpstreamProtocolError => "UPE",
         Reason::UpstreamTimeout | Reason::RequestTimeout => "UT",
+        Reason::StreamIdleTimeout => "SI",
         Reason::RouteNotFound | Reason::ListenerNotFound => "NR",
         Reason::BackendInvalid => "NC",
         Reason::ClientReset => "DC",
@@ -385,6 +386,8 @@ mod tests {
             (Reason::UpstreamRefused, exhausted, "URX,UF"),
             (Reason::RequestTimeout, over, "UO,UT"),
             (Reason::UpstreamProtocolError, exhausted, "URX,UPE"),
+            (Reason::StreamIdleTimeout, None, "SI"),
+            (Reason::StreamTimeout, None, "-"),
         ] {
             assert_eq!(&*flags(reason, given, false), expected, "{reason:?} {given:?}");
         }

@@ -17,7 +17,7 @@ use ambit_api::envoy::pb::envoy::config::{
 };
 use ambit_model::route::{
     Action, ClusterWeight, Conditions, DirectResponse, DomainMatch, HeaderMutations, HostRewrite, PathMatch, PathRewrite,
-    PathTest, Redirect, Route, RouteFilters, RouteMatch, RouteTable, SizeLimits, Upstream, VirtualHost,
+    PathTest, Redirect, Route, RouteFilters, RouteMatch, RouteTable, SizeLimits, StreamTimes, Upstream, VirtualHost,
 };
 
 use alike::Alike;
@@ -235,12 +235,31 @@ fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
         .collect::<Compiled<_>>()
         .under("request_mirror_policies")?;
     let hash = hash::policies(take(&mut action.hash_policy))?;
-    let calls = calls(&mut action)?;
+    // Where this is there, Envoy heeds neither of the others.
+    let lasting = action.max_stream_duration.is_some();
+    let timeout = timeout.filter(|_| !lasting);
+    let calls = calls(&mut action)?.filter(|_| !lasting);
+    let stream = stream(&mut action)?;
     finish(&action)?;
-    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, calls, hash })
+    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, calls, stream, hash })
 }
 
-/// Up to what the deadlines of calls hold. What came after this field has `timeout` hold for nothing any more, so Istio sends it as well.
+/// How long streams may last and be silent. Zero is no limit, as where nothing is said.
+fn stream(action: &mut pb::RouteAction) -> Compiled<Option<Box<StreamTimes>>> {
+    let time = |said: Option<_>| said.map(duration).transpose();
+    let limit = |said| time(said).map(|time| time.filter(|time| !time.is_zero()));
+    let idle = limit(action.idle_timeout.take()).under("idle_timeout")?;
+    let mut times = StreamTimes { idle, ..Default::default() };
+    if let Some(mut said) = action.max_stream_duration.take() {
+        const AT: &str = "max_stream_duration";
+        times.longest = limit(said.max_stream_duration.take()).under(AT)?;
+        times.calls = time(said.grpc_timeout_header_max.take()).under(AT)?;
+        finish(&said).under(AT)?;
+    }
+    Ok(times.held())
+}
+
+/// Up to what the deadlines of calls hold.
 #[allow(deprecated)]
 fn calls(action: &mut pb::RouteAction) -> Compiled<Option<Duration>> {
     action.max_grpc_timeout.take().map(duration).transpose().under("max_grpc_timeout")

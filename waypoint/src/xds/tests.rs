@@ -1,6 +1,6 @@
 //! What is taken, what is rejected and by which name, and what becomes of it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use ambit_api::{
     envoy::pb::{
@@ -14,8 +14,11 @@ use ambit_api::{
                 rbac::v3 as rbac_pb,
                 route::v3::{
                     self as route_pb, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch,
-                    VirtualHost, header_matcher::HeaderMatchSpecifier, query_parameter_matcher::QueryParameterMatchSpecifier,
-                    route_action::ClusterSpecifier, route_match::PathSpecifier,
+                    VirtualHost,
+                    header_matcher::HeaderMatchSpecifier,
+                    query_parameter_matcher::QueryParameterMatchSpecifier,
+                    route_action::{ClusterSpecifier, MaxStreamDuration},
+                    route_match::PathSpecifier,
                 },
             },
             extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy},
@@ -24,7 +27,7 @@ use ambit_api::{
                 string_matcher::MatchPattern, value_matcher::MatchPattern as ValueTest,
             },
         },
-        google::protobuf::{Any, StringValue},
+        google::protobuf::{Any, Duration as Time, StringValue},
         xds::{
             core::v3::TypedExtensionConfig,
             r#type::matcher::v3::{
@@ -43,7 +46,10 @@ use ambit_api::{
     },
     type_url,
 };
-use ambit_model::{jwt, route::RequestView};
+use ambit_model::{
+    jwt,
+    route::{Action, RequestView, StreamTimes},
+};
 use ambit_xds::{Resource, client::Subscriptions};
 use http::HeaderMap;
 use prost::Message;
@@ -142,9 +148,8 @@ fn a_field_that_is_not_implemented_is_named_with_its_place() {
         &["routes[r].match", "runtime_fraction is not implemented"],
     );
     for (edit, name) in [
-        ((|a| a.idle_timeout = Some(Default::default())) as fn(&mut RouteAction), "idle_timeout"),
-        (|a| a.max_stream_duration = Some(Default::default()), "max_stream_duration"),
-        (|a| a.priority = 1, "priority"),
+        ((|a| a.priority = 1) as fn(&mut RouteAction), "priority"),
+        (|a| a.append_x_forwarded_host = true, "append_x_forwarded_host"),
     ] {
         let mut config = table(path(PathSpecifier::Prefix("/".into())));
         if let Some(route_pb::route::Action::Route(action)) = &mut config.virtual_hosts[0].routes[0].action {
@@ -166,6 +171,48 @@ fn a_field_that_is_not_implemented_is_named_with_its_place() {
     let mut host = table(path(PathSpecifier::Prefix("/".into())));
     host.virtual_hosts[0].retry_policy = Some(Default::default());
     check_rejected(host, &["virtual_hosts[v]", "retry_policy is not implemented"]);
+}
+
+/// The table of a route that calls may take 7 s of, and what else is said.
+#[allow(deprecated)]
+fn timed(edit: impl FnOnce(&mut RouteAction)) -> RouteConfiguration {
+    let mut config = table(path(PathSpecifier::Prefix("/".into())));
+    if let Some(route_pb::route::Action::Route(action)) = &mut config.virtual_hosts[0].routes[0].action {
+        action.max_grpc_timeout = Some(Time { seconds: 7, nanos: 0 });
+        edit(action);
+    }
+    config
+}
+
+#[test]
+fn times_of_streams_are_read_and_what_clients_say_counts_as_in_envoy() {
+    let read = |config| {
+        let table = route::table(config).unwrap();
+        let Action::Forward(forwarding) = &table.hosts[0].routes[0].action else { panic!("it sends on") };
+        assert_eq!(forwarding.timeout.is_some(), forwarding.calls.is_some(), "both count, or neither");
+        (forwarding.stream.as_deref().copied(), forwarding.calls)
+    };
+    let time = |seconds| Some(Time { seconds, nanos: 0 });
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let lasting = |idle, longest, calls| Some(StreamTimes { idle, longest, calls });
+    assert_eq!(read(timed(|_| {})), (None, seconds(7)));
+    assert_eq!(read(timed(|a| a.idle_timeout = time(1))), (lasting(seconds(1), None, None), seconds(7)));
+    assert_eq!(read(timed(|a| a.idle_timeout = time(0))), (None, seconds(7)), "it is no limit");
+    for (longest, calls, expected) in [
+        (None, None, None),
+        (time(0), None, None),
+        (time(1), None, lasting(None, seconds(1), None)),
+        (time(1), time(0), lasting(None, seconds(1), seconds(0))),
+    ] {
+        let said = MaxStreamDuration { max_stream_duration: longest, grpc_timeout_header_max: calls, ..Default::default() };
+        // With this message Envoy does not look at `timeout` and `max_grpc_timeout` any more.
+        assert_eq!(read(timed(|a| a.max_stream_duration = Some(said))), (expected, None), "{said:?}");
+    }
+    let offset = MaxStreamDuration { grpc_timeout_header_offset: time(1), ..Default::default() };
+    check_rejected(
+        timed(|a| a.max_stream_duration = Some(offset)),
+        &["routes[r].route.max_stream_duration", "grpc_timeout_header_offset is not implemented"],
+    );
 }
 
 /// A test on metadata of a filter, or of the route.

@@ -98,9 +98,44 @@ pub struct Upstream {
     pub retry: Option<RetryPolicy>,
     /// Of gRPC calls what their clients say counts, up to this, zero for any; `None` where only `timeout` does.
     pub calls: Option<Duration>,
+    /// How long it may last in all, and be silent, where that is said. Hardly a route does, so it is held aside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Box<StreamTimes>>,
     /// By what the endpoint is chosen in clusters whose endpoints hashes lead to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hash: Vec<HashPolicy>,
+}
+
+/// How long a stream may last and be silent: a request with its response, or what comes after an upgrade.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct StreamTimes {
+    /// It ends when no byte has passed in either direction for so long (`RouteAction.idle_timeout`).
+    pub idle: Option<Duration>,
+    /// It ends so long after it began, also in the middle of its response (`RouteAction.MaxStreamDuration.max_stream_duration`).
+    pub longest: Option<Duration>,
+    /// Of gRPC calls what their clients say takes the place of `longest`, up to this, zero for any (`grpc_timeout_header_max`).
+    pub calls: Option<Duration>,
+}
+
+impl StreamTimes {
+    /// The same as a route holds it: not at all where nothing is limited.
+    #[must_use]
+    pub fn held(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+
+    /// The longest that a stream may last, beside what counts of the time of a call's client.
+    #[must_use]
+    pub fn longest_beside(&self, call: Option<Duration>) -> Option<Duration> {
+        self.longest.filter(|_| call.is_none() || self.calls.is_none())
+    }
+
+    /// What counts of the time that the client of a call says.
+    #[must_use]
+    pub fn of_call(&self, said: Option<Duration>) -> Option<Duration> {
+        let most = self.calls?;
+        said.map(|time| if most.is_zero() { time } else { time.min(most) })
+    }
 }
 
 impl Upstream {

@@ -150,6 +150,7 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
         mirrors: vec![],
         retry: None,
         calls: None,
+        stream: None,
         hash: vec![],
     }
 }

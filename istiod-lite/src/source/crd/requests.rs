@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Faults that are put in the way of requests, limits of how often they may come and how large they may be, and who processes them; carried out by waypoints.
+/// Faults that are put in the way of requests, limits of how often they may come, how large they may be and how long they may last, and who
+/// processes them; carried out by waypoints.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct RequestPolicy {
     /// Object metadata.
@@ -39,6 +40,9 @@ pub struct RequestPolicySpec {
     /// How large they may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<SizeLimits>,
+    /// How long they may be silent and last, with their responses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<StreamTimeouts>,
 }
 
 /// How large requests may be.
@@ -51,6 +55,18 @@ pub struct SizeLimits {
     /// The most that a head may take, in bytes: names and values, and 32 for each field. Only for Ambit's own waypoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_header_bytes: Option<u32>,
+}
+
+/// How long a stream may be silent and last: a request with its response, or what is carried after an upgrade.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct StreamTimeouts {
+    /// It ends when no byte has passed in either direction for so long (GEP-2257).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<String>,
+    /// It ends so long after it began, also in the middle of its response (GEP-2257).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
 }
 
 /// Who processes requests and their responses.

@@ -8,7 +8,7 @@ use super::Errors;
 use super::route::{header_name, pattern};
 use crate::source::crd::requests::{
     Fault, FaultHeaderType, GlobalRateLimit, LimitBy, LimitEntry, LimitSource, LocalRateLimit, RequestPolicy, RequestTarget,
-    SizeLimits,
+    SizeLimits, StreamTimeouts,
 };
 
 /// As many targets as a status may speak of (GEP-713).
@@ -30,8 +30,11 @@ pub(super) fn policy(policy: &RequestPolicy, errors: &mut Errors) {
     }
     let local = spec.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
     let something = spec.fault.is_some() || spec.rate_limit.is_some() || spec.external_processing.is_some();
-    let something = something || spec.limits.is_some();
-    errors.check(something, "spec", || "must have fault, rateLimit, externalProcessing or limits".into());
+    let something = something || spec.limits.is_some() || spec.timeouts.is_some();
+    errors.check(something, "spec", || "must have fault, rateLimit, externalProcessing, limits or timeouts".into());
+    if let Some(timeouts) = &spec.timeouts {
+        self::timeouts(timeouts, errors);
+    }
     let unnamed = spec.external_processing.as_ref().is_some_and(|processing| processing.provider.is_empty());
     errors.check(!unnamed, "spec.externalProcessing.provider", || "must name an extension provider".into());
     let global = spec.rate_limit.as_ref().and_then(|limit| limit.global.as_ref());
@@ -64,6 +67,18 @@ fn target(target: &RequestTarget, path: &str, errors: &mut Errors) {
     errors.check(kind != "Service" || section_name.is_none(), &format!("{path}.sectionName"), || {
         "only rules of routes can be targeted; without it the policy holds for all ports of the Service".into()
     });
+}
+
+fn timeouts(timeouts: &StreamTimeouts, errors: &mut Errors) {
+    let StreamTimeouts { idle, stream } = timeouts;
+    errors.check(idle.is_some() || stream.is_some(), "spec.timeouts", || "must have idle or stream".into());
+    for (path, text) in [("spec.timeouts.idle", idle), ("spec.timeouts.stream", stream)] {
+        let Some(text) = text else { continue };
+        let time = text.parse::<Gep2257>().ok().map(|time| Duration::new(time.as_secs(), time.subsec_nanos()));
+        errors.check(time.is_some_and(|time| !time.is_zero()), path, || {
+            format!("{text:?} is not a duration such as 5m or 1h30m, of more than nothing")
+        });
+    }
 }
 
 fn fault(fault: &Fault, errors: &mut Errors) {

@@ -341,6 +341,7 @@ fn broken(error: BodyError) -> End {
     let (status, reason) = match error {
         BodyError::Upstream(_) | BodyError::Put(_) => (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamReset),
         BodyError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, Reason::RequestTimeout),
+        BodyError::Over(reason) => (StatusCode::GATEWAY_TIMEOUT, reason),
         BodyError::Processed(_) => (StatusCode::INTERNAL_SERVER_ERROR, Reason::ExtProcError),
     };
     End::refused(status, reason, error.to_string())

@@ -46,11 +46,15 @@ pub fn without(mut route: Route) -> Route {
 }
 
 /// A route of whose calls the deadlines of clients hold, where they are shorter than its own time. (By the field that took the place of this one an
-/// Envoy would heed `timeout` no more, so Istio sends this one as well.)
+/// Envoy would heed `timeout` no more, so Istio sends this one as well.) Where streams may not last as long as they like, that other field is there,
+/// and what a client says takes the place of the stream's time, up to it.
 #[allow(deprecated)]
 pub fn of_calls(mut route: Route) -> Route {
     if let Some(Action::Route(action)) = &mut route.action {
-        action.max_grpc_timeout = action.timeout;
+        match &mut action.max_stream_duration {
+            Some(stream) => stream.grpc_timeout_header_max = stream.max_stream_duration,
+            None => action.max_grpc_timeout = action.timeout,
+        }
     }
     route
 }
@@ -76,6 +80,23 @@ mod tests {
         ] {
             assert_eq!(value(rule).as_deref(), expected, "{rule}");
         }
+    }
+
+    #[test]
+    #[allow(deprecated)]
+    fn the_client_of_a_call_bounds_the_time_of_its_stream_where_that_has_one() {
+        use ambit_api::envoy::pb::envoy::config::route::v3::{RouteAction, route_action::MaxStreamDuration};
+        use ambit_api::envoy::pb::google::protobuf::Duration as Time;
+        let (own, stream) = (Some(Time { seconds: 5, nanos: 0 }), Some(Time { seconds: 60, nanos: 0 }));
+        let of = |max_stream_duration| {
+            let action = RouteAction { timeout: own, max_stream_duration, ..Default::default() };
+            let route = of_calls(Route { action: Some(Action::Route(action)), ..Default::default() });
+            let Some(Action::Route(action)) = route.action else { panic!("it sends on") };
+            (action.max_grpc_timeout, action.max_stream_duration.map(|said| said.grpc_timeout_header_max))
+        };
+        assert_eq!(of(None), (own, None));
+        let lasting = MaxStreamDuration { max_stream_duration: stream, ..Default::default() };
+        assert_eq!(of(Some(lasting)), (None, Some(stream)));
     }
 
     #[test]

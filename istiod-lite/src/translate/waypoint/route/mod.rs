@@ -301,11 +301,13 @@ fn matches_of(
 fn default_route(index: &Index, port: &ServedPort<'_>, backends: &mut BTreeSet<Backend>) -> Route {
     let own = Backend { service: port.service.clone(), port: port.port.port, subset: None };
     let mut route = Route { name: "default".into(), r#match: Some(any_path()), ..Default::default() };
+    let in_clear = index.asks_for_tls(&own.service, &port.port).is_none();
+    let cluster = if in_clear { own.cluster(index, Layer::Http) } else { names::INVALID_BACKEND.into() };
+    route.action = Some(Action::Route(to_cluster(cluster)));
     requests::of_route(index, port, None, &mut route);
-    if index.asks_for_tls(&own.service, &port.port).is_some() {
-        return Route { action: Some(Action::Route(to_cluster(names::INVALID_BACKEND.into()))), ..route };
+    if !in_clear {
+        return route;
     }
-    route.action = Some(Action::Route(to_cluster(own.cluster(index, Layer::Http))));
     session::keep_with(&mut route, index, &own.service);
     backends.insert(own);
     hash::on_route(index, &mut route, backends);

@@ -1,4 +1,4 @@
-//! RequestPolicies: faults and processors that routes say of themselves, and limits, which the virtual host says for all of its routes.
+//! RequestPolicies: faults, times and processors that routes say of themselves, and limits, which the virtual host says for all of its routes.
 //!
 //! A rule becomes as many routes as it has matches, and each would count for itself. So routes name their policy in their metadata, and the
 //! virtual host has a bucket for each policy.
@@ -10,6 +10,8 @@ use std::time::Duration;
 use ambit_api::envoy::pb::envoy::config::core::v3::{Metadata, RuntimeFractionalPercent, TypedExtensionConfig};
 use ambit_api::envoy::pb::envoy::config::route::v3::rate_limit::Action;
 use ambit_api::envoy::pb::envoy::config::route::v3::rate_limit::action::{ActionSpecifier, MetaData, RequestHeaders, meta_data};
+use ambit_api::envoy::pb::envoy::config::route::v3::route::Action as Does;
+use ambit_api::envoy::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
 use ambit_api::envoy::pb::envoy::config::route::v3::{HeaderMatcher, RateLimit, Route};
 use ambit_api::envoy::pb::envoy::extensions::common::ratelimit::v3::LocalRateLimitDescriptor;
 use ambit_api::envoy::pb::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
@@ -30,6 +32,7 @@ use super::super::names::PEER_PRINCIPAL;
 use super::super::scope::ServedPort;
 use super::super::sizes;
 use super::super::wire::{Any, any, bool_value, duration, exactly, header_is, matches, regex, seconds, string_kind, u32_value};
+use super::action::parse_duration;
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::requests::{self as crd, FaultHeader, FaultHeaderType, LimitBy, RequestPolicy};
 use crate::source::{Kind, NamespacedName};
@@ -80,6 +83,9 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
         route.typed_per_filter_config.insert(FAULTS.to_owned(), any(&self::fault(fault)));
         named.insert("fault".to_owned(), policy);
     }
+    if let Some(said) = fault.and_then(|policy| policy.spec.timeouts.as_ref()) {
+        times(said, route);
+    }
     if let Some((policy, limit)) = limit.and_then(|policy| Some((policy, local(policy)?))) {
         named.insert(kind(limit), policy);
     }
@@ -113,8 +119,26 @@ pub fn without(mut route: Route) -> Route {
     route.typed_per_filter_config.retain(|filter, _| filter != FAULTS && limiter::provider(filter).is_none());
     ext_proc::without(&mut route);
     sizes::without(&mut route);
+    if let Some(Does::Route(action)) = &mut route.action {
+        (action.idle_timeout, action.max_stream_duration) = (None, None);
+    }
     route.metadata = None;
     route
+}
+
+/// How long streams of a route may be silent and last. What is not sent on has no stream. An Envoy heeds `timeout` no more where a stream may not
+/// last as long as it likes, so that the shorter of the two is the stream's.
+fn times(said: &crd::StreamTimeouts, route: &mut Route) {
+    let Some(Does::Route(action)) = &mut route.action else { return };
+    let time = |text: &Option<String>| text.as_deref().and_then(parse_duration).filter(|time| !time.is_zero()).and_then(duration);
+    action.idle_timeout = time(&said.idle);
+    let own = action.timeout.filter(|own| (own.seconds, own.nanos) != (0, 0));
+    let longest = time(&said.stream).map(|stream| match own {
+        Some(own) if (own.seconds, own.nanos) < (stream.seconds, stream.nanos) => own,
+        _ => stream,
+    });
+    action.max_stream_duration =
+        longest.map(|longest| MaxStreamDuration { max_stream_duration: Some(longest), ..Default::default() });
 }
 
 /// The limits that a route names, which its virtual host is to say: of each the kind, and the policy.
@@ -261,4 +285,30 @@ pub fn share(percent: Option<f64>) -> FractionalPercent {
 
 fn always() -> RuntimeFractionalPercent {
     RuntimeFractionalPercent { default_value: Some(share(None)), runtime_key: String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_api::envoy::pb::envoy::config::route::v3::RouteAction;
+
+    use super::*;
+
+    #[test]
+    fn of_the_time_of_a_stream_and_that_of_its_route_the_shorter_is_sent() {
+        for (timeout, stream, expected) in
+            [(0, Some("1h"), Some(3600)), (5, Some("1h"), Some(5)), (5, Some("2s"), Some(2)), (5, None, None)]
+        {
+            let action = RouteAction { timeout: seconds(timeout), ..Default::default() };
+            let mut route = Route { action: Some(Does::Route(action)), ..Default::default() };
+            let said = crd::StreamTimeouts { idle: Some("1m30s".into()), stream: stream.map(str::to_owned) };
+            times(&said, &mut route);
+            let sent = without(route.clone());
+            let Some(Does::Route(action)) = route.action else { panic!("it sends on") };
+            assert_eq!((action.timeout, action.idle_timeout), (seconds(timeout), seconds(90)));
+            let longest = action.max_stream_duration.and_then(|said| said.max_stream_duration);
+            assert_eq!(longest, expected.and_then(seconds), "{timeout} {stream:?}");
+            let Some(Does::Route(plain)) = sent.action else { panic!("it sends on") };
+            assert_eq!((plain.idle_timeout, plain.max_stream_duration), (None, None), "clients without a waypoint have none");
+        }
+    }
 }
