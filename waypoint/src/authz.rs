@@ -77,10 +77,15 @@ pub(crate) fn dry_run(filters: &[RbacFilter], subject: &Subject<'_>) -> Vec<Refu
                     }
                 }
             }
-            RbacAction::Allow => decided.push(match judge(shadow, subject) {
-                Ok(rule) => refusal(Reason::Ok, rule.unwrap_or_default(), String::new()),
-                Err(not_allowed) => not_allowed,
-            }),
+            RbacAction::Allow => {
+                // Only its reason and its policy are told: why the others do not match is not worth finding out for each request.
+                let (reason, rule) = match evaluate(shadow, subject) {
+                    Verdict::Allowed(rule) => (Reason::Ok, rule),
+                    Verdict::DeniedBy(rule) => (Reason::PolicyDeniedExplicit, Some(rule)),
+                    Verdict::NotAllowed(closest) => (Reason::PolicyDeniedNoAllowMatch, closest.map(|closest| closest.rule)),
+                };
+                decided.push(refusal(reason, rule.unwrap_or_default(), String::new()));
+            }
         }
     }
     decided
@@ -103,13 +108,8 @@ pub(crate) fn marked<'a>(when: Option<&'a Marked>, subject: &Subject<'_>) -> Opt
 
 /// Decides by one rule set.
 pub(crate) fn ask(rules: &Rbac, subject: &Subject<'_>) -> Result<(), Refusal> {
-    judge(rules, subject).map(drop)
-}
-
-/// The same, with the ALLOW rule that lets it pass, if there is one.
-fn judge<'a>(rules: &'a Rbac, subject: &Subject<'_>) -> Result<Option<&'a str>, Refusal> {
     match evaluate(rules, subject) {
-        Verdict::Allowed(rule) => Ok(rule),
+        Verdict::Allowed(_) => Ok(()),
         Verdict::DeniedBy(rule) => Err(refusal(Reason::PolicyDeniedExplicit, rule, String::new())),
         Verdict::NotAllowed(Some(closest)) => {
             let detail = format!("{}{}", misfit(closest, subject), others(rules, closest.rule));

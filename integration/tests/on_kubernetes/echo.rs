@@ -6,8 +6,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 use ambit_runtime::netns::NetNs;
 use ambit_runtime::socket::{ListenOptions, listen};
 use bytes::Bytes;
+use futures::{TryStreamExt, future};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, BodyStream, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::{HeaderMap, Request, Response, StatusCode, header};
@@ -61,7 +62,10 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Body>, Infall
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", header::HeaderValue::from_static("0"));
-    let came = request.into_body().with_trailers(async move { Some(Ok(trailers)) });
+    // What ends a client's messages is no message.
+    let messages = BodyStream::new(request.into_body());
+    let messages = messages.try_filter(|frame| future::ready(frame.data_ref().is_none_or(|data| !data.is_empty())));
+    let came = StreamBody::new(messages).with_trailers(async move { Some(Ok(trailers)) });
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
     *response.body_mut() = came.boxed_unsync();
     Ok(response)

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{Over, arrival::Expiry, times::Times};
+use super::{Over, arrival::Expiry, poll_filled, times::Times};
 use crate::{
     compiled::Counted,
     observe::{InFlight, Record},
@@ -180,16 +180,21 @@ impl Body for ResponseBody {
             (streaming.lease, streaming.deadline, streaming.times) = (None, None, None);
             return Poll::Ready(Some(Err(BodyError::Over(refusal.reason))));
         }
-        match ready!(Pin::new(&mut streaming.inner).poll_frame(cx)) {
+        match ready!(poll_filled(&mut streaming.inner, cx)) {
             None => {
                 streaming.finished();
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                streaming.record.reason = Reason::UpstreamReset;
-                streaming.record.error = Some(error.to_string());
-                if let Some(lease) = streaming.lease.take() {
-                    lease.broke();
+                let (lease, cut) = (streaming.lease.take(), streaming.record.cut.take());
+                if let Some(refusal) = cut.as_deref().and_then(|cut| cut.get()) {
+                    streaming.record.refused(refusal);
+                } else {
+                    streaming.record.reason = Reason::UpstreamReset;
+                    streaming.record.error = Some(error.to_string());
+                    if let Some(lease) = lease {
+                        lease.broke();
+                    }
                 }
                 Poll::Ready(Some(Err(error.into())))
             }

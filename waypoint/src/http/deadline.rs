@@ -206,7 +206,7 @@ mod tests {
         }
         let plain = Deadline::of(&chain(false), &route(None, None), &HeaderMap::new(), true, NOW);
         for (pairs, told) in [(&[("grpc-status", "14")][..], true), (&[][..], false)] {
-            let mut answer = self::headers(pairs);
+            let mut answer = headers(pairs);
             assert_eq!(plain.answer(Reason::StreamTimeout, &mut answer), told, "{pairs:?}");
             assert_eq!(answer.get("grpc-status").is_some_and(|status| status == "4"), told);
         }

@@ -1,6 +1,8 @@
 //! How large requests may be, as their routes say. What is said of the length of a body is believed before anything is sent on; one of which
 //! nothing is said is counted as it passes, and breaks off where it is longer. Nothing is collected for that.
 
+use std::sync::{Arc, OnceLock};
+
 use ambit_model::{
     Reason, Refusal,
     route::{RequestView, Route},
@@ -31,6 +33,8 @@ pub struct Bound {
     most: u64,
     /// Of one that is longer.
     refusal: Box<Refusal>,
+    /// Told of it once it has broken off.
+    cut: Arc<OnceLock<Refusal>>,
 }
 
 impl Bound {
@@ -57,6 +61,8 @@ impl Bound {
                     }
                     None => {
                         stopper.stop(bound.end()).await;
+                        // Its response has begun, and ends with it: that is no fault of the endpoint's.
+                        let _ = bound.cut.set((*bound.refusal).clone());
                         Err(Broken::TooLong)
                     }
                 },
@@ -90,7 +96,9 @@ pub fn meet(
         return Err(Box::new(response));
     }
     if let Some(most) = longest.filter(|_| !known) {
-        let bound = Bound { most, refusal: Box::new(too_long(route, most)) };
+        let cut = Arc::<OnceLock<Refusal>>::default();
+        record.cut = Some(cut.clone());
+        let bound = Bound { most, refusal: Box::new(too_long(route, most)), cut };
         hold.passage = Some(Box::new(Passage::bound(bound)));
     }
     Ok(met)

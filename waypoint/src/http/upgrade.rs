@@ -42,8 +42,10 @@ pub async fn carry<H>(
             let carried = tokio::io::copy_bidirectional(&mut client, &mut upstream);
             let outcome = tokio::select! {
                 biased;
-                outcome = carried => Ok(outcome),
+                // First: what carries without a pause uses up what its task may do in one turn, and a clock that is looked at after that never
+                // tells that its time is over.
                 (_, refusal) = if_any(times) => Err(refusal),
+                outcome = carried => Ok(outcome),
             };
             record.reason = match &outcome {
                 Ok(Ok(_)) => Reason::Ok,

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -102,6 +102,8 @@ pub struct Record {
     pub error: Option<String>,
     /// Bytes from the client.
     pub sent: Arc<AtomicU64>,
+    /// Set once the rest of its body is not sent on, as it is longer than its route lets pass.
+    pub cut: Option<Arc<OnceLock<Refusal>>>,
     /// Bytes to the client.
     pub received: u64,
     /// Where it is noted what becomes of it, for an administrator who has asked.
@@ -141,6 +143,7 @@ impl Record {
             awaiting: None,
             error: None,
             sent: Arc::default(),
+            cut: None,
             received: 0,
             beside: None,
             span: None,

@@ -23,7 +23,7 @@ use super::{
     kept::{Again, Keeper, Kept, LONGEST, Part, SHORT},
     made::Made,
 };
-use crate::http::{EXPLAIN, Phase};
+use crate::http::{EXPLAIN, Phase, client_certificate, poll_filled};
 
 /// The body of a request on its way: counts what passes.
 #[derive(Debug)]
@@ -289,10 +289,12 @@ impl Kept {
     }
 }
 
-/// What came from the client as it goes on: what is asked of waypoints is for nobody else, among the headers or after the body.
+/// What came from the client as it goes on: what is asked of waypoints is for nobody else, among the headers or after the body, and in neither
+/// place does a client say who it is: there are servers that take what comes after a body for headers.
 fn heard(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         trailers.remove(EXPLAIN);
+        client_certificate(trailers, None);
     }
     frame
 }
@@ -375,7 +377,7 @@ impl Streaming {
 impl Source {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self {
-            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Broken::from),
+            Self::Client(incoming) => poll_filled(incoming, cx).map_err(Broken::from),
             Self::Made(made) => made.poll(cx),
         }
     }

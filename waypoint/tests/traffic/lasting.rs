@@ -44,7 +44,7 @@ fn route(service: &Service, idle: Option<i32>, longest: Option<i32>) -> Route {
 
 #[tokio::test]
 async fn an_endpoint_that_says_nothing_for_the_time_of_a_stream_is_not_waited_for() {
-    let (mesh, service, _) = billing(238).await;
+    let (mesh, service, _) = billing(243).await;
     for (idle, longest, reason, flags) in
         [(Some(700), None, "stream_idle_timeout", "flags=SI"), (None, Some(700), "stream_timeout", "status=504")]
     {
@@ -66,7 +66,7 @@ async fn an_endpoint_that_says_nothing_for_the_time_of_a_stream_is_not_waited_fo
 
 #[tokio::test]
 async fn a_client_that_stops_in_its_upload_is_answered_and_one_that_trickles_is_not_cut() {
-    let (mesh, service, _) = billing(239).await;
+    let (mesh, service, _) = billing(244).await;
     mesh.route(&service, vec![route(&service, Some(1000), None)]);
     let head = "PUT /echo HTTP/1.1\r\nhost: billing.shop\r\ncontent-length: 8\r\nconnection: close\r\n\r\n";
     for (pieces, pause, starts) in [(4, Duration::ZERO, "HTTP/1.1 408 "), (8, Duration::from_millis(300), "HTTP/1.1 200 ")] {
@@ -87,7 +87,7 @@ async fn a_client_that_stops_in_its_upload_is_answered_and_one_that_trickles_is_
 
 #[tokio::test]
 async fn a_response_that_stops_breaks_off_and_one_that_trickles_does_not() {
-    let (mesh, service, _) = billing(240).await;
+    let (mesh, service, _) = billing(245).await;
     // Pieces come every 300 ms, the last after 600. The first turn leaves connections at hand.
     for (idle, longest, whole, reason) in [
         (Some(2000), None, true, "ok"),
@@ -110,7 +110,7 @@ async fn a_response_that_stops_breaks_off_and_one_that_trickles_does_not() {
 
 #[tokio::test]
 async fn a_websocket_is_ended_when_it_is_silent_or_has_lasted_and_not_while_it_trickles() {
-    let (mesh, service, _) = billing(241).await;
+    let (mesh, service, _) = billing(246).await;
     for (idle, longest, reason) in [(Some(1000), None, "stream_idle_timeout"), (Some(9000), Some(1500), "stream_timeout")] {
         mesh.route(&service, vec![route(&service, idle, longest)]);
         let mut sender = http1(&mesh, WEB, service.vip).await;
@@ -141,7 +141,7 @@ async fn a_websocket_is_ended_when_it_is_silent_or_has_lasted_and_not_while_it_t
 
 #[tokio::test]
 async fn an_explanation_says_the_times_of_a_stream() {
-    let (mesh, service, _) = billing(242).await;
+    let (mesh, service, _) = billing(247).await;
     mesh.route(&service, vec![route(&service, Some(5000), Some(60_000))]);
     let request = request("GET", "billing.shop", "/", &[], false).unwrap();
     let question = Question { identity: id(WEB), address: [127, 0, 0, 1].into(), destination: service.vip, request };

@@ -49,7 +49,7 @@ async fn who_asks_after_the_body_is_not_passed_on_either() {
     let (mut sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let mut trailers = HeaderMap::new();
-    for name in ["x-ambit-explain", "x-kept"] {
+    for name in ["x-ambit-explain", "x-kept", "x-forwarded-client-cert", "x-forwarded_client-cert"] {
         trailers.insert(name, "answer".parse().unwrap());
     }
     let frames = [Frame::data(Bytes::from_static(b"message")), Frame::trailers(trailers)];
@@ -58,6 +58,8 @@ async fn who_asks_after_the_body_is_not_passed_on_either() {
     let collected = sender.send_request(request).await.unwrap().into_body().collect().await.unwrap();
     let told = collected.trailers().unwrap();
     assert_eq!((&told["x-kept"], told.get("x-ambit-explain")), (&"answer".parse().unwrap(), None));
+    let of_clients = told.keys().filter(|name| name.as_str().starts_with("x-forwarded"));
+    assert_eq!(of_clients.count(), 0, "nor who a client says that it is: {told:?}");
 }
 
 fn asking(method: &str, path: &str, how: &str) -> Request<Body> {

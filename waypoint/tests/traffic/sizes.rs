@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use http::{HeaderMap, Request};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use waypoint::explain::{Question, explain, request};
 
@@ -143,6 +143,22 @@ async fn a_body_of_unknown_length_is_cut_off_where_it_is_too_long_and_never_seem
         drop(say);
     }
     mesh.logged(&["path=/whole ", "status=413", "reason=request_too_large"]).await;
+}
+
+#[tokio::test]
+async fn a_response_that_ends_since_its_request_is_too_long_is_logged_as_that() {
+    let (mesh, service, _) = billing(227).await;
+    mesh.route(&service, vec![short(resources::to(&service.cluster()))]);
+    let (say, body) = parts();
+    say.unbounded_send(part(4)).unwrap();
+    let stream = TokioIo::new(tunnel(&mesh, WEB, service.vip).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let response = sender.send_request(Request::post("http://billing.shop/drip").body(body).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    say.unbounded_send(part(5)).unwrap();
+    assert!(response.into_body().collect().await.is_err());
+    mesh.logged(&["path=/drip ", "status=200", "reason=request_too_large"]).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use crate::backend::PORTS;
 
 /// One service whose rules say by the backend which of them was taken, with a policy on paths, and what is hard to read alike.
 pub fn service_of_paths() -> Service {
-    let (name, address) = ("picked", Ipv4Addr::new(10, 96, 0, 11));
+    // None that is given to what has no address of its own where files alone are asked.
+    let (name, address) = ("picked", Ipv4Addr::new(10, 96, 250, 11));
     let rule =
         |matches: serde_json::Value, backend: &str| json!({"matches": matches, "backendRefs": [{"name": backend, "port": 80}]});
     let prefix = |value: &str| json!([{"path": {"type": "PathPrefix", "value": value}}]);

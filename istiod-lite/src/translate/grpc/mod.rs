@@ -68,7 +68,8 @@ pub fn fixed() -> Resources {
 /// A port, with the routes that name the service if they are for the client to carry out.
 fn served(index: &Index, service: ServiceRef, addresses: Vec<IpAddr>, port: ServicePort, routed: bool) -> ServedPort<'_> {
     let (host, name) = (service.hostname(index.config()), names::of_service(index.config(), &service));
-    let mut port = ServedPort { service, host, name, addresses, port, attached: Attached::default(), secure: false };
+    let mut port =
+        ServedPort { service, host, name, addresses, port, attached: Attached::default(), secure: false, outside: false };
     if routed {
         port.attached = Attached::by_service(index, &port);
     }

@@ -9,6 +9,7 @@ use super::names::{Layer, inbound_vip, of_service};
 use super::route::Attached;
 use crate::index::{Index, ServicePort, ServiceRef, TargetPort, Waypoint};
 use crate::source::NamespacedName;
+use crate::source::crd::networking::{Location, ServiceEntrySpec};
 use crate::translate::workload::virtual_addresses;
 
 /// A TCP port of a service bound to the waypoint.
@@ -28,6 +29,8 @@ pub struct ServedPort<'a> {
     pub attached: Attached<'a>,
     /// It is at the edge of the mesh, and its clients speak TLS.
     pub secure: bool,
+    /// Whoever answers at it is outside of the mesh.
+    pub outside: bool,
 }
 
 /// What is spoken on a port, as far as the objects tell.
@@ -52,6 +55,7 @@ impl ServedPort<'_> {
             port: ServicePort { name: None, port, target: TargetPort::Number(port), protocol: AppProtocol::Http11 },
             attached: Attached::default(),
             secure: false,
+            outside: false,
         }
     }
 
@@ -99,12 +103,14 @@ pub fn ports<'a>(index: &'a Index, waypoint: &Waypoint) -> Vec<ServedPort<'a>> {
             continue;
         }
         let (host, name) = (service.hostname(index.config()), of_service(index.config(), &service));
+        let outside = is_outside(index, &service);
         for port in index.service_ports(&service) {
             if served.iter().rev().take_while(|other| other.service == service).any(|other| other.port.port == port.port) {
                 continue;
             }
             let (service, host, name, addresses) = (service.clone(), host.clone(), name.clone(), addresses.clone());
-            let mut port = ServedPort { service, host, name, addresses, port, attached: Attached::default(), secure: false };
+            let mut port =
+                ServedPort { service, host, name, addresses, port, attached: Attached::default(), secure: false, outside };
             port.attached = Attached::to(index, &waypoint.name, &port);
             served.push(port);
         }
@@ -121,6 +127,13 @@ pub struct LookedUp {
     pub port: u16,
     /// Its share of connections, when it says one.
     pub weight: Option<u32>,
+}
+
+/// Whether a service is a host outside of the mesh: one of a ServiceEntry that says no other, and has no pods of the mesh.
+fn is_outside(index: &Index, service: &ServiceRef) -> bool {
+    let ServiceRef::Host(host) = service else { return false };
+    let outside = |spec: &ServiceEntrySpec| spec.location == Location::MeshExternal && spec.workload_selector.is_none();
+    index.entry_of_host(host).is_some_and(|entry| outside(&entry.spec))
 }
 
 /// What the endpoints of a port are looked up by; `None` when they have addresses.

@@ -33,6 +33,7 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 }
 
 mod carried;
+mod certificate;
 mod edge;
 mod fields;
 mod hashes;

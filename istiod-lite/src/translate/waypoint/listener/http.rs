@@ -43,13 +43,17 @@ pub enum Routes {
 /// processors, admission and sessions, then the router: what a processor answers takes no place among what is let in. The filters from CORS on are there
 /// whether a route has anything to say for them or not: a listener that changes ends connections. Only those of servers of limits, of bodies and
 /// of processors are there where some route names them, and that of admission where somebody asks for it: routes say nothing for it.
-pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>) -> Filter {
+///
+/// A service that is `outside` of the mesh is not told who asks: the names of accounts are nobody's else.
+pub fn requests(name: &str, routes: Routes, enforcement: &Enforcement, access_log: Vec<AccessLog>, outside: bool) -> Filter {
     let mut manager = manager(name, routes, enforcement, access_log);
     // What the proxy before says of its time is a bound. At the edge, where anybody may be before, it is not.
     let router = Router { suppress_envoy_headers: true, respect_expected_rq_timeout: true, ..Default::default() };
     manager.http_filters.pop();
     manager.http_filters.push(http_filter(ROUTER, any(&router)));
-    certificate::tell(&mut manager);
+    if !outside {
+        certificate::tell(&mut manager);
+    }
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 

@@ -169,7 +169,7 @@ fn none_of(ports: &BTreeSet<u16>) -> ListenerFilterChainMatchPredicate {
 fn http_chain(port: &ServedPort<'_>, enforcement: &Enforcement) -> FilterChain {
     let name = port.chain(Layer::Http);
     let logs = or_own(enforcement.logs.as_ref(), || access_log::requests(&port.host));
-    let filter = http::requests(&name, Routes::Discovered(name.clone()), enforcement, logs);
+    let filter = http::requests(&name, Routes::Discovered(name.clone()), enforcement, logs, port.outside);
     let metadata = metrics::metadata(enforcement.metrics.as_ref());
     FilterChain { name, filters: vec![filter], metadata, ..Default::default() }
 }
@@ -201,7 +201,7 @@ fn direct_http(name: &str, identity: &str, enforcement: &Enforcement) -> FilterC
         ..Default::default()
     };
     let logs = or_own(enforcement.logs.as_ref(), || access_log::requests("-"));
-    let manager = http::requests(name, Routes::Inline(Box::new(routes)), enforcement, logs);
+    let manager = http::requests(name, Routes::Inline(Box::new(routes)), enforcement, logs, false);
     let metadata = metrics::metadata(enforcement.metrics.as_ref());
     FilterChain { name: name.into(), filters: vec![upstream_is(identity), manager], metadata, ..Default::default() }
 }

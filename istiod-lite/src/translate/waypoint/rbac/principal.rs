@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ambit_api::envoy::pb::envoy::config::core::v3::CidrRange;
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{Principal, principal::Identifier};
 use ambit_api::envoy::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::super::wire::{matches, peer_is, regex, u32_value};
 use super::term::{Term, all_of, field};
@@ -70,9 +70,18 @@ impl Context<'_> {
 /// `remoteIpBlocks` come to the same: no proxy whose word counts is between the client and the tunnel, nor before the edge of the mesh.
 pub fn address_in(value: &str) -> Option<Term<Identifier>> {
     let net = value.parse::<IpNet>().ok().or_else(|| value.parse::<IpAddr>().ok().map(IpNet::from))?;
+    let net = canonical(net);
     let prefix_len = u32_value(net.prefix_len().into());
     let range = CidrRange { address_prefix: net.network().to_string(), prefix_len };
     Some(Term::Is(Identifier::RemoteIp(range)))
+}
+
+/// An IPv4 network that is written as one of IPv6 (`::ffff:10.0.0.0/104`) as what it is, as node proxies take it: no client has an address of the
+/// other form, so a DENY would match nobody and what is negated everybody.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let v4 = v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    v4.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(net, IpNet::V4)
 }
 
 fn peer(pattern: MatchPattern) -> Term<Identifier> {

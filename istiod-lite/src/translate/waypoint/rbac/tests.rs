@@ -125,6 +125,25 @@ fn the_address_of_the_client_is_the_one_that_the_tunnel_tells_by_either_name() {
 }
 
 #[test]
+fn an_ipv4_network_that_is_written_as_one_of_ipv6_is_one_of_ipv4() {
+    let nets = [
+        ("::ffff:10.1.2.3", "10.1.2.3", 32),
+        ("::ffff:10.1.2.3/120", "10.1.2.0", 24),
+        ("::ffff:0:0/96", "0.0.0.0", 0),
+        // A larger one is of IPv6.
+        ("::/0", "::", 0),
+        ("fd00::/8", "fd00::", 8),
+    ];
+    for (net, prefix, length) in nets {
+        let rules = check(Layer::Http, &format!(r#"{{"rules": [{{"from": [{{"source": {{"ipBlocks": ["{net}"]}}}}]}}]}}"#));
+        let rules = rules.allow.unwrap();
+        let asked = rules.policies.values().next().unwrap().principals[0].identifier.clone().unwrap();
+        let Identifier::RemoteIp(range) = asked else { panic!("{net}: {asked:?}") };
+        assert_eq!((range.address_prefix.as_str(), range.prefix_len.unwrap().value), (prefix, length), "{net}");
+    }
+}
+
+#[test]
 fn a_policy_in_dry_run_is_compiled_as_it_would_hold_and_refuses_nothing() {
     for layer in [Layer::Http, Layer::Tcp] {
         for rules in [r#"[{"from": [{"source": {"namespaces": ["a"]}}]}]"#, "[{}]"] {
