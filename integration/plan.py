@@ -32,6 +32,7 @@ NEEDS = {
     "ambit-node-agent/kubernetes": (61, 1.1),
     "istiod-lite/api_server": (53, 1.0),
     "ambit/install": (50, 1.1),
+    "perf/node": (50, 1.5),
     "ambit-integration/waypoints": (45, 0.6),
     "ambit-integration/programs": (45, 1.0),
     "ambit-integration/policy_up": (39, 0.5),
@@ -79,6 +80,7 @@ ALONE = {
     "istiod-lite/control_plane",
     "perf/control",
     "perf/guard",
+    "perf/node",
     "waypoint/hardening",
 }
 

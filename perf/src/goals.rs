@@ -44,6 +44,7 @@ pub fn all() -> Vec<Goal> {
     let envoy = |figure, limit| Goal { ours: "ztunnel", against: Some("envoy-tcp"), figure, limit };
     let local = |figure, limit| Goal { ours: "same-node", against: Some("no-mesh-local"), figure, limit };
     let alone = |figure, limit| Goal { ours: "ztunnel", against: None, figure, limit };
+    let near = |figure, limit| Goal { ours: "same-node", against: None, figure, limit };
     let l7 = |figure, limit| Goal { ours: "waypoint", against: Some("envoy-waypoint"), figure, limit };
     let hop = |figure, limit| Goal { ours: "hop", against: Some("envoy-hop"), figure, limit };
     let waypoint = |figure, limit| Goal { ours: "waypoint", against: None, figure, limit };
@@ -76,6 +77,8 @@ pub fn all() -> Vec<Goal> {
         alone(figure::START, 50.0),
         alone(figure::FAIR_FULL, 2.0),
         alone(figure::FAIR_PACED, 2.0),
+        near(figure::FAIR_FULL, 2.0),
+        near(figure::FAIR_PACED, 2.0),
         alone(figure::GROWTH_CONNECTIONS, 1.3),
         alone(figure::GROWTH_IDLE, 1.3),
         alone(figure::GROWTH_WORKLOADS, 1.3),
@@ -116,6 +119,15 @@ impl Goal {
         format!("{sign} {}{unit}", self.limit)
     }
 
+    /// What it is called in a table of more than one path: the figure's title, after the path where that is not the node path.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self.ours {
+            "ztunnel" => self.figure.title.to_owned(),
+            other => format!("{other}: {}", self.figure.title),
+        }
+    }
+
     /// Whether `value` is enough.
     #[must_use]
     pub fn reached(&self, value: f64) -> bool {
@@ -146,6 +158,8 @@ pub fn judge(results: &Results) -> Vec<Outcome> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -161,5 +175,18 @@ mod tests {
         assert!(outcome("requests_64").reached && (outcome("requests_64").value - 2.1).abs() < 1e-9);
         assert!(!outcome("start_ready").reached);
         assert_eq!(outcomes.len(), 2);
+    }
+
+    #[test]
+    fn small_requests_beside_an_elephant_are_judged_between_nodes_and_on_one() {
+        let mut results = Results::default();
+        results.set("ztunnel", figure::FAIR_FULL, 0, 1.9);
+        results.set("same-node", figure::FAIR_FULL, 0, 2.1);
+        let outcomes: Vec<_> = judge(&results).into_iter().map(|outcome| (outcome.ours, outcome.reached)).collect();
+        assert_eq!(outcomes, [("ztunnel".to_owned(), true), ("same-node".to_owned(), false)]);
+        let goals = all();
+        let lines: BTreeSet<(Option<&str>, String)> =
+            goals.iter().map(|goal| (goal.against, format!("{} {}", goal.ours, goal.title()))).collect();
+        assert_eq!(lines.len(), goals.len(), "no two goals are told by the same line");
     }
 }

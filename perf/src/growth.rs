@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::{
-    bench::{Bench, Shape},
+    bench::{Bench, Shape, noise::Noise},
     figure::{
         Figure, GROWTH_CONNECTIONS, GROWTH_IDLE, GROWTH_PODS, GROWTH_PODS_NEW, GROWTH_POLICIES, GROWTH_POLICIES_NEW,
         GROWTH_WORKLOADS, GROWTH_WORKLOADS_NEW,
@@ -103,21 +103,28 @@ async fn connections(bench: &mut Bench, rounds: usize) -> anyhow::Result<()> {
 
 /// CPU-seconds of the proxies for one request once all connections are open.
 async fn steady(bench: &mut Bench, connections: usize, warmup: f64) -> anyhow::Result<f64> {
-    let seconds = bench.seconds;
-    let shape = Shape::new("requests", connections, seconds).with("--warmup", warmup);
+    let shape = Shape::new("requests", connections, bench.seconds).with("--warmup", warmup);
+    let what = format!("growth, {connections} connections");
+    let (each, errors) = bench.quietest(&what, async |bench: &Bench| once_open(bench, &shape, warmup).await).await?;
+    if errors > 0 {
+        bench.results.notes.push(format!("{what}: {errors} errors"));
+    }
+    Ok(each)
+}
+
+/// The same in one sample, and how many errors there were; and the noise meanwhile, that while they were opened included.
+async fn once_open(bench: &Bench, shape: &Shape, warmup: f64) -> anyhow::Result<((f64, u64), f64)> {
     let pids: Vec<u32> = bench.rig.proxies(PATH).iter().map(|proxy| proxy.pid).collect();
     let cpu = || pids.iter().map(|pid| process::used(*pid).cpu()).sum::<f64>();
-    let load = bench.start(PATH, "client", &shape)?;
-    tokio::time::sleep(Duration::from_secs_f64(warmup + seconds * 0.1)).await;
+    let watch = Noise::begin()?;
+    let load = bench.start(PATH, "client", shape)?;
+    tokio::time::sleep(Duration::from_secs_f64(warmup + shape.seconds * 0.1)).await;
     let (from, before) = (std::time::Instant::now(), cpu());
-    tokio::time::sleep(Duration::from_secs_f64(seconds * 0.8)).await;
+    tokio::time::sleep(Duration::from_secs_f64(shape.seconds * 0.8)).await;
     let rate = (cpu() - before) / from.elapsed().as_secs_f64();
-    let sample = bench.finish(load, &shape).await?;
-    bench.results.taken += 1;
-    if sample.errors > 0 {
-        bench.results.notes.push(format!("growth, {connections} connections: {} errors", sample.errors));
-    }
-    Ok(rate / (sample.count as f64 / sample.seconds))
+    let sample = bench.finish(load, shape).await?;
+    let others = watch.others(sample.cpu_seconds)?;
+    Ok(((rate / (sample.count as f64 / sample.seconds), sample.errors), others))
 }
 
 async fn workloads(bench: &mut Bench, rounds: usize) -> anyhow::Result<()> {

@@ -29,8 +29,23 @@ pub struct LoadCheck {
     pub seconds: u16,
 }
 
-/// Less than this share of the other's speed is slower.
+/// Less than this share of the other's speed is slower; what lies between is taken for noise.
 const SLOWER: f64 = 0.95;
+
+/// A generator of somebody else.
+#[derive(Debug, Clone, Copy)]
+struct Other {
+    /// Its program.
+    tool: &'static str,
+    /// The load that it makes, as ours is called.
+    kind: &'static str,
+    /// On how many connections.
+    counts: &'static [usize],
+}
+
+/// All that ours is held against.
+const OTHERS: [Other; 2] =
+    [Other { tool: "wrk", kind: "requests", counts: &[1, 16, 64] }, Other { tool: "iperf3", kind: "bulk", counts: &[1, 8] }];
 
 /// What one generator did: how much a second, and its CPU-seconds for each unit (10,000 requests, or a GB).
 struct Done {
@@ -41,11 +56,17 @@ struct Done {
 /// Measures and prints; both generators use one thread.
 ///
 /// # Errors
-/// When neither tool is installed, or ours is slower.
+/// When neither tool is installed, or ours is slower than [`SLOWER`] of one that is.
 pub async fn run(check: &LoadCheck) -> anyhow::Result<()> {
-    let tools = [found("wrk").await, found("iperf3").await];
-    if tools == [false, false] {
+    let (mut here, mut missing) = (Vec::new(), Vec::new());
+    for other in OTHERS {
+        if found(other.tool).await { here.push(other) } else { missing.push(other) }
+    }
+    if here.is_empty() {
         bail!("neither wrk nor iperf3 is installed (get them, for example, with `apt-get install wrk iperf3`)");
+    }
+    for Other { tool, kind, .. } in &missing {
+        eprintln!("WARNING: {tool} is not installed (`apt-get install {tool}`): {kind} is held against NOTHING");
     }
     let port = free_port()?;
     let mut server = Command::new(std::env::current_exe()?);
@@ -53,18 +74,14 @@ pub async fn run(check: &LoadCheck) -> anyhow::Result<()> {
     let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut slower = Vec::new();
     println!("{:32} {:>12} {:>12} {:>18} {:>24}", "", "ours", "the other", "ours ÷ other", "CPU-s each, ours/other");
-    for (tool, kind, counts) in [("wrk", "requests", [1, 16, 64].as_slice()), ("iperf3", "bulk", [1, 8].as_slice())] {
-        if !found(tool).await {
-            println!("{tool} is not installed: nothing to compare {kind} with");
-            continue;
-        }
-        for connections in counts {
+    for Other { tool, kind, counts } in &here {
+        for connections in *counts {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for round in 0..check.rounds {
                 for turn in [round % 2, (round + 1) % 2] {
                     if turn == 0 {
                         ours.push(own(kind, target, *connections, check.seconds).await?);
-                    } else if tool == "wrk" {
+                    } else if *tool == "wrk" {
                         theirs.push(wrk(target, *connections, check.seconds).await?);
                     } else {
                         theirs.push(iperf3(*connections, check.seconds).await?);
@@ -81,8 +98,18 @@ pub async fn run(check: &LoadCheck) -> anyhow::Result<()> {
     if !slower.is_empty() {
         bail!("our generator is slower: {}", slower.join("; "));
     }
-    println!("our generator is at least as fast (not below {SLOWER}× in the median)");
+    println!("{}", verdict(&here, &missing));
     Ok(())
+}
+
+/// What is shown when ours was not slower: nothing of a load whose other generator was not there.
+fn verdict(here: &[Other], missing: &[Other]) -> String {
+    let names = here.iter().map(|other| format!("{} ({})", other.tool, other.kind)).collect::<Vec<_>>().join(" and ");
+    let mut text = format!("our generator does at least {SLOWER}× as much as {names}, in the median");
+    for Other { tool, kind, .. } in missing {
+        text.push_str(&format!("\nNOT SHOWN for {kind}: {tool} is not installed"));
+    }
+    text
 }
 
 /// Prints a comparison and returns the median of the ratios.
@@ -172,6 +199,15 @@ async fn iperf3(streams: usize, seconds: u16) -> anyhow::Result<Done> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_held_against_nothing_is_not_said_to_be_fast() {
+        let [wrk, iperf3] = OTHERS;
+        let all = verdict(&[wrk, iperf3], &[]);
+        assert!(all.contains("wrk (requests) and iperf3 (bulk)") && !all.contains("NOT SHOWN"), "{all}");
+        let half = verdict(&[wrk], &[iperf3]);
+        assert!(half.contains("as wrk (requests),") && half.contains("NOT SHOWN for bulk: iperf3 is not installed"), "{half}");
+    }
 
     #[test]
     fn what_wrk_says_is_read() {

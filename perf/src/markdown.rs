@@ -61,18 +61,13 @@ fn alone(out: &mut String, document: &Document) {
         .filter(|goal| goal.against.is_none())
         .filter_map(|goal| {
             let summary = document.results.summary(goal.ours, goal.figure.key)?;
-            let row = format!(
-                "| {} | {} | {} | {} |",
-                goal.figure.title,
-                cell(&summary),
-                goal.text(),
-                yes(goal.reached(summary.median))
-            );
+            let row =
+                format!("| {} | {} | {} | {} |", goal.title(), cell(&summary), goal.text(), yes(goal.reached(summary.median)));
             Some(row)
         })
         .collect();
     if !rows.is_empty() {
-        let _ = write!(out, "\n| ztunnel by itself | median | goal | reached |\n|---|---|---|---|\n{}\n", rows.join("\n"));
+        let _ = write!(out, "\n| ours by itself | median | goal | reached |\n|---|---|---|---|\n{}\n", rows.join("\n"));
     }
 }
 

@@ -38,13 +38,14 @@ pub struct Options {
     /// A sample is taken again when other processes used more than this share of the machine meanwhile; 1 never takes one again.
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     pub noise: f64,
+    /// Seconds that the proxies are left alone before their memory without load is looked at; less is for a first look, for then they still hold
+    /// what starting took.
+    #[arg(long, default_value_t = 12.0, value_name = "SECONDS")]
+    pub rest: f64,
     /// The Envoy to compare with; searched in PATH and the Python packages if not given.
     #[arg(long, value_name = "PROGRAM")]
     pub envoy: Option<PathBuf>,
 }
-
-/// How long the proxies are left alone before their memory without load is looked at: on a slow machine it takes a while until they rest.
-const SETTLE: Duration = Duration::from_secs(12);
 
 /// A run that has begun.
 pub struct Session {
@@ -67,6 +68,9 @@ impl Session {
         if !(options.seconds.is_finite() && (0.1..=600.0).contains(&options.seconds)) {
             bail!("--seconds is from 0.1 to 600, not {}", options.seconds);
         }
+        if !(options.rest.is_finite() && (0.0..=600.0).contains(&options.rest)) {
+            bail!("--rest is from 0 to 600, not {}", options.rest);
+        }
         for file in [&options.json, &options.html, &options.markdown].into_iter().flatten() {
             writable(file)?;
         }
@@ -85,8 +89,9 @@ impl Session {
         progress("starting two nodes");
         let rig = Rig::start(envoy.as_deref(), &paths).await?;
         let mut bench = Bench::new(rig, options.seconds, options.noise);
+        bench.rest = Duration::from_secs_f64(options.rest);
         // What starting up has left behind is not what a proxy needs when idle.
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(bench.rest).await;
         for path in &paths {
             bench.idle(*path);
         }
@@ -108,8 +113,8 @@ impl Session {
     ) -> anyhow::Result<()> {
         for round in 0..self.rounds {
             self.bench.round = round;
-            for turn in 0..self.paths.len() {
-                let path = self.paths[(round + turn) % self.paths.len()];
+            for at in order(round, self.paths.len()) {
+                let path = self.paths[at];
                 progress(&format!("{what}, round {} of {}: {}", round + 1, self.rounds, path.name()));
                 measure(&mut self.bench, path).await.with_context(|| format!("measuring {}", path.name()))?;
             }
@@ -120,7 +125,7 @@ impl Session {
 
     /// The memory of all paths once they have been left alone for a while.
     pub async fn at_rest(&mut self) {
-        tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep(self.bench.rest).await;
         for path in self.paths.clone() {
             self.bench.at_rest(path);
         }
@@ -156,6 +161,11 @@ impl Session {
         rig.stop().await;
         Ok(())
     }
+}
+
+/// The order in which `count` paths are measured in a round: each round begins with the next one, so that none is always the first or the last.
+fn order(round: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |turn| (round + turn) % count)
 }
 
 /// What `run` gives, unless a signal comes before: then everything it started ends with it.
@@ -199,6 +209,14 @@ fn path_only() -> impl Iterator<Item = (OsString, OsString)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_round_measures_all_paths_and_each_path_is_first_in_turn() {
+        let rounds: Vec<Vec<usize>> = (0..4).map(|round| order(round, 3).collect()).collect();
+        assert_eq!(rounds, [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]);
+        assert_eq!(order(5, 2).collect::<Vec<_>>(), [1, 0]);
+        assert_eq!(order(7, 0).count(), 0);
+    }
 
     #[test]
     fn the_version_of_envoy_is_read_wherever_it_lies() {

@@ -13,6 +13,9 @@ use crate::{
 /// Width of the column of titles.
 const TITLES: usize = 58;
 
+/// The same where a title may begin with the path.
+const PATHS_TITLES: usize = 70;
+
 /// The whole table.
 #[must_use]
 pub fn render(document: &Document) -> String {
@@ -59,11 +62,11 @@ fn absolute_goals(out: &mut String, results: &Results) {
         .filter_map(|goal| {
             let summary = results.summary(goal.ours, goal.figure.key)?;
             let word = if goal.reached(summary.median) { "reached" } else { "NOT reached" };
-            Some(format!("  {:TITLES$} {:>22}   goal {:8} {word}", goal.figure.title, cell(&summary), goal.text()))
+            Some(format!("  {:PATHS_TITLES$} {:>22}   goal {:8} {word}", goal.title(), cell(&summary), goal.text()))
         })
         .collect();
     if !lines.is_empty() {
-        let _ = writeln!(out, "\nztunnel by itself (median ± half the range)\n{}", lines.join("\n"));
+        let _ = writeln!(out, "\nours by itself (median ± half the range)\n{}", lines.join("\n"));
     }
 }
 

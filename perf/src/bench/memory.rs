@@ -16,7 +16,8 @@ use crate::{
 /// Connections that are held to see what one costs.
 pub const HELD: usize = 1000;
 
-/// How long connections that are held have been idle when memory is looked at: what opening them took is not what they need.
+/// How long connections that are held have been idle when memory is looked at, unless a run leaves its proxies less time: what opening them took
+/// is not what they need.
 const REST: Duration = Duration::from_secs(5);
 
 /// Connections that are held by a load.
@@ -90,7 +91,7 @@ impl Bench {
             return Ok(());
         }
         let held = self.hold(path, HELD).await?;
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(REST.min(self.rest)).await;
         let Memory { pss, rss } = self.memory(path);
         let name = path.name();
         if held.count != HELD {

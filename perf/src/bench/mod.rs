@@ -21,11 +21,11 @@ use noise::Noise;
 
 pub use memory::Held;
 
-/// How often a sample is taken again at most.
-const AGAIN: usize = 2;
-
 /// How much longer than it should a load may take before it is ended.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the proxies are left alone before their memory without load is looked at: on a slow machine it takes a while until they rest.
+const SETTLE: Duration = Duration::from_secs(12);
 
 /// A kind of load, as the command line of this program has it.
 #[derive(Debug, Clone)]
@@ -88,6 +88,8 @@ pub struct Bench {
     pub seconds: f64,
     /// A sample during which other processes used more of the machine than this share is taken again.
     pub noise: f64,
+    /// How long the proxies are left alone before their memory without load is looked at.
+    pub rest: Duration,
     /// The round that values are of.
     pub round: usize,
 }
@@ -96,7 +98,7 @@ impl Bench {
     /// Nothing measured yet.
     #[must_use]
     pub fn new(rig: Rig, seconds: f64, noise: f64) -> Self {
-        Self { rig, results: Results::default(), seconds, noise, round: 0 }
+        Self { rig, results: Results::default(), seconds, noise, rest: SETTLE, round: 0 }
     }
 
     /// Waits until a path works.
@@ -139,15 +141,8 @@ impl Bench {
         what: &str,
         measure: impl AsyncFn(&Self) -> anyhow::Result<(T, f64)>,
     ) -> anyhow::Result<T> {
-        let (mut best, mut least) = measure(self).await?;
-        let mut again = 0;
-        while least > self.noise && again < AGAIN {
-            again += 1;
-            let (measured, noise) = measure(self).await?;
-            if noise < least {
-                (best, least) = (measured, noise);
-            }
-        }
+        let bench = &*self;
+        let (best, least, again) = noise::quietest(bench.noise, async || measure(bench).await).await?;
         self.results.taken += 1;
         self.results.repeated += usize::from(again > 0);
         if least > self.noise {

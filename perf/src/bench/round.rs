@@ -13,7 +13,7 @@ use crate::{
 /// Connections of the paced requests, and of those that are opened anew.
 const SOME: usize = 16;
 
-/// Seconds of a sample that only counts.
+/// Seconds of a sample that only counts, if those of the run are not shorter.
 const COUNTING: f64 = 0.5;
 
 /// How often a count is begun at most: `perf` gives up when a thread ends while it looks at them.
@@ -76,19 +76,20 @@ impl Bench {
         if pids.is_empty() {
             return Ok(());
         }
+        let seconds = COUNTING.min(self.seconds);
         for figures in REQUESTS {
-            let counted = self.counted(path, &pids, Shape::new("requests", figures.connections, COUNTING)).await?;
+            let counted = self.counted(path, &pids, Shape::new("requests", figures.connections, seconds)).await?;
             let Some((calls, sample)) = counted else { continue };
             self.results.set(path.name(), figures.calls, self.round, calls.all / sample.all as f64);
         }
         for figures in BULK {
-            let counted = self.counted(path, &pids, Shape::new("bulk", figures.streams, COUNTING)).await?;
+            let counted = self.counted(path, &pids, Shape::new("bulk", figures.streams, seconds)).await?;
             let Some((calls, sample)) = counted else { continue };
             // Each proxy reads each byte once and writes it once.
             let moved = sample.all_bytes as f64 * 2.0 * pids.len() as f64;
             self.results.set(path.name(), figures.bytes_per_call, self.round, moved / 1000.0 / calls.moving);
         }
-        if let Some((calls, sample)) = self.counted(path, &pids, Shape::new("connections", SOME, COUNTING)).await? {
+        if let Some((calls, sample)) = self.counted(path, &pids, Shape::new("connections", SOME, seconds)).await? {
             self.results.set(path.name(), CALLS_CONNECTION, self.round, calls.all / sample.all as f64);
         }
         Ok(())

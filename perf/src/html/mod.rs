@@ -80,13 +80,13 @@ fn alone(out: &mut String, document: &Document) {
     let mut rows = String::new();
     for goal in goals::all().iter().filter(|goal| goal.against.is_none()) {
         let Some(summary) = document.results.summary(goal.ours, goal.figure.key) else { continue };
-        let (title, value, line) = (escape(goal.figure.title), cell(&summary), goal.text());
+        let (title, value, line) = (escape(&goal.title()), cell(&summary), goal.text());
         let _ = write!(rows, "<tr><td>{title}</td><td>{value}</td><td>{line}</td>{}</tr>", word(goal.reached(summary.median)));
     }
     if !rows.is_empty() {
         let _ = writeln!(
             out,
-            "<section><h2>ztunnel by itself</h2><table><tr><th></th><th>median ± half the range</th><th>goal</th><th></th></tr>{rows}</table></section>"
+            "<section><h2>Ours by itself</h2><table><tr><th></th><th>median ± half the range</th><th>goal</th><th></th></tr>{rows}</table></section>"
         );
     }
 }

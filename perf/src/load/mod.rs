@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::process;
 
+/// Seconds of load before measuring starts, unless told otherwise or for shorter samples.
+const WARM_UP: f64 = 0.5;
+
 /// What one sample of load saw. Figures that the kind of load does not have are absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
@@ -95,9 +98,9 @@ pub struct Load {
     /// Connections at once.
     #[arg(long, default_value_t = 1)]
     pub connections: usize,
-    /// Seconds before measuring starts.
-    #[arg(long, default_value_t = 0.5)]
-    pub warmup: f64,
+    /// Seconds before measuring starts; if not given as many as are measured, at most half a second.
+    #[arg(long)]
+    pub warmup: Option<f64>,
     /// Seconds of measuring.
     #[arg(long, default_value_t = 3.0)]
     pub seconds: f64,
@@ -109,7 +112,7 @@ impl Load {
     }
 
     fn warmup(&self) -> Duration {
-        Duration::from_secs_f64(self.warmup)
+        Duration::from_secs_f64(self.warmup.unwrap_or(self.seconds.min(WARM_UP)))
     }
 
     fn measured(&self) -> Duration {

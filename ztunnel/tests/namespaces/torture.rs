@@ -45,8 +45,10 @@ async fn scripts(mode: &'static str, server_node: usize) -> anyhow::Result<()> {
     let mut round = 0;
     for ip in server.ips() {
         let to = SocketAddr::new(ip, 8080);
-        // Many small ones at once, fewer large ones, and writes of megabytes.
-        for (count, kind) in [(100, Kind::of_sockets(20_000)), (50, Kind::of_sockets(1 << 20)), (4, Kind::calm(MOST))] {
+        // Many small ones at once, fewer large ones, writes of megabytes, and one of all 16.
+        let kinds =
+            [(100, Kind::of_sockets(20_000)), (50, Kind::of_sockets(1 << 20)), (4, Kind::calm(MOST)), (1, Kind::at_once(MOST))];
+        for (count, kind) in kinds {
             let draws = (0..count).map(|n| Draw { seed: seed.wrapping_add((round << 32) + n), kind }).collect();
             play_round(&client, to, draws, &mut told).await?;
             round += 1;

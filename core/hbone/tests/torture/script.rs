@@ -16,6 +16,8 @@ pub struct Kind {
     /// An end may close as a whole after its message. What the other still sends then is bounded, as the reset that it may meet takes
     /// what is under way with it.
     pub closes: bool,
+    /// One end's message is as long as messages get, and one write.
+    pub at_once: bool,
 }
 
 /// A script and how it was drawn; travels with the CONNECT.
@@ -89,6 +91,9 @@ impl Draw {
         let mut script = Script { client: Half::draw(&mut random, self.kind), server: Half::draw(&mut random, self.kind) };
         let Script { client, server } = &mut script;
         let (first, second) = if random.bool() { (client, server) } else { (server, client) };
+        if self.kind.at_once {
+            (first.length, first.pieces) = (self.kind.most, Pieces::Whole);
+        }
         // One end at most waits for the other.
         second.begins = match random.u8(..4) {
             0 => Begins::AfterEnd,
@@ -162,12 +167,17 @@ impl Kind {
     /// Everything, with messages of up to `most` bytes.
     pub fn wild(most: usize) -> Self {
         assert!(most <= MOST);
-        Self { most, calm: false, closes: true }
+        Self { most, calm: false, closes: true, at_once: false }
     }
 
     /// No end cuts or leaves.
     pub fn calm(most: usize) -> Self {
         Self { calm: true, ..Self::wild(most) }
+    }
+
+    /// As `calm`, with a message of all these bytes in one write.
+    pub fn at_once(most: usize) -> Self {
+        Self { at_once: true, ..Self::calm(most) }
     }
 
     /// As `wild`, for ends that are sockets: one that closes with bytes unread resets.
@@ -178,7 +188,8 @@ impl Kind {
 
 impl fmt::Display for Draw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}-{}", self.seed, self.kind.most, self.kind.calm, self.kind.closes)
+        let Kind { most, calm, closes, at_once } = self.kind;
+        write!(f, "{}-{most}-{calm}-{closes}-{at_once}", self.seed)
     }
 }
 
@@ -187,9 +198,10 @@ impl FromStr for Draw {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || format!("not a draw: {text}");
-        let [seed, most, calm, closes] = *text.split('-').collect::<Vec<_>>() else { return Err(bad()) };
+        let [seed, most, calm, closes, at_once] = *text.split('-').collect::<Vec<_>>() else { return Err(bad()) };
         let flag = |text: &str| text.parse().map_err(|_| bad());
-        let kind = Kind { most: most.parse().map_err(|_| bad())?, calm: flag(calm)?, closes: flag(closes)? };
+        let most = most.parse::<usize>().map_err(|_| bad())?;
+        let kind = Kind { most, calm: flag(calm)?, closes: flag(closes)?, at_once: flag(at_once)? };
         Ok(Self { seed: seed.parse().map_err(|_| bad())?, kind })
     }
 }
