@@ -49,6 +49,7 @@ NEEDS = {
     "ambit-cluster/api_server": (23, 0.8),
     "ambit-cluster/cluster": (23, 0.8),
     "ambit/handover": (20, 0.8),
+    "perf/guard": (20, 1.4),
     "ambit/lib up::kubernetes::tests": (20, 0.8),
     "istiod-lite/pod_memory": (20, 1.0),
     "ambit-tls/roots": (18, 0.4),
@@ -64,7 +65,6 @@ NEEDS = {
     "ztunnel/lib --skip fuzz": (9, 1.0),
     "ambit-hbone/lib --skip fuzz": (8, 1.0),
     "ambit-tls/store": (7, 0.4),
-    "perf/guard": (7, 1.0),
     "ambit-tls/files": (6, 0.3),
     "ambit-cni/plugin": (6, 0.5),
 }

@@ -17,7 +17,7 @@ fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
 install_packages() { # of the system, only those whose command is missing
     local missing=() entry
     for entry in curl:curl nginx:nginx-light python3:python3 cc:gcc go:golang-go nft:nftables iptables-save:iptables \
-        etcd:etcd-server containerd:containerd runc:runc busybox:busybox-static; do
+        etcd:etcd-server containerd:containerd runc:runc busybox:busybox-static valgrind:valgrind perf:linux-perf; do
         PATH="$PATH:/usr/sbin:/sbin" command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
     done
     [ -e /usr/lib/cni/host-local ] || [ -e /opt/cni/bin/host-local ] || missing+=(containernetworking-plugins)
@@ -25,13 +25,17 @@ install_packages() { # of the system, only those whose command is missing
     command -v apt-get >/dev/null || fail "please install: ${missing[*]}"
     [ "$(id -u)" -eq 0 ] || fail "please run: sudo apt-get install ${missing[*]}"
     apt-get update -qq
+    # So Debian calls it; on Ubuntu it comes with the kernel's tools.
+    if ! apt-cache policy linux-perf | grep 'Candidate: [^(]' >/dev/null; then missing=("${missing[@]/#linux-perf/linux-tools-generic}"); fi
     # A service that the package starts would outlive the tests.
     printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d.ambit
     chmod +x /usr/sbin/policy-rc.d.ambit
     [ -e /usr/sbin/policy-rc.d ] || ln -s policy-rc.d.ambit /usr/sbin/policy-rc.d
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    local installed=0
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || installed=$?
     [ "$(readlink /usr/sbin/policy-rc.d)" = policy-rc.d.ambit ] && rm /usr/sbin/policy-rc.d
     rm -f /usr/sbin/policy-rc.d.ambit
+    [ "$installed" -eq 0 ] || fail "apt-get cannot install all of these; please have their commands in PATH: ${missing[*]}"
 }
 
 check_go() { # Kubernetes wants a newer Go than some systems have; the tools above are content with theirs

@@ -56,7 +56,7 @@ struct Done {
 /// Measures and prints; both generators use one thread.
 ///
 /// # Errors
-/// When neither tool is installed, or ours is slower than [`SLOWER`] of one that is.
+/// When neither tool is installed, or ours is slower than 0.95 of one that is.
 pub async fn run(check: &LoadCheck) -> anyhow::Result<()> {
     let (mut here, mut missing) = (Vec::new(), Vec::new());
     for other in OTHERS {

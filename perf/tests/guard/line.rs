@@ -2,7 +2,7 @@
 //! ends are threads of their own with blocking sockets that allocate nothing once they run.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream},
     sync::{Arc, mpsc},
     thread,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use ambit_hbone::{
-    ConnectRequest, Incoming, Pool, PoolConfig, PoolKey, ServerConfig,
+    ConnectRequest, Incoming, Pool, PoolConfig, PoolKey, ServerConfig, Transport,
     copy::{Counters, pump},
     server,
 };
@@ -22,6 +22,7 @@ use ambit_tls::{
 };
 use http::HeaderMap;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     runtime::Handle,
 };
@@ -32,7 +33,8 @@ use crate::count::Counted;
 pub const REQUEST: usize = 80;
 pub const ANSWER: usize = 1100;
 
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long anything may take.
+pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// The pair: what connects to `near` reaches the application at the other end.
 pub struct Line {
@@ -42,8 +44,18 @@ pub struct Line {
     pub thread: nix::unistd::Pid,
 }
 
-fn id(account: &str) -> SpiffeId {
+pub fn id(account: &str) -> SpiffeId {
     format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap()
+}
+
+/// An authority for both ends.
+pub fn source() -> LocalSource {
+    LocalSource::new(Arc::new(Authority::create(&"cluster.local".parse().unwrap()).unwrap()), LIMIT * 360)
+}
+
+/// What tunnels to a proxy at the server's end share.
+pub fn key(far: SocketAddr) -> PoolKey {
+    PoolKey { source: id("web"), destinations: vec![id("api")], address: far, source_ip: None, netns: None }
 }
 
 /// Starts the pair; `application` serves each connection at the far end on a thread of its own.
@@ -61,7 +73,7 @@ pub fn line(application: fn(StdStream)) -> Line {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let source = LocalSource::new(Arc::new(Authority::create(&"cluster.local".parse().unwrap()).unwrap()), LIMIT * 360);
+            let source = source();
             let far = far(source.clone(), application_address).await;
             let near = near(source, far).await;
             tell.send(Line { near, runtime: Handle::current(), thread: nix::unistd::gettid() }).unwrap();
@@ -79,19 +91,25 @@ async fn far(source: LocalSource, application: SocketAddr) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             tcp.set_nodelay(true).unwrap();
-            let config = store.server_config(&id("api")).await.unwrap();
-            tokio::spawn(async move {
-                let (io, _) = handshake::accept(Counted(tcp), config, LIMIT).await.unwrap();
-                let handler = move |incoming: Incoming| async move {
-                    let tcp = TcpStream::connect(application).await.unwrap();
-                    tcp.set_nodelay(true).unwrap();
-                    pump(incoming.accept(HeaderMap::new()).unwrap(), tcp, Counters::default()).await;
-                };
-                let _ended = server::serve(io, &ServerConfig::default(), std::future::pending(), handler).await;
-            });
+            tokio::spawn(serve(Counted(tcp), store.clone(), application));
         }
     });
     address
+}
+
+/// Serves a connection of tunnels, each of which leads to `application`.
+pub async fn serve<T>(io: T, store: SvidStore, application: SocketAddr)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let config = store.server_config(&id("api")).await.unwrap();
+    let (io, _) = handshake::accept(io, config, LIMIT).await.unwrap();
+    let handler = move |incoming: Incoming| async move {
+        let tcp = TcpStream::connect(application).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        pump(incoming.accept(HeaderMap::new()).unwrap(), tcp, Counters::default()).await;
+    };
+    let _ended = server::serve(io, &ServerConfig::default(), std::future::pending(), handler).await;
 }
 
 /// The proxy at the client's end.
@@ -99,25 +117,33 @@ async fn near(source: LocalSource, far: SocketAddr) -> SocketAddr {
     let svid = source.svid(&id("web")).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let key = PoolKey { source: id("web"), destinations: vec![id("api")], address: far, source_ip: None, netns: None };
+    let key = key(far);
     tokio::spawn(async move {
         let pool = Pool::new(PoolConfig::default());
         while let Ok((tcp, _)) = listener.accept().await {
             tcp.set_nodelay(true).unwrap();
-            let (pool, key, config) = (pool.clone(), key.clone(), client_config(&svid, &[id("api")]).unwrap());
-            tokio::spawn(async move {
-                let dial = || async move {
-                    let tcp = TcpStream::connect(far).await?;
-                    tcp.set_nodelay(true)?;
-                    handshake::connect(Counted(tcp), config, LIMIT).await
-                };
-                let request = ConnectRequest { authority: "10.0.0.1:80".parse().unwrap(), headers: HeaderMap::new() };
-                let (tunnel, _) = pool.connect_for(&key, dial, request, &tcp).await.unwrap();
-                pump(tunnel, tcp, Counters::default()).await;
-            });
+            let config = client_config(&svid, &[id("api")]).unwrap();
+            let dial = move || async move {
+                let tcp = TcpStream::connect(far).await?;
+                tcp.set_nodelay(true)?;
+                handshake::connect(Counted(tcp), config, LIMIT).await
+            };
+            tokio::spawn(carry(tcp, pool.clone(), key.clone(), dial));
         }
     });
     address
+}
+
+/// Carries a client's connection in a tunnel.
+pub async fn carry<D, F, T>(tcp: TcpStream, pool: Pool, key: PoolKey, dial: D)
+where
+    D: FnOnce() -> F,
+    F: Future<Output = io::Result<T>>,
+    T: Transport,
+{
+    let request = ConnectRequest { authority: "10.0.0.1:80".parse().unwrap(), headers: HeaderMap::new() };
+    let (tunnel, _) = pool.connect_for(&key, dial, request, &tcp).await.unwrap();
+    pump(tunnel, tcp, Counters::default()).await;
 }
 
 /// Answers requests.
