@@ -3,7 +3,7 @@
 use ambit_model::{
     Reason, Refusal,
     policy::PolicyKey,
-    route::{Closest, Misfit, Rbac, RbacAction, RequestView, Subject, Verdict, evaluate},
+    route::{self, Closest, Misfit, Rbac, RequestView, Subject, Verdict, evaluate},
 };
 
 use serde_json::Value;
@@ -60,35 +60,31 @@ fn decide(
     filters.iter().filter_map(|filter| filter.rules.as_ref()).try_for_each(|rules| ask(rules, &subject))
 }
 
-/// What rule sets that are not enforced would have decided about a subject that the others let pass. As node proxies tell it: each DENY policy
-/// that matches is told for itself; of the ALLOW policies, which decide together, the one that would let it pass, with [`Reason::Ok`], or the one
-/// that came closest.
+/// What rule sets that are not enforced would have decided about a subject that the others let pass: each DENY policy that matches; and for the
+/// ALLOW policies of a set the one that would let it pass, with [`Reason::Ok`], or the one that came closest.
 pub(crate) fn dry_run(filters: &[RbacFilter], subject: &Subject<'_>) -> Vec<Refusal> {
+    let shadows = filters.iter().filter_map(|filter| filter.shadow.as_ref());
     let mut decided: Vec<Refusal> = Vec::new();
-    for shadow in filters.iter().filter_map(|filter| filter.shadow.as_ref()) {
-        match shadow.action {
-            RbacAction::Deny => {
-                for rule in shadow.policies.iter().filter(|rule| rule.matches(subject)) {
-                    let denied = refusal(Reason::PolicyDeniedExplicit, &rule.name, String::new());
-                    // The rules of a policy follow one another, as their names begin alike.
-                    let another = |before: &Refusal| before.policy.is_none() || before.policy != denied.policy;
-                    if decided.last().is_none_or(another) {
-                        decided.push(denied);
-                    }
-                }
-            }
-            RbacAction::Allow => {
-                // Only its reason and its policy are told: why the others do not match is not worth finding out for each request.
-                let (reason, rule) = match evaluate(shadow, subject) {
-                    Verdict::Allowed(rule) => (Reason::Ok, rule),
-                    Verdict::DeniedBy(rule) => (Reason::PolicyDeniedExplicit, Some(rule)),
-                    Verdict::NotAllowed(closest) => (Reason::PolicyDeniedNoAllowMatch, closest.map(|closest| closest.rule)),
-                };
-                decided.push(refusal(reason, rule.unwrap_or_default(), String::new()));
-            }
+    for verdict in shadows.flat_map(|shadow| route::dry_run(shadow, subject)) {
+        let one = told(verdict);
+        // The rules of a policy follow one another, as their names begin alike.
+        let again = |before: &Refusal| before.policy.is_some() && before.policy == one.policy;
+        let is_told = matches!(verdict, Verdict::DeniedBy(_)) && decided.last().is_some_and(again);
+        if !is_told {
+            decided.push(one);
         }
     }
     decided
+}
+
+/// Only the reason and the policy of what is not enforced are told: why the others do not match is not worth finding out for each request.
+fn told(verdict: Verdict<'_>) -> Refusal {
+    let (reason, rule) = match verdict {
+        Verdict::Allowed(rule) => (Reason::Ok, rule),
+        Verdict::DeniedBy(rule) => (Reason::PolicyDeniedExplicit, Some(rule)),
+        Verdict::NotAllowed(closest) => (Reason::PolicyDeniedNoAllowMatch, closest.map(|closest| closest.rule)),
+    };
+    refusal(reason, rule.unwrap_or_default(), String::new())
 }
 
 /// Whether an authorizer is asked about a subject, with the rule by which it is, if there is one; `None` if it is not.
@@ -173,7 +169,7 @@ pub(crate) fn named(rule: &str) -> Option<(PolicyKey, Option<usize>)> {
 
 #[cfg(test)]
 mod tests {
-    use ambit_model::route::{Permission, Principal, RbacPolicy, StringMatch};
+    use ambit_model::route::{Permission, Principal, RbacAction, RbacPolicy, StringMatch};
 
     use super::*;
 

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+pub mod dry_run;
+
 use serde::{Serialize, Serializer};
 
 use crate::policy::PolicyKey;

@@ -293,18 +293,18 @@ fn arrive(
 ) -> Result<Arrived, select::Refused> {
     let (chain, http) = select::chain(snapshot, tunnel, protocol)?;
     record.metrics.clone_from(&chain.metrics);
+    let target = select::target(request, &http);
+    // Once it was seen how much the client has written itself. What has no target is logged as it came.
+    if target.is_ok() {
+        let known_client = tunnel.peer.certificate.as_ref().filter(|_| http.tells_client);
+        headers::client_certificate(request.headers_mut(), known_client);
+    }
     record.logged = Logged::request(&http.logs, request, tunnel.scheme());
-    let mut target = select::target(request, &http)?;
+    let mut target = target?;
     if tunnel.edge.is_some() {
         target.scheme = tunnel.scheme();
     }
-    // Once it was seen how much the client has written itself.
-    let known_client = tunnel.peer.certificate.as_ref().filter(|_| http.tells_client);
-    let is_told = headers::client_certificate(request.headers_mut(), known_client);
     record.targets(&target.path_and_query, &target.authority, target.scheme);
-    if let Some(logged) = record.logged.as_mut().filter(|_| is_told) {
-        logged.sent(request.headers(), &target.path_and_query, &target.authority);
-    }
     let mut known = select::known(snapshot, tunnel, &chain, &http, view(request, &target))?;
     record.note(|told| told.chain = Some(chain.name.clone()));
     let changed = known.changed.take();

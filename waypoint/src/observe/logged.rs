@@ -68,7 +68,7 @@ impl Logged {
         }))
     }
 
-    /// Of a request as it came.
+    /// Of a request as it is now.
     pub fn request<B>(logs: &Option<Arc<Logs>>, request: &Request<B>, scheme: &'static str) -> Option<Box<Self>> {
         let mut logged = Self::connection(logs)?;
         let host = || request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();

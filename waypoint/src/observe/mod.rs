@@ -1,7 +1,6 @@
 //! What is recorded: one access-log line and one set of metrics for each request and each connection, with one reason code.
 
 mod beside;
-mod dry_run;
 mod lanes;
 mod logged;
 mod measured;

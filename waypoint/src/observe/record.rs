@@ -76,7 +76,7 @@ pub struct Record {
     pub reason: Reason,
     /// The policy that decided.
     pub policy: Option<PolicyKey>,
-    /// What policies that are not enforced would have decided, where those that are let it pass.
+    /// What policies that are not enforced would have decided, where all that are let it pass.
     pub dry_run: Vec<Refusal>,
     /// The route taken.
     pub route: Option<Arc<str>>,
@@ -152,8 +152,11 @@ impl Record {
         }
     }
 
-    /// Notes a refusal.
+    /// Notes a refusal. Of what a policy in force refuses, be it at the endpoint's node, no policy in dry run is told: so do node proxies.
     pub fn refused(&mut self, refusal: &Refusal) {
+        if refusal.reason.is_policy() {
+            self.dry_run.clear();
+        }
         self.reason = refusal.reason;
         self.policy.clone_from(&refusal.policy);
         self.error = Some(refusal.to_string());
@@ -188,6 +191,26 @@ impl Drop for Record {
         record.telemetry.write(record);
         if let Some(span) = self.span.take() {
             span.end(self);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_runtime::telemetry::{AccessLog, Destination};
+
+    use super::*;
+
+    #[test]
+    fn of_what_a_policy_in_force_refuses_no_dry_run_is_told() {
+        let telemetry = Arc::new(Telemetry::new(AccessLog::open(&Destination::Off).unwrap()));
+        let peer = Arc::new(Peer::new("10.0.0.1:4000".parse().unwrap(), None));
+        let tried = Refusal::new(Reason::PolicyDeniedExplicit, "").by(PolicyKey::new("shop", "tried"), Some(0));
+        for reason in Reason::ALL {
+            let mut record = Record::new(telemetry.clone(), peer.clone(), "10.96.0.7:80".parse().unwrap(), "tcp");
+            record.dry_run = vec![tried.clone()];
+            record.refused(&Refusal::new(*reason, ""));
+            assert_eq!(record.dry_run.is_empty(), reason.is_policy(), "{reason}");
         }
     }
 }

@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
-use ambit_model::Reason;
-use ambit_runtime::telemetry::{AccessLog, Admitted, Direction, Entry, InUse, Security, SeriesLimit, label, metric};
+use ambit_model::{Reason, reason::dry_run};
+use ambit_runtime::telemetry::{
+    AccessLog, Admitted, Direction, Entry, InUse, Security, SeriesLimit, count_dry_run, label, metric,
+};
 use metrics::{Counter, Histogram, Label, SharedString, counter, histogram};
 
-use super::{Given, Record, dry_run, measured, outlets::Outlets};
+use super::{Given, Record, measured, outlets::Outlets};
 
 /// Where records go.
 #[derive(Debug)]
@@ -127,7 +129,9 @@ impl Telemetry {
             Some(logged) => self.outlets.write(record, logged),
             None => self.log.write(&entry(record, took)),
         }
-        record.dry_run.iter().for_each(|decided| dry_run::count(decided, &self.series));
+        for decided in &record.dry_run {
+            count_dry_run("waypoint", decided.reason.label(), dry_run::policy(decided), &self.series);
+        }
         let key = self.key(record);
         if let Some(known) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&key)
             && let Some(_used) = known.enter()

@@ -36,6 +36,8 @@ pub const BANNER: u16 = 9000;
 pub const ECHO: u16 = 9001;
 /// The port nothing listens on.
 pub const CLOSED: u16 = 9002;
+/// The port that a policy of the node lets nobody reach.
+pub const DENIED: u16 = 9003;
 
 /// What an endpoint has seen.
 #[derive(Default)]
@@ -114,6 +116,13 @@ async fn connect(incoming: Connect, name: &'static str, peer: SpiffeId, seen: Ar
         let mut headers = HeaderMap::new();
         headers.insert("x-ambit-reason", "upstream_refused".parse().expect("a value"));
         incoming.refuse(StatusCode::SERVICE_UNAVAILABLE, headers).expect("an answer");
+        return;
+    }
+    if port == DENIED {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-ambit-reason", "policy_denied_explicit".parse().expect("a value"));
+        headers.insert("x-ambit-policy", "shop/of-the-node".parse().expect("a value"));
+        incoming.refuse(StatusCode::UNAUTHORIZED, headers).expect("an answer");
         return;
     }
     let stream = incoming.accept(HeaderMap::new()).expect("a tunnel");

@@ -15,7 +15,7 @@ use super::{
     support::{
         BILLING, Mesh, WEB,
         client::{get, once, tunnel},
-        endpoint::{self, BANNER},
+        endpoint::{self, BANNER, CLOSED, DENIED},
         resources::{self, Ep, Service},
     },
 };
@@ -104,4 +104,38 @@ async fn what_a_policy_in_dry_run_would_decide_of_a_connection_is_told_once() {
         assert!(line.contains(" dry_run=shop/tried-bytes:policy_denied_explicit"), "{line}");
         counted(&[("policy_denied_explicit", "shop/tried-bytes", times)]).await;
     }
+}
+
+#[tokio::test]
+async fn of_what_the_endpoint_s_node_refuses_by_a_policy_no_dry_run_is_told() {
+    let mesh = Mesh::start(183).await;
+    let deny = resources::rules(Action::Deny, "ns[shop]-policy[tried-before]-rule[0]", Rule::Any(true), WEB);
+    let of = |name, host, port, protocol| Service {
+        protocol,
+        dry_run: vec![deny.clone()],
+        ..Service::http(name, mesh.socket(host, port))
+    };
+    let (banner, auto, shop) = (of("banner", 100, 9000, "tcp"), of("auto", 101, 9001, "auto"), of("shop", 102, 80, "http"));
+    mesh.serve(&[banner.clone(), auto.clone(), shop.clone()]);
+    endpoint::start(&mesh, 1, "v1", BILLING).await;
+    // What reaches no application for another cause is told of, as by node proxies. It comes last, so that the counts say that of what came before
+    // it nothing was counted.
+    for (port, reason, told) in [(DENIED, "policy_denied_explicit", false), (CLOSED, "upstream_refused", true)] {
+        for cluster in [banner.cluster(), auto.tcp_chain(), shop.cluster()] {
+            mesh.endpoints(&cluster, vec![Ep::Hbone(mesh.socket(1, port), BILLING)]);
+        }
+        assert!(tunnel(&mesh, WEB, banner.vip).await.is_err(), "{reason}");
+        let mut stream = tunnel(&mesh, WEB, auto.vip).await.unwrap();
+        // It may have been ended by then.
+        let _ = stream.write_all(b"\x00binary").await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        assert_eq!(once(&mesh, WEB, shop.vip, get("/")).await.0, 503, "{reason}");
+        for service in [&banner, &auto, &shop] {
+            let line = mesh.logged(&[&format!("dst.service={}.shop", service.name), &format!("reason={reason}")]).await;
+            let is_told = line.contains(" dry_run=shop/tried-before:policy_denied_explicit");
+            assert!(is_told == told && line.contains("dry_run=") == told, "{line}");
+            assert_eq!(line.contains(" policy=shop/of-the-node "), !told, "{line}");
+        }
+    }
+    counted(&[("policy_denied_explicit", "shop/tried-before", 3)]).await;
 }

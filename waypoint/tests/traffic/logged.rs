@@ -39,7 +39,7 @@ use hyper::body::Incoming;
 use prost::{Message, Name};
 
 use super::support::{
-    Mesh, WEB, billing,
+    Mesh, WAYPOINT, WEB, billing,
     client::{Body, once},
     endpoint::HTTP,
     resources::{self, Ep, Service},
@@ -141,6 +141,29 @@ async fn requests_are_logged_to_a_file_in_the_format_asked_for() {
             "{\"both\":\"me/NoHealthyUpstream\",\"route\":null,\"status\":503}"
         ]
     );
+}
+
+#[tokio::test]
+async fn who_a_client_is_is_logged_as_it_is_told_on_and_of_what_is_no_request_as_the_client_writes_it() {
+    const FORGED: &str = "URI=spiffe://cluster.local/ns/shop/sa/admin";
+    let (mesh, service, _) = billing(184).await;
+    let path = mesh.beside("lines");
+    let text = "%REQ(:PATH)% %RESPONSE_CODE% %REQ(X-FORWARDED-CLIENT-CERT)%\n";
+    let source = DataSource { specifier: Some(Specifier::InlineString(text.into())), ..Default::default() };
+    let logs = [to_file(&path, Format::TextFormatSource(source))];
+    let silent = listeners(std::slice::from_ref(&service), &logs);
+    let telling = resources::telling_clients(silent.clone());
+    let proven = format!("By={WAYPOINT};URI={WEB}");
+    let mut count = 0;
+    for (listeners, told) in [(silent, "-"), (telling, proven.as_str())] {
+        mesh.deliver(type_url::LISTENER, listeners);
+        for (host, status, logged) in [("billing.shop", 200, told), ("me@billing.shop", 400, FORGED)] {
+            let request = Request::get("/a").header("host", host).header("x-forwarded-client-cert", FORGED);
+            assert_eq!(once(&mesh, WEB, service.vip, request.body(Body::default()).unwrap()).await.0, status);
+            count += 1;
+            assert_eq!(lines(&path, count).await[count - 1], format!("/a {status} {logged}"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use std::{io, mem, net::SocketAddr, sync::Arc, time::Instant};
 
 use ambit_hbone::copy::{Counters, EndedBy};
 use ambit_identity::SpiffeId;
-use ambit_model::{Reason, Refusal, authorize::Allowed, plan::Target};
-use ambit_runtime::telemetry::{Direction, Entry, Security, Spans, Trace};
+use ambit_model::{Reason, Refusal, authorize::Allowed, plan::Target, reason::dry_run};
+use ambit_runtime::telemetry::{Direction, Entry, Security, Spans, Trace, count_dry_run};
 use tokio::sync::watch;
 
 use super::{
@@ -126,7 +126,9 @@ impl Record {
     pub fn allowed(&mut self, allowed: Allowed) {
         let limit = &self.telemetry.0.limit;
         let count = |now: &[Refusal], before: &[Refusal]| {
-            now.iter().filter(|decided| !before.contains(decided)).for_each(|decided| series::dry_run(decided, limit));
+            for decided in now.iter().filter(|decided| !before.contains(decided)) {
+                count_dry_run("destination", decided.reason.label(), dry_run::policy(decided), limit);
+            }
         };
         match &mut self.stage {
             Stage::Opening(facts) => {
@@ -259,7 +261,7 @@ impl<'a> Ending<'a> {
         entry.destination_service = target.service.as_ref().map(|s| (&*s.key.hostname).into());
         entry.destination_identity = text(destination, &kind.destination_identity);
         entry.policy = outcome.policy.as_ref().or(self.allowed.policy.as_ref()).map(|policy| policy.to_string().into());
-        entry.dry_run = dry_run(&self.allowed.dry_run).map(Into::into);
+        entry.dry_run = dry_run::text(&self.allowed.dry_run).map(Into::into);
         entry.trace = self.trace.map(|trace| trace.id);
         entry.reason = outcome.reason.label().into();
         entry.duration = self.ends.begun.elapsed();
@@ -269,18 +271,4 @@ impl<'a> Ending<'a> {
         }
         entry
     }
-}
-
-/// What dry-run policies would have decided, as `policy:reason`, the first few of them.
-fn dry_run(decided: &[Refusal]) -> Option<String> {
-    const MOST: usize = 4;
-    let one = |decided: &Refusal| {
-        let policy = decided.policy.as_ref().map(ToString::to_string).unwrap_or_default();
-        format!("{policy}:{}", decided.reason.label())
-    };
-    let mut text = decided.iter().take(MOST).map(one).collect::<Vec<_>>().join(",");
-    if decided.len() > MOST {
-        text.push_str(",…");
-    }
-    (!decided.is_empty()).then_some(text)
 }

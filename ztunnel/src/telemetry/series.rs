@@ -10,8 +10,6 @@ use ambit_model::{Refusal, plan::Target, service::Service, workload::Workload};
 use ambit_runtime::telemetry::{Admitted, Direction, InUse, Security, SeriesLimit, label, metric};
 use metrics::{Counter, Label, SharedString, counter};
 
-/// The label that names the policy behind a refusal.
-const POLICY: &str = "policy";
 /// Kinds of connections that are kept; when there are more they are all looked up anew.
 const KEPT: usize = 1024;
 
@@ -153,18 +151,6 @@ pub(super) fn failed(kind: &Kind, refusal: &Refusal, limit: &SeriesLimit) {
     counter!(metric::TCP_CONNECTIONS_FAILED, admitted.labels()).increment(1);
 }
 
-/// Counts what a dry-run policy would have decided about a connection.
-pub(super) fn dry_run(decided: &Refusal, limit: &SeriesLimit) {
-    let policy = decided.policy.as_ref().map(ToString::to_string).unwrap_or_default();
-    let labels = vec![
-        Label::from_static_parts(label::REPORTER, "destination"),
-        Label::from_static_parts(label::REASON, decided.reason.label()),
-        Label::new(SharedString::const_str(POLICY), SharedString::from_owned(policy)),
-    ];
-    let (admitted, _used) = limit.admit(labels);
-    counter!(metric::POLICY_DRY_RUN, admitted.labels()).increment(1);
-}
-
 fn labels(kind: &Kind, refusal: Option<&Refusal>) -> Vec<Label> {
     let text = |key: &'static str, value: &str| {
         let value = if value.is_empty() { label::UNKNOWN } else { value };
@@ -203,7 +189,7 @@ fn labels(kind: &Kind, refusal: Option<&Refusal>) -> Vec<Label> {
     ];
     if let Some(refusal) = refusal {
         labels.push(Label::from_static_parts(label::REASON, refusal.reason.label()));
-        labels.push(text(POLICY, &refusal.policy.as_ref().map_or("none".to_owned(), ToString::to_string)));
+        labels.push(text(label::POLICY, &refusal.policy.as_ref().map_or("none".to_owned(), ToString::to_string)));
     }
     labels
 }

@@ -44,7 +44,7 @@ pub use metadata::{MetadataMatch, ValueMatch};
 pub use mirror::Mirror;
 pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTemplate, TemplatePart};
 pub use path::{PathMatch, PathTest, normalize_path};
-pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, evaluate};
+pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, dry_run, evaluate};
 pub use request::RequestView;
 pub use retry::{Ended, RetryBudget, RetryOn, RetryPolicy, may_leave_again};
 pub use savings::Savings;

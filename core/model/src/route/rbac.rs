@@ -155,10 +155,21 @@ pub fn evaluate<'a>(rbac: &'a Rbac, subject: &Subject<'_>) -> Verdict<'a> {
     }
 }
 
+/// What a rule set that is not enforced would have decided: of DENY rules, which may be of many policies, a verdict for each that matches; of ALLOW
+/// rules, which decide together, one for all of them. As node proxies tell it of their policies ([`authorize`](crate::authorize::authorize)).
+pub fn dry_run<'a>(rbac: &'a Rbac, subject: &Subject<'_>) -> impl Iterator<Item = Verdict<'a>> {
+    let denying: &[RbacPolicy] = match rbac.action {
+        RbacAction::Deny => &rbac.policies,
+        RbacAction::Allow => &[],
+    };
+    let together = (rbac.action == RbacAction::Allow).then(|| evaluate(rbac, subject));
+    let denied = denying.iter().filter(move |rule| rule.matches(subject)).map(|rule| Verdict::DeniedBy(&rule.name));
+    denied.chain(together)
+}
+
 impl RbacPolicy {
     /// Whether the subject may ask what it asks, by this rule alone.
-    #[must_use]
-    pub fn matches(&self, subject: &Subject<'_>) -> bool {
+    fn matches(&self, subject: &Subject<'_>) -> bool {
         self.fits_client(subject) && self.fits_request(subject)
     }
 

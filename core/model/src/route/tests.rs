@@ -512,3 +512,32 @@ fn http_rules_never_match_a_connection_that_is_not_read_as_http() {
     let allow = Rbac { action: RbacAction::Allow, policies: vec![policy("p", vec![get], vec![Principal::Any])] };
     assert_eq!(evaluate(&allow, &subject(None, None)), not_allowed("p", Misfit::Request));
 }
+
+#[test]
+fn a_rule_set_in_dry_run_tells_each_deny_rule_that_matches_and_once_what_its_allow_rules_come_to() {
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+    let asked = subject(None, None);
+    // Each way in which so many rules may match or not.
+    for count in 0..=NAMES.len() {
+        for matching in 0..1_u8 << count {
+            let matches = |at: usize| matching & (1 << at) != 0;
+            let rule = |at: usize| {
+                let port = if matches(at) { asked.destination_port } else { 1 };
+                policy(NAMES[at], vec![Permission::DestinationPort(port)], vec![Principal::Any])
+            };
+            let told = |action| {
+                let rules = Rbac { action, policies: (0..count).map(rule).collect() };
+                dry_run(&rules, &asked).map(|verdict| format!("{verdict:?}")).collect::<Vec<_>>()
+            };
+            let own: Vec<_> = (0..count).filter(|at| matches(*at)).map(|at| NAMES[at]).collect();
+            let denied: Vec<_> = own.iter().map(|name| format!("{:?}", Verdict::DeniedBy(name))).collect();
+            assert_eq!(told(RbacAction::Deny), denied, "{own:?} of {count}");
+            let come_to = match (own.first(), count) {
+                (Some(name), _) => Verdict::Allowed(Some(*name)),
+                (None, 0) => Verdict::NotAllowed(None),
+                (None, _) => not_allowed("a", Misfit::Request),
+            };
+            assert_eq!(told(RbacAction::Allow), [format!("{come_to:?}")], "{own:?} of {count}");
+        }
+    }
+}

@@ -1,10 +1,12 @@
 //! Names of metric labels.
 
-/// Label names of the standard Istio metrics (Istio standard metrics reference) and our own `reason`.
+/// Label names of the standard Istio metrics (Istio standard metrics reference) and our own `reason` and `policy`.
 #[allow(missing_docs)]
 pub mod label {
     pub const REPORTER: &str = "reporter";
     pub const REASON: &str = "reason";
+    /// The policy behind a refusal, or in dry run.
+    pub const POLICY: &str = "policy";
     pub const REQUEST_PROTOCOL: &str = "request_protocol";
     pub const RESPONSE_CODE: &str = "response_code";
     pub const RESPONSE_FLAGS: &str = "response_flags";

@@ -2,6 +2,7 @@
 //! request.
 
 mod access_log;
+mod dry_run;
 mod labels;
 mod logging;
 mod metrics;
@@ -12,6 +13,7 @@ mod spans;
 mod trace;
 
 pub use self::access_log::{AccessLog, Destination, Style};
+pub use self::dry_run::count_dry_run;
 pub use self::labels::label;
 pub use self::logging::{LogFormat, change_log_filter, init_logging, log_filter};
 pub use self::metrics::{Metrics, metrics_handle};
