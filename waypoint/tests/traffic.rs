@@ -20,6 +20,8 @@ mod deadlines;
 mod dry_run;
 #[path = "traffic/edge.rs"]
 mod edge;
+#[path = "traffic/empty_frames.rs"]
+mod empty_frames;
 #[path = "traffic/explained.rs"]
 mod explained;
 #[path = "traffic/filters.rs"]

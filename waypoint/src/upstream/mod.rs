@@ -1,6 +1,7 @@
 //! Reaching endpoints: which one, through a tunnel or in clear, on a connection at hand or a new one.
 
 mod dial;
+mod empty;
 mod kept;
 mod last_words;
 mod live;
@@ -11,6 +12,7 @@ mod select;
 mod tended;
 
 pub use dial::{Stream, open, reason_of};
+use empty::{Counted as CountedFrames, EmptyFrames, MOST as MOST_EMPTY_FRAMES};
 pub use kept::Kept;
 use last_words::LastWords;
 pub use live::{Aim, Connected, Host, Live, Pending, Place, UnderWay};

@@ -2,14 +2,12 @@
 
 mod checkout;
 mod lease;
+mod shared;
 mod siblings;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -24,15 +22,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio_util::task::TaskTracker;
 
 pub use self::lease::Lease;
-use self::{lease::Leased, siblings::Siblings};
-use super::{Connected, Destination, Host, LastWords, RequestBody, Stream, UnderWay};
+use self::{
+    lease::Leased,
+    shared::{Multiplexed, Shares},
+    siblings::Siblings,
+};
+use super::{Connected, CountedFrames, Destination, EmptyFrames, Host, LastWords, RequestBody, Stream, UnderWay};
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
 /// HTTP/1.1 connections that wait, for each endpoint.
 const WAITING: usize = 512;
-/// Requests on one HTTP/2 connection at once; more open another.
-const SHARED: usize = 100;
 /// How long a connection may take to be ready again after a response was read.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -51,8 +51,6 @@ pub struct Http1 {
 fn stays(carrier: Option<&Carrier>) -> bool {
     carrier.is_none_or(Carrier::stays)
 }
-
-type Http2 = http2::SendRequest<RequestBody>;
 
 /// Connections by destination. Cloning shares them.
 #[derive(Clone, Default)]
@@ -75,15 +73,6 @@ struct Connections {
     generation: u64,
 }
 
-struct Multiplexed {
-    sender: Http2,
-    carrier: Option<Carrier>,
-    in_flight: AtomicUsize,
-    idle_since: Mutex<Instant>,
-    /// As above.
-    owner: Arc<Host>,
-}
-
 /// A connection to send one request on.
 pub struct Checkout {
     connection: Connection,
@@ -95,25 +84,6 @@ pub struct Checkout {
 enum Connection {
     Http1(Box<Http1>),
     Http2(Shares),
-}
-
-/// A place on a shared connection.
-pub struct Shares {
-    on: Arc<Multiplexed>,
-    /// The request is of another cluster than the connection.
-    lent: bool,
-}
-
-impl Drop for Shares {
-    fn drop(&mut self) {
-        if self.on.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *self.on.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        }
-        // Those who wait in the request's own cluster are told by the end of the request.
-        if self.lent {
-            self.on.owner.tell(true);
-        }
-    }
 }
 
 /// A response, with what it holds.
@@ -148,10 +118,8 @@ impl HttpPool {
         let mut connections = self.connections();
         if http2 {
             let shared = connections.multiplexed.get_mut(to)?;
-            shared.retain(|c| !c.sender.is_closed() && stays(c.carrier.as_ref()));
-            let free = shared.iter().find(|c| c.in_flight.load(Ordering::Acquire) < SHARED)?;
-            free.in_flight.fetch_add(1, Ordering::AcqRel);
-            return Some(Connection::Http2(Shares { on: free.clone(), lent: !Arc::ptr_eq(&free.owner, host) }));
+            shared.retain(|c| c.stays());
+            return shared.iter().find(|c| c.has_room()).map(|free| Connection::Http2(free.share(host)));
         }
         let waiting = connections.waiting.get_mut(to)?;
         while let Some((http1, since)) = waiting.pop() {
@@ -189,13 +157,13 @@ impl HttpPool {
         generation: u64,
         place: Connected,
     ) -> hyper::Result<Connection> {
-        let (carrier, owner) = (stream.carrier(), place.host().clone());
+        let (carrier, owner, empty) = (stream.carrier(), place.host().clone(), EmptyFrames::default());
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .max_send_buf_size(256 << 10)
-            .handshake(TokioIo::new(LastWords::new(stream)))
+            .handshake(TokioIo::new(CountedFrames::new(LastWords::new(stream), empty.clone())))
             .await?;
         self.shared.tasks.spawn(async move {
             if let Err(error) = connection.await {
@@ -204,14 +172,13 @@ impl HttpPool {
             drop(place);
         });
         sender.ready().await?;
-        let (in_flight, idle_since) = (AtomicUsize::new(1), Mutex::new(Instant::now()));
-        let connection = Arc::new(Multiplexed { sender, carrier, in_flight, idle_since, owner });
+        let (connection, place) = Multiplexed::new(sender, carrier, empty, owner);
         let mut connections = self.connections();
         if generation == connections.generation {
-            connections.multiplexed.entry(to.clone()).or_default().push(connection.clone());
+            connections.multiplexed.entry(to.clone()).or_default().push(connection);
         }
         drop(connections);
-        Ok(Connection::Http2(Shares { on: connection, lent: false }))
+        Ok(Connection::Http2(place))
     }
 
     /// Sends a request and waits for the head of its response.
@@ -241,10 +208,7 @@ impl HttpPool {
         }
         connections.waiting.retain(|_, waiting| !waiting.is_empty());
         for shared in connections.multiplexed.values_mut() {
-            shared.retain(|c| {
-                let idle = c.idle_since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE;
-                !c.sender.is_closed() && stays(c.carrier.as_ref()) && (!idle || c.in_flight.load(Ordering::Acquire) > 0)
-            });
+            shared.retain(|c| c.stays() && !c.is_idle());
         }
         connections.multiplexed.retain(|_, shared| !shared.is_empty());
     }
