@@ -36,6 +36,8 @@ mod heads;
 mod http10;
 #[path = "traffic/lasting.rs"]
 mod lasting;
+#[path = "traffic/limits.rs"]
+mod limits;
 #[path = "traffic/live.rs"]
 mod live;
 #[path = "traffic/logged.rs"]

@@ -17,7 +17,7 @@ use super::{
     body::Streaming,
     deadline::Deadline,
     ext_proc::{End, Passage, Passes, Stopped},
-    headers,
+    framing, headers,
     mirror::{self, Copy},
     retry, select,
     send::Sender,
@@ -142,7 +142,13 @@ pub async fn forward(
         },
     };
     if let Some(end) = end {
-        return ended(end, &mut record, exchange.style);
+        let refused = end.is_refusal();
+        let mut response = ended(end, &mut record, exchange.style);
+        // As one that is refused before it is sent on; what a processor says is as it says it, there as well.
+        if let Some(asked) = asked.as_deref().filter(|_| refused) {
+            answer::changed(response.headers_mut(), |headers| change_response(&exchange, &weight, asked, headers));
+        }
+        return response;
     }
     match outcome {
         Ok(outcome) => respond(exchange, outcome, &weight, record, hold, (deadline, times)),
@@ -232,7 +238,7 @@ async fn attempt(
         logged.sent(request.headers(), &path, authority);
     }
     let sent = record.sent.clone();
-    let is_processed = through.is_some();
+    let came = request.body().size_hint().exact();
     let mut request = request.map(|body| {
         let whole = before.as_deref().is_some_and(Beginning::is_whole);
         let body = RequestBody::new(body, before, sent, phase, arriving);
@@ -241,15 +247,14 @@ async fn attempt(
             None => body,
         }
     });
-    if is_processed && !http2 && upgrade.is_none() && !request.headers().contains_key(header::CONTENT_LENGTH) {
-        // Its length is not known any more.
-        headers::delimit(&mut request);
+    if !http2 && upgrade.is_none() && !framing::says_end(request.headers(), came, request.body().size_hint().exact()) {
+        framing::delimit(&mut request);
     }
     if let Some(logged) = &record.logged {
         request.body_mut().note_end(&logged.whole);
     }
     if !http2 && upgrade.is_none() && request.body().is_end_stream() {
-        headers::without_body(&mut request);
+        framing::without_body(&mut request);
     }
     let proxy = &*exchange.proxy;
     let mirrors: Vec<_> =
@@ -352,9 +357,6 @@ fn prepare<'a>(
     }
     headers::target(request, &path, authority, http2)
         .map_err(|error| (StatusCode::BAD_REQUEST, Refusal::new(Reason::RequestInvalid, error.to_string())))?;
-    if !http2 && upgrade.is_none() && request.body().size_hint().exact().is_none() {
-        headers::delimit(request);
-    }
     Ok((path, authority))
 }
 

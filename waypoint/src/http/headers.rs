@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, header};
 
 /// Headers of one hop (RFC 9110, section 7.6.1) besides those that `Connection` names.
 static HOP_BY_HOP: [HeaderName; 5] = [
@@ -55,15 +55,6 @@ pub fn strip_orders(headers: &mut HeaderMap) {
     }
     for name in &ORDERS {
         headers.remove(name);
-    }
-}
-
-/// Says of a request over HTTP/1.1 without a body that there is none, where its method lets expect one (RFC 9110, section 8.6): there are
-/// servers that do not take it otherwise.
-pub fn without_body<B>(request: &mut Request<B>) {
-    let bodiless = [Method::GET, Method::HEAD, Method::DELETE, Method::TRACE, Method::CONNECT].contains(request.method());
-    if !bodiless && !request.headers().contains_key(header::CONTENT_LENGTH) {
-        request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 
@@ -231,14 +222,6 @@ fn is_host(headers: &HeaderMap, authority: &str) -> bool {
     hosts.next().is_some_and(|host| host.as_bytes() == authority.as_bytes()) && hosts.next().is_none()
 }
 
-/// Says of a body whose length is not known how it ends. hyper does so itself, but for these methods it takes a body for none that is not
-/// told of, and leaves it out.
-pub fn delimit<B>(request: &mut Request<B>) {
-    if matches!(*request.method(), Method::GET | Method::HEAD) {
-        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,15 +347,6 @@ mod tests {
         assert_eq!(*request.headers(), map(&[("x-envoy-retry-on", "5xx"), ("x-envoy-own", "1")]), "rules may ask for orders");
         strip_orders(request.headers_mut());
         assert_eq!(*request.headers(), map(&[("x-envoy-own", "1")]));
-    }
-
-    #[test]
-    fn that_there_is_no_body_is_said_where_one_may_be_expected() {
-        for (method, said) in [("GET", None), ("DELETE", None), ("POST", Some("0")), ("PATCH", Some("0"))] {
-            let mut request = Request::builder().method(method).body(()).unwrap();
-            without_body(&mut request);
-            assert_eq!(request.headers().get("content-length").map(|length| length.to_str().unwrap()), said, "{method}");
-        }
     }
 
     #[test]

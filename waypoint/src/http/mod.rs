@@ -15,6 +15,7 @@ mod ext_authz;
 mod ext_proc;
 mod forward;
 mod frames;
+mod framing;
 mod headers;
 mod limiter;
 mod live;

@@ -394,12 +394,19 @@ async fn act(
         None => take(exchange, request, record, hold).await,
         // Few have such, and the others need no room for them.
         Some(mut processors) => {
-            let told = processors.request(&mut request, &mut exchange.target, &mut hold, &mut record);
+            let told = processors.request(&mut request, &mut exchange.target, &mut hold, record.beside.as_deref());
             let response = match Box::pin(told).await {
                 Ok(()) => Box::pin(take(exchange, request, record, hold)).await,
-                Err(answered) => {
-                    record.service = exchange.chain.service();
-                    *answered
+                Err(end) => {
+                    let Exchange { chain, route, target, tunnel, style, .. } = &exchange;
+                    record.service = chain.service();
+                    let refused = end.is_refusal();
+                    let mut answered = end.answer(Some(record.as_mut()), *style);
+                    // What a processor says is as it says it.
+                    if refused {
+                        told_by(Some(route), tunnel, &view(&request, target), &mut record, &mut answered);
+                    }
+                    answered
                 }
             };
             Box::pin(processors.response(response)).await

@@ -43,6 +43,11 @@ impl Bound {
         (length as u64 > self.most).then(|| self.end())
     }
 
+    /// As many bytes as this and `most` both let pass.
+    pub fn within(&self, most: usize) -> usize {
+        usize::try_from(self.most).map_or(most, |own| own.min(most))
+    }
+
     fn end(&self) -> End {
         End::Refused(StatusCode::PAYLOAD_TOO_LARGE, (*self.refusal).clone())
     }

@@ -85,7 +85,7 @@ fn answer(told: &Told, common: CommonResponse) -> Said {
     }
 }
 
-fn body(data: &str) -> Option<BodyMutation> {
+pub(super) fn body(data: &str) -> Option<BodyMutation> {
     Some(BodyMutation { mutation: Some(Mutation::Body(data.as_bytes().to_vec())) })
 }
 

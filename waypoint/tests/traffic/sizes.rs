@@ -1,16 +1,16 @@
 //! Requests that are larger than their routes let pass.
 
-use std::{collections::HashMap, convert::Infallible};
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use ambit_api::{
     envoy::pb::{
         envoy::{
-            config::core::v3::Metadata,
+            config::core::v3::{HeaderValue, HeaderValueOption, Metadata},
             extensions::filters::http::{
                 buffer::v3::{Buffer, BufferPerRoute, buffer_per_route::Override},
                 ext_proc::v3::{ProcessingMode, processing_mode::BodySendMode},
             },
-            service::ext_proc::v3::CommonResponse,
+            service::ext_proc::v3::{CommonResponse, processing_request::Request as Told},
         },
         google::protobuf::{Struct, UInt32Value, Value, value::Kind},
     },
@@ -22,6 +22,7 @@ use http::{HeaderMap, Request};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::time::timeout;
 use waypoint::explain::{Question, explain, request};
 
 use super::{
@@ -54,6 +55,13 @@ fn short(mut route: Route) -> Route {
     let said = BufferPerRoute { r#override: Some(Override::Buffer(buffer)) };
     let said = any("envoy.extensions.filters.http.buffer.v3.BufferPerRoute", &said);
     route.typed_per_filter_config.insert("envoy.filters.http.buffer".into(), said);
+    route
+}
+
+/// Answers say which route they are of.
+fn marked(mut route: Route) -> Route {
+    let header = HeaderValue { key: "x-route".into(), value: "short".into(), ..Default::default() };
+    route.response_headers_to_add = vec![HeaderValueOption { header: Some(header), ..Default::default() }];
     route
 }
 
@@ -119,7 +127,7 @@ async fn a_body_that_is_said_to_be_too_long_is_not_sent_on_and_one_that_is_just_
 #[tokio::test]
 async fn a_body_of_unknown_length_is_cut_off_where_it_is_too_long_and_never_seems_whole() {
     let (mesh, service, seen) = billing(238).await;
-    mesh.route(&service, vec![short(resources::to(&service.cluster()))]);
+    mesh.route(&service, vec![marked(short(resources::to(&service.cluster())))]);
     for is_http2 in [false, true] {
         let (say, body) = parts();
         say.unbounded_send(part(4)).unwrap();
@@ -137,6 +145,7 @@ async fn a_body_of_unknown_length_is_cut_off_where_it_is_too_long_and_never_seem
         };
         let ((status, headers, _), ()) = tokio::join!(send(&mesh, &service, is_http2, body), rest);
         assert_eq!((status, reason(&headers)), (413, "request_too_large"), "HTTP/2: {is_http2}");
+        assert_eq!(headers["x-route"], "short", "HTTP/2: {is_http2}");
         let is = |what: &str| seen.log.lock().unwrap().iter().any(|line| line == what);
         until("the body does not break off", || is("broken") || is("whole")).await;
         assert!(!is("whole"), "HTTP/2: {is_http2}");
@@ -195,8 +204,13 @@ async fn a_body_of_which_a_processor_is_told_whole_is_looked_at_before_it_is_tol
     mesh.endpoints("processor", vec![Ep::Clear(mesh.socket(9, 9100))]);
     let seen = endpoint::start(&mesh, 1, "v1", BILLING).await;
     mesh.endpoints(&service.cluster(), vec![Ep::Hbone(mesh.socket(1, HTTP), BILLING)]);
-    processor::start(mesh.socket(9, 9100), |_, told| processed::fitting(told, CommonResponse::default())).await;
-    mesh.route(&service, vec![short(resources::to(&service.cluster()))]);
+    let script: processor::Script = |path, told| {
+        let puts = path == "/put" && matches!(told, Told::RequestBody(_));
+        let body_mutation = if puts { processed::body("put") } else { None };
+        processed::fitting(told, CommonResponse { body_mutation, ..Default::default() })
+    };
+    processor::start(mesh.socket(9, 9100), script).await;
+    mesh.route(&service, vec![marked(short(resources::to(&service.cluster())))]);
     for is_http2 in [false, true] {
         for (last, expected) in [(4, 200), (5, 413)] {
             let before = seen.requests();
@@ -204,9 +218,26 @@ async fn a_body_of_which_a_processor_is_told_whole_is_looked_at_before_it_is_tol
             say.unbounded_send(part(4)).unwrap();
             say.unbounded_send(part(last)).unwrap();
             drop(say);
-            let (status, _, text) = send(&mesh, &service, is_http2, body).await;
+            let (status, headers, text) = send(&mesh, &service, is_http2, body).await;
             assert_eq!(status, expected, "{last}, HTTP/2: {is_http2}: {text}");
+            assert_eq!(headers["x-route"], "short", "{last}, HTTP/2: {is_http2}");
             assert_eq!(seen.requests() - before, usize::from(expected == 200), "{last}, HTTP/2: {is_http2}");
         }
+        // What is too long is not waited for to its end.
+        let (say, body) = parts();
+        say.unbounded_send(part(9)).unwrap();
+        let (status, headers, _) = timeout(Duration::from_secs(20), send(&mesh, &service, is_http2, body)).await.unwrap();
+        assert_eq!((status, reason(&headers)), (413, "request_too_large"), "HTTP/2: {is_http2}");
+        drop(say);
     }
+    // Of a body that is put in the place of another one it is said how long it is, where a method lets expect none as well.
+    let (say, body) = parts();
+    say.unbounded_send(part(4)).unwrap();
+    drop(say);
+    let stream = TokioIo::new(tunnel(&mesh, WEB, service.vip).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("/put").header("host", "billing.shop").header("transfer-encoding", "chunked");
+    let (status, _, text) = read(sender.send_request(request.body(body).unwrap()).await.unwrap()).await;
+    assert!(status == 200 && text.contains("content-length: 3\n") && !text.contains("transfer-encoding"), "{status}: {text}");
 }

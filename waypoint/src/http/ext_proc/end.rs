@@ -62,6 +62,11 @@ impl End {
         Self::refused(status, Reason::ExtProcError, text)
     }
 
+    /// Whether the answer is the waypoint's own.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(..))
+    }
+
     /// Why, for the log.
     pub fn refusal(&self) -> &Refusal {
         match self {

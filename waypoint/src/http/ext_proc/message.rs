@@ -1,17 +1,12 @@
 //! What one processor is told of a request or a response before it goes on, and what becomes of it.
 
-use std::time::Duration;
-
-use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Request, Response, header};
 use ambit_api::envoy::pb::envoy::service::ext_proc::v3::{
-    CommonResponse, HttpTrailers, common_response::ResponseStatus, processing_request::Request as Told,
+    CommonResponse, HeaderMutation, HttpTrailers, common_response::ResponseStatus, processing_request::Request as Told,
 };
-use ambit_model::Reason;
 use bytes::Bytes;
 use http_body::Body as _;
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::time::timeout;
 
 use super::{
     call::{LONGEST, Place},
@@ -21,15 +16,13 @@ use super::{
     passage::{Passage, Stopper},
     session::{Heard, Session, Way},
     told,
+    whole::no_room,
 };
 use crate::{
     compiled::BodyMode,
-    http::{ResponseBody, body::BodyError, forward::Hold, select::Target, serve::view},
-    upstream::{Beginning, RequestBody, Unread},
+    http::{ResponseBody, forward::Hold, select::Target, serve::view},
+    upstream::{Beginning, RequestBody},
 };
-
-/// How long a body may take to come that a processor is to be told whole. Meanwhile it has of the room for all bodies that are kept.
-const BODY: Duration = Duration::from_mins(1);
 
 /// What goes with all that one processor is told.
 pub struct Context<'a> {
@@ -69,32 +62,21 @@ impl Context<'_> {
                 whole_only(session, hold)?;
                 if has_body {
                     // Its client has to have sent it, and nobody wants it.
-                    self.read(request, hold).await?;
+                    self.read_request(request, hold).await?;
                 }
                 let body = self.replaced(session, common)?.unwrap_or_default();
                 return self.put(request.headers_mut(), &mut hold.before, &body);
             }
         }
         let mode = session.mode;
-        if session.is_over().map_err(|failure| End::failed(&session.config, &failure))? {
-            return Ok(());
-        }
-        if mode.request_body == BodyMode::Streamed {
-            // Nobody knows it any more.
-            request.headers_mut().remove(header::CONTENT_LENGTH);
-        }
-        if !has_body {
+        if !has_more(session, mode.request_body, request.headers_mut(), has_body)? {
             return Ok(());
         }
         if mode.request_body == BodyMode::Buffered {
             whole_only(session, hold)?;
             return self.request_body(session, request, target, hold).await;
         }
-        let pieces = Pieces { body: mode.request_body == BodyMode::Streamed, trailers: mode.request_trailers };
-        if (pieces.body || pieces.trailers)
-            && let Some(half) = session.take(Way::Request)
-        {
-            let through = Through { half, pieces, most: self.most };
+        if let Some(through) = self.through(session, Way::Request, mode.request_body, mode.request_trailers) {
             match &mut hold.passage {
                 Some(passage) => {
                     let stopper = passage.stopper.clone();
@@ -118,7 +100,7 @@ impl Context<'_> {
         target: &mut Target,
         hold: &mut Hold,
     ) -> Result<(), End> {
-        let data = self.read(request, hold).await?;
+        let data = self.read_request(request, hold).await?;
         let before = &mut hold.before;
         let ends = before.as_mut().is_none_or(|before| before.trailers().is_none());
         let Some(common) = self.told(session, Told::RequestBody(told::body(&data, ends))).await? else { return Ok(()) };
@@ -152,24 +134,13 @@ impl Context<'_> {
             }
         }
         let mode = session.mode;
-        if session.is_over().map_err(|failure| End::failed(&session.config, &failure))? {
-            return Ok(());
-        }
-        if mode.response_body == BodyMode::Streamed {
-            // Nobody knows it any more.
-            response.headers_mut().remove(header::CONTENT_LENGTH);
-        }
-        if !has_body {
+        if !has_more(session, mode.response_body, response.headers_mut(), has_body)? {
             return Ok(());
         }
         if mode.response_body == BodyMode::Buffered {
             return self.response_body(session, response).await;
         }
-        let pieces = Pieces { body: mode.response_body == BodyMode::Streamed, trailers: mode.response_trailers };
-        if (pieces.body || pieces.trailers)
-            && let Some(half) = session.take(Way::Response)
-        {
-            let through = Through { half, pieces, most: self.most };
+        if let Some(through) = self.through(session, Way::Response, mode.response_body, mode.response_trailers) {
             response.body_mut().pass(|body| through.response(body));
         }
         Ok(())
@@ -177,9 +148,7 @@ impl Context<'_> {
 
     /// Tells a processor of a response's whole body, and of its trailers.
     async fn response_body(&self, session: &mut Session, response: &mut Response<ResponseBody>) -> Result<(), End> {
-        let mut read = Beginning::new(&self.place.proxy.kept_bodies);
-        let whole = timeout(BODY, whole(response.body_mut(), &mut read)).await;
-        whole.unwrap_or_else(|_| Err(End::refused(StatusCode::GATEWAY_TIMEOUT, Reason::UpstreamTimeout, too_long())))?;
+        let mut read = self.read_response(response.body_mut()).await?;
         let ends = read.trailers().is_none();
         let told = Told::ResponseBody(told::body(&read.start(LONGEST), ends));
         if let Some(common) = self.told(session, told).await? {
@@ -204,8 +173,7 @@ impl Context<'_> {
     async fn trailers(&self, session: &mut Session, trailers: &mut HeaderMap, told: fn(HttpTrailers) -> Told) -> Result<(), End> {
         let said = told(HttpTrailers { trailers: Some(told::fields(&[], trailers)) });
         let Heard::Trailers(Some(mutation)) = self.heard(session, said).await? else { return Ok(()) };
-        mutation::apply(mutation, &session.config.rules, trailers, &mut Line::Nothing, self.most)
-            .map_err(|why| End::failed(&session.config, &why.into()))
+        self.change(session, mutation, trailers, &mut Line::Nothing)
     }
 
     /// What the processor says of headers or of a body; `None` when it says nothing.
@@ -235,9 +203,7 @@ impl Context<'_> {
         let Some(mutation) = common.header_mutation.clone() else { return Ok(()) };
         let mut method = request.method().clone();
         let mut line = Line::Request { target, method: replaces.then_some(&mut method) };
-        let rules = &session.config.rules;
-        mutation::apply(mutation, rules, request.headers_mut(), &mut line, self.most)
-            .map_err(|why| End::failed(&session.config, &why.into()))?;
+        self.change(session, mutation, request.headers_mut(), &mut line)?;
         *request.method_mut() = method;
         Ok(())
     }
@@ -250,43 +216,34 @@ impl Context<'_> {
     ) -> Result<(), End> {
         let Some(mutation) = common.header_mutation.clone() else { return Ok(()) };
         let mut status = response.status();
-        let (rules, mut line) = (&session.config.rules, Line::Response(&mut status));
-        mutation::apply(mutation, rules, response.headers_mut(), &mut line, self.most)
-            .map_err(|why| End::failed(&session.config, &why.into()))?;
+        self.change(session, mutation, response.headers_mut(), &mut Line::Response(&mut status))?;
         *response.status_mut() = status;
         Ok(())
+    }
+
+    fn change(
+        &self,
+        session: &Session,
+        mutation: HeaderMutation,
+        headers: &mut HeaderMap,
+        line: &mut Line<'_>,
+    ) -> Result<(), End> {
+        mutation::apply(mutation, &session.config.rules, headers, line, self.most)
+            .map_err(|why| End::failed(&session.config, &why.into()))
+    }
+
+    /// What one is told of a body on its way, or of its trailers alone; `None` where that is nothing.
+    fn through(&self, session: &mut Session, way: Way, body: BodyMode, trailers: bool) -> Option<Through> {
+        let pieces = Pieces { body: body == BodyMode::Streamed, trailers };
+        if !pieces.body && !pieces.trailers {
+            return None;
+        }
+        Some(Through { half: session.take(way)?, pieces, most: self.most })
     }
 
     /// The body that a processor has put in the place of another.
     fn replaced(&self, session: &Session, common: CommonResponse) -> Result<Option<Bytes>, End> {
         told::replaced(common.body_mutation).map_err(|why| End::failed(&session.config, &why.into()))
-    }
-
-    /// All of a request's body, which is kept in `hold`.
-    async fn read(&self, request: &mut Request<Incoming>, hold: &mut Hold) -> Result<Bytes, End> {
-        let bound = hold.passage.as_deref().and_then(|passage| passage.bound.clone());
-        let Hold { before, phase, .. } = hold;
-        let beginning = before.get_or_insert_with(|| Box::new(Beginning::new(&self.place.proxy.kept_bodies)));
-        // One byte more shows that it is too long.
-        let read = timeout(BODY, beginning.read(request.body_mut(), LONGEST + 1)).await;
-        let read = read.map_err(|_| End::refused(StatusCode::REQUEST_TIMEOUT, Reason::RequestTimeout, too_long()))?;
-        read.map_err(|unread| match unread {
-            Unread::NoRoom => no_room(),
-            Unread::Broke(error) => End::refused(StatusCode::BAD_REQUEST, Reason::ClientReset, error.to_string()),
-        })?;
-        if beginning.is_whole()
-            && let Some(phase) = phase
-        {
-            phase.complete();
-        }
-        if let Some(end) = bound.and_then(|bound| bound.passed(beginning.length())) {
-            return Err(end);
-        }
-        if beginning.length() > LONGEST {
-            let text = format!("a body of more than {LONGEST} bytes, of which a processor is to be told");
-            return Err(End::refused(StatusCode::PAYLOAD_TOO_LARGE, Reason::RequestTooLarge, text));
-        }
-        Ok(beginning.start(LONGEST))
     }
 
     /// Has a request go on with this body.
@@ -316,41 +273,18 @@ fn say_length(headers: &mut HeaderMap, body: &[u8]) {
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
 }
 
+/// Whether there is more to tell of it after its headers. Of a body that passes in pieces nobody knows the length any more.
+fn has_more(session: &Session, body: BodyMode, headers: &mut HeaderMap, has_body: bool) -> Result<bool, End> {
+    if session.is_over().map_err(|failure| End::failed(&session.config, &failure))? {
+        return Ok(false);
+    }
+    if body == BodyMode::Streamed {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    Ok(has_body)
+}
+
 /// Whether what a processor says comes in the place of the body, of which it is told nothing.
 fn replaces(common: &CommonResponse) -> bool {
     common.status == ResponseStatus::ContinueAndReplace as i32
-}
-
-/// Reads a response's body to its end.
-async fn whole(body: &mut ResponseBody, read: &mut Beginning) -> Result<(), End> {
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(broken)?;
-        if read.length() + frame.data_ref().map_or(0, Bytes::len) > LONGEST {
-            let text = format!("a response of more than {LONGEST} bytes, of which a processor is to be told");
-            return Err(End::refused(StatusCode::INTERNAL_SERVER_ERROR, Reason::ExtProcError, text));
-        }
-        if !read.add(&frame) {
-            return Err(no_room());
-        }
-    }
-    Ok(())
-}
-
-/// A response broke off, or took longer than its route allows.
-fn broken(error: BodyError) -> End {
-    let (status, reason) = match error {
-        BodyError::Upstream(_) | BodyError::Put(_) => (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamReset),
-        BodyError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, Reason::RequestTimeout),
-        BodyError::Over(reason) => (StatusCode::GATEWAY_TIMEOUT, reason),
-        BodyError::Processed(_) => (StatusCode::INTERNAL_SERVER_ERROR, Reason::ExtProcError),
-    };
-    End::refused(status, reason, error.to_string())
-}
-
-fn too_long() -> String {
-    format!("a body that a processor is to be told took more than {BODY:?}")
-}
-
-fn no_room() -> End {
-    End::refused(StatusCode::SERVICE_UNAVAILABLE, Reason::MemoryLimit, "bodies that are kept".to_owned())
 }

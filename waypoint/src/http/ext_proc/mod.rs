@@ -5,6 +5,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `message.rs` | what is told of one request or response before it goes on, and what becomes of it |
+//! | `whole.rs` | bodies of which it is told as a whole |
 //! | `flow.rs` | bodies that go on piece by piece, and trailers at their end |
 //! | `passage.rs` | the way from there to the client's answer |
 //! | `session.rs`, `call.rs` | what is said to one processor about one request, and what it says |
@@ -22,6 +23,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod told;
+mod whole;
 
 use std::sync::Arc;
 
@@ -39,7 +41,7 @@ use super::{
     forward::{Exchange, Hold},
     select::Target,
 };
-use crate::{compiled::ExtProc, observe::Record};
+use crate::{compiled::ExtProc, observe::Beside};
 
 /// The processors of a request.
 pub struct Processors {
@@ -62,27 +64,27 @@ impl Processors {
         Some(Box::new(Self { place, most: exchange.http.max_header_bytes, style: exchange.style, sessions }))
     }
 
-    /// Tells them of the request, and makes of it what they say. What they are told of it in pieces is in `hold` afterwards.
+    /// Tells them of the request, and makes of it what they say; `beside` notes that. What they are told of it in pieces is in `hold` afterwards.
     ///
     /// # Errors
-    /// With what the client is answered, of which those before the one that has it so are to be told.
+    /// With what becomes of it, of whose answer those before the one that has it so are to be told.
     pub async fn request(
         &mut self,
         request: &mut Request<Incoming>,
         target: &mut Target,
         hold: &mut Hold,
-        record: &mut Record,
-    ) -> Result<(), Box<Response<ResponseBody>>> {
-        let Self { place, most, style, sessions } = self;
+        beside: Option<&Beside>,
+    ) -> Result<(), End> {
+        let Self { place, most, sessions, .. } = self;
         for at in 0..sessions.len() {
             let Some(session) = sessions.get_mut(at) else { break };
-            if let Some(beside) = &record.beside {
+            if let Some(beside) = beside {
                 beside.asks("external processor", &session.config.cluster);
             }
             let context = Context { place, most: *most };
             if let Err(end) = context.request(session, request, target, hold).await {
                 sessions.truncate(at);
-                return Err(Box::new(end.answer(Some(record), *style)));
+                return Err(end);
             }
             if session.mode.leaves_responses() {
                 session.leave_response();
