@@ -67,6 +67,8 @@ mod traced;
 mod upgrades;
 #[path = "traffic/workers.rs"]
 mod workers;
+#[path = "traffic/writes.rs"]
+mod writes;
 
 use std::{sync::Arc, time::Duration};
 

@@ -15,6 +15,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "pages of other origins may do what the route says, and preflights do not reach the service", cors),
         shared(mesh, "copies of requests reach every mirror, one each, and neither delay the request nor fail it", mirrors),
         shared(mesh, "a request is sent again as often as the route says, if it may arrive twice", retry),
+        shared(mesh, "a write is sent again like any other request where a policy says that it may arrive twice", retried_writes),
         shared(mesh, "the times of a route begin when the request has come whole", slow_client),
     ]
 }
@@ -127,10 +128,27 @@ const FAILING: [Failing<'_>; 11] = [
     ("GET", "/first", "503", 1, 503, 1),
 ];
 
+/// The same where a RequestPolicy lets writes arrive twice.
+const FAILING_WRITES: [Failing<'_>; 5] = [
+    ("POST", "/twice", "503", 2, 200, 3),
+    ("PATCH", "/twice", "reset", 1, 200, 2),
+    ("POST", "/twice", "slow", 1, 200, 2),
+    ("POST", "/twice", "502", 1, 502, 1),
+    ("GET", "/twice", "503", 1, 200, 2),
+];
+
 async fn retry(suite: &Suite) -> anyhow::Result<()> {
-    for (number, (method, path, ending, first, status, tries)) in FAILING.into_iter().enumerate() {
+    asked_as_often(suite, &FAILING).await
+}
+
+async fn retried_writes(suite: &Suite) -> anyhow::Result<()> {
+    asked_as_often(suite, &FAILING_WRITES).await
+}
+
+async fn asked_as_often(suite: &Suite, cases: &[Failing<'_>]) -> anyhow::Result<()> {
+    for (number, &(method, path, ending, first, status, tries)) in cases.iter().enumerate() {
         let what = format!("{method} {path}, {first} times {ending}");
-        let key = format!("{number}");
+        let key = format!("{path} {number}");
         let request = |path| get(path).method(method).header("x-key", &key);
         let failing = request(path).header("x-fail-first", first).header("x-fail-with", ending);
         let body = Bytes::from(vec![b'x'; if method == "GET" { 0 } else { 100_000 }]);

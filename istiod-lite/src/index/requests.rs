@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::objects::in_namespace;
 use super::{ChangedKey, Index, RouteKey};
-use crate::source::crd::requests::{RequestPolicy, RequestTarget};
+use crate::source::crd::requests::{RequestPolicy, RequestTarget, RetriedWrites};
 use crate::source::{Kind, NamespacedName};
 
 impl Index {
@@ -13,12 +13,7 @@ impl Index {
     #[must_use]
     pub fn request_policy(&self, kind: Kind, name: &NamespacedName, section: Option<&str>) -> Option<&Arc<RequestPolicy>> {
         let policies = in_namespace(&self.objects().request_policies, &name.namespace).map(|(_, policy)| policy);
-        let holds =
-            policies.filter(|policy| policy.spec.target_refs.iter().any(|target| target.is(kind.as_str(), &name.name, section)));
-        holds.min_by_key(|policy| {
-            let created = policy.metadata.creation_timestamp.as_ref().map(|time| time.0);
-            (created.is_none(), created, NamespacedName::of(&policy.metadata))
-        })
+        foremost(policies, kind, &name.name, section)
     }
 
     /// The policy that holds for a rule of a route, if one is for the route at all.
@@ -43,6 +38,36 @@ impl Index {
             }
         }
     }
+}
+
+/// Of the policies of a namespace the one that says something for just this: of several the oldest, then the first by name.
+#[must_use]
+pub fn foremost<'a>(
+    policies: impl IntoIterator<Item = &'a Arc<RequestPolicy>>,
+    kind: Kind,
+    name: &str,
+    section: Option<&str>,
+) -> Option<&'a Arc<RequestPolicy>> {
+    let is_for = |policy: &RequestPolicy| policy.spec.target_refs.iter().any(|target| target.is(kind.as_str(), name, section));
+    policies.into_iter().filter(|policy| is_for(policy)).min_by_key(|policy| {
+        let created = policy.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (created.is_none(), created, NamespacedName::of(&policy.metadata))
+    })
+}
+
+/// The policy by which also writes of a route are sent again when they fail, if one says so: that of the route, or else of the Service whose requests
+/// it is for. What the Service's says of retries holds for a `foreign` route, one of another namespace, before its own: who knows whether twice is as
+/// good as once is who serves the requests.
+#[must_use]
+pub fn writes_allowed_by(
+    own: Option<&Arc<RequestPolicy>>,
+    of_service: Option<&Arc<RequestPolicy>>,
+    foreign: bool,
+) -> Option<NamespacedName> {
+    let of_owner = of_service.filter(|policy| foreign && policy.spec.retries.is_some());
+    let policy = of_owner.or(own).or(of_service)?;
+    let said = policy.spec.retries.as_ref()?.writes?;
+    (said == RetriedWrites::Allowed).then(|| NamespacedName::of(&policy.metadata))
 }
 
 /// The kind of a target that is a route; all others are Services.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Condition;
 use crate::index::{Binding, Index, ParentRef, parent_refs, route_kind};
-use crate::source::crd::requests::{GlobalRateLimit, RequestTarget};
+use crate::source::crd::requests::{GlobalRateLimit, RequestPolicySpec, RequestTarget};
 use crate::source::{Kind, NamespacedName, Object, ObjectKey};
 
 pub(super) fn policy(index: &Index, name: &NamespacedName) -> Vec<Condition> {
@@ -68,15 +68,21 @@ fn condition(index: &Index, policy: &NamespacedName, target: &RequestTarget) -> 
     if let Some(why) = processing.and_then(|processing| index.processor(&processing.provider).err()) {
         return fault("ProviderNotFound", format!("Nobody can process requests, so they are answered with 500: {why}"));
     }
-    let policy = index.objects().request_policies.get(policy);
-    let limits = policy.and_then(|policy| policy.spec.limits.as_ref());
-    let message = match limits.and_then(|limits| limits.max_header_bytes) {
-        None => "Attached to the waypoints of its target",
-        Some(_) => {
-            "Attached to the waypoints of its target; limits.maxHeaderBytes holds in Ambit's own waypoints, and not in Envoy"
-        }
-    };
+    let mut message = "Attached to the waypoints of its target".to_owned();
+    if let Some(policy) = index.objects().request_policies.get(policy) {
+        without_effect(&policy.spec, kind, &mut message);
+    }
     Condition::new("Accepted", true, "Accepted", message)
+}
+
+/// Adds what of a policy has no effect on a target of this kind.
+fn without_effect(spec: &RequestPolicySpec, kind: Kind, message: &mut String) {
+    if spec.limits.as_ref().is_some_and(|limits| limits.max_header_bytes.is_some()) {
+        message.push_str("; limits.maxHeaderBytes holds in Ambit's own waypoints, and not in Envoy");
+    }
+    if spec.retries.is_some() && kind == Kind::GrpcRoute {
+        message.push_str("; retries.writes has no effect on it, as a GRPCRoute retries nothing");
+    }
 }
 
 fn has_rule(object: &Object, section: &str) -> bool {

@@ -91,6 +91,9 @@ impl Explanation {
                     .to_owned()
             }
         });
+        if let Some(said) = forwarding.retry.as_ref().and_then(|_| words::writes(route)) {
+            step = step.because(said);
+        }
         let upgrade = select::upgrade(http, view.headers);
         if let Ok(Some(upgrade)) = &upgrade {
             step = step.because(format!("an upgrade to {upgrade} is passed on: no retries, and no copies"));

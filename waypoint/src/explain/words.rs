@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName};
 use crate::{
     compiled::HttpChain,
     http::{
-        ahead::{fault_of, limit_of},
+        ahead::{fault_of, limit_of, policy_of},
         deadline::Deadline,
         sizes,
     },
@@ -196,6 +196,12 @@ pub(super) fn retries(policy: &RetryPolicy) -> String {
         "it is sent again {times} on {}{per_try}; between tries are at least {backoff:?}, doubled each time up to {max_backoff:?}",
         conditions(&policy.on, &policy.statuses).join(", ")
     )
+}
+
+/// That what may not arrive twice is sent again as well, where a policy of the control plane says so.
+pub(super) fn writes(route: &Route) -> Option<String> {
+    let (namespace, name) = policy_of(route, |kind| kind == "retries")?;
+    Some(format!("writes too, also after an endpoint has seen them, by RequestPolicy {namespace}/{name}"))
 }
 
 fn conditions(on: &RetryOn, statuses: &[u16]) -> Vec<String> {

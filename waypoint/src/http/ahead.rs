@@ -157,11 +157,15 @@ fn count(
     Err(Box::new(response))
 }
 
+/// The policy that a route names for something of this kind, its namespace and its name, if the control plane says so.
+pub fn policy_of(route: &Route, of: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
+    let said = route.filters().metadata.get(POLICIES)?.as_object()?;
+    said.iter().find(|(kind, _)| of(kind)).and_then(|(_, name)| name.as_str()?.split_once('/'))
+}
+
 /// The refusal with the policy that the route names for it, if the control plane says so.
 pub fn by_policy(refusal: Refusal, route: &Route, of: impl Fn(&str) -> bool) -> Refusal {
-    let said = route.filters().metadata.get(POLICIES).and_then(|said| said.as_object());
-    let named = said.into_iter().flatten().find(|(kind, _)| of(kind)).and_then(|(_, name)| name.as_str()?.split_once('/'));
-    match named {
+    match policy_of(route, of) {
         Some((namespace, name)) => refusal.by(PolicyKey::new(namespace, name), None),
         None => refusal,
     }

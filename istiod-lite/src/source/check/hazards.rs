@@ -9,11 +9,13 @@
 //! |---|---|
 //! | `rule` | rules of HTTPRoutes and VirtualServices as one form |
 //! | `scene` | all routes, and whose requests they are for |
-//! | `writes` | retries that do less for writes than they say |
+//! | `policies` | which RequestPolicy has the writes of a rule sent again |
+//! | `writes` | retries of writes, and those that do less for writes than they say |
 //! | `times` | a rule's time and those of its tries |
 //! | `layers` | one route below another |
 
 mod layers;
+mod policies;
 mod rule;
 mod scene;
 #[cfg(test)]

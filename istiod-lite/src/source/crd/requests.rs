@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Faults that are put in the way of requests, limits of how often they may come, how large they may be and how long they may last, and who
-/// processes them; carried out by waypoints.
+/// Faults that are put in the way of requests, limits of how often they may come, how large they may be and how long they may last, who
+/// processes them, and whether writes are retried; carried out by waypoints.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct RequestPolicy {
     /// Object metadata.
@@ -43,6 +43,28 @@ pub struct RequestPolicySpec {
     /// How long they may be silent and last, with their responses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<StreamTimeouts>,
+    /// What is sent again of what their route retries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<RequestRetries>,
+}
+
+/// What is sent again of what a route retries. How often, after what and with which waits the route says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct RequestRetries {
+    /// When requests are that may not arrive twice: those of POST, PATCH and methods of one's own (RFC 9110, section 9.2.2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writes: Option<RetriedWrites>,
+}
+
+/// When writes are sent again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum RetriedWrites {
+    /// Only while no endpoint has seen anything of them.
+    #[default]
+    Unseen,
+    /// As all other requests are.
+    Allowed,
 }
 
 /// How large requests may be.

@@ -30,8 +30,10 @@ pub(super) fn policy(policy: &RequestPolicy, errors: &mut Errors) {
     }
     let local = spec.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
     let something = spec.fault.is_some() || spec.rate_limit.is_some() || spec.external_processing.is_some();
-    let something = something || spec.limits.is_some() || spec.timeouts.is_some();
-    errors.check(something, "spec", || "must have fault, rateLimit, externalProcessing, limits or timeouts".into());
+    let something = something || spec.limits.is_some() || spec.timeouts.is_some() || spec.retries.is_some();
+    errors.check(something, "spec", || "must have fault, rateLimit, externalProcessing, limits, timeouts or retries".into());
+    let unsaid = spec.retries.as_ref().is_some_and(|retries| retries.writes.is_none());
+    errors.check(!unsaid, "spec.retries.writes", || "must be Unseen or Allowed".into());
     if let Some(timeouts) = &spec.timeouts {
         self::timeouts(timeouts, errors);
     }

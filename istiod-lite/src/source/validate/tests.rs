@@ -234,7 +234,7 @@ fn what_a_request_policy_cannot_say_is_named() {
     };
     let good = "fault: {delay: {fixed: 1m30s, percent: 0.5}, abort: {status: 503, percent: 100}, headers: [{name: x, value: y}]}, \
                 rateLimit: {local: {requests: 5, per: second, burst: 9, by: Header, header: x-user}}, \
-                limits: {maxBodyBytes: 1048576, maxHeaderBytes: 61440}, timeouts: {idle: 5m, stream: 1h30m}";
+                limits: {maxBodyBytes: 1048576, maxHeaderBytes: 61440}, timeouts: {idle: 5m, stream: 1h30m}, retries: {writes: Allowed}";
     assert_eq!(found(SERVICE, good), Vec::<String>::new());
     let local = |said: &str| format!("rateLimit: {{local: {{{said}}}}}");
     let global = |said: &str| format!("rateLimit: {{global: {{{said}}}}}");
@@ -271,6 +271,9 @@ fn what_a_request_policy_cannot_say_is_named() {
         ("timeouts: {idle: never}".to_owned(), "spec.timeouts.idle: \"never\" is not a duration"),
         ("timeouts: {idle: 5m, stream: 0s}".to_owned(), "spec.timeouts.stream: \"0s\" is not a duration"),
         ("timeouts: {idle: 5m, request: 1s}".to_owned(), "spec.timeouts.request: unknown field"),
+        ("retries: {}".to_owned(), "spec.retries.writes: must be Unseen or Allowed"),
+        ("retries: {writes: Sometimes}".to_owned(), "spec.retries.writes: unknown variant"),
+        ("retries: {writes: Unseen, attempts: 3}".to_owned(), "spec.retries.attempts: unknown field"),
         ("externalProcessing: {}".to_owned(), "spec.externalProcessing.provider: must name an extension provider"),
         ("limits: {}".to_owned(), "spec.limits: must have maxBodyBytes or maxHeaderBytes"),
         ("limits: {maxBodyBytes: 0}".to_owned(), "spec.limits.maxBodyBytes: must be at least 1"),

@@ -104,6 +104,19 @@ fn that_an_envoy_does_not_look_at_the_size_of_heads_is_said() {
 }
 
 #[test]
+fn that_a_grpc_route_has_nothing_that_is_retried_is_said() {
+    let targets = [route("HTTPRoute", "orders"), route("GRPCRoute", "calls")].join(", ");
+    let text = policy("x", 2026, &targets).replace("fault: {abort: {status: 503}}", "retries: {writes: Allowed}");
+    let index = mesh(&format!("{GATEWAY}{}{ROUTES}{text}", service("a", "shop", "gate")));
+    let key = ObjectKey { kind: Kind::RequestPolicy, name: NamespacedName::new("shop", "x") };
+    let status = of(&index, &key, None).unwrap();
+    let said: Vec<bool> =
+        status.conditions.iter().map(|condition| condition.message.contains("retries.writes has no effect")).collect();
+    assert_eq!(said, [false, true]);
+    assert!(status.conditions.iter().all(|condition| condition.status == "True"));
+}
+
+#[test]
 fn of_two_request_policies_for_one_target_the_older_one_holds() {
     let own = [of_service("a"), route("HTTPRoute", "orders")].join(", ");
     let older = policy("older", 2025, &of_service("a"));

@@ -134,6 +134,11 @@ fn what_clients_would_leave_out_fails_instead() {
     // Clients retry by themselves what no server has seen, and know no pages.
     let more = "[{retry: {attempts: 2}, filters: [{type: CORS, cors: {}}], backendRefs: [{name: echo-2, port: 80}]}]";
     assert_eq!(routes(&echo(&[MESH, &grpc_route(more).replace("GRPCRoute", "HTTPRoute")]), 0), [format!("/* -> {to}")]);
+    // And no more than that, whatever a policy lets waypoints do.
+    let again = "[{retry: {attempts: 2, codes: [503]}, backendRefs: [{name: echo-2, port: 80}]}]";
+    let policy = "{apiVersion: ambit.dev/v1alpha1, kind: RequestPolicy, metadata: {name: twice, namespace: shop}, \
+                  spec: {targetRefs: [{group: '', kind: Service, name: echo}], retries: {writes: Allowed}}}";
+    assert_eq!(routes(&echo(&[MESH, &grpc_route(again).replace("GRPCRoute", "HTTPRoute"), policy]), 0), [format!("/* -> {to}")]);
     // They tell the server themselves how much time there is.
     let timed = "[{timeouts: {request: 5s}, backendRefs: [{name: echo-2, port: 80}]}]";
     assert_eq!(routes(&echo(&[MESH, &grpc_route(timed).replace("GRPCRoute", "HTTPRoute")]), 0), [format!("/* -> {to}")]);

@@ -51,6 +51,7 @@ mod tokens;
 mod traces;
 mod traffic;
 mod virtual_service;
+mod writes;
 
 /// An index of the objects in some YAML.
 pub(super) fn index(yaml: &str) -> Index {

@@ -8,7 +8,7 @@ use gateway_api::experimental::httproutes::{HttpRouteRules, HttpRouteRulesMatche
 
 use crate::source::NamespacedName;
 use crate::source::crd::destination::as_time;
-use crate::source::crd::virtual_service::HttpRule;
+use crate::source::crd::virtual_service::{HttpMatch, HttpRule};
 
 /// Retries of an HTTPRoute that does not say how many.
 const ATTEMPTS: u32 = 1;
@@ -81,7 +81,11 @@ pub(super) struct Rule {
     /// Methods that its matches name and that may not arrive twice.
     pub(super) writes: BTreeSet<&'static str>,
     /// Whether each match names one of these, so that it has no other requests.
-    pub(super) only_writes: bool,
+    only_writes: bool,
+    /// Whether a match is for more methods than one, or there is none.
+    pub(super) any_method: bool,
+    /// The RequestPolicy by which they are sent again as all others are.
+    pub(super) twice: Option<NamespacedName>,
     pub(super) backends: Vec<Target>,
 }
 
@@ -110,6 +114,8 @@ impl Rule {
             request: time(timeouts.and_then(|times| times.request.as_deref())),
             of_try: time(timeouts.and_then(|times| times.backend_request.as_deref())),
             only_writes: !methods.is_empty() && methods.iter().all(Option::is_some),
+            any_method: methods.is_empty() || rule.matches.iter().flatten().any(|one| one.method.is_none()),
+            twice: None,
             writes: methods.into_iter().flatten().collect(),
             backends: backends.map(|to| target(to.namespace.as_deref().unwrap_or(namespace), &to.name, to.port)).collect(),
             path,
@@ -142,10 +148,17 @@ impl Rule {
             request: rule.timeout.as_deref().and_then(as_time),
             of_try: said.and_then(|retries| retries.per_try_timeout.as_deref()).and_then(as_time),
             only_writes: !methods.is_empty() && methods.iter().all(Option::is_some),
+            any_method: methods.is_empty() || rule.conditions.iter().any(names_no_method),
+            twice: None,
             writes: methods.into_iter().flatten().collect(),
             backends: backends.collect(),
             path,
         }
+    }
+
+    /// The same, where a RequestPolicy has its writes sent again, if it is given.
+    pub(super) fn with_writes(self, twice: Option<NamespacedName>) -> Self {
+        Self { twice, ..self }
     }
 
     /// The path of a field of the rule.
@@ -155,7 +168,7 @@ impl Rule {
 
     /// Its retries, unless no request of it may arrive twice: these are none once an endpoint could have seen it.
     pub(super) fn again(&self) -> Option<Retries> {
-        self.retries.filter(|_| !self.only_writes)
+        self.retries.filter(|_| !self.only_writes || self.twice.is_some())
     }
 
     /// What all its tries take with the waits between them, when each is late.
@@ -176,6 +189,11 @@ impl Rule {
         let times = [of(self.names.of_try, self.of_try), of(self.names.request, self.request)];
         times.into_iter().flatten().min_by_key(|(_, time)| *time)
     }
+}
+
+/// Whether a match of a VirtualService is for more methods than one.
+fn names_no_method(said: &HttpMatch) -> bool {
+    said.method.as_ref().is_none_or(|method| method.exact.is_none())
 }
 
 /// A method that may not arrive twice (RFC 9110, section 9.2.2).

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ambit_api::workload::AppProtocol;
 
+use super::policies::Policies;
 use super::rule::{Rule, Target, service_of_host};
 use crate::deploy::WAYPOINT_CLASS;
 use crate::index::{ParentRef, ServicePort, parent_refs};
@@ -54,6 +55,7 @@ impl Scene {
                 _ => {}
             }
         }
+        let policies = Policies::of(objects);
         for (at, object) in objects.iter().enumerate() {
             let key = object.key();
             let namespace = key.name.namespace.clone();
@@ -61,13 +63,16 @@ impl Scene {
                 Object::HttpRoute(route) => {
                     let (services, gateways) = scene.parents(object);
                     let ours = |name: &NamespacedName| at_edge(name) || waypoints.contains(name);
-                    let rules = route.spec.rules.iter().flatten().enumerate();
+                    let rules = route.spec.rules.iter().flatten().enumerate().map(|(at, rule)| {
+                        let twice = policies.allowed_by(&key, rule.name.as_deref(), &services);
+                        Rule::http(rule, format!("spec.rules[{at}]"), &namespace).with_writes(twice)
+                    });
                     scene.routes.push(Route {
                         at,
                         ours: parent_refs(object).iter().any(is_service) || gateways.iter().any(ours),
+                        rules: rules.collect(),
                         services,
                         gateways: gateways.into_iter().filter(|name| others.contains(name)).collect(),
-                        rules: rules.map(|(at, rule)| Rule::http(rule, format!("spec.rules[{at}]"), &namespace)).collect(),
                         key,
                     });
                 }
@@ -77,16 +82,12 @@ impl Scene {
                 }
                 Object::VirtualService(route) if route.spec.is_for_mesh() => {
                     let hosts = route.spec.hosts.iter().filter_map(|host| service_of_host(&namespace, host));
-                    let rules = route.spec.http.iter().enumerate();
-                    let path = |at: usize| format!("spec.http[{at}]");
-                    scene.routes.push(Route {
-                        at,
-                        ours: true,
-                        services: hosts.map(|service| Target { service, port: None }).collect(),
-                        gateways: Vec::new(),
-                        rules: rules.map(|(at, rule)| Rule::of_virtual_service(rule, path(at), &namespace)).collect(),
-                        key,
+                    let services: Vec<_> = hosts.map(|service| Target { service, port: None }).collect();
+                    let twice = policies.allowed_by(&key, None, &services);
+                    let rules = route.spec.http.iter().enumerate().map(|(at, rule)| {
+                        Rule::of_virtual_service(rule, format!("spec.http[{at}]"), &namespace).with_writes(twice.clone())
                     });
+                    scene.routes.push(Route { at, ours: true, rules: rules.collect(), services, gateways: Vec::new(), key });
                 }
                 _ => {}
             }

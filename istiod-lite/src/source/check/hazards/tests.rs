@@ -21,6 +21,7 @@ fn check_said(objects: &[&str], beginnings: &[&str]) {
 fn object(kind: &str, name: &str, spec: &str) -> String {
     let group = match kind {
         "VirtualService" => "networking.istio.io/v1",
+        "RequestPolicy" => "ambit.dev/v1alpha1",
         "Service" => "v1",
         _ => "gateway.networking.k8s.io/v1",
     };
@@ -67,6 +68,58 @@ fn a_retry_of_what_may_not_arrive_twice_is_said_to_be_hardly_one() {
     // What another controller's Gateway sends again is its business.
     let elsewhere = route("shop/orders", "name: public", "name: orders", &format!("matches: [{{method: POST}}], {asks}"));
     check_said(&[&elsewhere], &[]);
+}
+
+/// A RequestPolicy of `shop` for a Service or HTTPRoute.
+fn policy(name: &str, target: &str, writes: &str) -> String {
+    let group = if target.starts_with("kind: Service") { "''" } else { "gateway.networking.k8s.io" };
+    let spec = format!("{{targetRefs: [{{group: {group}, {target}}}], retries: {{writes: {writes}}}}}");
+    object("RequestPolicy", name, &spec)
+}
+
+#[test]
+fn that_a_policy_has_writes_done_twice_is_said_where_it_does() {
+    let of = |methods: &str| orders(&format!("name: all, {methods}retry: {{attempts: 2, codes: [503]}}"));
+    let rule = policy("shop/twice", "kind: HTTPRoute, name: orders, sectionName: all", "Allowed");
+    let said = |methods: &str| {
+        format!(
+            "a.yaml:4: HTTPRoute shop/orders: spec.rules[0].retry: {methods} are sent again also after an endpoint has seen them, by \
+             `retries.writes` of RequestPolicy shop/twice: what one does may be done 3 times"
+        )
+    };
+    check_said(&[&of("matches: [{method: POST}, {method: GET}], "), &rule], &[&said("requests with POST")]);
+    let any = said("requests of any method, POST among them,");
+    check_said(&[&of(""), &rule], &[&any]);
+    check_said(&[&of(""), &policy("shop/twice", "kind: Service, name: orders", "Allowed")], &[&any]);
+
+    check_said(&[&of("matches: [{method: GET}], "), &rule], &[]);
+    check_said(&[&orders("name: all"), &rule], &[]);
+    let not_twice = [
+        policy("shop/twice", "kind: HTTPRoute, name: orders, sectionName: other", "Allowed"),
+        policy("other/twice", "kind: HTTPRoute, name: orders", "Allowed"),
+        policy("shop/once", "kind: HTTPRoute, name: orders", "Unseen")
+            + "---\n"
+            + &policy("shop/twice", "kind: Service, name: orders", "Allowed"),
+    ];
+    for policies in &not_twice {
+        check_said(&[&of(""), policies], &[]);
+        let hardly = ["a.yaml:4: HTTPRoute shop/orders: spec.rules[0].retry: POST may not arrive twice"];
+        check_said(&[&of("matches: [{method: POST}], "), policies], &hardly);
+    }
+
+    let of_virtual = virtual_orders("match: [{method: {exact: PATCH}}], retries: {attempts: 1, retryOn: 5xx}");
+    let service = policy("shop/twice", "kind: Service, name: orders", "Allowed");
+    check_said(
+        &[&of_virtual, &service],
+        &["a.yaml:4: VirtualService shop/orders: spec.http[0].retries: requests with PATCH are sent"],
+    );
+    // What is tried again for being late has to have the time for it.
+    let late = "matches: [{method: POST}], timeouts: {request: 2s, backendRequest: 1s}, retry: {attempts: 3}";
+    let both = [
+        "a.yaml:4: HTTPRoute shop/orders: spec.rules[0].retry: requests with POST are",
+        "a.yaml:4: HTTPRoute shop/orders: spec.rules[0].timeouts",
+    ];
+    check_said(&[&orders(late), &service], &both);
 }
 
 #[test]

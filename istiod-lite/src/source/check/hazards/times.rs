@@ -3,7 +3,8 @@
 use super::rule::Rule;
 use crate::source::FieldError;
 
-/// The warning for a rule whose whole time is over before its tries are. Writes are not tried again for being late, so it is none of theirs.
+/// The warning for a rule whose whole time is over before its tries are. Writes are not tried again for being late, so
+/// it is none of theirs, but where a policy says so.
 pub(super) fn within(rule: &Rule) -> Option<FieldError> {
     let (retries, request, of_try, sum) = (rule.again()?, rule.request?, rule.of_try?, rule.sum()?);
     if request >= sum {

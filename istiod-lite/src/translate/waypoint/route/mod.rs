@@ -24,6 +24,7 @@ mod table;
 mod tests;
 mod virtual_match;
 mod virtual_service;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -291,7 +292,8 @@ fn matches_of(
             let from = (request_route.kind, &name, rule.name.as_deref());
             requests::of_route(index, port, Some(from), &mut compiled);
             hash::on_route(index, &mut compiled, backends);
-            compiled_matches.push((precedence, retry::routes(rule, condition, compiled)));
+            let again = retry::wanted(rule).and_then(|_| writes::allowed_by(index, port, Some(from)));
+            compiled_matches.push((precedence, retry::routes(rule, condition, compiled, again.as_ref())));
         }
     }
     compiled_matches

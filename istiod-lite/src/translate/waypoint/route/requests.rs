@@ -33,6 +33,7 @@ use super::super::scope::ServedPort;
 use super::super::sizes;
 use super::super::wire::{Any, any, bool_value, duration, exactly, header_is, matches, regex, seconds, string_kind, u32_value};
 use super::action::parse_duration;
+use super::writes;
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::requests::{self as crd, FaultHeader, FaultHeaderType, LimitBy, RequestPolicy};
 use crate::source::{Kind, NamespacedName};
@@ -42,7 +43,7 @@ pub const FAULTS: &str = "envoy.filters.http.fault";
 /// The same for limits.
 pub const LIMITS: &str = "envoy.filters.http.local_ratelimit";
 /// Under which name routes name their policies.
-const POLICIES: &str = "ambit.dev";
+pub const POLICIES: &str = "ambit.dev";
 /// What precedes the kind of a limit, and the header that it goes by.
 const LIMIT: &str = "limit";
 /// The kind of a limit that a server counts.
@@ -114,11 +115,12 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
     }
 }
 
-/// Takes out again what [`of_route`] adds, for clients that carry out their routes themselves.
+/// Takes out again what [`of_route`] adds, and what policies say of retries, for clients that carry out their routes themselves.
 pub fn without(mut route: Route) -> Route {
     route.typed_per_filter_config.retain(|filter, _| filter != FAULTS && limiter::provider(filter).is_none());
     ext_proc::without(&mut route);
     sizes::without(&mut route);
+    writes::without(&mut route);
     if let Some(Does::Route(action)) = &mut route.action {
         (action.idle_timeout, action.max_stream_duration) = (None, None);
     }

@@ -1,7 +1,8 @@
 //! When requests are sent again.
 //!
 //! A request that changes something each time it arrives (RFC 9110, section 9.2.2) is sent again only while nothing of it was sent, and
-//! Envoy's policies know no methods. So a rule with a retry becomes two routes where its match names no method.
+//! Envoy's policies know no methods. So a rule with a retry becomes two routes where its match names no method. Where a RequestPolicy says
+//! that such requests may arrive twice, it is one.
 
 use ambit_api::envoy::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use ambit_api::envoy::pb::envoy::config::route::v3::{RetryPolicy, Route, route::Action};
@@ -12,6 +13,8 @@ use gateway_api::experimental::httproutes::{
 
 use super::super::wire::{duration, header_is, matches, regex, u32_value};
 use super::action::parse_duration;
+use super::writes;
+use crate::source::NamespacedName;
 
 /// Methods that may arrive twice.
 pub const REPEATABLE: &str = "GET|HEAD|OPTIONS|PUT|DELETE|TRACE";
@@ -27,8 +30,14 @@ pub fn wanted(rule: &HttpRouteRules) -> Option<&HttpRouteRulesRetry> {
     rule.retry.as_ref().filter(|retry| retry.attempts.is_none_or(|attempts| attempts > 0))
 }
 
-/// A rule's route for one of its matches as the routes that send again what may be sent again, the first that applies first.
-pub fn routes(rule: &HttpRouteRules, condition: &HttpRouteRulesMatches, mut route: Route) -> Vec<Route> {
+/// A rule's route for one of its matches as the routes that send again what may be sent again, the first that applies first. `by` is the policy
+/// that lets it be sent again whatever its method is, if there is one.
+pub fn routes(
+    rule: &HttpRouteRules,
+    condition: &HttpRouteRulesMatches,
+    mut route: Route,
+    by: Option<&NamespacedName>,
+) -> Vec<Route> {
     let (Some(retry), Some(Action::Route(action))) = (wanted(rule), &mut route.action) else { return vec![route] };
     let repeatable = condition.method.as_ref().map(|method| {
         !matches!(
@@ -36,8 +45,12 @@ pub fn routes(rule: &HttpRouteRules, condition: &HttpRouteRulesMatches, mut rout
             HttpRouteRulesMatchesMethod::Post | HttpRouteRulesMatchesMethod::Patch | HttpRouteRulesMatchesMethod::Connect
         )
     });
-    action.retry_policy = Some(policy(rule, retry, repeatable.unwrap_or(false)));
-    if repeatable.is_some() {
+    let by = by.filter(|_| repeatable != Some(true));
+    action.retry_policy = Some(policy(rule, retry, by.is_some() || repeatable == Some(true)));
+    if let Some(by) = by {
+        writes::say(&mut route, by);
+    }
+    if by.is_some() || repeatable.is_some() {
         return vec![route];
     }
     let mut again = route.clone();
@@ -77,6 +90,11 @@ mod tests {
 
     /// The routes of a rule with one match: the methods each is for, and its policy.
     fn of(rule: &str) -> Vec<(Vec<String>, Option<RetryPolicy>)> {
+        by(rule, None)
+    }
+
+    /// The same where this RequestPolicy has writes sent again.
+    fn by(rule: &str, policy: Option<&NamespacedName>) -> Vec<(Vec<String>, Option<RetryPolicy>)> {
         let rule: HttpRouteRules = serde_json::from_str(rule).unwrap();
         let condition = rule.matches.iter().flatten().next().cloned().unwrap_or_default();
         let action = Some(Action::Route(to_cluster("c".into())));
@@ -86,7 +104,7 @@ mod tests {
             let Some(Action::Route(action)) = route.action else { panic!("no action") };
             (headers, action.retry_policy)
         };
-        routes(&rule, &condition, route).into_iter().map(shown).collect()
+        routes(&rule, &condition, route, policy).into_iter().map(shown).collect()
     }
 
     #[test]
@@ -113,6 +131,23 @@ mod tests {
             let [(_, Some(policy))] = routes.as_slice() else { panic!("{method}: {routes:?}") };
             assert_eq!((policy.retry_on.as_str(), policy.num_retries), (retry_on, u32_value(1)), "{method}");
         }
+    }
+
+    #[test]
+    fn where_writes_may_arrive_twice_there_is_one_route_for_all_methods() {
+        let policy = NamespacedName::new("shop", "twice");
+        for method in ["", r#""matches": [{"method": "POST"}], "#, r#""matches": [{"method": "GET"}], "#] {
+            let routes = by(&format!(r#"{{{method}"retry": {{"attempts": 3, "codes": [503]}}}}"#), Some(&policy));
+            let [(methods, Some(again))] = routes.as_slice() else { panic!("{method}: {routes:?}") };
+            assert!(methods.is_empty(), "{method}: {methods:?}");
+            assert_eq!(again.retry_on, "connect-failure,refused-stream,reset,retriable-status-codes", "{method}");
+            assert_eq!(
+                (again.retriable_status_codes.as_slice(), again.num_retries),
+                ([503].as_slice(), u32_value(3)),
+                "{method}"
+            );
+        }
+        assert_eq!(by("{}", Some(&policy)), [(vec![], None)], "a policy does not ask for retries");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::action::{is_plain, respond, to_cluster};
 use super::filter::HeaderChange;
 use super::retry::{REPEATABLE, UNSEEN};
 use super::virtual_match::{condition, string};
-use super::{Backend, cors, deadline, mirror, not_found, redirect, requests, session};
+use super::{Backend, cors, deadline, mirror, not_found, redirect, requests, session, writes};
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::destination::as_time;
 use crate::source::crd::virtual_service::{
@@ -45,6 +45,7 @@ pub fn routes(index: &Index, port: &ServedPort<'_>, object: &VirtualService, bac
     let mut routes = Vec::new();
     for (at, rule) in object.spec.http.iter().enumerate() {
         let unusable = !faults_of_rule(rule, "").is_empty();
+        let writes = rule.retries.as_ref().and_then(|_| writes::allowed_by(index, port, None));
         let any = [HttpMatch::default()];
         let conditions = if rule.conditions.is_empty() { any.as_slice() } else { rule.conditions.as_slice() };
         for (number, said) in conditions.iter().enumerate().filter(|(_, said)| said.is_for(port.port.port)) {
@@ -59,7 +60,7 @@ pub fn routes(index: &Index, port: &ServedPort<'_>, object: &VirtualService, bac
             }
             requests::of_route(index, port, None, &mut route);
             hash::on_route(index, &mut route, backends);
-            routes.extend(again(rule, said, route));
+            routes.extend(again(rule, said, route, writes.as_ref()));
         }
     }
     routes.push(not_found(&format!("{name}/unmatched")));
@@ -254,19 +255,24 @@ fn of_million(percent: Option<&Percent>) -> u32 {
 }
 
 /// A route as the routes that send again what may be sent again, the first that applies first. Methods that may not arrive twice are sent again
-/// only where the endpoint has seen nothing, whatever is asked for.
-fn again(rule: &HttpRule, said: &HttpMatch, mut route: Route) -> Vec<Route> {
+/// only where the endpoint has seen nothing, whatever is asked for, unless `by` says otherwise, a RequestPolicy.
+fn again(rule: &HttpRule, said: &HttpMatch, mut route: Route, by: Option<&NamespacedName>) -> Vec<Route> {
     let retries = rule.retries.as_ref().filter(|retries| retries.attempts > 0);
     let (Some(retries), Some(Action::Route(action))) = (retries, &mut route.action) else { return vec![route] };
-    action.retry_policy = Some(policy(retries, false));
+    let method = said.method.as_ref().and_then(|method| method.exact.as_deref());
+    let repeatable = method.is_some_and(|method| REPEATABLE.split('|').any(|known| known == method));
+    let by = by.filter(|_| !repeatable);
+    action.retry_policy = Some(policy(retries, repeatable || by.is_some()));
+    if let Some(by) = by {
+        writes::say(&mut route, by);
+    }
+    if by.is_some() || method.is_some() {
+        return vec![route];
+    }
     let mut again = route.clone();
     if let (Some(condition), Some(Action::Route(action))) = (&mut again.r#match, &mut again.action) {
         action.retry_policy = Some(policy(retries, true));
-        match said.method.as_ref().and_then(|method| method.exact.as_deref()) {
-            Some(method) if REPEATABLE.split('|').any(|known| known == method) => return vec![again],
-            Some(_) => return vec![route],
-            None => condition.headers.push(header_is(":method", matches(MatchPattern::SafeRegex(regex(REPEATABLE))))),
-        }
+        condition.headers.push(header_is(":method", matches(MatchPattern::SafeRegex(regex(REPEATABLE)))));
     }
     vec![again, route]
 }
