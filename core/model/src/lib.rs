@@ -6,6 +6,7 @@
 //! * [`plan::plan`] decides where an outbound connection goes.
 //! * [`admit::admit`] decides whether the address a tunnel asks for is the pod's own.
 //! * [`authorize::authorize`] decides whether a peer may connect.
+//! * [`forwarded::client`] decides whether a waypoint is believed whom it carries a connection for.
 //! * [`resolve::resolve`] decides what the name of a service resolves to.
 //! * [`route`] decides what happens to an HTTP request.
 //! * [`jwt`] decides which token of a request is believed.
@@ -37,6 +38,7 @@ pub mod authorize;
 pub mod balance;
 pub mod convert;
 pub mod explain;
+pub mod forwarded;
 pub mod jwt;
 pub mod measure;
 pub mod plan;

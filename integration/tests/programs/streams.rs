@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use ambit::local::access::AccessLine;
 use ambit_integration::{SharedMesh, client::Client, shared, suite::Suite};
 use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
@@ -34,7 +35,8 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         ),
         shared(mesh, "either side may close its half first", async move |suite| half_closed(suite, plain).await),
         shared(mesh, "either side may close its half first through a waypoint", async move |suite| {
-            half_closed(suite, guarded).await
+            half_closed(suite, guarded).await?;
+            carried_for(suite).await
         }),
         shared(mesh, "1,000 connections at once each exchange bytes", async move |suite| many(suite, plain).await),
         shared(mesh, "1,000 connections at once each exchange bytes through a waypoint", async move |suite| {
@@ -56,7 +58,7 @@ async fn own_address(suite: &Suite) -> anyhow::Result<()> {
             let own = client.ips().into_iter().find(|own| own.is_ipv4() == address.is_ipv4()).context("no such family")?;
             ensure!(greeting == format!("hello {own}\n"), "{server} at {address} was called by {greeting:?}, not by {own}");
         }
-        let inbound = |line: &ambit::local::access::AccessLine| {
+        let inbound = |line: &AccessLine| {
             line.get("direction") == Some("inbound") && line.get("src.workload") == Some("client") && line.is_mutual_tls()
         };
         let node = if server.ends_with("near") { "ztunnel/node-1" } else { "ztunnel/node-2" };
@@ -86,6 +88,21 @@ async fn half_closed(suite: &Suite, service: &str) -> anyhow::Result<()> {
         one_side_first(&mut server, &mut client).await.with_context(|| format!("{address}, the server's half first"))?;
     }
     encrypted(suite, service, before).await
+}
+
+/// The proxy of the server's node says whom the waypoint carried bytes for, and nothing of what carried requests, of several clients it may be.
+async fn carried_for(suite: &Suite) -> anyhow::Result<()> {
+    const NODE: &str = "ztunnel/node-2";
+    let ends = |line: &AccessLine, name: &str, with: &str| line.get(name).is_some_and(|value| value.ends_with(with));
+    let is_told = |line: &AccessLine| line.get("direction") == Some("inbound") && line.get("src.forwarded_client").is_some();
+    let of_stream = |line: &AccessLine| is_told(line) && ends(line, "dst.addr", ":9999");
+    let line = suite.logged(NODE, of_stream).await?;
+    ensure!(ends(&line, "src.forwarded_client", "/ns/callers/sa/client"), "{line:?}");
+    ensure!(line.get("src.identity").is_some_and(|identity| identity.contains("/ns/guarded/")), "{line:?}");
+    let lines = suite.mesh.access_log(NODE);
+    let other = lines.iter().find(|line| is_told(line) && !ends(line, "dst.addr", ":9999") && !ends(line, "dst.addr", ":9090"));
+    ensure!(other.is_none(), "of what carried requests: {other:?}");
+    Ok(())
 }
 
 /// `first` says something and ends its half; only when `second` has seen that does it send all of its own, and end.

@@ -12,7 +12,7 @@ use ambit_model::{
     admit::{Admitted, Target},
     arrive,
     authorize::Connection,
-    plan,
+    forwarded, plan,
 };
 use ambit_runtime::{
     drain::Watch,
@@ -20,6 +20,7 @@ use ambit_runtime::{
     telemetry::{Direction, Security, Trace},
 };
 use ambit_tls::{PeerError, handshake};
+use http::HeaderMap;
 use tokio::net::TcpStream;
 
 use super::{Watched, carry, permit, refused};
@@ -143,6 +144,7 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
             return None;
         }
     };
+    on_behalf((proxy, &peer.id), incoming.headers(), &mut record);
     let (upstream, admitted, workload) = match opened {
         Ok(opened) => opened,
         Err(refusal) => {
@@ -152,7 +154,7 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
             return None;
         }
     };
-    let stream = match incoming.accept(http::HeaderMap::new()) {
+    let stream = match incoming.accept(HeaderMap::new()) {
         Ok(stream) => stream,
         Err(error) => {
             socket::reset(upstream);
@@ -164,6 +166,19 @@ async fn establish(peer: Peer, mut incoming: Incoming) -> Option<Carrying> {
     let watched = Watched::new(proxy, workload, connection, &mut record);
     let carried = copy::pump(stream, upstream, record.counters());
     Some(carry(record, places, carried, watched))
+}
+
+/// Notes on whose behalf the peer, if it may say so, opens the tunnel that `record` tells of. One header says it, or none does.
+fn on_behalf((proxy, id): (&Proxy, &SpiffeId), headers: &HeaderMap, record: &mut Record) {
+    let mut all = headers.get_all(forwarded::HEADER).iter();
+    let (Some(said), None) = (all.next(), all.next()) else { return };
+    let Ok(said) = said.to_str() else { return };
+    let Some(workload) = record.facts().and_then(|facts| facts.kind.target.workload.clone()) else { return };
+    let client = proxy.state.read(|mesh| {
+        let workload = mesh.workload(workload.uid.as_str()).unwrap_or(&workload);
+        forwarded::client(mesh, workload, id, said)
+    });
+    record.learn(|facts| facts.forwarded = client.map(Box::new));
 }
 
 fn incoming_target(incoming: &Incoming) -> Result<Target, Refusal> {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ambit_hbone::copy::Counters;
+use ambit_identity::SpiffeId;
 use ambit_model::authorize::Allowed;
 use ambit_runtime::telemetry::{Direction, InUse, Trace};
 
@@ -24,6 +25,8 @@ pub(super) struct Open {
     pub(super) ends: Ends,
     /// The W3C trace that it is part of.
     pub(super) trace: Option<Trace>,
+    /// On whose behalf it comes, as a waypoint says; few have it.
+    pub(super) forwarded: Option<Box<SpiffeId>>,
     /// Why it may; something else may take its place.
     allowed: Mutex<Allowed>,
     /// Its metrics, and who is at its ends.
@@ -56,13 +59,14 @@ impl Open {
         counted: Direction,
         ends: Ends,
         (series, used): (Arc<Series>, InUse),
-        trace: Option<Trace>,
+        (trace, forwarded): (Option<Trace>, Option<Box<SpiffeId>>),
     ) -> Self {
         Self {
             counters,
             counted,
             ends,
             trace,
+            forwarded,
             allowed: Mutex::default(),
             series,
             _used: used,
@@ -211,7 +215,7 @@ mod tests {
         let series = Arc::new(Series::of_nothing());
         let open = || {
             let used = (Arc::clone(&series), InUse::default());
-            let open = Arc::new(Open::new(Arc::default(), Direction::Outbound, ends, used, None));
+            let open = Arc::new(Open::new(Arc::default(), Direction::Outbound, ends, used, (None, None)));
             all.add(&open);
             open
         };

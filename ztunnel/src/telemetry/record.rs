@@ -41,6 +41,8 @@ pub struct Facts {
     pub kind: Kind,
     /// The W3C trace that it is part of.
     pub trace: Option<Trace>,
+    /// On whose behalf it comes, as a waypoint says that may say so.
+    pub forwarded: Option<Box<SpiffeId>>,
     /// Why it may pass.
     allowed: Allowed,
     policies: Option<watch::Receiver<u64>>,
@@ -52,6 +54,7 @@ impl Record {
             ends: Ends { source, destination, reached: None, begun: Instant::now() },
             kind: Kind::new(direction),
             trace: None,
+            forwarded: None,
             allowed: Allowed::default(),
             policies: None,
         };
@@ -104,7 +107,8 @@ impl Record {
         let shared = &self.telemetry.0;
         let (series, used) = shared.series.get(&facts.kind, &shared.limit);
         series.opened.increment(1);
-        let open = Open::new(Arc::clone(&self.counters), self.counted, facts.ends, (series, used), facts.trace);
+        let said = (facts.trace, facts.forwarded.take());
+        let open = Open::new(Arc::clone(&self.counters), self.counted, facts.ends, (series, used), said);
         open.set_allowed(mem::take(&mut facts.allowed));
         let open = Arc::new(open);
         shared.open.add(&open);
@@ -210,14 +214,16 @@ impl Record {
                 shared.open.remove(&open);
                 let identities = Some(&open.series.identities);
                 let (ends, kind, trace) = (&open.ends, &open.series.kind, open.trace.as_ref());
-                write(&Ending { ends, kind, trace, allowed: &open.allowed(), identities });
+                let forwarded = open.forwarded.as_deref();
+                write(&Ending { ends, kind, trace, forwarded, allowed: &open.allowed(), identities });
             }
             Stage::Opening(facts) => {
                 if outcome.reason != Reason::Ok {
                     series::failed(&facts.kind, outcome, &shared.limit);
                 }
-                let Facts { ends, kind, trace, allowed, .. } = &*facts;
-                write(&Ending { ends, kind, trace: trace.as_ref(), allowed, identities: None });
+                let Facts { ends, kind, trace, forwarded, allowed, .. } = &*facts;
+                let (trace, forwarded) = (trace.as_ref(), forwarded.as_deref());
+                write(&Ending { ends, kind, trace, forwarded, allowed, identities: None });
             }
             Stage::Ended => {}
         }
@@ -239,6 +245,7 @@ struct Ending<'a> {
     ends: &'a Ends,
     kind: &'a Kind,
     trace: Option<&'a Trace>,
+    forwarded: Option<&'a SpiffeId>,
     allowed: &'a Allowed,
     /// Written once for all connections between the same two, when this one stood.
     identities: Option<&'a [Option<Box<str>>; 2]>,
@@ -256,6 +263,7 @@ impl<'a> Ending<'a> {
         entry.source_workload = kind.source_workload.as_ref().map(|w| (&*w.name).into());
         entry.source_namespace = kind.source_workload.as_ref().map(|w| w.namespace.as_str().into());
         entry.source_identity = text(source, &kind.source_identity);
+        entry.forwarded_client = self.forwarded.map(|id| id.to_string().into());
         entry.destination_workload = target.workload.as_ref().map(|w| (&*w.name).into());
         entry.destination_namespace = target.workload.as_ref().map(|w| w.namespace.as_str().into());
         entry.destination_service = target.service.as_ref().map(|s| (&*s.key.hostname).into());

@@ -49,11 +49,22 @@ fn svid(authority: &Arc<Authority>, id: &str, lifetime: Duration) -> anyhow::Res
 
 /// Opens a tunnel as `svid` to `authority` through the HBONE port of `server`.
 async fn tunnel(liar: &Pod, server: &Pod, svid: &Svid, authority: &str) -> Result<(), ConnectError> {
+    tunnel_saying(liar, server, svid, authority, HeaderMap::new()).await
+}
+
+/// As [`tunnel`], with these headers.
+pub async fn tunnel_saying(
+    liar: &Pod,
+    server: &Pod,
+    svid: &Svid,
+    authority: &str,
+    headers: HeaderMap,
+) -> Result<(), ConnectError> {
     let expected: Vec<SpiffeId> = vec![id_of("api").parse().expect("an identity")];
     let address = SocketAddr::new(server.ip(), 15008);
     let key = PoolKey { source: svid.id().clone(), destinations: expected.clone(), address, source_ip: None, netns: None };
     let authority: Target = authority.parse().expect("an authority");
-    let request = ConnectRequest { authority, headers: HeaderMap::new() };
+    let request = ConnectRequest { authority, headers };
     let dial = || async {
         let config = client_config(svid, &expected).map_err(std::io::Error::other)?;
         handshake::connect(liar.connect(address).await?, config, LIMIT).await

@@ -77,6 +77,8 @@ pub struct Entry<'a> {
     pub source_namespace: Option<Cow<'a, str>>,
     /// SPIFFE id of the client, verified when `security` is mutual TLS.
     pub source_identity: Option<Cow<'a, str>>,
+    /// SPIFFE id of the client on whose behalf the client, a waypoint, says that it connects; only where it may say so.
+    pub forwarded_client: Option<Cow<'a, str>>,
     /// Where the client was going.
     pub destination: SocketAddr,
     /// Name of the workload it reached.
@@ -130,6 +132,7 @@ impl<'a> Entry<'a> {
             source_workload: None,
             source_namespace: None,
             source_identity: None,
+            forwarded_client: None,
             destination,
             destination_workload: None,
             destination_namespace: None,
@@ -175,6 +178,7 @@ impl Display for Entry<'_> {
         if let Some(trace) = self.trace {
             write!(out, " trace={trace:032x}")?;
         }
+        known(out, " src.forwarded_client=", self.forwarded_client.as_deref())?;
         known(out, " dry_run=", self.dry_run.as_deref())?;
         known(out, " method=", self.method.as_deref())?;
         known(out, " path=", self.path.as_deref())?;
@@ -203,6 +207,7 @@ impl Serialize for Entry<'_> {
             ("src.workload", &self.source_workload),
             ("src.namespace", &self.source_namespace),
             ("src.identity", &self.source_identity),
+            ("src.forwarded_client", &self.forwarded_client),
             ("dst.workload", &self.destination_workload),
             ("dst.namespace", &self.destination_namespace),
             ("dst.service", &self.destination_service),
@@ -298,6 +303,7 @@ mod tests {
     fn a_line_in_json_has_the_same_names_and_reads_back() {
         let mut entry = entry();
         (entry.trace, entry.status, entry.bytes_sent) = (Some(0xabc), Some(200), 7);
+        entry.forwarded_client = Some("spiffe://cluster.local/ns/shop/sa/web".into());
         entry.path = Some("/a\"\n".into());
         let read: serde_json::Value = serde_json::from_str(&serde_json::to_string(&entry).unwrap()).unwrap();
         let text = entry.to_string();
@@ -307,7 +313,9 @@ mod tests {
         }
         assert_eq!((&read["path"], &read["status"], &read["bytes_sent"]), (&"/a\"\n".into(), &200.into(), &7.into()));
         assert_eq!((&read["trace"], read.get("policy")), (&format!("{:032x}", 0xabc).into(), None));
-        assert!(text.ends_with(r#" trace=00000000000000000000000000000abc path="/a\"\n" status=200"#), "{text}");
+        let client = "src.forwarded_client=spiffe://cluster.local/ns/shop/sa/web";
+        let end = format!(r#" trace=00000000000000000000000000000abc {client} path="/a\"\n" status=200"#);
+        assert!(text.ends_with(&end), "{text}");
     }
 
     #[test]
