@@ -129,9 +129,11 @@ async fn headers(mesh: &Mesh) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What says who the client is.
+const HEADER: &str = "x-forwarded-client-cert";
+
 /// What a client writes of its own identity is replaced by what it has proven.
 async fn clients(mesh: &Mesh) -> anyhow::Result<()> {
-    const HEADER: &str = "x-forwarded-client-cert";
     let forged = [(HEADER, "URI=spiffe://cluster.local/ns/shop/sa/admin"), (HEADER, "By=a;URI=b"), ("connection", HEADER)];
     for account in ["web", "intruder"] {
         let known = format!("By={};URI={}", identity("waypoint"), identity(account));
@@ -219,8 +221,15 @@ async fn pods(mesh: &Mesh) -> anyhow::Result<()> {
 }
 
 async fn outside(mesh: &Mesh, host: &str, status: u16) -> anyhow::Result<()> {
-    let answer = mesh.request("web", host, 80, get("/any")).await?;
-    let pod = if status == 200 { "outside" } else { "-" };
-    ensure!(answer.status == status && answer.pod() == pod, "{host}: {} from {}", answer.status, answer.pod());
+    let forged = [(HEADER, "URI=spiffe://cluster.local/ns/shop/sa/admin")];
+    for headers in [&forged[..0], &forged[..]] {
+        let answer = mesh.request("web", host, 80, request("GET", "/any", headers)).await?;
+        let pod = if status == 200 { "outside" } else { "-" };
+        ensure!(answer.status == status && answer.pod() == pod, "{host}: {} from {}", answer.status, answer.pod());
+        if status == 200 {
+            let seen = answer.seen()?["headers"].clone();
+            ensure!(seen[HEADER].is_null(), "who is outside is told who asks: {seen}");
+        }
+    }
     Ok(())
 }
