@@ -1,5 +1,5 @@
-//! The endpoints of all backends: one pod, whose node proxy is this process, and each of whose ports is a backend. They answer as a request
-//! asks them to, and keep what they were sent.
+//! The endpoints of all backends: one pod, whose node proxy is this process, and each of whose ports is a backend; and another like it, for
+//! services with two endpoints. They answer as a request asks them to, and keep what they were sent.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -19,6 +19,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 pub const PORTS: [u16; 5] = [8080, 8081, 8082, 8083, 8084];
 /// The one among them that is sent copies of requests and nothing else.
 pub const COPIES: u16 = PORTS[3];
+/// The other pod's ports are known by so much more, where it is told which backend something came to.
+pub const TWIN: u16 = 10_000;
 /// A port that nobody listens on.
 pub const CLOSED: u16 = 8090;
 
@@ -76,9 +78,8 @@ impl Arrivals {
     }
 }
 
-/// Serves the pod for the waypoint with this identity.
-pub fn serve(pod: &Pod, svid: &Svid, waypoint: SpiffeId) -> anyhow::Result<Arrivals> {
-    let arrivals = Arrivals::default();
+/// Serves the pod for the waypoint with this identity; its ports are known by `more` than they are.
+pub fn serve(pod: &Pod, svid: &Svid, waypoint: SpiffeId, more: u16, arrivals: &Arrivals) -> anyhow::Result<()> {
     let tls = ambit_tls::server_config(svid, &[])?;
     let listener = pod.listen(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15008)))?;
     let seen = arrivals.clone();
@@ -88,24 +89,24 @@ pub fn serve(pod: &Pod, svid: &Svid, waypoint: SpiffeId) -> anyhow::Result<Arriv
             tokio::spawn(async move {
                 let (stream, peer) = ambit_tls::handshake::accept(stream, tls, Duration::from_secs(5)).await?;
                 let known = peer == waypoint;
-                let handler = move |incoming| tunnel(incoming, known, seen.clone());
+                let handler = move |incoming| tunnel(incoming, known, more, seen.clone());
                 server::serve(stream, &ServerConfig::default(), std::future::pending(), handler).await?;
                 anyhow::Ok(())
             });
         }
     });
-    Ok(arrivals)
+    Ok(())
 }
 
 /// The end of a tunnel.
-async fn tunnel(incoming: Incoming, known: bool, arrivals: Arrivals) {
+async fn tunnel(incoming: Incoming, known: bool, more: u16, arrivals: Arrivals) {
     let port = incoming.authority().ok().map(ambit_hbone::Authority::port);
     let Some(port) = port.filter(|port| known && PORTS.contains(port)) else {
         let _gone = incoming.refuse(StatusCode::SERVICE_UNAVAILABLE, HeaderMap::new());
         return;
     };
     let Ok(tunnel) = incoming.accept(HeaderMap::new()) else { return };
-    let service = hyper::service::service_fn(move |request| answer(request, port, arrivals.clone()));
+    let service = hyper::service::service_fn(move |request| answer(request, port + more, arrivals.clone()));
     let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     builder.http1().auto_date_header(false).max_buf_size(256 * 1024).http2().auto_date_header(false);
     let _ended = builder.serve_connection(TokioIo::new(tunnel), service).await;

@@ -16,6 +16,8 @@ use crate::world::{self, ACCOUNTS, HTTP2, Request, Service};
 
 /// One request in so many, which has no divisor in common with the number that each service is asked, so that all kinds of them come.
 const ONE_IN: usize = 97;
+/// The same of services whose like is not generated.
+const ONE_IN_FEW: usize = 9;
 /// So many at a time.
 const AT_A_TIME: usize = 2;
 /// At most one in so many may be of files with errors, of which the command says nothing.
@@ -70,7 +72,9 @@ impl std::fmt::Display for Sample {
 /// When the command does not run.
 pub async fn sample(directory: &Path, services: &[Service], pairs: &[Pair]) -> anyhow::Result<Sample> {
     let askable = |pair: &&Pair| explained::cannot_be_asked(&services[pair.service].requests[pair.request]).is_none();
-    let chosen: Vec<&Pair> = pairs.iter().step_by(ONE_IN).filter(askable).collect();
+    let one_in = |pair: &Pair| if services[pair.service].seldom { ONE_IN_FEW } else { ONE_IN };
+    let sampled = pairs.iter().enumerate().filter(|(at, pair)| at.is_multiple_of(one_in(pair))).map(|(_, pair)| pair);
+    let chosen: Vec<&Pair> = sampled.filter(askable).collect();
     let mut directories = BTreeMap::new();
     for service in chosen.iter().map(|pair| pair.service).collect::<BTreeSet<_>>() {
         directories.insert(service, written(directory, &services[service])?);
@@ -108,7 +112,7 @@ fn written(directory: &Path, service: &Service) -> anyhow::Result<PathBuf> {
         let labels = json!({"istio.io/dataplane-mode": "ambient"});
         objects.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}));
     }
-    objects.extend(ACCOUNTS.iter().chain(&["shop/app"]).map(|account| pod(account)));
+    objects.extend(ACCOUNTS.iter().chain(&["shop/app", "shop/twin"]).map(|account| pod(account)));
     objects.extend(service.objects.iter().cloned());
     let documents: Vec<String> = objects.iter().map(Value::to_string).collect();
     std::fs::write(directory.join("world.yaml"), documents.join("\n---\n"))?;
@@ -119,7 +123,7 @@ fn written(directory: &Path, service: &Service) -> anyhow::Result<PathBuf> {
 fn pod(account: &str) -> Value {
     let (namespace, name) = account.split_once('/').unwrap_or(("", account));
     json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": world::labels(name)},
         "spec": {"serviceAccountName": name, "nodeName": "node-1", "containers": [{"name": "c", "image": "i"}]},
     })
 }

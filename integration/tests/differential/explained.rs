@@ -3,6 +3,7 @@
 use http::uri::PathAndQuery;
 use serde_json::Value;
 
+use crate::backend::TWIN;
 use crate::known::{Outcome, PROXY};
 use crate::logs::{Logged, NONE};
 use crate::mesh::{Mesh, identity};
@@ -10,6 +11,15 @@ use crate::world::{HTTP2, Request, Service, backend_of};
 
 /// Longer questions are too long for an address.
 const LONGEST: usize = 32 * 1024;
+
+/// What is told of a fault that nobody comes past.
+const ABORTS_ALL: &str = "of such requests all are answered with";
+/// Reasons of what is in the way of some requests, and what is told of it: which of them meet it is a matter of chance, or of others.
+const IN_THE_WAY: [(&str, &str); 3] = [
+    ("fault_injected", "are answered with"),
+    ("rate_limited", "and are refused beyond"),
+    ("request_too_large", "are refused with 413 beyond"),
+];
 
 /// What was said of a request before it was sent.
 #[derive(Debug, Clone)]
@@ -79,6 +89,23 @@ fn encoded(text: &str) -> String {
     text.bytes().map(one).collect()
 }
 
+/// Whether a request has ended as was told by the waypoint that it went through: also at the endpoint that was told.
+///
+/// # Errors
+/// In what it has not.
+pub fn ended_so(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), String> {
+    agrees(told, service, outcome)?;
+    // That of a session, or to which a hash leads, is told by its name; of those that chance leads to only how many there are.
+    let Ok(port) = outcome.answered_by().parse::<u16>() else { return Ok(()) };
+    let (pod, other) = if port > TWIN { ("twin", "app") } else { ("app", "twin") };
+    let elsewhere = format!(" to shop/{other} at ");
+    let mut says = told["steps"].as_array().into_iter().flatten().filter_map(|step| step["says"].as_str());
+    match says.find(|says| says.contains(&elsewhere)) {
+        Some(says) => Err(format!("the pod {pod} answered, and not as in {says:?}")),
+        None => Ok(()),
+    }
+}
+
 /// Whether a request has ended as was told, and by the route that was told.
 ///
 /// # Errors
@@ -89,6 +116,16 @@ pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), 
     }
     let clusters: Vec<&Value> = told["clusters"].as_array().into_iter().flatten().collect();
     let by = outcome.answered_by();
+    let reason = outcome.answer.header("x-ambit-reason");
+    let steps = told["steps"].to_string();
+    // What is in the way of requests is told with the share that meets it: of all of them none comes past it.
+    if steps.contains(ABORTS_ALL) && reason.as_deref() != Some("fault_injected") {
+        return Err("no fault was in its way".to_owned());
+    }
+    if let Some((_, words)) = IN_THE_WAY.iter().find(|(met, _)| reason.as_deref() == Some(*met) && told["reason"] != *met) {
+        let status = &outcome.answer.status;
+        return if steps.contains(words) { Ok(()) } else { Err(format!("it was answered {status}, for what was not told")) };
+    }
     let sent_on = told["status"].is_null();
     let is = |cluster: &Value, name: &str| cluster["name"].as_str().is_some_and(|of| of.contains(&format!("|{name}.shop.")));
     if by != PROXY {
@@ -98,11 +135,10 @@ pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), 
     }
     if let Some(location) = outcome.answer.header("location") {
         let written = Value::from(location.as_str()).to_string();
-        if !told["steps"].to_string().contains(&format!("sends the client to {}", written.trim_matches('"'))) {
+        if !steps.contains(&format!("sends the client to {}", written.trim_matches('"'))) {
             return Err(format!("the client was sent to {location}"));
         }
     }
-    let reason = outcome.answer.header("x-ambit-reason");
     let same_reason = |of: &Value| reason.is_none() || of["reason"].as_str() == reason.as_deref();
     // Calls are told in another place than in the status.
     let call = outcome.answer.headers.contains_key("grpc-status");

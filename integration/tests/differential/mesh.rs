@@ -1,7 +1,7 @@
 //! One control plane, two pods of one waypoint, the first ours and the second Envoy, and a client and backends whose node proxy is this process.
 //! Both waypoints have the same name and the same identity, so that they are sent the same resources.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use anyhow::Context as _;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::backend::{self, Arrivals};
+use crate::backend::{self, Arrivals, TWIN};
 use crate::known::Side;
 use crate::logs::BEGINNING;
 use crate::wire::{Answer, Channel};
-use crate::world::{ACCOUNTS, Request};
+use crate::world::{ACCOUNTS, Request, labels};
 
 /// How long anything may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +31,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub struct Mesh {
     pub bed: Bed,
     pub arrivals: Arrivals,
+    /// The endpoints of services that have two.
+    pub pair: [IpAddr; 2],
     waypoints: [Pod; 2],
     client: Pod,
     pool: Pool,
@@ -58,14 +60,18 @@ impl Mesh {
         let authority = Arc::new(Authority::load_or_create(&state, &"cluster.local".parse()?)?);
         let certificates = LocalSource::new(authority, Duration::from_secs(3600));
         let mut pods = Vec::new();
-        for name in ["app", "waypoint-0", "waypoint-1", "client"] {
+        for name in ["app", "waypoint-0", "waypoint-1", "client", "twin"] {
             pods.push(node.add_pod(PodSpec::new("shop", name)).await?);
         }
-        let [app, ours, envoys, client] = pods.try_into().expect("four pods");
-        let pods = [pod("app", "app", &app), pod("waypoint-0", "waypoint", &ours), pod("waypoint-1", "waypoint", &envoys)];
+        let [app, ours, envoys, client, twin] = pods.try_into().expect("five pods");
+        let proxies = [pod("waypoint-0", "waypoint", &ours), pod("waypoint-1", "waypoint", &envoys)];
+        let pods = [pod("app", "app", &app), pod("twin", "twin", &twin)].into_iter().chain(proxies).collect::<Vec<_>>();
         let documents: Vec<String> = pods.iter().chain(objects).map(Value::to_string).collect();
         std::fs::write(source.join("world.yaml"), documents.join("\n---\n"))?;
-        let arrivals = backend::serve(&app, &certificates.svid(&identity("shop/app"))?, waypoint_identity())?;
+        let arrivals = Arrivals::default();
+        for (pod, account, more) in [(&app, "shop/app", 0), (&twin, "shop/twin", TWIN)] {
+            backend::serve(pod, &certificates.svid(&identity(account))?, waypoint_identity(), more, &arrivals)?;
+        }
 
         let istiod = Command::this_program().name("istiod").arg("istiod").arg("--source-dir").arg(&source);
         let log = Output::File(bed.dir().join("istiod.log"));
@@ -80,7 +86,8 @@ impl Mesh {
         let svid = |account: &&'static str| anyhow::Ok((*account, certificates.svid(&identity(account))?));
         let svids = ACCOUNTS.iter().map(svid).collect::<anyhow::Result<Vec<_>>>()?;
         let pool = Pool::new(PoolConfig::default());
-        let mesh = Self { bed, arrivals, waypoints: [ours, envoys], client, pool, svids };
+        let pair = [app.ip(), twin.ip()];
+        let mesh = Self { bed, arrivals, pair, waypoints: [ours, envoys], client, pool, svids };
         for side in [Side::Ours, Side::Envoys] {
             let ready = async || mesh.serves(side, sentinel).await.map_err(|error| format!("{error:#}"));
             until("a waypoint", PATIENCE, ready).await.with_context(|| mesh.logs())?;
@@ -127,7 +134,7 @@ impl Mesh {
     }
 
     /// The address that calls.
-    pub fn client(&self) -> std::net::IpAddr {
+    pub fn client(&self) -> IpAddr {
         self.client.ip()
     }
 
@@ -250,7 +257,7 @@ fn pod(name: &str, app: &str, pod: &Pod) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
-            "name": name, "namespace": "shop", "uid": format!("uid-{name}"), "labels": {"app": app},
+            "name": name, "namespace": "shop", "uid": format!("uid-{name}"), "labels": labels(app),
             "annotations": {"ambient.istio.io/redirection": "enabled"},
         },
         "spec": {"serviceAccountName": app, "nodeName": "node-1", "containers": [{"name": "c", "image": "i"}]},

@@ -116,7 +116,7 @@ fn unlike_told(services: &[Service], pairs: &[Pair]) -> ToldOf {
         match &pair.told {
             Some(Told::So(what)) => {
                 of.told += 1;
-                let said: Vec<_> = pair.ours.iter().map(|ours| explained::agrees(what, service, ours)).collect();
+                let said: Vec<_> = pair.ours.iter().map(|ours| explained::ended_so(what, service, ours)).collect();
                 if let (true, Some(Err(wrong))) = (said.iter().all(Result::is_err), said.first()) {
                     let what = what.to_string().chars().take(1500).collect::<String>();
                     of.unlike.push(format!("{}: {}{wrong}, and told was {what}\n", service.name, request()));

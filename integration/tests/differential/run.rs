@@ -107,12 +107,13 @@ fn which_are_unlike(services: &[Service], pairs: &[Pair], known: &[Known]) -> BT
     let is = |pair: &Pair| {
         let service = &services[pair.service];
         let otherwise = match &pair.told {
-            Some(Told::So(told)) => !pair.ours.iter().any(|ours| explained::agrees(told, service, ours).is_ok()),
+            Some(Told::So(told)) => !pair.ours.iter().any(|ours| explained::ended_so(told, service, ours).is_ok()),
             _ => false,
         };
         otherwise || !pair.unlisted(known, &service.requests[pair.request].text()).is_empty()
     };
-    (0..pairs.len()).filter(|at| is(&pairs[*at])).collect()
+    // What counts how often it is asked would be another one the next time.
+    (0..pairs.len()).filter(|at| !services[pairs[*at].service].once && is(&pairs[*at])).collect()
 }
 
 async fn ask(

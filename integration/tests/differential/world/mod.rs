@@ -1,13 +1,19 @@
 //! Services with routes and policies, and requests to them, out of few words, so that they meet often.
 
+mod faults;
 mod filters;
+mod limited;
 mod matches;
+mod pairs;
 pub mod picked;
 mod policies;
 mod requests;
 mod routes;
+mod sized;
+mod timed;
+mod tokens;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
 
@@ -32,9 +38,19 @@ pub struct Service {
     pub address: Ipv4Addr,
     pub objects: Vec<Value>,
     pub requests: Vec<Request>,
+    /// What it is answered depends on how often it was asked, so that nothing is asked again.
+    pub once: bool,
+    /// Its like is not generated, so that the command is asked about more of it.
+    pub seldom: bool,
 }
 
 impl Service {
+    /// One that was thought of.
+    fn picked(name: &str, octet: u8, objects: Vec<Value>, requests: Vec<Request>) -> Self {
+        let address = picked_address(octet);
+        Self { name: name.to_owned(), address, objects, requests, once: false, seldom: true }
+    }
+
     /// How many routes it has.
     pub fn routes(&self) -> usize {
         self.objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Route"))).count()
@@ -59,20 +75,85 @@ pub fn generated(prefix: &str, seed: u64, count: usize, network: u8) -> Vec<Serv
         let routes = routes::of_service(&mut dice, &name);
         objects.extend(routes.iter().map(|route| route.object.clone()));
         objects.extend(policies::of_service(&mut dice, &mut Dice::new(!seed, number as u64), &name));
+        objects.extend(faults::of_service(&mut Dice::new(seed.rotate_left(17), number as u64), &name, &routes));
         let requests = (0..REQUESTS).map(|_| requests::one(&mut dice, &name, &routes)).collect();
-        Service { name, address, objects, requests }
+        Service { name, address, objects, requests, once: false, seldom: false }
     };
     (0..count).map(one).collect()
 }
 
+/// The services that were thought of for one thing each.
+///
+/// # Errors
+/// When tokens cannot be signed.
+pub fn of_one_thing() -> anyhow::Result<Vec<Service>> {
+    let mut services = vec![faults::picked(), sized::picked(), timed::picked(), limited::picked(), tokens::picked()?];
+    services.extend(pairs::picked());
+    Ok(services)
+}
+
+/// Adds what can be asked only when it is known where the endpoints are.
+pub fn complete(services: &mut [Service], pair: [IpAddr; 2]) {
+    for service in services.iter_mut().filter(|service| service.name == pairs::SESSIONS) {
+        service.requests.extend(pairs::of_sessions(pair));
+    }
+}
+
+fn picked_address(octet: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 96, 250, octet)
+}
+
 fn service(name: &str, address: Ipv4Addr, port: u16) -> Value {
     let app = if name == "empty" { "nobody" } else { "app" };
+    selecting(name, address, port, &json!({"app": app}))
+}
+
+fn selecting(name: &str, address: Ipv4Addr, port: u16, selector: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
         "spec": {
-            "clusterIP": address.to_string(), "selector": {"app": app},
+            "clusterIP": address.to_string(), "selector": selector,
             "ports": [{"name": "http", "port": 80, "targetPort": port}],
         },
+    })
+}
+
+/// The labels of a pod of this application.
+pub fn labels(app: &str) -> Value {
+    match app {
+        "app" | "twin" => json!({"app": app, "pair": "yes"}),
+        app => json!({"app": app}),
+    }
+}
+
+/// An HTTPRoute of a service, with its name.
+fn http_route(name: &str, rules: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": name, "port": 80}], "rules": rules},
+    })
+}
+
+/// A rule of this name for the paths below it, that sends to this backend and says `more`.
+fn rule(name: &str, backend: &str, more: &Value) -> Value {
+    let path = json!([{"path": {"type": "PathPrefix", "value": format!("/{name}")}}]);
+    let mut rule = json!({"name": name, "matches": path});
+    if !backend.is_empty() {
+        rule["backendRefs"] = json!([{"name": backend, "port": 80}]);
+    }
+    for (key, value) in more.as_object().into_iter().flatten() {
+        rule[key.as_str()] = value.clone();
+    }
+    rule
+}
+
+/// A RequestPolicy for a rule of an HTTPRoute, which says this.
+fn request_policy(route: &str, rule: &str, mut spec: Value) -> Value {
+    spec["targetRefs"] = json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": route, "sectionName": rule}]);
+    let name = format!("{route}-{rule}");
+    json!({
+        "apiVersion": "ambit.dev/v1alpha1", "kind": "RequestPolicy", "metadata": {"name": name, "namespace": "shop"},
+        "spec": spec,
     })
 }
 

@@ -37,7 +37,7 @@ pub fn service_of_paths() -> Service {
         },
     });
     let objects = vec![service(name, address, PORTS[4]), route, policy];
-    Service { name: name.to_owned(), address, objects, requests: requests() }
+    Service { name: name.to_owned(), address, objects, requests: requests(), once: false, seldom: false }
 }
 
 fn requests() -> Vec<Request> {

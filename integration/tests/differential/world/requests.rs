@@ -35,6 +35,32 @@ impl Request {
         self
     }
 
+    /// In this version.
+    pub fn over(self, version: &'static str) -> Self {
+        Self { version, ..self }
+    }
+
+    /// From this account.
+    pub fn by(self, account: &'static str) -> Self {
+        Self { account, ..self }
+    }
+
+    /// With a body, whose length it says, or not.
+    pub fn with_body(mut self, says: bool) -> Self {
+        if says {
+            self.body = BODY.to_owned();
+            return self.with("content-length", &BODY.len().to_string());
+        }
+        self.body = format!("{:x}\r\n{BODY}\r\n0\r\n\r\n", BODY.len());
+        self.with("transfer-encoding", "chunked")
+    }
+
+    /// As a call of gRPC.
+    pub fn call(self) -> Self {
+        let call = Self { method: "POST".to_owned(), ..self };
+        call.with("content-type", "application/grpc").with("te", "trailers").with_body(true)
+    }
+
     /// As it goes over the wire, known by this id.
     pub fn bytes(&self, id: &str) -> Vec<u8> {
         format!("{}{ID}: {id}\r\n\r\n{}", self.head(), self.body).into_bytes()
