@@ -212,6 +212,10 @@ async fn what_changes_while_we_are_cut_off_and_forgotten_by_the_server_becomes_e
     assert!(!refused.ready.is_ready());
 }
 
+/// How often a leader is to write before it is believed that nobody else does, and how long it waits in between.
+const WRITES: u64 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// A replica with a writer that counts.
 struct Replica {
     stop: oneshot::Sender<()>,
@@ -235,7 +239,7 @@ impl Replica {
             async move {
                 loop {
                     counted.fetch_add(1, Ordering::SeqCst);
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }));
@@ -248,11 +252,13 @@ impl Replica {
         begin.elapsed()
     }
 
-    /// Whether the writer writes.
-    async fn writes(&self) -> bool {
-        let before = self.written.load(Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        self.written.load(Ordering::SeqCst) > before
+    /// Waits until the writer has written, again and again, and no other one may have in that time, however long it took.
+    async fn writes_alone(&self, others: &[&AtomicU64]) {
+        let count = |of: &AtomicU64| of.load(Ordering::SeqCst);
+        let (begin, before) = (count(&self.written), others.iter().copied().map(count).collect::<Vec<_>>());
+        eventually("what the leader writes", || count(&self.written) >= begin + WRITES).await;
+        let after: Vec<_> = others.iter().copied().map(count).collect();
+        assert_eq!(after, before, "one that does not lead has written");
     }
 }
 
@@ -266,14 +272,14 @@ async fn another_replica_leads_when_the_leader_is_killed_or_stops_and_none_write
     first.leads().await;
     let second = Replica::new(&client, "second");
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(first.writes().await && !second.writes().await);
+    first.writes_alone(&[&second.written]).await;
     assert_eq!(holder().await.as_deref(), Some("first"));
 
     // Killed: nothing gives the Lease up.
     first.task.abort();
     let took = second.leads().await;
     assert!(took < Duration::from_secs(20), "the other led after {took:?}");
-    assert!(!first.writes().await && second.writes().await);
+    second.writes_alone(&[&first.written]).await;
 
     // Stopped: it is given up, and the next need not wait for it to run out.
     let third = Replica::new(&client, "third");
@@ -282,15 +288,23 @@ async fn another_replica_leads_when_the_leader_is_killed_or_stops_and_none_write
     second.task.await.unwrap();
     let took = third.leads().await;
     assert!(took < Duration::from_secs(10), "the other led after {took:?}");
-    assert!(!second.writer.is_finished() && third.writes().await);
+    assert!(!second.writer.is_finished());
+    third.writes_alone(&[&first.written, &second.written]).await;
     assert_eq!(holder().await.as_deref(), Some("third"));
 
     // Cut off: it stops to write before anybody else may begin.
     api.kill_api_server();
-    let begin = Instant::now();
-    eventually("the end of the leadership", || !third.leadership.leads()).await;
-    assert!(begin.elapsed() < Duration::from_secs(12), "led for {:?} without the server", begin.elapsed());
-    assert!(!third.writes().await);
+    let mut leadership = third.leadership.clone();
+    tokio::select! {
+        // On a machine that stood still for a while both are due.
+        biased;
+        () = leadership.lost() => {}
+        () = tokio::time::sleep(Duration::from_secs(12)) => panic!("it leads for 12 s without the server"),
+    }
+    assert!(!third.leadership.leads());
+    let written = third.written.load(Ordering::SeqCst);
+    tokio::time::sleep(PAUSE * 20).await;
+    assert_eq!(third.written.load(Ordering::SeqCst), written, "it writes without the server");
     api.start_api_server().await.unwrap();
     third.leads().await;
     assert_eq!(holder().await.as_deref(), Some("third"));

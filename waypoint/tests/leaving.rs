@@ -19,7 +19,7 @@ use support::{
 
 #[tokio::test]
 async fn a_client_that_keeps_its_connection_learns_from_an_answer_that_it_was_the_last() {
-    let (mesh, service, _) = billing(61).await;
+    let (mesh, service, _) = billing(193).await;
     let mut kept = http1(&mesh, WEB, service.vip).await;
     let mut silent = http1(&mesh, WEB, service.vip).await;
     let (status, headers, _) = read(kept.send_request(get("/")).await.unwrap()).await;
@@ -40,7 +40,7 @@ async fn a_client_that_keeps_its_connection_learns_from_an_answer_that_it_was_th
 
 #[tokio::test]
 async fn a_connection_whose_client_asks_nothing_more_does_not_hold_up_the_end() {
-    let (mesh, service, _) = billing(62).await;
+    let (mesh, service, _) = billing(194).await;
     let mut idle = http1(&mesh, WEB, service.vip).await;
     assert_eq!(read(idle.send_request(get("/")).await.unwrap()).await.0, 200);
     let _never_asks = http1(&mesh, WEB, service.vip).await;

@@ -294,14 +294,22 @@ async fn a_drained_pool_lets_tunnels_finish_until_the_deadline_and_then_cuts_the
     let (mut short, _) = client.open(TARGET).await.unwrap();
     let (mut long, _) = client.open(TARGET).await.unwrap();
     let pool = client.pool.clone();
-    let drained = tokio::spawn(async move { pool.drain(Duration::from_millis(300)).await });
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(matches!(client.open(TARGET).await.unwrap_err(), ConnectError::Shutdown));
+    let drained = tokio::spawn(async move { pool.drain(Duration::from_secs(2)).await });
+    // It begins when its task does.
+    let refused = async {
+        loop {
+            match client.open(TARGET).await {
+                Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => break error,
+            }
+        }
+    };
+    assert!(matches!(timeout(Duration::from_secs(10), refused).await.unwrap(), ConnectError::Shutdown));
     works(&mut short).await;
     short.shutdown().await.unwrap();
     assert_eq!(short.read(&mut [0; 1]).await.unwrap(), 0);
     drop(short);
-    timeout(Duration::from_secs(2), drained).await.unwrap().unwrap();
+    timeout(Duration::from_secs(10), drained).await.unwrap().unwrap();
     assert!(long.read(&mut [0; 1]).await.is_err(), "a tunnel outlived the pool's deadline");
 }
 

@@ -40,23 +40,23 @@ fn is_context(kind: Kind) -> bool {
         Kind::Pod | Kind::EndpointSlice | Kind::WorkloadEntry | Kind::Node | Kind::ServiceAccount => false,
         // They decide which routes hold where, which is found out each time, and have their status written for routes that come and go.
         Kind::Gateway | Kind::GatewayClass => false,
+        // What is carried out in the place of routes for requests, never by them.
+        Kind::VirtualService | Kind::TlsRoute | Kind::TcpRoute => false,
+        // They become filters, chains and secrets of listeners.
+        Kind::AuthorizationPolicy
+        | Kind::PeerAuthentication
+        | Kind::RequestAuthentication
+        | Kind::Telemetry
+        | Kind::TlsSecret => false,
         Kind::Namespace
         | Kind::Service
         | Kind::ServiceEntry
         | Kind::DestinationRule
-        | Kind::VirtualService
-        | Kind::TlsRoute
-        | Kind::TcpRoute
         | Kind::ReferenceGrant
         | Kind::BackendTlsPolicy
-        | Kind::AuthorizationPolicy
-        | Kind::PeerAuthentication
-        | Kind::RequestAuthentication
         | Kind::RequestPolicy
         | Kind::MeshSettings
-        | Kind::Telemetry
         | Kind::TrafficPolicy
-        | Kind::BackendTrafficPolicy
-        | Kind::TlsSecret => true,
+        | Kind::BackendTrafficPolicy => true,
     }
 }

@@ -24,11 +24,14 @@ impl Rate {
 
     /// Waits until one more write is in order.
     pub(crate) async fn wait(&mut self) {
+        sleep_until(self.take(Instant::now())).await;
+    }
+
+    /// When the write may begin that is to be made now.
+    fn take(&mut self, now: Instant) -> Instant {
         let each = Duration::from_secs(1) / PER_SECOND;
-        let now = Instant::now();
         self.full_at = self.full_at.max(now) + each;
-        let latest = self.full_at.checked_sub(each * BURST).unwrap_or(now);
-        sleep_until(latest).await;
+        self.full_at.checked_sub(each * BURST).unwrap_or(now)
     }
 }
 
@@ -36,17 +39,27 @@ impl Rate {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_burst_waits_for_nothing_and_each_write_after_it_for_its_turn() {
+        let mut rate = Rate::new();
+        let now = rate.full_at;
+        for number in 1..=BURST {
+            assert!(rate.take(now) <= now, "write {number} of a burst waits");
+        }
+        for number in 1..=PER_SECOND {
+            assert_eq!(rate.take(now), now + Duration::from_secs(1) / PER_SECOND * number);
+        }
+    }
+
     #[tokio::test]
     async fn after_a_burst_writes_are_spaced() {
         let (mut rate, start) = (Rate::new(), Instant::now());
         for _ in 0..BURST {
             rate.wait().await;
         }
-        let burst = start.elapsed();
         for _ in 0..PER_SECOND / 5 {
             rate.wait().await;
         }
-        assert!(burst < Duration::from_millis(150), "a burst took {burst:?}");
         let spaced = start.elapsed();
         assert!(spaced > Duration::from_millis(150), "ten more took {spaced:?} in all");
     }

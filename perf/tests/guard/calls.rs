@@ -4,7 +4,6 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::PoisonError,
     thread,
     time::{Duration, Instant},
 };
@@ -14,18 +13,15 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{
-    ONE_AT_A_TIME, alone,
-    line::{Client, Line, answer, line},
-    opened, together,
-    uncounted::Uncounted,
-};
+use crate::{line::Line, scenario, uncounted::Uncounted};
 
 /// The most system calls for each: those that carry the bytes, and those that wait for them. Of a request among others and of a new
 /// connection as many as they share reads, writes and wake-ups at the worst.
 const LONE: f64 = 12.2;
 const AMONG_32: f64 = 6.8;
 const CONNECTION: f64 = 44.0;
+/// The same of a new connection into ztunnel's own handler.
+const INTO_ZTUNNEL: f64 = f64::INFINITY;
 
 /// Where the kernel shows its tracepoint, to those who may see it.
 const TRACEPOINT: [&str; 2] =
@@ -35,7 +31,7 @@ const TRACEPOINT: [&str; 2] =
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// System calls of the thread during `work`.
-fn of_thread(thread: Pid, work: impl FnOnce()) -> Result<f64, Uncounted> {
+fn of_thread(thread: Pid, work: &mut dyn FnMut()) -> Result<f64, Uncounted> {
     let mut command = Command::new("perf");
     command.args(["stat", "-x", ",", "-e", "raw_syscalls:sys_enter", "-t", &thread.to_string()]);
     let mut counting = match command.env("LC_ALL", "C").stdout(Stdio::null()).stderr(Stdio::piped()).spawn() {
@@ -77,7 +73,7 @@ fn has_begun(counting: &mut Child) -> bool {
     matches!(counting.try_wait(), Ok(None))
 }
 
-fn check(line: &Line, what: &str, count: usize, most: f64, work: impl FnOnce()) {
+fn check(line: &Line, what: &str, count: usize, most: f64, work: &mut dyn FnMut()) {
     let calls = match of_thread(line.thread, work) {
         Ok(calls) => calls,
         Err(uncounted) => return uncounted.tell(&format!("system calls for {what}")),
@@ -89,30 +85,24 @@ fn check(line: &Line, what: &str, count: usize, most: f64, work: impl FnOnce()) 
 
 #[test]
 fn a_lone_request_costs_few_system_calls() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    const REQUESTS: usize = 2000;
-    let line = line(answer);
-    let mut client = Client::open(&line);
-    alone(&mut client, 200);
-    check(&line, "a lone request", REQUESTS, LONE, || alone(&mut client, REQUESTS));
+    scenario::lone(|line, count, work| check(line, "a lone request", count, LONE, work));
 }
 
 #[test]
 fn requests_that_come_together_share_system_calls() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    const CONNECTIONS: usize = 32;
-    const TURNS: usize = 100;
-    let line = line(answer);
-    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::open(&line)).collect();
-    together(&mut clients, 20);
-    check(&line, "a request among 32", CONNECTIONS * TURNS, AMONG_32, || together(&mut clients, TURNS));
+    scenario::among_32(|line, count, work| check(line, "a request among 32", count, AMONG_32, work));
 }
 
 #[test]
 fn a_new_connection_on_a_warm_tunnel_costs_few_system_calls() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    const CONNECTIONS: usize = 300;
-    let line = line(answer);
-    opened(&line, 50);
-    check(&line, "a new connection", CONNECTIONS, CONNECTION, || opened(&line, CONNECTIONS));
+    scenario::new_connection(|line, count, work| check(line, "a new connection", count, CONNECTION, work));
+}
+
+#[test]
+fn a_new_connection_into_ztunnel_s_own_handler_costs_few_system_calls() {
+    let what = "a new connection into ztunnel";
+    let counted = scenario::new_connection_into_ztunnel(|line, count, work| check(line, what, count, INTO_ZTUNNEL, work));
+    if let Err(uncounted) = counted {
+        uncounted.tell(&format!("system calls for {what}"));
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! A script of requests is played in a process of its own on the processor that valgrind makes up, and once more with twice as many: what the
 //! second needs more is what requests cost, without the start, the certificates and the handshake. All of it is on one thread and the tunnel in
-//! memory, so that nothing depends on who comes first; only the applications have sockets, as a pump takes nothing else.
+//! memory, so that nothing depends on who comes first; only the applications have sockets, as a pump takes nothing else. ztunnel's own handler takes
+//! nothing else for the tunnel either.
 
 use std::{
     env, io,
@@ -20,8 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    ONE_AT_A_TIME,
-    line::{ANSWER, LIMIT, REQUEST, carry, id, key, serve, source},
+    ONE_AT_A_TIME, handler,
+    line::{ANSWER, ANYWHERE, LIMIT, REQUEST, carry, id, key, near, serve, source, to},
     uncounted::Uncounted,
 };
 
@@ -30,11 +31,33 @@ use crate::{
 /// They are those of both proxies, the two applications and the kernel's ways into them, in programs as tests are built (`profile.dev`: our crates
 /// not optimised, those of others are), on a processor with AVX2 as valgrind shows it. A copy of 4 KiB or more costs one for each byte. The limits
 /// are some percent above what is counted, as another compiler or C library may need more.
-const SCRIPTS: [Script; 3] = [
-    Script { what: "a lone request", connections: 1, answer: ANSWER, goes_on: false, count: 200, most: 135_000.0 },
-    Script { what: "a request among 32", connections: 32, answer: ANSWER, goes_on: false, count: 10 * 32, most: 72_000.0 },
-    Script { what: "a megabyte", connections: 1, answer: 1 << 20, goes_on: true, count: 16, most: 9_500_000.0 },
+const SCRIPTS: [Script; 4] = [
+    Script { what: "a lone request", connections: 1, answer: ANSWER, kind: Kind::Requests, count: 200, most: 135_000.0 },
+    Script { what: "a request among 32", connections: 32, answer: ANSWER, kind: Kind::Requests, count: 10 * 32, most: 72_000.0 },
+    Script { what: "a megabyte", connections: 1, answer: 1 << 20, kind: Kind::OneAnswer, count: 16, most: 9_500_000.0 },
+    Script {
+        what: "a new connection into ztunnel",
+        connections: 1,
+        answer: 1,
+        kind: Kind::IntoZtunnel,
+        count: 100,
+        most: INTO_ZTUNNEL,
+    },
 ];
+
+/// The most instructions for a new connection into ztunnel's own handler, with one request.
+const INTO_ZTUNNEL: f64 = f64::INFINITY;
+
+/// What is counted of a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Requests on connections that stand.
+    Requests,
+    /// Parts of one answer.
+    OneAnswer,
+    /// Connections into ztunnel's own handler.
+    IntoZtunnel,
+}
 
 #[derive(Debug)]
 struct Script {
@@ -43,8 +66,7 @@ struct Script {
     connections: usize,
     /// Bytes of an answer.
     answer: usize,
-    /// They are one answer.
-    goes_on: bool,
+    kind: Kind,
     /// How many in the shorter run.
     count: usize,
     most: f64,
@@ -102,6 +124,27 @@ async fn hear(tcp: &mut TcpStream, buffer: &mut [u8], bytes: usize) {
     }
 }
 
+/// By how long bytes wait it would be decided whether there are more connections.
+fn one_connection() -> PoolConfig {
+    PoolConfig { spread: Spread { connections: 1, ..Spread::default() }, ..PoolConfig::default() }
+}
+
+/// What connects to it reaches `application` through ztunnel's own handler.
+async fn into_ztunnel(application: SocketAddr) -> SocketAddr {
+    let source = source();
+    let far = handler::inbound(source.clone()).await;
+    near(source, far, application.to_string(), one_connection()).await
+}
+
+/// A connection that has been answered once.
+async fn open(near: SocketAddr, buffer: &mut [u8]) -> TcpStream {
+    let mut client = TcpStream::connect(near).await.unwrap();
+    client.set_nodelay(true).unwrap();
+    ask(&mut client, 1).await;
+    hear(&mut client, buffer, 1).await;
+    client
+}
+
 /// The pair: what connects to it reaches `application`.
 async fn pair(application: SocketAddr) -> SocketAddr {
     let source = source();
@@ -110,9 +153,7 @@ async fn pair(application: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        // By how long bytes wait it would be decided whether there are more connections.
-        let spread = Spread { connections: 1, ..Spread::default() };
-        let pool = Pool::new(PoolConfig { spread, ..PoolConfig::default() });
+        let pool = Pool::new(one_connection());
         while let Ok((tcp, _)) = listener.accept().await {
             tcp.set_nodelay(true).unwrap();
             let (store, config) = (store.clone(), client_config(&svid, &[id("api")]).unwrap());
@@ -121,7 +162,7 @@ async fn pair(application: SocketAddr) -> SocketAddr {
                 tokio::spawn(serve(far, store, application));
                 handshake::connect(near, config, LIMIT).await
             };
-            tokio::spawn(carry(tcp, pool.clone(), key(application), dial));
+            tokio::spawn(carry(tcp, pool.clone(), key(application), to(ANYWHERE), dial));
         }
     });
     address
@@ -130,7 +171,10 @@ async fn pair(application: SocketAddr) -> SocketAddr {
 impl Script {
     /// Plays it with `count` of what it counts.
     fn play(&self, count: usize) {
-        let (turns, bytes) = if self.goes_on { (1, count * self.answer) } else { (count / self.connections, self.answer) };
+        let (turns, bytes) = match self.kind {
+            Kind::OneAnswer => (1, count * self.answer),
+            Kind::Requests | Kind::IntoZtunnel => (count / self.connections, self.answer),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             tokio::time::timeout(PATIENCE, self.requests(turns, bytes)).await.unwrap();
@@ -139,18 +183,19 @@ impl Script {
     }
 
     async fn requests(&self, turns: usize, bytes: usize) {
-        let near = pair(applications().await).await;
+        let applications = applications().await;
+        let near = if self.kind == Kind::IntoZtunnel { into_ztunnel(applications).await } else { pair(applications).await };
         let mut buffer = vec![0; PIECE];
         let mut clients = Vec::new();
         for _ in 0..self.connections {
-            let mut client = TcpStream::connect(near).await.unwrap();
-            client.set_nodelay(true).unwrap();
             // One after the other, so that tunnels are opened in the same way each time.
-            ask(&mut client, 1).await;
-            hear(&mut client, &mut buffer, 1).await;
-            clients.push(client);
+            clients.push(open(near, &mut buffer).await);
         }
         for _ in 0..turns {
+            if self.kind == Kind::IntoZtunnel {
+                clients = vec![open(near, &mut buffer).await];
+                continue;
+            }
             for client in &mut clients {
                 ask(client, bytes).await;
             }
@@ -158,6 +203,11 @@ impl Script {
                 hear(client, &mut buffer, bytes).await;
             }
         }
+    }
+
+    /// Whether this process may play it.
+    fn permitted(&self) -> Result<(), Uncounted> {
+        if self.kind == Kind::IntoZtunnel { handler::permitted() } else { Ok(()) }
     }
 
     /// Instructions for each of what it counts.
@@ -210,6 +260,10 @@ fn the_hot_path_needs_few_instructions() {
     }
     let mut beyond = Vec::new();
     for script in &SCRIPTS {
+        if let Err(uncounted) = script.permitted() {
+            uncounted.tell(&format!("instructions for {}", script.what));
+            continue;
+        }
         let each = match script.counted() {
             Ok(each) => each,
             Err(uncounted) => return uncounted.tell("instructions"),
@@ -228,7 +282,8 @@ fn the_hot_path_needs_few_instructions() {
 fn a_script_is_played_to_its_end() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let Ok(asked) = env::var(ASKED) else {
-        return SCRIPTS.iter().for_each(|script| script.play(script.connections));
+        let permitted = SCRIPTS.iter().filter(|script| script.permitted().is_ok());
+        return permitted.for_each(|script| script.play(script.connections));
     };
     let (what, count) = asked.split_once('=').unwrap();
     let script = SCRIPTS.iter().find(|script| script.what == what).unwrap();

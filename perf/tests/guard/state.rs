@@ -123,7 +123,7 @@ impl App {
     }
 }
 
-fn resource(type_url: &str, name: String, message: &impl Message) -> Resource {
+pub fn resource(type_url: &str, name: String, message: &impl Message) -> Resource {
     let body = Any { type_url: type_url.to_owned(), value: message.encode_to_vec() };
     Resource { name, version: "1".to_owned(), body }
 }

@@ -40,7 +40,7 @@ async fn grpc_go_does_all_that_it_does_without_a_waypoint() {
     let mesh = Arc::new(Mesh::start(161).await);
     let service = Service::http("grpc", mesh.socket(100, 80));
     mesh.serve(std::slice::from_ref(&service));
-    let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    let port = super::support::free_port();
     let mut server = program("grpc-interop-server");
     let mut server = server.arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let server = server.as_mut().expect("integration/programs.sh grpc-interop-server builds it, in target/test-tools/bin");

@@ -142,7 +142,7 @@ async fn thousands_of_connections_are_kept_and_served() {
     mesh.serve(std::slice::from_ref(&service));
     backend::start(mesh.socket(1, 8080)).await;
     mesh.endpoints(&service.cluster(), vec![Ep::Clear(mesh.socket(1, 8080))]);
-    let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    let port = super::support::free_port();
     mesh.deliver(type_url::LISTENER, vec![(NAME.into(), resources::edge(port, NAME))]);
     mesh.deliver(type_url::ROUTE, vec![resources::routes(NAME, vec![resources::to(&service.cluster())])]);
     let (_trigger, watch) = drain::channel();

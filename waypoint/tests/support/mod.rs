@@ -12,9 +12,12 @@ pub mod scripted;
 pub mod server;
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,6 +49,21 @@ pub const BILLING: &str = "spiffe://cluster.local/ns/shop/sa/billing";
 
 pub fn id(text: &str) -> SpiffeId {
     text.parse().expect("an identity")
+}
+
+/// A port of this machine that nobody listens at, for who takes it by its number. It is none of those that the kernel gives to connections and to
+/// listeners without one (`ip_local_port_range`, from 32768 on where nobody says otherwise), of which others of these tests have a thousand: until
+/// it is taken, one of them could get it.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Tests of another program run beside these, from elsewhere.
+    let first = u16::try_from(std::process::id() % 100).expect("less than 100") * 100;
+    loop {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        if TcpListener::bind(("::", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A mesh with the HTTP service `billing` of one endpoint.

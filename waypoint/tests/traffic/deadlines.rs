@@ -49,7 +49,7 @@ fn told(text: &str, name: &str) -> Option<String> {
 
 #[tokio::test]
 async fn a_call_has_as_much_time_as_its_client_and_its_endpoint_is_told_what_is_left() {
-    let (mesh, service, seen) = billing(231).await;
+    let (mesh, service, seen) = billing(205).await;
     mesh.route(&service, vec![heeding(&service.cluster(), 0)]);
     let (status, _, text) = ask(&mesh, &service, "/", &[IS_CALL, (CALL, "1H")]).await;
     let left: u64 = told(&text, CALL).unwrap().trim_end_matches('m').parse().unwrap();
@@ -77,7 +77,7 @@ async fn a_call_has_as_much_time_as_its_client_and_its_endpoint_is_told_what_is_
 
 #[tokio::test]
 async fn a_route_gives_no_more_time_than_it_has_whatever_a_client_says() {
-    let (mesh, service, _) = billing(232).await;
+    let (mesh, service, _) = billing(206).await;
     // Long enough for an answer on a machine that has much else to do.
     mesh.route(&service, vec![heeding(&service.cluster(), 2)]);
     for said in [[IS_CALL, (CALL, "1H")], [("x-other", ""), (EXPECTED, "3600000")]] {
@@ -94,7 +94,7 @@ async fn a_route_gives_no_more_time_than_it_has_whatever_a_client_says() {
 
 #[tokio::test]
 async fn what_the_proxy_before_waits_for_holds_and_is_told_on() {
-    let (mesh, service, seen) = billing(233).await;
+    let (mesh, service, seen) = billing(207).await;
     let (status, _, text) = ask(&mesh, &service, "/", &[(EXPECTED, "3600000")]).await;
     let left: u64 = told(&text, EXPECTED).unwrap().parse().unwrap();
     assert!(status == 200 && (3_000_000..=3_600_000).contains(&left), "{text}");
@@ -131,7 +131,7 @@ async fn what_the_proxy_before_waits_for_holds_and_is_told_on() {
 
 #[tokio::test]
 async fn an_explanation_says_the_deadline() {
-    let (mesh, service, _) = billing(234).await;
+    let (mesh, service, _) = billing(208).await;
     mesh.route(&service, vec![heeding(&service.cluster(), 9)]);
     let headers = [IS_CALL, (CALL, "2S"), (EXPECTED, "5000")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     let request = request("POST", "billing.shop", "/", &headers, false).unwrap();

@@ -13,6 +13,7 @@ use tokio::{
 };
 use waypoint::edge;
 
+pub(super) use super::support::free_port;
 use super::support::{
     BILLING, Limits, Mesh, WAYPOINT, billing,
     client::{Body, read},
@@ -23,10 +24,6 @@ use super::support::{
 pub(super) const NAME: &str = "ingress|80";
 /// More than anything takes here.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-pub(super) fn free_port() -> u16 {
-    std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
-}
 
 /// A connection, as soon as the port is open.
 pub(super) async fn connected(port: u16) -> TcpStream {

@@ -26,7 +26,7 @@ async fn impatient(number: u8) -> (Mesh, Service) {
 
 #[tokio::test]
 async fn a_head_that_takes_too_long_ends_its_connection_and_a_pause_between_requests_does_not() {
-    let (mesh, service) = impatient(49).await;
+    let (mesh, service) = impatient(217).await;
     for (before, first) in
         [("", "GET / HT"), ("", "G"), ("", "PRI * HT"), ("GET /a HTTP/1.1\r\nhost: billing.shop\r\n\r\n", "GET /b HTT")]
     {

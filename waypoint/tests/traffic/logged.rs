@@ -168,7 +168,7 @@ async fn who_a_client_is_is_logged_as_it_is_told_on_and_of_what_is_no_request_as
 
 #[tokio::test]
 async fn files_that_were_renamed_are_opened_anew_and_no_line_is_lost() {
-    let (mesh, service, _) = billing(236).await;
+    let (mesh, service, _) = billing(209).await;
     let (path, old, nowhere) = (mesh.beside("lines"), mesh.beside("lines.1"), mesh.beside("later/lines"));
     let text = |text: &str| {
         let source = DataSource { specifier: Some(Specifier::InlineString(text.into())), ..Default::default() };

@@ -365,7 +365,7 @@ async fn endpoints_are_shown_with_what_goes_on_at_them() {
 
 #[tokio::test]
 async fn logs_that_were_renamed_are_opened_anew() {
-    let (mesh, service, _) = billing(235).await;
+    let (mesh, service, _) = billing(210).await;
     let admin = Admin::of(&mesh).await;
     let mut sender = http1(&mesh, WEB, service.vip).await;
     let mut ask = async |path: &str| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gateway_api::experimental::grpcroutes::{GrpcRoute, GrpcRouteRulesMatchesMethodType as MethodType};
 use gateway_api::experimental::httproutes::HttpRoute;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::super::rbac::escape;
@@ -19,7 +20,7 @@ pub type MethodRank = (usize, usize);
 pub struct RequestRoute {
     /// Its kind: [`Kind::HttpRoute`] or [`Kind::GrpcRoute`].
     pub kind: Kind,
-    /// The route, as an HTTPRoute.
+    /// The route, as an HTTPRoute; of a GRPCRoute with no more metadata than its name, and when it was made.
     pub route: Arc<HttpRoute>,
     /// Of a GRPCRoute: by rule and match.
     ranks: Vec<Vec<MethodRank>>,
@@ -57,7 +58,11 @@ impl RequestRoute {
             ranks.push(of_rule);
         }
         let spec = serde_json::from_value(spec).ok()?;
-        let route = HttpRoute { metadata: route.metadata.clone(), spec, status: None };
+        // The GRPCRoute is kept as well: of its metadata, where there may be a whole route in an annotation, only what somebody asks for is there twice.
+        let ObjectMeta { name, namespace, creation_timestamp, .. } = &route.metadata;
+        let (name, namespace, creation_timestamp) = (name.clone(), namespace.clone(), creation_timestamp.clone());
+        let metadata = ObjectMeta { name, namespace, creation_timestamp, ..Default::default() };
+        let route = HttpRoute { metadata, spec, status: None };
         Some(Self { kind: Kind::GrpcRoute, route: Arc::new(route), ranks })
     }
 

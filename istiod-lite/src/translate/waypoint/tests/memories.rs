@@ -138,6 +138,11 @@ fn only_what_is_other_than_before_is_translated_again() {
     let grpc =
         of("b").replace("HTTPRoute", "GRPCRoute").replace("{path: {type: PathPrefix, value: /b}}", "{method: {service: b}}");
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop, labels: {app: billing}}\nspec: {containers: []}\n";
+    let named = |group: &str, kind: &str, spec: &str| {
+        format!("apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: n, namespace: shop}}\nspec: {spec}\n")
+    };
+    let security = |kind: &str, spec: &str| named("security", kind, spec);
+    let routing = |kind: &str, spec: &str| named("networking", kind, spec);
     for (text, expected) in [
         (of("b").replace("value: /b", "value: /c"), 1),
         (of("b").replace("name: b,", "name: c,"), 1),
@@ -146,6 +151,11 @@ fn only_what_is_other_than_before_is_translated_again() {
         (of("a").replace("namespace: shop}", "namespace: shop, labels: {app: a}}"), 0),
         (pod.to_owned(), 0),
         ("apiVersion: v1\nkind: Node\nmetadata: {name: n}\n".to_owned(), 0),
+        // What listeners are made by, and what is carried out in the place of routes.
+        (security("AuthorizationPolicy", "{rules: [{}]}"), 0),
+        (security("PeerAuthentication", "{mtls: {mode: STRICT}}"), 0),
+        (security("RequestAuthentication", "{jwtRules: [{issuer: a}]}"), 0),
+        (routing("VirtualService", "{hosts: [a], http: [{directResponse: {status: 403}}]}"), 0),
         // In the place of the HTTPRoutes of that namespace.
         (grpc.clone(), 1),
         (grpc.replace("name: b,", "name: c,"), 1),
