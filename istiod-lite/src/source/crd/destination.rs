@@ -1,7 +1,9 @@
 //! The `networking.istio.io` custom resource that says how to send on to a host, as far as a waypoint carries it out. Of the rest, known
 //! by name to be refused by it, only that it is there is read.
 
+mod balancer;
 mod locality;
+mod pool;
 mod subset;
 
 use std::ops::RangeInclusive;
@@ -12,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::duration;
-use super::hash::ConsistentHash;
+pub use balancer::{LoadBalancer, Simple, Warmup};
 pub use locality::{Distribution, LocalitySetting, Part, RegionFailover, is_pattern, priority_label};
+pub use pool::{ConnectionPool, HttpPool, TcpPool};
 pub use subset::Subset;
 
 /// The shortest time that Istio takes, and more than anybody means.
@@ -160,126 +163,6 @@ impl PortSettings {
             retry_budget: None,
         }
     }
-}
-
-/// How endpoints are chosen.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct LoadBalancer {
-    /// By what.
-    pub simple: Simple,
-    /// By hashes of requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub consistent_hash: Option<ConsistentHash>,
-    /// Which places take over for which, and in what shares.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub locality_lb_setting: Option<LocalitySetting>,
-    /// New endpoints are given their share by and by.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup: Option<Warmup>,
-    /// The older form of its duration, which holds where there is no other.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup_duration_secs: Option<String>,
-}
-
-/// How the share of a new endpoint grows.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Warmup {
-    /// How long it takes until it is whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub duration: Option<String>,
-    /// The least that it is, of a hundred; 10 when not given.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub minimum_percent: Option<f64>,
-    /// 1, which is the default, for evenly; more for faster at first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub aggression: Option<f64>,
-}
-
-/// By what endpoints are chosen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Simple {
-    /// As without a rule.
-    #[default]
-    Unspecified,
-    /// One after the other.
-    RoundRobin,
-    /// By chance.
-    Random,
-    /// Of two, the one with fewer requests under way.
-    LeastRequest,
-    /// The same, by its older name.
-    LeastConn,
-    /// Where the client dialled: not carried out.
-    Passthrough,
-    /// None of these.
-    #[serde(other)]
-    Unknown,
-}
-
-/// How much there may be at once.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default)]
-pub struct ConnectionPool {
-    /// Of connections.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<TcpPool>,
-    /// Of requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpPool>,
-}
-
-/// What is asked of connections.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct TcpPool {
-    /// How many there may be to all endpoints.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_connections: Option<i64>,
-    /// How long one may take to stand.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connect_timeout: Option<String>,
-    /// Not carried out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tcp_keepalive: Option<Value>,
-    /// Not carried out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_connection_duration: Option<Value>,
-    /// Not carried out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub idle_timeout: Option<Value>,
-}
-
-/// What is asked of requests.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct HttpPool {
-    /// How many may wait for a connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http1_max_pending_requests: Option<i64>,
-    /// How many may be with endpoints, whatever the version of HTTP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http2_max_requests: Option<i64>,
-    /// How many may be retries.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_retries: Option<i64>,
-    /// Not carried out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_requests_per_connection: Option<Value>,
-    /// Not carried out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub idle_timeout: Option<Value>,
-    /// Not carried out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub h2_upgrade_policy: Option<Value>,
-    /// Not carried out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub use_client_protocol: Option<Value>,
-    /// Not carried out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_concurrent_streams: Option<Value>,
 }
 
 /// Which endpoints are left alone for a while.

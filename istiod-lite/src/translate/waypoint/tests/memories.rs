@@ -14,14 +14,25 @@ use crate::translate::waypoint::names::Layer;
 use crate::translate::waypoint::wire::{bool_value, in_order};
 use crate::translate::waypoint::{RouteMemory, route, scope, translate, translate_with};
 
-/// A Service with routes of its own namespace and of another one.
-const ROUTES: &str = with_waypoint!(
-    r#"
+macro_rules! with_billing {
+    ($objects:literal) => {
+        concat!(
+            with_waypoint!(
+                r#"
 apiVersion: v1
 kind: Service
 metadata: {name: billing, namespace: shop}
 spec: {clusterIP: 10.96.0.10, selector: {app: billing}, ports: [{name: http, port: 80}]}
----
+"#
+            ),
+            $objects
+        )
+    };
+}
+
+/// A Service with routes of its own namespace and of another one.
+const ROUTES: &str = with_billing!(
+    r#"---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: a, namespace: shop}
@@ -47,42 +58,34 @@ spec:
 "#
 );
 
-/// A Service with two routes that match the same, of which the first by name is the younger one. Of each a match is two routes, of which two
-/// filters are told something.
-const TWINS: &str = with_waypoint!(
-    r#"
-apiVersion: v1
-kind: Service
-metadata: {name: billing, namespace: shop}
-spec: {clusterIP: 10.96.0.10, selector: {app: billing}, ports: [{name: http, port: 80}]}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: a, namespace: shop, creationTimestamp: "2026-01-01T00:00:01Z"}
+/// One of [`TWINS`], made in this second.
+macro_rules! twin {
+    ($name:literal, $second:literal) => {
+        concat!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: ",
+            $name,
+            ", namespace: shop, creationTimestamp: \"2026-01-01T00:00:0",
+            $second,
+            r#"Z"}
 spec:
   parentRefs: [{group: "", kind: Service, name: billing}]
   rules:
     - matches: [{path: {type: PathPrefix, value: /twice}}]
-      filters: [{type: CORS, cors: {allowOrigins: ["https://a.example"]}}]
-      sessionPersistence: {type: Header, sessionName: x-session}
-      retry: {attempts: 2}
-      backendRefs: [{name: billing, port: 80}]
-    - backendRefs: [{name: billing, port: 80}]
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: b, namespace: shop, creationTimestamp: "2026-01-01T00:00:00Z"}
-spec:
-  parentRefs: [{group: "", kind: Service, name: billing}]
-  rules:
-    - matches: [{path: {type: PathPrefix, value: /twice}}]
-      filters: [{type: CORS, cors: {allowOrigins: ["https://b.example"]}}]
+      filters: [{type: CORS, cors: {allowOrigins: ["https://"#,
+            $name,
+            r#".example"]}}]
       sessionPersistence: {type: Header, sessionName: x-session}
       retry: {attempts: 2}
       backendRefs: [{name: billing, port: 80}]
     - backendRefs: [{name: billing, port: 80}]
 "#
-);
+        )
+    };
+}
+
+/// A Service with two routes that match the same, of which the first by name is the younger one. Of each a match is two routes, of which two
+/// filters are told something.
+const TWINS: &str = concat!(with_billing!(""), twin!("a", "1"), twin!("b", "0"));
 
 /// Holds what follows by what is remembered of each Gateway against what is made of nothing.
 fn assert_same(index: &Index, gateways: &mut [(NamespacedName, RouteMemory)], after: &str) {
