@@ -529,6 +529,36 @@ async fn headers_beyond_the_limit_are_refused() {
 }
 
 #[tokio::test]
+async fn a_request_with_more_than_a_hundred_header_fields_is_refused_in_each_version_of_http() {
+    let (mesh, service, seen) = billing(63).await;
+    let with = |uri: &str, fields: usize| {
+        let mut request = Request::get(uri).body(Body::default()).unwrap();
+        for field in 0..fields {
+            let name: http::HeaderName = format!("x-{field}").parse().unwrap();
+            request.headers_mut().insert(name, "1".parse().unwrap());
+        }
+        request
+    };
+    // Its client says the host in a field.
+    let in_http1 = |fields: usize| {
+        let mut request = with("/", fields - 1);
+        request.headers_mut().insert("host", "billing.shop".parse().unwrap());
+        request
+    };
+    assert_eq!(once(&mesh, WEB, service.vip, in_http1(90)).await.0, 200);
+    assert_eq!(once(&mesh, WEB, service.vip, in_http1(101)).await.0, 431);
+    let mut client = http2(&mesh, WEB, service.vip).await;
+    // Method, scheme, host and path are four more.
+    assert_eq!(read(client.send_request(with("http://billing.shop/", 96)).await.unwrap()).await.0, 200);
+    let (status, headers, _) = read(client.send_request(with("http://billing.shop/", 97)).await.unwrap()).await;
+    assert_eq!(status, 431);
+    assert_eq!(headers["x-ambit-reason"], "request_too_large");
+    mesh.logged(&["status=431", "reason=request_too_large"]).await;
+    assert_eq!(read(client.send_request(with("http://billing.shop/", 1)).await.unwrap()).await.0, 200, "its connection goes on");
+    assert_eq!(seen.requests(), 3, "what is refused was sent on");
+}
+
+#[tokio::test]
 async fn a_tunnel_beyond_the_limit_is_refused_and_one_that_ends_makes_room() {
     let mesh = Mesh::start_with(29, Limits { open_tunnels: 2, ..Limits::default() }).await;
     let service = Service::http("billing", mesh.socket(100, 80));

@@ -18,6 +18,11 @@ use crate::{
     terminate::Tunnel,
 };
 
+/// Envoy's default of how many header fields a request may have (`max_headers_count`). In HTTP/1 hyper counts them, and has the same.
+const MOST_FIELDS: usize = 100;
+/// In HTTP/2 method, scheme, host and path are fields, too.
+const PSEUDO: usize = 4;
+
 /// As much of the name of an upgrade that is refused is told, in bytes.
 const LONGEST_UPGRADE: usize = 64;
 
@@ -65,6 +70,14 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         let text = format!("{fields} bytes of header fields, more than {}", http.max_header_bytes);
         return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Refusal::new(Reason::RequestTooLarge, text)));
     }
+    // Of hardly any request it has to be known closely.
+    if request.headers().len() + PSEUDO > MOST_FIELDS && request.version() == Version::HTTP_2 {
+        let fields = fields_of(request);
+        if fields > MOST_FIELDS {
+            let text = format!("{fields} header fields, more than {MOST_FIELDS}");
+            return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Refusal::new(Reason::RequestTooLarge, text)));
+        }
+    }
     if request.method() == http::Method::CONNECT && request.uri().authority().is_none() {
         return Err(bad("CONNECT is for no host"));
     }
@@ -107,6 +120,14 @@ pub fn target<B>(request: &Request<B>, http: &HttpChain) -> Result<Target, Refus
         None => path.into_owned(),
     };
     Ok(Target { authority: authority.to_owned(), path_and_query, scheme: scheme(request) })
+}
+
+/// How many fields a head of HTTP/2 has, as Envoy counts: with those that begin with a colon, and without cookies, which it puts together once the
+/// head is whole.
+fn fields_of<B>(request: &Request<B>) -> usize {
+    let (fields, uri) = (request.headers(), request.uri());
+    let pseudo = PSEUDO - usize::from(uri.scheme().is_none()) - usize::from(uri.authority().is_none());
+    fields.len() + pseudo - fields.get_all(header::COOKIE).iter().count()
 }
 
 /// As Envoy reads it.
@@ -318,6 +339,32 @@ pub(super) mod tests {
         for uri in ["admin", "*"] {
             assert_eq!(read("GET", uri), Err(400), "{uri}");
         }
+    }
+
+    #[test]
+    fn a_head_of_http2_has_at_most_a_hundred_fields_of_which_four_are_its_own_and_cookies_are_none() {
+        let wide = HttpChain { max_header_bytes: 60 * 1024, ..chain() };
+        let taken = |version: Version, uri: &str, fields: usize, cookies: usize| {
+            let mut request = Request::builder().version(version).uri(uri).body(()).unwrap();
+            let headers = request.headers_mut();
+            for field in 0..fields {
+                // Of several with one name each is one.
+                let name = if field % 2 == 0 { "x-twice".to_owned() } else { format!("x-{field}") };
+                headers.append(name.parse::<http::HeaderName>().unwrap(), "1".parse().unwrap());
+            }
+            for _ in 0..cookies {
+                headers.append(header::COOKIE, "a=b".parse().unwrap());
+            }
+            target(&request, &wide).map(drop).map_err(|(status, refusal)| (status.as_u16(), refusal.reason))
+        };
+        let refused = Err((431, Reason::RequestTooLarge));
+        assert_eq!(taken(Version::HTTP_2, "http://shop/", 96, 0), Ok(()));
+        assert_eq!(taken(Version::HTTP_2, "http://shop/", 96, 50), Ok(()));
+        assert_eq!(taken(Version::HTTP_2, "http://shop/", 97, 0), refused);
+        assert_eq!(taken(Version::HTTP_11, "http://shop/", 100, 0), Ok(()), "these have been counted");
+        // Without a host it is refused as such.
+        assert_eq!(taken(Version::HTTP_2, "/", 97, 0), Err((400, Reason::RequestInvalid)));
+        assert_eq!(taken(Version::HTTP_2, "/", 99, 0), refused);
     }
 
     #[test]

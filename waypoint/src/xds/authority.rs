@@ -83,10 +83,14 @@ fn connect_route(mut route: pb::Route) -> Compiled<()> {
         Some(ClusterSpecifier::Cluster(cluster)) if cluster == super::MAIN_INTERNAL => {}
         _ => return Err(Problem::new(format!("a cluster other than {} is not implemented here", super::MAIN_INTERNAL))),
     }
-    for upgrade in take(&mut action.upgrade_configs) {
-        if !upgrade.upgrade_type.eq_ignore_ascii_case("CONNECT") {
-            return Err(Problem::new(format!("upgrade {:?} is not implemented here", upgrade.upgrade_type)));
+    for mut upgrade in take(&mut action.upgrade_configs) {
+        let name = take(&mut upgrade.upgrade_type);
+        if !name.eq_ignore_ascii_case("CONNECT") {
+            return Err(Problem::new(format!("upgrade {name:?} is not implemented here")));
         }
+        // What it wraps is told as it comes, and by CONNECT alone.
+        finish(&upgrade.connect_config.take().unwrap_or_default()).under("upgrade_configs.connect_config")?;
+        finish(&upgrade).under("upgrade_configs")?;
     }
     if action.timeout.take().is_some_and(|t| t.seconds != 0 || t.nanos != 0) {
         return Err(Problem::new("a timeout on a tunnel is not implemented"));

@@ -108,7 +108,6 @@ fn identity(mut config: SetFilterState) -> Compiled<Option<ambit_identity::Spiff
 fn tcp(mut config: TcpProxy) -> Compiled<TcpChain> {
     config.stat_prefix.clear();
     let logs = access_log::logs(take(&mut config.access_log))?;
-    config.access_log_options = None;
     // 0 is no limit.
     let idle = config.idle_timeout.take().map(duration).transpose().under("idle_timeout")?.unwrap_or(IDLE);
     let idle = Some(idle).filter(|idle| !idle.is_zero());

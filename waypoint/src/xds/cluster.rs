@@ -3,21 +3,18 @@
 use std::{mem::take, net::SocketAddr, sync::Arc, time::Duration};
 
 use ambit_api::envoy::pb::{
-    envoy::{
-        config::{
-            cluster::v3::{
-                self as pb,
-                cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig, TransportSocketMatch},
-            },
-            core::v3::{
-                self as pb_core, Address, HealthStatus, Metadata, TransportSocket, address,
-                envoy_internal_address::AddressNameSpecifier, socket_address::PortSpecifier, transport_socket,
-            },
-            endpoint::v3::{ClusterLoadAssignment, LbEndpoint, endpoint::HealthCheckConfig, lb_endpoint},
+    envoy::config::{
+        cluster::v3::{
+            self as pb,
+            cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbConfig},
         },
-        extensions::upstreams::http::v3::{HttpProtocolOptions, http_protocol_options as options},
+        core::v3::{
+            self as pb_core, Address, HealthStatus, Metadata, address, envoy_internal_address::AddressNameSpecifier,
+            socket_address::PortSpecifier,
+        },
+        endpoint::v3::{ClusterLoadAssignment, LbEndpoint, endpoint::HealthCheckConfig, lb_endpoint},
     },
-    google::protobuf::{Any, Struct, value::Kind},
+    google::protobuf::{Struct, value::Kind},
 };
 use ambit_model::balance::{OVERPROVISIONING, Policy, Standing};
 
@@ -25,8 +22,8 @@ use super::{
     balance,
     hcm::over_ads,
     health,
-    read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required, type_of, unpack},
-    retry, tls,
+    read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required},
+    retry, transport,
 };
 use crate::{
     compiled::{Cluster, Discovery, Endpoint, Endpoints, Locality, Protocol, Retries, ServiceInfo, Target, WorkloadNames},
@@ -35,7 +32,6 @@ use crate::{
 
 /// Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Our own metadata.
 const AMBIT: &str = "io.ambit";
 
@@ -53,12 +49,12 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     let acquits = cluster.outlier_detection.as_ref().and_then(|said| said.successful_active_health_check_uneject_host);
     let checks = health::checks(take(&mut cluster.health_checks), &name, boolean(acquits, true)).under("health_checks")?;
     let outliers = cluster.outlier_detection.take().map(balance::outliers).transpose().under("outlier_detection")?;
+    let tunnels = matches!(discovery, Discovery::OriginalDestination);
     let mut protocol = Protocol::Http1;
     for (key, any) in take(&mut cluster.typed_extension_protocol_options) {
-        protocol = self::protocol(&any).under(format!("typed_extension_protocol_options[{key}]"))?;
+        protocol = transport::protocol(&key, &any, tunnels).under(format!("typed_extension_protocol_options[{key}]"))?;
     }
-    let tunnels = matches!(discovery, Discovery::OriginalDestination);
-    sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take(), tunnels)?;
+    transport::sockets(take(&mut cluster.transport_socket_matches), cluster.transport_socket.take(), tunnels)?;
     let (retry_budget, limits) = retry::thresholds(cluster.circuit_breakers.take()).under("circuit_breakers")?;
     let metadata = cluster.metadata.take();
     if let (Some(slow), Some(said)) = (&mut balance.slow_start, &metadata) {
@@ -118,43 +114,6 @@ fn discovery(cluster: &mut pb::Cluster, name: &Arc<str>) -> Compiled<Discovery> 
         }
         other => Err(Problem::new(format!("{} is not implemented", other.as_str_name())).under("type")),
     }
-}
-
-fn protocol(any: &Any) -> Compiled<Protocol> {
-    use options::{UpstreamProtocolOptions as Kind, explicit_http_config::ProtocolConfig};
-    let mut config: HttpProtocolOptions = unpack(any, HTTP_OPTIONS)?;
-    // Idle limits and flow control windows are our own; they do not change what a client sees.
-    config.common_http_protocol_options = None;
-    let protocol = match required(config.upstream_protocol_options.take(), "a protocol")? {
-        Kind::ExplicitHttpConfig(explicit) => match explicit.protocol_config {
-            Some(ProtocolConfig::Http2ProtocolOptions(_)) => Protocol::Http2,
-            Some(ProtocolConfig::HttpProtocolOptions(_)) | None => Protocol::Http1,
-            Some(ProtocolConfig::Http3ProtocolOptions(_)) => return Err(Problem::new("HTTP/3 is not implemented")),
-        },
-        Kind::UseDownstreamProtocolConfig(_) => Protocol::Downstream,
-        Kind::AutoConfig(_) => return Err(Problem::new("auto_config is not implemented")),
-    };
-    finish(&config)?;
-    Ok(protocol)
-}
-
-/// How endpoints are reached follows from each endpoint's address; the sockets must be the ones that go with that. TLS is the cluster's
-/// that `tunnels` are opened by: the endpoints of any other would be sent in clear what Envoy would encrypt.
-fn sockets(matches: Vec<TransportSocketMatch>, own: Option<TransportSocket>, tunnels: bool) -> Compiled<()> {
-    for socket in matches.into_iter().filter_map(|m| m.transport_socket).chain(own) {
-        let Some(transport_socket::ConfigType::TypedConfig(any)) = &socket.config_type else {
-            return Err(Problem::new("typed_config is missing").under("transport_socket"));
-        };
-        match type_of(any) {
-            "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"
-            | "envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport" => {}
-            "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" if tunnels => {
-                tls::upstream(socket).under("transport_socket")?
-            }
-            other => return Err(Problem::new(format!("{other} is not implemented")).under("transport_socket")),
-        }
-    }
-    Ok(())
 }
 
 /// The endpoints with the name they are discovered under.
@@ -217,11 +176,13 @@ fn checked(config: Option<HealthCheckConfig>, metadata: &Metadata) -> Compiled<b
 
 fn target(address: Address, metadata: &Metadata) -> Compiled<Target> {
     match required(address.address, "address")? {
-        address::Address::SocketAddress(socket) => {
-            let Some(PortSpecifier::PortValue(value)) = socket.port_specifier else {
+        address::Address::SocketAddress(mut socket) => {
+            let Some(PortSpecifier::PortValue(value)) = socket.port_specifier.take() else {
                 return Err(Problem::new("only port_value is implemented"));
             };
-            let ip = socket.address.parse().map_err(|_| Problem::new(format!("{:?} is not an address", socket.address)))?;
+            let text = take(&mut socket.address);
+            finish(&socket).under("socket_address")?;
+            let ip = text.parse().map_err(|_| Problem::new(format!("{text:?} is not an address")))?;
             Ok(Target::Clear { address: SocketAddr::new(ip, port(value)?) })
         }
         address::Address::EnvoyInternalAddress(internal) => {

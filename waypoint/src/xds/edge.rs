@@ -21,8 +21,7 @@ const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.H
 /// A listener, without its name.
 pub fn listener(mut listener: Listener) -> Compiled<Edge> {
     let port = listener::listen_port(listener.address.take()).under("address")?;
-    // How the socket is opened is ours: both families, one listener.
-    listener.additional_addresses.clear();
+    // How the socket is opened is ours.
     listener.enable_reuse_port = None;
     for filter in take(&mut listener.listener_filters) {
         // The server name is always looked at where there are chains for one.

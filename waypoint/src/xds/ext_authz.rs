@@ -36,7 +36,8 @@ const MOST_BODY: u32 = 1 << 20;
 pub fn filter(mut config: Config, marks: &mut Vec<(String, Rbac)>) -> Compiled<ExtAuthz> {
     config.stat_prefix.clear();
     config.charge_cluster_response_stats = None;
-    config.emit_client_span = None;
+    // There is one span for each request, and none of what authorizers are asked.
+    config.emit_client_span = config.emit_client_span.filter(|on| on.value);
     // What is known of a request besides goes nowhere from here.
     if config.enable_dynamic_metadata_ingestion.is_some_and(|on| !on.value) {
         config.enable_dynamic_metadata_ingestion = None;

@@ -33,7 +33,8 @@ const TIMEOUT: Duration = Duration::from_millis(200);
 /// The filter of this name, which is `off` where routes do not say that it is on.
 pub fn filter(name: &str, off: bool, mut config: ExternalProcessor) -> Compiled<ExtProc> {
     config.stat_prefix.clear();
-    config.emit_client_span = None;
+    // There is one span for each request, and none of what processors are told.
+    config.emit_client_span = config.emit_client_span.filter(|on| on.value);
     // The route is chosen by the request as it was judged, and stays whatever a processor says.
     let retained = take(&mut config.disable_clear_route_cache) || config.route_cache_action == RouteCacheAction::Retain as i32;
     if !retained {

@@ -6,7 +6,7 @@ mod order;
 use std::{mem::take, sync::Arc, time::Instant};
 
 use ambit_api::envoy::pb::envoy::{
-    config::core::v3::{ConfigSource, config_source::ConfigSourceSpecifier},
+    config::core::v3::{ApiVersion, ConfigSource, config_source::ConfigSourceSpecifier},
     extensions::filters::{
         http::{rbac::v3::Rbac as HttpRbac, router::v3::Router},
         network::http_connection_manager::v3::{
@@ -92,11 +92,10 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
 /// Clears what has no bearing on what happens to a request, and what is set to the value we act by anyway.
 fn cosmetic(config: &mut HttpConnectionManager) {
     config.stat_prefix.clear();
-    config.access_log_options = None;
-    config.codec_type = 0;
-    config.server_name.clear();
     if config.server_header_transformation == pb::ServerHeaderTransformation::PassThrough as i32 {
         config.server_header_transformation = 0;
+        // It stands where Envoy writes its own name, and nowhere then.
+        config.server_name.clear();
     }
     for flag in [&mut config.generate_request_id, &mut config.use_remote_address] {
         if flag.is_some_and(|v| !v.value) {
@@ -107,9 +106,8 @@ fn cosmetic(config: &mut HttpConnectionManager) {
     if config.xff_num_trusted_hops == u32::MAX {
         config.xff_num_trusted_hops = 0;
     }
+    // Without spans nobody's ids are changed.
     config.preserve_external_request_id = false;
-    config.delayed_close_timeout = None;
-    config.drain_timeout = None;
     for limit in [&mut config.stream_idle_timeout, &mut config.request_timeout] {
         if limit.is_some_and(|t| t.seconds == 0 && t.nanos == 0) {
             *limit = None;
@@ -125,10 +123,17 @@ pub fn named(rds: Rds) -> Compiled<Arc<str>> {
 
 /// Everything is discovered over the one stream there is.
 pub fn over_ads(source: Option<ConfigSource>) -> Compiled<()> {
-    match source.and_then(|s| s.config_source_specifier) {
-        Some(ConfigSourceSpecifier::Ads(_)) | Some(ConfigSourceSpecifier::Self_(_)) => Ok(()),
-        _ => Err(Problem::new("only ads is implemented")),
+    let mut source = source.unwrap_or_default();
+    let over = source.config_source_specifier.take();
+    if !matches!(over, Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_))) {
+        return Err(Problem::new("only ads is implemented"));
     }
+    if source.resource_api_version == ApiVersion::V3 as i32 {
+        source.resource_api_version = 0;
+    }
+    // Nothing waits here for what it names: until that has come, requests are told so.
+    source.initial_fetch_timeout = None;
+    finish(&source)
 }
 
 /// Whether this is the router, and it is not to keep headers of its own to itself.

@@ -1,14 +1,15 @@
 //! Listeners. The design has three by name, and those at the edge of the mesh; any other one is refused.
 
-use std::{mem::take, sync::Arc};
+use std::{mem::take, net::IpAddr, sync::Arc};
 
 use ambit_api::envoy::pb::envoy::{
     config::{
-        core::v3::{Address, Metadata, address, socket_address::PortSpecifier},
+        core::v3::{Address, Metadata, TrafficDirection, address, socket_address::PortSpecifier},
         listener::v3::{FilterChain, Listener, listener::ListenerSpecifier, listener_filter},
     },
     extensions::filters::{
         http::{rbac::v3::Rbac, router::v3::Router, set_filter_state::v3::Config as HttpState},
+        listener::tls_inspector::v3::TlsInspector,
         network::{
             http_connection_manager::v3::{HttpConnectionManager, http_connection_manager as hcm_pb, http_filter},
             set_filter_state::v3::Config as NetworkState,
@@ -18,9 +19,9 @@ use ambit_api::envoy::pb::envoy::{
 };
 
 use super::{
-    authority, chain, edge, hcm, matcher, metadata,
+    access_log, authority, chain, edge, hcm, matcher, metadata,
     read::{Compiled, Problem, Under, finish, port, required, type_of, unpack},
-    state, text, tls,
+    state, text, tls, transport,
 };
 use crate::compiled::{Edge, Inbound, Map, MatchNode, Terminate};
 
@@ -29,6 +30,7 @@ const SET_STATE: &str = "envoy.extensions.filters.http.set_filter_state.v3.Confi
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const NETWORK_STATE: &str = "envoy.extensions.filters.network.set_filter_state.v3.Config";
+const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// A compiled listener.
@@ -48,8 +50,10 @@ pub enum CompiledListener {
 pub fn listener(mut listener: Listener) -> Compiled<CompiledListener> {
     let name = take(&mut listener.name);
     listener.stat_prefix.clear();
-    listener.access_log.clear();
-    listener.traffic_direction = 0;
+    // Spans are those of who is asked, and never of who asks.
+    if listener.traffic_direction == TrafficDirection::Inbound as i32 {
+        listener.traffic_direction = 0;
+    }
     let metadata = listener.metadata.take();
     match name.as_str() {
         super::CONNECT_TERMINATE => terminate(listener).map(|l| CompiledListener::Terminate(Arc::new(l))),
@@ -67,20 +71,26 @@ fn internal(listener: &mut Listener) -> Compiled<()> {
     }
 }
 
+/// The port that is listened on, on all addresses of both families whatever is said of one of these.
 pub(super) fn listen_port(address: Option<Address>) -> Compiled<u16> {
-    match required(address, "address")?.address {
-        Some(address::Address::SocketAddress(socket)) => match socket.port_specifier {
-            Some(PortSpecifier::PortValue(value)) => port(value),
-            _ => Err(Problem::new("only port_value is implemented")),
-        },
-        _ => Err(Problem::new("only socket_address is implemented")),
+    let Some(address::Address::SocketAddress(mut socket)) = required(address, "address")?.address else {
+        return Err(Problem::new("only socket_address is implemented"));
+    };
+    let Some(PortSpecifier::PortValue(value)) = socket.port_specifier.take() else {
+        return Err(Problem::new("only port_value is implemented"));
+    };
+    let text = take(&mut socket.address);
+    if !text.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
+        return Err(Problem::new(format!("{text:?}, which is not all addresses, is not implemented")).under("socket_address"));
     }
+    socket.ipv4_compat = false;
+    finish(&socket).under("socket_address")?;
+    port(value)
 }
 
 fn terminate(mut listener: Listener) -> Compiled<Terminate> {
     let port = listen_port(listener.address.take()).under("address")?;
-    // How the socket is opened is ours: both families, one listener.
-    listener.additional_addresses.clear();
+    // How the socket is opened is ours.
     listener.enable_reuse_port = None;
     let mut chains = take(&mut listener.filter_chains);
     let (Some(mut only), true) = (chains.pop(), chains.is_empty()) else {
@@ -108,11 +118,12 @@ fn tunnels(mut config: HttpConnectionManager) -> Compiled<Result<Arc<str>, Arc<c
         hcm_pb::RouteSpecifier::RouteConfig(table) => Err(Arc::new(authority::table(table).under("route_config")?)),
         hcm_pb::RouteSpecifier::ScopedRoutes(_) => return Err(Problem::new("scoped_routes is not implemented")),
     };
-    for filter in take(&mut config.http_filters) {
-        let at = filter.name.clone();
-        let Some(http_filter::ConfigType::TypedConfig(any)) = filter.config_type else {
+    for mut filter in take(&mut config.http_filters) {
+        let at = take(&mut filter.name);
+        let Some(http_filter::ConfigType::TypedConfig(any)) = filter.config_type.take() else {
             return Err(Problem::new("only typed_config is implemented").under(at));
         };
+        finish(&filter).under(&at)?;
         match type_of(&any) {
             SET_STATE => kept_facts(unpack(&any, SET_STATE)?).under(at)?,
             // Empty here; the rules come with the virtual host.
@@ -125,31 +136,42 @@ fn tunnels(mut config: HttpConnectionManager) -> Compiled<Result<Arc<str>, Arc<c
             other => return Err(Problem::new(format!("{other} is not implemented")).under(at)),
         }
     }
-    if take(&mut config.upgrade_configs).iter().any(|u| !u.upgrade_type.eq_ignore_ascii_case("CONNECT")) {
-        return Err(Problem::new("an upgrade other than CONNECT is not implemented"));
+    for mut upgrade in take(&mut config.upgrade_configs) {
+        if !take(&mut upgrade.upgrade_type).eq_ignore_ascii_case("CONNECT") {
+            return Err(Problem::new("an upgrade other than CONNECT is not implemented"));
+        }
+        finish(&upgrade).under("upgrade_configs")?;
     }
-    // The tunnel's HTTP/2 settings are ours (wire contract, section 4).
-    config.http2_protocol_options = None;
-    config.codec_type = 0;
+    own_settings(&mut config)?;
+    finish(&config)?;
+    Ok(authorities)
+}
+
+/// Takes out what is said of how tunnels are spoken where that is how ours are (wire contract, section 4), and what nobody sees of them.
+fn own_settings(config: &mut HttpConnectionManager) -> Compiled<()> {
+    config.http2_protocol_options.take().map_or(Ok(()), |said| transport::http2(said, true)).under("http2_protocol_options")?;
+    if config.codec_type == hcm_pb::CodecType::Http2 as i32 {
+        config.codec_type = 0;
+    }
     config.stat_prefix.clear();
-    config.access_log.clear();
-    config.access_log_options = None;
+    if access_log::logs(take(&mut config.access_log))?.is_some() {
+        return Err(Problem::new("access_log: other lines of tunnels than the mesh's own are not implemented"));
+    }
     config.generate_request_id = None;
     config.use_remote_address = None;
     // As many hops as no header has: the client's address is its connection's.
     if config.xff_num_trusted_hops == u32::MAX {
         config.xff_num_trusted_hops = 0;
     }
-    config.server_header_transformation = 0;
-    config.delayed_close_timeout = None;
-    config.drain_timeout = None;
+    if config.server_header_transformation == hcm_pb::ServerHeaderTransformation::PassThrough as i32 {
+        config.server_header_transformation = 0;
+    }
     for limit in [&mut config.stream_idle_timeout, &mut config.request_timeout] {
         if limit.is_some_and(|t| t.seconds == 0 && t.nanos == 0) {
             *limit = None;
         }
     }
-    finish(&config)?;
-    Ok(authorities)
+    Ok(())
 }
 
 /// The facts that the terminating listener keeps must be the ones we keep.
@@ -198,15 +220,15 @@ fn inbound(mut listener: Listener, metadata: Option<Metadata>) -> Compiled<Inbou
 }
 
 pub(super) fn known_listener_filter(config: Option<listener_filter::ConfigType>) -> Compiled<()> {
-    const KNOWN: [&str; 3] = [
-        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
-        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
-        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
-    ];
-    match config {
-        Some(listener_filter::ConfigType::TypedConfig(any)) if KNOWN.contains(&type_of(&any)) => Ok(()),
-        Some(listener_filter::ConfigType::TypedConfig(any)) => Err(Problem::new(format!("{} is not implemented", type_of(&any)))),
-        _ => Err(Problem::new("only typed_config is implemented")),
+    let Some(listener_filter::ConfigType::TypedConfig(any)) = config else {
+        return Err(Problem::new("only typed_config is implemented"));
+    };
+    match type_of(&any) {
+        // There is nothing to say for these.
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
+        | "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => Ok(()),
+        TLS_INSPECTOR => finish(&unpack::<TlsInspector>(&any, TLS_INSPECTOR)?),
+        other => Err(Problem::new(format!("{other} is not implemented"))),
     }
 }
 
@@ -229,19 +251,45 @@ fn originate_chain(mut part: FilterChain) -> Compiled<()> {
     for filter in take(&mut part.filters) {
         let any = chain::typed(filter.config_type)?;
         match type_of(&any) {
-            // Which facts lead to the identity that is verified is Envoy's way of doing what we do with the endpoint's metadata.
-            NETWORK_STATE => drop(unpack::<NetworkState>(&any, NETWORK_STATE)?),
-            TCP_PROXY => {
-                let proxy: TcpProxy = unpack(&any, TCP_PROXY)?;
-                let tunnels = proxy.tunneling_config.is_some();
-                let cluster = matches!(&proxy.cluster_specifier,
-                    Some(tcp_proxy::ClusterSpecifier::Cluster(c)) if c == super::CONNECT_ORIGINATE);
-                if !tunnels || !cluster {
-                    return Err(Problem::new("it must tunnel to the cluster connect_originate"));
-                }
-            }
+            NETWORK_STATE => expected(unpack(&any, NETWORK_STATE)?).under(filter.name)?,
+            TCP_PROXY => into_tunnels(unpack(&any, TCP_PROXY)?).under(filter.name)?,
             other => return Err(Problem::new(format!("{other} is not implemented"))),
         }
     }
     finish(&part)
+}
+
+/// Whom to expect: who the endpoint's metadata says, which is what we do, or the chain within.
+fn expected(mut config: NetworkState) -> Compiled<()> {
+    for value in take(&mut config.on_new_connection) {
+        let (key, text) = state::value(value)?;
+        match (key.as_str(), text.as_str()) {
+            (state::UPSTREAM_IDENTITY | state::UPSTREAM_IDENTITY_OLD, "%DYNAMIC_METADATA(io.ambit:identity)%")
+            | (
+                state::UPSTREAM_NAMES,
+                "%FILTER_STATE(io.ambit.upstream_identity:PLAIN)%" | "%FILTER_STATE(ambit.upstream_identity:PLAIN)%",
+            ) => {}
+            _ => return Err(Problem::new(format!("filter state {key:?} from {text:?} is not implemented"))),
+        }
+    }
+    finish(&config)
+}
+
+/// A tunnel for the address of each connection, as ours are: nothing else is said in it, and it has no end of its own.
+fn into_tunnels(mut proxy: TcpProxy) -> Compiled<()> {
+    let to_tunnels =
+        matches!(proxy.cluster_specifier.take(), Some(tcp_proxy::ClusterSpecifier::Cluster(c)) if c == super::CONNECT_ORIGINATE);
+    let (Some(mut tunnels), true) = (proxy.tunneling_config.take(), to_tunnels) else {
+        return Err(Problem::new("it must tunnel to the cluster connect_originate"));
+    };
+    let host = take(&mut tunnels.hostname);
+    if host != "%DOWNSTREAM_LOCAL_ADDRESS%" {
+        return Err(Problem::new(format!("hostname {host:?} is not implemented")).under("tunneling_config"));
+    }
+    finish(&tunnels).under("tunneling_config")?;
+    proxy.stat_prefix.clear();
+    if proxy.idle_timeout.is_some_and(|t| t.seconds == 0 && t.nanos == 0) {
+        proxy.idle_timeout = None;
+    }
+    finish(&proxy)
 }

@@ -22,8 +22,6 @@ pub fn policy(mut policy: RequestMirrorPolicy) -> Compiled<Mirror> {
         }
     };
     let same_host = take(&mut policy.disable_shadow_host_suffix_append);
-    // There are no spans of ours.
-    policy.trace_sampled = None;
     finish(&policy)?;
     if cluster.is_empty() {
         return Err(Problem::new("cluster is missing"));

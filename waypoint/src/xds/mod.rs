@@ -42,6 +42,7 @@ mod tests;
 mod text;
 mod tls;
 mod trace;
+mod transport;
 
 pub use received::{Kind, Known, REDACTED, Received, Sent, named};
 pub use store::Store;

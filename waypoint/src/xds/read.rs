@@ -1,7 +1,9 @@
 //! Reading messages so that nothing in them is passed over.
 //!
 //! A compiler takes (`std::mem::take`) each field that it understands out of a message and ends with [`finish`], which names the
-//! first field still set. So a field we do not implement rejects its resource, also one that this code has never heard of.
+//! first field still set. So a field we do not implement rejects its resource, also one that this code has never heard of; but one that the
+//! generated messages do not have is gone before anything is looked at. What is cleared without being looked at is listed, each with its reason,
+//! in docs/envoy.md, "What is not looked at".
 
 use std::fmt;
 

@@ -51,7 +51,9 @@ pub fn filter(name: &str, any: &Any) -> Compiled<()> {
 pub fn per_route(any: &Any) -> Compiled<Option<Session>> {
     let mut said: pb::StatefulSessionPerRoute = unpack(any, PER_ROUTE)?;
     match required(said.r#override.take(), "override")? {
-        Override::Disabled(_) => Ok(None),
+        Override::Disabled(true) => Ok(None),
+        // Envoy takes no other value.
+        Override::Disabled(false) => Err(Problem::new("disabled is false")),
         Override::StatefulSession(mut session) => {
             let strict = take(&mut session.strict);
             // What is counted is our own.

@@ -23,6 +23,8 @@ pub const CLIENT_CERTIFICATE: &str = "io.ambit.forwarded_client_cert";
 pub const UPSTREAM_IDENTITY: &str = "io.ambit.upstream_identity";
 /// The same under the name it had first.
 pub const UPSTREAM_IDENTITY_OLD: &str = "ambit.upstream_identity";
+/// The names of which Envoy wants one in the upstream's certificate.
+pub const UPSTREAM_NAMES: &str = "envoy.network.upstream_subject_alt_names";
 
 /// A fact's key and the text it is made from.
 pub fn value(mut value: FilterStateValue) -> Compiled<(String, String)> {

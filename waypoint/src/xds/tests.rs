@@ -17,7 +17,7 @@ use ambit_api::{
                     VirtualHost,
                     header_matcher::HeaderMatchSpecifier,
                     query_parameter_matcher::QueryParameterMatchSpecifier,
-                    route_action::{ClusterSpecifier, MaxStreamDuration},
+                    route_action::{ClusterSpecifier, MaxStreamDuration, RequestMirrorPolicy},
                     route_match::PathSpecifier,
                 },
             },
@@ -27,7 +27,7 @@ use ambit_api::{
                 string_matcher::MatchPattern, value_matcher::MatchPattern as ValueTest,
             },
         },
-        google::protobuf::{Any, Duration as Time, StringValue},
+        google::protobuf::{Any, BoolValue, Duration as Time, StringValue},
         xds::{
             core::v3::TypedExtensionConfig,
             r#type::matcher::v3::{
@@ -56,6 +56,8 @@ use prost::Message;
 
 use super::{Store, cluster, matcher, rbac, route, text};
 use crate::compiled::{AppProtocol, FirstBytes, Selection};
+
+mod named;
 
 fn any<M: Message>(name: &str, message: &M) -> Any {
     Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
@@ -150,6 +152,14 @@ fn a_field_that_is_not_implemented_is_named_with_its_place() {
     for (edit, name) in [
         ((|a| a.priority = 1) as fn(&mut RouteAction), "priority"),
         (|a| a.append_x_forwarded_host = true, "append_x_forwarded_host"),
+        (
+            |a| {
+                let trace_sampled = Some(BoolValue { value: false });
+                a.request_mirror_policies =
+                    vec![RequestMirrorPolicy { cluster: "c".into(), trace_sampled, ..Default::default() }];
+            },
+            "trace_sampled",
+        ),
     ] {
         let mut config = table(path(PathSpecifier::Prefix("/".into())));
         if let Some(route_pb::route::Action::Route(action)) = &mut config.virtual_hosts[0].routes[0].action {
@@ -157,6 +167,12 @@ fn a_field_that_is_not_implemented_is_named_with_its_place() {
         }
         check_rejected(config, &["routes[r].route", name, "is not implemented"]);
     }
+    named::of_clusters();
+    named::of_sockets();
+    named::of_managers();
+    named::of_tunnels();
+    named::of_listeners();
+    named::of_the_way_to_endpoints();
     check_rejected(
         change(|r| {
             r.request_headers_to_add = vec![HeaderValueOption {

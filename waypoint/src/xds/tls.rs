@@ -61,8 +61,6 @@ fn common(mut context: CommonTlsContext) -> Compiled<Vec<StringMatch>> {
         }
         // Ours are the AES-GCM suites of TLS 1.3 whatever is listed: Envoy's lists do not concern TLS 1.3.
         params.cipher_suites.clear();
-        params.ecdh_curves.clear();
-        params.signature_algorithms.clear();
         finish(&params).under("tls_params")?;
     }
     let own = take(&mut context.tls_certificate_sds_secret_configs);
