@@ -1,13 +1,14 @@
 //! The endpoints: pods whose node proxy is this process, each with one port.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ambit_hbone::{Incoming, ServerConfig, TunnelStream, server};
 use ambit_testbed::Pod;
 use ambit_tls::Svid;
+use anyhow::Context as _;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -28,6 +29,16 @@ pub type Handler = Arc<dyn Fn(TunnelStream) -> BoxFuture<'static, ()> + Send + S
 pub fn http<F: Future<Output = u16> + Send + 'static>(
     answer: impl Fn(Request<()>) -> F + Clone + Send + Sync + 'static,
 ) -> Handler {
+    http_or_not(move |request| {
+        let status = answer(request);
+        async move { Some(status.await) }
+    })
+}
+
+/// The same; what has no status is broken off, without a word.
+pub fn http_or_not<F: Future<Output = Option<u16>> + Send + 'static>(
+    answer: impl Fn(Request<()>) -> F + Clone + Send + Sync + 'static,
+) -> Handler {
     Arc::new(move |tunnel: TunnelStream| {
         let answer = answer.clone();
         async move {
@@ -36,7 +47,7 @@ pub fn http<F: Future<Output = u16> + Send + 'static>(
                 async move {
                     let (head, body) = request.into_parts();
                     body.collect().await?;
-                    let status = answer(Request::from_parts(head, ())).await;
+                    let status = answer(Request::from_parts(head, ())).await.context("no answer")?;
                     anyhow::Ok(Response::builder().status(status).body(Full::new(Bytes::from_static(b"done")))?)
                 }
             });
@@ -78,11 +89,33 @@ async fn tunnel(incoming: Incoming, known: bool, handler: Handler) {
     }
 }
 
+/// How long a good answer takes.
+const WORK: Duration = Duration::from_millis(10);
+/// And one that is late: longer than anybody waits for it.
+const LATE: Duration = Duration::from_secs(5);
+
+/// How a backend fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It answers 503.
+    Status,
+    /// It breaks off.
+    Resets,
+    /// It answers when nobody waits any more.
+    Late,
+}
+
 /// A backend that fails a share of the requests that come to it, and counts all.
-#[derive(Default)]
 pub struct Failing {
     came: AtomicU64,
     percent: AtomicU64,
+    how: Mutex<How>,
+}
+
+impl Default for Failing {
+    fn default() -> Self {
+        Self { came: AtomicU64::default(), percent: AtomicU64::default(), how: Mutex::new(How::Status) }
+    }
 }
 
 impl Failing {
@@ -96,10 +129,23 @@ impl Failing {
         self.percent.store(percent, Ordering::Relaxed);
     }
 
-    /// The status of the next one. Those that fail are spread evenly.
-    pub fn next(&self) -> u16 {
+    /// And they do so.
+    pub fn fail_by(&self, percent: u64, how: How) {
+        *self.how.lock().unwrap_or_else(PoisonError::into_inner) = how;
+        self.fail(percent);
+    }
+
+    /// Answers the next one with a status, or not at all. Those that fail are spread evenly.
+    pub async fn answer(&self) -> Option<u16> {
         let (before, percent) = (self.came.fetch_add(1, Ordering::Relaxed), self.percent.load(Ordering::Relaxed));
         let failed = |of: u64| of * percent / 100;
-        if failed(before + 1) > failed(before) { 503 } else { 200 }
+        let how = *self.how.lock().unwrap_or_else(PoisonError::into_inner);
+        let fails = (failed(before + 1) > failed(before)).then_some(how);
+        tokio::time::sleep(if fails == Some(How::Late) { LATE } else { WORK }).await;
+        match fails {
+            None | Some(How::Late) => Some(200),
+            Some(How::Status) => Some(503),
+            Some(How::Resets) => None,
+        }
     }
 }

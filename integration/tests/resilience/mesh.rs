@@ -112,12 +112,9 @@ impl Mesh {
         };
         let failing = |of: &Arc<Failing>| {
             let of = Arc::clone(of);
-            backend::http(move |_| {
+            backend::http_or_not(move |_| {
                 let of = Arc::clone(&of);
-                async move {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    of.next()
-                }
+                async move { of.answer().await }
             })
         };
         let [one, two, three] = &self.ejecting;

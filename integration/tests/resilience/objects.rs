@@ -70,14 +70,21 @@ fn service(name: &str, address: Ipv4Addr) -> String {
     )
 }
 
-/// A route of a service which has requests sent again.
-fn retries(name: &str, attempts: u32) -> String {
+/// What is asked for below it is waited for less long, on each layer for less than on the one before.
+pub const HURRIED: &str = "/hurried";
+
+/// A route of a service which has requests sent again; those that are hurried after so many milliseconds, too.
+fn retries(name: &str, attempts: u32, hurried: u32) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: shop}}\nspec:\n  \
          parentRefs: [{{group: \"\", kind: Service, name: {name}}}]\n  \
          rules:\n  - backendRefs: [{{name: {name}, port: 80}}]\n    \
          retry: {{attempts: {attempts}, codes: [500, 502, 503, 504], backoff: 25ms}}\n    \
-         timeouts: {{request: 30s, backendRequest: 2s}}\n"
+         timeouts: {{request: 30s, backendRequest: 2s}}\n  \
+         - matches: [{{path: {{type: PathPrefix, value: {HURRIED}}}}}]\n    \
+         backendRefs: [{{name: {name}, port: 80}}]\n    \
+         retry: {{attempts: {attempts}, codes: [500, 502, 503, 504], backoff: 25ms}}\n    \
+         timeouts: {{request: 30s, backendRequest: {hurried}ms}}\n"
     )
 }
 
@@ -87,7 +94,8 @@ pub fn all(pods: &[String]) -> String {
     let services = [("b", B), ("c", C), ("d", D), ("ejecting", EJECTING), ("written", WRITTEN), ("busy", BUSY)];
     let services = services.map(|(name, address)| service(name, address));
     let returning = service("returning", RETURNING).replace("{app: returning}", "{app: ejecting}");
-    let routes = [("b", 3), ("c", 3), ("d", 3), ("written", 1)].map(|(name, attempts)| retries(name, attempts));
+    let routes = [("b", 3, 1200), ("c", 3, 600), ("d", 3, 250), ("written", 1, 1000)];
+    let routes = routes.map(|(name, attempts, hurried)| retries(name, attempts, hurried));
     for object in pods.iter().chain(&services).chain([&returning]).chain(&routes) {
         let _infallible = write!(yaml, "\n---\n{object}");
     }

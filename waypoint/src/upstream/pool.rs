@@ -102,6 +102,8 @@ pub struct Unsent {
     pub request: Option<Request<RequestBody>>,
     /// The endpoint said that it has not looked at it (RFC 9113, section 8.7).
     pub refused: bool,
+    /// The endpoint has ended it alone, having looked at it for all that is known: its connection stands.
+    pub alone: bool,
 }
 
 impl HttpPool {
@@ -259,5 +261,6 @@ fn unsent(to: &Destination, request: Option<Request<RequestBody>>, error: &hyper
     // Of those under way a GOAWAY ends the ones that it says were not looked at; the others end with the connection.
     let unseen = |error: &h2::Error| error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
     let refused = http2.is_some_and(|error| error.is_remote() && unseen(error));
-    Box::new(Unsent { refusal: Refusal::new(reason, format!("{}: {text}", to.address)), request, refused })
+    let alone = http2.is_some_and(|error| error.is_remote() && error.is_reset() && !unseen(error));
+    Box::new(Unsent { refusal: Refusal::new(reason, format!("{}: {text}", to.address)), request, refused, alone })
 }

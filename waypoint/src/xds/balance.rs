@@ -146,7 +146,7 @@ fn growing(mut said: SlowStartConfig) -> Compiled<Option<SlowStart>> {
         Some(percent) => return Err(Problem::new(format!("{} is no percentage", percent.value)).under("min_weight_percent")),
     };
     finish(&said)?;
-    Ok((!window.is_zero()).then_some(SlowStart { window, aggression, least_percent, after_ejection: false }))
+    Ok((!window.is_zero()).then_some(SlowStart { window, aggression, least_percent, new: true, after_ejection: false }))
 }
 
 fn common_rules(mut common: CommonLbConfig, policy: Policy) -> Compiled<Rules> {
@@ -206,6 +206,7 @@ pub fn outliers(mut said: pb::OutlierDetection) -> Compiled<OutlierDetection> {
         max_percent: percent(said.max_ejection_percent.take(), or.max_percent, "max_ejection_percent")?,
         always_one: boolean(said.always_eject_one_host.take(), false),
         failure_percentage: failure_percentage(&mut said, or.failure_percentage)?,
+        probation: or.probation,
     };
     // It is the health check's.
     said.successful_active_health_check_uneject_host = None;

@@ -16,7 +16,7 @@ use ambit_api::envoy::pb::{
     },
     google::protobuf::{Struct, value::Kind},
 };
-use ambit_model::balance::{OVERPROVISIONING, Policy, Standing};
+use ambit_model::balance::{OVERPROVISIONING, OutlierDetection, Policy, Rules, SlowStart, Standing};
 
 use super::{
     balance,
@@ -48,7 +48,7 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
     cluster.ignore_health_on_host_removal = false;
     let acquits = cluster.outlier_detection.as_ref().and_then(|said| said.successful_active_health_check_uneject_host);
     let checks = health::checks(take(&mut cluster.health_checks), &name, boolean(acquits, true)).under("health_checks")?;
-    let outliers = cluster.outlier_detection.take().map(balance::outliers).transpose().under("outlier_detection")?;
+    let mut outliers = cluster.outlier_detection.take().map(balance::outliers).transpose().under("outlier_detection")?;
     let tunnels = matches!(discovery, Discovery::OriginalDestination);
     let mut protocol = Protocol::Http1;
     for (key, any) in take(&mut cluster.typed_extension_protocol_options) {
@@ -64,6 +64,9 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
         && string(said, AMBIT, "load_balancing") == Some("peak_ewma")
     {
         balance.policy = Policy::PeakEwma;
+    }
+    if let (Some(outliers), Some(said)) = (&mut outliers, &metadata) {
+        probation(said, outliers, &mut balance);
     }
     let service = metadata.and_then(|m| service(&m, &name)).map(Arc::new);
     finish(&cluster)?;
@@ -81,6 +84,19 @@ pub fn cluster(mut cluster: pb::Cluster) -> Compiled<Cluster> {
         retries: Retries::default(),
         checks,
     })
+}
+
+/// What our own metadata asks for besides of endpoints that return after they were ejected: that they are on probation, and unless shares are
+/// said to grow otherwise, or there are none, have theirs by and by.
+fn probation(said: &Metadata, outliers: &mut OutlierDetection, balance: &mut Rules) {
+    outliers.probation = string(said, AMBIT, "outlier_detection") == Some("probation");
+    let by_shares = match balance.policy {
+        Policy::RoundRobin | Policy::LeastRequest { .. } | Policy::PeakEwma => true,
+        Policy::Random | Policy::Hash(_) => false,
+    };
+    if outliers.probation && by_shares && balance.slow_start.is_none() {
+        balance.slow_start = Some(SlowStart::OF_RETURNING);
+    }
 }
 
 fn discovery(cluster: &mut pb::Cluster, name: &Arc<str>) -> Compiled<Discovery> {

@@ -45,6 +45,8 @@ pub enum Act {
     LeaveWhole,
     /// GOAWAY, which says that this request was looked at, then RST_STREAM with INTERNAL_ERROR; when it has come whole.
     Break,
+    /// RST_STREAM with INTERNAL_ERROR alone, when it has come whole.
+    Reset,
     /// The connection ends, at its head.
     Cut,
 }
@@ -120,6 +122,7 @@ async fn serve(mut stream: TcpStream, acts: &'static [Act], came: Arc<Came>) -> 
             Act::Answer => frame(HEADERS, 0x5, id, &[0x88]),
             Act::RefuseWhole => refusal(id),
             Act::LeaveWhole => leaving(id - 1),
+            Act::Reset => frame(RST_STREAM, 0, id, &INTERNAL_ERROR.to_be_bytes()),
             Act::Break => [leaving(id), frame(RST_STREAM, 0, id, &INTERNAL_ERROR.to_be_bytes())].concat(),
         };
         if let Some((Act::Answer, body)) = open.remove(&id) {

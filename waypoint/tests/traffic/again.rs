@@ -27,7 +27,7 @@ use super::{
         resources::{self, Ep, Service},
         scripted::{
             self,
-            Act::{self, Answer, Cut, Leave, Refuse},
+            Act::{self, Answer, Cut, Leave, Refuse, Reset},
         },
     },
 };
@@ -64,7 +64,7 @@ async fn check(number: u8, retries: Option<u32>, cases: &[Case]) {
 
 #[tokio::test]
 async fn without_a_policy_a_request_is_sent_once_more_where_the_connection_at_hand_was_over_and_no_more() {
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
         ("GET", &[Answer, Refuse, Answer], 200, 3),
         ("POST", &[Answer, Refuse, Answer], 200, 3),
         ("POST", &[Answer, Leave, Answer], 200, 3),
@@ -76,6 +76,8 @@ async fn without_a_policy_a_request_is_sent_once_more_where_the_connection_at_ha
         // It may have arrived.
         ("GET", &[Answer, Cut, Answer], 200, 3),
         ("POST", &[Answer, Cut], 503, 2),
+        // The connection was not over: the endpoint has failed.
+        ("GET", &[Answer, Reset, Answer], 503, 2),
     ];
     check(30, None, &cases).await;
 }

@@ -12,7 +12,7 @@ use ambit_api::{
             cluster::v3::{CircuitBreakers, Cluster, OutlierDetection, circuit_breakers::Thresholds},
             route::v3::route::Action,
         },
-        google::protobuf::{Duration as ProtoDuration, UInt32Value},
+        google::protobuf::{Duration as ProtoDuration, UInt32Value, Value, value::Kind},
     },
     type_url,
 };
@@ -133,6 +133,31 @@ async fn an_endpoint_that_was_ejected_returns_and_real_requests_show_whether_it_
     assert_eq!(failed, 6, "twice three, and then it is well");
     assert!(began.elapsed() >= Duration::from_millis(2 * 100), "{:?}", began.elapsed());
     assert!(!shown(&mesh, &service).to_string().contains("ejected"));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_returns_on_probation_is_ejected_again_by_its_first_failure() {
+    let mesh = Mesh::start(78).await;
+    let service = Service { protocol: "http2", ..Service::http("billing", mesh.socket(100, 80)) };
+    mesh.serve(std::slice::from_ref(&service));
+    configured(&mesh, &service, |cluster| {
+        cluster.outlier_detection = ejecting(100);
+        let own = cluster.metadata.as_mut().unwrap().filter_metadata.get_mut("io.ambit").unwrap();
+        own.fields.insert("outlier_detection".into(), Value { kind: Some(Kind::StringValue("probation".into())) });
+    });
+    let (good, bad) = (mesh.socket(1, 8100), mesh.socket(2, 8100));
+    scripted::start(good, &[Answer]).await;
+    let failing = scripted::start(bad, &[Cut, Cut, Cut, Cut, Cut, Answer]).await;
+    mesh.endpoints(&service.cluster(), vec![Ep::Clear(good), Ep::Clear(bad)]);
+    let began = Instant::now();
+    let mut failed = 0;
+    while failing.requests() < 6 {
+        assert!(began.elapsed() < Duration::from_secs(30), "it does not return");
+        failed += statuses(&mesh, &service, 1).await.get(&503).copied().unwrap_or(0);
+    }
+    assert_eq!(failed, 5, "three, then one for each return, and then it is well");
+    // One after the three, and one after each of the others. Without a probation the first one would be the only one.
+    assert!(began.elapsed() >= Duration::from_millis(3 * 100), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -114,6 +114,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_failed_for_long_is_asked_again_though_the_others_are_quick() {
+        let mut failing = seen(&[(0, 10)]);
+        (0..100).for_each(|_| failing.note_failure(millis(0), millis(1)));
+        for (minutes, asked) in [(1, false), (2, true)] {
+            let now = millis(minutes * 60_000);
+            let mut quick = PeakEwma::default();
+            quick.note(now, millis(1));
+            assert_eq!(failing.cost(now, 0) < quick.cost(now, 0), asked, "after {minutes} minutes");
+        }
+    }
+
+    #[test]
     fn who_fails_at_once_is_not_the_quickest() {
         let mut failing = seen(&[(0, 10)]);
         failing.note_failure(millis(0), millis(1));

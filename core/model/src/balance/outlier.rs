@@ -15,6 +15,13 @@ pub struct Enforced {
     pub percent: u32,
 }
 
+impl Enforced {
+    /// One failure fewer than lead to an ejection; nothing where none does.
+    const fn last_but_one(self) -> u32 {
+        if self.percent > 0 { self.failures.saturating_sub(1) } else { 0 }
+    }
+}
+
 /// When endpoints are ejected, and for how long (`envoy.config.cluster.v3.OutlierDetection`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OutlierDetection {
@@ -42,6 +49,9 @@ pub struct OutlierDetection {
     pub always_one: bool,
     /// Who fails in too many cases, however the others do.
     pub failure_percentage: FailurePercentage,
+    /// One that returns is on probation: until it has answered well, its next failure ejects it again. Envoy knows no such thing: there all that
+    /// failed before is forgotten.
+    pub probation: bool,
 }
 
 impl Default for OutlierDetection {
@@ -61,6 +71,7 @@ impl Default for OutlierDetection {
             max_percent: 10,
             always_one: false,
             failure_percentage: FailurePercentage::default(),
+            probation: false,
         }
     }
 }
@@ -227,7 +238,17 @@ impl History {
         let since = (now - until).as_nanos().checked_div(rules.interval.as_nanos()).unwrap_or(0);
         self.times = self.times.saturating_sub(u32::try_from(since).unwrap_or(u32::MAX));
         self.acquit();
+        if rules.probation {
+            self.suspect(rules);
+        }
         true
+    }
+
+    /// Of each row of failures by which it may be ejected there is one to come: an answer that ends the row ends this as well.
+    fn suspect(&mut self, rules: &OutlierDetection) {
+        self.server_errors = rules.server_errors.last_but_one();
+        self.gateway_failures = rules.gateway_failures.last_but_one();
+        self.local_failures = rules.local_failures.last_but_one();
     }
 
     /// It is ejected no more, and its failures are forgotten.

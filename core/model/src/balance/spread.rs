@@ -285,7 +285,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_warms_up_is_sent_its_part_of_a_share_and_the_others_the_rest() {
-        let slow = SlowStart { window: Duration::from_secs(10), aggression: 1.0, least_percent: 10.0, after_ejection: false };
+        let slow =
+            SlowStart { window: Duration::from_secs(10), aggression: 1.0, least_percent: 10.0, new: true, after_ejection: false };
         for policy in [Policy::RoundRobin, Policy::LeastRequest { choices: 2 }] {
             let rules = Rules { policy, ..Rules::default() };
             for (seconds, first) in [(0, 476), (5, 2000), (9, 3103), (10, 3333)] {

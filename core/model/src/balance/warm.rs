@@ -23,7 +23,8 @@ impl Warmth {
     }
 }
 
-/// How the share of an endpoint grows that is new, or is well again (`envoy.config.cluster.v3.Cluster.SlowStartConfig`).
+/// How the share of an endpoint grows that is new, or is well again (`envoy.config.cluster.v3.Cluster.SlowStartConfig`), or returns after it was
+/// ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SlowStart {
     /// How long it takes until the share is whole.
@@ -32,11 +33,17 @@ pub struct SlowStart {
     pub aggression: f64,
     /// In a hundred: the least that it is, from the first moment on.
     pub least_percent: f64,
-    /// Also when an endpoint returns that was ejected. Envoy knows no such thing: there one that returns has its whole share at once.
+    /// When an endpoint is new, or passes its health check again.
+    pub new: bool,
+    /// When an endpoint returns that was ejected. Envoy knows no such thing: there one that returns has its whole share at once.
     pub after_ejection: bool,
 }
 
 impl SlowStart {
+    /// Of an endpoint that was ejected, where nobody says anything of shares: whether it is well is seen by few requests at first.
+    pub const OF_RETURNING: Self =
+        Self { window: Duration::from_secs(10), aggression: 1.0, least_percent: 10.0, new: false, after_ejection: true };
+
     /// How much of its weight an endpoint has that takes requests for so long (Envoy, "Slow start mode" of its architecture overview).
     #[must_use]
     pub fn warmth(&self, since: Duration) -> Warmth {
@@ -57,9 +64,13 @@ impl SlowStart {
     /// What becomes of a new endpoint, as the beginning of a sentence.
     #[must_use]
     pub fn in_words(&self) -> String {
-        let returning = if self.after_ejection { ", and one that was ejected" } else { "" };
+        let who = match (self.new, self.after_ejection) {
+            (true, true) => "that is new or well again, and one that was ejected",
+            (false, true) => "that was ejected and returns",
+            (_, false) => "that is new or well again",
+        };
         format!(
-            "an endpoint that is new or well again{returning} has its whole share after {:?}, and {}% of it from the first moment on",
+            "an endpoint {who} has its whole share after {:?}, and {}% of it from the first moment on",
             self.window, self.least_percent
         )
     }
@@ -70,7 +81,7 @@ mod tests {
     use super::*;
 
     const MINUTE: SlowStart =
-        SlowStart { window: Duration::from_mins(1), aggression: 1.0, least_percent: 10.0, after_ejection: false };
+        SlowStart { window: Duration::from_mins(1), aggression: 1.0, least_percent: 10.0, new: true, after_ejection: false };
 
     /// In ten thousand, what is left of a weight of 1 after so many milliseconds.
     fn parts(slow: SlowStart, millis: u64) -> u64 {
@@ -107,6 +118,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn it_says_whose_share_grows() {
+        let words = |new, after_ejection| SlowStart { new, after_ejection, ..MINUTE }.in_words();
+        assert!(words(true, false).starts_with("an endpoint that is new or well again has its whole share after 60s"));
+        assert!(words(true, true).starts_with("an endpoint that is new or well again, and one that was ejected has"));
+        assert!(words(false, true).starts_with("an endpoint that was ejected and returns has its whole share"));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Asked {
     lb_policy: LbPolicy,
     panic_threshold: Option<u32>,
     outliers: Option<OutlierDetection>,
+    /// Of our own waypoint; in any other an endpoint that was ejected returns as if it had never failed.
+    probation: bool,
     health_check: Option<HealthCheck>,
     slow_start: Option<SlowStart>,
     by_locality: bool,
@@ -107,6 +109,9 @@ impl Asked {
             let by = LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig::default());
             cluster.common_lb_config.get_or_insert_default().locality_config_specifier = Some(by);
         }
+        if self.probation {
+            clusters::tell_ours(cluster, "outlier_detection", "probation");
+        }
         cluster.outlier_detection = self.outliers;
         let Some(check) = self.health_check.filter(|check| health::fits(check, layer)) else { return };
         // What answers a check well may fail at all else.
@@ -163,6 +168,7 @@ fn of_policy(spec: &TrafficPolicySpec) -> Asked {
         },
         panic_threshold: None,
         outliers: spec.outlier_detection.as_ref().map(of_outliers),
+        probation: spec.outlier_detection.is_some(),
         health_check: None,
         slow_start: spec.load_balancing.as_ref().and_then(of_new),
         hashing: spec.load_balancing.as_ref().and_then(Hashing::of_policy),
@@ -235,6 +241,8 @@ fn of_rule(said: &Settings<'_>) -> Asked {
         // Istio's default is that however few are left, those that were ejected stay so.
         panic_threshold: said.outlier_detection.map(|outliers| outliers.min_health_percent.and_then(as_percent).unwrap_or(0)),
         outliers: said.outlier_detection.map(of_rule_outliers),
+        // Istio knows no such thing.
+        probation: false,
         health_check: None,
         slow_start: said.load_balancer.filter(|_| hashing.is_none()).and_then(SlowStart::of_rule),
         hashing,

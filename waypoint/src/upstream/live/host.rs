@@ -31,6 +31,8 @@ pub struct Host {
     failing: AtomicBool,
     health: Mutex<Health>,
     pub(super) since: Since,
+    /// Since when it takes requests after it was ejected, where that matters to its share.
+    pub(super) returned: Since,
     /// Requests, and connections whose bytes are carried, that it was given so far.
     pub(super) sent: AtomicU64,
     /// Those of them that it answered with a status from 500 on, broke off or did not answer, and those for which it was not reached.
@@ -74,6 +76,7 @@ impl Host {
             failing: AtomicBool::default(),
             health: Mutex::default(),
             since: Since::default(),
+            returned: Since::default(),
             sent: AtomicU64::default(),
             errors: AtomicU64::default(),
             latency: Latency::default(),

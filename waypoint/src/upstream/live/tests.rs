@@ -56,7 +56,8 @@ pub(super) fn of_age() -> Arc<Live> {
 /// A cluster whose endpoints have their share after [`WINDOW`].
 pub(super) fn slowly(live: &Arc<Live>, after_ejection: bool, outliers: Option<OutlierDetection>) -> Arc<Cluster> {
     let mut cluster = Arc::into_inner(cluster(live, outliers, NONE)).unwrap();
-    cluster.balance.slow_start = Some(SlowStart { window: WINDOW, aggression: 1.0, least_percent: 10.0, after_ejection });
+    cluster.balance.slow_start =
+        Some(SlowStart { window: WINDOW, aggression: 1.0, least_percent: 10.0, new: true, after_ejection });
     Arc::new(cluster)
 }
 
@@ -194,6 +195,33 @@ fn an_endpoint_returns_when_its_time_is_over() {
     assert!(began.elapsed() >= Duration::from_millis(30));
     cluster.note(&first, Outcome::Failed);
     assert!(!first.is_ejected(), "what failed before is forgotten");
+}
+
+#[test]
+fn on_probation_one_failure_ejects_again_and_one_success_ends_it() {
+    for well in [false, true] {
+        let live = Arc::new(Live::default());
+        let rules = OutlierDetection { probation: true, ..outliers(Duration::from_millis(1)) };
+        let cluster = cluster(&live, Some(rules), NONE);
+        live.follow(&cluster, endpoints(&[1, 2]));
+        let first = host(&cluster, 1);
+        cluster.note(&first, Outcome::Failed);
+        assert!(!first.is_ejected(), "as many as there may be of one that was never ejected");
+        cluster.note(&first, Outcome::Failed);
+        assert!(first.is_ejected());
+        let began = Instant::now();
+        // Nobody asks for it: it returns all the same.
+        while first.is_ejected() {
+            assert!(began.elapsed() < Duration::from_secs(30), "it does not return");
+            std::thread::sleep(Duration::from_millis(1));
+            live.look(&cluster);
+        }
+        if well {
+            cluster.note(&first, Outcome::Status(200));
+        }
+        cluster.note(&first, Outcome::Failed);
+        assert_eq!(first.is_ejected(), !well);
+    }
 }
 
 #[test]

@@ -31,6 +31,12 @@ impl Since {
         Duration::from_millis(since)
     }
 
+    /// When that was, if ever.
+    fn known(&self) -> Option<Duration> {
+        let since = self.0.load(Ordering::Acquire);
+        (since != NEVER).then(|| Duration::from_millis(since))
+    }
+
     /// Whatever was before, it takes requests from `now` on.
     pub(super) fn now(&self, now: Duration) {
         self.0.store(millis(now), Ordering::Release);
@@ -72,13 +78,16 @@ impl Known {
             return Warmth::WHOLE;
         }
         let since = host.since.now_at_the_latest(now);
-        self.rules.slow_start.as_ref().map_or(Warmth::WHOLE, |slow| slow.warmth(now.saturating_sub(since)))
+        let Some(slow) = &self.rules.slow_start else { return Warmth::WHOLE };
+        let since = if slow.new { Some(since) } else { host.returned.known() };
+        since.map_or(Warmth::WHOLE, |since| slow.warmth(now.saturating_sub(since)))
     }
 
     /// An endpoint that was ejected is given requests again.
     pub(super) fn returns(&self, host: &Host, now: Duration) {
         if self.rules.slow_start.is_some_and(|slow| slow.after_ejection) {
             host.since.now(now);
+            host.returned.now(now);
         }
     }
 }

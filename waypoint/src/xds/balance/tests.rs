@@ -159,6 +159,34 @@ fn peak_ewma_is_least_request_with_a_word_of_our_own() {
     assert_eq!(of(LbPolicy::Random, "peak_ewma"), Policy::Random);
 }
 
+#[test]
+fn probation_is_a_word_of_our_own_and_has_shares_grow_where_there_are_any_and_nobody_says_how() {
+    let of = |policy: LbPolicy, word: &str, change: &dyn Fn(&mut pb::Cluster)| {
+        let kind = Some(Kind::StringValue(word.to_owned()));
+        let fields = [("outlier_detection".to_owned(), Value { kind })].into_iter().collect();
+        let filter_metadata = [("io.ambit".to_owned(), Struct { fields })].into_iter().collect();
+        let metadata = Some(Metadata { filter_metadata, ..Default::default() });
+        let outlier_detection = Some(pb::OutlierDetection::default());
+        let mut cluster = pb::Cluster { lb_policy: policy as i32, metadata, outlier_detection, ..Default::default() };
+        change(&mut cluster);
+        let cluster = super::super::cluster::cluster(cluster).unwrap();
+        (cluster.outliers.map(|rules| rules.probation), cluster.balance.slow_start)
+    };
+    let (as_it_is, slow) = (|_: &mut pb::Cluster| {}, Some(SlowStart::OF_RETURNING));
+    for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest] {
+        assert_eq!(of(policy, "probation", &as_it_is), (Some(true), slow));
+        assert_eq!(of(policy, "another", &as_it_is), (Some(false), None), "as in Envoy");
+    }
+    for policy in [LbPolicy::Random, LbPolicy::RingHash, LbPolicy::Maglev] {
+        assert_eq!(of(policy, "probation", &as_it_is), (Some(true), None), "without shares");
+    }
+    let nobody = |cluster: &mut pb::Cluster| cluster.outlier_detection = None;
+    assert_eq!(of(LbPolicy::RoundRobin, "probation", &nobody), (None, None));
+    let said = |cluster: &mut pb::Cluster| slowly(lasting(30))(cluster);
+    let (probation, slow) = of(LbPolicy::RoundRobin, "probation", &said);
+    assert_eq!((probation, slow.map(|slow| slow.window)), (Some(true), Some(Duration::from_secs(30))));
+}
+
 /// Round robin with a slow start.
 fn slowly(said: SlowStartConfig) -> impl FnOnce(&mut pb::Cluster) {
     let config = pb::cluster::RoundRobinLbConfig { slow_start_config: Some(said) };
@@ -176,7 +204,8 @@ fn aggression(default_value: f64) -> Option<RuntimeDouble> {
 
 #[test]
 fn a_slow_start_is_compiled_for_both_policies_that_go_by_weights() {
-    let expected = SlowStart { window: Duration::from_secs(30), aggression: 1.0, least_percent: 10.0, after_ejection: false };
+    let expected =
+        SlowStart { window: Duration::from_secs(30), aggression: 1.0, least_percent: 10.0, new: true, after_ejection: false };
     check(slowly(lasting(30)), Rules { slow_start: Some(expected), ..Rules::default() });
     check(
         |c| {

@@ -82,6 +82,81 @@ fn an_endpoint_that_returns_is_tried_by_as_many_requests_as_at_first() {
     assert_eq!(history.note(Status(500), &rules).count(), 0, "what failed before is forgotten");
 }
 
+/// One that was ejected for whatever reason and has just returned.
+fn returned(rules: &OutlierDetection) -> History {
+    let mut history = History::default();
+    history.eject(Why::SuccessRate, Duration::ZERO, 0, rules);
+    assert!(history.look(10 * SECOND, 10, rules));
+    history
+}
+
+#[test]
+fn on_probation_the_first_failure_ejects_and_after_the_first_success_all_is_as_at_first() {
+    use Why::{Consecutive5xx as Any, ConsecutiveGatewayFailure as Gateway, ConsecutiveLocalOriginFailure as Local};
+    let outcomes = [Status(200), Status(404), Status(500), Status(503), Failed, TimedOut];
+    let found = |history: &mut History, outcome, rules: &OutlierDetection| history.note(outcome, rules).collect::<Vec<_>>();
+    for split in [false, true] {
+        let rules = OutlierDetection { split, probation: true, ..rules() };
+        // Every row of up to five outcomes.
+        for number in 0..outcomes.len().pow(5) {
+            let row: Vec<_> = (0..5).map(|place| outcomes[number / outcomes.len().pow(place) % outcomes.len()]).collect();
+            let (mut fresh, mut returned) = (History::default(), returned(&rules));
+            let first = found(&mut returned, row[0], &rules);
+            found(&mut fresh, row[0], &rules);
+            let expected = match row[0] {
+                Status(..500) => vec![],
+                Status(500) => vec![Any],
+                Failed | TimedOut if split => vec![Local],
+                _ => vec![Gateway, Any],
+            };
+            assert_eq!(first, expected, "{row:?}, split {split}");
+            if !expected.is_empty() {
+                continue;
+            }
+            for outcome in &row[1..] {
+                let (one, other) = (found(&mut returned, *outcome, &rules), found(&mut fresh, *outcome, &rules));
+                assert_eq!(one, other, "{row:?}, split {split}");
+            }
+        }
+    }
+}
+
+#[test]
+fn who_fails_on_probation_is_ejected_for_longer() {
+    let rules = OutlierDetection { probation: true, ..rules() };
+    let (mut history, mut now) = (History::default(), Duration::ZERO);
+    history.eject(Why::Consecutive5xx, now, 0, &rules);
+    for lasts in [10, 20, 25, 25] {
+        assert_eq!(history.ejected().unwrap().1, now + lasts * SECOND);
+        now += lasts * SECOND;
+        assert!(history.look(now, 1, &rules), "it returns though nobody has asked it since");
+        let why = history.note(Status(500), &rules).next();
+        assert_eq!(why, Some(Why::Consecutive5xx), "after {lasts} s");
+        history.eject(Why::Consecutive5xx, now, 0, &rules);
+    }
+}
+
+#[test]
+fn on_probation_nobody_is_accused_of_what_nobody_is_ejected_for() {
+    let never = Enforced { failures: 0, percent: 100 };
+    let not_enforced = Enforced { failures: 2, percent: 0 };
+    for rule in [never, not_enforced] {
+        let rules =
+            OutlierDetection { probation: true, server_errors: rule, gateway_failures: rule, local_failures: rule, ..rules() };
+        for outcome in [Status(500), Status(503), Failed, TimedOut] {
+            for split in [false, true] {
+                let rules = OutlierDetection { split, ..rules.clone() };
+                assert_eq!(returned(&rules).note(outcome, &rules).count(), 0, "{outcome:?}");
+            }
+        }
+    }
+    let rules = OutlierDetection { probation: true, ..rules() };
+    let mut history = History::default();
+    history.eject(Why::SuccessRate, Duration::ZERO, 0, &rules);
+    history.acquit();
+    assert_eq!(history.note(Status(500), &rules).count(), 0, "a health check has found it well");
+}
+
 #[test]
 fn ejections_are_spread_by_their_jitter() {
     let rules = OutlierDetection { max_jitter: 2 * SECOND, ..rules() };

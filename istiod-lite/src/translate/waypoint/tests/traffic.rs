@@ -272,6 +272,25 @@ fn new_endpoints_are_given_their_share_by_and_by_where_a_policy_or_a_rule_asks_f
 }
 
 #[test]
+fn who_was_ejected_is_on_probation_in_our_own_waypoint_where_a_policy_asks_for_outlier_detection() {
+    let by_policy = |said: &str| policy("p", 0, &format!("{{{TO_A}, {said}}}"));
+    for (objects, asked) in [
+        (by_policy("outlierDetection: {}"), true),
+        (by_policy("outlierDetection: {}, loadBalancing: {slowStart: {minWeightPercent: 100}}"), true),
+        (by_policy("connectTimeout: 2s"), false),
+        (rule("r", "a", "{outlierDetection: {}}"), false),
+        (String::new(), false),
+    ] {
+        let resources = of_waypoint(&format!("{AROUND}{objects}"));
+        for name in [FIRST, BYTES] {
+            let (_, found) = resources.clusters.iter().find(|(known, _)| known == name).unwrap();
+            let own = render(found)["metadata"]["filter_metadata"]["io.ambit"].clone();
+            assert_eq!(own["outlier_detection"] == "probation", asked, "{name}: {own}");
+        }
+    }
+}
+
+#[test]
 fn a_destination_rule_is_its_hosts_and_what_it_says_of_a_port_inherits_nothing() {
     let limit = "connectionPool: {http: {http2MaxRequests: 4}}";
     let settings = format!("{{{limit}, portLevelSettings: [{{port: {{number: 81}}, loadBalancer: {{simple: RANDOM}}}}]}}");

@@ -1,6 +1,8 @@
 use super::super::tests::{AGE, WINDOW, endpoints, host, of_age, outliers, share, slowly};
 use super::*;
 
+use std::sync::Arc;
+
 use ambit_model::balance::Outcome;
 
 /// Has these endpoints take requests for so long by now.
@@ -53,5 +55,33 @@ fn one_that_was_ejected_returns_slowly_where_that_is_asked_for_and_at_once_elsew
         }
         let share = share(&cluster, 1);
         assert!(if after_ejection { (30..250).contains(&share) } else { share > 450 }, "{after_ejection}: {share}");
+    }
+}
+
+#[test]
+fn one_that_returns_is_asked_a_little_at_first_while_new_ones_have_their_whole_share_at_once() {
+    let live = of_age();
+    let mut cluster = Arc::into_inner(slowly(&live, true, Some(outliers(Duration::from_millis(1))))).unwrap();
+    cluster.balance.slow_start = Some(SlowStart { window: WINDOW, ..SlowStart::OF_RETURNING });
+    let cluster = Arc::new(cluster);
+    live.follow(&cluster, endpoints(&[1, 2]));
+    live.follow(&cluster, endpoints(&[1, 2, 3]));
+    assert!(share(&cluster, 3).abs_diff(333) < 20, "a new one");
+    assert_eq!(live.warms.load(Ordering::Acquire), NEVER);
+    let first = host(&cluster, 1);
+    cluster.note(&first, Outcome::Failed);
+    cluster.note(&first, Outcome::Failed);
+    while first.is_ejected() {
+        std::thread::sleep(Duration::from_millis(1));
+        live.look(&cluster);
+    }
+    // Others take all of it until real requests show whether it is well: few at first, but some.
+    let few = share(&cluster, 1);
+    assert!((20..150).contains(&few), "{few}");
+    for (long, least, most) in [(WINDOW / 2, 150, 260), (WINDOW, 310, 350)] {
+        first.returned.now(AGE - long);
+        live.warms.store(0, Ordering::Release);
+        let grown = share(&cluster, 1);
+        assert!((least..most).contains(&grown), "{grown} after {long:?}");
     }
 }
