@@ -1,10 +1,10 @@
 //! A server that tells what reached it: HTTP/1.1 and HTTP/2 on `--http`, bytes sent back on `--tcp`, a greeting first on `--greet`.
 //!
 //! Requests with a header `x-key` are counted by its value. The first `x-fail-first` of them do not go well: they are answered with
-//! the status `x-fail-with`, or, where that is `reset`, by the end of the connection, or, where it is `slow`, after five seconds. Those with
-//! a header `x-fail-at` are answered with 500 by the version that it names. `/healthz` is answered with 200 until somebody asks for
-//! `/healthz/fail`, then with 503 until somebody asks for `/healthz/pass`. A request with a header `x-give-back` is given back its body and
-//! its trailers.
+//! the status `x-fail-with`, or, where that is `reset`, by the end of the connection, or, where it is `slow`, after five seconds, or, where it is
+//! `grpc-14` or the like, as a call that ends with that status in the head. Those with a header `x-fail-at` are answered with 500 by the version
+//! that it names. `/healthz` is answered with 200 until somebody asks for `/healthz/fail`, then with 503 until somebody asks for `/healthz/pass`.
+//! A request with a header `x-give-back` is given back its body and its trailers.
 
 use std::{
     collections::BTreeMap,
@@ -158,7 +158,11 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: Strin
     let shown = format!("{} {} {host} {body}", head.method, path.as_deref().unwrap_or_default());
     let (count, previous) = count(headers.get("x-key"), shown);
     if headers.get("x-fail-first").and_then(|first| first.parse().ok()).is_some_and(|first: u32| count <= first) {
-        match headers.get("x-fail-with").map(String::as_str) {
+        let with = headers.get("x-fail-with").map(String::as_str);
+        if let Some(status) = with.and_then(|with| with.strip_prefix("grpc-")) {
+            return Ok(ended_call(status));
+        }
+        match with {
             Some("reset") => return Err(io::Error::other("as the request wants")),
             Some("slow") => tokio::time::sleep(Duration::from_secs(5)).await,
             other => status = other.and_then(|status| status.parse().ok()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
@@ -179,6 +183,15 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: Strin
     *response.status_mut() = status;
     response.headers_mut().insert("x-served-by", http::HeaderValue::from_static("echo"));
     Ok(response)
+}
+
+/// An answer to a call that is its status alone.
+fn ended_call(status: &str) -> Response<Body> {
+    let status = http::HeaderValue::from_str(status).unwrap_or(http::HeaderValue::from_static("2"));
+    let mut response = Response::new(says(Bytes::new(), None));
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert("grpc-status", status);
+    response
 }
 
 fn switching_protocols() -> Response<Body> {

@@ -12,7 +12,42 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "a VirtualService routes requests in the order of its rules, and what it cannot say is refused", routed),
         shared(mesh, "a call has as much time as its client, no more than its route gives, and its backend is told", deadline),
         shared(mesh, "a VirtualService leads to the endpoints of a subset alone", subset),
+        shared(mesh, "a call is sent again after the statuses that a VirtualService names where it may arrive twice", calls),
     ]
+}
+
+/// A case: Service, method, how the first tries end and how many do, then the status of the call, if its answer's head has one, and how often the
+/// service was asked.
+type Call<'a> = (&'a str, &'a str, &'a str, u32, Option<&'a str>, u32);
+
+const CALLS: [Call<'_>; 8] = [
+    ("shop/calls", "POST", "grpc-14", 1, None, 2),
+    ("shop/calls", "POST", "grpc-1", 2, None, 3),
+    ("shop/calls", "POST", "grpc-14", 9, Some("14"), 3),
+    ("shop/calls", "POST", "grpc-13", 1, Some("13"), 1),
+    ("shop/calls", "GET", "grpc-14", 1, None, 2),
+    // That it was answered so does not say that nothing was done.
+    ("shop/virtual", "POST", "grpc-14", 1, Some("14"), 1),
+    ("shop/virtual", "GET", "grpc-14", 1, None, 2),
+    ("shop/virtual", "GET", "grpc-13", 1, Some("13"), 1),
+];
+
+async fn calls(suite: &Suite) -> anyhow::Result<()> {
+    for (number, &(service, method, ending, first, status, tries)) in CALLS.iter().enumerate() {
+        let what = format!("{method} of {service}, {first} times {ending}");
+        let key = format!("calls {number}");
+        let request = || get("/calls").header("x-key", &key);
+        let call = request().method(method).header("content-type", "application/grpc").header("te", "trailers");
+        let call = call.header("x-fail-first", first).header("x-fail-with", ending);
+        let answer = suite.client(CLIENT, service, 80)?.send(call).await?;
+        ensure!(answer.status == 200 && answer.header("grpc-status") == status, "{what}: {answer:?}");
+        if status.is_none() {
+            ensure!(answer.echo()?.count == tries, "{what}: {answer:?}");
+        }
+        let counted = suite.client(CLIENT, service, 80)?.send(request()).await?.echo()?.count;
+        ensure!(counted == tries + 1, "{what}: asked {} times", counted - 1);
+    }
+    Ok(())
 }
 
 /// Of both pods that the Service has; without the subset they would take turns.

@@ -29,8 +29,8 @@ pub use object::{Event, Kind, NamespacedName, Object, ObjectKey};
 pub use pod::{Container, ContainerPort, Pod, PodCondition, PodSpec, PodStatus};
 pub(crate) use typed::FieldError;
 pub(crate) use validate::{
-    NOT_BELIEVED, RuleKeys, TLS_INSTEAD, TLS_REFUSED, faults_of_rule, heedless, is_label, is_pattern, is_subdomain, key_sources,
-    keys_of, not_routed, refused, source_field, unheeding_parents, unverified,
+    NOT_BELIEVED, RetryOn, RuleKeys, TLS_INSTEAD, TLS_REFUSED, conditions_left_out, faults_of_rule, heedless, is_label,
+    is_pattern, is_subdomain, key_sources, keys_of, not_routed, refused, source_field, unheeding_parents, unverified,
 };
 
 /// A source that cannot go on. Errors in single objects are [`Problem`]s, not this.

@@ -3,12 +3,14 @@
 use super::Condition;
 use crate::index::{Binding, Index, ServicePort, ServiceRef, destinations};
 use crate::source::crd::virtual_service::VirtualService;
-use crate::source::{NamespacedName, not_routed};
+use crate::source::{NamespacedName, conditions_left_out, not_routed};
 
 /// What is said of a VirtualService. What of it is not carried out is named whatever else is said, for requests are refused for it.
 pub(super) fn conditions(index: &Index, name: &NamespacedName) -> Vec<Condition> {
     let Some(object) = index.objects().virtual_services.get(name) else { return Vec::new() };
-    let mut parts: Vec<String> = not_routed(object).into_iter().map(|part| format!("{}: {}", part.path, part.reason)).collect();
+    // What is left out refuses none, and is not what was asked for either.
+    let parts = not_routed(object).into_iter().chain(conditions_left_out(object));
+    let mut parts: Vec<String> = parts.map(|part| format!("{}: {}", part.path, part.reason)).collect();
     let Hosts { held, wrong } = of_hosts(index, object, name);
     if !held.is_empty() {
         parts.extend(lost(index, object, name));

@@ -215,6 +215,7 @@ fn conditions(on: &RetryOn, statuses: &[u16]) -> Vec<String> {
         (on.conflicts, "retriable-4xx"),
     ];
     let mut conditions: Vec<String> = named.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect();
+    conditions.extend(on.calls.each().iter().filter(|(on, ..)| *on).map(|(_, name, _)| (*name).to_owned()));
     if on.statuses {
         conditions.extend(statuses.iter().map(u16::to_string));
     }

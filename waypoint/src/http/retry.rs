@@ -38,7 +38,7 @@ pub async fn send(
         let mut outcome = one(sender, policy, &candidates, next, record, arrival).await;
         drop(place.take());
         let ended = match &outcome {
-            Ok(sent) => Some(Ended::Status(sent.response.status().as_u16())),
+            Ok(sent) => Some(Ended::answered(sent.response.status(), sent.response.headers())),
             Err(failure) => failure.ended,
         };
         let Some(ended) = ended.filter(|ended| policy.asks_for_another(*ended)) else {

@@ -50,6 +50,12 @@ fn conditions(text: &str) -> Compiled<RetryOn> {
             "gateway-error" => &mut on.gateway_errors,
             "retriable-4xx" => &mut on.conflicts,
             "retriable-status-codes" => &mut on.statuses,
+            // Envoy's of `x-envoy-retry-grpc-on`, which it takes in the same list.
+            "cancelled" => &mut on.calls.cancelled,
+            "deadline-exceeded" => &mut on.calls.deadline_exceeded,
+            "internal" => &mut on.calls.internal,
+            "resource-exhausted" => &mut on.calls.resource_exhausted,
+            "unavailable" => &mut on.calls.unavailable,
             other => return Err(Problem::new(format!("{other} is not implemented"))),
         };
         *flag = true;
@@ -89,4 +95,40 @@ fn threshold(mut threshold: Thresholds) -> Compiled<(RetryBudget, Limits)> {
         None => most.map_or_else(RetryBudget::default, RetryBudget::Count),
     };
     Ok((budget, limits))
+}
+
+#[cfg(test)]
+mod tests {
+    use ambit_model::route::CallStatuses;
+
+    use super::*;
+
+    #[test]
+    fn each_condition_is_read_by_its_name_and_what_is_not_known_is_refused_by_its_own() {
+        let (none, no) = (RetryOn::default(), CallStatuses::default());
+        let of_calls = |calls| RetryOn { calls, ..none };
+        for (word, expected) in [
+            ("", none),
+            ("connect-failure", RetryOn { unreached: true, ..none }),
+            ("refused-stream", RetryOn { refused: true, ..none }),
+            ("reset-before-request", RetryOn { reset_before_request: true, ..none }),
+            ("reset", RetryOn { reset: true, ..none }),
+            ("5xx", RetryOn { server_errors: true, ..none }),
+            ("gateway-error", RetryOn { gateway_errors: true, ..none }),
+            ("retriable-4xx", RetryOn { conflicts: true, ..none }),
+            ("retriable-status-codes", RetryOn { statuses: true, ..none }),
+            ("cancelled", of_calls(CallStatuses { cancelled: true, ..no })),
+            ("deadline-exceeded", of_calls(CallStatuses { deadline_exceeded: true, ..no })),
+            ("internal", of_calls(CallStatuses { internal: true, ..no })),
+            ("resource-exhausted", of_calls(CallStatuses { resource_exhausted: true, ..no })),
+            ("unavailable", of_calls(CallStatuses { unavailable: true, ..no })),
+            (" cancelled, ,unavailable", of_calls(CallStatuses { cancelled: true, unavailable: true, ..no })),
+        ] {
+            assert_eq!(conditions(word), Ok(expected), "{word}");
+        }
+        for word in ["retriable-headers", "envoy-ratelimited", "http3-post-connect-failure", "Unavailable", "14"] {
+            let said = conditions(&format!("5xx,{word}"));
+            assert_eq!(said, Err(Problem::new(format!("{word} is not implemented"))));
+        }
+    }
 }

@@ -235,6 +235,21 @@ async fn answer(
         let told = request.headers().get("x-envoy-expected-rq-timeout-ms").cloned();
         let length = request.into_body().collect().await.expect("a body").to_bytes().len();
         assert!(answer != "reset", "the endpoint breaks the connection, as the test wants");
+        if let Some(status) = answer.strip_prefix("grpc-") {
+            // A call that ends with its status in the head, as a limit refuses it where that is said.
+            let (status, limited) = status.strip_suffix("-limited").map_or((status, false), |status| (status, true));
+            let head = Response::builder().header("content-type", "application/grpc").header("grpc-status", status);
+            let head = if limited { head.header("x-envoy-ratelimited", "true") } else { head };
+            return Ok(head.body(full(String::new())).expect("a response"));
+        }
+        if let Some(status) = answer.strip_prefix("behind-") {
+            // The same behind a body.
+            let trailers =
+                HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), status.parse().expect("a value"))]);
+            let frames = vec![Ok(Frame::data(Bytes::from("some"))), Ok(Frame::trailers(trailers))];
+            let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
+            return Ok(Response::builder().header("content-type", "application/grpc").body(body).expect("a response"));
+        }
         let mut response = Response::builder().status(answer.as_str()).body(full(length.to_string())).expect("a response");
         response.headers_mut().extend(told.map(|told| (http::HeaderName::from_static("x-told"), told)));
         return Ok(response);

@@ -26,6 +26,8 @@ use super::{
 const UNSEEN: &str = "connect-failure,refused-stream,reset-before-request";
 /// And what is where one says that they may arrive twice.
 const ALLOWED: &str = "connect-failure,refused-stream,reset,retriable-status-codes";
+/// What Istio's routes ask for where they do not say.
+const CALLS: &str = "connect-failure,refused-stream,unavailable,cancelled";
 
 /// A route that retries twice, and says by which policy it does so for writes.
 fn retrying(cluster: &str, retry_on: &str) -> Route {
@@ -84,4 +86,41 @@ async fn whose_word_it_is_that_writes_are_sent_again_is_explained() {
         let named = "writes too, also after an endpoint has seen them, by RequestPolicy shop/twice";
         assert_eq!(grounds.iter().any(|ground| *ground == named), said, "{grounds:#?}");
     }
+}
+
+#[tokio::test]
+async fn a_call_is_sent_again_after_a_status_in_the_head_of_its_answer_that_its_route_names() {
+    let (mesh, service, seen) = billing(252).await;
+    for (retry_on, answers, status, came) in [
+        (CALLS, "grpc-14,grpc-0", Some("0"), 2),
+        (CALLS, "grpc-1,grpc-14,grpc-0", Some("0"), 3),
+        (CALLS, "grpc-14,grpc-14,grpc-14,grpc-0", Some("14"), 3),
+        (CALLS, "grpc-13,grpc-0", Some("13"), 1),
+        (CALLS, "grpc-0", Some("0"), 1),
+        (CALLS, "grpc-14,200", None, 2),
+        (CALLS, "503,200", None, 1),
+        // The client has the head by then.
+        (CALLS, "behind-14,grpc-0", None, 1),
+        (UNSEEN, "grpc-14,grpc-0", Some("14"), 1),
+        ("5xx", "grpc-14,grpc-0", Some("14"), 1),
+        ("cancelled", "grpc-1,grpc-0", Some("0"), 2),
+        ("deadline-exceeded", "grpc-4,grpc-0", Some("0"), 2),
+        ("internal", "grpc-13,grpc-0", Some("0"), 2),
+        ("unavailable", "grpc-14,grpc-0", Some("0"), 2),
+        ("resource-exhausted", "grpc-8,grpc-0", Some("0"), 2),
+        ("resource-exhausted", "grpc-8-limited,grpc-0", Some("8"), 1),
+    ] {
+        mesh.route(&service, vec![retrying(&service.cluster(), retry_on)]);
+        seen.flaky.store(0, Ordering::SeqCst);
+        let call = Request::post("/flaky").header("host", "billing.shop").header("content-type", "application/grpc");
+        let call = call.header("te", "trailers").header("x-answers", answers).body(Body::new(Bytes::from_static(b"a call")));
+        let (_, headers, _) = once(&mesh, WEB, service.vip, call.unwrap()).await;
+        let got = headers.get("grpc-status").map(|status| status.to_str().unwrap());
+        assert_eq!((got, seen.flaky.load(Ordering::SeqCst)), (status, came), "{retry_on} {answers}: {headers:?}");
+    }
+    mesh.route(&service, vec![retrying(&service.cluster(), CALLS)]);
+    let told = explained(&mesh, &service, WEB, "POST", "billing.shop", "/", "1");
+    let grounds: Vec<&String> = told.steps.iter().flat_map(|step| &step.because).collect();
+    let named = "it is sent again up to 2 times on connect-failure, refused-stream, cancelled, unavailable;";
+    assert!(grounds.iter().any(|ground| ground.starts_with(named)), "{grounds:#?}");
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::ended::{CallStatuses, Ended};
+
 /// What a request is sent again for (`retry_on` of `envoy.config.route.v3.RetryPolicy`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RetryOn {
@@ -23,23 +25,8 @@ pub struct RetryOn {
     pub conflicts: bool,
     /// One of the statuses of the policy (`retriable-status-codes`).
     pub statuses: bool,
-}
-
-/// How a try ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// With a response of this status.
-    Status(u16),
-    /// No connection stood.
-    Unreached,
-    /// The endpoint gave the request back unseen.
-    Refused,
-    /// The connection broke before anything of the request was sent.
-    BeforeRequest,
-    /// The connection broke without a response.
-    Reset,
-    /// Its time was over.
-    TimedOut,
+    /// One of these statuses of gRPC in the head of the response (`unavailable` and its like).
+    pub calls: CallStatuses,
 }
 
 /// Whether a request that has left, and failed with the connection at hand, may be sent once more, whatever its route says of retries: one that
@@ -48,14 +35,6 @@ pub enum Ended {
 #[must_use]
 pub fn may_leave_again(method: &str, body: bool, unseen: bool) -> bool {
     unseen || (!body && matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"))
-}
-
-impl Ended {
-    /// Nobody has looked at the request: another try is no more work for endpoints than the first one.
-    #[must_use]
-    pub fn unseen(self) -> bool {
-        matches!(self, Self::Unreached | Self::Refused | Self::BeforeRequest)
-    }
 }
 
 /// When a request is sent again, how often, and how long after (`envoy.config.route.v3.RetryPolicy`).
@@ -82,17 +61,24 @@ impl RetryPolicy {
         let on = &self.on;
         let without_response = on.reset || on.server_errors || on.gateway_errors;
         match ended {
-            Ended::Status(status) => {
-                (on.server_errors && status >= 500)
-                    || (on.gateway_errors && (502..=504).contains(&status))
-                    || (on.conflicts && status == 409)
-                    || (on.statuses && self.statuses.contains(&status))
-            }
+            Ended::Status(status) => self.asks_after(status),
+            Ended::Call(status, call) => self.asks_after(status) || on.calls.has(call),
+            // Envoy's router sends these again for a condition of their own alone, which is not carried out (`envoy-ratelimited`).
+            Ended::Limited => false,
             Ended::Unreached => without_response || on.unreached || on.reset_before_request,
             Ended::Refused => without_response || on.refused,
             Ended::BeforeRequest => without_response || on.reset_before_request,
             Ended::Reset | Ended::TimedOut => without_response,
         }
+    }
+
+    /// The same after a response of this status of HTTP.
+    fn asks_after(&self, status: u16) -> bool {
+        let on = &self.on;
+        (on.server_errors && status >= 500)
+            || (on.gateway_errors && (502..=504).contains(&status))
+            || (on.conflicts && status == 409)
+            || (on.statuses && self.statuses.contains(&status))
     }
 
     /// How long to wait before the next try, of which `before` have been retries; `random`, evenly spread over its whole range, spreads
@@ -228,6 +214,42 @@ mod tests {
             let asked: Vec<_> = all.into_iter().filter(|ended| policy(on).asks_for_another(*ended)).collect();
             assert_eq!(asked, expected, "{on:?}");
         }
+    }
+
+    #[test]
+    fn each_condition_of_calls_asks_for_another_try_after_its_status_alone() {
+        let no = CallStatuses::default();
+        let conditions = [
+            (CallStatuses { cancelled: true, ..no }, 1),
+            (CallStatuses { deadline_exceeded: true, ..no }, 4),
+            (CallStatuses { resource_exhausted: true, ..no }, 8),
+            (CallStatuses { internal: true, ..no }, 13),
+            (CallStatuses { unavailable: true, ..no }, 14),
+        ];
+        let without_answer =
+            [Ended::Unreached, Ended::Refused, Ended::BeforeRequest, Ended::Reset, Ended::TimedOut, Ended::Limited];
+        for (calls, own) in conditions {
+            let policy = policy(RetryOn { calls, ..RetryOn::default() });
+            for status in (0..=20).chain([114, u32::MAX]) {
+                assert_eq!(policy.asks_for_another(Ended::Call(200, status)), status == own, "{calls:?} {status}");
+            }
+            for status in 100..600 {
+                assert!(!policy.asks_for_another(Ended::Status(status)), "{calls:?}: {status} is none of gRPC's");
+            }
+            assert!(!without_answer.into_iter().any(|ended| policy.asks_for_another(ended)), "{calls:?}");
+        }
+        let none = policy(RetryOn::default());
+        assert!((0..=20).all(|status| !none.asks_for_another(Ended::Call(200, status))));
+        // The status of HTTP counts as ever.
+        let of_http = policy(RetryOn { server_errors: true, ..RetryOn::default() });
+        assert!(of_http.asks_for_another(Ended::Call(503, 0)) && !of_http.asks_for_another(Ended::Call(200, 14)));
+    }
+
+    #[test]
+    fn what_a_limit_refused_is_sent_again_for_no_condition() {
+        let calls = CallStatuses { resource_exhausted: true, unavailable: true, ..CallStatuses::default() };
+        let on = RetryOn { reset: true, server_errors: true, gateway_errors: true, statuses: true, calls, ..RetryOn::default() };
+        assert!(policy(on).asks_for_another(Ended::Status(429)) && !policy(on).asks_for_another(Ended::Limited));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::Errors;
 use super::destination::{needless, refused};
+use super::retry_on::conditions_left_out;
 use super::unsupported::{heedless, unused_keys, unverified};
 use super::virtual_service::not_routed;
 use crate::index::{ParentRef, asks_for_waypoint, entry_has_addresses, parent_refs};
@@ -27,7 +28,10 @@ pub(in crate::source) fn without_effect(object: &Object) -> Vec<FieldError> {
             found.0.extend(refused(rule));
             found.0.extend(needless(rule));
         }
-        Object::VirtualService(object) => found.0.extend(not_routed(object)),
+        Object::VirtualService(object) => {
+            found.0.extend(not_routed(object));
+            found.0.extend(conditions_left_out(object));
+        }
         Object::MeshSettings(settings) => {
             for (name, why) in settings.providers.iter().filter_map(|(name, provider)| Some((name, provider.as_ref().err()?))) {
                 found.add(

@@ -9,6 +9,7 @@ mod health;
 mod layer4;
 mod policy;
 mod requests;
+mod retry_on;
 mod route;
 mod session;
 mod slice;
@@ -33,6 +34,7 @@ use crate::source::Pod;
 pub(crate) use destination::refused;
 pub(crate) use effect::unheeding_parents;
 pub(super) use effect::without_effect;
+pub(crate) use retry_on::{RetryOn, conditions_left_out};
 pub(crate) use unsupported::{
     NOT_BELIEVED, RuleKeys, TLS_INSTEAD, TLS_REFUSED, heedless, key_sources, keys_of, source_field, unverified,
 };

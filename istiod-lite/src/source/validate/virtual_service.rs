@@ -11,17 +11,6 @@ use crate::source::typed::FieldError;
 
 /// What becomes of requests.
 const ANSWERED: &str = "it is not carried out: requests that the rule is for are answered with 500";
-/// The conditions of retries that are carried out. Numbers are statuses.
-const RETRY_ON: [&str; 8] = [
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "refused-stream",
-    "retriable-4xx",
-    "retriable-status-codes",
-];
 /// As of a backend of an HTTPRoute.
 const MOST_WEIGHT: i64 = 1_000_000;
 /// The longest body of an answer that Envoy takes, bytes.
@@ -175,17 +164,12 @@ fn operations(changes: &HeaderOperations, path: &str, found: &mut Errors) {
     }
 }
 
+/// What they are for is another matter (`retry_on`).
 fn retries(said: &Retries, path: &str, found: &mut Errors) {
     unknown(found, path, &said.others);
     found.check(u32::try_from(said.attempts).is_ok(), &format!("{path}.attempts"), || "it is no number of things".into());
     time(found, &format!("{path}.perTryTimeout"), said.per_try_timeout.as_deref(), true);
     time(found, &format!("{path}.backoff"), said.backoff.as_deref(), false);
-    for word in said.retry_on.iter().flat_map(|on| on.split(',')).map(str::trim).filter(|word| !word.is_empty()) {
-        let status = word.parse::<u32>().is_ok_and(|status| (100..=599).contains(&status));
-        found.check(status || RETRY_ON.contains(&word), &format!("{path}.retryOn"), || {
-            format!("{word:?} is none of {}, and no status", RETRY_ON.join(", "))
-        });
-    }
 }
 
 /// What is said to the client, or said otherwise to the endpoint.

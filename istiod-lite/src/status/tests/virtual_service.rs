@@ -52,6 +52,11 @@ fn a_virtual_service_says_what_of_it_holds() {
         "",
         "Accepted=False UnsupportedValue: spec.http[0]: Service shop/gone does not exist; requests that go there are answered with 500",
     );
+    check(
+        "hosts: [a], http: [{route: [{destination: {host: a}}], retries: {attempts: 2, retryOn: '5xx,nonsense'}}]",
+        "",
+        "Accepted=False UnsupportedValue: spec.http[0].retries.retryOn: \"nonsense\" is left out, as it is none of 5xx, gateway-error",
+    );
     let outside = format!("hosts: [a], gateways: [front, mesh], {TO_A}");
     check(&outside, "", "Accepted=False UnsupportedValue: spec.gateways[0]: \"front\": it holds in the mesh alone");
     check(&outside.replace(", mesh", ""), "", "Accepted=False UnsupportedValue: spec.gateways does not have \"mesh\"");

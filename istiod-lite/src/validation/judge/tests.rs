@@ -371,7 +371,6 @@ fn what_of_a_virtual_service_is_not_carried_out_is_refused_by_name() {
         ("match: [{headers: {'a b': {exact: c}}}]", "match[0].headers[a b]: \"a b\" is no name of a header"),
         ("redirect: {}", "spec.http[0]: it needs one of route, redirect and directResponse"),
         ("timeout: soon", "timeout: it is no duration"),
-        ("retries: {attempts: 1, retryOn: unavailable}", "retries.retryOn: \"unavailable\" is none of 5xx"),
         ("fault: {abort: {httpStatus: 1}}", "fault.abort.httpStatus: it is no status"),
         ("fault: {delay: {fixedDelay: 5s, percentage: {value: 101}}}", "fault.delay.percentage: it is no percentage"),
         ("headers: {request: {set: {x: '%REQ(a)%'}}}", "headers.request: x: \"%REQ(a)%\" has a placeholder"),
@@ -382,6 +381,9 @@ fn what_of_a_virtual_service_is_not_carried_out_is_refused_by_name() {
         refused(kind, &rule(&format!("{TO_A}, {more}")), part);
     }
     good(kind, &rule("route: [{destination: {host: a, subset: b}}]"));
+    let again = |on: &str| rule(&format!("{TO_A}, retries: {{attempts: 1, retryOn: '{on}'}}"));
+    good(kind, &again("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes,503"));
+    warned(kind, &again("unavailable,nonsense"), "retries.retryOn: \"nonsense\" is left out, as it is none of 5xx");
     refused(kind, &rule("route: [{destination: {host: a, hash: b}}]"), "destination.hash: it is not carried out");
     refused(
         kind,

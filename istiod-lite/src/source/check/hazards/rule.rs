@@ -6,9 +6,9 @@ use std::time::Duration;
 use gateway_api::Duration as Gep2257;
 use gateway_api::experimental::httproutes::{HttpRouteRules, HttpRouteRulesMatchesMethod};
 
-use crate::source::NamespacedName;
 use crate::source::crd::destination::as_time;
 use crate::source::crd::virtual_service::{HttpMatch, HttpRule};
+use crate::source::{NamespacedName, RetryOn};
 
 /// Retries of an HTTPRoute that does not say how many.
 const ATTEMPTS: u32 = 1;
@@ -84,6 +84,8 @@ pub(super) struct Rule {
     only_writes: bool,
     /// Whether a match is for more methods than one, or there is none.
     pub(super) any_method: bool,
+    /// Statuses of calls after which it says that they are sent again.
+    pub(super) calls: Vec<&'static str>,
     /// The RequestPolicy by which they are sent again as all others are.
     pub(super) twice: Option<NamespacedName>,
     pub(super) backends: Vec<Target>,
@@ -114,6 +116,7 @@ impl Rule {
             request: time(timeouts.and_then(|times| times.request.as_deref())),
             of_try: time(timeouts.and_then(|times| times.backend_request.as_deref())),
             only_writes: !methods.is_empty() && methods.iter().all(Option::is_some),
+            calls: Vec::new(),
             any_method: methods.is_empty() || rule.matches.iter().flatten().any(|one| one.method.is_none()),
             twice: None,
             writes: methods.into_iter().flatten().collect(),
@@ -141,13 +144,14 @@ impl Rule {
         });
         Self {
             names: &VIRTUAL_SERVICE,
-            retries: said.map(|retries| Retries {
+            retries: said.filter(|retries| !RetryOn::of(retries).is_empty()).map(|retries| Retries {
                 attempts: u32::try_from(retries.attempts).unwrap_or(u32::MAX),
                 wait: retries.backoff.as_deref().and_then(as_time).unwrap_or(WAIT),
             }),
             request: rule.timeout.as_deref().and_then(as_time),
             of_try: said.and_then(|retries| retries.per_try_timeout.as_deref()).and_then(as_time),
             only_writes: !methods.is_empty() && methods.iter().all(Option::is_some),
+            calls: said.and_then(RetryOn::said).map(|on| on.of_calls()).unwrap_or_default(),
             any_method: methods.is_empty() || rule.conditions.iter().any(names_no_method),
             twice: None,
             writes: methods.into_iter().flatten().collect(),

@@ -135,6 +135,37 @@ fn a_retry_of_calls_is_one_of_posts() {
 }
 
 #[test]
+fn that_a_virtual_service_does_not_have_calls_sent_again_is_said_with_what_would() {
+    let of = |on: &str, more: &str| virtual_orders(&format!("{more}retries: {{attempts: 2, retryOn: '{on}'}}"));
+    let said =
+        |statuses: &str| format!("a.yaml:4: VirtualService shop/orders: spec.http[0].retries: {statuses} of gRPC, whose calls");
+    let both = said("`cancelled` and `unavailable` are statuses");
+    check_said(&[&of("connect-failure,refused-stream,unavailable,cancelled", "")], &[&both]);
+    let found = warned(&[&of("internal,503", "match: [{method: {prefix: P}}], ")]);
+    let [one] = found.as_slice() else { panic!("{found:#?}") };
+    assert!(one.starts_with(&said("`internal` is a status")) && one.contains("(`retries.writes: Allowed`)"), "{one}");
+    // It goes before what is said of a port that carries gRPC, and not before what is said of POST.
+    let service = object("Service", "shop/orders", "{selector: {app: orders}, ports: [{name: grpc, port: 80}]}");
+    check_said(&[&of("unavailable", ""), &service], &[&said("`unavailable` is a status")]);
+    let post = ["a.yaml:4: VirtualService shop/orders: spec.http[0].retries: POST may not arrive twice"];
+    check_said(&[&of("unavailable", "match: [{method: {exact: POST}}], ")], &post);
+
+    let allowed = policy("shop/twice", "kind: Service, name: orders", "Allowed");
+    let done = ["a.yaml:4: VirtualService shop/orders: spec.http[0].retries: requests of any method, POST among them,"];
+    check_said(&[&of("unavailable", ""), &allowed], &done);
+    for fine in ["5xx,connect-failure,503", ""] {
+        check_said(&[&of(fine, "")], &[]);
+    }
+    check_said(&[&of("unavailable", "match: [{method: {exact: GET}}], ")], &[]);
+    check_said(&[&virtual_orders("retries: {attempts: 0, retryOn: unavailable}")], &[]);
+    // What is sent again for nothing that is known is not sent again.
+    check_said(
+        &[&of("nonsense", "match: [{method: {exact: POST}}], ")],
+        &["a.yaml:4: VirtualService shop/orders: spec.http[0].retries.retryOn: \"nonsense\" is left out"],
+    );
+}
+
+#[test]
 fn a_time_that_is_over_before_all_tries_are_is_said_with_their_sum() {
     let of =
         |request: &str, retry: &str| orders(&format!("timeouts: {{request: {request}, backendRequest: 1s}}, retry: {{{retry}}}"));

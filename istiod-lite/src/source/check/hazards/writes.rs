@@ -12,7 +12,9 @@ pub(super) fn sent_again(scene: &Scene, rule: &Rule) -> Option<FieldError> {
         return twice(rule, retries, policy);
     }
     let after = rule.names.after;
-    let reason = if rule.writes.is_empty() {
+    let reason = if rule.writes.is_empty() && rule.any_method && !rule.calls.is_empty() {
+        calls(rule)
+    } else if rule.writes.is_empty() {
         let (target, port) = rule.backends.iter().find_map(|target| Some((target, scene.grpc_port(target)?)))?;
         format!(
             "port {} of Service {} carries gRPC, whose calls are all POST: they are sent again only while no endpoint has seen them, \
@@ -29,6 +31,18 @@ pub(super) fn sent_again(scene: &Scene, rule: &Rule) -> Option<FieldError> {
         )
     };
     Some(FieldError::new(rule.field(rule.names.retry), reason))
+}
+
+/// What is said of a rule that has calls sent again by their statuses, which no policy lets arrive twice.
+fn calls(rule: &Rule) -> String {
+    let statuses = rule.calls.iter().map(|status| format!("`{status}`")).collect::<Vec<_>>().join(" and ");
+    let mean = if rule.calls.len() == 1 { "is a status" } else { "are statuses" };
+    format!(
+        "{statuses} {mean} of gRPC, whose calls are all POST: these are sent again only while no endpoint has seen them, not after an \
+         answer, and in `{}` that has no effect on them. Where a call that comes twice is as good as one have a RequestPolicy \
+         for the Service say so (`retries.writes: Allowed`); else take it out here, and let clients call again, who can tell",
+        rule.names.after
+    )
 }
 
 /// The warning for a rule with writes that a policy has sent again.

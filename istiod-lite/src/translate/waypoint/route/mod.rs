@@ -23,6 +23,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod virtual_match;
+mod virtual_retry;
 mod virtual_service;
 mod writes;
 

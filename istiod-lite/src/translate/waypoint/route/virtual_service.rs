@@ -9,35 +9,29 @@ use ambit_api::envoy::pb::envoy::config::core::v3::{DataSource, data_source::Spe
 use ambit_api::envoy::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
-use ambit_api::envoy::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use ambit_api::envoy::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use ambit_api::envoy::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use ambit_api::envoy::pb::envoy::config::route::v3::{
-    DirectResponseAction, RedirectAction, RetryPolicy, Route, RouteAction, WeightedCluster, route::Action,
+    DirectResponseAction, RedirectAction, Route, RouteAction, WeightedCluster, route::Action,
 };
 use ambit_api::envoy::pb::envoy::extensions::filters::common::fault::v3::{FaultDelay, fault_delay::FaultDelaySecifier};
 use ambit_api::envoy::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use ambit_api::envoy::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault, fault_abort::ErrorType};
-use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use ambit_api::envoy::pb::envoy::r#type::matcher::v3::StringMatcher;
 
 use super::super::hash;
 use super::super::names::{INVALID_BACKEND, Layer};
 use super::super::scope::ServedPort;
-use super::super::wire::{any, bool_value, duration, entry, header_is, matches, regex, u32_value};
+use super::super::wire::{any, bool_value, duration, entry, u32_value};
 use super::action::{is_plain, respond, to_cluster};
 use super::filter::HeaderChange;
-use super::retry::{REPEATABLE, UNSEEN};
 use super::virtual_match::{condition, string};
+use super::virtual_retry::again;
 use super::{Backend, cors, deadline, mirror, not_found, redirect, requests, session, writes};
 use crate::index::{Index, ServiceRef};
 use crate::source::crd::destination::as_time;
-use crate::source::crd::virtual_service::{
-    self as crd, Destination, Headers, HttpMatch, HttpRule, Percent, Retries, VirtualService,
-};
+use crate::source::crd::virtual_service::{self as crd, Destination, Headers, HttpMatch, HttpRule, Percent, VirtualService};
 use crate::source::{NamespacedName, faults_of_rule};
-
-/// What is sent again where that is not said: what the endpoint has not looked at, or did not take.
-const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request,503";
 
 /// The routes of a VirtualService for a port of a Service of its namespace.
 pub fn routes(index: &Index, port: &ServedPort<'_>, object: &VirtualService, backends: &mut BTreeSet<Backend>) -> Vec<Route> {
@@ -252,48 +246,4 @@ fn origin(said: &crd::StringMatch) -> StringMatcher {
 fn of_million(percent: Option<&Percent>) -> u32 {
     // Within 0 and 100, or the rule is not carried out.
     (percent.map_or(100.0, |percent| percent.value) * 10_000.0).round() as u32
-}
-
-/// A route as the routes that send again what may be sent again, the first that applies first. Methods that may not arrive twice are sent again
-/// only where the endpoint has seen nothing, whatever is asked for, unless `by` says otherwise, a RequestPolicy.
-fn again(rule: &HttpRule, said: &HttpMatch, mut route: Route, by: Option<&NamespacedName>) -> Vec<Route> {
-    let retries = rule.retries.as_ref().filter(|retries| retries.attempts > 0);
-    let (Some(retries), Some(Action::Route(action))) = (retries, &mut route.action) else { return vec![route] };
-    let method = said.method.as_ref().and_then(|method| method.exact.as_deref());
-    let repeatable = method.is_some_and(|method| REPEATABLE.split('|').any(|known| known == method));
-    let by = by.filter(|_| !repeatable);
-    action.retry_policy = Some(policy(retries, repeatable || by.is_some()));
-    if let Some(by) = by {
-        writes::say(&mut route, by);
-    }
-    if by.is_some() || method.is_some() {
-        return vec![route];
-    }
-    let mut again = route.clone();
-    if let (Some(condition), Some(Action::Route(action))) = (&mut again.r#match, &mut again.action) {
-        action.retry_policy = Some(policy(retries, true));
-        condition.headers.push(header_is(":method", matches(MatchPattern::SafeRegex(regex(REPEATABLE)))));
-    }
-    vec![again, route]
-}
-
-fn policy(retries: &Retries, repeatable: bool) -> RetryPolicy {
-    let asked = retries.retry_on.as_deref().filter(|on| !on.trim().is_empty()).unwrap_or(RETRY_ON);
-    let words = asked.split(',').map(str::trim).filter(|word| !word.is_empty());
-    let (statuses, mut conditions): (Vec<&str>, Vec<&str>) = words.partition(|word| word.parse::<u32>().is_ok());
-    if !statuses.is_empty() && !conditions.contains(&"retriable-status-codes") {
-        conditions.push("retriable-status-codes");
-    }
-    let time = |text: &Option<String>| text.as_deref().and_then(as_time);
-    RetryPolicy {
-        retry_on: if repeatable { conditions.join(",") } else { UNSEEN.to_owned() },
-        num_retries: u32_value(u32::try_from(retries.attempts).unwrap_or(0)),
-        per_try_timeout: time(&retries.per_try_timeout).and_then(duration),
-        retriable_status_codes: match repeatable {
-            true => statuses.iter().filter_map(|status| status.parse().ok()).collect(),
-            false => Vec::new(),
-        },
-        retry_back_off: time(&retries.backoff).map(|base| RetryBackOff { base_interval: duration(base), ..Default::default() }),
-        ..Default::default()
-    }
 }

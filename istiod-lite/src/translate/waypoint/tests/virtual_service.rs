@@ -57,7 +57,6 @@ fn a_rule_of_which_something_is_not_carried_out_answers_with_500_and_the_others_
         "route: [{destination: {host: b}}], match: [{sourceLabels: {app: x}}]",
         "route: [{destination: {host: b}}], match: [{uri: {regex: '('}}]",
         "route: [{destination: {host: b}}], match: [{uri: {regex: '(x{1000}){100}'}}]",
-        "route: [{destination: {host: b}}], retries: {attempts: 2, retryOn: cancelled}",
         "route: [{destination: {host: b}}], match: [{withoutHeaders: {x-a: {regex: '('}}}]",
         "route: [{destination: {host: a}}, {destination: {host: b}}]",
         "redirect: {redirectCode: 399}",
@@ -113,6 +112,36 @@ fn what_a_rule_says_of_a_request_is_done() {
     let post = service("vs", "[{match: [{method: {exact: POST}}], route: [{destination: {host: b}}], retries: {attempts: 2}}]");
     let unseen = "connect-failure,refused-stream,reset-before-request";
     assert_eq!(self::routes(&post)[0]["route"]["retry_policy"]["retry_on"], unseen, "a write is sent again after it was seen");
+}
+
+#[test]
+fn what_is_not_known_of_what_is_sent_again_for_is_left_out_and_the_rule_holds() {
+    let of = |retries: &str| {
+        let rule =
+            format!("[{{match: [{{method: {{exact: GET}}}}], route: [{{destination: {{host: b}}}}], retries: {{{retries}}}}}]");
+        let routes = routes(&service("vs", &rule));
+        assert_eq!((routes.len(), &routes[0]["route"]["cluster"]), (2, &B.into()), "{retries}: {routes:#?}");
+        routes[0]["route"]["retry_policy"].clone()
+    };
+    for (said, on) in [
+        ("cancelled", "cancelled"),
+        ("connect-failure,refused-stream,unavailable,cancelled", "connect-failure,refused-stream,unavailable,cancelled"),
+        ("nonsense, 5xx,http3-post-connect-failure", "5xx"),
+        ("unavailable,99,503", "unavailable,retriable-status-codes"),
+    ] {
+        assert_eq!(of(&format!("attempts: 2, retryOn: '{said}'"))["retry_on"], on, "{said}");
+    }
+    let unsaid = of("attempts: 2");
+    assert_eq!(
+        unsaid["retry_on"],
+        "connect-failure,refused-stream,reset-before-request,unavailable,cancelled,retriable-status-codes"
+    );
+    assert_eq!(unsaid["retriable_status_codes"][0], 503);
+    // Where nothing is left nothing is sent again, and the one try has its time.
+    assert_eq!(of("attempts: 2, retryOn: nonsense"), Value::Null);
+    let late = of("attempts: 2, retryOn: nonsense, perTryTimeout: 500ms");
+    assert_eq!((&late["num_retries"], &late["per_try_timeout"]), (&0.into(), &"0.500s".into()));
+    assert!(late.get("retry_on").is_none_or(|on| on == ""), "{late:#}");
 }
 
 #[test]

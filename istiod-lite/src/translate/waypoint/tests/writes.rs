@@ -95,3 +95,21 @@ fn a_policy_of_a_service_holds_for_the_retries_of_a_virtual_service() {
     check(&[rules("match: [{method: {exact: POST}}], "), twice()], &[("5xx", Some("shop/twice"))]);
     check(&[rules("match: [{method: {exact: PUT}}], "), twice()], &[("5xx", None)]);
 }
+
+#[test]
+fn calls_are_sent_again_after_their_statuses_only_where_a_policy_says_so() {
+    const ISTIO: &str = "connect-failure,refused-stream,unavailable,cancelled";
+    let rule = |method: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v, namespace: shop}}\n\
+             spec: {{hosts: [a], http: [{{{method}route: [{{destination: {{host: a}}}}], retries: {{attempts: 2, retryOn: '{ISTIO}'}}}}]}}\n"
+        )
+    };
+    let post = "match: [{method: {exact: POST}}], ";
+    let twice = || policy("shop/twice", SERVICE, ALLOWED);
+    check(&[rule("")], &[(ISTIO, None), (UNSEEN, None)]);
+    check(&[rule(post)], &[(UNSEEN, None)]);
+    check(&[rule(""), twice()], &[(ISTIO, Some("shop/twice"))]);
+    check(&[rule(post), twice()], &[(ISTIO, Some("shop/twice"))]);
+    check(&[rule(post), policy("shop/never", SERVICE, ONLY_UNSEEN)], &[(UNSEEN, None)]);
+}
