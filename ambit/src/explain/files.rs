@@ -1,9 +1,9 @@
 //! The mesh that a directory of YAML describes: read and translated as the control plane does, taken as a node proxy and a waypoint do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::waypoint::compiled::Snapshot;
 use ::waypoint::xds::Store;
@@ -21,11 +21,16 @@ use super::args::Source as Of;
 use super::{Answer, assumed};
 use crate::error::{Error, Result};
 
+/// What a waypoint has in force, and what of it it rejects; nothing, of a Gateway that asks for no waypoint.
+type Held = Option<(Arc<Snapshot>, Vec<Rejected>)>;
+
 /// What a directory says, as the parts of the mesh take it.
 pub(super) struct World {
     index: Index,
     shared: Arc<Shared>,
     assumed: Vec<String>,
+    /// Of each waypoint that was asked about: what it has is translated once, however much is asked.
+    waypoints: Mutex<BTreeMap<NamespacedName, Held>>,
 }
 
 impl World {
@@ -41,7 +46,7 @@ impl World {
         let assumed = assumed::complete(read(vec![directory.to_owned()]).await?, beside.path().to_owned())?;
         let events = read(vec![directory.to_owned(), beside.path().to_owned()]).await?;
         let (index, shared) = taken(events, MeshConfig::new(of.trust_domain.clone(), of.cluster_id.clone()));
-        Ok(Self { index, shared, assumed })
+        Ok(Self { index, shared, assumed, waypoints: Mutex::default() })
     }
 
     /// Explains the connection from `from` to `to`.
@@ -65,7 +70,12 @@ impl World {
     }
 
     /// What the waypoint of this Gateway has in force, and what of it it rejects.
-    pub(super) fn waypoint(&self, gateway: &NamespacedName) -> Option<(Arc<Snapshot>, Vec<Rejected>)> {
+    pub(super) fn waypoint(&self, gateway: &NamespacedName) -> Held {
+        let mut waypoints = self.waypoints.lock().unwrap_or_else(PoisonError::into_inner);
+        waypoints.entry(gateway.clone()).or_insert_with(|| self.translated(gateway)).clone()
+    }
+
+    fn translated(&self, gateway: &NamespacedName) -> Held {
         let resources = waypoint::translate(&self.index, gateway)?;
         let store = Store::new(Subscriptions::new());
         let mut rejected = Vec::new();

@@ -14,6 +14,7 @@ mod files;
 mod live;
 mod request;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::Value;
@@ -22,7 +23,7 @@ pub use args::ExplainArgs;
 pub(crate) use live::get;
 
 use crate::error::{Error, Result};
-use args::{ConnectionArgs, Topic};
+use args::{ConnectionArgs, RequestArgs, Source, Topic};
 use files::World;
 
 /// The exit code of what the mesh refuses.
@@ -34,6 +35,28 @@ const CANNOT_SAY: u8 = 2;
 struct Answer {
     explanation: Value,
     text: String,
+}
+
+/// The mesh that a directory of YAML describes, read once: of it as much can be asked as one likes. The command, with `--dir`, reads one and asks
+/// once.
+pub struct Files(Box<World>);
+
+impl Files {
+    /// Reads the files of `directory`, of a mesh with the trust domain and the cluster that `of` names; what else it says is not looked at.
+    ///
+    /// # Errors
+    /// When they cannot be read, or one of them has an error: then what it would say is not known, and no answer is better than a wrong one.
+    pub async fn read(of: &Source, directory: &Path) -> Result<Self> {
+        Ok(Self(Box::new(World::read(of, directory).await?)))
+    }
+
+    /// What `ambit explain request --json` says of a request; where `args` would have the answer from is not looked at.
+    ///
+    /// # Errors
+    /// When it is no request, or the files do not say who it is from and for.
+    pub async fn request(&self, args: &RequestArgs) -> Result<Value> {
+        Ok(request::of_files(&self.0, args).await?.explanation)
+    }
 }
 
 /// Answers, and says with the exit code whether it is allowed (0), refused (1), or neither can be said (2).

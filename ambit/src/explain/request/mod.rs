@@ -30,7 +30,7 @@ struct Request<'a> {
 
 /// Where answers are from.
 enum Of<'a> {
-    Files(Box<World>),
+    Files(&'a World),
     Running { ztunnel: &'a str, waypoint: Option<&'a str> },
 }
 
@@ -40,11 +40,29 @@ enum Of<'a> {
 /// When the request is not one, the files cannot be read, or who is asked does not answer.
 pub(super) async fn answer(args: &RequestArgs) -> Result<Answer> {
     let request = Request::of(args)?;
-    let of = match &args.of.dir {
-        Some(directory) => Of::Files(Box::new(World::read(&args.of, directory).await?)),
-        None => Of::Running { ztunnel: &args.of.ztunnel, waypoint: args.waypoint.as_deref() },
-    };
-    let connection = match &of {
+    match &args.of.dir {
+        Some(directory) => {
+            let world = Box::new(World::read(&args.of, directory).await?);
+            answered(&Of::Files(&world), &request).await
+        }
+        None => {
+            let of = Of::Running { ztunnel: &args.of.ztunnel, waypoint: args.waypoint.as_deref() };
+            answered(&of, &request).await
+        }
+    }
+}
+
+/// Answers from files that were read before.
+///
+/// # Errors
+/// When the request is not one, or the files do not say who it is from and for.
+pub(super) async fn of_files(world: &World, args: &RequestArgs) -> Result<Answer> {
+    answered(&Of::Files(world), &Request::of(args)?).await
+}
+
+async fn answered(of: &Of<'_>, request: &Request<'_>) -> Result<Answer> {
+    let args = request.args;
+    let connection = match of {
         Of::Files(world) => world.connection(&args.from, &request.to)?,
         Of::Running { ztunnel, .. } => live::connection(ztunnel, &args.from, &request.to).await?,
     };
@@ -52,17 +70,17 @@ pub(super) async fn answer(args: &RequestArgs) -> Result<Answer> {
     let title = format!("{} -> {} {}", told["from"].as_str().unwrap_or(&args.from), args.method, args.url);
     let through: Vec<&Value> = list(&told["ways"]).filter(|way| way["carriage"] == "waypoint").collect();
     if through.is_empty() {
-        return Ok(without_a_waypoint(&title, &request, &connection));
+        return Ok(without_a_waypoint(&title, request, &connection));
     }
     let mut ways: Vec<Way> = Vec::new();
     for way in through {
-        of.way(&request, way).await?.join(&mut ways);
+        of.way(request, way).await?.join(&mut ways);
     }
     // Not every way of the connection may go through one: on the others nobody looks at requests.
     for way in list(&told["ways"]).filter(|way| way["carriage"] != "waypoint") {
         Way::of_connection(way).join(&mut ways);
     }
-    Ok(with_ways(&title, &request, told, &ways))
+    Ok(with_ways(&title, request, told, &ways))
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

@@ -7,6 +7,7 @@ use clap::Parser;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::explain::Files;
 
 #[derive(Parser)]
 struct Cli {
@@ -66,4 +67,17 @@ async fn what_runs_is_asked_the_question_that_files_are_asked() {
     assert!(without.text.contains("kubectl port-forward -n billing pod/waypoint 15001:15000"), "{}", without.text);
     let nobody = answer(&args(&["GET", url], &["--ztunnel", &ztunnel, "--waypoint", "http://127.0.0.1:9"])).await;
     assert!(nobody.is_err_and(|error| error.to_string().contains("asking the waypoint at http://127.0.0.1:9")));
+}
+
+#[tokio::test]
+async fn files_that_are_read_once_answer_each_question_as_files_that_are_read_for_it() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/demo");
+    let of = ["--dir", demo.to_str().unwrap()];
+    let questions = ["GET", "DELETE", "GET"].map(|method| args(&[method, "http://billing.billing:8080/a"], &of));
+    let files = Files::read(&questions[0].of, &demo).await.unwrap();
+    for question in &questions {
+        assert_eq!(files.request(question).await.unwrap(), answer(question).await.unwrap().explanation, "{}", question.method);
+    }
+    let sealed = args(&["GET", "https://billing.billing:8080/"], &of);
+    assert!(files.request(&sealed).await.is_err(), "nobody reads what is inside TLS of the application");
 }
