@@ -28,6 +28,8 @@ pub const CLOSED: u16 = 8090;
 pub const ID: &str = "x-test-id";
 /// The statuses of its tries, with commas; the last one is that of all further ones.
 pub const STATUS: &str = "x-test-status";
+/// In the place of a status: the connection ends, or the stream where there are several, and there is no answer.
+pub const ENDS: &str = "ends";
 /// How long each try takes, in milliseconds.
 pub const DELAY: &str = "x-test-delay";
 /// The header of answers that says the backend.
@@ -130,7 +132,10 @@ async fn answer(mut request: Request<Body>, port: u16, arrivals: Arrivals) -> an
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
     let statuses: Vec<&str> = statuses.split(',').collect();
-    let status = statuses.get(before).or(statuses.last()).and_then(|status| status.parse().ok()).unwrap_or(200_u16);
+    let scripted = statuses.get(before).or(statuses.last());
+    // Of an error hyper makes the end of what the request came on.
+    anyhow::ensure!(scripted != Some(&ENDS), "no answer was asked for");
+    let status = scripted.and_then(|status| status.parse().ok()).unwrap_or(200_u16);
     let response =
         Response::builder().status(status).header(BACKEND, port.to_string()).header("server", "fixture").header("date", DATE);
     let response = response.header("x-remove-me", "1").header("set-cookie", "a=1").header("set-cookie", "b=2");

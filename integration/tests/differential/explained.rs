@@ -5,12 +5,14 @@ use serde_json::Value;
 
 use crate::backend::TWIN;
 use crate::known::{Outcome, PROXY};
-use crate::logs::{Logged, NONE};
+use crate::logs::{BY_NONE, DENIED, Logged, NONE};
 use crate::mesh::{Mesh, identity};
-use crate::world::{HTTP2, Request, Service, backend_of};
+use crate::world::{Chance, HTTP2, Request, Service, backend_of};
 
 /// Longer questions are too long for an address.
 const LONGEST: usize = 32 * 1024;
+/// Heads with more fields are refused by whoever reads them, before anything is decided.
+const FIELDS: usize = 100;
 
 /// What is told of a fault that nobody comes past.
 const ABORTS_ALL: &str = "of such requests all are answered with";
@@ -20,6 +22,9 @@ const IN_THE_WAY: [(&str, &str); 3] = [
     ("rate_limited", "and are refused beyond"),
     ("request_too_large", "are refused with 413 beyond"),
 ];
+
+/// What is told of routes with times: within which an answer, a try, or a stream has to end.
+const TIMES: [&str; 4] = ["must end within", "each try within", "in either direction for", "after its beginning, also"];
 
 /// What was said of a request before it was sent.
 #[derive(Debug, Clone)]
@@ -45,6 +50,8 @@ pub fn cannot_be_asked(request: &Request) -> Option<&'static str> {
         Some("its target has letters that no URI has")
     } else if request.header("transfer-encoding").is_some_and(|coding| coding != "chunked") {
         Some("nobody knows where its body ends")
+    } else if request.headers.len() > FIELDS {
+        Some("it has more fields than are read")
     } else if length > LONGEST {
         Some("it is too long for a question")
     } else {
@@ -89,6 +96,20 @@ fn encoded(text: &str) -> String {
     text.bytes().map(one).collect()
 }
 
+/// Whether a request of which this was told may meet a chance that its service has.
+pub fn may_differ(told: &Value, chance: Chance) -> bool {
+    let clusters = || told["clusters"].as_array().into_iter().flatten();
+    match chance {
+        Chance::Backends => clusters().count() > 1,
+        Chance::Endpoints => clusters().any(|cluster| cluster["endpoints"].as_array().is_some_and(|all| all.len() > 1)),
+        Chance::Time => {
+            let steps = told["steps"].to_string();
+            TIMES.iter().any(|words| steps.contains(words))
+        }
+        Chance::Share => true,
+    }
+}
+
 /// Whether a request has ended as was told by the waypoint that it went through: also at the endpoint that was told.
 ///
 /// # Errors
@@ -113,6 +134,7 @@ pub fn ended_so(told: &Value, service: &Service, outcome: &Outcome) -> Result<()
 pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), String> {
     if let Some(logged) = &outcome.logged {
         same_route(told, logged)?;
+        same_rule(told, logged)?;
     }
     let clusters: Vec<&Value> = told["clusters"].as_array().into_iter().flatten().collect();
     let by = outcome.answered_by();
@@ -124,6 +146,10 @@ pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), 
     }
     if let Some((_, words)) = IN_THE_WAY.iter().find(|(met, _)| reason.as_deref() == Some(*met) && told["reason"] != *met) {
         let status = &outcome.answer.status;
+        let of_service = |policy: &str| is_request_policy(service, policy);
+        if let Some(policy) = outcome.answer.header("x-ambit-policy").filter(|policy| !of_service(policy)) {
+            return Err(format!("it was answered {status} by the policy {policy}, which its service has not"));
+        }
         return if steps.contains(words) { Ok(()) } else { Err(format!("it was answered {status}, for what was not told")) };
     }
     let sent_on = told["status"].is_null();
@@ -146,7 +172,7 @@ pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), 
         same_reason(of) && (call || of["status"].as_u64().is_some_and(|status| status.to_string() == outcome.answer.status))
     };
     if same(told) || (sent_on && clusters.iter().any(|cluster| same(cluster))) {
-        return Ok(());
+        return same_policy(told, outcome);
     }
     // What endpoints make of it is not known before.
     let tried = !outcome.arrivals.is_empty() || clusters.iter().any(|cluster| is(cluster, "closed"));
@@ -154,6 +180,43 @@ pub fn agrees(told: &Value, service: &Service, outcome: &Outcome) -> Result<(), 
         return Ok(());
     }
     Err(format!("the waypoint answered {}, for {}", outcome.answer.status, reason.as_deref().unwrap_or("no reason")))
+}
+
+/// Whether this is a RequestPolicy of the service, `namespace/name`.
+fn is_request_policy(service: &Service, policy: &str) -> bool {
+    let mut policies = service.objects.iter().filter(|object| object["kind"] == "RequestPolicy");
+    policies.any(|object| {
+        let metadata = &object["metadata"];
+        policy.split_once('/') == metadata["namespace"].as_str().zip(metadata["name"].as_str())
+    })
+}
+
+/// The answer names the policy that was told, or none where none was.
+fn same_policy(told: &Value, outcome: &Outcome) -> Result<(), String> {
+    let policy = outcome.answer.header("x-ambit-policy");
+    match policy.as_deref() == told["policy"].as_str() {
+        true => Ok(()),
+        false => Err(format!("the answer names the policy {}", policy.as_deref().unwrap_or(NONE))),
+    }
+}
+
+/// The access log names the rule that was told to deny the request; and none where no rule allows it, or no policy had to do with it.
+fn same_rule(told: &Value, logged: &Logged) -> Result<(), String> {
+    let rule = match told["reason"].as_str() {
+        Some("policy_denied_explicit") => denying(told).unwrap_or_else(|| "of which nothing is told".to_owned()),
+        Some("policy_denied_no_allow_match") => BY_NONE.to_owned(),
+        _ => NONE.to_owned(),
+    };
+    if rule == logged.rule { Ok(()) } else { Err(format!("the rule in the log is {}, and not {rule}", logged.rule)) }
+}
+
+/// The rule that was told to deny it, as logs have it: of those in force the last that decides, as nothing is asked after it.
+fn denying(told: &Value) -> Option<String> {
+    let said = told["policies"].as_array()?.iter().rev();
+    let mut denies = said.filter(|rule| rule["action"] == "deny" && rule["decides"] == true && rule["dry_run"] == false);
+    let (policy, index) = denies.next()?["rule"].as_str()?.split_once(", rules[")?;
+    let (namespace, name) = policy.split_once('/')?;
+    Some(format!("{DENIED}ns[{namespace}]-policy[{name}]-rule[{index}]"))
 }
 
 /// The access log names the route that was told, or none where none was to be found. Of what policies refuse it is not told which route would

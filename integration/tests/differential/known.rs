@@ -30,7 +30,7 @@ pub struct Outcome {
 /// What is not the same on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// `status`, `response header NAME`, `header of its own answer NAME`, `request header NAME`, `header of a copy NAME`, `flags in the log`, …
+    /// `status`, `response header NAME`, `header of its own answer NAME`, `request header NAME`, `header of a copy NAME`, `flags in the log`, `rule in the log`, …
     pub field: String,
     pub ours: String,
     pub envoys: String,
@@ -103,6 +103,7 @@ impl Outcome {
             if let (Some(ours), Some(envoys)) = (&self.logged, &envoys.logged) {
                 compare("flags in the log".to_owned(), ours.flags.clone(), envoys.flags.clone());
                 compare("route in the log".to_owned(), ours.route.clone(), envoys.route.clone());
+                compare("rule in the log".to_owned(), ours.rule.clone(), envoys.rule.clone());
             }
         }
         for port in self.ports().intersection(&envoys.ports()).copied() {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::backend::{self, Arrivals, TWIN};
 use crate::known::Side;
 use crate::logs::BEGINNING;
-use crate::wire::{Answer, Channel};
+use crate::wire::{Answer, Channel, NO_ANSWER, NO_CONNECTION};
 use crate::world::{ACCOUNTS, Request, labels};
 
 /// How long anything may take to come up.
@@ -190,7 +190,7 @@ impl<'a> Client<'a> {
                 Some(channel) => channel,
                 None => match self.channel(request).await {
                     Ok(channel) => channel,
-                    Err(error) => return Answer::none(&format!("no connection: {error:#}")),
+                    Err(error) => return Answer::none(&format!("{NO_CONNECTION}: {error:#}")),
                 },
             };
             match tokio::time::timeout(LONGEST, channel.ask(request, id)).await {
@@ -203,7 +203,7 @@ impl<'a> Client<'a> {
                 Ok(Ok(None)) if fresh => return Answer::none("the connection ends"),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return Answer::none(&format!("no HTTP: {error:#}")),
-                Err(_) => return Answer::none("no answer"),
+                Err(_) => return Answer::none(NO_ANSWER),
             }
         }
     }

@@ -10,12 +10,13 @@ use crate::known::{Difference, Known, Outcome, PROXY, Side};
 use crate::logs;
 use crate::mesh::{Client, Mesh};
 use crate::wire::Answer;
-use crate::world::Service;
+use crate::world::{Chance, Service};
 
 /// So many services are asked at a time.
 const AT_A_TIME: usize = 4;
-/// What is unlike at first is asked again so often, twice: a share is a matter of chance, and a machine that is busy is late.
+/// What is unlike at first and a matter of chance is asked again so often, in each of these rounds.
 const AGAIN: usize = 4;
+const ROUNDS: usize = 2;
 
 /// A request to a service, and what became of it on each side, each time.
 pub struct Pair {
@@ -30,8 +31,10 @@ pub struct Pair {
 /// What came of all.
 pub struct Ran {
     pub pairs: Vec<Pair>,
-    /// How many were asked again.
-    pub again: usize,
+    /// Which of them were asked again as they are a matter of chance, and of which.
+    pub by_chance: BTreeMap<usize, Chance>,
+    /// Which were asked once more as nothing was answered, for no fault of a waypoint, and what was said of that.
+    pub failed: BTreeMap<usize, String>,
 }
 
 /// What one request was answered, each time, by both.
@@ -53,6 +56,30 @@ impl Pair {
             ours.answer.status == envoys.answer.status && ours.answered_by() == envoys.answered_by() && !refused(ours)
         });
         alike.map(|(ours, envoys)| ours.logged.is_some() && envoys.logged.is_some()).reduce(|one, other| one || other)
+    }
+
+    /// What failed, and no waypoint, where nothing was answered.
+    pub fn failed(&self) -> Option<&str> {
+        self.ours.iter().chain(&self.envoys).find_map(|outcome| outcome.answer.failed())
+    }
+
+    /// Leaves such out where the other time there was an answer.
+    fn forget_failures(&mut self) {
+        let answered = |outcome: &Outcome| outcome.answer.failed().is_none();
+        for outcomes in [&mut self.ours, &mut self.envoys] {
+            if outcomes.iter().any(answered) {
+                outcomes.retain(answered);
+            }
+        }
+    }
+
+    /// What of its end is a matter of chance, by the objects of its service, and by what was told of it where something was.
+    fn chance(&self, service: &Service) -> Option<Chance> {
+        let is = |chance: &Chance| match &self.told {
+            Some(Told::So(told)) => explained::may_differ(told, *chance),
+            _ => true,
+        };
+        service.chance().into_iter().find(is)
     }
 
     /// The differences that are in no entry of the file, of the two outcomes that are most alike. Entries that the others are in have been met.
@@ -79,7 +106,7 @@ impl Pair {
     }
 }
 
-/// Asks everything, and again what is unlike.
+/// Asks everything, and again what is unlike and a matter of chance; and once more what failed by itself. All else has to be alike at once.
 ///
 /// # Errors
 /// When the admin page does not answer.
@@ -90,17 +117,26 @@ pub async fn all(mesh: &Mesh, services: &[Service], known: &[Known]) -> anyhow::
     let mut pairs: Vec<Pair> = each.map(new).collect();
     let every: BTreeSet<usize> = (0..pairs.len()).collect();
     ask(mesh, services, &mut pairs, &every, 0..1).await?;
-    let mut unlike = which_are_unlike(services, &pairs, known);
-    let again = unlike.len();
-    for round in 0..2 {
-        if !unlike.is_empty() {
-            let first = 1 + round * AGAIN;
-            ask(mesh, services, &mut pairs, &unlike, first..first + AGAIN).await?;
-            unlike = which_are_unlike(services, &pairs, known);
+    let unlike = which_are_unlike(services, &pairs, known);
+    let failed: BTreeMap<usize, String> = unlike.iter().filter_map(|at| Some((*at, pairs[*at].failed()?.to_owned()))).collect();
+    if !failed.is_empty() {
+        ask(mesh, services, &mut pairs, &failed.keys().copied().collect(), 1..2).await?;
+        failed.keys().for_each(|at| pairs[*at].forget_failures());
+    }
+    let chance = |at: &usize| Some((*at, pairs[*at].chance(&services[pairs[*at].service])?));
+    let by_chance: BTreeMap<usize, Chance> = unlike.iter().filter(|at| !failed.contains_key(*at)).filter_map(chance).collect();
+    let mut again: BTreeSet<usize> = by_chance.keys().copied().collect();
+    for round in 0..ROUNDS {
+        if again.is_empty() {
+            break;
         }
+        let first = 2 + round * AGAIN;
+        ask(mesh, services, &mut pairs, &again, first..first + AGAIN).await?;
+        let unlike = which_are_unlike(services, &pairs, known);
+        again.retain(|at| unlike.contains(at));
     }
     known.iter().for_each(|known| known.met.set(0));
-    Ok(Ran { pairs, again })
+    Ok(Ran { pairs, by_chance, failed })
 }
 
 fn which_are_unlike(services: &[Service], pairs: &[Pair], known: &[Known]) -> BTreeSet<usize> {
@@ -110,7 +146,8 @@ fn which_are_unlike(services: &[Service], pairs: &[Pair], known: &[Known]) -> BT
             Some(Told::So(told)) => !pair.ours.iter().any(|ours| explained::ended_so(told, service, ours).is_ok()),
             _ => false,
         };
-        otherwise || !pair.unlisted(known, &service.requests[pair.request].text()).is_empty()
+        // Of what failed on both sides nothing is known to be alike.
+        otherwise || pair.failed().is_some() || !pair.unlisted(known, &service.requests[pair.request].text()).is_empty()
     };
     // What counts how often it is asked would be another one the next time.
     (0..pairs.len()).filter(|at| !services[pairs[*at].service].once && is(&pairs[*at])).collect()

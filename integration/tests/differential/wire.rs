@@ -17,6 +17,10 @@ use crate::world::{BODY, HTTP2, Request};
 /// What concerns one connection of HTTP/1.1, or is said in another way.
 const NOT_IN_HTTP2: [&str; 6] = ["host", "connection", "keep-alive", "transfer-encoding", "upgrade", "proxy-connection"];
 
+/// What is said instead of a status where the suite failed, and not a waypoint.
+pub const NO_CONNECTION: &str = "no connection";
+pub const NO_ANSWER: &str = "no answer";
+
 /// The longest head that is read.
 const LONGEST: usize = 256 * 1024;
 
@@ -35,6 +39,13 @@ impl Answer {
     /// What came instead of an answer.
     pub fn none(why: &str) -> Self {
         Self { status: why.to_owned(), closes: true, ..Self::default() }
+    }
+
+    /// What came instead of an answer, if it was not the waypoint's: no tunnel to it was had, or nothing came for so long that no request here
+    /// can take it.
+    pub fn failed(&self) -> Option<&str> {
+        let by_itself = self.status.starts_with(NO_CONNECTION) || self.status == NO_ANSWER;
+        by_itself.then_some(self.status.as_str())
     }
 
     /// The values of a header, if it is there.

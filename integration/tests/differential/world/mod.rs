@@ -1,5 +1,7 @@
 //! Services with routes and policies, and requests to them, out of few words, so that they meet often.
 
+mod broken;
+mod chance;
 mod faults;
 mod filters;
 mod limited;
@@ -7,12 +9,15 @@ mod matches;
 mod pairs;
 pub mod picked;
 mod policies;
+mod protocols;
 mod requests;
 mod routes;
 mod sized;
 mod timed;
 mod tokens;
+mod virtual_services;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
@@ -20,6 +25,7 @@ use serde_json::{Value, json};
 use crate::backend::{CLOSED, PORTS};
 use crate::dice::Dice;
 use crate::logs;
+pub use chance::Chance;
 pub use requests::{BODY, HTTP2, Request};
 
 /// The accounts that call: of the services' namespace, of two others that have routes of their own, and one that policies name.
@@ -40,7 +46,7 @@ pub struct Service {
     pub requests: Vec<Request>,
     /// What it is answered depends on how often it was asked, so that nothing is asked again.
     pub once: bool,
-    /// Its like is not generated, so that the command is asked about more of it.
+    /// Its like is not generated, so that the command itself is run for it.
     pub seldom: bool,
 }
 
@@ -49,6 +55,11 @@ impl Service {
     fn picked(name: &str, octet: u8, objects: Vec<Value>, requests: Vec<Request>) -> Self {
         let address = picked_address(octet);
         Self { name: name.to_owned(), address, objects, requests, once: false, seldom: true }
+    }
+
+    /// What of its answers is a matter of chance.
+    pub fn chance(&self) -> BTreeSet<Chance> {
+        chance::of(&self.objects)
     }
 
     /// How many routes it has.
@@ -89,6 +100,7 @@ pub fn generated(prefix: &str, seed: u64, count: usize, network: u8) -> Vec<Serv
 pub fn of_one_thing() -> anyhow::Result<Vec<Service>> {
     let mut services = vec![faults::picked(), sized::picked(), timed::picked(), limited::picked(), tokens::picked()?];
     services.extend(pairs::picked());
+    services.extend([virtual_services::picked(), protocols::picked(), broken::picked()]);
     Ok(services)
 }
 

@@ -4,8 +4,11 @@ use std::net::Ipv4Addr;
 
 use serde_json::json;
 
-use super::{Request, Service, service};
+use super::{HTTP2, Request, Service, service};
 use crate::backend::PORTS;
+
+/// More fields of a head than a waypoint takes.
+const FIELDS: usize = 150;
 
 /// One service whose rules say by the backend which of them was taken, with a policy on paths, and what is hard to read alike.
 pub fn service_of_paths() -> Service {
@@ -162,5 +165,8 @@ fn requests() -> Vec<Request> {
         Request { headers: Vec::new(), ..asked() },
         Request { method: "OPTIONS".to_owned(), target: "*".to_owned(), ..asked() },
     ]);
+    let of_many =
+        |version| (0..FIELDS).fold(asked().over(version), |request, field| request.with(&format!("x-many-{field}"), "1"));
+    requests.extend([of_many("HTTP/1.1"), of_many(HTTP2)]);
     requests
 }
