@@ -234,6 +234,8 @@ async fn policies_that_cannot_be_meant_are_refused_by_their_schema() {
         (of_requests("limits: {}"), "must have maxBodyBytes or maxHeaderBytes"),
         (of_requests("timeouts: {}"), "must have idle or stream"),
         (of_requests("retries: {writes: Sometimes}"), "Unsupported value"),
+        (of_requests("upgrades: ['a b']"), "should match"),
+        (of_requests("upgrades: [irc/6.9, H2C]"), "is never passed on"),
         (of_requests("externalProcessing: {provider: ''}"), "should be at least 1 chars long"),
         (of_requests("fault: {delay: {fixed: 5s, percent: 101}}"), "should be less than or equal to 100"),
         (policy("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: s}]}"), "only one of selector, targetRef and targetRefs"),

@@ -104,6 +104,9 @@ fn count(key: Option<&String>, request: String) -> (u32, String) {
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
+/// What connections are upgraded to: in all of them each byte goes back.
+const UPGRADES: [&str; 2] = ["websocket", "Parrot/1.0"];
+
 /// What an answer says, with these trailers if there are any.
 fn says(text: Bytes, trailers: Option<HeaderMap>) -> Body {
     match trailers {
@@ -113,7 +116,9 @@ fn says(text: Bytes, trailers: Option<HeaderMap>) -> Body {
 }
 
 async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: String) -> io::Result<Response<Body>> {
-    if request.headers().get("upgrade").is_some_and(|protocol| protocol == "websocket") {
+    if let Some(protocol) =
+        request.headers().get("upgrade").filter(|protocol| UPGRADES.iter().any(|known| protocol == known)).cloned()
+    {
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             if let Ok(upgraded) = upgrade.await {
@@ -122,7 +127,7 @@ async fn answer(mut request: Request<Incoming>, peer: SocketAddr, version: Strin
                 let _gone = write.shutdown().await;
             }
         });
-        return Ok(switching_protocols());
+        return Ok(switching_protocols(protocol));
     }
     let mut headers = BTreeMap::<String, String>::new();
     for (name, value) in request.headers() {
@@ -194,10 +199,10 @@ fn ended_call(status: &str) -> Response<Body> {
     response
 }
 
-fn switching_protocols() -> Response<Body> {
+fn switching_protocols(protocol: http::HeaderValue) -> Response<Body> {
     let mut response = Response::new(says(Bytes::new(), None));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
-    response.headers_mut().insert("upgrade", http::HeaderValue::from_static("websocket"));
+    response.headers_mut().insert("upgrade", protocol);
     response
 }

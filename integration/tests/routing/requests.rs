@@ -31,6 +31,11 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
             silent,
         ),
         shared(mesh, "a stream lasts no longer than its route says, however much passes on it", lasting),
+        shared(
+            mesh,
+            "an upgrade to a protocol of one's own is carried where a policy names it, and refused elsewhere",
+            named_upgrades,
+        ),
     ]
 }
 
@@ -136,17 +141,43 @@ async fn upload(suite: &Suite, path: &str, bytes: usize, pause: Duration) -> any
 
 /// A stream of bytes after an upgrade.
 async fn upgraded(suite: &Suite, path: &str) -> anyhow::Result<TcpStream> {
+    let (head, stream) = asked_for(suite, path, "websocket").await?;
+    ensure!(head.starts_with("HTTP/1.1 101"), "{head}");
+    Ok(stream)
+}
+
+/// The head of the answer to who asks for an upgrade, and what comes after it.
+async fn asked_for(suite: &Suite, path: &str, protocol: &str) -> anyhow::Result<(String, TcpStream)> {
     let mut stream = suite.client(CLIENT, ECHO, 80)?.connect().await?;
     let request = format!(
-        "GET {path} HTTP/1.1\r\nhost: echo\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nhost: echo\r\nconnection: upgrade\r\nupgrade: {protocol}\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await?);
     }
-    ensure!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-    Ok(stream)
+    Ok((String::from_utf8_lossy(&head).into_owned(), stream))
+}
+
+async fn named_upgrades(suite: &Suite) -> anyhow::Result<()> {
+    for protocol in ["Parrot/1.0", "websocket"] {
+        let (head, mut stream) = asked_for(suite, "/upgraded", protocol).await?;
+        ensure!(head.starts_with("HTTP/1.1 101"), "{protocol}: {head}");
+        let said = format!("upgrade: {}", protocol.to_ascii_lowercase());
+        ensure!(head.to_ascii_lowercase().contains(&said), "{protocol}: {head}");
+        for message in [b"pieces of eight".as_slice(), b"\x00\xff\r\n\r\n binary"] {
+            stream.write_all(message).await?;
+            let mut back = vec![0; message.len()];
+            stream.read_exact(&mut back).await?;
+            ensure!(back == message, "{protocol}: {back:?}");
+        }
+    }
+    for (path, protocol) in [("/upgraded", "parrot/2.0"), ("/upgraded", "irc/6.9"), ("/first", "Parrot/1.0")] {
+        let (head, _) = asked_for(suite, path, protocol).await?;
+        ensure!(head.starts_with("HTTP/1.1 403 "), "{path} {protocol}: {head}");
+    }
+    Ok(())
 }
 
 /// Sends a byte now and then that comes back, until the stream ends or it has done so that often; says how often it has.

@@ -68,7 +68,7 @@ pub(crate) use policy::is_service;
 pub use port::{ServicePort, TargetPort};
 pub use processor::Processes;
 pub use protocols::{TCP, TLS, carries_connections, ends_tls, kinds as kinds_of_listener};
-pub(crate) use requests::{foremost, route_kind, writes_allowed_by};
+pub(crate) use requests::{foremost, route_kind, upgrades_allowed_by, writes_allowed_by};
 pub use route::{ParentRef, RouteKey, parent_refs};
 pub use service::{ServiceRef, entry_has_addresses};
 pub(crate) use service::{entry_hosts, single_address};

@@ -70,6 +70,19 @@ pub fn writes_allowed_by(
     (said == RetriedWrites::Allowed).then(|| NamespacedName::of(&policy.metadata))
 }
 
+/// The policy by which upgrades of a route are passed on, if one names some: that of the route, or else of the Service whose requests it is for. For a
+/// `foreign` route, one of another namespace, only the Service's: what comes after an upgrade is seen by none of the owner's policies, so that nobody
+/// else may let his clients have one.
+#[must_use]
+pub fn upgrades_allowed_by<'a>(
+    own: Option<&'a Arc<RequestPolicy>>,
+    of_service: Option<&'a Arc<RequestPolicy>>,
+    foreign: bool,
+) -> Option<&'a Arc<RequestPolicy>> {
+    let policy = if foreign { of_service } else { own.or(of_service) };
+    policy.filter(|policy| !policy.spec.upgrades.is_empty())
+}
+
 /// The kind of a target that is a route; all others are Services.
 #[must_use]
 pub fn route_kind(target: &RequestTarget) -> Option<Kind> {

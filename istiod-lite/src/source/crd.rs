@@ -16,6 +16,7 @@ pub mod secret;
 pub mod telemetry;
 pub mod tokens;
 pub mod traffic;
+pub mod upgrades;
 pub mod virtual_service;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};

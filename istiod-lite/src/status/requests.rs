@@ -70,19 +70,35 @@ fn condition(index: &Index, policy: &NamespacedName, target: &RequestTarget) -> 
     }
     let mut message = "Attached to the waypoints of its target".to_owned();
     if let Some(policy) = index.objects().request_policies.get(policy) {
-        without_effect(&policy.spec, kind, &mut message);
+        without_effect(&policy.spec, &object, &mut message);
     }
     Condition::new("Accepted", true, "Accepted", message)
 }
 
-/// Adds what of a policy has no effect on a target of this kind.
-fn without_effect(spec: &RequestPolicySpec, kind: Kind, message: &mut String) {
+/// Adds what of a policy has no effect on this target.
+fn without_effect(spec: &RequestPolicySpec, target: &Object, message: &mut String) {
+    let calls = matches!(target, Object::GrpcRoute(_));
     if spec.limits.as_ref().is_some_and(|limits| limits.max_header_bytes.is_some()) {
         message.push_str("; limits.maxHeaderBytes holds in Ambit's own waypoints, and not in Envoy");
     }
-    if spec.retries.is_some() && kind == Kind::GrpcRoute {
+    if spec.retries.is_some() && calls {
         message.push_str("; retries.writes has no effect on it, as a GRPCRoute retries nothing");
     }
+    if spec.upgrades.is_empty() {
+        return;
+    }
+    if calls {
+        message.push_str("; upgrades has no effect on it, as calls of gRPC are not upgraded");
+    } else if is_foreign(target) {
+        message.push_str("; upgrades has no effect for Services of another namespace, whose own policies say that");
+    }
+}
+
+/// Whether a route is for a Service of another namespace.
+fn is_foreign(object: &Object) -> bool {
+    let own = object.metadata().namespace.as_deref().unwrap_or_default();
+    let is_service = |parent: &ParentRef<'_>| matches!((parent.group, parent.kind), ("" | "core", "Service"));
+    parent_refs(object).iter().any(|parent| is_service(parent) && parent.namespace.is_some_and(|namespace| namespace != own))
 }
 
 fn has_rule(object: &Object, section: &str) -> bool {

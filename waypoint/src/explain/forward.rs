@@ -94,9 +94,10 @@ impl Explanation {
         if let Some(said) = forwarding.retry.as_ref().and_then(|_| words::writes(route)) {
             step = step.because(said);
         }
-        let upgrade = select::upgrade(http, view.headers);
+        let upgrade = select::upgrade(http, forwarding, view.headers);
         if let Ok(Some(upgrade)) = &upgrade {
-            step = step.because(format!("an upgrade to {upgrade} is passed on: no retries, and no copies"));
+            let by = words::upgrades(route).filter(|_| !http.upgrades.contains(upgrade)).unwrap_or_default();
+            step = step.because(format!("an upgrade to {upgrade} is passed on{by}: no retries, and no copies"));
         }
         self.steps.push(step);
         let session = select::session(route, http, &view);

@@ -204,6 +204,12 @@ pub(super) fn writes(route: &Route) -> Option<String> {
     Some(format!("writes too, also after an endpoint has seen them, by RequestPolicy {namespace}/{name}"))
 }
 
+/// Which policy has upgrades passed on that its chain would refuse, where the control plane says so.
+pub(super) fn upgrades(route: &Route) -> Option<String> {
+    let (namespace, name) = policy_of(route, |kind| kind == "upgrades")?;
+    Some(format!(" by RequestPolicy {namespace}/{name}"))
+}
+
 fn conditions(on: &RetryOn, statuses: &[u16]) -> Vec<String> {
     let named = [
         (on.unreached, "connect-failure"),

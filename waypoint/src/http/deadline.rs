@@ -156,6 +156,7 @@ mod tests {
             calls: calls.map(Duration::from_secs),
             stream: None,
             hash: Vec::new(),
+            upgrades: Vec::new(),
         }
     }
 

@@ -221,14 +221,14 @@ async fn attempt(
     let (cluster, mut candidates) = endpoints(exchange, forwarding, weight, Wish { session, hash, failed: &[] })?;
     record.service = candidates.service.take();
     let version = request.version();
-    let wanted = select::upgrade(&exchange.http, request.headers())?;
-    let upgrade = wanted.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let wanted = select::upgrade(&exchange.http, forwarding, request.headers())?;
+    let upgrade = wanted.map(|_| hyper::upgrade::on(&mut request));
     let http2 = upgrade.is_none() && candidates.protocol.is_http2(version);
     let head = match changes_headers(exchange, weight) {
         true => head(&request),
         false => Request::new(()),
     };
-    let (path, authority) = prepare(exchange, forwarding, weight, &head, &mut request, wanted.as_deref(), http2)?;
+    let (path, authority) = prepare(exchange, forwarding, weight, &head, &mut request, upgrade.is_some(), http2)?;
     let retry = forwarding.retry.as_ref().filter(|_| upgrade.is_none());
     due.tell(request.headers_mut(), retry.and_then(|retry| retry.per_try), Duration::ZERO);
     if let Some(span) = &record.span {
@@ -326,7 +326,7 @@ fn prepare<'a>(
     weight: &'a ClusterWeight,
     head: &Request<()>,
     request: &mut Request<Incoming>,
-    upgrade: Option<&str>,
+    upgrades: bool,
     http2: bool,
 ) -> Result<(Cow<'a, str>, &'a str), select::Refused> {
     let view = serve::view(head, &exchange.target);
@@ -338,6 +338,8 @@ fn prepare<'a>(
     let host = forwarding.host.as_ref().or(weight.host.as_ref());
     let authority = host.map_or(exchange.target.authority.as_str(), |host| &host.0);
     let map = request.headers_mut();
+    // As the client spelled it: it is told apart without regard to case here, and by some endpoints with it.
+    let upgrade = map.get(header::UPGRADE).filter(|_| upgrades).cloned();
     headers::strip_hop(map);
     headers::strip_orders(map);
     // The expectation is met here: reading the body makes the server side send 100 (RFC 9110, section 10.1.1).
@@ -351,7 +353,7 @@ fn prepare<'a>(
     for changes in exchange.route.request_changes(&weight.request_headers) {
         changes.apply(map, &view, peer);
     }
-    if let Some(upgrade) = upgrade.and_then(|u| HeaderValue::from_str(u).ok()) {
+    if let Some(upgrade) = upgrade {
         map.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         map.insert(header::UPGRADE, upgrade);
     }

@@ -241,13 +241,13 @@ pub fn seen<'a>(view: RequestView<'a>, changed: Option<&'a Changed>) -> RequestV
     }
 }
 
-/// The upgrade that a request asks for, if it is passed on.
-pub fn upgrade(http: &HttpChain, fields: &HeaderMap) -> Result<Option<String>, Refused> {
+/// The upgrade that a request asks for, if it is passed on: as its route says, or where that says nothing, its chain.
+pub fn upgrade(http: &HttpChain, forwarding: &Forwarding, fields: &HeaderMap) -> Result<Option<String>, Refused> {
     let Some(name) = headers::upgrade(fields) else { return Ok(None) };
-    // An offer of HTTP/2 in clear may be ignored (RFC 9110, section 7.8), and always is.
-    match http.upgrades.contains(&name) {
+    match forwarding.passes_upgrade(&name, http.upgrades.contains(&name)) {
+        // An offer of HTTP/2 in clear may be ignored (RFC 9110, section 7.8), and always is: nobody would look at the requests in it.
+        _ if name == "h2c" => Ok(None),
         true => Ok(Some(name)),
-        false if name == "h2c" => Ok(None),
         false => {
             // It is told to its client, which may have said anything.
             let named = name.get(..LONGEST_UPGRADE).unwrap_or(&name);

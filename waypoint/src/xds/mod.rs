@@ -43,6 +43,7 @@ mod text;
 mod tls;
 mod trace;
 mod transport;
+mod upgrades;
 
 pub use received::{Kind, Known, REDACTED, Received, Sent, named};
 pub use store::Store;

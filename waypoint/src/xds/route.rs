@@ -26,7 +26,7 @@ use super::{
     hash, metadata, mirror,
     per_filter::Said,
     read::{Compiled, Problem, Under, boolean, duration, finish, number, port, required},
-    retry, text,
+    retry, text, upgrades,
 };
 
 /// What Envoy takes for a route without a timeout.
@@ -235,13 +235,14 @@ fn upstream(mut action: pb::RouteAction) -> Compiled<Upstream> {
         .collect::<Compiled<_>>()
         .under("request_mirror_policies")?;
     let hash = hash::policies(take(&mut action.hash_policy))?;
+    let upgrades = upgrades::rules(take(&mut action.upgrade_configs)).under("upgrade_configs")?;
     // Where this is there, Envoy heeds neither of the others.
     let lasting = action.max_stream_duration.is_some();
     let timeout = timeout.filter(|_| !lasting);
     let calls = calls(&mut action)?.filter(|_| !lasting);
     let stream = stream(&mut action)?;
     finish(&action)?;
-    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, calls, stream, hash })
+    Ok(Upstream { clusters, cluster_not_found, path, host, timeout, mirrors, retry, calls, stream, hash, upgrades })
 }
 
 /// How long streams may last and be silent. Zero is no limit, as where nothing is said.

@@ -104,6 +104,18 @@ pub struct Upstream {
     /// By what the endpoint is chosen in clusters whose endpoints hashes lead to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hash: Vec<HashPolicy>,
+    /// What it says of upgrades by itself, whatever its chain says of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upgrades: Vec<UpgradeRule>,
+}
+
+/// Whether an upgrade is passed on (`RouteAction.UpgradeConfig`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UpgradeRule {
+    /// What is upgraded to, in lower case.
+    pub name: String,
+    /// Whether it is.
+    pub enabled: bool,
 }
 
 /// How long a stream may last and be silent: a request with its response, or what comes after an upgrade.
@@ -139,6 +151,13 @@ impl StreamTimes {
 }
 
 impl Upstream {
+    /// Whether an upgrade, by its name in lower case, is passed on where the chain of the route says `otherwise`. What the route says of it goes
+    /// before that, and of all others it says nothing.
+    #[must_use]
+    pub fn passes_upgrade(&self, name: &str, otherwise: bool) -> bool {
+        self.upgrades.iter().find(|rule| rule.name == name).map_or(otherwise, |rule| rule.enabled)
+    }
+
     /// The cluster for one request; `random` decides, evenly spread over its whole range. `None` when all weights are 0.
     #[must_use]
     pub fn choose(&self, random: u64) -> Option<&Arc<ClusterWeight>> {

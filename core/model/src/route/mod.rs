@@ -33,7 +33,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, StreamTimes, Upstream};
+pub use action::{Action, ClusterWeight, DirectResponse, HostRewrite, PathRewrite, Redirect, StreamTimes, UpgradeRule, Upstream};
 pub use admission::{AdmissionSettings, BestTime, Gradient};
 pub use cors::{Cors, Crossing};
 pub use domains::DomainMatch;

@@ -152,6 +152,18 @@ fn upstream(clusters: &[(&str, u32)]) -> Upstream {
         calls: None,
         stream: None,
         hash: vec![],
+        upgrades: vec![],
+    }
+}
+
+#[test]
+fn a_route_decides_about_the_upgrades_that_it_names_and_leaves_others_to_its_chain() {
+    let rule = |name: &str, enabled| UpgradeRule { name: name.into(), enabled };
+    let upstream = Upstream { upgrades: vec![rule("irc/6.9", true), rule("websocket", false)], ..upstream(&[("a", 1)]) };
+    for otherwise in [true, false] {
+        assert!(upstream.passes_upgrade("irc/6.9", otherwise));
+        assert!(!upstream.passes_upgrade("websocket", otherwise));
+        assert_eq!(upstream.passes_upgrade("irc", otherwise), otherwise);
     }
 }
 

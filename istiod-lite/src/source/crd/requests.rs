@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Faults that are put in the way of requests, limits of how often they may come, how large they may be and how long they may last, who
-/// processes them, and whether writes are retried; carried out by waypoints.
+/// processes them, whether writes are retried, and what they may be upgraded to; carried out by waypoints.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 pub struct RequestPolicy {
     /// Object metadata.
@@ -46,6 +46,9 @@ pub struct RequestPolicySpec {
     /// What is sent again of what their route retries.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retries: Option<RequestRetries>,
+    /// What HTTP/1.1 may be upgraded to besides WebSocket, in any case: names of protocols, with or without a version (RFC 9110, section 7.8).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upgrades: Vec<String>,
 }
 
 /// What is sent again of what a route retries. How often, after what and with which waits the route says.

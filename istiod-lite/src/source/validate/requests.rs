@@ -7,9 +7,10 @@ use gateway_api::Duration as Gep2257;
 use super::Errors;
 use super::route::{header_name, pattern};
 use crate::source::crd::requests::{
-    Fault, FaultHeaderType, GlobalRateLimit, LimitBy, LimitEntry, LimitSource, LocalRateLimit, RequestPolicy, RequestTarget,
-    SizeLimits, StreamTimeouts,
+    Fault, FaultHeaderType, GlobalRateLimit, LimitBy, LimitEntry, LimitSource, LocalRateLimit, RequestPolicy, RequestPolicySpec,
+    RequestTarget, SizeLimits, StreamTimeouts,
 };
+use crate::source::crd::upgrades::upgrade_fault;
 
 /// As many targets as a status may speak of (GEP-713).
 const MOST_TARGETS: usize = 16;
@@ -31,7 +32,11 @@ pub(super) fn policy(policy: &RequestPolicy, errors: &mut Errors) {
     let local = spec.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
     let something = spec.fault.is_some() || spec.rate_limit.is_some() || spec.external_processing.is_some();
     let something = something || spec.limits.is_some() || spec.timeouts.is_some() || spec.retries.is_some();
-    errors.check(something, "spec", || "must have fault, rateLimit, externalProcessing, limits, timeouts or retries".into());
+    let something = something || !spec.upgrades.is_empty();
+    errors.check(something, "spec", || {
+        "must have fault, rateLimit, externalProcessing, limits, timeouts, retries or upgrades".into()
+    });
+    upgrades(&spec.upgrades, errors);
     let unsaid = spec.retries.as_ref().is_some_and(|retries| retries.writes.is_none());
     errors.check(!unsaid, "spec.retries.writes", || "must be Unseen or Allowed".into());
     if let Some(timeouts) = &spec.timeouts {
@@ -69,6 +74,19 @@ fn target(target: &RequestTarget, path: &str, errors: &mut Errors) {
     errors.check(kind != "Service" || section_name.is_none(), &format!("{path}.sectionName"), || {
         "only rules of routes can be targeted; without it the policy holds for all ports of the Service".into()
     });
+}
+
+fn upgrades(upgrades: &[String], errors: &mut Errors) {
+    errors.at_most(RequestPolicySpec::MOST_UPGRADES, "spec.upgrades", upgrades.len());
+    for (index, name) in upgrades.iter().enumerate() {
+        let path = format!("spec.upgrades[{index}]");
+        if let Some(fault) = upgrade_fault(name) {
+            errors.add(path, format!("{name:?} {fault}"));
+            continue;
+        }
+        let again = upgrades.iter().take(index).any(|before| before.eq_ignore_ascii_case(name));
+        errors.check(!again, &path, || format!("{name:?} is there twice: case does not count"));
+    }
 }
 
 fn timeouts(timeouts: &StreamTimeouts, errors: &mut Errors) {

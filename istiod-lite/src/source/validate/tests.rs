@@ -234,7 +234,8 @@ fn what_a_request_policy_cannot_say_is_named() {
     };
     let good = "fault: {delay: {fixed: 1m30s, percent: 0.5}, abort: {status: 503, percent: 100}, headers: [{name: x, value: y}]}, \
                 rateLimit: {local: {requests: 5, per: second, burst: 9, by: Header, header: x-user}}, \
-                limits: {maxBodyBytes: 1048576, maxHeaderBytes: 61440}, timeouts: {idle: 5m, stream: 1h30m}, retries: {writes: Allowed}";
+                limits: {maxBodyBytes: 1048576, maxHeaderBytes: 61440}, timeouts: {idle: 5m, stream: 1h30m}, retries: {writes: Allowed}, \
+                upgrades: [irc/6.9, WebSocket]";
     assert_eq!(found(SERVICE, good), Vec::<String>::new());
     let local = |said: &str| format!("rateLimit: {{local: {{{said}}}}}");
     let global = |said: &str| format!("rateLimit: {{global: {{{said}}}}}");
@@ -274,6 +275,12 @@ fn what_a_request_policy_cannot_say_is_named() {
         ("retries: {}".to_owned(), "spec.retries.writes: must be Unseen or Allowed"),
         ("retries: {writes: Sometimes}".to_owned(), "spec.retries.writes: unknown variant"),
         ("retries: {writes: Unseen, attempts: 3}".to_owned(), "spec.retries.attempts: unknown field"),
+        ("upgrades: []".to_owned(), "spec: must have fault, rateLimit,"),
+        ("upgrades: [irc/6.9, 'a b']".to_owned(), "spec.upgrades[1]: \"a b\" is not the name of a protocol"),
+        ("upgrades: [Connect-UDP]".to_owned(), "spec.upgrades[0]: \"Connect-UDP\" is never passed on"),
+        ("upgrades: [h2c]".to_owned(), "spec.upgrades[0]: \"h2c\" is never passed on"),
+        ("upgrades: [a/1, A/1]".to_owned(), "spec.upgrades[1]: \"A/1\" is there twice"),
+        ("upgrades: [a, b, c, d, e, f, g, h, i]".to_owned(), "spec.upgrades: 9 are more than 8"),
         ("externalProcessing: {}".to_owned(), "spec.externalProcessing.provider: must name an extension provider"),
         ("limits: {}".to_owned(), "spec.limits: must have maxBodyBytes or maxHeaderBytes"),
         ("limits: {maxBodyBytes: 0}".to_owned(), "spec.limits.maxBodyBytes: must be at least 1"),

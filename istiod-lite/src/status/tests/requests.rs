@@ -117,6 +117,23 @@ fn that_a_grpc_route_has_nothing_that_is_retried_is_said() {
 }
 
 #[test]
+fn that_upgrades_hold_for_no_calls_and_no_services_of_others_is_said() {
+    let targets = [of_service("a"), route("HTTPRoute", "orders"), route("GRPCRoute", "calls"), route("HTTPRoute", "theirs")];
+    let text = policy("x", 2026, &targets.join(", ")).replace("fault: {abort: {status: 503}}", "upgrades: [irc/6.9]");
+    let theirs = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: theirs, namespace: shop}\n\
+                  spec: {parentRefs: [{group: '', kind: Service, name: a}, {group: '', kind: Service, name: b, namespace: other}]}\n";
+    let index = mesh(&format!("{GATEWAY}{}{ROUTES}{theirs}{text}", service("a", "shop", "gate")));
+    let key = ObjectKey { kind: Kind::RequestPolicy, name: NamespacedName::new("shop", "x") };
+    let status = of(&index, &key, None).unwrap();
+    let said: Vec<&str> =
+        status.conditions.iter().map(|condition| condition.message.split_once("; ").map_or("", |(_, more)| more)).collect();
+    let calls = "upgrades has no effect on it, as calls of gRPC are not upgraded";
+    let foreign = "upgrades has no effect for Services of another namespace, whose own policies say that";
+    assert_eq!(said, ["", "", calls, foreign]);
+    assert!(status.conditions.iter().all(|condition| condition.status == "True"));
+}
+
+#[test]
 fn of_two_request_policies_for_one_target_the_older_one_holds() {
     let own = [of_service("a"), route("HTTPRoute", "orders")].join(", ");
     let older = policy("older", 2025, &of_service("a"));

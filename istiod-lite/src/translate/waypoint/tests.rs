@@ -50,6 +50,7 @@ mod subsets;
 mod tokens;
 mod traces;
 mod traffic;
+mod upgrades;
 mod virtual_service;
 mod writes;
 

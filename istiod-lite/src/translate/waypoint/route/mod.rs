@@ -22,6 +22,7 @@ pub mod session;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upgrades;
 mod virtual_match;
 mod virtual_retry;
 mod virtual_service;

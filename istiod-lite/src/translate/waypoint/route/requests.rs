@@ -1,4 +1,4 @@
-//! RequestPolicies: faults, times and processors that routes say of themselves, and limits, which the virtual host says for all of its routes.
+//! RequestPolicies: faults, times, upgrades and processors that routes say of themselves, and limits, which the virtual host says for all of its routes.
 //!
 //! A rule becomes as many routes as it has matches, and each would count for itself. So routes name their policy in their metadata, and the
 //! virtual host has a bucket for each policy.
@@ -33,8 +33,9 @@ use super::super::scope::ServedPort;
 use super::super::sizes;
 use super::super::wire::{Any, any, bool_value, duration, exactly, header_is, matches, regex, seconds, string_kind, u32_value};
 use super::action::parse_duration;
+use super::upgrades::{self, UPGRADES};
 use super::writes;
-use crate::index::{Index, ServiceRef};
+use crate::index::{Index, ServiceRef, upgrades_allowed_by};
 use crate::source::crd::requests::{self as crd, FaultHeader, FaultHeaderType, LimitBy, RequestPolicy};
 use crate::source::{Kind, NamespacedName};
 
@@ -100,6 +101,10 @@ pub fn of_route(index: &Index, port: &ServedPort<'_>, from: Option<(Kind, &Names
     let sized = of_service.filter(|policy| foreign && policy.spec.limits.is_some()).or(own).or(of_service);
     let sized = sized.filter(|policy| policy.spec.limits.is_some());
     named.extend(sized.map(|policy| (SIZE.to_owned(), policy)));
+    // Calls of gRPC are of HTTP/2, which knows no upgrades.
+    let calls = matches!(from, Some((Kind::GrpcRoute, ..)));
+    let upgraded = upgrades_allowed_by(own, of_service, foreign).filter(|policy| !calls && upgrades::of_route(policy, route));
+    named.extend(upgraded.map(|policy| (UPGRADES.to_owned(), policy)));
     if !named.is_empty() {
         let name = |policy: &Arc<RequestPolicy>| string_kind(NamespacedName::of(&policy.metadata).to_string());
         let fields = named.into_iter().map(|(kind, policy)| (kind, name(policy))).collect();
@@ -121,6 +126,7 @@ pub fn without(mut route: Route) -> Route {
     ext_proc::without(&mut route);
     sizes::without(&mut route);
     writes::without(&mut route);
+    upgrades::without(&mut route);
     if let Some(Does::Route(action)) = &mut route.action {
         (action.idle_timeout, action.max_stream_duration) = (None, None);
     }
