@@ -16,6 +16,8 @@ mod certificate;
 mod checks;
 #[path = "traffic/deadlines.rs"]
 mod deadlines;
+#[path = "traffic/destination.rs"]
+mod destination;
 #[path = "traffic/dry_run.rs"]
 mod dry_run;
 #[path = "traffic/edge.rs"]

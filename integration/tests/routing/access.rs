@@ -9,7 +9,7 @@ use ambit_integration::{
     suite::Suite,
     wait,
 };
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use libtest_mimic::Trial;
 use tokio::io::AsyncReadExt;
 
@@ -23,6 +23,7 @@ pub fn tests(mesh: &'static SharedMesh) -> Vec<Trial> {
         shared(mesh, "an ALLOW policy refuses every other caller with 403", allow),
         shared(mesh, "a DENY policy refuses a method and a path, and nothing else", deny),
         shared(mesh, "a DENY policy on a TCP port closes before the server's first byte", deny_tcp),
+        shared(mesh, "refuses what goes to an address that a policy names, and not to another of the same service", deny_address),
         shared(mesh, "a policy in dry run refuses nothing until it is enforced", dry_run),
         shared(mesh, "a policy for an unknown service account of the caller's namespace admits nobody", allow_nobody),
     ]
@@ -80,6 +81,21 @@ async fn deny(suite: &Suite) -> anyhow::Result<()> {
     answers(&client, || get("/first").method("POST"), 200).await?;
     suite.mesh.remove_manifest("90-deny.yaml")?;
     answers(&client, || get("/exact"), 200).await
+}
+
+async fn deny_address(suite: &Suite) -> anyhow::Result<()> {
+    let (v4, v6) = (suite.client(CLIENT, ECHO, 80)?, suite.client_v6(CLIENT, ECHO, 80)?);
+    let deny = |values: &str| policy("address", "DENY", &format!("    - when: [{{key: destination.ip, {values}}}]\n"));
+    let addresses = suite.service(ECHO)?;
+    let address = addresses.iter().find(|address| address.is_ipv4()).context("an address of IPv4")?;
+    suite.apply("90-address.yaml", &deny(&format!("values: ['{address}']")))?;
+    answers(&v4, || get("/first"), 403).await?;
+    answers(&v6, || get("/first"), 200).await?;
+    suite.apply("90-address.yaml", &deny("notValues: ['0.0.0.0/0']"))?;
+    answers(&v6, || get("/first"), 403).await?;
+    answers(&v4, || get("/first"), 200).await?;
+    suite.mesh.remove_manifest("90-address.yaml")?;
+    answers(&v6, || get("/first"), 200).await
 }
 
 async fn deny_tcp(suite: &Suite) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ use crate::source::{
 };
 use crate::status::{Verdict, faults, faults_at_edge, unusable};
 use crate::translate::authorization::unknown_at_l4;
-use crate::translate::waypoint::unknown_at_waypoints;
+use crate::translate::waypoint::{of_services_at_waypoints, unknown_at_waypoints};
 
 /// What was found in an object.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -161,7 +161,7 @@ fn authorization(policy: &AuthorizationPolicy, root_namespace: &str, findings: &
         let (path, what) = note.split_once(": ").unwrap_or(("", &note));
         findings.warning(format!("spec.{path}"), format!("{what}; give targetRefs to Services with a waypoint"));
     }
-    for note in unknown_at_waypoints(policy) {
+    for note in unknown_at_waypoints(policy).into_iter().chain(of_services_at_waypoints(policy)) {
         let (path, what) = note.split_once(": ").unwrap_or(("", &note));
         findings.warning(format!("spec.{path}"), what);
     }

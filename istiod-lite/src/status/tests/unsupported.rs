@@ -65,16 +65,18 @@ fn a_request_authentication_says_whose_tokens_are_not_believed_or_what_its_targe
 fn an_authorization_policy_says_what_a_waypoint_cannot_judge() {
     let kind = Kind::AuthorizationPolicy;
     let when = |key: &str| {
-        let value = if key == "connection.sni" { "a.example" } else { "10.0.0.1" };
+        let value = if key.ends_with(".ip") { "10.0.0.1" } else { "a.example" };
         format!("{{targetRefs: [{A}], rules: [{{when: [{{key: {key}, values: [{value}]}}]}}]}}")
     };
-    for key in ["destination.ip", "connection.sni"] {
+    for key in ["connection.sni", "experimental.envoy.filters.x"] {
         let unknown = format!(
             "WaypointAccepted=False UnsupportedValue: rules[0].when[0]: {key} is not known to a waypoint: the rule never matches"
         );
         check(kind, &when(key), &[&unknown]);
     }
-    check(kind, &when("remote.ip"), &["WaypointAccepted=True Accepted: Attached to the waypoints of its targets"]);
+    for key in ["remote.ip", "destination.ip"] {
+        check(kind, &when(key), &["WaypointAccepted=True Accepted: Attached to the waypoints of its targets"]);
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ use listener::{Chains, KnownAuthority, ServicePortChains};
 pub use locality::Place;
 use names::{Layer, any_port, authority};
 use rbac::Enforcement;
-pub(crate) use rbac::unknown_at_waypoints;
+pub(crate) use rbac::{of_services_at_waypoints, unknown_at_waypoints};
 use reached::Reached;
 use route::Backend;
 pub use route::RouteMemory;
@@ -252,7 +252,12 @@ impl<'a> Translation<'a> {
         if let Some(ServiceRef::Kubernetes(service)) = port.map(|port| &port.service) {
             policies.extend(self.index.policies_of_service(service));
         }
-        let place = rbac::Place { layer, port: port.map(|port| port.port.port), trust_domain: &self.trust_domain };
+        let place = rbac::Place {
+            layer,
+            port: port.map(|port| port.port.port),
+            addresses: port.map(|port| port.addresses.as_slice()),
+            trust_domain: &self.trust_domain,
+        };
         let (asking, policies): (Vec<_>, Vec<_>) = policies.into_iter().partition(|policy| {
             let custom = policy.spec.action == PolicyAction::Custom;
             // Of bytes nobody is asked.

@@ -81,13 +81,14 @@ fn what_a_waypoint_cannot_judge_is_warned_of() {
         format!("{{action: {action}, targetRefs: [{{group: '', kind: Service, name: a}}], rules: [{{when: [{when}]}}]}}")
     };
     let address = "{key: destination.ip, values: [10.0.0.1]}";
-    warned(
-        kind,
-        &at_waypoint("ALLOW", address),
-        "spec.rules[0].when[0]: destination.ip is not known to a waypoint: the rule never",
-    );
-    warned(kind, &at_waypoint("DENY", address), "destination.ip is not known to a waypoint: the condition is left out");
-    warned(kind, &at_waypoint("DENY", "{key: connection.sni, values: [a]}"), "connection.sni is not known to a waypoint");
+    let sni = "{key: connection.sni, values: [a]}";
+    warned(kind, &at_waypoint("ALLOW", sni), "spec.rules[0].when[0]: connection.sni is not known to a waypoint: the rule never");
+    warned(kind, &at_waypoint("DENY", sni), "connection.sni is not known to a waypoint: the condition is left out");
+    // It is known there, and is not what a node proxy takes it for.
+    for action in ["ALLOW", "DENY"] {
+        let what = "spec.rules[0].when[0]: destination.ip is at a waypoint the address that clients ask for: a Service's own";
+        warned(kind, &at_waypoint(action, address), what);
+    }
     good(kind, &at_waypoint("ALLOW", "{key: remote.ip, values: [10.0.0.1]}"));
     // Node proxies know where connections go.
     good(kind, &format!("{{rules: [{{when: [{address}]}}]}}"));

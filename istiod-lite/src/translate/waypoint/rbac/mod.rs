@@ -23,6 +23,7 @@ mod token_tests;
 mod unknown;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ambit_api::envoy::pb::envoy::config::rbac::v3::rbac::Action;
@@ -42,7 +43,7 @@ use crate::source::crd::{AuthorizationPolicy, PolicyAction, Rule};
 pub use principal::escape;
 use term::{Effect, Term, all_of, any_of};
 pub use token::{refuse_all as refuse_connections, verify as verify_tokens};
-pub use unknown::unknown_at_waypoints;
+pub use unknown::{of_services_at_waypoints, unknown_at_waypoints};
 
 /// Where rules are going to be evaluated.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +52,8 @@ pub struct Place<'a> {
     pub layer: Layer,
     /// The service port, known beforehand; `None` for traffic to pod addresses.
     pub port: Option<u16>,
+    /// The addresses at which clients ask for the service, known beforehand as well, where they are; `None` for traffic to pod addresses.
+    pub addresses: Option<&'a [IpAddr]>,
     /// The mesh's own trust domain.
     pub trust_domain: &'a str,
 }

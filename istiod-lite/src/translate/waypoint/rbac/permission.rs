@@ -7,7 +7,7 @@ use ambit_api::envoy::pb::envoy::r#type::matcher::v3::{PathMatcher, path_matcher
 
 use super::super::names::Layer;
 use super::super::wire::{header_is, matches, regex};
-use super::principal::{address_in, escape};
+use super::principal::{address_in, escape, network, range};
 use super::term::{Combine, Term, all_of, field, pattern};
 use super::{Condition, Context, claim};
 use crate::source::crd::{Operation, When};
@@ -55,6 +55,7 @@ impl Context<'_> {
             "source.principal" => Condition::Principal(field(effect, values, not_values, |value| self.principal(value))),
             "source.serviceAccount" => Condition::Principal(field(effect, values, not_values, |value| self.account_is(value))),
             "destination.port" => Condition::Permission(field(effect, values, not_values, |value| self.port_is(value))),
+            "destination.ip" => Condition::Permission(field(effect, values, not_values, |value| self.destination_is(value))),
             _ => Condition::Permission(effect.unknown()),
         }
     }
@@ -81,6 +82,22 @@ impl Context<'_> {
             Some(_) => Term::Never,
             None => Term::Is(Rule::DestinationPort(wanted.into())),
         })
+    }
+
+    /// The address that a client asks for: known beforehand for a service, but for which of several it is.
+    fn destination_is(&self, value: &str) -> Option<Term<Rule>> {
+        let wanted = network(value)?;
+        let Some(addresses) = self.place.addresses else { return Some(Term::Is(Rule::DestinationIp(range(wanted)))) };
+        let among = addresses.iter().filter(|address| wanted.contains(*address)).count();
+        match among {
+            // At the edge of the mesh: which of a Gateway's addresses it is depends on what leads there.
+            _ if addresses.is_empty() => None,
+            0 => Some(Term::Never),
+            all if all == addresses.len() => Some(Term::Always),
+            // These are asked before a tunnel stands, where an Envoy knows no address but its own.
+            _ if self.place.layer == Layer::Tcp => None,
+            _ => Some(Term::Is(Rule::DestinationIp(range(wanted)))),
+        }
     }
 }
 

@@ -69,11 +69,17 @@ impl Context<'_> {
 /// internal connection, which has none; that `X-Forwarded-For` is not believed is the connection manager's part.) So `ipBlocks` and
 /// `remoteIpBlocks` come to the same: no proxy whose word counts is between the client and the tunnel, nor before the edge of the mesh.
 pub fn address_in(value: &str) -> Option<Term<Identifier>> {
-    let net = value.parse::<IpNet>().ok().or_else(|| value.parse::<IpAddr>().ok().map(IpNet::from))?;
-    let net = canonical(net);
-    let prefix_len = u32_value(net.prefix_len().into());
-    let range = CidrRange { address_prefix: net.network().to_string(), prefix_len };
-    Some(Term::Is(Identifier::RemoteIp(range)))
+    network(value).map(|net| Term::Is(Identifier::RemoteIp(range(net))))
+}
+
+/// An address or a network, as policies write them.
+pub fn network(value: &str) -> Option<IpNet> {
+    value.parse::<IpNet>().ok().or_else(|| value.parse::<IpAddr>().ok().map(IpNet::from)).map(canonical)
+}
+
+/// A network as Envoy knows it.
+pub fn range(net: IpNet) -> CidrRange {
+    CidrRange { address_prefix: net.network().to_string(), prefix_len: u32_value(net.prefix_len().into()) }
 }
 
 /// An IPv4 network that is written as one of IPv6 (`::ffff:10.0.0.0/104`) as what it is, as node proxies take it: no client has an address of the

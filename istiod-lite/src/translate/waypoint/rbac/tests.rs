@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ambit_api::envoy::pb::envoy::config::rbac::v3::{permission::Rule as Permission, principal::Identifier};
@@ -18,12 +19,92 @@ fn in_dry_run(layer: Layer, spec: &str) -> Enforcement {
 }
 
 fn compiled(layer: Layer, spec: &str, annotations: &serde_json::Value) -> Enforcement {
+    let address = [IpAddr::from([10, 96, 0, 10])];
+    at(Place { layer, port: Some(80), addresses: Some(&address), trust_domain: "cluster.local" }, spec, annotations)
+}
+
+fn at(place: Place<'_>, spec: &str, annotations: &serde_json::Value) -> Enforcement {
     let policy = serde_json::json!({
         "metadata": { "name": "p", "namespace": "shop", "annotations": annotations },
         "spec": serde_json::from_str::<serde_json::Value>(spec).unwrap(),
     });
     let policy: Arc<AuthorizationPolicy> = Arc::new(serde_json::from_value(policy).unwrap());
-    compile(&[&policy], Place { layer, port: Some(80), trust_domain: "cluster.local" })
+    compile(&[&policy], place)
+}
+
+/// What is left of a rule that asks for the destination's address.
+#[derive(Debug, PartialEq)]
+enum Left {
+    Everything,
+    Nothing,
+    /// It is asked for, as this range.
+    Range(String, u32),
+    /// It is asked for, as none of this range.
+    Not(String, u32),
+}
+
+fn destination(layer: Layer, addresses: Option<&[IpAddr]>, action: &str, values: &str) -> Left {
+    let place = Place { layer, port: addresses.map(|_| 80), addresses, trust_domain: "cluster.local" };
+    let spec = format!(r#"{{"action": "{action}", "rules": [{{"when": [{{"key": "destination.ip", {values}}}]}}]}}"#);
+    let enforcement = at(place, &spec, &serde_json::json!({}));
+    let rules = if action == "DENY" { enforcement.deny } else { enforcement.allow };
+    if matches_all(rules.as_ref()) {
+        return Left::Everything;
+    }
+    let Some(policy) = rules.as_ref().and_then(|rules| rules.policies.get("ns[shop]-policy[p]-rule[0]")) else {
+        return Left::Nothing;
+    };
+    let range = |rule: Option<&Permission>| match rule {
+        Some(Permission::DestinationIp(range)) => {
+            (range.address_prefix.clone(), range.prefix_len.map_or(0, |length| length.value))
+        }
+        other => panic!("{other:?}"),
+    };
+    match policy.permissions[0].rule.as_ref() {
+        Some(Permission::NotRule(not)) => {
+            let (address, length) = range(not.rule.as_ref());
+            Left::Not(address, length)
+        }
+        rule => {
+            let (address, length) = range(rule);
+            Left::Range(address, length)
+        }
+    }
+}
+
+#[test]
+fn the_address_that_is_asked_for_is_known_beforehand_for_a_service_and_asked_for_where_there_are_several() {
+    let one = [IpAddr::from([10, 96, 0, 10])];
+    let two = [IpAddr::from([10, 96, 0, 10]), "fd00::10".parse().unwrap()];
+    let network = r#""values": ["10.96.0.0/16"]"#;
+    let mapped = r#""values": ["::ffff:10.96.0.0/112"]"#;
+    let others = r#""values": ["10.97.0.0/16", "10.96.0.11"]"#;
+    let not_network = r#""notValues": ["10.96.0.0/16"]"#;
+    let range = || Left::Range("10.96.0.0".into(), 16);
+    let not_range = || Left::Not("10.96.0.0".into(), 16);
+    for action in ["ALLOW", "DENY"] {
+        for layer in [Layer::Http, Layer::Tcp] {
+            let of = |addresses: Option<&[IpAddr]>, values: &str| destination(layer, addresses, action, values);
+            assert_eq!(of(Some(&one), network), Left::Everything);
+            assert_eq!(of(Some(&one), mapped), Left::Everything);
+            assert_eq!(of(Some(&one), others), Left::Nothing);
+            assert_eq!(of(Some(&one), not_network), Left::Nothing);
+            assert_eq!(of(Some(&one), r#""notValues": ["10.97.0.0/16"]"#), Left::Everything);
+            // Pods that are asked for by their own addresses.
+            assert_eq!(of(None, network), range());
+            assert_eq!(of(None, mapped), range());
+            assert_eq!(of(None, not_network), not_range());
+        }
+        assert_eq!(destination(Layer::Http, Some(&two), action, network), range());
+        assert_eq!(destination(Layer::Http, Some(&two), action, not_network), not_range());
+    }
+    // Where it is not known, nothing more passes: before a tunnel stands, and at the edge of the mesh.
+    for (layer, addresses) in [(Layer::Tcp, two.as_slice()), (Layer::Http, &[] as &[IpAddr])] {
+        for values in [network, not_network] {
+            assert_eq!(destination(layer, Some(addresses), "ALLOW", values), Left::Nothing);
+            assert_eq!(destination(layer, Some(addresses), "DENY", values), Left::Everything);
+        }
+    }
 }
 
 fn keys(rules: Option<&Rules>) -> Option<Vec<&str>> {

@@ -2,9 +2,27 @@
 
 use crate::source::crd::{AuthorizationPolicy, PolicyAction};
 
-/// Attributes of `when` that nothing a waypoint looks at says: which endpoint takes a request is chosen after it was let in, what is in a tunnel
-/// has no server name, and what other filters of another proxy would know is not known here. One that ends in a dot is the beginning of many.
-pub(super) const UNKNOWN: [&str; 3] = ["destination.ip", "connection.sni", "experimental.envoy.filters."];
+/// Attributes of `when` that nothing a waypoint looks at says: what is in a tunnel has no server name, and what other filters of another proxy would
+/// know is not known here. One that ends in a dot is the beginning of many.
+pub(super) const UNKNOWN: [&str; 2] = ["connection.sni", "experimental.envoy.filters."];
+
+/// Sentences on the conditions of a policy that mean something else at a waypoint than at a node proxy, as `path: what`: which endpoint takes what is
+/// asked of a service is chosen after it was let in.
+pub fn of_services_at_waypoints(policy: &AuthorizationPolicy) -> Vec<String> {
+    if policy.spec.targets().next().is_none() {
+        return Vec::new();
+    }
+    let mut notes = Vec::new();
+    for (number, rule) in policy.spec.rules.iter().enumerate() {
+        for (at, _) in rule.when.iter().enumerate().filter(|(_, when)| when.key == "destination.ip") {
+            notes.push(format!(
+                "rules[{number}].when[{at}]: destination.ip is at a waypoint the address that clients ask for: a Service's own, and a pod's only \
+                 where it is that which they ask for"
+            ));
+        }
+    }
+    notes
+}
 
 /// Sentences on the conditions of a policy that a waypoint cannot judge, as `path: what`; none if it is one of node proxies.
 pub fn unknown_at_waypoints(policy: &AuthorizationPolicy) -> Vec<String> {

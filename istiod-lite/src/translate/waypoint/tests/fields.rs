@@ -32,6 +32,18 @@ kind: Service
 metadata: {name: a, namespace: shop}
 spec: {clusterIP: 10.96.0.10, selector: {app: a}, ports: [{name: http, port: 80}, {name: one, port: 81}, {name: two, port: 82}]}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: both, namespace: shop}
+spec: {clusterIP: 10.96.0.77, clusterIPs: [10.96.0.77, "fd00::77"], selector: {app: both}, ports: [{name: http, port: 80}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: one-of-both, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: both}]
+  rules: [{when: [{key: destination.ip, values: ["fd00::/8"]}]}]
+---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: weighted, namespace: shop}
