@@ -71,6 +71,25 @@ fn what_could_hurt_is_a_warning_with_its_file_line_and_field_and_does_not_fail_t
 }
 
 #[test]
+fn kinds_that_no_waypoint_of_ours_carries_out_are_said_to_have_no_effect() {
+    for (version, kind) in [
+        ("networking.istio.io/v1alpha3", "EnvoyFilter"),
+        ("extensions.istio.io/v1alpha1", "WasmPlugin"),
+        ("networking.istio.io/v1", "Sidecar"),
+        ("networking.istio.io/v1beta1", "ProxyConfig"),
+        ("networking.istio.io/v1", "WorkloadGroup"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let text = format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: it, namespace: shop}}\nspec: {{}}\n");
+        std::fs::write(directory.path().join("it.yaml"), text).unwrap();
+        let (code, said) = check(directory.path(), &[]);
+        assert_eq!(code, 0, "{said}");
+        let part = format!("kind: {kind} of {version} is not supported and has no effect");
+        assert!(said.lines().any(|line| line.starts_with("warning: ") && line.contains(&part)), "{part}:\n{said}");
+    }
+}
+
+#[test]
 fn files_that_fit_together_are_said_to_be_good() {
     let directory = tempfile::tempdir().unwrap();
     let good = ROUTE.replace("method: POST", "method: GET").replace("request: 1s", "request: 4s");

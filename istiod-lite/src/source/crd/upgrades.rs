@@ -54,6 +54,6 @@ mod tests {
         }
         let said = ["IRC/6.9", "irc/6.9", "h2c", "b"].map(str::to_owned);
         let spec = RequestPolicySpec { upgrades: said.into(), ..Default::default() };
-        assert_eq!(spec.upgrade_names(), ["b", "irc/6.9"].map(str::to_owned).into());
+        assert_eq!(spec.upgrade_names(), BTreeSet::from(["b", "irc/6.9"].map(str::to_owned)));
     }
 }

@@ -84,7 +84,7 @@ impl Context<'_> {
         })
     }
 
-    /// The address that a client asks for: known beforehand for a service, but for which of several it is.
+    /// The address that a client asks for: of a service known beforehand, unless only some of its addresses are meant.
     fn destination_is(&self, value: &str) -> Option<Term<Rule>> {
         let wanted = network(value)?;
         let Some(addresses) = self.place.addresses else { return Some(Term::Is(Rule::DestinationIp(range(wanted)))) };
