@@ -54,6 +54,8 @@ mod pressure;
 mod processed;
 #[path = "traffic/refused.rs"]
 mod refused;
+#[path = "traffic/resets.rs"]
+mod resets;
 #[path = "traffic/resilience.rs"]
 mod resilience;
 #[path = "traffic/secure.rs"]

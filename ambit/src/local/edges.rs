@@ -161,7 +161,10 @@ impl Sightings {
         let seen = self.seen.entry(key).or_default();
         let reason = Reason::from_label(line.reason());
         // A connection that was carried and then broken was not refused.
-        let broken = matches!(reason, Some(Reason::ClientReset | Reason::UpstreamReset | Reason::IdleTimeout));
+        let broken = reason.is_some_and(|reason| {
+            let of_endpoint = [Reason::UpstreamReset, Reason::UpstreamStreamReset, Reason::UpstreamStreamRefused];
+            reason.is_of_client() || reason == Reason::IdleTimeout || of_endpoint.contains(&reason)
+        });
         if !line.is_fine() && !broken {
             let refusal = RefusalSeen::read(proxy, line, reason);
             seen.refusal = Some(match seen.refusal.take() {
@@ -173,7 +176,7 @@ impl Sightings {
         if line.get("direction") == Some("outbound") && !at_waypoint {
             seen.connections += 1;
             // That the client went away is no failure of the callee.
-            seen.failed += u64::from(!line.is_fine() && reason != Some(Reason::ClientReset));
+            seen.failed += u64::from(!line.is_fine() && reason.is_none_or(|reason| !reason.is_of_client()));
             if let Some(duration) = line.number("duration_ms").filter(|_| line.is_fine()) {
                 *seen.duration_us.entry((duration * 1000.0) as u64).or_default() += 1;
             }

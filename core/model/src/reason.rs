@@ -114,10 +114,16 @@ reasons! {
     UpstreamUnreachable => "upstream_unreachable",
     /// The upstream broke the connection.
     UpstreamReset => "upstream_reset",
+    /// The upstream reset the stream of the request, and kept the connection.
+    UpstreamStreamReset => "upstream_stream_reset",
+    /// The upstream gave the stream of the request back, unseen.
+    UpstreamStreamRefused => "upstream_stream_refused",
     /// The upstream's answer breaks its protocol.
     UpstreamProtocolError => "upstream_protocol_error",
     /// The client broke the connection.
     ClientReset => "client_reset",
+    /// The client reset the stream of the request, and kept the connection.
+    ClientStreamReset => "client_stream_reset",
     /// The connection carried nothing for longer than is allowed.
     IdleTimeout => "idle_timeout",
     /// One side has ended, and the other carried nothing for longer than is allowed.
@@ -130,6 +136,8 @@ reasons! {
     RequestTimeout => "request_timeout",
     /// The request breaks its protocol.
     RequestInvalid => "request_invalid",
+    /// What came in the place of a request cannot be read as one.
+    RequestUnreadable => "request_unreadable",
     /// The request brings a token that is not believed.
     TokenInvalid => "token_invalid",
     /// An external authorizer denied the request.
@@ -199,6 +207,12 @@ impl Reason {
                 | Self::RbacDenied
                 | Self::ExtAuthzDenied
         )
+    }
+
+    /// Whether it was the client who ended it.
+    #[must_use]
+    pub const fn is_of_client(self) -> bool {
+        matches!(self, Self::ClientReset | Self::ClientStreamReset)
     }
 }
 

@@ -10,6 +10,7 @@ use ambit_integration::{
     wait,
 };
 use anyhow::ensure;
+use bytes::Bytes;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
@@ -66,6 +67,34 @@ async fn asked(client: &Client, path: &str, id: &str) -> anyhow::Result<u16> {
     Ok(client.send(get(path).header("x-id", id)).await?.status.as_u16())
 }
 
+/// Waits for the line of a request, which is to be this one.
+async fn written(suite: &Suite, id: &str, said: &str) -> anyhow::Result<()> {
+    let written = async || line(suite, TEXT, id).ok_or_else(|| "none".to_owned());
+    let (line, _) = wait::until(&format!("the line of {said}"), EFFECT, written).await?;
+    let expected = format!("{id} {said} spiffe://cluster.local/ns/callers/sa/client -");
+    ensure!(line == expected, "{line}\nand not\n{expected}");
+    Ok(())
+}
+
+/// Streams of HTTP/2 that the backend, or the client, resets on a connection that goes on.
+async fn resets(suite: &Suite, client: &Client, run: &str) -> anyhow::Result<()> {
+    let mut session = client.session_h2().await?;
+    for (path, ending, status, rest) in [
+        ("/logged/reset", "reset", 503, "UR upstream_reset_before_response_started{remote_reset}"),
+        ("/logged/slow", "slow", 0, "DR http2.remote_reset"),
+    ] {
+        let id = format!("{run}{}", path.replace('/', "-"));
+        let request = get(path).header("x-id", &id).header("x-key", &id);
+        let request = request.header("x-fail-first", "1000000").header("x-fail-with", ending);
+        // Who waits for longer takes the request back.
+        let answer = tokio::time::timeout(Duration::from_secs(3), session.send(request, Bytes::new())).await;
+        let answered = answer.ok().transpose()?.map_or(0, |answer| answer.status.as_u16());
+        ensure!(answered == status, "{path}: {answered}");
+        written(suite, &id, &format!("GET {path} HTTP/2 {status} 0 {rest} shop/logged/rule[2]/match[0]")).await?;
+    }
+    Ok(())
+}
+
 async fn logs(suite: &Suite) -> anyhow::Result<()> {
     let client = suite.client(CLIENT, ECHO, 80)?;
     suite.apply("90-logs.yaml", OBJECTS)?;
@@ -92,12 +121,9 @@ async fn logs(suite: &Suite) -> anyhow::Result<()> {
         let id = format!("{run}{}", path.replace(['/', '?', '='], "-"));
         let answered = asked(&client, path, &id).await?;
         ensure!(answered == status, "{path}: {answered}");
-        let (line, _) =
-            wait::until(&format!("the line of {path}"), EFFECT, async || line(suite, TEXT, &id).ok_or_else(|| "none".to_owned()))
-                .await?;
-        let expected = format!("{id} GET {path} HTTP/1.1 {status} 0 {rest} spiffe://cluster.local/ns/callers/sa/client -");
-        ensure!(line == expected, "{path}: {line}\nand not\n{expected}");
+        written(suite, &id, &format!("GET {path} HTTP/1.1 {status} 0 {rest}")).await?;
     }
+    resets(suite, &client, &run).await?;
     let id = format!("{run}-logged-denied");
     let (text, _) =
         wait::until("a line in JSON", EFFECT, async || line(suite, JSON, &id).ok_or_else(|| "none".to_owned())).await?;

@@ -17,7 +17,7 @@ use super::{Over, arrival::Expiry, poll_filled, times::Times};
 use crate::{
     compiled::Counted,
     observe::{InFlight, Record},
-    upstream::{Broken, Lease, Made, RequestBody},
+    upstream::{Broken, Lease, Made, RequestBody, broken_by},
 };
 
 /// A body made here, or one that streams through.
@@ -190,7 +190,7 @@ impl Body for ResponseBody {
                 if let Some(refusal) = cut.as_deref().and_then(|cut| cut.get()) {
                     streaming.record.refused(refusal);
                 } else {
-                    streaming.record.reason = Reason::UpstreamReset;
+                    streaming.record.reason = broken_by(&error);
                     streaming.record.error = Some(error.to_string());
                     if let Some(lease) = lease {
                         lease.broke();

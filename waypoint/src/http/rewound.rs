@@ -47,6 +47,8 @@ struct Exchange {
     ended: AtomicU32,
     /// The head of one took too long.
     late: AtomicBool,
+    /// The connection has ended, or can carry nothing any more.
+    gone: AtomicBool,
 }
 
 impl Phase {
@@ -77,6 +79,15 @@ impl Phase {
         self.0.late.load(Ordering::Acquire)
     }
 
+    /// Whether the connection has ended, by whomever. It is said before those learn of it whose requests were on it.
+    pub fn is_gone(&self) -> bool {
+        self.0.gone.load(Ordering::Acquire)
+    }
+
+    fn goes(&self) {
+        self.0.gone.store(true, Ordering::Release);
+    }
+
     /// Completes when no request has begun, ended or been under way for `limit`, or for up to twice as long.
     pub async fn idle(&self, limit: Duration) {
         let counts = || (self.0.begun.load(Ordering::Acquire), self.0.ended.load(Ordering::Acquire));
@@ -97,6 +108,13 @@ impl Phase {
 /// Ends an exchange when dropped.
 #[derive(Debug)]
 pub struct Over(Phase);
+
+impl Over {
+    /// The exchange that it ends, and those beside it.
+    pub fn phase(&self) -> Phase {
+        self.0.clone()
+    }
+}
 
 impl Drop for Over {
     fn drop(&mut self) {
@@ -142,8 +160,9 @@ impl Rewound {
 
     /// The head of each request must come within `limit` of its first byte.
     #[must_use]
-    pub fn with_head_limit(self, limit: Duration) -> Self {
-        Self { limit: Some(limit), ..self }
+    pub fn with_head_limit(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
+        self
     }
 
     /// Fails when the head of a request has taken too long.
@@ -171,6 +190,12 @@ impl Rewound {
     }
 }
 
+impl Drop for Rewound {
+    fn drop(&mut self) {
+        self.phase.goes();
+    }
+}
+
 impl AsyncRead for Rewound {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Poll::Ready(late) = self.poll_late(cx) {
@@ -178,13 +203,18 @@ impl AsyncRead for Rewound {
         }
         let before = buf.filled().len();
         if self.prefix.is_empty() {
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-            if buf.filled().len() > before {
+            let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
+            if read.is_err() {
+                self.phase.goes();
+            } else if buf.filled().len() > before {
                 self.arrived();
-            } else if buf.remaining() > 0 && self.phase.is(WAITING) {
-                return self.stream.poll_left(cx).map(Err);
+            } else if buf.remaining() > 0 {
+                if self.phase.is(WAITING) {
+                    return self.stream.poll_left(cx).map(Err);
+                }
+                self.phase.goes();
             }
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(read);
         }
         let count = self.prefix.len().min(buf.remaining());
         buf.put_slice(self.prefix.get(..count).unwrap_or_default());
@@ -196,7 +226,11 @@ impl AsyncRead for Rewound {
 
 impl AsyncWrite for Rewound {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf));
+        if written.is_err() {
+            self.phase.goes();
+        }
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -259,6 +293,29 @@ mod tests {
         drop(phase.begin(false));
         let _over = phase.begin(true);
         assert!(phase.is(WAITING));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_gone_once_its_end_was_read_or_nobody_has_it_any_more() {
+        let pair = async || {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            (client, Rewound::new(Bytes::from_static(b"a"), listener.accept().await.unwrap().0.into()))
+        };
+        let (mut client, mut stream) = pair().await;
+        let phase = stream.phase();
+        tokio::io::AsyncWriteExt::write_all(&mut client, b"b").await.unwrap();
+        drop(client);
+        let mut read = [0; 2];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut read).await.unwrap();
+        assert!(read == *b"ab" && !phase.is_gone(), "its end was not read yet");
+        assert_eq!(tokio::io::AsyncReadExt::read(&mut stream, &mut read).await.unwrap(), 0);
+        assert!(phase.is_gone());
+        let (_client, stream) = pair().await;
+        let phase = stream.phase();
+        assert!(!phase.is_gone());
+        drop(stream);
+        assert!(phase.is_gone());
     }
 
     #[tokio::test]

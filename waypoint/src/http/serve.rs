@@ -151,10 +151,29 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
             format!("the head of a request took more than {:?}", proxy.limits.head),
         ));
     } else if let Err(error) = result {
+        if error.is_parse() {
+            unreadable(&proxy, &tunnel, protocol, &error);
+        }
         tracing::debug!(%error, peer = tunnel.peer.uri.as_deref(), "connection inside a tunnel ended");
     }
     upgrades.close();
     upgrades.wait().await;
+}
+
+/// Tells of what cannot be read as a request, which the parser has answered itself. So does Envoy (`DPE`).
+fn unreadable(proxy: &Proxy, tunnel: &Tunnel, protocol: AppProtocol, error: &hyper::Error) {
+    let mut record = Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, "http");
+    if let Ok((chain, http)) = select::chain(&proxy.config.load(), tunnel, protocol) {
+        record.service = chain.service();
+        record.metrics.clone_from(&chain.metrics);
+        record.logged = Logged::connection(&http.logs);
+    }
+    let status = match error.is_parse_too_large() {
+        true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        false => StatusCode::BAD_REQUEST,
+    };
+    record.status = Some(status.as_u16());
+    record.refused(&Refusal::new(Reason::RequestUnreadable, error.to_string()));
 }
 
 /// Completes when a client outside of the mesh, which may be anybody, keeps a connection open and has asked nothing on it for so long. A
@@ -209,6 +228,7 @@ pub(super) async fn handle(
     let mut record = Box::new(Record::new(proxy.telemetry.clone(), tunnel.peer.clone(), tunnel.destination, kind));
     record.request = Some((request.method().clone(), request.uri().path().to_owned()));
     record.beside.clone_from(&beside);
+    record.on = (protocol == AppProtocol::Http2).then(|| over.phase());
     let Some(place) = proxy.telemetry.admit(proxy.limits.requests) else {
         return answer::refused(&mut record, style, StatusCode::SERVICE_UNAVAILABLE, &Refusal::new(Reason::RequestLimit, ""));
     };

@@ -6,7 +6,6 @@ use std::{
 };
 
 use ambit_identity::SpiffeId;
-use ambit_model::Reason;
 use http::HeaderValue;
 use serde::Serialize;
 
@@ -197,7 +196,7 @@ impl Record {
             told.delayed = self.delayed;
             told.status = self.status;
             // As long as nothing else is known it is the client that ends it.
-            told.reason = (self.reason != Reason::ClientReset).then(|| self.reason.label());
+            told.reason = (!self.reason.is_of_client()).then(|| self.reason.label());
             told.policy = self.policy.as_ref().map(ToString::to_string);
             told.error = self.error.as_ref().map(|error| error.chars().take(LONGEST_ERROR).collect());
         });

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ambit_model::{
-    Refusal,
+    Reason, Refusal,
     access_log::{Fact, Facts, HeaderKey, Headers, Operator, Value},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header};
@@ -205,9 +205,10 @@ impl<'a> Line<'a> {
         match fact {
             Fact::Protocol => Value::of(logged.head.as_ref().and_then(|head| protocol(head.version))),
             Fact::ResponseCode => Value::Number(record.status.unwrap_or(0).into()),
-            Fact::ResponseCodeDetails => match logged.head {
-                Some(_) => Value::Text(details::of_request(record, logged)),
-                None => Value::Missing,
+            Fact::ResponseCodeDetails => match (&logged.head, record.reason) {
+                // What cannot be read as a request has no head, and was answered as one.
+                (Some(_), _) | (None, Reason::RequestUnreadable) => Value::Text(details::of_request(record, logged)),
+                (None, _) => Value::Missing,
             },
             Fact::ConnectionTerminationDetails => match logged.head {
                 Some(_) => Value::Missing,

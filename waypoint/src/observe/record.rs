@@ -16,6 +16,7 @@ use http::Method;
 use super::{Beside, Logged, Span, Telemetry, hashed};
 use crate::{
     compiled::{Admitted, Cluster, ServiceInfo, Suffering, WorkloadNames},
+    http::Phase,
     terminate::Peer,
     upstream::Host,
 };
@@ -106,6 +107,8 @@ pub struct Record {
     pub cut: Option<Arc<OnceLock<Refusal>>>,
     /// Bytes to the client.
     pub received: u64,
+    /// The client's connection, where requests on it may end without it.
+    pub on: Option<Phase>,
     /// Where it is noted what becomes of it, for an administrator who has asked.
     pub beside: Option<Arc<Beside>>,
     /// Its place in a trace, where it has one.
@@ -145,6 +148,7 @@ impl Record {
             sent: Arc::default(),
             cut: None,
             received: 0,
+            on: None,
             beside: None,
             span: None,
             logged: None,
@@ -183,7 +187,11 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let Some(place) = self.admitted.as_mut().filter(|_| self.reason != Reason::ClientReset) {
+        // Who leaves takes the connection along. Where that goes on, the client has taken back the one request (so Envoy tells them apart).
+        if self.reason == Reason::ClientReset && self.on.as_ref().is_some_and(|on| !on.is_gone()) {
+            self.reason = Reason::ClientStreamReset;
+        }
+        if let Some(place) = self.admitted.as_mut().filter(|_| !self.reason.is_of_client()) {
             place.whole();
         }
         self.tell();

@@ -273,8 +273,9 @@ fn entry(record: &Record, took: Duration) -> Entry<'_> {
         entry.path = Some(path.into());
     }
     entry.status = record.status;
-    let flags =
-        record.request.as_ref().map(|_| flags(record.reason, record.given, record.delayed)).filter(|flags| &**flags != "-");
+    // What cannot be read as a request was to be one.
+    let is_request = record.request.is_some() || record.reason == Reason::RequestUnreadable;
+    let flags = is_request.then(|| flags(record.reason, record.given, record.delayed)).filter(|flags| &**flags != "-");
     entry.flags = flags.map(|flags| flags.to_string().into());
     entry.route = borrowed(&record.route);
     entry.cluster = borrowed(&record.cluster);
@@ -357,12 +358,15 @@ fn flag(reason: Reason) -> &'static str {
         Reason::NoHealthyEndpoint => "UH",
         Reason::UpstreamRefused | Reason::UpstreamUnreachable | Reason::PeerIdentityMismatch | Reason::TunnelFailed => "UF",
         Reason::UpstreamReset => "UC",
+        Reason::UpstreamStreamReset | Reason::UpstreamStreamRefused => "UR",
         Reason::UpstreamProtocolError => "UPE",
         Reason::UpstreamTimeout | Reason::RequestTimeout => "UT",
         Reason::StreamIdleTimeout => "SI",
         Reason::RouteNotFound | Reason::ListenerNotFound => "NR",
         Reason::BackendInvalid => "NC",
         Reason::ClientReset => "DC",
+        Reason::ClientStreamReset => "DR",
+        Reason::RequestUnreadable => "DPE",
         Reason::RequestLimit => "OM",
         Reason::ClusterOverloaded => "UO",
         Reason::FaultInjected => "FI",
@@ -385,6 +389,14 @@ mod tests {
             (Reason::Ok, exhausted, "URX"),
             (Reason::Ok, over, "UO"),
             (Reason::UpstreamReset, None, "UC"),
+            (Reason::UpstreamStreamReset, None, "UR"),
+            (Reason::UpstreamStreamRefused, None, "UR"),
+            (Reason::UpstreamStreamRefused, exhausted, "URX,UR"),
+            (Reason::ClientReset, None, "DC"),
+            (Reason::ClientStreamReset, None, "DR"),
+            (Reason::RequestUnreadable, None, "DPE"),
+            // Read as a request, and refused as one.
+            (Reason::RequestInvalid, None, "-"),
             (Reason::ClusterOverloaded, None, "UO"),
             (Reason::UpstreamReset, exhausted, "URX,UC"),
             (Reason::UpstreamRefused, exhausted, "URX,UF"),

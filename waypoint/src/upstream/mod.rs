@@ -1,5 +1,6 @@
 //! Reaching endpoints: which one, through a tunnel or in clear, on a connection at hand or a new one.
 
+mod broken;
 mod dial;
 mod empty;
 mod kept;
@@ -11,6 +12,7 @@ mod request;
 mod select;
 mod tended;
 
+pub use broken::broken_by;
 pub use dial::{Stream, open, reason_of};
 use empty::{Counted as CountedFrames, EmptyFrames, MOST as MOST_EMPTY_FRAMES};
 pub use kept::Kept;

@@ -27,7 +27,7 @@ use self::{
     shared::{Multiplexed, Shares},
     siblings::Siblings,
 };
-use super::{Connected, CountedFrames, Destination, EmptyFrames, Host, LastWords, RequestBody, Stream, UnderWay};
+use super::{Connected, CountedFrames, Destination, EmptyFrames, Host, LastWords, RequestBody, Stream, UnderWay, broken_by};
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -252,15 +252,9 @@ impl HttpPool {
 }
 
 fn unsent(to: &Destination, request: Option<Request<RequestBody>>, error: &hyper::Error) -> Box<Unsent> {
-    let reason = match error.is_parse() || error.is_parse_status() {
-        true => Reason::UpstreamProtocolError,
-        false => Reason::UpstreamReset,
-    };
+    let reason = broken_by(error);
     let text = std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-    let http2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    // Of those under way a GOAWAY ends the ones that it says were not looked at; the others end with the connection.
-    let unseen = |error: &h2::Error| error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    let refused = http2.is_some_and(|error| error.is_remote() && unseen(error));
-    let alone = http2.is_some_and(|error| error.is_remote() && error.is_reset() && !unseen(error));
+    // What is sent again is what is told: both go by the one word.
+    let (refused, alone) = (reason == Reason::UpstreamStreamRefused, reason == Reason::UpstreamStreamReset);
     Box::new(Unsent { refusal: Refusal::new(reason, format!("{}: {text}", to.address)), request, refused, alone })
 }

@@ -51,13 +51,13 @@ fn log<M: Message + Name>(config: &M) -> AccessLog {
     AccessLog { config_type: Some(ConfigType::TypedConfig(any)), ..Default::default() }
 }
 
-fn to_file(path: &Path, format: Format) -> AccessLog {
+pub(super) fn to_file(path: &Path, format: Format) -> AccessLog {
     let format = SubstitutionFormatString { format: Some(format), ..Default::default() };
     log(&FileAccessLog { path: path.to_str().unwrap().into(), access_log_format: Some(AccessLogFormat::LogFormat(format)) })
 }
 
 /// The listeners of these services with the logs in each of their chains.
-fn listeners(services: &[Service], logs: &[AccessLog]) -> Vec<(String, Listener)> {
+pub(super) fn listeners(services: &[Service], logs: &[AccessLog]) -> Vec<(String, Listener)> {
     let mut listeners = resources::listeners(services);
     for (_, listener) in listeners.iter_mut().filter(|(name, _)| name == "main_internal") {
         for filter in listener.filter_chains.iter_mut().flat_map(|chain| &mut chain.filters) {
@@ -79,7 +79,7 @@ async fn ask(mesh: &Mesh, service: &Service, path: &str) -> (u16, String) {
 }
 
 /// Waits until there are so many lines in a file.
-async fn lines(path: &Path, count: usize) -> Vec<String> {
+pub(super) async fn lines(path: &Path, count: usize) -> Vec<String> {
     let start = Instant::now();
     loop {
         let text = std::fs::read_to_string(path).unwrap_or_default();

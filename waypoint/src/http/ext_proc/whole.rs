@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::{call::LONGEST, end::End, message::Context};
 use crate::{
     http::{ResponseBody, body::BodyError, forward::Hold},
-    upstream::{Beginning, Unread},
+    upstream::{Beginning, Unread, broken_by},
 };
 
 /// How long a body may take to come that a processor is to be told whole. Meanwhile it has of the room for all bodies that are kept.
@@ -73,10 +73,11 @@ async fn whole(body: &mut ResponseBody, read: &mut Beginning) -> Result<(), End>
 
 /// A response broke off, or took longer than its route allows.
 fn broken(error: BodyError) -> End {
-    let (status, reason) = match error {
-        BodyError::Upstream(_) | BodyError::Put(_) => (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamReset),
+    let (status, reason) = match &error {
+        BodyError::Upstream(error) => (StatusCode::SERVICE_UNAVAILABLE, broken_by(error)),
+        BodyError::Put(_) => (StatusCode::SERVICE_UNAVAILABLE, Reason::UpstreamReset),
         BodyError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, Reason::RequestTimeout),
-        BodyError::Over(reason) => (StatusCode::GATEWAY_TIMEOUT, reason),
+        BodyError::Over(reason) => (StatusCode::GATEWAY_TIMEOUT, *reason),
         BodyError::Processed(_) => (StatusCode::INTERNAL_SERVER_ERROR, Reason::ExtProcError),
     };
     End::refused(status, reason, error.to_string())

@@ -85,6 +85,12 @@ fn refusals_have_the_words_of_envoy() {
         (Refusal::new(Reason::RequestTimeout, ""), 504, "UT|response_timeout"),
         (Refusal::new(Reason::FaultInjected, ""), 503, "FI|fault_filter_abort"),
         (Refusal::new(Reason::UpstreamReset, ""), 503, "UC|upstream_reset_before_response_started{connection_termination}"),
+        (Refusal::new(Reason::UpstreamStreamReset, ""), 503, "UR|upstream_reset_before_response_started{remote_reset}"),
+        (
+            Refusal::new(Reason::UpstreamStreamRefused, ""),
+            503,
+            "UR|upstream_reset_before_response_started{remote_refused_stream_reset}",
+        ),
         (Refusal::new(Reason::RateLimited, "too many"), 429, "RL|local_rate_limited"),
         (Refusal::new(Reason::RateLimited, "cluster x says so"), 429, "RL|request_rate_limited"),
         (Refusal::new(Reason::ClusterOverloaded, ""), 503, "UO|upstream_reset_before_response_started{overflow}"),
@@ -94,6 +100,35 @@ fn refusals_have_the_words_of_envoy() {
         record.status = Some(status);
         check(&record, &format!("1||-|-|{status}|{middle}|-|-|10.0.0.1|80|shop/r|-|-"));
     }
+}
+
+#[test]
+fn answers_that_break_off_and_clients_that_leave_have_the_words_of_envoy() {
+    for (reason, middle) in [
+        (Reason::UpstreamReset, "UC|upstream_reset_after_response_started{connection_termination}"),
+        (Reason::UpstreamStreamReset, "UR|upstream_reset_after_response_started{remote_reset}"),
+        (Reason::ClientReset, "DC|downstream_remote_disconnect"),
+        (Reason::ClientStreamReset, "DR|http2.remote_reset"),
+    ] {
+        let mut record = request("http");
+        record.responded(&HeaderMap::new());
+        (record.reason, record.status) = (reason, Some(200));
+        check(&record, &format!("1||-|-|200|{middle}|-|-|10.0.0.1|80|shop/r|-|-"));
+    }
+    for (status, details) in [(400, "http1.codec_error"), (431, "http1.headers_too_large")] {
+        let mut unread = record("http");
+        unread.logged = Logged::connection(&logs());
+        unread.refused(&Refusal::new(Reason::RequestUnreadable, ""));
+        unread.status = Some(status);
+        check(&unread, &format!("-|-|-|-|{status}|DPE|{details}|-|-|10.0.0.1|80|-|-|-"));
+    }
+}
+
+#[test]
+fn flags_in_words_are_those_of_envoy() {
+    assert_eq!(details::long("URX,UR"), "UpstreamRetryLimitExceeded,UpstreamRemoteReset");
+    assert_eq!(details::long("DR"), "DownstreamRemoteReset");
+    assert_eq!(details::long("DPE"), "DownstreamProtocolError");
 }
 
 #[test]
