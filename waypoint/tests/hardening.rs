@@ -1,6 +1,8 @@
 //! Clients that mean harm, or that read the RFCs in another way, at the side of a waypoint that speaks HTTP with them; and programs of others
 //! that try it out.
 
+#[path = "hardening/answers.rs"]
+mod answers;
 #[path = "hardening/backend.rs"]
 mod backend;
 #[path = "hardening/floods.rs"]

@@ -3,6 +3,7 @@
 
 mod admission;
 pub(crate) mod ahead;
+mod ambiguous;
 mod answer;
 mod arrival;
 mod body;

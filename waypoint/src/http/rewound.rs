@@ -6,6 +6,9 @@
 //!
 //! A client may take its time between two requests, and not within the head of one: the time of a head begins with its first byte. A clock is set
 //! only where a head does not come at once.
+//!
+//! What could be read in two ways (`ambiguous`) does not get to the server. It is given a line in its place that is none: so it answers what came
+//! before, and this with 400, and closes the connection.
 
 use std::{
     io,
@@ -25,7 +28,10 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::Downstream;
+use super::{Downstream, ambiguous::Framing};
+
+/// No line of a head has such a byte, wherever in it this comes.
+const REFUSED: &[u8] = b"\0\r\n\r\n";
 
 const IDLE: u8 = 0;
 const RECEIVING: u8 = 1;
@@ -139,6 +145,20 @@ pub struct Rewound {
     limit: Option<Duration>,
     /// The one that has begun.
     head: Option<Head>,
+    read: Read,
+}
+
+/// How a connection is read.
+#[derive(Debug)]
+enum Read {
+    /// As it comes.
+    AsIs,
+    /// As HTTP/1.1.
+    Strictly(Box<Framing>),
+    /// What is put back is the last that is read: it is refused.
+    Refused,
+    /// It is broken off.
+    Broken,
 }
 
 /// The head of a request that has begun to come.
@@ -155,13 +175,20 @@ struct Head {
 impl Rewound {
     /// `stream` after `prefix`.
     pub fn new(prefix: Bytes, stream: Downstream) -> Self {
-        Self { prefix, stream, phase: Phase::default(), limit: None, head: None }
+        Self { prefix, stream, phase: Phase::default(), limit: None, head: None, read: Read::AsIs }
     }
 
     /// The head of each request must come within `limit` of its first byte.
     #[must_use]
     pub fn with_head_limit(mut self, limit: Duration) -> Self {
         self.limit = Some(limit);
+        self
+    }
+
+    /// It is HTTP/1.1, and what could be read in two ways is refused.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.read = Read::Strictly(Box::default());
         self
     }
 
@@ -184,6 +211,42 @@ impl Rewound {
         }
     }
 
+    /// Leaves of what was read, which begins `before`, what can be read in one way only.
+    fn look(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
+        let Read::Strictly(framing) = &mut self.read else { return Ok(()) };
+        if self.phase.is(UPGRADED) {
+            return Ok(());
+        }
+        let Err(fault) = framing.pass(buf.filled().get(before..).unwrap_or_default()) else { return Ok(()) };
+        // What is wrong in a body cannot be answered in the middle of it. And where another protocol was asked for, what comes may be of that,
+        // and so would be what is put in its place.
+        let broken = fault.in_body || framing.may_switch();
+        buf.set_filled(before + fault.good);
+        if broken {
+            self.read = Read::Broken;
+            self.prefix.clear();
+            if fault.good > 0 {
+                return Ok(());
+            }
+            self.phase.goes();
+            return Err(in_two_ways());
+        }
+        self.read = Read::Refused;
+        self.prefix = Bytes::from_static(REFUSED);
+        // Nothing at all would be the end of the connection.
+        if fault.good == 0 {
+            self.put_back(buf);
+        }
+        Ok(())
+    }
+
+    /// Has the bytes read again that were looked at.
+    fn put_back(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.prefix.len().min(buf.remaining());
+        buf.put_slice(self.prefix.get(..count).unwrap_or_default());
+        self.prefix.advance(count);
+    }
+
     /// Where the exchange on this connection stands, to be kept up to date by whoever serves it.
     pub fn phase(&self) -> Phase {
         self.phase.clone()
@@ -196,10 +259,22 @@ impl Drop for Rewound {
     }
 }
 
+fn in_two_ways() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "what came could be read in two ways")
+}
+
 impl AsyncRead for Rewound {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Poll::Ready(late) = self.poll_late(cx) {
             return Poll::Ready(Err(late));
+        }
+        match self.read {
+            Read::Refused if self.prefix.is_empty() => return Poll::Ready(Ok(())),
+            Read::Broken => {
+                self.phase.goes();
+                return Poll::Ready(Err(in_two_ways()));
+            }
+            Read::AsIs | Read::Strictly(_) | Read::Refused => {}
         }
         let before = buf.filled().len();
         if self.prefix.is_empty() {
@@ -208,6 +283,7 @@ impl AsyncRead for Rewound {
                 self.phase.goes();
             } else if buf.filled().len() > before {
                 self.arrived();
+                return Poll::Ready(self.look(buf, before));
             } else if buf.remaining() > 0 {
                 if self.phase.is(WAITING) {
                     return self.stream.poll_left(cx).map(Err);
@@ -216,11 +292,9 @@ impl AsyncRead for Rewound {
             }
             return Poll::Ready(read);
         }
-        let count = self.prefix.len().min(buf.remaining());
-        buf.put_slice(self.prefix.get(..count).unwrap_or_default());
-        self.prefix.advance(count);
+        self.put_back(buf);
         self.arrived();
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.look(buf, before))
     }
 }
 

@@ -60,7 +60,7 @@ pub async fn serve(proxy: Arc<Proxy>, tunnel: Arc<Tunnel>, detected: Detected) {
     let upgrades = TaskTracker::new();
     let mut stream = detected.into_stream();
     if protocol == AppProtocol::Http1 {
-        stream = stream.with_head_limit(proxy.limits.head);
+        stream = stream.with_head_limit(proxy.limits.head).strict();
     }
     let phase = stream.phase();
     let io = TokioIo::new(stream);

@@ -3,6 +3,7 @@
 mod broken;
 mod dial;
 mod empty;
+mod framed;
 mod kept;
 mod last_words;
 mod live;

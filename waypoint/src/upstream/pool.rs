@@ -27,7 +27,9 @@ use self::{
     shared::{Multiplexed, Shares},
     siblings::Siblings,
 };
-use super::{Connected, CountedFrames, Destination, EmptyFrames, Host, LastWords, RequestBody, Stream, UnderWay, broken_by};
+use super::{
+    Connected, CountedFrames, Destination, EmptyFrames, Host, LastWords, RequestBody, Stream, UnderWay, broken_by, framed,
+};
 
 /// How long a connection waits for its next request.
 const IDLE: Duration = Duration::from_secs(60);
@@ -191,7 +193,14 @@ impl HttpPool {
         let Checkout { connection, under_way, .. } = on;
         let (response, connection) = match connection {
             Connection::Http1(mut http1) => match http1.sender.try_send_request(request).await {
-                Ok(response) => (response, Leased::Http1(self.clone(), http1)),
+                Ok(response) => match framed::ambiguous(response.headers()) {
+                    None => (response, Leased::Http1(self.clone(), http1)),
+                    // Its connection is let go with it: nobody knows what would come next.
+                    Some(why) => {
+                        let refusal = Refusal::new(Reason::UpstreamProtocolError, format!("{}: {why}", to.address));
+                        return Err(Box::new(Unsent { refusal, request: None, refused: false, alone: false }));
+                    }
+                },
                 Err(mut error) => return Err(unsent(to, error.take_message(), error.error())),
             },
             Connection::Http2(place) => match place.on.sender.clone().try_send_request(request).await {

@@ -1,5 +1,7 @@
 //! Requests that two readers could take for different ones: each is refused, or exactly one arrives, in a form that can be read in one way only.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
@@ -20,13 +22,11 @@ enum Want {
     Refused,
     /// It arrives once, with this body.
     Once(&'static str),
-    /// It arrives at most once, with this body.
-    AtMostOnce(&'static str),
     /// Its body is wrong when its head has been passed on: it never arrives whole, and the client is not told that it did.
     Broken,
 }
 
-use Want::{AtMostOnce, Broken, Once, Refused};
+use Want::{Broken, Once, Refused};
 
 /// What must never arrive as a request of its own.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: b\r\n\r\n";
@@ -52,13 +52,16 @@ fn lengths() -> Vec<(String, Want)> {
     vec![
         (post(LENGTH, "hello"), Once("hello")),
         (post(CHUNKED, HELLO), Once("hello")),
-        (post(&format!("content-length: {}\r\n{CHUNKED}", tail.len()), &tail), AtMostOnce("")),
-        (post(&format!("{CHUNKED}\r\ncontent-length: {}", tail.len()), &tail), AtMostOnce("")),
-        (post(&format!("{CHUNKED}\r\ncontent-length: 4"), &in_chunk), AtMostOnce(SMUGGLED)),
-        (post(&format!("content-length: 4\r\n{CHUNKED}"), &in_chunk), AtMostOnce(SMUGGLED)),
+        (post(&format!("content-length: {}\r\n{CHUNKED}", tail.len()), &tail), Refused),
+        (post(&format!("{CHUNKED}\r\ncontent-length: {}", tail.len()), &tail), Refused),
+        (post(&format!("{CHUNKED}\r\ncontent-length: 4"), &in_chunk), Refused),
+        (post(&format!("content-length: 4\r\n{CHUNKED}"), &in_chunk), Refused),
         (post("content-length: 5\r\ncontent-length: 6", "hello"), Refused),
         (post("content-length: 0\r\ncontent-length: 5", "hello"), Refused),
-        (post("content-length: 5\r\ncontent-length: 5", "hello"), AtMostOnce("hello")),
+        (post(&format!("content-length: 0\r\n{CHUNKED}"), &tail), Refused),
+        // Envoy does not take the same one twice either.
+        (post("content-length: 5\r\ncontent-length: 5", "hello"), Refused),
+        (post("content-length: 5\r\nx-a: b\r\nContent-Length: 5", "hello"), Refused),
         (length(" 5, 5"), Refused),
         (length(" +5"), Refused),
         (length(" -5"), Refused),
@@ -75,6 +78,10 @@ fn lengths() -> Vec<(String, Want)> {
         (coding("transfer-encoding: \"chunked\""), Refused),
         (coding("transfer-encoding: chunked;q=1"), Refused),
         (coding("transfer-encoding: chunked, identity"), Refused),
+        (coding("transfer-encoding: chunked, chunked"), Refused),
+        (coding("transfer-encoding: gzip, chunked"), Refused),
+        (coding("transfer-encoding: gzip\r\ntransfer-encoding: chunked"), Refused),
+        (coding("transfer-encoding: chunked\r\nx-a: b\r\nTransfer-Encoding: chunked"), Refused),
         (coding("transfer-encoding: chunked\r\ntransfer-encoding: identity"), Refused),
         (coding("transfer-encoding: \u{a0}chunked"), Refused),
         (coding("transfer-encoding: \x0bchunked"), Refused),
@@ -99,12 +106,15 @@ fn chunks() -> Vec<(String, Want)> {
     let chunk = |body: &str| post(CHUNKED, body);
     vec![
         (chunk("5;name=value\r\nhello\r\n0\r\n\r\n"), Once("hello")),
-        (chunk("5 \r\nhello\r\n0\r\n\r\n"), AtMostOnce("hello")),
-        (chunk("00000005\r\nhello\r\n0\r\n\r\n"), AtMostOnce("hello")),
-        (chunk("5\r\nhello\r\n0\r\ncontent-length: 99\r\n\r\n"), AtMostOnce("hello")),
-        (chunk("5\r\nhello\r\n0\r\ntransfer-encoding: chunked\r\n\r\n"), AtMostOnce("hello")),
+        (chunk("5 \r\nhello\r\n0\r\n\r\n"), Once("hello")),
+        (chunk("00000005\r\nhello\r\n0\r\n\r\n"), Once("hello")),
+        (chunk("5\r\nhello\r\n0\r\ncontent-length: 99\r\n\r\n"), Once("hello")),
+        (chunk("5\r\nhello\r\n0\r\ntransfer-encoding: chunked\r\n\r\n"), Once("hello")),
         (chunk("5;name\nhello\r\n0\r\n\r\n"), Broken),
         (chunk("5\nhello\n0\n\n"), Broken),
+        (chunk("5\r\nhello\n0\r\n\r\n"), Broken),
+        (chunk("5\r\nhello\r\n0\r\nx-a: b\n\r\n"), Broken),
+        (chunk("5\r\nhello\r\n0\r\n\n"), Broken),
         (chunk("0x5\r\nhello\r\n0\r\n\r\n"), Broken),
         (chunk("+5\r\nhello\r\n0\r\n\r\n"), Broken),
         (chunk("-5\r\nhello\r\n0\r\n\r\n"), Broken),
@@ -122,8 +132,14 @@ fn lines() -> Vec<(String, Want)> {
     let get = |fields: &str| head(&format!("GET PATH HTTP/1.1\r\nhost: billing.shop\r\n{fields}"));
     vec![
         (head("GET PATH HTTP/1.1\r\nhost: billing.shop"), Once("")),
-        ("GET PATH HTTP/1.1\nhost: billing.shop\n\n".to_owned(), AtMostOnce("")),
-        ("\r\n\r\nGET PATH HTTP/1.1\r\nhost: billing.shop\r\n\r\n".to_owned(), AtMostOnce("")),
+        ("GET PATH HTTP/1.1\nhost: billing.shop\n\n".to_owned(), Refused),
+        ("GET PATH HTTP/1.1\nhost: billing.shop\r\n\r\n".to_owned(), Refused),
+        ("GET PATH HTTP/1.1\r\nhost: billing.shop\n\r\n".to_owned(), Refused),
+        ("GET PATH HTTP/1.1\r\nhost: billing.shop\r\n\n".to_owned(), Refused),
+        ("\nGET PATH HTTP/1.1\r\nhost: billing.shop\r\n\r\n".to_owned(), Refused),
+        // Empty lines before a request are none of it (RFC 9112, section 2.2).
+        ("\r\n\r\nGET PATH HTTP/1.1\r\nhost: billing.shop\r\n\r\n".to_owned(), Once("")),
+        (get("x-a: b\nx-c: d"), Refused),
         (get("x-a: b\0c"), Refused),
         (get("x-a\0: b"), Refused),
         (get("x-a: b\x07"), Refused),
@@ -184,7 +200,6 @@ fn wrong(want: Want, answer: &[u8], arrived: &[Got]) -> Option<String> {
     let good = match want {
         Refused => status == "400" && bodies.is_empty(),
         Once(body) => status == "200" && bodies == [body],
-        AtMostOnce(body) => (status == "200" && bodies == [body]) || (status == "400" && bodies.is_empty()),
         Broken => !status.starts_with('2') && bodies.is_empty(),
     };
     let hosts = arrived.iter().all(|got| got.values("host") == ["billing.shop"]);
@@ -219,6 +234,85 @@ async fn a_request_that_could_be_read_in_two_ways_arrives_once_or_not_at_all() {
     let asked_for = |got: &Got| got.is_for("/last") || answers.iter().any(|(path, ..)| got.is_for(path));
     let smuggled: Vec<_> = got.iter().filter(|got| !asked_for(got)).collect();
     assert!(smuggled.is_empty(), "{smuggled:#?}");
+    let odd = backend.odd.lock().unwrap().clone();
+    assert!(odd.is_empty(), "{odd:#?}");
+}
+
+/// All that comes back until the waypoint itself closes the connection.
+async fn to_the_end(mesh: &Mesh, service: &Service, pieces: [&str; 2]) -> String {
+    let mut stream = tunnel(mesh, WEB, service.vip).await.unwrap();
+    let mut answer = Vec::new();
+    let asking = async {
+        for piece in pieces {
+            stream.write_all(piece.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            // So that it is read before there is more.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let _ended = stream.read_to_end(&mut answer).await;
+    };
+    let over = tokio::time::timeout(PATIENCE, asking).await.is_ok();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(over, "{pieces:?} leave it open: {answer:?}");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_of_a_connection_is_looked_at_and_the_one_that_is_refused_ends_it() {
+    let mesh = Mesh::start(169).await;
+    let service = Service::http("billing", mesh.socket(100, 80));
+    mesh.serve(std::slice::from_ref(&service));
+    let backend = backend::start(mesh.socket(1, 8080)).await;
+    mesh.endpoints(&service.cluster(), vec![Ep::Clear(mesh.socket(1, 8080))]);
+    let before = [
+        String::new(),
+        head("GET PATH HTTP/1.1\r\nhost: billing.shop"),
+        post(LENGTH, "hello"),
+        post(CHUNKED, "5;a=b\r\nhello\r\n0\r\nx-a: b\r\n\r\n"),
+    ];
+    let bad = [
+        post(&format!("content-length: 5\r\n{CHUNKED}"), HELLO),
+        post(&format!("{CHUNKED}\r\ncontent-length: 5"), HELLO),
+        post("content-length: 5\r\ncontent-length: 5", "hello"),
+        post("x-a: b\nx-c: d", ""),
+        post("x-a: b\r\n c", ""),
+    ];
+    let mut good = Vec::new();
+    for (number, (before, bad)) in before.iter().flat_map(|before| bad.iter().map(move |bad| (before, bad))).enumerate() {
+        let bad = bad.replacen("PATH", "/bad", 1);
+        for way in ["whole", "in-pieces"] {
+            let path = format!("/good/{number}/{way}");
+            let before = before.replacen("PATH", &path, 1);
+            let bytes = format!("{before}{bad}{SMUGGLED}");
+            // In a line before the one that is wrong.
+            let cut = if way == "whole" { 0 } else { before.len() + "POST /bad HTTP/1.1\r\nhost: bil".len() };
+            let answer = to_the_end(&mesh, &service, bytes.split_at(cut).into()).await;
+            let lines = answer.lines().filter_map(|line| line.split_once("HTTP/1.1 "));
+            let statuses: Vec<_> = lines.map(|(_, status)| status.get(..3).unwrap_or_default()).collect();
+            let wanted: &[&str] = if before.is_empty() { &["400"] } else { &["200", "400"] };
+            assert_eq!(statuses, wanted, "{bytes:?}: {answer:?}");
+            good.extend((!before.is_empty()).then_some(path));
+        }
+    }
+    let got = backend.got.lock().unwrap().clone();
+    let mut paths: Vec<_> = got.iter().map(|got| got.head[0].split(' ').nth(1).unwrap_or_default()).collect();
+    paths.sort_unstable();
+    good.sort_unstable();
+    assert_eq!(paths, good);
+    let odd = backend.odd.lock().unwrap().clone();
+    assert!(odd.is_empty(), "{odd:#?}");
+}
+
+/// It may be of a protocol that was asked for: nothing is put in its place, and nobody is told that the protocol has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_before_another_protocol_has_begun_ends_the_connection() {
+    let mesh = Mesh::start(201).await;
+    let service = Service::http("billing", mesh.socket(100, 80));
+    mesh.serve(std::slice::from_ref(&service));
+    let backend = backend::start(mesh.socket(1, 8080)).await;
+    mesh.endpoints(&service.cluster(), vec![Ep::Clear(mesh.socket(1, 8080))]);
+    let early = head("GET /early HTTP/1.1\r\nhost: billing.shop\r\nconnection: upgrade\r\nupgrade: websocket") + "x\ny";
+    assert_eq!(to_the_end(&mesh, &service, [early.as_str(), ""]).await, "");
     let odd = backend.odd.lock().unwrap().clone();
     assert!(odd.is_empty(), "{odd:#?}");
 }

@@ -159,3 +159,25 @@ async fn a_client_that_does_not_go_on_with_the_body_of_its_request_is_not_waited
     assert_eq!(answer, b"HTTP/1.1 408");
     mesh.logged(&["path=/echo", "reason=request_timeout", "status=408"]).await;
 }
+
+#[tokio::test]
+async fn what_could_be_read_in_two_ways_is_refused_from_outside_of_the_mesh_too() {
+    let (mesh, service, seen) = billing(117).await;
+    let port = free_port();
+    mesh.deliver(type_url::LISTENER, vec![(NAME.into(), resources::edge(port, NAME))]);
+    mesh.deliver(type_url::ROUTE, vec![resources::routes(NAME, vec![resources::to(&service.cluster())])]);
+    let (_trigger, watch) = drain::channel();
+    let _running = tokio::spawn(edge::run(mesh.proxy.clone(), mesh.store.ports(), watch));
+    let good = "GET /good HTTP/1.1\r\nhost: a\r\n\r\n";
+    for bad in ["content-length: 5\r\ntransfer-encoding: chunked", "content-length: 5\r\ncontent-length: 5", "x-a: b\nx-c: d"] {
+        let mut stream = connected(port).await;
+        stream.write_all(format!("{good}POST /bad HTTP/1.1\r\nhost: a\r\n{bad}\r\n\r\n{good}").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the connection is closed");
+        let answer = String::from_utf8_lossy(&answer);
+        let statuses: Vec<_> = answer.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)).collect();
+        assert_eq!(statuses, ["200", "400"], "{bad:?}: {answer:?}");
+    }
+    // One before each of those.
+    assert_eq!(seen.requests(), 3);
+}
