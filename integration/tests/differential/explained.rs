@@ -48,7 +48,10 @@ pub fn cannot_be_asked(request: &Request) -> Option<&'static str> {
         Some("its target is no path")
     } else if !ascii || PathAndQuery::try_from(request.target.as_str()).is_err() {
         Some("its target has letters that no URI has")
-    } else if request.header("transfer-encoding").is_some_and(|coding| coding != "chunked") {
+    } else if request
+        .header("transfer-encoding")
+        .is_some_and(|coding| coding != "chunked" || request.header("content-length").is_some())
+    {
         Some("nobody knows where its body ends")
     } else if request.headers.len() > FIELDS {
         Some("it has more fields than are read")

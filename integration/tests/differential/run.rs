@@ -45,7 +45,8 @@ struct Asked {
 }
 
 impl Pair {
-    /// Whether the lines in both logs are compared; `None` of what never ended alike, or was refused by a parser, which has no line.
+    /// Whether the lines in both logs are compared; `None` of what never ended alike, or was refused by a parser, whose line names no
+    /// request.
     pub fn is_logged_by_both(&self) -> Option<bool> {
         let refused = |outcome: &Outcome| {
             let status = outcome.answer.status.as_str();

@@ -49,9 +49,7 @@ fn main() -> ExitCode {
     };
     let trials = vec![
         test("three layers that retry ask the last one for at most a fifth more", |mesh| Box::pin(cascade::three_layers(mesh))),
-        test("so they do where little is asked of them, in whatever way the last one fails", |mesh| {
-            Box::pin(cascade::at_a_low_pace(mesh))
-        }),
+        test("so they do when the last one breaks off, or answers too late", |mesh| Box::pin(cascade::without_an_answer(mesh))),
         test("an endpoint that fails is left alone, and is asked again once it is well", |mesh| {
             Box::pin(ejection::returns(mesh))
         }),

@@ -141,6 +141,7 @@ async fn follow(to: SocketAddr, asks: Asks, seen: &Seen) -> anyhow::Result<()> {
     const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
     let mut stream = GrpcStream::open(to, METHOD).await?;
     stream.send(asks.first.iter().map(AsRef::as_ref)).await?;
+    let asked = asks.first.len();
     drop(asks);
     let mut types = std::collections::BTreeSet::new();
     loop {
@@ -149,8 +150,8 @@ async fn follow(to: SocketAddr, asks: Asks, seen: &Seen) -> anyhow::Result<()> {
             seen.resources.fetch_add(response.resources, Ordering::AcqRel);
             let arrived = match stream.arrived() {
                 Some(arrived) => monotonic_at(arrived),
-                // The kernel begins to tell a moment after somebody has asked for it.
-                None if types.is_empty() => monotonic(),
+                // The kernel begins to tell a moment after somebody has asked for it; what is timed comes after the first of each type.
+                None if types.len() < asked => monotonic(),
                 None => bail!("the kernel does not tell when bytes have come"),
             };
             seen.last.fetch_max(arrived, Ordering::AcqRel);

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use ambit_model::route::{Pace, RetryBudget, Savings};
+use ambit_model::route::{RetryBudget, Savings};
 
 /// Requests to a cluster that are under way, and how many of them for another time. Cloning shares the counts.
 #[derive(Debug, Clone, Default)]
@@ -18,30 +18,7 @@ pub struct Retries(Arc<Counts>);
 struct Counts {
     requests: AtomicUsize,
     retries: AtomicUsize,
-    earned: Mutex<Earned>,
-}
-
-/// What requests have earned, and how many of them come.
-#[derive(Debug)]
-struct Earned {
-    savings: Savings,
-    pace: Pace,
-}
-
-impl Default for Earned {
-    fn default() -> Self {
-        Self { savings: Savings::default(), pace: Pace::new(Instant::now()) }
-    }
-}
-
-impl Earned {
-    /// Takes a retry, if there is one, after a try that failed at this moment.
-    fn take(&mut self, now: Instant, budget: &RetryBudget) -> bool {
-        self.pace.count();
-        let coming = self.pace.at(now);
-        self.savings.keep(budget.saved(coming));
-        self.savings.take(now, budget.a_second(coming))
-    }
+    savings: Mutex<Savings>,
 }
 
 /// A request that is counted until this is dropped.
@@ -59,9 +36,7 @@ impl Retries {
     /// A request that could have been sent again went well.
     pub fn well(&self, budget: &RetryBudget) {
         if let Some(part) = budget.earned() {
-            let mut earned = self.0.earned.lock().unwrap_or_else(PoisonError::into_inner);
-            earned.pace.count();
-            earned.savings.earn(part);
+            self.0.savings.lock().unwrap_or_else(PoisonError::into_inner).earn(part);
         }
     }
 
@@ -69,7 +44,7 @@ impl Retries {
     #[must_use]
     pub fn earned(&self, budget: &RetryBudget) -> Option<Counted> {
         let place = self.another(budget)?;
-        let earned = || self.0.earned.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now(), budget);
+        let earned = || self.0.savings.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now(), budget.a_second());
         (budget.earned().is_none() || earned()).then_some(place)
     }
 
@@ -91,8 +66,6 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -118,42 +91,5 @@ mod tests {
         assert!(retries.earned(&RetryBudget::Count(1)).is_some(), "a number says nothing of what is earned");
         (0..8).for_each(|_| retries.well(&budget));
         assert!((2..10).contains(&taken(&budget)));
-    }
-
-    /// How many requests come to the last of three services in a row, which fails altogether, for each that is asked of the first one in half a
-    /// minute, of which the first second does not count. Each asks the next one, and sends again what its budget has.
-    fn cascade(pace: u32, budget: &RetryBudget) -> f64 {
-        let mut layers = [Earned::default(), Earned::default(), Earned::default()];
-        let now = Instant::now();
-        let (mut offered, mut came) = (0, 0);
-        for number in 0..30 * pace {
-            let at = now + Duration::from_secs(1) * number / pace;
-            let mut asked = 1;
-            for layer in &mut layers {
-                let mut tries = 0;
-                for _ in 0..asked {
-                    tries += 1;
-                    // Three retries are the most that the route has.
-                    tries += (0..3).take_while(|_| layer.take(at, budget)).count();
-                }
-                asked = tries;
-            }
-            if number >= pace {
-                offered += 1;
-                came += asked;
-            }
-        }
-        came as f64 / f64::from(offered)
-    }
-
-    #[test]
-    fn three_layers_ask_for_less_than_a_fifth_more_at_any_pace_from_twenty_five_a_second_on() {
-        let budget = RetryBudget::Share { percent: 20.0, least: None };
-        for pace in [25, 50, 100, 250, 1000] {
-            let ratio = cascade(pace, &budget);
-            assert!((1.02..1.2).contains(&ratio), "{ratio:.3} at {pace} a second");
-        }
-        let said = cascade(50, &RetryBudget::Share { percent: 20.0, least: Some(10) });
-        assert!(said > 1.5, "{said:.3} where somebody wants ten a second in any case");
     }
 }

@@ -150,6 +150,8 @@ pub struct Known {
     pub verified: Option<Verified>,
     /// What of it is another once they were looked at.
     pub changed: Option<Changed>,
+    /// Whether they are believed.
+    pub believed: Result<(), Refused>,
     /// The route that takes it as it came, as in Envoy, which looks for it first.
     pub route: Result<Arc<Route>, Refused>,
 }
@@ -170,8 +172,11 @@ pub fn known(
     view: RequestView<'_>,
 ) -> Result<Known, Refused> {
     authz::connection(&chain.rbac, tunnel).map_err(denied)?;
-    let Tokens { verified, changed } = tokens(http, &view)?;
-    Ok(Known { verified, changed, route: taken(snapshot, tunnel, http, view) })
+    let (Tokens { verified, changed }, believed) = match tokens(http, &view) {
+        Ok(tokens) => (tokens, Ok(())),
+        Err(refused) => (Tokens::default(), Err(refused)),
+    };
+    Ok(Known { verified, changed, believed, route: taken(snapshot, tunnel, http, view) })
 }
 
 fn denied(refusal: Refusal) -> Refused {
@@ -192,8 +197,9 @@ fn taken(snapshot: &Snapshot, tunnel: &Tunnel, http: &HttpChain, view: RequestVi
     })
 }
 
-/// Applies the chain's rules to a request as it then is.
+/// Applies the chain's rules to a request as it then is, if its tokens are believed.
 pub fn admits(tunnel: &Tunnel, http: &HttpChain, view: RequestView<'_>, known: &Known) -> Result<(), Refused> {
+    known.believed.clone()?;
     authz::request(&http.rbac, tunnel, view, known.metadata()).map_err(denied)
 }
 

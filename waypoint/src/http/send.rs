@@ -126,7 +126,7 @@ impl<'a> Sender<'a> {
                 }
             };
             let back = unsent.request.take();
-            // What is ended on a connection that stands is a failure of its endpoint as any other.
+            // What is ended, or answered as nobody may, on a connection that stood is a failure of its endpoint as any other.
             let again = match spare.filter(|_| back.is_none() && !unsent.alone) {
                 Some(spare) => spare.request(unsent.refused, cluster.connect_timeout).await,
                 None => None,

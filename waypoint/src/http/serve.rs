@@ -243,8 +243,8 @@ pub(super) async fn handle(
         }
     };
     let mut passed = Passed::default();
-    // For what nobody takes nobody is asked.
-    if !http.asks.is_empty() && known.route.is_ok() {
+    // For what nobody takes, and whose token is not believed, nobody is asked.
+    if !http.asks.is_empty() && known.route.is_ok() && known.believed.is_ok() {
         let asking = Asking {
             proxy: &proxy,
             snapshot: &snapshot,
@@ -270,6 +270,9 @@ pub(super) async fn handle(
         record.dry_run = select::dry_run(&tunnel, &chain, &http, view(&request, &target), &known);
     }
     record.note(|told| {
+        if known.believed.is_err() {
+            return;
+        }
         let connection = explain::decided(&chain.rbac, &authz::subject(&tunnel, None, None));
         let subject = authz::subject(&tunnel, Some(view(&request, &target)), known.metadata());
         told.rules = connection.into_iter().chain(explain::decided(&http.rbac, &subject)).collect();

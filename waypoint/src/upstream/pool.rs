@@ -104,7 +104,7 @@ pub struct Unsent {
     pub request: Option<Request<RequestBody>>,
     /// The endpoint said that it has not looked at it (RFC 9113, section 8.7).
     pub refused: bool,
-    /// The endpoint has ended it alone, having looked at it for all that is known: its connection stands.
+    /// The endpoint has ended it alone, having looked at it for all that is known: its connection stood.
     pub alone: bool,
 }
 
@@ -198,7 +198,7 @@ impl HttpPool {
                     // Its connection is let go with it: nobody knows what would come next.
                     Some(why) => {
                         let refusal = Refusal::new(Reason::UpstreamProtocolError, format!("{}: {why}", to.address));
-                        return Err(Box::new(Unsent { refusal, request: None, refused: false, alone: false }));
+                        return Err(Box::new(Unsent { refusal, request: None, refused: false, alone: true }));
                     }
                 },
                 Err(mut error) => return Err(unsent(to, error.take_message(), error.error())),

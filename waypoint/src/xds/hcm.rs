@@ -23,7 +23,7 @@ use self::order::Place;
 use super::{
     access_log, admission, buffer, chain, cors, ext_authz, ext_proc, fault, jwt, limit, limiter,
     read::{Compiled, Problem, Under, boolean, finish, number, required, type_of, unpack},
-    route, session, trace,
+    route, session, trace, upgrades,
 };
 use crate::compiled::{Admission, ExtAuthz, ExtProc, Faults, HttpChain, Limiter, RbacFilter, Routes};
 
@@ -50,16 +50,13 @@ pub fn chain(mut config: HttpConnectionManager) -> Compiled<HttpChain> {
     let upgrades = take(&mut config.upgrade_configs)
         .into_iter()
         .map(|mut upgrade| {
-            let name = take(&mut upgrade.upgrade_type).to_ascii_lowercase();
+            let name = upgrades::name(&take(&mut upgrade.upgrade_type))?;
             let on = boolean(upgrade.enabled.take(), true);
             finish(&upgrade).map(|()| on.then_some(name))
         })
         .filter_map(Result::transpose)
         .collect::<Compiled<Vec<_>>>()
         .under("upgrade_configs")?;
-    if upgrades.iter().any(|u| u == "connect") {
-        return Err(Problem::new("CONNECT is not implemented here").under("upgrade_configs"));
-    }
     let normalize_path = boolean(config.normalize_path.take(), false);
     let merge_slashes = take(&mut config.merge_slashes);
     let max_header_bytes = number(config.max_request_headers_kb.take()).unwrap_or(MAX_HEADERS_KB) as usize * 1024;

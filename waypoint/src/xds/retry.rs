@@ -3,7 +3,10 @@
 use std::{mem::take, time::Duration};
 
 use ambit_api::envoy::pb::envoy::config::{
-    cluster::v3::{CircuitBreakers, circuit_breakers::Thresholds},
+    cluster::v3::{
+        CircuitBreakers,
+        circuit_breakers::{Thresholds, thresholds::RetryBudget as Share},
+    },
     route::v3 as pb,
 };
 use ambit_model::{
@@ -16,6 +19,8 @@ use super::read::{Compiled, Problem, Under, duration, finish, number, required};
 /// Envoy's default wait before the first retry, and how many times as long the longest is.
 const BACKOFF: Duration = Duration::from_millis(25);
 const LONGEST: u32 = 10;
+/// Envoy's default of how many in a hundred requests under way may be there for another time.
+const PERCENT: f64 = 20.0;
 
 /// A policy.
 pub fn policy(mut policy: pb::RetryPolicy) -> Compiled<RetryPolicy> {
@@ -87,21 +92,44 @@ fn threshold(mut threshold: Thresholds) -> Compiled<(RetryBudget, Limits)> {
     threshold.track_remaining = false;
     finish(&threshold)?;
     let budget = match share {
-        Some(share) => RetryBudget::Share {
-            // Envoy's default.
-            percent: share.budget_percent.map_or(20.0, |percent| percent.value),
-            least: number(share.min_retry_concurrency),
-        },
+        Some(share) => self::share(share).under("retry_budget")?,
         None => most.map_or_else(RetryBudget::default, RetryBudget::Count),
     };
     Ok((budget, limits))
 }
 
+fn share(mut said: Share) -> Compiled<RetryBudget> {
+    let percent = match said.budget_percent.take() {
+        None => PERCENT,
+        Some(percent) if (0.0..=100.0).contains(&percent.value) => percent.value,
+        Some(percent) => return Err(Problem::new(format!("{} is no percentage", percent.value)).under("budget_percent")),
+    };
+    let least = number(said.min_retry_concurrency.take());
+    finish(&said)?;
+    Ok(RetryBudget::Share { percent, least })
+}
+
 #[cfg(test)]
 mod tests {
+    use ambit_api::envoy::pb::{envoy::r#type::v3::Percent, google::protobuf::Duration as Time};
     use ambit_model::route::CallStatuses;
 
     use super::*;
+
+    #[test]
+    fn a_budget_is_a_percentage_and_what_else_is_said_of_it_is_refused_by_name() {
+        let of = |value: f64| Share { budget_percent: Some(Percent { value }), ..Share::default() };
+        assert_eq!(share(Share::default()), Ok(RetryBudget::Share { percent: 20.0, least: None }));
+        for percent in [0.0, 12.5, 100.0] {
+            assert_eq!(share(of(percent)), Ok(RetryBudget::Share { percent, least: None }));
+        }
+        for percent in [-0.5, 100.5, f64::INFINITY, f64::NAN] {
+            let problem = share(of(percent)).unwrap_err().to_string();
+            assert_eq!(problem, format!("budget_percent: {percent} is no percentage"));
+        }
+        let over_time = Share { budget_interval: Some(Time { seconds: 1, nanos: 0 }), ..of(20.0) };
+        assert_eq!(share(over_time), Err(Problem::new("budget_interval is not implemented")));
+    }
 
     #[test]
     fn each_condition_is_read_by_its_name_and_what_is_not_known_is_refused_by_its_own() {

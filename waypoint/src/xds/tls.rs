@@ -81,11 +81,13 @@ fn common(mut context: CommonTlsContext) -> Compiled<Vec<StringMatch>> {
     }
     let mut peers = Vec::new();
     if let Some(mut validation) = combined.default_validation_context.take() {
-        for san in take(&mut validation.match_typed_subject_alt_names) {
-            if san.san_type != SanType::Uri as i32 {
+        for mut san in take(&mut validation.match_typed_subject_alt_names) {
+            if take(&mut san.san_type) != SanType::Uri as i32 {
                 return Err(Problem::new("only URI names are implemented").under("match_typed_subject_alt_names"));
             }
-            peers.push(text::string(required(san.matcher, "matcher")?).under("match_typed_subject_alt_names")?);
+            let matcher = required(san.matcher.take(), "matcher")?;
+            finish(&san).under("match_typed_subject_alt_names")?;
+            peers.push(text::string(matcher).under("match_typed_subject_alt_names")?);
         }
         finish(&validation).under("default_validation_context")?;
     }

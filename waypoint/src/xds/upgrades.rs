@@ -11,19 +11,25 @@ use super::read::{Compiled, Problem, Under, boolean, finish};
 pub fn rules(said: Vec<UpgradeConfig>) -> Compiled<Vec<UpgradeRule>> {
     let mut rules: Vec<UpgradeRule> = Vec::with_capacity(said.len());
     for mut upgrade in said {
-        let name = take(&mut upgrade.upgrade_type).to_ascii_lowercase();
+        let name = name(&take(&mut upgrade.upgrade_type))?;
         let enabled = boolean(upgrade.enabled.take(), true);
         finish(&upgrade).under(format!("[{name}]"))?;
-        // A tunnel, or datagrams: what a client asks for in this way is no stream of bytes.
-        if name.is_empty() || name == "connect" || name.starts_with("connect-") {
-            return Err(Problem::new(format!("upgrade {name:?} is not implemented here")));
-        }
         if rules.iter().any(|rule| rule.name == name) {
             return Err(Problem::new(format!("upgrade {name:?} is said twice")));
         }
         rules.push(UpgradeRule { name, enabled });
     }
     Ok(rules)
+}
+
+/// What an upgrade is called, in lower case.
+pub fn name(said: &str) -> Compiled<String> {
+    let name = said.to_ascii_lowercase();
+    // A tunnel, or datagrams: what a client asks for in this way is no stream of bytes.
+    if name.is_empty() || name == "connect" || name.starts_with("connect-") {
+        return Err(Problem::new(format!("upgrade {name:?} is not implemented here")));
+    }
+    Ok(name)
 }
 
 #[cfg(test)]

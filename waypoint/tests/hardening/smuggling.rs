@@ -306,7 +306,7 @@ async fn each_request_of_a_connection_is_looked_at_and_the_one_that_is_refused_e
 /// It may be of a protocol that was asked for: nothing is put in its place, and nobody is told that the protocol has begun.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_before_another_protocol_has_begun_ends_the_connection() {
-    let mesh = Mesh::start(201).await;
+    let mesh = Mesh::start(199).await;
     let service = Service::http("billing", mesh.socket(100, 80));
     mesh.serve(std::slice::from_ref(&service));
     let backend = backend::start(mesh.socket(1, 8080)).await;

@@ -162,7 +162,7 @@ async fn a_client_that_does_not_go_on_with_the_body_of_its_request_is_not_waited
 
 #[tokio::test]
 async fn what_could_be_read_in_two_ways_is_refused_from_outside_of_the_mesh_too() {
-    let (mesh, service, seen) = billing(117).await;
+    let (mesh, service, seen) = billing(196).await;
     let port = free_port();
     mesh.deliver(type_url::LISTENER, vec![(NAME.into(), resources::edge(port, NAME))]);
     mesh.deliver(type_url::ROUTE, vec![resources::routes(NAME, vec![resources::to(&service.cluster())])]);

@@ -50,7 +50,7 @@ fn retrying(cluster: &str, retry_on: &str) -> Route {
 
 #[tokio::test]
 async fn a_write_is_sent_again_after_an_endpoint_has_seen_it_only_where_its_route_says_so() {
-    let (mesh, service, seen) = billing(205).await;
+    let (mesh, service, seen) = billing(197).await;
     for (method, retry_on, answers, status, came) in [
         ("POST", UNSEEN, "503,200", 503, 1),
         ("POST", UNSEEN, "reset,200", 503, 1),
@@ -74,7 +74,7 @@ async fn a_write_is_sent_again_after_an_endpoint_has_seen_it_only_where_its_rout
 
 #[tokio::test]
 async fn whose_word_it_is_that_writes_are_sent_again_is_explained() {
-    let (mesh, service, _) = billing(206).await;
+    let (mesh, service, _) = billing(198).await;
     for (retry_on, said) in [(UNSEEN, false), (ALLOWED, true)] {
         mesh.route(&service, vec![retrying(&service.cluster(), retry_on)]);
         let told = explained(&mesh, &service, WEB, "POST", "billing.shop", "/", "1");
@@ -90,7 +90,7 @@ async fn whose_word_it_is_that_writes_are_sent_again_is_explained() {
 
 #[tokio::test]
 async fn a_call_is_sent_again_after_a_status_in_the_head_of_its_answer_that_its_route_names() {
-    let (mesh, service, seen) = billing(252).await;
+    let (mesh, service, seen) = billing(195).await;
     for (retry_on, answers, status, came) in [
         (CALLS, "grpc-14,grpc-0", Some("0"), 2),
         (CALLS, "grpc-1,grpc-14,grpc-0", Some("0"), 3),

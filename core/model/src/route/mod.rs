@@ -17,7 +17,6 @@ mod matcher;
 mod metadata;
 mod mirror;
 mod mutation;
-mod pace;
 mod path;
 mod paths;
 mod rbac;
@@ -46,7 +45,6 @@ pub use matcher::{HeaderMatch, HeaderTest, Pattern, QueryMatch, QueryTest, Strin
 pub use metadata::{MetadataMatch, ValueMatch};
 pub use mirror::Mirror;
 pub use mutation::{AppendAction, HeaderMutations, HeaderOption, HeaderValueTemplate, TemplatePart};
-pub use pace::Pace;
 pub use path::{PathMatch, PathTest, normalize_path};
 pub use rbac::{Closest, Misfit, Permission, Principal, Rbac, RbacAction, RbacPolicy, Subject, Verdict, dry_run, evaluate};
 pub use request::RequestView;

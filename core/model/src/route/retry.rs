@@ -92,12 +92,6 @@ impl RetryPolicy {
     }
 }
 
-/// So many requests a second are sent again in any case where nothing is said, and many come.
-const MOST_A_SECOND: f64 = 10.0;
-/// So many may be saved up for a service that is asked for much, and of one that is hardly asked: a request or two with all of their retries.
-pub(super) const MOST_SAVED: f64 = 20.0;
-const LEAST_SAVED: f64 = 5.0;
-
 /// How many requests to a cluster may be under way for another time at once (`envoy.config.cluster.v3.CircuitBreakers.Thresholds`).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,7 +120,7 @@ impl RetryBudget {
 
     /// Of how many requests that go well one may be sent again, as a part of one: a quarter of what may be under way at once for another time.
     /// `None` where nothing holds over time. Three services in a row that all retry then ask the last one for less than a fifth more, and for what
-    /// they may send again in any case ([`Self::a_second`], [`Self::saved`]).
+    /// they may send again in any case ([`Self::a_second`]).
     #[must_use]
     pub fn earned(&self) -> Option<f64> {
         match self {
@@ -135,25 +129,13 @@ impl RetryBudget {
         }
     }
 
-    /// So many requests a second may be sent again even where none goes well: as many as it is said that there may be at once in any case. Where
-    /// nothing is said ten (as `minRetryRate` of GEP-3388), but no more than a fifth of the share of those that come, of which there are so many
-    /// `coming` a second, if that is known: ten a second are nothing to a service that is asked a thousand times, and twice the work to one that is
-    /// asked ten times. And one, so that what is seldom asked is sent again, too.
+    /// So many requests a second may be sent again even where none goes well: as many as it is said that there may be at once in any case, or ten
+    /// where nothing is said (as `minRetryRate` of GEP-3388).
     #[must_use]
-    pub fn a_second(&self, coming: Option<f64>) -> f64 {
-        match (self, coming) {
-            (Self::Share { least: Some(least), .. }, _) => f64::from((*least).max(1)),
-            (Self::Share { least: None, percent }, Some(coming)) => (coming * percent / 500.0).clamp(1.0, MOST_A_SECOND),
-            (Self::Share { least: None, .. } | Self::Count(_), _) => MOST_A_SECOND,
-        }
-    }
-
-    /// So many of them may be saved up: those of two seconds, where nobody says how many there may be in a second.
-    #[must_use]
-    pub fn saved(&self, coming: Option<f64>) -> f64 {
+    pub fn a_second(&self) -> f64 {
         match self {
-            Self::Share { least: None, .. } => (2.0 * self.a_second(coming)).clamp(LEAST_SAVED, MOST_SAVED),
-            Self::Share { least: Some(_), .. } | Self::Count(_) => MOST_SAVED,
+            Self::Share { least: Some(least), .. } => f64::from((*least).max(1)),
+            Self::Share { least: None, .. } | Self::Count(_) => 10.0,
         }
     }
 
@@ -269,39 +251,10 @@ mod tests {
     fn a_share_holds_over_time_as_well() {
         assert_eq!(RetryBudget::Share { percent: 20.0, least: None }.earned(), Some(0.05));
         assert_eq!(RetryBudget::Count(3).earned(), None);
-        for coming in [None, Some(250.0), Some(1e9)] {
-            for (least, expected) in [(None, 10.0), (Some(0), 1.0), (Some(3), 3.0), (Some(20), 20.0)] {
-                let budget = RetryBudget::Share { percent: 20.0, least };
-                assert_eq!((budget.a_second(coming), budget.saved(coming)), (expected, 20.0));
-            }
+        for (least, expected) in [(None, 10.0), (Some(0), 1.0), (Some(3), 3.0), (Some(20), 20.0)] {
+            assert_eq!(RetryBudget::Share { percent: 20.0, least }.a_second(), expected);
         }
         assert!(Ended::Unreached.unseen() && !Ended::Reset.unseen() && !Ended::Status(503).unseen());
-    }
-
-    #[test]
-    fn where_nobody_says_how_many_there_may_be_in_any_case_there_are_fewer_where_fewer_come() {
-        let share = |percent, least| RetryBudget::Share { percent, least };
-        for (coming, a_second, saved) in [
-            (0.0, 1.0, 5.0),
-            (1.0, 1.0, 5.0),
-            (25.0, 1.0, 5.0),
-            (50.0, 2.0, 5.0),
-            (100.0, 4.0, 8.0),
-            (200.0, 8.0, 16.0),
-            (300.0, 10.0, 20.0),
-        ] {
-            let budget = share(20.0, None);
-            assert_eq!((budget.a_second(Some(coming)), budget.saved(Some(coming))), (a_second, saved), "{coming} a second");
-            // What is said stays as it is said.
-            assert_eq!((share(20.0, Some(10)).a_second(Some(coming)), share(20.0, Some(10)).saved(Some(coming))), (10.0, 20.0));
-            assert_eq!(RetryBudget::Count(3).a_second(Some(coming)), 10.0);
-        }
-        assert_eq!((share(100.0, None).a_second(Some(50.0)), share(0.0, None).a_second(Some(1e9))), (10.0, 1.0));
-        // Whatever comes, three layers ask for less than a fifth more as soon as a twenty-fifth is more than the one.
-        for coming in [25.0, 50.0, 100.0, 250.0, 1000.0, 1e5] {
-            let last = (0..3).fold(coming, |coming, _| coming + share(20.0, None).a_second(Some(coming)));
-            assert!(last < 1.13 * coming, "{last} of {coming}");
-        }
     }
 
     #[test]

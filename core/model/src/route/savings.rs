@@ -3,14 +3,13 @@
 
 use std::time::Instant;
 
-use super::retry::MOST_SAVED;
+/// So many retries there may be in a row after a quiet time.
+const MOST: f64 = 20.0;
 
 /// The retries that the requests to a cluster have earned.
 #[derive(Debug, Clone, Copy)]
 pub struct Savings {
     left: f64,
-    /// So many there may be in a row after a quiet time.
-    most: f64,
     /// What was earned since then and the least has not taken the place of yet: of a second's worth.
     ahead: f64,
     /// Until when the least was given.
@@ -19,22 +18,15 @@ pub struct Savings {
 
 impl Default for Savings {
     fn default() -> Self {
-        Self { left: MOST_SAVED, most: MOST_SAVED, ahead: 0.0, until: None }
+        Self { left: MOST, ahead: 0.0, until: None }
     }
 }
 
 impl Savings {
     /// A request went well, of which a retry is earned in this part.
     pub fn earn(&mut self, part: f64) {
-        self.left = (self.left + part).min(self.most);
-        self.ahead = (self.ahead + part).min(self.most);
-    }
-
-    /// From now on so many are saved up at most; what there is more of is gone.
-    pub fn keep(&mut self, most: f64) {
-        self.most = most;
-        self.left = self.left.min(most);
-        self.ahead = self.ahead.min(most);
+        self.left = (self.left + part).min(MOST);
+        self.ahead = (self.ahead + part).min(MOST);
     }
 
     /// Takes a retry, if there is one. So many `a_second` there are at least, so that a service that is seldom asked is asked again, too: where fewer
@@ -43,7 +35,7 @@ impl Savings {
         let since = self.until.map_or(0.0, |until| now.saturating_duration_since(until).as_secs_f64());
         self.until = Some(now);
         let behind = since * a_second - self.ahead;
-        self.left = (self.left + behind.max(0.0)).min(self.most);
+        self.left = (self.left + behind.max(0.0)).min(MOST);
         self.ahead = (-behind).clamp(0.0, a_second);
         let may = self.left >= 1.0;
         if may {
@@ -90,18 +82,5 @@ mod tests {
             let half = retried(10_000, a_second, |number| number % 2 == 0);
             assert!((most - 4..=most).contains(&half), "a twentieth of those that went well, or {a_second} a second: {half}");
         }
-    }
-
-    #[test]
-    fn no_more_is_saved_than_may_be() {
-        let (mut savings, now) = (Savings::default(), Instant::now());
-        savings.keep(5.0);
-        let taken = |savings: &mut Savings, now| (0..100).filter(|_| savings.take(now, 1.0)).count();
-        assert_eq!(taken(&mut savings, now), 5);
-        (0..1000).for_each(|_| savings.earn(0.05));
-        assert_eq!(taken(&mut savings, now), 5);
-        assert_eq!(taken(&mut savings, now + Duration::from_secs(3600)), 5, "nor in an hour");
-        savings.keep(20.0);
-        assert_eq!(taken(&mut savings, now + Duration::from_secs(7200)), 20);
     }
 }

@@ -153,6 +153,8 @@ fn requests() -> Vec<Request> {
         asked().with("connection", "host"),
         asked().with("content-length", "0"),
         asked().with("transfer-encoding", "gzip"),
+        asked().with("content-length", "5").with_body(false),
+        asked().with_body(false).with("content-length", "5"),
         asked().with("upgrade", "websocket"),
         asked().with("expect", "100-continue"),
         asked().with("expect", "other"),

@@ -27,7 +27,7 @@ pub fn upgrade_fault(name: &str) -> Option<&'static str> {
         !part.is_empty() && part.bytes().all(of_token)
     };
     let (protocol, version) = name.split_once('/').unwrap_or((name, "1"));
-    let lower = name.to_ascii_lowercase();
+    let lower = protocol.to_ascii_lowercase();
     if name.len() > LONGEST_UPGRADE || !token(protocol) || !token(version) {
         return Some("is not the name of a protocol, such as irc/6.9, of at most 64 letters");
     }
@@ -49,7 +49,7 @@ mod tests {
         for name in ["", "/", "a/", "/1", "a/b/c", "a b", "a, b", "a\r\nb", "\u{e9}", long.as_str()] {
             assert!(upgrade_fault(name).is_some_and(|fault| fault.starts_with("is not the name")), "{name}");
         }
-        for name in ["h2c", "H2C", "CONNECT", "connect-udp", "Connect-IP"] {
+        for name in ["h2c", "H2C", "h2c/1", "CONNECT", "connect/1", "connect-udp", "Connect-IP"] {
             assert!(upgrade_fault(name).is_some_and(|fault| fault.starts_with("is never passed on")), "{name}");
         }
         let said = ["IRC/6.9", "irc/6.9", "h2c", "b"].map(str::to_owned);

@@ -88,7 +88,7 @@ impl Context<'_> {
     fn destination_is(&self, value: &str) -> Option<Term<Rule>> {
         let wanted = network(value)?;
         let Some(addresses) = self.place.addresses else { return Some(Term::Is(Rule::DestinationIp(range(wanted)))) };
-        let among = addresses.iter().filter(|address| wanted.contains(*address)).count();
+        let among = addresses.iter().filter(|address| wanted.contains(&address.to_canonical())).count();
         match among {
             // At the edge of the mesh: which of a Gateway's addresses it is depends on what leads there.
             _ if addresses.is_empty() => None,

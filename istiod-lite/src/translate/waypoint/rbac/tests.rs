@@ -76,6 +76,7 @@ fn destination(layer: Layer, addresses: Option<&[IpAddr]>, action: &str, values:
 fn the_address_that_is_asked_for_is_known_beforehand_for_a_service_and_asked_for_where_there_are_several() {
     let one = [IpAddr::from([10, 96, 0, 10])];
     let two = [IpAddr::from([10, 96, 0, 10]), "fd00::10".parse().unwrap()];
+    let written_as_ipv6 = ["::ffff:10.96.0.10".parse::<IpAddr>().unwrap()];
     let network = r#""values": ["10.96.0.0/16"]"#;
     let mapped = r#""values": ["::ffff:10.96.0.0/112"]"#;
     let others = r#""values": ["10.97.0.0/16", "10.96.0.11"]"#;
@@ -87,6 +88,7 @@ fn the_address_that_is_asked_for_is_known_beforehand_for_a_service_and_asked_for
             let of = |addresses: Option<&[IpAddr]>, values: &str| destination(layer, addresses, action, values);
             assert_eq!(of(Some(&one), network), Left::Everything);
             assert_eq!(of(Some(&one), mapped), Left::Everything);
+            assert_eq!(of(Some(&written_as_ipv6), network), Left::Everything);
             assert_eq!(of(Some(&one), others), Left::Nothing);
             assert_eq!(of(Some(&one), not_network), Left::Nothing);
             assert_eq!(of(Some(&one), r#""notValues": ["10.97.0.0/16"]"#), Left::Everything);

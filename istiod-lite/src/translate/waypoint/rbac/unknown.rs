@@ -17,7 +17,8 @@ pub fn of_services_at_waypoints(policy: &AuthorizationPolicy) -> Vec<String> {
         for (at, _) in rule.when.iter().enumerate().filter(|(_, when)| when.key == "destination.ip") {
             notes.push(format!(
                 "rules[{number}].when[{at}]: destination.ip is at a waypoint the address that clients ask for: a Service's own, and a pod's only \
-                 where it is that which they ask for"
+                 where it is that which they ask for; at the edge of the mesh it is not known, so that an ALLOW rule never matches there, and others \
+                 match more"
             ));
         }
     }
