@@ -123,8 +123,7 @@ impl Switch {
             record.secured(Security::NodeLocal, Some(answers));
         }
         let records = Records::new(outbound, inbound);
-        let taken = (places, proxy.endpoints.hold(&workload.uid));
-        let mut flow = Flow::new(first, mark, plan.authority, (Arc::clone(client), server), workload, records, taken);
+        let mut flow = Flow::new(first, mark, plan.authority, (Arc::clone(client), server), workload, records, places);
         // Decided as the inbound side does, which also notes who connects and by which policy. If it is denied by what came just now, so it
         // is when the packet arrives, which is where it is cut and logged.
         let _decided_again =

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::{super::Neighbour, ends::Carried, quiet::Quiet, segment::Segment};
 use crate::{
     config::Limits,
-    endpoints::Held,
+    endpoints::{Endpoints, Held},
     inbound::{again, since_decided},
     peer,
     proxy::{Places, Pod},
@@ -62,8 +62,11 @@ pub(super) struct Flow {
     pub(super) server: Arc<Neighbour>,
     pub(super) workload: Arc<Workload>,
     pub(super) records: Records,
-    /// What it takes up at both pods, and as one of the connections of its endpoint.
-    pub(super) _taken: ([Places; 2], Held),
+    /// What it takes up at both pods.
+    pub(super) _places: [Places; 2],
+    /// It counts as one of its endpoint's connections, once it has outlasted a look: that it has ended is known some time later only, and until
+    /// then the endpoints of other nodes were picked more often.
+    held: Option<Held>,
     pub(super) begun: Instant,
     /// Whether its first packet has reached the server.
     pub(super) arrived: bool,
@@ -117,7 +120,7 @@ impl Flow {
         (client, server): (Arc<Neighbour>, Arc<Neighbour>),
         workload: Arc<Workload>,
         records: Records,
-        taken: ([Places; 2], Held),
+        places: [Places; 2],
     ) -> Self {
         Self {
             first,
@@ -127,7 +130,8 @@ impl Flow {
             server,
             workload,
             records,
-            _taken: taken,
+            _places: places,
+            held: None,
             begun: Instant::now(),
             arrived: false,
             reset_by: None,
@@ -254,7 +258,7 @@ impl Flow {
 
     /// Looks after a connection of which nothing was heard; ever more seldom. Ends it when it has been quiet for longer than `limits` let it.
     /// Returns whether it is over.
-    pub(super) fn look_after(&mut self, limits: &Limits) -> bool {
+    pub(super) fn look_after(&mut self, limits: &Limits, endpoints: &Endpoints) -> bool {
         let drained = [&self.client, &self.server].iter().any(|pod| pod.watch.is_draining());
         let (mut next, pause) = self.look;
         let mut kept = KEPT;
@@ -286,11 +290,13 @@ impl Flow {
         }
         if !gone {
             self.gone = None;
+            self.held.get_or_insert_with(|| endpoints.hold(&self.workload.uid));
             if let Some(refusal) = self.quiet.for_too_long(limits, Instant::now()) {
                 return self.cut(refusal.clone(), refusal);
             }
             return self.is_over() || self.is_lost();
         }
+        self.held = None;
         // Sockets that are at their end say what they carried when their applications close them, which most do soon.
         let since = *self.gone.get_or_insert_with(Instant::now);
         self.look = (Instant::now() + FOLLOW, FOLLOW);

@@ -10,7 +10,7 @@ use super::{
     queue::Verdict,
     segment::Segment,
 };
-use crate::{config::Limits, proxy::Pod, state::Shared};
+use crate::{config::Limits, endpoints::Endpoints, proxy::Pod, state::Shared};
 
 /// By what they are called at either end.
 #[derive(Default)]
@@ -122,10 +122,10 @@ impl Flows {
 
     /// Looks after what nothing was heard of, and ends what has been quiet for longer than the limits. Returns connections that stand and never
     /// arrived where they should.
-    pub(super) fn look_after(&mut self, limits: &Limits) -> Vec<Key> {
+    pub(super) fn look_after(&mut self, limits: &Limits, endpoints: &Endpoints) -> Vec<Key> {
         let (mut over, mut strays) = (Vec::new(), Vec::new());
         for (key, flow) in &mut self.by_client {
-            match flow.look_after(limits) {
+            match flow.look_after(limits, endpoints) {
                 _ if flow.has_strayed() => strays.push(*key),
                 true => over.push(*key),
                 false => {}

@@ -297,7 +297,7 @@ impl Switch {
     /// Looks after all connections.
     fn look_after(&self) {
         let mut flows = self.flows();
-        for key in flows.look_after(&self.proxy.limits) {
+        for key in flows.look_after(&self.proxy.limits, &self.proxy.endpoints) {
             self.stray(&mut flows, key);
         }
     }
